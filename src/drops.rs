@@ -1,0 +1,155 @@
+//! Why packets are dropped. Every dropped packet has one of these reasons, and every reason is a
+//! label of `laneway_dropped_packets_total`.
+
+/// Declares the reasons once: variant, label and meaning.
+macro_rules! reasons {
+    ($($(#[$meaning:meta])* $variant:ident = $label:literal,)*) => {
+        /// The reason a packet went no further.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $($(#[$meaning])* $variant,)*
+        }
+
+        impl DropReason {
+            /// Every reason, in the order of their discriminants.
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$variant,)*];
+
+            /// The value of the `reason` label.
+            pub const fn label(self) -> &'static str {
+                match self {
+                    $(DropReason::$variant => $label,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    // What a TUN read can be wrong in (offload contract, section 3).
+    /// Shorter than a virtio header, or than the IP header it should start with.
+    ShortRead = "short_read",
+    /// Neither IPv4 nor IPv6.
+    NotIp = "not_ip",
+    /// The IP header's lengths do not fit the bytes that are there.
+    IpLength = "ip_length",
+    /// A GSO type that TUN never hands over: UFO, RSC, or unknown.
+    GsoType = "gso_type",
+    /// The GSO type names another IP version or protocol than the packet has.
+    GsoMismatch = "gso_mismatch",
+    /// The ECN bit on something that is not TCP.
+    GsoEcn = "gso_ecn",
+    /// GSO with a segment size of zero.
+    GsoSize = "gso_size",
+    /// The checksum start or offset points outside the packet, or not at its transport header.
+    ChecksumStart = "checksum_start",
+    /// A transport header that is cut short or has an impossible data offset.
+    TransportHeader = "transport_header",
+
+    // On the way out.
+    /// No peer's allowed IPs hold the destination.
+    NoRoute = "no_route",
+    /// The peer has no endpoint yet.
+    NoEndpoint = "no_endpoint",
+    /// Waited for a handshake until newer packets needed the room.
+    StagingFull = "staging_full",
+    /// Waited for a handshake that was given up.
+    HandshakeFailed = "handshake_failed",
+    /// The packet does not fit the path to its peer.
+    TooBig = "too_big",
+    /// The kernel refused the datagram.
+    SendError = "send_error",
+
+    // On the way in.
+    /// An empty datagram.
+    EmptyDatagram = "empty_datagram",
+    /// Not a WireGuard message, or one of a wrong length.
+    NotWireGuard = "not_wireguard",
+    /// Longer than the receive buffer.
+    Oversized = "oversized",
+    /// A receiver index that names no session.
+    UnknownIndex = "unknown_index",
+    /// The session is too old, or has carried too many messages.
+    SessionExpired = "session_expired",
+    /// The AEAD tag is wrong.
+    Authentication = "authentication",
+    /// A counter that was seen before, or that is too old to tell.
+    Replay = "replay",
+    /// The opened payload is not an IP packet that fits its datagram.
+    InnerPacket = "inner_packet",
+    /// The inner source address is not the sending peer's by allowed IPs.
+    SourceNotAllowed = "source_not_allowed",
+    /// The inside worker's inbox was full.
+    InboxFull = "inbox_full",
+    /// The peer actor's inbox was full.
+    PeerInboxFull = "peer_inbox_full",
+
+    // Writing to the TUN.
+    /// The TUN interface is down.
+    InterfaceDown = "interface_down",
+    /// The TUN refused the packet.
+    TunWrite = "tun_write",
+    /// The router was told to stop.
+    Shutdown = "shutdown",
+}
+
+impl DropReason {
+    /// How many reasons there are.
+    pub const COUNT: usize = Self::ALL.len();
+}
+
+/// A worker's own count of drops by reason, until it publishes them.
+#[derive(Clone, Debug)]
+pub struct DropTally([u64; DropReason::COUNT]);
+
+impl Default for DropTally {
+    fn default() -> Self {
+        DropTally([0; DropReason::COUNT])
+    }
+}
+
+impl DropTally {
+    /// Counts `packets` dropped for `reason`.
+    #[inline]
+    pub fn add(&mut self, reason: DropReason, packets: u64) {
+        self.0[reason as usize] += packets;
+    }
+
+    /// How many packets were dropped for `reason`.
+    pub fn of(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize]
+    }
+
+    /// Hands over and clears every count that is not zero.
+    pub fn take(&mut self, mut each: impl FnMut(DropReason, u64)) {
+        for (count, reason) in self.0.iter_mut().zip(DropReason::ALL) {
+            if *count != 0 {
+                each(*reason, std::mem::take(count));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_label_of_its_own() {
+        let mut labels: Vec<_> = DropReason::ALL.iter().map(|r| r.label()).collect();
+        labels.sort_unstable();
+        labels.dedup();
+        assert_eq!(labels.len(), DropReason::COUNT);
+    }
+
+    #[test]
+    fn taking_hands_over_each_count_once() {
+        let mut tally = DropTally::default();
+        tally.add(DropReason::Replay, 3);
+        tally.add(DropReason::NoRoute, 1);
+        let mut taken = Vec::new();
+        tally.take(|reason, n| taken.push((reason, n)));
+        assert_eq!(taken, [(DropReason::NoRoute, 1), (DropReason::Replay, 3)]);
+        tally.take(|_, _| panic!("nothing is left"));
+    }
+}

@@ -1,0 +1,2 @@
+//! The only unsafe code: thin typed wrappers over libc and nix. Every block argues why it is sound.
+#![allow(unsafe_code)]
