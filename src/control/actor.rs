@@ -1,0 +1,316 @@
+//! The peer actor: the one thread that owns the WireGuard protocol.
+//!
+//! It turns what happens (handshake messages from the outside workers, their events, requests from
+//! the control socket, time) into calls of the sans-IO [`Protocol`], and what that answers into
+//! messages to send, sessions for the workers to use and snapshots for them to read. No data packet
+//! ever waits for it.
+//!
+//! Timers: a peer with traffic is looked at once a second; a peer without sleeps until the next
+//! moment the protocol named for it, and costs nothing until then.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crossbeam::channel::Receiver;
+
+use super::config::update::{DeviceStatus, DeviceUpdate};
+use super::device::{self, Bound, Errno, Request};
+use crate::lane::doorbell::{Awaited, Doorbell};
+use crate::lane::mailbox::{CommandBox, ControlMessage, HandshakeDatagram, OutsideCommand, PeerEvent, PeerInbox};
+use crate::lane::peers::{PeerRecord, Peers};
+use crate::lane::sleep::{Sleeper, Stopped};
+use crate::lane::telemetry::HandshakeTelemetry;
+use crate::sys::clock;
+use crate::underlay::Endpoint;
+use crate::units::{Nanos, PeerId};
+use crate::wireguard::activity::ActivityTimes;
+use crate::wireguard::keys::OsEntropy;
+use crate::wireguard::messages::DATA_OVERHEAD;
+use crate::wireguard::protocol::{Output, Outputs, Protocol, SendTo};
+
+/// How often a peer with traffic is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Handshake messages that are worked on before events and timers get their turn again. One costs
+/// up to some hundred microseconds of elliptic curves.
+const HANDSHAKES_A_TURN: usize = 16;
+
+/// The lane that sends what no lane asked for.
+const FIRST_LANE: usize = 0;
+
+/// What the peer actor is made of. See the [module](self).
+pub struct PeerActor {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// What the workers read.
+    pub peers: Arc<Peers>,
+    /// What workers send up.
+    pub inbox: Arc<PeerInbox>,
+    /// What the control socket and the supervisor ask.
+    pub requests: Receiver<Request>,
+    /// How each outside worker is told what to send.
+    pub commands: Vec<Arc<CommandBox>>,
+    /// How each inside worker is told that a session is there.
+    pub inside_bells: Vec<Arc<Doorbell>>,
+    /// The sockets' port and mark, and how to bind anew.
+    pub bound: Bound,
+    /// How it sleeps.
+    pub sleeper: Sleeper,
+    /// Its counters.
+    pub telemetry: HandshakeTelemetry,
+    /// What it watches the clock for.
+    pub schedule: Schedule,
+    /// Scratch: what the protocol answered.
+    pub outputs: Outputs,
+}
+
+/// When which peer is to be looked at next.
+#[derive(Debug, Default)]
+pub struct Schedule {
+    due: BTreeSet<(Nanos, PeerId)>,
+    looks: Vec<Look>,
+}
+
+/// What is known of a peer's last look.
+#[derive(Clone, Copy, Debug, Default)]
+struct Look {
+    next: Option<Nanos>,
+    seen: ActivityTimes,
+}
+
+impl Schedule {
+    fn look(&mut self, peer: PeerId) -> &mut Look {
+        let index = peer.0 as usize;
+        if self.looks.len() <= index {
+            self.looks.resize(index + 1, Look::default());
+        }
+        &mut self.looks[index]
+    }
+
+    fn set(&mut self, peer: PeerId, next: Option<Nanos>) {
+        if let Some(previous) = std::mem::replace(&mut self.look(peer).next, next) {
+            self.due.remove(&(previous, peer));
+        }
+        if let Some(next) = next {
+            self.due.insert((next, peer));
+        }
+    }
+
+    fn next(&self) -> Option<Nanos> {
+        self.due.first().map(|(when, _)| *when)
+    }
+
+    fn take_due(&mut self, now: Nanos) -> Option<PeerId> {
+        let (when, peer) = *self.due.first()?;
+        if when > now {
+            return None;
+        }
+        self.set(peer, None);
+        Some(peer)
+    }
+}
+
+impl PeerActor {
+    /// Acts until the router stops.
+    pub fn run(&mut self) {
+        loop {
+            let worked = self.turn();
+            if worked {
+                if self.sleeper.stopped() {
+                    return;
+                }
+            } else if self.sleep() == Err(Stopped) {
+                return;
+            }
+        }
+    }
+
+    /// Brings the protocol and the snapshot in line with `update`.
+    ///
+    /// # Errors
+    /// What the control socket answers; nothing of the failing step has been done.
+    pub fn apply(&mut self, update: DeviceUpdate) -> Result<(), Errno> {
+        let outcome = device::apply(self, update);
+        self.carry_out(None);
+        outcome
+    }
+
+    /// The state that `get=1` shows.
+    pub fn status(&self) -> DeviceStatus {
+        device::status(self)
+    }
+
+    /// Looks at a peer's timers, and decides when to look again.
+    pub(super) fn look_at(&mut self, peer: PeerId) {
+        let Some(record) = self.peers.load().peer(peer).cloned() else { return self.schedule.set(peer, None) };
+        let now = clock::now();
+        let times = record.activity.snapshot();
+        let next = self.protocol.poll(now, unix_now(), &mut OsEntropy, peer, times, &mut self.outputs);
+        let look = self.schedule.look(peer);
+        let busy = std::mem::replace(&mut look.seen, times) != times;
+        let next = if busy {
+            // Workers stay silent about it while it is watched.
+            record.watched.store(true, Ordering::Release);
+            let soon = now.after(LOOK);
+            Some(next.map_or(soon, |next| next.min(soon)))
+        } else {
+            record.watched.store(false, Ordering::Release);
+            next
+        };
+        self.schedule.set(peer, next);
+    }
+
+    /// Seals and sends an empty data message.
+    pub(super) fn send_keepalive(&mut self, peer: PeerId) {
+        let snapshot = self.peers.load();
+        let Some(record) = snapshot.peer(peer) else { return };
+        let (Some(session), Some(to)) = (record.sending.load_full(), record.endpoint.load()) else { return };
+        let Some(counter) = session.reserve(1) else { return };
+        let mut message = ControlMessage::from_iter([0; DATA_OVERHEAD]);
+        session.seal_run(counter, &mut message, DATA_OVERHEAD);
+        record.activity.sent_keepalive(clock::now());
+        self.send(FIRST_LANE, message, to, Some(record));
+    }
+
+    fn turn(&mut self) -> bool {
+        let mut worked = false;
+        while let Ok(request) = self.requests.try_recv() {
+            worked = true;
+            device::answer(self, request);
+        }
+        while let Some(event) = self.inbox.next_event() {
+            worked = true;
+            self.hear(event);
+        }
+        for _ in 0..HANDSHAKES_A_TURN {
+            let Some(datagram) = self.inbox.next_handshake() else { break };
+            worked = true;
+            self.receive(&datagram);
+        }
+        let now = clock::now();
+        while let Some(peer) = self.schedule.take_due(now) {
+            worked = true;
+            self.look_at(peer);
+            self.carry_out(None);
+        }
+        worked
+    }
+
+    fn hear(&mut self, event: PeerEvent) {
+        let now = clock::now();
+        match event {
+            PeerEvent::WantsHandshake(peer) => {
+                if let Some(record) = self.peers.load().peer(peer) {
+                    record.asked.store(false, Ordering::Release);
+                }
+                self.protocol.data_waits(now, unix_now(), &mut OsEntropy, peer, &mut self.outputs);
+                self.look_at(peer);
+            }
+            PeerEvent::Confirmed(local_index) => {
+                if let Some(peer) = self.protocol.confirmed(now, local_index, &mut self.outputs) {
+                    self.look_at(peer);
+                }
+            }
+            PeerEvent::Active(peer) => self.look_at(peer),
+        }
+        self.carry_out(None);
+    }
+
+    fn receive(&mut self, datagram: &HandshakeDatagram) {
+        let from = datagram.from.address;
+        let peer = self.protocol.handle_datagram(
+            clock::now(),
+            unix_now(),
+            &mut OsEntropy,
+            from,
+            &datagram.message,
+            &mut self.outputs,
+        );
+        if let Some(peer) = peer {
+            if let Some(record) = self.peers.load().peer(peer) {
+                record.received_bytes.fetch_add(datagram.message.len() as u64, Ordering::Relaxed);
+            }
+            self.look_at(peer);
+        }
+        self.carry_out(Some(datagram));
+    }
+
+    /// Does what the protocol has answered. `cause` is the datagram it answered to, if one.
+    pub(super) fn carry_out(&mut self, cause: Option<&HandshakeDatagram>) {
+        while let Some(output) = self.outputs.pop() {
+            match output {
+                Output::Send { to, datagram, peer } => self.send_handshake(to, datagram, peer, cause),
+                Output::SendKeepalive { peer } => self.send_keepalive(peer),
+                Output::Use { peer, session } => {
+                    self.with_record(peer, |record| record.sending.store(Some(session)));
+                    for bell in &self.inside_bells {
+                        bell.ring(Awaited::WORK);
+                    }
+                }
+                Output::Stop { peer } => self.with_record(peer, |record| record.sending.store(None)),
+                Output::Roamed { peer } => {
+                    let from = cause.expect("only a received message shows where a peer is").from;
+                    self.with_record(peer, |record| record.endpoint.store(Some(from)));
+                }
+                Output::HandshakeFailed { peer } => {
+                    self.telemetry.failed();
+                    self.with_record(peer, |record| {
+                        record.failed_handshakes.fetch_add(1, Ordering::AcqRel);
+                    });
+                    for bell in &self.inside_bells {
+                        bell.ring(Awaited::WORK);
+                    }
+                }
+                Output::HandshakeDone { role, .. } => self.telemetry.done(role),
+                Output::MessageDropped { reason } => self.telemetry.dropped(reason),
+            }
+        }
+    }
+
+    fn with_record(&self, peer: PeerId, act: impl FnOnce(&PeerRecord)) {
+        if let Some(record) = self.peers.load().peer(peer) {
+            act(record);
+        }
+    }
+
+    fn send_handshake(
+        &self,
+        to: SendTo,
+        datagram: ControlMessage,
+        peer: Option<PeerId>,
+        cause: Option<&HandshakeDatagram>,
+    ) {
+        let snapshot = self.peers.load();
+        let record = peer.and_then(|peer| snapshot.peer(peer));
+        let to = match to {
+            SendTo::Source => cause.map(|datagram| datagram.from),
+            SendTo::Peer => record.and_then(|record| record.endpoint.load()),
+        };
+        if let Some(to) = to {
+            self.send(cause.map_or(FIRST_LANE, |datagram| datagram.lane), datagram, to, record);
+        }
+    }
+
+    fn send(&self, lane: usize, message: ControlMessage, to: Endpoint, record: Option<&Arc<PeerRecord>>) {
+        if let Some(record) = record {
+            record.sent_bytes.fetch_add(message.len() as u64, Ordering::Relaxed);
+        }
+        if self.commands[lane].push(OutsideCommand::Send { message, to }).is_err() {
+            tracing::trace!("lane {lane} has no room for a control message");
+        }
+    }
+
+    fn sleep(&self) -> Result<(), Stopped> {
+        let limit = self.schedule.next().map(|when| when.since(clock::now()));
+        self.sleeper
+            .sleep(Awaited::WORK, None, limit, || self.inbox.is_empty() && self.requests.is_empty())
+            .map(|_| ())
+    }
+}
+
+/// The wall clock, for the time stamps of handshakes.
+pub(super) fn unix_now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
