@@ -1,1 +1,3 @@
 //! lane (being written).
+
+pub mod telemetry;

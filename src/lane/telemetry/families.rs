@@ -1,0 +1,85 @@
+//! The metric families: name, type and help of each, in one table. A family that is not here cannot
+//! be registered, so none is shown without its help.
+
+/// What a family's numbers mean to Prometheus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts by size.
+    Histogram,
+}
+
+/// One family.
+#[derive(Debug)]
+pub(super) struct Family {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    pub(super) help: &'static str,
+}
+
+/// Every family, in the order of the data path.
+#[rustfmt::skip]
+pub(super) const FAMILIES: &[Family] = &[
+    histogram("laneway_drain_packets", "TUN reads per wake-up"),
+    counter("laneway_drain_end_total", "Drains of the TUN queue by what ended them"),
+    counter("laneway_wakeups_total", "Times a worker came back from sleeping in poll"),
+    counter("laneway_tun_read_superpackets_total", "TUN reads by the kind of GSO the kernel left to us"),
+    counter("laneway_tun_read_bytes_total", "Bytes of IP packets read from the TUN"),
+    counter("laneway_segments_total", "Segments: cut from superpackets (outbound) or opened from datagrams (inbound)"),
+    counter("laneway_tun_write_superpackets_total", "TUN writes by the kind of GSO they carried"),
+    counter("laneway_tun_write_packets_total", "IP packets written to the TUN, counted as the kernel will split them"),
+    counter("laneway_coalesced_segments_total", "Segments that were merged into a superpacket with others"),
+    counter("laneway_coalesce_seal_total", "Chains of coalesced segments by what closed them"),
+    counter("laneway_tun_write_errors_total", "TUN writes the kernel refused"),
+    gauge("laneway_tun_gso_enabled", "1 while the TUN queue takes superpackets, 0 when segments are written one by one"),
+    counter("laneway_udp_send_runs_total", "UDP sends, each of one or more datagrams"),
+    histogram("laneway_udp_run_segments", "Datagrams per UDP send"),
+    counter("laneway_udp_receive_batches_total", "UDP receive calls that returned something"),
+    histogram("laneway_udp_gro_segments", "Datagrams per received UDP message"),
+    counter("laneway_udp_gso_disabled_total", "Times UDP GSO was switched off for a socket"),
+    counter("laneway_udp_send_errors_total", "UDP sends the kernel refused"),
+    gauge("laneway_inbox_depth", "Batches that waited in a worker's inbox when it last looked"),
+    counter("laneway_inbox_full_total", "Times a worker found the inbox it hands batches to full"),
+    counter("laneway_inbox_dropped_segments_total", "Segments dropped because the inbox they were meant for was full"),
+    counter("laneway_pool_exhausted_total", "Times a worker had no free slab and had to wait for one to come back"),
+    counter("laneway_dropped_packets_total", "Packets that went no further, by direction and reason"),
+    counter("laneway_handshakes_total", "Handshakes by our role in them and how they ended"),
+    counter("laneway_handshake_messages_dropped_total", "Handshake messages that were not acted on"),
+    gauge("laneway_build_info", "Always 1; the version is the label"),
+];
+
+/// The family called `name`.
+///
+/// # Panics
+/// If there is none of that name and type: a family must be in the table first.
+pub(super) fn family(name: &str, kind: Kind) -> &'static Family {
+    let found = FAMILIES.iter().find(|family| family.name == name && family.kind == kind);
+    found.unwrap_or_else(|| panic!("metric family {name} ({kind:?}) is not in the table"))
+}
+
+const fn counter(name: &'static str, help: &'static str) -> Family {
+    Family { name, kind: Kind::Counter, help }
+}
+
+const fn gauge(name: &'static str, help: &'static str) -> Family {
+    Family { name, kind: Kind::Gauge, help }
+}
+
+const fn histogram(name: &'static str, help: &'static str) -> Family {
+    Family { name, kind: Kind::Histogram, help }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_and_only_counters_end_in_total() {
+        for family in FAMILIES {
+            assert_eq!(family.name.ends_with("_total"), family.kind == Kind::Counter, "{}", family.name);
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! What the workers count, and how it gets to a scrape.
+//!
+//! A worker adds to plain numbers of its own while it handles a batch and publishes them once at
+//! the end, through handles registered at start: no lookup, lock or allocation on the way. A scrape
+//! reads the published numbers and never stops a worker. Each router has a [`Registry`] of its own,
+//! for there can be several routers in one process.
+//!
+//! ```
+//! use laneway::drops::DropReason;
+//! use laneway::lane::telemetry::{OutsideTelemetry, Registry};
+//!
+//! let registry = Registry::new();
+//! let mut telemetry = OutsideTelemetry::register(&registry, 0);
+//! telemetry.inbound_drops.add(DropReason::Replay, 2);
+//! telemetry.publish();
+//! let scraped = registry.render();
+//! assert!(scraped.contains("laneway_dropped_packets_total{direction=\"inbound\",reason=\"replay\"} 2"));
+//! ```
+
+mod families;
+mod histogram;
+mod inside;
+mod outside;
+mod peers;
+mod registry;
+mod tally;
+
+pub use histogram::{ExactHistogram, LARGEST};
+pub use inside::InsideTelemetry;
+pub use outside::OutsideTelemetry;
+pub use peers::PeerTelemetry;
+pub use registry::Registry;
+pub use tally::{LabelledTally, PublishedDrops, Tally, errno_index};

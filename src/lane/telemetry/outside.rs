@@ -1,0 +1,90 @@
+//! What an outside worker counts: its UDP socket, both ways.
+
+use metrics::Gauge;
+
+use super::histogram::ExactHistogram;
+use super::registry::Registry;
+use super::tally::{LabelledTally, PublishedDrops, Tally, errno_labels};
+
+/// The counts of one outside worker. Add to the fields while handling a batch, then
+/// [`publish`](Self::publish) once.
+pub struct OutsideTelemetry {
+    /// Returns from poll.
+    pub wakeups: Tally,
+    /// Sends, of one or more datagrams each.
+    pub send_runs: Tally,
+    /// Datagrams per send.
+    pub run_segments: ExactHistogram,
+    /// Receive calls that returned something.
+    pub receive_batches: Tally,
+    /// Datagrams per received message.
+    pub gro_segments: ExactHistogram,
+    /// Times GSO was switched off, by errno, see [`errno_index`](super::errno_index).
+    pub gso_disabled: LabelledTally,
+    /// Refused sends by errno.
+    pub send_errors: LabelledTally,
+    /// Segments opened.
+    pub segments: Tally,
+    /// Batches in this worker's own inbox. Set it once per wake-up.
+    pub inbox_depth: Gauge,
+    /// Times an inside worker's inbox had no room.
+    pub inbox_full: Tally,
+    /// Segments dropped because of that.
+    pub inbox_dropped_segments: Tally,
+    /// Times no slab was free.
+    pub pool_exhausted: Tally,
+    /// Packets dropped on their way to the UDP socket.
+    pub outbound_drops: PublishedDrops,
+    /// Packets dropped on their way from the UDP socket to the inside.
+    pub inbound_drops: PublishedDrops,
+}
+
+impl OutsideTelemetry {
+    /// Registers the counts of lane `queue`'s outside worker.
+    ///
+    /// # Panics
+    /// If that worker is registered already.
+    pub fn register(registry: &Registry, queue: usize) -> Self {
+        let queue = queue.to_string();
+        let lane = [("queue", queue.as_str())];
+        let worker = [("queue", queue.as_str()), ("worker", "outside")];
+        let tally = |name| Tally::register(registry, name, &lane);
+        let of_worker = |name| Tally::register(registry, name, &worker);
+        let by_errno = |name| LabelledTally::register(registry, name, &lane, "errno", errno_labels());
+        OutsideTelemetry {
+            wakeups: of_worker("laneway_wakeups_total"),
+            send_runs: tally("laneway_udp_send_runs_total"),
+            run_segments: registry.histogram("laneway_udp_run_segments", &lane),
+            receive_batches: tally("laneway_udp_receive_batches_total"),
+            gro_segments: registry.histogram("laneway_udp_gro_segments", &lane),
+            gso_disabled: by_errno("laneway_udp_gso_disabled_total"),
+            send_errors: by_errno("laneway_udp_send_errors_total"),
+            segments: Tally::register(
+                registry,
+                "laneway_segments_total",
+                &[lane[0], ("direction", "inbound")],
+            ),
+            inbox_depth: registry.gauge("laneway_inbox_depth", &worker),
+            inbox_full: of_worker("laneway_inbox_full_total"),
+            inbox_dropped_segments: tally("laneway_inbox_dropped_segments_total"),
+            pool_exhausted: of_worker("laneway_pool_exhausted_total"),
+            outbound_drops: PublishedDrops::register(registry, "outbound"),
+            inbound_drops: PublishedDrops::register(registry, "inbound"),
+        }
+    }
+
+    /// Adds everything counted since the last call to the counters that a scrape reads.
+    pub fn publish(&mut self) {
+        self.wakeups.publish();
+        self.send_runs.publish();
+        self.receive_batches.publish();
+        self.gso_disabled.publish();
+        self.send_errors.publish();
+        self.segments.publish();
+        self.inbox_full.publish();
+        self.inbox_dropped_segments.publish();
+        self.pool_exhausted.publish();
+        self.outbound_drops.publish();
+        self.inbound_drops.publish();
+    }
+}

@@ -1,0 +1,151 @@
+//! One router's metrics: where workers register at start, and what a scrape renders.
+
+use std::fmt::{self, Write as _};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
+
+use super::families::{FAMILIES, Kind, family};
+use super::histogram::{Bins, ExactHistogram, histogram};
+
+/// Labels of one series: names and values.
+pub(super) type Labels<'a> = &'a [(&'static str, &'a str)];
+
+/// What `metrics` wants to know about who registers.
+const METADATA: Metadata<'static> = Metadata::new("laneway", Level::INFO, None);
+
+/// The metrics of one router.
+pub struct Registry {
+    recorder: PrometheusRecorder,
+    histograms: Mutex<Vec<Series>>,
+}
+
+/// One histogram that a worker writes.
+struct Series {
+    name: &'static str,
+    labels: String,
+    bins: Arc<Bins>,
+}
+
+impl Registry {
+    /// An empty registry that knows every family, and the version.
+    pub fn new() -> Self {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        for family in FAMILIES {
+            match family.kind {
+                Kind::Counter => recorder.describe_counter(family.name.into(), None, family.help.into()),
+                Kind::Gauge => recorder.describe_gauge(family.name.into(), None, family.help.into()),
+                Kind::Histogram => {}
+            }
+        }
+        let registry = Registry { recorder, histograms: Mutex::default() };
+        registry.gauge("laneway_build_info", &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
+        registry
+    }
+
+    /// The recorder behind it, for families that other parts of the router describe themselves.
+    /// Histograms do not go through here, see [`ExactHistogram`].
+    pub fn recorder(&self) -> &dyn Recorder {
+        &self.recorder
+    }
+
+    /// Everything that has been published so far, in the Prometheus text format. Allocates; it is
+    /// for the admin thread.
+    pub fn render(&self) -> String {
+        let mut out = self.recorder.handle().render();
+        let histograms = self.histograms.lock().unwrap_or_else(PoisonError::into_inner);
+        for family in FAMILIES {
+            let mut series = histograms.iter().filter(|series| series.name == family.name).peekable();
+            if series.peek().is_some() {
+                let _ = write!(out, "# HELP {0} {1}\n# TYPE {0} histogram\n", family.name, family.help);
+                series.for_each(|series| series.bins.render(series.name, &series.labels, &mut out));
+                out.push('\n');
+            }
+        }
+        out
+    }
+
+    /// A counter, zero at first. Asking for the same series again gives another handle to it.
+    pub(super) fn counter(&self, name: &'static str, labels: Labels<'_>) -> Counter {
+        self.recorder.register_counter(&key(family(name, Kind::Counter).name, labels), &METADATA)
+    }
+
+    /// A gauge, zero at first.
+    pub(super) fn gauge(&self, name: &'static str, labels: Labels<'_>) -> Gauge {
+        self.recorder.register_gauge(&key(family(name, Kind::Gauge).name, labels), &METADATA)
+    }
+
+    /// A histogram. A series has one writer.
+    ///
+    /// # Panics
+    /// If the series has been registered before.
+    pub(super) fn histogram(&self, name: &'static str, labels: Labels<'_>) -> ExactHistogram {
+        let name = family(name, Kind::Histogram).name;
+        let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
+        let labels = labels.join(",");
+        let mut histograms = self.histograms.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = histograms.iter().any(|series| series.name == name && series.labels == labels);
+        assert!(!taken, "{name}{{{labels}}} has a writer already");
+        let (writer, bins) = histogram();
+        histograms.push(Series { name, labels, bins });
+        writer
+    }
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").finish_non_exhaustive()
+    }
+}
+
+fn key(name: &'static str, labels: Labels<'_>) -> Key {
+    let labels: Vec<_> = labels.iter().map(|(key, value)| Label::new(*key, (*value).to_owned())).collect();
+    Key::from_parts(name, labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{InsideTelemetry, OutsideTelemetry, PeerTelemetry};
+    use super::*;
+
+    #[test]
+    fn every_family_that_is_shown_has_its_help_and_type_once() {
+        let registry = Registry::new();
+        let _workers =
+            (InsideTelemetry::register(&registry, 0, &["gap"]), OutsideTelemetry::register(&registry, 0));
+        let _lane_1 =
+            (InsideTelemetry::register(&registry, 1, &["gap"]), OutsideTelemetry::register(&registry, 1));
+        let _peers = PeerTelemetry::register(&registry, &["mac1"]);
+        let text = registry.render();
+        for family in FAMILIES {
+            for intro in [format!("# HELP {} ", family.name), format!("# TYPE {} ", family.name)] {
+                assert_eq!(text.matches(&intro).count(), 1, "{intro}");
+            }
+        }
+    }
+
+    #[test]
+    fn two_routers_in_one_process_count_apart() {
+        let (one, other) = (Registry::new(), Registry::new());
+        let mut telemetry = InsideTelemetry::register(&one, 0, &["gap"]);
+        let _silent = InsideTelemetry::register(&other, 0, &["gap"]);
+        telemetry.wakeups.add(7);
+        telemetry.publish();
+        let line = |n| format!("laneway_wakeups_total{{queue=\"0\",worker=\"inside\"}} {n}\n");
+        assert!(one.render().contains(&line(7)), "{}", one.render());
+        assert!(other.render().contains(&line(0)), "{}", other.render());
+    }
+
+    #[test]
+    fn the_version_is_told() {
+        let line = concat!("laneway_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1\n");
+        assert!(Registry::new().render().contains(line));
+    }
+}

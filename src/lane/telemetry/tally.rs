@@ -1,0 +1,164 @@
+//! Plain numbers that a worker adds to, each with the counter it is published through.
+
+use metrics::Counter;
+use nix::errno::Errno;
+
+use super::registry::{Labels, Registry};
+use crate::drops::{DropReason, DropTally};
+
+/// A count that is not published yet, and its counter.
+pub struct Tally {
+    count: u64,
+    counter: Counter,
+}
+
+impl Tally {
+    pub(super) fn register(registry: &Registry, name: &'static str, labels: Labels<'_>) -> Self {
+        Tally { count: 0, counter: registry.counter(name, labels) }
+    }
+
+    /// Counts `n`.
+    #[inline]
+    pub fn add(&mut self, n: u64) {
+        self.count += n;
+    }
+
+    /// Adds what was counted to the counter.
+    #[inline]
+    pub fn publish(&mut self) {
+        if self.count != 0 {
+            self.counter.increment(std::mem::take(&mut self.count));
+        }
+    }
+}
+
+/// Counts by the value of a label, as an index into the values it was registered with.
+pub struct LabelledTally(Box<[Tally]>);
+
+impl LabelledTally {
+    /// One tally for each of `values` of the label `by`, besides the labels all have in common.
+    pub(super) fn register<'a>(
+        registry: &Registry,
+        name: &'static str,
+        common: Labels<'_>,
+        by: &'static str,
+        values: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        let one = |value| Tally::register(registry, name, &[common, &[(by, value)]].concat());
+        LabelledTally(values.into_iter().map(one).collect())
+    }
+
+    /// Counts `n` under the label value with this `index`.
+    ///
+    /// # Panics
+    /// If the label has no such value.
+    #[inline]
+    pub fn add(&mut self, index: usize, n: u64) {
+        self.0[index].add(n);
+    }
+
+    /// Adds what was counted to the counters.
+    #[inline]
+    pub fn publish(&mut self) {
+        self.0.iter_mut().for_each(Tally::publish);
+    }
+}
+
+/// Drops of one direction by reason, and their counters. The counters have no `queue` label: all
+/// workers of a router add to the same ones, which costs nothing while nothing is dropped.
+pub struct PublishedDrops {
+    tally: DropTally,
+    counters: Box<[Counter]>,
+}
+
+impl PublishedDrops {
+    pub(super) fn register(registry: &Registry, direction: &'static str) -> Self {
+        let counter = |reason: &DropReason| {
+            let labels = [("direction", direction), ("reason", reason.label())];
+            registry.counter("laneway_dropped_packets_total", &labels)
+        };
+        PublishedDrops {
+            tally: DropTally::default(),
+            counters: DropReason::ALL.iter().map(counter).collect(),
+        }
+    }
+
+    /// Counts `packets` dropped for `reason`.
+    #[inline]
+    pub fn add(&mut self, reason: DropReason, packets: u64) {
+        self.tally.add(reason, packets);
+    }
+
+    /// The counts themselves, for code that wants a [`DropTally`] to add to.
+    pub fn tally(&mut self) -> &mut DropTally {
+        &mut self.tally
+    }
+
+    /// Adds what was counted to the counters.
+    #[inline]
+    pub fn publish(&mut self) {
+        self.tally.take(|reason, n| self.counters[reason as usize].increment(n));
+    }
+}
+
+/// The errnos that have a label value of their own. All others share the last, `other`.
+const ERRNOS: [(Errno, &str); 14] = [
+    (Errno::EACCES, "EACCES"),
+    (Errno::EADDRNOTAVAIL, "EADDRNOTAVAIL"),
+    (Errno::EAFNOSUPPORT, "EAFNOSUPPORT"),
+    (Errno::EAGAIN, "EAGAIN"),
+    (Errno::ECONNREFUSED, "ECONNREFUSED"),
+    (Errno::EHOSTUNREACH, "EHOSTUNREACH"),
+    (Errno::EINVAL, "EINVAL"),
+    (Errno::EIO, "EIO"),
+    (Errno::EMSGSIZE, "EMSGSIZE"),
+    (Errno::ENETDOWN, "ENETDOWN"),
+    (Errno::ENETUNREACH, "ENETUNREACH"),
+    (Errno::ENOBUFS, "ENOBUFS"),
+    (Errno::ENOMEM, "ENOMEM"),
+    (Errno::EPERM, "EPERM"),
+];
+
+/// The values of an `errno` label.
+pub(super) fn errno_labels() -> impl Iterator<Item = &'static str> {
+    ERRNOS.iter().map(|(_, label)| *label).chain(["other"])
+}
+
+/// The index of `errno` among the values of an `errno` label.
+pub fn errno_index(errno: Errno) -> usize {
+    ERRNOS.iter().position(|(named, _)| *named == errno).unwrap_or(ERRNOS.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn publishing_twice_counts_once() {
+        let registry = Registry::new();
+        let mut tally = Tally::register(&registry, "laneway_wakeups_total", &[]);
+        tally.add(2);
+        tally.publish();
+        tally.publish();
+        assert!(registry.render().contains("laneway_wakeups_total 2\n"));
+    }
+
+    #[test]
+    fn each_label_value_is_counted_under_its_own_name() {
+        let registry = Registry::new();
+        let name = "laneway_udp_send_errors_total";
+        let mut tally = LabelledTally::register(&registry, name, &[("queue", "3")], "errno", errno_labels());
+        tally.add(errno_index(Errno::EPERM), 1);
+        tally.add(errno_index(Errno::EXDEV), 4);
+        tally.publish();
+        let text = registry.render();
+        assert!(text.contains(&format!("{name}{{queue=\"3\",errno=\"EPERM\"}} 1\n")), "{text}");
+        assert!(text.contains(&format!("{name}{{queue=\"3\",errno=\"other\"}} 4\n")), "{text}");
+        assert!(text.contains(&format!("{name}{{queue=\"3\",errno=\"EIO\"}} 0\n")), "{text}");
+    }
+
+    #[test]
+    fn errno_labels_are_the_names_of_their_errnos() {
+        assert!(ERRNOS.iter().all(|(errno, label)| format!("{errno:?}") == *label));
+    }
+}
