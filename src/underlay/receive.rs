@@ -190,7 +190,11 @@ fn passes(errno: Errno) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use nix::sys::socket::{setsockopt, sockopt};
+
     use super::*;
+    use crate::underlay::{Sender, SocketOptions, bind};
 
     #[test]
     fn a_gro_size_that_makes_no_sense_is_one_datagram() {
@@ -205,5 +209,31 @@ mod tests {
     fn an_empty_message_holds_no_datagrams_and_can_still_be_cut_up() {
         let stride = stride(0, Some(7));
         assert_eq!([0_u8; 0].chunks(stride).count(), 0);
+    }
+
+    #[test]
+    fn an_error_that_an_earlier_send_left_is_counted_and_the_datagram_behind_it_is_received() {
+        let socket = bind(0, 1, SocketOptions::default()).unwrap().remove(0);
+        // A socket that is not connected keeps no such errors unless it is asked to.
+        setsockopt(&socket, sockopt::Ipv4RecvErr, &true).unwrap();
+        let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        Sender::new(&socket).send_run(&socket, b"hello", 5, &Endpoint::new(nobody)).unwrap();
+        assert_eq!(
+            poll(&mut [PollFd::new(socket.as_fd(), PollFlags::empty())], PollTimeout::from(10_000_u16)),
+            Ok(1),
+            "the error comes"
+        );
+        peer.send_to(b"hello", ("127.0.0.1", socket.port())).unwrap();
+
+        // The socket stays ready for its error, so poll cannot tell when the datagram is there.
+        let mut receiver = Receiver::new();
+        let received = (0..10_000).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            receiver.receive(&socket, [&mut [0; 100][..]]).unwrap() == 1
+        });
+        assert!(received);
+        assert_eq!(receiver.message(0).from.address, peer.local_addr().unwrap());
+        assert_eq!(receiver.tally().errors.of(Errno::ECONNREFUSED), 1);
     }
 }
