@@ -228,11 +228,11 @@ mod tests {
 
         // The socket stays ready for its error, so poll cannot tell when the datagram is there.
         let mut receiver = Receiver::new();
-        let received = (0..10_000).any(|_| {
+        let came = (0..10_000).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(1));
             receiver.receive(&socket, [&mut [0; 100][..]]).unwrap() == 1
         });
-        assert!(received);
+        assert!(came);
         assert_eq!(receiver.message(0).from.address, peer.local_addr().unwrap());
         assert_eq!(receiver.tally().errors.of(Errno::ECONNREFUSED), 1);
     }

@@ -7,7 +7,8 @@
 //! 1. no buffer space: the same send again, a few times, after a pause;
 //! 2. with a source address: the same send without it. If that works, the address is gone;
 //! 3. a grouped run (`EIO`, `EINVAL`, `EMSGSIZE`): its datagrams one by one. If the first then goes
-//!    out after `EIO` or `EINVAL`, grouping was the trouble, and this socket groups no more;
+//!    out after `EIO` or `EINVAL`, grouping was the trouble, and this socket groups no more (but
+//!    `EINVAL` about datagrams over the path MTU is how kernels before 6.14 say `EMSGSIZE`);
 //! 4. otherwise the caller is told, and how far the run got.
 //!
 //! The kernel takes a send whole or not at all, so no step loses, repeats or reorders a datagram.
@@ -148,7 +149,11 @@ impl<K: Transmit> Sender<K> {
             }
             self.note_sent(1, datagram.len());
             if let Some(errno) = suspect.take() {
-                self.give_up_gso(socket, errno);
+                if errno == Errno::EINVAL && self.kernel.is_over_mtu(&path, stride) {
+                    over_mtu = true;
+                } else {
+                    self.give_up_gso(socket, errno);
+                }
             }
         }
         Ok(path.notices(over_mtu))
@@ -239,6 +244,9 @@ impl Path<'_> {
 trait Transmit {
     /// Sends all of `payload` along `path`, cut every `segment` bytes, or nothing of it.
     fn transmit(&mut self, path: &Path<'_>, payload: &[u8], segment: Option<u16>) -> Result<(), Errno>;
+
+    /// Whether a datagram of `len` bytes is over the MTU of `path`, as far as is known.
+    fn is_over_mtu(&mut self, path: &Path<'_>, len: usize) -> bool;
 }
 
 /// The kernel that this runs on.
@@ -250,6 +258,13 @@ impl Transmit for Kernel {
         let name = name::encode(family, path.address).ok_or(Errno::EAFNOSUPPORT)?;
         let control = control::encode(family, segment, path.source);
         udp::send(path.socket.as_fd(), payload, &name, &control)
+    }
+
+    fn is_over_mtu(&mut self, path: &Path<'_>, len: usize) -> bool {
+        const UDP_HEADER: usize = 8;
+        let ip_header = if path.address.is_ipv4() { 20 } else { 40 };
+        let endpoint = Endpoint { address: path.address, source: path.source };
+        path.socket.path_mtu(&endpoint).is_ok_and(|mtu| ip_header + UDP_HEADER + len > mtu)
     }
 }
 

@@ -21,6 +21,8 @@ struct Refusing {
     grouped: Option<Errno>,
     /// What to answer to every send that names a source.
     sourced: Option<Errno>,
+    /// Whether the path is too narrow for any datagram.
+    narrow: bool,
     /// Segment size and source of each send that was asked for.
     asked: Vec<(Option<u16>, bool)>,
 }
@@ -38,6 +40,10 @@ impl Transmit for Refusing {
             Some(errno) => Err(errno),
             None => Kernel.transmit(path, payload, segment),
         }
+    }
+
+    fn is_over_mtu(&mut self, path: &Path<'_>, len: usize) -> bool {
+        self.narrow || Kernel.is_over_mtu(path, len)
     }
 }
 
@@ -169,6 +175,26 @@ fn a_group_over_the_mtu_goes_out_one_by_one_and_is_reported() {
     assert_eq!(rig.send(&run, 1400), Ok(Notices { over_mtu: true, source_gone: false }));
     rig.assert_arrived(&run, 1400);
     assert!(rig.sender.gso(), "another destination may have room");
+}
+
+#[test]
+fn a_kernel_that_calls_a_group_over_the_mtu_invalid_does_not_end_grouping() {
+    let kernel = Refusing { narrow: true, ..Refusing::default() };
+    let mut rig = Rig::new(Refusing { script: [Some(Errno::EINVAL)].into(), ..kernel });
+    let run = run(8, 1400);
+    assert_eq!(rig.send(&run, 1400), Ok(Notices { over_mtu: true, source_gone: false }));
+    rig.assert_arrived(&run, 1400);
+    assert!(rig.sender.gso());
+}
+
+#[test]
+fn a_datagram_is_over_the_mtu_when_its_headers_make_it_so() {
+    // Loopback's MTU is 65,536, and IPv4 has room for one byte less.
+    let rig = Rig::scripted(&[]);
+    let (socket, address) = (&rig.from, rig.endpoint.address);
+    let path = Path { socket, address, source: None, source_gone: false };
+    assert!(!Kernel.is_over_mtu(&path, MAX_RUN_BYTES));
+    assert!(Kernel.is_over_mtu(&path, MAX_RUN_BYTES + 1));
 }
 
 #[test]
