@@ -138,14 +138,14 @@ impl InsideWorker {
     fn sleep(&mut self) -> Result<(), Stopped> {
         let starved = self.outbound.is_starved();
         if starved {
-            self.telemetry.pool_exhausted += 1;
+            self.telemetry.pool_exhausted.add(1);
         }
         // Without a slab the queue is not read: it fills, and the kernel makes its senders wait.
         let queue = (!starved).then(|| (self.reader.as_fd(), PollFlags::POLLIN));
         let awaited = if starved { Awaited::ANY } else { Awaited::WORK };
         self.sleeper
             .sleep(awaited, queue, None, || self.inbound.is_empty() && starved == self.outbound.is_starved())?;
-        self.telemetry.wakeups += 1;
+        self.telemetry.wakeups.add(1);
         Ok(())
     }
 }
@@ -166,7 +166,7 @@ impl Turn<'_> {
         if let Some(batch) = pool.take() {
             return Ok(batch);
         }
-        self.telemetry.pool_exhausted += 1;
+        self.telemetry.pool_exhausted.add(1);
         loop {
             if let Some(batch) = pool.take() {
                 return Ok(batch);

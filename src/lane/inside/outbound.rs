@@ -202,7 +202,7 @@ impl Outbound {
             run.bytes.end += datagram;
             run.room -= 1;
         }
-        turn.telemetry.outbound_segments += segments as u64;
+        turn.telemetry.segments.add(segments as u64);
         if session.rekey_due_on_send(turn.now) {
             self.actor.want_handshake(peer);
         }

@@ -204,7 +204,7 @@ impl Inbound {
             };
             accepted.push((lane, start..start + packet.len()));
         }
-        context.telemetry.inbound_segments += accepted.len() as u64;
+        context.telemetry.segments.add(accepted.len() as u64);
     }
 
     /// Notes for timers, counters and roaming that these datagrams were the peer's own.

@@ -108,7 +108,7 @@ impl OutsideWorker {
     fn sleep(&mut self) -> Result<(), Stopped> {
         let starved = self.inbound.is_starved();
         if starved {
-            self.telemetry.pool_exhausted += 1;
+            self.telemetry.pool_exhausted.add(1);
         }
         let mut events = PollFlags::empty();
         events.set(PollFlags::POLLIN, !starved);
@@ -119,7 +119,7 @@ impl OutsideWorker {
                 && self.commands.is_empty()
                 && starved == self.inbound.is_starved()
         })?;
-        self.telemetry.wakeups += 1;
+        self.telemetry.wakeups.add(1);
         Ok(())
     }
 }

@@ -100,8 +100,8 @@ impl InsideTelemetry {
             inbox_depth: registry.gauge("laneway_inbox_depth", &worker),
             inbox_full: Tally::register(registry, "laneway_inbox_full_total", &worker),
             pool_exhausted: Tally::register(registry, "laneway_pool_exhausted_total", &worker),
-            outbound_drops: PublishedDrops::register(registry, "outbound"),
-            inbound_drops: PublishedDrops::register(registry, "inbound"),
+            outbound_drops: PublishedDrops::register(registry, "outbound", &lane),
+            inbound_drops: PublishedDrops::register(registry, "inbound", &lane),
         }
     }
 

@@ -64,17 +64,17 @@ impl LabelledTally {
     }
 }
 
-/// Drops of one direction by reason, and their counters. The counters have no `queue` label: all
-/// workers of a router add to the same ones, which costs nothing while nothing is dropped.
+/// Drops of one direction by reason, and their counters. The workers of a lane add to the same ones,
+/// which costs nothing while nothing is dropped.
 pub struct PublishedDrops {
     tally: DropTally,
     counters: Box<[Counter]>,
 }
 
 impl PublishedDrops {
-    pub(super) fn register(registry: &Registry, direction: &'static str) -> Self {
+    pub(super) fn register(registry: &Registry, direction: &'static str, common: Labels<'_>) -> Self {
         let counter = |reason: &DropReason| {
-            let labels = [("direction", direction), ("reason", reason.label())];
+            let labels = [common, &[("direction", direction), ("reason", reason.label())]].concat();
             registry.counter("laneway_dropped_packets_total", &labels)
         };
         PublishedDrops {
