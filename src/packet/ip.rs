@@ -36,7 +36,7 @@ pub fn addresses(packet: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// The packet cut to the length its IP header gives: WireGuard pads to 16 bytes (whitepaper,
+/// The packet cut to the length its IP header gives: `WireGuard` pads to 16 bytes (whitepaper,
 /// section 5.4.6). `None` if this is no IP packet, or not all of it is here.
 #[inline]
 pub fn trimmed(packet: &[u8]) -> Option<&[u8]> {

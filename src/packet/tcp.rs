@@ -102,7 +102,7 @@ impl<T: AsRef<[u8]>> Tcp<T> {
         Flags(self.bytes()[field::FLAGS])
     }
 
-    /// The four bits between data offset and flags; AccECN uses one of them.
+    /// The four bits between data offset and flags; `AccECN` uses one of them.
     #[inline]
     pub fn reserved(&self) -> u8 {
         self.bytes()[field::DATA_OFFSET] & 0x0f
