@@ -77,10 +77,10 @@ impl PeerInbox {
         }
     }
 
-    /// Says that the peer has proved it has the session with this local index; false if the
-    /// actor's queue is full.
-    pub fn confirmed(&self, local_index: u32) -> bool {
-        self.tell(PeerEvent::Confirmed(local_index))
+    /// Says that the peer has proved it has the session with this local index. If the queue is
+    /// full, the next batch of the session says it again.
+    pub fn confirmed(&self, local_index: u32) {
+        self.tell(PeerEvent::Confirmed(local_index));
     }
 
     /// The oldest handshake message.

@@ -25,7 +25,7 @@ use crate::lane::peers::PeerRecord;
 use crate::lane::sleep::Stopped;
 use crate::lane::staging::Staging;
 use crate::lane::telemetry::InsideTelemetry;
-use crate::offload::{Superpacket, VIRTIO_HEADER_LEN, VirtioHeader};
+use crate::offload::{Superpacket, VirtioHeader};
 use crate::underlay::{Endpoint, max_run};
 use crate::units::{MAX_PACKET, Nanos, PeerId};
 use crate::wireguard::messages::{DATA_HEADER, DATA_OVERHEAD, padded_len};
@@ -83,7 +83,7 @@ impl Outbound {
             batch: None,
             open: None,
             staging: Staging::new(),
-            restored: vec![0; VIRTIO_HEADER_LEN + MAX_PACKET].into_boxed_slice(),
+            restored: vec![0; VirtioHeader::LEN + MAX_PACKET].into_boxed_slice(),
         }
     }
 
@@ -147,8 +147,8 @@ impl Outbound {
         while outcome.is_ok()
             && let Some(len) = self.staging.pop(id, &mut staged)
         {
-            let (header, packet) = staged[..len].split_at_mut(VIRTIO_HEADER_LEN);
-            let header = VirtioHeader::decode(header.try_into().expect("split at its length"));
+            let (header, packet) = staged[..len].split_at_mut(VirtioHeader::LEN);
+            let header = VirtioHeader::decode((&*header).try_into().expect("split at its length"));
             let superpacket = Superpacket::parse(header, packet).expect("it was parsed before it was staged");
             outcome = self.seal(&superpacket, &peer, Arc::clone(&session), turn);
         }
@@ -203,10 +203,10 @@ impl Outbound {
             run.room -= 1;
         }
         turn.telemetry.segments.add(segments as u64);
-        if session.rekey_due_on_send(turn.now) {
+        if session.rekey_due_on_send(turn.now, session.sent()) {
             self.actor.want_handshake(peer);
         }
-        peer.activity.sent_data(turn.now);
+        session.activity().sent_data(turn.now);
         self.actor.active(peer);
         Ok(())
     }
@@ -274,7 +274,7 @@ impl Outbound {
             return;
         }
         let attempt = peer.failed_handshakes.load(Ordering::Acquire);
-        let dropped = self.staging.push(peer.id, attempt, [&packet.header().encode(), packet.packet()]);
+        let dropped = self.staging.push(peer.id, attempt, [&packet.virtio_header().encode(), packet.packet()]);
         telemetry.outbound_drops.add(DropReason::StagingFull, dropped);
         self.actor.want_handshake(peer);
     }

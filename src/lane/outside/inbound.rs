@@ -31,8 +31,8 @@ use crate::lane::telemetry::OutsideTelemetry;
 use crate::packet::{flow, ip};
 use crate::underlay::{Endpoint, Receiver, UdpSocket};
 use crate::units::Nanos;
-use crate::wireguard::messages::{self, DATA_OVERHEAD, MessageType};
-use crate::wireguard::session::{MAX_RUN, Opened, Session};
+use crate::wireguard::messages::{DATA_OVERHEAD, Data, Kind};
+use crate::wireguard::session::{MAX_RUN, Opened, OpenedRun, Session};
 use crate::wireguard::table::SessionTable;
 
 /// The receiving half of an outside worker.
@@ -142,8 +142,10 @@ impl Inbound {
         let mut at = 0;
         while at < len {
             let end = len.min(at + stride);
-            match messages::classify(&slab.bytes()[at..end]) {
-                Some(MessageType::Data { receiver }) => {
+            let datagram = &slab.bytes()[at..end];
+            match Kind::of(datagram) {
+                Some(Kind::Data) => {
+                    let receiver = receiver_of(datagram).expect("classified as data");
                     let run = at..data_run_end(&slab.bytes()[..len], at, stride, receiver);
                     at = run.end;
                     let mut accepted = std::mem::take(&mut self.accepted);
@@ -155,7 +157,7 @@ impl Inbound {
                     self.accepted = accepted;
                     continue;
                 }
-                Some(MessageType::Handshake) => self.hand_up(&slab.bytes()[at..end], context),
+                Some(_) => self.hand_up(datagram, context),
                 None => context.telemetry.inbound_drops.add(DropReason::NotWireGuard, 1),
             }
             at = end;
@@ -181,8 +183,11 @@ impl Inbound {
         let Some(peer) = context.snapshot.peer(session.peer()) else {
             return drops.add(DropReason::UnknownIndex, datagrams);
         };
-        let mut opened: ArrayVec<Opened, MAX_RUN> = ArrayVec::new();
-        session.open_run(context.now, run, stride, &mut opened, drops);
+        if !session.can_receive(context.now) {
+            return drops.add(DropReason::SessionExpired, datagrams);
+        }
+        let mut opened = OpenedRun::new();
+        session.open_run(run, stride, &mut opened, drops.tally());
         if opened.is_empty() {
             return;
         }
@@ -218,16 +223,16 @@ impl Inbound {
         let bytes: u64 = opened.iter().map(|packet| u64::from(packet.len) + DATA_OVERHEAD as u64).sum();
         peer.received_bytes.fetch_add(bytes, Ordering::Relaxed);
         if opened.iter().any(|packet| packet.len > 0) {
-            peer.activity.received_data(context.now);
+            session.activity().received_data(context.now);
         } else {
-            peer.activity.received_keepalive(context.now);
+            session.activity().received_keepalive(context.now);
         }
         self.actor.active(peer);
         if peer.endpoint.load() != Some(context.from) {
             peer.endpoint.store(Some(context.from));
         }
-        if session.is_unconfirmed() && self.actor.confirmed(session.local_index()) {
-            session.note_confirmed();
+        if session.awaits_confirmation() {
+            self.actor.confirmed(session.local_index());
         }
         if session.rekey_due_on_receive(context.now) {
             self.actor.want_handshake(peer);
@@ -314,6 +319,12 @@ impl Claim {
 
 /// Where the run of data messages that begins at `at` and is for one session ends.
 fn data_run_end(message: &[u8], at: usize, stride: usize, receiver: u32) -> usize {
-    let same = |datagram: &&[u8]| messages::classify(datagram) == Some(MessageType::Data { receiver });
+    let same = |datagram: &&[u8]| receiver_of(datagram) == Some(receiver);
     message[at..].chunks(stride).take(MAX_RUN).take_while(same).fold(at, |end, datagram| end + datagram.len())
+}
+
+/// The receiver index of a data message.
+#[inline]
+fn receiver_of(datagram: &[u8]) -> Option<u32> {
+    Data::new_checked(datagram).map(Data::receiver)
 }
