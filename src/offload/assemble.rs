@@ -131,7 +131,7 @@ mod tests {
         let packet = Build::default().payload(100).tcp();
         let mut out = vec![0; SCRATCH];
         let len = assemble(&mut out, &packet[..40], [&packet[40..]], 100).unwrap();
-        let header = VirtioHeader::decode(out.first_chunk().unwrap());
+        let header = VirtioHeader::decode(*out.first_chunk().unwrap());
         assert_eq!((header.gso_type, header.gso_size), (VirtioHeader::GSO_NONE, 0));
         assert_eq!(len, VirtioHeader::LEN + packet.len());
     }

@@ -281,7 +281,7 @@ proptest! {
         header in any::<[u8; 10]>(),
         bytes in proptest::collection::vec(any::<u8>(), 0..300),
     ) {
-        let _ = segments(VirtioHeader::decode(&header), bytes);
+        let _ = segments(VirtioHeader::decode(header), bytes);
     }
 
     #[test]
@@ -301,7 +301,7 @@ proptest! {
                 None => packet[at - 10] = byte,
             }
         }
-        let _ = segments(VirtioHeader::decode(&header), packet);
+        let _ = segments(VirtioHeader::decode(header), packet);
     }
 
     #[test]

@@ -69,6 +69,7 @@ impl SuperpacketKind {
 /// One TUN read: a packet, or what the kernel leaves to be cut into segments.
 #[derive(Clone, Debug)]
 pub struct Superpacket<'a> {
+    header: VirtioHeader,
     pub(super) kind: SuperpacketKind,
     /// Trimmed to its IP length. Nobody writes to it any more, so it is its own pristine copy of
     /// the headers.
@@ -104,18 +105,20 @@ impl<'a> Superpacket<'a> {
     ///
     /// # Errors
     /// The reason for which the packet must be dropped.
-    pub fn parse(header: VirtioHeader, packet: &'a mut [u8]) -> Result<Superpacket<'a>, DropReason> {
+    pub fn parse(mut header: VirtioHeader, packet: &'a mut [u8]) -> Result<Superpacket<'a>, DropReason> {
         let gso = gso_type(header)?;
         let packet = trimmed(packet)?;
         let needs_checksum = header.flags & VirtioHeader::NEEDS_CSUM != 0;
         if gso == VirtioHeader::GSO_NONE && needs_checksum {
             finish_checksum(packet, header.csum_start.into(), header.csum_offset.into())?;
+            header.flags &= !VirtioHeader::NEEDS_CSUM;
         }
         let packet: &'a [u8] = packet;
         let (Some(source), Some(destination)) = (ip::source(packet), ip::destination(packet)) else {
             return Err(DropReason::NotIp);
         };
         let whole = Superpacket {
+            header,
             kind: SuperpacketKind::None,
             packet,
             transport: 0,
@@ -133,6 +136,12 @@ impl<'a> Superpacket<'a> {
     #[inline]
     pub fn kind(&self) -> SuperpacketKind {
         self.kind
+    }
+
+    /// The header with which [`Superpacket::packet`] can be parsed again, after it was put aside.
+    #[inline]
+    pub fn header(&self) -> VirtioHeader {
+        self.header
     }
 
     /// The whole packet, trimmed to its IP length. If it is to be segmented, its lengths are the

@@ -2,6 +2,9 @@
 //! Source of layout and numbers: `include/uapi/linux/virtio_net.h`, and the virtio 1.2
 //! specification, section 5.1.6.
 
+/// The virtio header's length in bytes: `TUNSETVNETHDRSZ` is left at its default.
+pub const VIRTIO_HEADER_LEN: usize = 10;
+
 /// What the kernel says about a packet it hands over, or is told about one it takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VirtioHeader {
@@ -20,8 +23,8 @@ pub struct VirtioHeader {
 }
 
 impl VirtioHeader {
-    /// The header's length in bytes: `TUNSETVNETHDRSZ` is left at its default.
-    pub const LEN: usize = 10;
+    /// The header's length in bytes.
+    pub const LEN: usize = VIRTIO_HEADER_LEN;
 
     /// The checksum field holds the pseudo header's sum; the rest is still to be added.
     pub const NEEDS_CSUM: u8 = 1;
@@ -43,27 +46,25 @@ impl VirtioHeader {
 
     /// Reads a header. Native byte order: `TUNSETVNETLE` is left alone.
     #[inline]
-    pub fn decode(bytes: &[u8; Self::LEN]) -> VirtioHeader {
-        let field = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+    pub const fn decode(bytes: [u8; Self::LEN]) -> VirtioHeader {
         VirtioHeader {
             flags: bytes[0],
             gso_type: bytes[1],
-            hdr_len: field(2),
-            gso_size: field(4),
-            csum_start: field(6),
-            csum_offset: field(8),
+            hdr_len: u16::from_ne_bytes([bytes[2], bytes[3]]),
+            gso_size: u16::from_ne_bytes([bytes[4], bytes[5]]),
+            csum_start: u16::from_ne_bytes([bytes[6], bytes[7]]),
+            csum_offset: u16::from_ne_bytes([bytes[8], bytes[9]]),
         }
     }
 
     /// Writes a header.
     #[inline]
-    pub fn encode(self) -> [u8; Self::LEN] {
-        let mut bytes = [self.flags, self.gso_type, 0, 0, 0, 0, 0, 0, 0, 0];
-        let fields = [self.hdr_len, self.gso_size, self.csum_start, self.csum_offset];
-        for (place, field) in bytes[2..].as_chunks_mut::<2>().0.iter_mut().zip(fields) {
-            *place = field.to_ne_bytes();
-        }
-        bytes
+    pub const fn encode(self) -> [u8; Self::LEN] {
+        let [a, b] = self.hdr_len.to_ne_bytes();
+        let [c, d] = self.gso_size.to_ne_bytes();
+        let [e, f] = self.csum_start.to_ne_bytes();
+        let [g, h] = self.csum_offset.to_ne_bytes();
+        [self.flags, self.gso_type, a, b, c, d, e, f, g, h]
     }
 }
 
@@ -81,7 +82,7 @@ mod tests {
             csum_start: 0x0506,
             csum_offset: 0x0708,
         };
-        assert_eq!(VirtioHeader::decode(&header.encode()), header);
+        assert_eq!(VirtioHeader::decode(header.encode()), header);
         assert_eq!(header.encode()[..2], [1, 0x84]);
         assert_eq!(header.encode()[2..4], 0x0102u16.to_ne_bytes());
     }

@@ -15,7 +15,7 @@ mod window;
 pub use chain::{Coalesced, Packets};
 pub use seal::SealReason;
 pub use sink::Sink;
-pub use window::{CAPACITY, FlushError, Full, Window};
+pub use window::{CAPACITY, Window};
 
 #[cfg(test)]
 mod tests;

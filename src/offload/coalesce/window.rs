@@ -20,19 +20,6 @@ pub(super) struct Entry<'b> {
     pub(super) next: u16,
 }
 
-/// The window is full: flush it, then push the packet again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
-
-/// The sink failed while a window was flushed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlushError<E> {
-    /// What the sink said.
-    pub error: E,
-    /// How many packets were lost: those of the failed call and those that came after it.
-    pub packets: usize,
-}
-
 /// Packets of one batch, in chains. Chains leave in the order in which their first packets came.
 /// Of each flow only the newest chain is ever open, so packets of one flow leave in order.
 #[derive(Debug)]
@@ -72,25 +59,27 @@ impl<'b> Window<'b> {
         self.entries.is_empty()
     }
 
-    /// Takes a packet, cut to its IP length. Bytes that are no IP packet are taken as they are:
-    /// whether to drop them is not for the window to say.
+    /// Whether the window must be flushed before it takes another packet.
+    pub fn is_full(&self) -> bool {
+        self.entries.is_full()
+    }
+
+    /// Takes a packet and cuts it to its IP length. Bytes that are no IP packet are taken as they
+    /// are: whether to drop them is not for the window to say.
     ///
-    /// # Errors
-    /// [`Full`]: the packet was not taken.
+    /// # Panics
+    /// If the window is full.
     #[inline]
-    pub fn push(&mut self, packet: &'b [u8]) -> Result<(), Full> {
-        if self.entries.is_full() {
-            return Err(Full);
-        }
+    pub fn push(&mut self, packet: &'b [u8]) {
         let Some(packet) = ip::trimmed(packet) else {
             self.seal_where(SealReason::Unparsable, |_| true);
             self.add_verbatim(packet);
-            return Ok(());
+            return;
         };
         match classify(packet) {
             Class::Candidate(candidate) => {
                 self.add_candidate(packet, &candidate);
-                return Ok(());
+                return;
             }
             Class::SealsFlow(key, reason) => {
                 if let Some(chain) = self.find(&key) {
@@ -104,38 +93,25 @@ impl<'b> Window<'b> {
             Class::SealsAll => self.seal_where(SealReason::Unparsable, |_| true),
         }
         self.add_verbatim(packet);
-        Ok(())
     }
 
-    /// Hands everything to `sink` and is empty again, whether the sink fails or not.
-    ///
-    /// # Errors
-    /// The sink's. What comes after the failure is not handed over, and counted.
-    pub fn flush<S: Sink>(&mut self, sink: &mut S) -> Result<(), FlushError<S::Error>> {
-        let mut left = self.entries.len();
-        let mut result = Ok(());
+    /// Hands everything to `sink` and is empty again.
+    pub fn flush(&mut self, sink: &mut impl Sink) {
         for chain in &self.chains {
-            let coalesced = chain.coalesced(&self.entries);
-            let packets = coalesced.as_ref().map_or(1, super::Coalesced::segments);
             match chain.state {
                 State::Open => sink.sealed(SealReason::BatchEnd),
                 State::Sealed(reason) => sink.sealed(reason),
                 State::Verbatim => {}
             }
-            result = match &coalesced {
-                Some(coalesced) => sink.superpacket(coalesced),
+            match chain.coalesced(&self.entries) {
+                Some(coalesced) => sink.superpacket(&coalesced),
                 None => sink.packet(self.entries[usize::from(chain.first)].packet),
-            };
-            if result.is_err() {
-                break;
             }
-            left -= packets;
         }
         self.entries.clear();
         self.chains.clear();
         self.hashes.clear();
         self.latest = 0;
-        result.map_err(|error| FlushError { error, packets: left })
     }
 
     /// Appends to the flow's open chain, or starts a new one.
