@@ -1,0 +1,293 @@
+//! Keys as people and tools write them, and where randomness comes from.
+//!
+//! Secret keys wipe their memory when dropped and have no printable form. A key that is cloned or
+//! returned by value leaves no copy behind that this module knows of; the compiler may still have
+//! moved it through registers and stack slots that nobody wipes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use subtle::ConstantTimeEq as _;
+use x25519_dalek::StaticSecret;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+/// Length of every key, in bytes.
+pub const KEY: usize = 32;
+
+/// Why a text is not a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// Not the base64 of 32 bytes.
+    #[error("not a key: expected 44 characters of base64 that end in `=`, as `wg genkey` prints them")]
+    Base64,
+    /// Not the hexadecimal of 32 bytes.
+    #[error("not a key: expected 64 hexadecimal digits")]
+    Hex,
+}
+
+/// Where random bytes come from. The protocol takes it as an argument, so that tests repeat.
+pub trait Entropy {
+    /// Fills `dest` with random bytes that nobody can guess.
+    fn fill(&mut self, dest: &mut [u8]);
+}
+
+/// Randomness of the operating system (`getrandom(2)`).
+#[derive(Debug)]
+pub struct OsEntropy(());
+
+impl OsEntropy {
+    /// Asks for a first byte, so that a system that has no randomness to give is found at start.
+    ///
+    /// # Errors
+    /// What the system answered: a kernel before 3.17, or a seccomp filter without `getrandom`.
+    pub fn new() -> Result<Self, getrandom::Error> {
+        getrandom::fill(&mut [0])?;
+        Ok(OsEntropy(()))
+    }
+}
+
+impl Entropy for OsEntropy {
+    /// # Panics
+    /// If the system has none, although it had some when this was made: going on without would
+    /// repeat keys.
+    fn fill(&mut self, dest: &mut [u8]) {
+        getrandom::fill(dest).expect("getrandom worked before and must not stop");
+    }
+}
+
+/// A peer's static public key: its identity.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublicKey([u8; KEY]);
+
+impl PublicKey {
+    /// The key these bytes are.
+    pub const fn from_bytes(bytes: [u8; KEY]) -> Self {
+        PublicKey(bytes)
+    }
+
+    /// The key as bytes.
+    pub const fn as_bytes(&self) -> &[u8; KEY] {
+        &self.0
+    }
+
+    /// Reads the 64 hexadecimal digits of the configuration protocol.
+    ///
+    /// # Errors
+    /// [`KeyError::Hex`] for anything else.
+    pub fn from_hex(text: &str) -> Result<Self, KeyError> {
+        parse_hex(text).map(|bytes| PublicKey(*bytes))
+    }
+
+    /// The 64 hexadecimal digits of the configuration protocol.
+    pub fn to_hex(&self) -> String {
+        write_hex(&self.0)
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        parse_base64(text).map(|bytes| PublicKey(*bytes))
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&BASE64.encode(self.0))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Declares a secret key: wiped on drop, compared in constant time, never printed.
+macro_rules! secret_key {
+    ($(#[$meaning:meta])* $name:ident) => {
+        $(#[$meaning])*
+        #[derive(Clone, Zeroize, ZeroizeOnDrop)]
+        pub struct $name([u8; KEY]);
+
+        impl $name {
+            /// The key these bytes are. Wiping the argument is up to the caller.
+            pub const fn from_bytes(bytes: [u8; KEY]) -> Self {
+                $name(bytes)
+            }
+
+            /// The key as bytes.
+            pub const fn as_bytes(&self) -> &[u8; KEY] {
+                &self.0
+            }
+
+            /// Reads the 64 hexadecimal digits of the configuration protocol.
+            ///
+            /// # Errors
+            /// [`KeyError::Hex`] for anything else.
+            pub fn from_hex(text: &str) -> Result<Self, KeyError> {
+                parse_hex(text).map(|bytes| $name(*bytes))
+            }
+
+            /// The 64 hexadecimal digits of the configuration protocol, wiped when dropped.
+            pub fn to_hex(&self) -> Zeroizing<String> {
+                Zeroizing::new(write_hex(&self.0))
+            }
+
+            /// Whether this is the all-zero key, by which the configuration protocol says "none".
+            pub fn is_zero(&self) -> bool {
+                self.0.ct_eq(&[0; KEY]).into()
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = KeyError;
+
+            fn from_str(text: &str) -> Result<Self, KeyError> {
+                parse_base64(text).map(|bytes| $name(*bytes))
+            }
+        }
+
+        impl PartialEq for $name {
+            fn eq(&self, other: &Self) -> bool {
+                self.0.ct_eq(&other.0).into()
+            }
+        }
+
+        impl Eq for $name {}
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($name), "(hidden)"))
+            }
+        }
+    };
+}
+
+secret_key! {
+    /// Our static private key.
+    PrivateKey
+}
+
+secret_key! {
+    /// A key that both ends share besides their static keys. All zeros mean "none" (section 5.2).
+    PresharedKey
+}
+
+impl PrivateKey {
+    /// A new key.
+    pub fn generate(entropy: &mut dyn Entropy) -> Self {
+        let mut key = PrivateKey([0; KEY]);
+        entropy.fill(&mut key.0);
+        // Clamped as `wg genkey` does, so that every tool prints the key the same way.
+        key.0[0] &= 248;
+        key.0[31] = (key.0[31] & 127) | 64;
+        key
+    }
+
+    /// The public key that belongs to it.
+    pub fn public_key(&self) -> PublicKey {
+        PublicKey(x25519_dalek::PublicKey::from(&StaticSecret::from(self.0)).to_bytes())
+    }
+}
+
+impl PresharedKey {
+    /// No preshared key.
+    pub const NONE: PresharedKey = PresharedKey([0; KEY]);
+}
+
+impl Default for PresharedKey {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
+fn parse_base64(text: &str) -> Result<Zeroizing<[u8; KEY]>, KeyError> {
+    // The decoder asks for room by its own estimate, which is over what 44 characters hold.
+    let mut room = Zeroizing::new([0; KEY + 1]);
+    if text.len() != 44 || BASE64.decode_slice(text, room.as_mut_slice()) != Ok(KEY) {
+        return Err(KeyError::Base64);
+    }
+    let mut key = Zeroizing::new([0; KEY]);
+    key.copy_from_slice(&room[..KEY]);
+    Ok(key)
+}
+
+fn parse_hex(text: &str) -> Result<Zeroizing<[u8; KEY]>, KeyError> {
+    let mut key = Zeroizing::new([0; KEY]);
+    if text.len() != 2 * KEY {
+        return Err(KeyError::Hex);
+    }
+    for (byte, pair) in key.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        let digit = |c: u8| char::from(c).to_digit(16).ok_or(KeyError::Hex);
+        *byte = (digit(pair[0])? << 4 | digit(pair[1])?) as u8;
+    }
+    Ok(key)
+}
+
+fn write_hex(key: &[u8; KEY]) -> String {
+    // Room for all digits at once: a string that grows would leave parts of a secret behind.
+    let mut text = String::with_capacity(2 * KEY);
+    for byte in key {
+        for nibble in [byte >> 4, byte & 15] {
+            text.push(char::from_digit(u32::from(nibble), 16).expect("a nibble is a hexadecimal digit"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// RFC 7748, section 6.1: Alice's key pair.
+    const PRIVATE: &str = "77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a";
+    const PUBLIC: &str = "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a";
+
+    #[test]
+    fn a_public_key_is_derived_as_in_rfc_7748() {
+        assert_eq!(PrivateKey::from_hex(PRIVATE).unwrap().public_key().to_hex(), PUBLIC);
+    }
+
+    #[test]
+    fn a_key_with_a_mistake_in_it_is_refused() {
+        for text in ["", "AA", &"A".repeat(44), &"A".repeat(43), &format!("{}==", "A".repeat(42))] {
+            assert_eq!(text.parse::<PublicKey>(), Err(KeyError::Base64), "{text}");
+        }
+        // The last character carries two bits that no key has.
+        assert_eq!(format!("{}B=", "A".repeat(42)).parse::<PublicKey>(), Err(KeyError::Base64));
+        assert_eq!(PublicKey::from_hex(&PUBLIC[1..]), Err(KeyError::Hex));
+        assert_eq!(PublicKey::from_hex(&PUBLIC.replace('8', "x")), Err(KeyError::Hex));
+        assert_eq!(PublicKey::from_hex(&"é".repeat(32)), Err(KeyError::Hex));
+    }
+
+    #[test]
+    fn secrets_have_no_printable_form() {
+        assert_eq!(format!("{:?}", PrivateKey::from_hex(PRIVATE).unwrap()), "PrivateKey(hidden)");
+        assert_eq!(format!("{:?}", PresharedKey::NONE), "PresharedKey(hidden)");
+    }
+
+    #[test]
+    fn a_generated_key_is_clamped_and_not_the_same_twice() {
+        let mut entropy = OsEntropy::new().unwrap();
+        let (a, b) = (PrivateKey::generate(&mut entropy), PrivateKey::generate(&mut entropy));
+        assert_ne!(a, b);
+        assert_eq!((a.0[0] & 7, a.0[31] >> 6), (0, 1));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_is_read_back(bytes: [u8; KEY]) {
+            let key = PublicKey::from_bytes(bytes);
+            prop_assert_eq!(key.to_string().parse(), Ok(key));
+            prop_assert_eq!(PublicKey::from_hex(&key.to_hex()), Ok(key));
+            prop_assert_eq!(PublicKey::from_hex(&key.to_hex().to_uppercase()), Ok(key));
+            let secret = PrivateKey::from_bytes(bytes);
+            prop_assert_eq!(PrivateKey::from_hex(&secret.to_hex()), Ok(secret));
+        }
+    }
+}
