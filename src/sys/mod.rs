@@ -1,2 +1,4 @@
 //! The only unsafe code: thin typed wrappers over libc and nix. Every block argues why it is sound.
 #![allow(unsafe_code)]
+
+pub mod netns;
