@@ -11,6 +11,9 @@ use thiserror::Error;
 /// A label that a sample must carry to be meant, with its value.
 pub type Label<'a> = (&'a str, &'a str);
 
+/// Label names and values.
+pub type Labels = Vec<(String, String)>;
+
 /// One scrape: the samples of all families, in the order they came.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Exposition {
@@ -23,7 +26,7 @@ pub struct Sample {
     /// The name, with the `_sum`, `_count` or `_bucket` of a histogram.
     pub name: String,
     /// Label names and values, in the order they came.
-    pub labels: Vec<(String, String)>,
+    pub labels: Labels,
     /// The value, in the family's base unit.
     pub value: f64,
 }
@@ -107,8 +110,8 @@ fn parse_sample(line: &str) -> Result<Sample, &'static str> {
 }
 
 /// Labels up to the closing brace, and what is behind it.
-fn parse_labels(mut rest: &str) -> Result<(Vec<(String, String)>, &str), &'static str> {
-    let mut labels = Vec::new();
+fn parse_labels(mut rest: &str) -> Result<(Labels, &str), &'static str> {
+    let mut labels = Labels::new();
     loop {
         rest = rest.trim_start_matches([' ', ',']);
         if let Some(rest) = rest.strip_prefix('}') {

@@ -33,12 +33,12 @@ impl fmt::Display for Table<'_> {
             grouped(report.bytes_verified)
         )?;
 
-        write_line(f, COLUMNS.map(|(head, _, _)| head.to_owned()))?;
-        write_line(f, COLUMNS.map(|(_, head, _)| head.to_owned()))?;
+        write_line(f, &COLUMNS.map(|(head, _, _)| head.to_owned()))?;
+        write_line(f, &COLUMNS.map(|(_, head, _)| head.to_owned()))?;
         for router in &report.routers {
             for (index, queue) in router.queues.iter().enumerate() {
                 let name = if index == 0 { router.name.as_str() } else { "" };
-                write_line(f, cells(name, queue))?;
+                write_line(f, &cells(name, queue))?;
             }
         }
         for router in report.routers.iter().filter(|router| !router.drops.is_empty()) {
@@ -65,15 +65,13 @@ fn cells(router: &str, queue: &QueueReport) -> [String; 8] {
 }
 
 /// One line of the table; the first and the last column are flush left.
-fn write_line(f: &mut fmt::Formatter<'_>, cells: [String; 8]) -> fmt::Result {
-    let mut line = String::new();
-    for (column, (cell, (_, _, width))) in cells.iter().zip(COLUMNS).enumerate() {
-        line += &match column {
-            0 => format!("{cell:<width$}"),
-            7 => format!("   {cell}"),
-            _ => format!("  {cell:>width$}"),
-        };
-    }
+fn write_line(f: &mut fmt::Formatter<'_>, cells: &[String; 8]) -> fmt::Result {
+    let padded = cells.iter().zip(COLUMNS).enumerate().map(|(column, (cell, (_, _, width)))| match column {
+        0 => format!("{cell:<width$}"),
+        7 => format!("   {cell}"),
+        _ => format!("  {cell:>width$}"),
+    });
+    let line: String = padded.collect();
     writeln!(f, "{}", line.trim_end())
 }
 
