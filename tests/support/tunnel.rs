@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use laneway::cli::demo::lab::{Lab, Side};
 
-/// The UDP port of every WireGuard peer in the lab: namespaces keep them apart.
+/// The UDP port of every peer in the lab: namespaces keep them apart.
 pub const PORT: u16 = 51820;
 
 /// The MTU of the tunnel device in bytes.

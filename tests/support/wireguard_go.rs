@@ -34,7 +34,10 @@ impl WireGuardGo {
         let mut process = Process::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
         let socket = control_socket(&device);
         wait_until("wireguard-go", || {
-            assert!(process.is_running(), "wireguard-go ended at once: is it installed, and may it open /dev/net/tun?");
+            assert!(
+                process.is_running(),
+                "wireguard-go ended at once: is it installed, and may it open /dev/net/tun?"
+            );
             socket.exists()
         });
         output(&side.namespace, &["ip", "link", "set", &device, "mtu", &MTU.to_string()], "");

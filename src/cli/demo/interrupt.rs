@@ -13,8 +13,8 @@ use nix::sys::signal::{SigSet, Signal};
 /// What a shell expects of a command that SIGINT ended: 128 + 2.
 pub const EXIT_STATUS: u8 = 130;
 
-/// Whether somebody asked the demo to stop.
-#[derive(Debug)]
+/// Whether somebody asked the demo to stop. The default one hears no signals.
+#[derive(Debug, Default)]
 pub struct Interrupt {
     shared: Arc<Shared>,
 }
@@ -46,6 +46,11 @@ impl Interrupt {
             }
         })?;
         Ok(Interrupt { shared })
+    }
+
+    /// Asks the demo to stop, as a signal would.
+    pub fn raise(&self) {
+        self.shared.raise();
     }
 
     /// For those who look at it now and then.
@@ -80,7 +85,7 @@ mod tests {
 
     #[test]
     fn waiting_ends_with_the_first_signal() {
-        let interrupt = Interrupt { shared: Arc::default() };
+        let interrupt = Interrupt::default();
         let raise = Arc::clone(&interrupt.shared);
         let signal = thread::spawn(move || raise.raise());
         interrupt.wait(Duration::MAX);

@@ -74,8 +74,8 @@ pub struct Outcome {
 /// Why a run of traffic is not a success.
 #[derive(Debug, Error)]
 pub enum TrafficError {
-    /// No connection came about.
-    #[error("nothing crossed: stream {stream} could not connect to {to}: {cause}")]
+    /// No connection came about: nothing crosses, or the machine has no descriptors left.
+    #[error("stream {stream} could not connect to {to}: {cause}")]
     Connect {
         /// The stream's number, from 0.
         stream: u16,
@@ -294,10 +294,10 @@ mod tests {
     #[test]
     fn a_stream_that_arrives_whole_is_counted_to_its_last_byte() {
         let (wire, pattern) = (wire(), Pattern::new());
-        let (sender, receiver) = pair();
+        let (near, far) = pair();
         let (sent, received) = thread::scope(|scope| {
-            let sending = scope.spawn(|| send(sender, 3, Limit::Bytes(LENGTH), &pattern, &wire));
-            (receive(receiver, 3, &pattern, &wire), join(sending))
+            let sending = scope.spawn(|| send(near, 3, Limit::Bytes(LENGTH), &pattern, &wire));
+            (receive(far, 3, &pattern, &wire), join(sending))
         });
         assert_eq!((sent.unwrap(), received.unwrap(), wire.verified.into_inner()), (LENGTH, LENGTH, LENGTH));
     }
@@ -305,13 +305,13 @@ mod tests {
     #[test]
     fn one_wrong_bit_is_reported_with_its_place() {
         let (wire, pattern) = (wire(), Pattern::new());
-        let (mut sender, receiver) = pair();
+        let (mut near, far) = pair();
         let mut piece = pattern.at(3, 0).to_vec();
         piece[77_777] ^= 0x10;
         let received = thread::scope(|scope| {
             // The receiver hangs up at the wrong byte, so the rest may not be taken any more.
-            scope.spawn(move || sender.write_all(&piece));
-            receive(receiver, 3, &pattern, &wire)
+            scope.spawn(move || near.write_all(&piece));
+            receive(far, 3, &pattern, &wire)
         });
         assert!(matches!(received, Err(TrafficError::Wrong { stream: 3, offset: 77_777 })), "{received:?}");
         assert!(wire.verified.into_inner() < 77_777);
@@ -320,10 +320,10 @@ mod tests {
     #[test]
     fn a_halt_ends_a_stream_without_limit_cleanly() {
         let (wire, pattern) = (wire(), Pattern::new());
-        let (sender, receiver) = pair();
+        let (near, far) = pair();
         let (sent, received) = thread::scope(|scope| {
-            let sending = scope.spawn(|| send(sender, 0, Limit::Time(Duration::MAX), &pattern, &wire));
-            let receiving = scope.spawn(|| receive(receiver, 0, &pattern, &wire));
+            let sending = scope.spawn(|| send(near, 0, Limit::Time(Duration::MAX), &pattern, &wire));
+            let receiving = scope.spawn(|| receive(far, 0, &pattern, &wire));
             while wire.verified.load(Relaxed) == 0 {
                 thread::yield_now();
             }
