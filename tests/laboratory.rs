@@ -4,12 +4,11 @@ mod support;
 
 use std::process::Stdio;
 
+use support::boringtun::BoringTun;
 use support::process::{Process, command_in};
 use support::tunnel::{self, Family};
-use support::wireguard_go::{self, KeyPair, WireGuardGo};
-use support::{bulk, lab, ping::ping, require_root, wait_until};
-
-const MIB: u64 = 1 << 20;
+use support::wireguard_go::WireGuardGo;
+use support::{exercise, lab, ping::ping, require_root, wait_until};
 
 #[test]
 fn two_wireguard_go_peers_carry_ping_and_bulk_tcp_over_either_protocol() {
@@ -19,18 +18,25 @@ fn two_wireguard_go_peers_carry_ping_and_bulk_tcp_over_either_protocol() {
     for outside in Family::ALL {
         let lab = lab();
         let (left, right) = (WireGuardGo::start(&lab.left), WireGuardGo::start(&lab.right));
-        let (left_keys, right_keys) = (KeyPair::generate(&lab.left), KeyPair::generate(&lab.right));
-        let endpoint = Some(outside.endpoint(&lab.right));
-        wireguard_go::configure(&lab.left, &left.device, &left_keys, &right_keys, 2, endpoint);
-        wireguard_go::configure(&lab.right, &right.device, &right_keys, &left_keys, 1, None);
-        tunnel::address(&lab, &left.device, &right.device);
-
-        for inside in Family::ALL {
-            ping(&lab.left.namespace, inside.inside(2));
-            bulk(&lab.left, &lab.right, inside.inside(2), 2, 8 * MIB);
-            bulk(&lab.right, &lab.left, inside.inside(1), 2, 8 * MIB);
-        }
+        tunnel::join(&lab, &left.device, &right.device, outside);
+        exercise(&lab);
     }
+}
+
+#[test]
+fn boringtun_and_wireguard_go_carry_ping_and_bulk_tcp_whichever_begins() {
+    if !require_root() {
+        return;
+    }
+    let begins = lab();
+    let (left, right) = (BoringTun::start(&begins.left), WireGuardGo::start(&begins.right));
+    tunnel::join(&begins, &left.device, &right.device, Family::V4);
+    exercise(&begins);
+
+    let answers = lab();
+    let (left, right) = (WireGuardGo::start(&answers.left), BoringTun::start(&answers.right));
+    tunnel::join(&answers, &left.device, &right.device, Family::V6);
+    exercise(&answers);
 }
 
 #[test]

@@ -4,17 +4,23 @@
 //! Every test binary takes from here what it needs, so parts are unused in each of them.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod boringtun;
 pub mod ping;
 pub mod process;
 pub mod tunnel;
+pub mod wg;
 pub mod wireguard_go;
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use laneway::cli::demo::lab::{Lab, Side};
 use laneway::cli::demo::traffic::{self, Limit, Outcome, Plan};
+
+use self::ping::ping;
+use self::tunnel::Family;
 
 /// How long something that must happen soon may take on a busy machine before a test gives up.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -67,11 +73,24 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 ///
 /// # Panics
 /// When a byte is wrong or missing.
-pub fn bulk(from: &Side, to: &Side, address: std::net::IpAddr, streams: u16, bytes: u64) -> Outcome {
+pub fn bulk(from: &Side, to: &Side, address: IpAddr, streams: u16, bytes: u64) -> Outcome {
     let (from, to) = (&from.namespace, &to.namespace);
     let plan = Plan { from, to, address, streams, limit: Limit::Bytes(bytes) };
     let outcome =
         traffic::run(&plan, &AtomicBool::new(false), |_| {}).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(outcome.verified, u64::from(streams) * bytes);
     outcome
+}
+
+/// What every working tunnel must carry: echoes of all sizes, and bulk TCP both ways, over IPv4 and IPv6.
+///
+/// # Panics
+/// When something does not come back, or not unchanged.
+pub fn exercise(lab: &Lab) {
+    for inside in Family::ALL {
+        ping(&lab.left.namespace, inside.inside(2));
+        ping(&lab.right.namespace, inside.inside(1));
+        bulk(&lab.left, &lab.right, inside.inside(2), 2, 8 << 20);
+        bulk(&lab.right, &lab.left, inside.inside(1), 2, 8 << 20);
+    }
 }

@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use laneway::cli::demo::lab::{Lab, Side};
 
+use super::wg::{self, KeyPair};
+
 /// The UDP port of every peer in the lab: namespaces keep them apart.
 pub const PORT: u16 = 51820;
 
@@ -40,16 +42,27 @@ impl Family {
     }
 }
 
-/// Gives the tunnel device of both sides its addresses and brings it up.
+/// Makes one tunnel of two running peers: fresh keys, inside addresses, devices up. The left one knows where the
+/// right one is, over the given protocol, and so begins; the right one learns it.
 ///
 /// # Panics
-/// When a device is not there.
-pub fn address(lab: &Lab, left_device: &str, right_device: &str) {
-    for (side, device, host) in [(&lab.left, left_device, 1), (&lab.right, right_device, 2)] {
-        for (family, prefix) in [(Family::V4, 24), (Family::V6, 64)] {
-            let added = side.address(device, family.inside(host), prefix);
-            added.unwrap_or_else(|error| panic!("{error}"));
-        }
+/// When a device or its control socket is not there.
+pub fn join(lab: &Lab, left_device: &str, right_device: &str, outside: Family) {
+    let (left, right) = (KeyPair::generate(&lab.left), KeyPair::generate(&lab.right));
+    wg::configure(&lab.left, left_device, &left, &right, 2, Some(outside.endpoint(&lab.right)));
+    wg::configure(&lab.right, right_device, &right, &left, 1, None);
+    address(&lab.left, left_device, 1);
+    address(&lab.right, right_device, 2);
+}
+
+/// Gives a tunnel device the addresses of this host number and brings it up.
+///
+/// # Panics
+/// When there is no such device.
+pub fn address(side: &Side, device: &str, host: u8) {
+    for (family, prefix) in [(Family::V4, 24), (Family::V6, 64)] {
+        let added = side.address(device, family.inside(host), prefix);
+        added.unwrap_or_else(|error| panic!("{error}"));
     }
 }
 

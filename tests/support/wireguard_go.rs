@@ -1,14 +1,12 @@
-//! wireguard-go as a peer, configured with the `wg` tool: both must be installed. Anything that serves the same
-//! control socket is configured the same way.
+//! wireguard-go as a peer. It must be installed.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::Stdio;
 
 use laneway::cli::demo::lab::Side;
 
 use super::process::{Process, command_in, output};
-use super::tunnel::{MTU, PORT, allowed_ips};
+use super::tunnel::MTU;
+use super::wg::control_socket;
 use super::{device_name, wait_until};
 
 /// A running wireguard-go in one side of the lab.
@@ -43,48 +41,4 @@ impl WireGuardGo {
         output(&side.namespace, &["ip", "link", "set", &device, "mtu", &MTU.to_string()], "");
         WireGuardGo { device, _process: process }
     }
-}
-
-/// Where `wg` looks for the control socket of a userspace device.
-pub fn control_socket(device: &str) -> PathBuf {
-    PathBuf::from(format!("/var/run/wireguard/{device}.sock"))
-}
-
-/// A key pair in base64, made by `wg`.
-#[derive(Clone)]
-pub struct KeyPair {
-    /// The private half.
-    pub private: String,
-    /// The public half.
-    pub public: String,
-}
-
-impl KeyPair {
-    /// A fresh pair.
-    pub fn generate(side: &Side) -> KeyPair {
-        let private = output(&side.namespace, &["wg", "genkey"], "").trim().to_owned();
-        let public = output(&side.namespace, &["wg", "pubkey"], &private).trim().to_owned();
-        KeyPair { private, public }
-    }
-}
-
-/// Configures the device of `side` with one peer, that has the given host number inside the tunnel. Without an
-/// endpoint it can only answer.
-pub fn configure(
-    side: &Side,
-    device: &str,
-    own: &KeyPair,
-    peer: &KeyPair,
-    peer_host: u8,
-    endpoint: Option<SocketAddr>,
-) {
-    let endpoint = endpoint.map(|endpoint| format!("Endpoint = {endpoint}\n")).unwrap_or_default();
-    let file = format!(
-        "[Interface]\nPrivateKey = {}\nListenPort = {PORT}\n\
-         [Peer]\nPublicKey = {}\nAllowedIPs = {}\n{endpoint}",
-        own.private,
-        peer.public,
-        allowed_ips(peer_host),
-    );
-    output(&side.namespace, &["wg", "setconf", device, "/dev/stdin"], &file);
 }
