@@ -31,8 +31,9 @@ use crate::lane::telemetry::OutsideTelemetry;
 use crate::packet::{flow, ip};
 use crate::underlay::{DEPTH, Endpoint, Receiver, UdpSocket};
 use crate::units::Nanos;
+use crate::wireguard::aead::MAX_RUN;
 use crate::wireguard::messages::{DATA_OVERHEAD, Kind, data_receiver};
-use crate::wireguard::session::{MAX_RUN, Opened, OpenedRun, Session};
+use crate::wireguard::session::{Opened, OpenedRun, Session};
 use crate::wireguard::table::SessionTable;
 
 /// The receiving half of an outside worker.
