@@ -7,6 +7,7 @@ use ::boringtun::noise::rate_limiter::RateLimiter;
 use ::boringtun::noise::{Tunn, TunnResult};
 use ::boringtun::x25519::{PublicKey, StaticSecret};
 
+use super::super::limiter::LoadLimits;
 use super::super::messages::{DATA_HEADER, DATA_OVERHEAD, INITIATION, Kind};
 use super::super::protocol::Settings;
 use super::super::session::OpenedRun;
@@ -143,7 +144,7 @@ fn their_demand_for_a_cookie_is_met() {
 
 #[test]
 fn our_demand_for_a_cookie_is_understood() {
-    let load = super::super::limiter::LoadLimits { begins_over: 0, ends_at: 0 };
+    let load = LoadLimits { begins_over: 0, ends_at: 0 };
     let mut ours = End::new(1, &private(2).public_key(), Settings { load, ..Settings::default() });
     let mut theirs = Theirs::new(None);
     let reply = ours.receive(at(0.0), &theirs.initiates()).1.remove(0);
@@ -153,11 +154,13 @@ fn our_demand_for_a_cookie_is_understood() {
     assert_eq!(Kind::of(&response), Some(Kind::Response));
 }
 
+/// Datagrams in a run, and the size of each.
+const COUNT: usize = 45;
+const STRIDE: usize = 112 + DATA_OVERHEAD;
+
 #[test]
 fn whole_runs_are_understood_both_ways() {
     let (mut ours, mut theirs) = connected();
-    const COUNT: usize = 45;
-    const STRIDE: usize = 112 + DATA_OVERHEAD;
     let session = ours.sending.clone().unwrap();
 
     let mut run = vec![0; COUNT * STRIDE];

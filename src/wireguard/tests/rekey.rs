@@ -7,7 +7,7 @@ use super::super::messages::{DATA_OVERHEAD, INITIATION, Kind};
 use super::super::protocol::Settings;
 use super::super::session::MessageLimits;
 use super::super::timers::{MAX_ATTEMPTS, MAX_JITTER, REKEY_TIMEOUT};
-use super::world::{at, connected, exchange, pair, send};
+use super::world::{at, connected, exchange, pair, private, send};
 use crate::drops::DropReason;
 use proptest::prelude::*;
 
@@ -220,7 +220,7 @@ fn a_handshake_that_must_wait_is_not_forgotten() {
     let (mut a, mut b) = connected(at(0.0), Settings::default());
     let session = a.sending.take().unwrap();
     a.protocol.set_private_key(None);
-    a.protocol.set_private_key(Some(super::world::private(1)));
+    a.protocol.set_private_key(Some(private(1)));
     assert!(a.wants_to_send(at(1.0)).is_empty(), "five seconds between two initiations");
     a.poll(at(1.0));
     assert_eq!(a.next_poll, Some(at(5.0)));
@@ -259,14 +259,14 @@ proptest! {
     /// checks that), never two sessions' worth of state left behind, and in the end data flows.
     #[test]
     fn after_any_history_data_flows_again(
-        steps in prop::collection::vec((0u8..8, 0.0f64..400.0, any::<bool>()), 1..60),
+        steps in prop::collection::vec((0u8..8, 0.0f64..400.0, any::<bool>(), any::<bool>()), 1..60),
     ) {
         let (mut a, mut b) = pair(Settings::default());
         let mut clock = 1000.0;
-        for (what, seconds, lost) in steps {
+        for (what, seconds, lost, swapped) in steps {
             clock = if what == 7 { (clock - seconds).max(0.0) } else { clock + seconds };
             let now = at(clock);
-            let (one, other) = if seconds as u32 % 2 == 0 { (&mut a, &mut b) } else { (&mut b, &mut a) };
+            let (one, other) = if swapped { (&mut b, &mut a) } else { (&mut a, &mut b) };
             let mut sent = one.poll(now);
             other.poll(now);
             match what {
