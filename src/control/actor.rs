@@ -5,14 +5,15 @@
 //! messages to send, sessions for the workers to use and snapshots for them to read. No data packet
 //! ever waits for it.
 //!
-//! Timers: a peer with traffic is looked at once a second; a peer without sleeps until the next
-//! moment the protocol named for it, and costs nothing until then.
+//! Timers: after each call about a peer the protocol says when it wants to be asked again. A peer
+//! without sessions has no such moment and costs nothing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arrayvec::ArrayVec;
 use crossbeam::channel::Receiver;
 use nix::errno::Errno;
 
@@ -26,14 +27,11 @@ use crate::lane::telemetry::PeerTelemetry;
 use crate::sys::clock;
 use crate::underlay::Endpoint;
 use crate::units::{Nanos, PeerId};
-use crate::wireguard::activity::ActivityTimes;
 use crate::wireguard::keys::OsEntropy;
 use crate::wireguard::messages::DATA_OVERHEAD;
-use crate::wireguard::protocol::{Output, Outputs, Protocol, SendTo};
+use crate::wireguard::outputs::{MAX_OUTPUTS, Output, Outputs, SendTo};
+use crate::wireguard::protocol::Protocol;
 use crate::wireguard::session::Role;
-
-/// How often a peer with traffic is looked at.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// Handshake messages that are worked on before events and timers get their turn again. One costs
 /// up to some hundred microseconds of elliptic curves.
@@ -74,38 +72,22 @@ pub struct PeerActor {
 #[derive(Debug, Default)]
 pub struct Schedule {
     due: BTreeSet<(Nanos, PeerId)>,
-    looks: Vec<Look>,
-}
-
-/// What is known of a peer's last look.
-#[derive(Clone, Copy, Debug, Default)]
-struct Look {
-    next: Option<Nanos>,
-    seen: ActivityTimes,
+    of_peer: Vec<Option<Nanos>>,
 }
 
 impl Schedule {
-    fn look(&mut self, peer: PeerId) -> &mut Look {
+    /// Sets or, with `None`, ends what was set for `peer`.
+    pub(super) fn set(&mut self, peer: PeerId, next: Option<Nanos>) {
         let index = peer.0 as usize;
-        if self.looks.len() <= index {
-            self.looks.resize(index + 1, Look::default());
+        if self.of_peer.len() <= index {
+            self.of_peer.resize(index + 1, None);
         }
-        &mut self.looks[index]
-    }
-
-    fn set(&mut self, peer: PeerId, next: Option<Nanos>) {
-        if let Some(previous) = std::mem::replace(&mut self.look(peer).next, next) {
+        if let Some(previous) = std::mem::replace(&mut self.of_peer[index], next) {
             self.due.remove(&(previous, peer));
         }
         if let Some(next) = next {
             self.due.insert((next, peer));
         }
-    }
-
-    /// A removed peer's entry goes, so that whoever gets its number begins anew.
-    pub(super) fn forget(&mut self, peer: PeerId) {
-        self.set(peer, None);
-        *self.look(peer) = Look::default();
     }
 
     fn next(&self) -> Option<Nanos> {
@@ -141,11 +123,10 @@ impl PeerActor {
     /// Brings the protocol and the snapshot in line with `update`.
     ///
     /// # Errors
-    /// What the control socket answers; nothing of the failing step has been done.
+    /// What the control socket answers. What came before the mistake has been done, as with every
+    /// WireGuard.
     pub fn apply(&mut self, update: DeviceUpdate) -> Result<(), Errno> {
-        let outcome = device::apply(self, update);
-        self.carry_out(None);
-        outcome
+        device::apply(self, update)
     }
 
     /// The state that `get=1` shows.
@@ -153,28 +134,16 @@ impl PeerActor {
         device::status(self)
     }
 
-    /// Looks at a peer's timers, and decides when to look again.
+    /// Lets the protocol do what is due for a peer, and notes when it wants to be asked again.
     pub(super) fn look_at(&mut self, peer: PeerId) {
-        let Some(record) = self.peers.load().peer(peer).cloned() else { return self.schedule.set(peer, None) };
         let now = clock::now();
-        let times = self.protocol.activity(peer).snapshot();
-        let next = self.protocol.poll(now, unix_now(), &mut self.entropy, peer, times, &mut self.outputs);
-        let look = self.schedule.look(peer);
-        let busy = std::mem::replace(&mut look.seen, times) != times;
-        let next = if busy {
-            // Workers stay silent about it while it is watched.
-            record.watched.store(true, Ordering::Release);
-            let soon = now.after(LOOK);
-            Some(next.map_or(soon, |next| next.min(soon)))
-        } else {
-            record.watched.store(false, Ordering::Release);
-            next
-        };
+        let next = self.protocol.poll(now, unix_now(), &mut self.entropy, peer, &mut self.outputs);
         self.schedule.set(peer, next);
+        self.carry_out(None);
     }
 
     /// Seals and sends an empty data message.
-    pub(super) fn send_keepalive(&mut self, peer: PeerId) {
+    fn send_keepalive(&mut self, peer: PeerId) {
         let snapshot = self.peers.load();
         let Some(record) = snapshot.peer(peer) else { return };
         let (Some(session), Some(to)) = (record.sending.load_full(), record.endpoint.load()) else { return };
@@ -204,82 +173,110 @@ impl PeerActor {
         while let Some(peer) = self.schedule.take_due(now) {
             worked = true;
             self.look_at(peer);
-            self.carry_out(None);
         }
         worked
     }
 
     fn hear(&mut self, event: PeerEvent) {
-        let now = clock::now();
         match event {
             PeerEvent::WantsHandshake(peer) => {
-                if let Some(record) = self.peers.load().peer(peer) {
-                    record.asked.store(false, Ordering::Release);
-                }
-                self.protocol.data_waits(now, unix_now(), &mut self.entropy, peer, &mut self.outputs);
+                self.with_record(peer, |record| record.asked.store(false, Ordering::Release));
+                self.protocol.data_waits(clock::now(), unix_now(), &mut self.entropy, peer, &mut self.outputs);
+                self.carry_out(None);
                 self.look_at(peer);
             }
             PeerEvent::Confirmed(local_index) => {
-                if let Some(peer) = self.protocol.confirmed(now, local_index, &mut self.outputs) {
-                    self.look_at(peer);
-                }
+                self.protocol.confirmed(unix_now(), local_index, &mut self.outputs);
+                self.settle(None);
             }
-            PeerEvent::Active(peer) => self.look_at(peer),
         }
-        self.carry_out(None);
     }
 
     fn receive(&mut self, datagram: &HandshakeDatagram) {
-        let from = datagram.from.address;
-        let peer = self.protocol.handle_datagram(
+        self.protocol.handle_datagram(
             clock::now(),
             unix_now(),
             &mut self.entropy,
-            from,
+            datagram.from.address,
             &datagram.message,
             &mut self.outputs,
         );
-        if let Some(peer) = peer {
-            if let Some(record) = self.peers.load().peer(peer) {
-                record.received_bytes.fetch_add(datagram.message.len() as u64, Ordering::Relaxed);
-            }
-            self.look_at(peer);
-        }
-        self.carry_out(Some(datagram));
+        self.settle(Some(datagram));
     }
 
-    /// Does what the protocol has answered. `cause` is the datagram it answered to, if one.
-    pub(super) fn carry_out(&mut self, cause: Option<&HandshakeDatagram>) {
-        while let Some(output) = self.outputs.pop() {
-            match output {
-                Output::Send { to, datagram, peer } => self.send_handshake(to, datagram, peer, cause),
-                Output::SendKeepalive { peer } => self.send_keepalive(peer),
-                Output::Use { peer, session } => {
-                    self.with_record(peer, |record| record.sending.store(Some(session)));
-                    for bell in &self.inside_bells {
-                        bell.ring(Awaited::WORK);
-                    }
-                }
-                Output::Stop { peer } => self.with_record(peer, |record| record.sending.store(None)),
-                Output::Roamed { peer } => {
-                    let from = cause.expect("only a received message shows where a peer is").from;
-                    self.with_record(peer, |record| record.endpoint.store(Some(from)));
-                }
-                Output::HandshakeFailed { peer } => {
-                    self.telemetry.given_up.add(1);
-                    self.with_record(peer, |record| {
-                        record.failed_handshakes.fetch_add(1, Ordering::AcqRel);
-                    });
-                    for bell in &self.inside_bells {
-                        bell.ring(Awaited::WORK);
-                    }
-                }
-                Output::HandshakeDone { role: Role::Initiator, .. } => self.telemetry.initiated.add(1),
-                Output::HandshakeDone { role: Role::Responder, .. } => self.telemetry.responded.add(1),
-                Output::MessageDropped { reason } => {
-                    self.telemetry.messages_dropped.add(reason as usize, 1);
-                }
+    /// Carries out what the protocol answered, and looks at the timers of those it is about.
+    fn settle(&mut self, cause: Option<&HandshakeDatagram>) {
+        for peer in self.carry_out(cause) {
+            self.look_at(peer);
+        }
+    }
+
+    /// Does what the protocol answered; the peers it is about. `cause` is the datagram it answered
+    /// to, if one.
+    fn carry_out(&mut self, cause: Option<&HandshakeDatagram>) -> ArrayVec<PeerId, MAX_OUTPUTS> {
+        let mut concerned = ArrayVec::new();
+        let mut outputs = std::mem::take(&mut self.outputs);
+        for output in outputs.drain() {
+            concerned.extend(self.act(output, cause));
+        }
+        self.outputs = outputs;
+        concerned
+    }
+
+    /// Does one thing; the peer it is about, if one.
+    fn act(&mut self, output: Output, cause: Option<&HandshakeDatagram>) -> Option<PeerId> {
+        match output {
+            Output::Send { to, datagram, peer } => {
+                self.send_handshake(to, datagram, peer, cause);
+                peer
             }
+            Output::SendKeepalive { peer } => {
+                self.send_keepalive(peer);
+                Some(peer)
+            }
+            Output::Use { peer, session } => {
+                self.with_record(peer, |record| record.sending.store(Some(session)));
+                self.wake_inside();
+                Some(peer)
+            }
+            Output::Stop { peer } => {
+                self.with_record(peer, |record| record.sending.store(None));
+                Some(peer)
+            }
+            Output::Roamed { peer } => {
+                let cause = cause.expect("only a received message shows where a peer is");
+                self.with_record(peer, |record| {
+                    record.endpoint.store(Some(cause.from));
+                    record.received_bytes.fetch_add(cause.message.len() as u64, Ordering::Relaxed);
+                });
+                Some(peer)
+            }
+            Output::HandshakeFailed { peer } => {
+                self.telemetry.given_up.add(1);
+                self.with_record(peer, |record| {
+                    record.failed_handshakes.fetch_add(1, Ordering::AcqRel);
+                });
+                self.wake_inside();
+                Some(peer)
+            }
+            Output::HandshakeDone { peer, role, .. } => {
+                match role {
+                    Role::Initiator => self.telemetry.initiated.add(1),
+                    Role::Responder => self.telemetry.responded.add(1),
+                }
+                Some(peer)
+            }
+            Output::MessageDropped { reason } => {
+                self.telemetry.messages_dropped.add(reason as usize, 1);
+                None
+            }
+        }
+    }
+
+    /// Inside workers look at what they have staged.
+    fn wake_inside(&self) {
+        for bell in &self.inside_bells {
+            bell.ring(Awaited::WORK);
         }
     }
 
@@ -300,7 +297,7 @@ impl PeerActor {
         let record = peer.and_then(|peer| snapshot.peer(peer));
         let to = match to {
             SendTo::Source => cause.map(|datagram| datagram.from),
-            SendTo::Peer => record.and_then(|record| record.endpoint.load()),
+            SendTo::Endpoint(peer) => snapshot.peer(peer).and_then(|record| record.endpoint.load()),
         };
         if let Some(to) = to {
             self.send(cause.map_or(FIRST_LANE, |datagram| datagram.lane), datagram, to, record);

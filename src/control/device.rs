@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
 use ipnet::IpNet;
@@ -20,7 +21,7 @@ use crate::lane::mailbox::OutsideCommand;
 use crate::lane::peers::{PeerRecord, Snapshot};
 use crate::underlay::{self, BindError, Endpoint, SocketOptions};
 use crate::units::PeerId;
-use crate::wireguard::keys::PublicKey;
+use crate::wireguard::keys::{PrivateKey, PublicKey};
 
 /// Requests that may wait for the peer actor. Whoever asks waits for the answer, so there are no
 /// more than there are connections to the control socket.
@@ -97,8 +98,7 @@ pub(super) fn apply(actor: &mut PeerActor, update: DeviceUpdate) -> Result<(), E
         rebind(actor, port)?;
     }
     if let Some(key) = update.private_key {
-        actor.protocol.set_private_key(key, &mut actor.outputs);
-        actor.carry_out(None);
+        set_private_key(actor, key);
     }
     let mut snapshot = Snapshot::clone(&actor.peers.load());
     if update.replace_peers {
@@ -130,15 +130,18 @@ pub(super) fn status(actor: &PeerActor) -> DeviceStatus {
     for (net, owner) in snapshot.routes.iter() {
         allowed_ips[owner.id.0 as usize].push(net);
     }
-    let peer = |record: &Arc<PeerRecord>| PeerStatus {
-        public_key: record.public_key,
-        preshared_key: actor.protocol.preshared_key(record.id).clone(),
-        endpoint: record.endpoint.load().map(|endpoint| endpoint.address),
-        last_handshake: actor.protocol.last_handshake(record.id),
-        sent_bytes: record.sent_bytes.load(Ordering::Relaxed),
-        received_bytes: record.received_bytes.load(Ordering::Relaxed),
-        persistent_keepalive: actor.protocol.persistent_keepalive(record.id),
-        allowed_ips: std::mem::take(&mut allowed_ips[record.id.0 as usize]),
+    let peer = |record: &Arc<PeerRecord>| {
+        let info = actor.protocol.peer(record.id).expect("protocol and snapshot have the same peers");
+        PeerStatus {
+            public_key: record.public_key,
+            preshared_key: info.preshared_key.clone(),
+            endpoint: record.endpoint.load().map(|endpoint| endpoint.address),
+            last_handshake: info.last_handshake,
+            sent_bytes: record.sent_bytes.load(Ordering::Relaxed),
+            received_bytes: record.received_bytes.load(Ordering::Relaxed),
+            persistent_keepalive: info.persistent_keepalive.map_or(0, |every| every.as_secs() as u16),
+            allowed_ips: std::mem::take(&mut allowed_ips[record.id.0 as usize]),
+        }
     };
     DeviceStatus {
         private_key: actor.protocol.private_key().cloned(),
@@ -166,6 +169,22 @@ fn rebind(actor: &mut PeerActor, port: u16) -> Result<(), Errno> {
         commands.push(OutsideCommand::Rebind(Box::new(socket))).map_err(|_| Errno::EBUSY)?;
     }
     Ok(())
+}
+
+/// Every session was made with the old key, so none is used any more. A peer that turns out to be
+/// ourselves is gone.
+fn set_private_key(actor: &mut PeerActor, key: Option<PrivateKey>) {
+    let change = actor.protocol.set_private_key(key);
+    if change.changed {
+        for record in actor.peers.load().peers.iter().flatten() {
+            record.sending.store(None);
+        }
+    }
+    if let Some(peer) = change.removed {
+        let mut snapshot = Snapshot::clone(&actor.peers.load());
+        forget_peer(actor, &mut snapshot, peer);
+        actor.peers.store(Arc::new(snapshot));
+    }
 }
 
 /// Changes one peer; the peer, if there is one to look at now.
@@ -198,7 +217,8 @@ fn apply_peer(
         record.endpoint.store(Some(Endpoint::new(address)));
     }
     if let Some(seconds) = update.persistent_keepalive {
-        actor.protocol.set_persistent_keepalive(peer, seconds);
+        let interval = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
+        actor.protocol.set_persistent_keepalive(peer, interval);
     }
     if update.replace_allowed_ips {
         snapshot.routes.retain(|owner| owner.id != peer);
@@ -227,8 +247,13 @@ fn add_peer(actor: &mut PeerActor, snapshot: &mut Snapshot, key: PublicKey) -> R
 }
 
 fn remove_peer(actor: &mut PeerActor, snapshot: &mut Snapshot, peer: PeerId) {
-    actor.protocol.remove_peer(peer, &mut actor.outputs);
-    actor.schedule.forget(peer);
+    actor.protocol.remove_peer(peer);
+    forget_peer(actor, snapshot, peer);
+}
+
+/// Takes a peer that the protocol no longer has out of all that workers see.
+fn forget_peer(actor: &mut PeerActor, snapshot: &mut Snapshot, peer: PeerId) {
+    actor.schedule.set(peer, None);
     snapshot.routes.retain(|owner| owner.id != peer);
     snapshot.peers[peer.0 as usize] = None;
 }

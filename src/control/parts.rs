@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use super::actor::{PeerActor, Schedule};
-use super::config::{RouterConfig, Switch};
+use super::config::cpu_list::CpuList;
+use super::config::{Queues, RouterConfig, Switch};
 use super::device::{Bound, DeviceHandle};
 use super::netlink;
 use super::supervisor::StartError;
@@ -24,11 +25,12 @@ use crate::lane::peers::{Peers, Snapshot};
 use crate::lane::pinning::{self, LaneCpus};
 use crate::lane::sleep::Sleeper;
 use crate::lane::telemetry::{InsideTelemetry, OutsideTelemetry, PeerTelemetry, Registry};
-use crate::offload::{self, Offload, SealReason, Shutdown, TunDevice};
+use crate::offload::{self, Offload, Shutdown, TunDevice};
 use crate::underlay::{self, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions, UdpSocket};
 use crate::wireguard::keys::OsEntropy;
 use crate::wireguard::messages::{DATA_OVERHEAD, padded_len};
-use crate::wireguard::protocol::{HandshakeDrop, Outputs, Protocol};
+use crate::wireguard::outputs::{HandshakeDrop, Outputs};
+use crate::wireguard::protocol::{Protocol, Settings};
 use crate::wireguard::table::SessionTable;
 
 /// The workers of each lane and where they run.
@@ -74,15 +76,18 @@ pub(super) fn open(
     shutdown: &Arc<Shutdown>,
 ) -> Result<Parts, StartError> {
     let allowed = pinning::allowed();
-    let lanes = config.queues.count(allowed.len());
+    let lanes = match config.queues {
+        Queues::Auto => (allowed.len() / 2).max(1),
+        Queues::Fixed(lanes) => lanes,
+    };
     let cpus = plan_cpus(config, &allowed, lanes)?;
 
-    let offload = config.tun_offload == Switch::Auto;
+    let offload = config.tun_offload.is_on();
     let tun = match tun {
         Some(fd) => offload::inherit_queue(fd, lanes, offload, shutdown)?,
         None => offload::open_queues(&config.interface, lanes, offload, shutdown)?,
     };
-    let udp_offload = config.udp_offload == Switch::Auto;
+    let udp_offload = config.udp_offload.is_on();
     let options = SocketOptions {
         buffer: config.socket_buffer,
         fwmark: config.update.fwmark.unwrap_or(0),
@@ -107,7 +112,7 @@ pub(super) fn open(
     let (device, requests) = DeviceHandle::new(Arc::clone(&actor_bell));
     let drops: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
     let actor = PeerActor {
-        protocol: Protocol::new(None, Arc::clone(&shared.sessions)),
+        protocol: Protocol::new(None, Arc::clone(&shared.sessions), Settings::default()),
         peers: Arc::clone(&shared.peers),
         inbox: Arc::clone(&shared.actor),
         requests,
@@ -137,16 +142,16 @@ fn interface_setup(config: &RouterConfig) -> netlink::Setup {
         mtu: config.mtu,
         gso_max_segs: segments_per_run(config.mtu) as u32,
         addresses: config.addresses.clone(),
-        routes: config.routes(),
-        up: config.up,
+        routes: Vec::new(),
+        up: config.manage_link,
     }
 }
 
 fn plan_cpus(config: &RouterConfig, allowed: &[usize], lanes: usize) -> Result<Vec<LaneCpus>, StartError> {
-    let listed = |list: &Option<super::config::CpuList>, lane: usize, name: &str| match list {
+    let listed = |list: &Option<CpuList>, lane: usize, name: &str| match list {
         None => Ok(None),
         Some(list) => {
-            let cpu = list.nth_wrapping(lane);
+            let cpu = list.cpus()[lane % list.cpus().len()];
             if allowed.contains(&cpu) {
                 return Ok(Some(cpu));
             }
@@ -196,7 +201,6 @@ fn wire(
 ) -> Lanes {
     let inboxes: Vec<_> = ends.iter().map(|ends| Arc::clone(&ends.inbound)).collect();
     let homes: Vec<_> = ends.iter().map(|ends| Arc::clone(ends.inbound_pool.home())).collect();
-    let seals: Vec<_> = SealReason::ALL.iter().map(|reason| reason.label()).collect();
     let sleeper = |bell: &Arc<Doorbell>| Sleeper::new(Arc::clone(bell), Arc::clone(&shared.shutdown));
     let lane = |(lane, (((ends, queue), socket), cpus)): (usize, (((Ends, Offload), UdpSocket), LaneCpus))| {
         let outgoing_home = Arc::clone(ends.outbound_pool.home());
@@ -213,7 +217,7 @@ fn wire(
             sleeper: sleeper(&ends.inside_bell),
             drain_cap: config.drain_cap,
             spin: config.spin,
-            telemetry: InsideTelemetry::register(&shared.registry, lane, &seals),
+            telemetry: InsideTelemetry::register(&shared.registry, lane),
         };
         let outside = OutsideWorker {
             outbound: outside::Outbound::new(

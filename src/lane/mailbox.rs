@@ -1,6 +1,7 @@
 //! The ways to and from the peer actor. None of them carries a data packet.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
@@ -36,8 +37,6 @@ pub enum PeerEvent {
     WantsHandshake(PeerId),
     /// Authenticated data came on the session with this local index, which is not in use yet.
     Confirmed(u32),
-    /// Traffic began: the peer's timers need looking at.
-    Active(PeerId),
 }
 
 /// What comes in at the peer actor's door.
@@ -64,16 +63,12 @@ impl PeerInbox {
 
     /// Asks for a handshake with `peer`, once until the actor has answered.
     pub fn want_handshake(&self, peer: &PeerRecord) {
-        if PeerRecord::mark(&peer.asked) && !self.tell(PeerEvent::WantsHandshake(peer.id)) {
-            peer.asked.store(false, std::sync::atomic::Ordering::Release);
+        let asked = &peer.asked;
+        if asked.load(Ordering::Relaxed) || asked.swap(true, Ordering::AcqRel) {
+            return;
         }
-    }
-
-    /// Says that `peer` has traffic, once until the actor stops watching it.
-    #[inline]
-    pub fn active(&self, peer: &PeerRecord) {
-        if PeerRecord::mark(&peer.watched) && !self.tell(PeerEvent::Active(peer.id)) {
-            peer.watched.store(false, std::sync::atomic::Ordering::Release);
+        if !self.tell(PeerEvent::WantsHandshake(peer.id)) {
+            asked.store(false, Ordering::Release);
         }
     }
 

@@ -37,8 +37,6 @@ pub struct PeerRecord {
     /// How many of its handshakes were given up. A packet staged before the last of them is
     /// dropped.
     pub failed_handshakes: AtomicU32,
-    /// The peer actor knows that the peer is active and looks at its timers by itself.
-    pub watched: AtomicBool,
     /// A worker has asked for a handshake and the peer actor has not answered yet.
     pub asked: AtomicBool,
 }
@@ -54,16 +52,8 @@ impl PeerRecord {
             sent_bytes: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
             failed_handshakes: AtomicU32::new(0),
-            watched: AtomicBool::new(false),
             asked: AtomicBool::new(false),
         }
-    }
-
-    /// Marks `flag` and returns whether it was unmarked, without writing to a shared cache line
-    /// when it was not.
-    #[inline]
-    pub fn mark(flag: &AtomicBool) -> bool {
-        !flag.load(Ordering::Relaxed) && !flag.swap(true, Ordering::AcqRel)
     }
 }
 

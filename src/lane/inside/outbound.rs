@@ -207,7 +207,6 @@ impl Outbound {
             self.actor.want_handshake(peer);
         }
         session.activity().sent_data(turn.now);
-        self.actor.active(peer);
         Ok(())
     }
 

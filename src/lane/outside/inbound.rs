@@ -134,7 +134,7 @@ impl Inbound {
     /// in it.
     fn open_message(
         &mut self,
-        mut slab: Box<InboundBatch>,
+        slab: Box<InboundBatch>,
         len: usize,
         stride: usize,
         context: &mut Context<'_>,
@@ -228,7 +228,6 @@ impl Inbound {
         } else {
             session.activity().received_keepalive(context.now);
         }
-        self.actor.active(peer);
         if peer.endpoint.load() != Some(context.from) {
             peer.endpoint.store(Some(context.from));
         }
