@@ -1,3 +1,5 @@
 //! control (being written).
 
 pub mod config;
+pub mod netlink;
+pub mod uapi;
