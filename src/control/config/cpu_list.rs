@@ -7,13 +7,19 @@ use std::str::FromStr;
 const HIGHEST: usize = 1023;
 
 /// A set of CPUs, in the order in which they were named, each once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuList(Vec<usize>);
 
 impl CpuList {
     /// The CPUs' numbers.
     pub fn cpus(&self) -> &[usize] {
         &self.0
+    }
+
+    /// The CPU for worker number `index`; the list starts over when it is used up. A list is never
+    /// empty.
+    pub fn nth_wrapping(&self, index: usize) -> usize {
+        self.0[index % self.0.len()]
     }
 }
 
@@ -63,6 +69,7 @@ mod tests {
     #[test]
     fn ranges_and_single_cpus_mix_and_repeat() {
         assert_eq!("0-3,8".parse::<CpuList>().unwrap().cpus(), [0, 1, 2, 3, 8]);
+        assert_eq!("0-3,8".parse::<CpuList>().unwrap().nth_wrapping(6), 1);
         assert_eq!("5, 4-6".parse::<CpuList>().unwrap().cpus(), [5, 4, 6]);
     }
 

@@ -125,7 +125,7 @@ impl Environment {
             }
             "LANEWAY_INBOX_DEPTH" => self.inbox_depth = Some(value.number(1, 4096, "batches")? as usize),
             "LANEWAY_DRAIN_CAP" => {
-                self.drain_cap = Some(value.number(1, LARGEST as u64, "packets")? as usize)
+                self.drain_cap = Some(value.number(1, LARGEST as u64, "packets")? as usize);
             }
             "LANEWAY_TUN_OFFLOAD" => self.tun_offload = Some(value.switch()?),
             "LANEWAY_UDP_OFFLOAD" => self.udp_offload = Some(value.switch()?),

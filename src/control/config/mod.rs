@@ -17,12 +17,13 @@ use std::time::Duration;
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
-use cpu_list::CpuList;
+pub use cpu_list::CpuList;
 use env::Environment;
 pub use error::ConfigError;
 use file::FileConfig;
 use update::DeviceUpdate;
 
+use super::netlink::Route;
 use crate::wireguard::keys::{KeyError, PrivateKey};
 
 /// The least and the greatest MTU that is taken, in bytes. IPv4 demands 576 (RFC 1122, section
@@ -37,9 +38,9 @@ pub struct RouterConfig {
     pub interface: String,
     /// A TUN that is open already, by the number of its descriptor (`WG_TUN_FD`).
     pub tun_fd: Option<i32>,
-    /// Whether the router sets addresses and routes and brings the link up. `wg-quick` and others
-    /// that start it as a plain WireGuard implementation do that themselves.
-    pub manage_link: bool,
+    /// Whether the router brings the link up and adds routes. `wg-quick` and others that start it as
+    /// a plain WireGuard implementation do that themselves.
+    pub up: bool,
     /// The interface's MTU in bytes.
     pub mtu: u16,
     /// The interface's addresses, host bits kept.
@@ -99,6 +100,14 @@ pub enum Queues {
 impl Queues {
     /// As many queues as a TUN can have (`MAX_TAP_QUEUES` in Linux's `drivers/net/tun.c`).
     pub const MOST: usize = 256;
+
+    /// The number of lanes on a machine where this process may use `cpus` CPUs.
+    pub fn count(self, cpus: usize) -> usize {
+        match self {
+            Queues::Auto => (cpus / 2).clamp(1, Self::MOST),
+            Queues::Fixed(queues) => queues,
+        }
+    }
 }
 
 /// Something that is on where that helps, or off.
@@ -121,8 +130,9 @@ impl Switch {
 /// Where routes to allowed IPs are added (wg-quick(8), "Table").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Table {
-    /// To the main table. Default routes are left out and named in the log, see
-    /// [`netlink`](super::netlink).
+    /// To the main table, but for default routes: what we send ourselves would follow them back into
+    /// the interface. `wg-quick` solves that with a mark and routing rules; we leave it to the person,
+    /// who can name a table of its own and add the rules that fit.
     #[default]
     Auto,
     /// Nowhere.
@@ -163,7 +173,7 @@ impl RouterConfig {
         RouterConfig {
             interface: interface.into(),
             tun_fd: None,
-            manage_link: false,
+            up: false,
             mtu: 1420,
             addresses: Vec::new(),
             table: Table::default(),
@@ -208,7 +218,7 @@ impl RouterConfig {
             }
             None => RouterConfig::named("laneway0"),
         };
-        router.manage_link = true;
+        router.up = true;
         router.metrics_addr = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9586)));
         router.take_environment(environment)?;
         let named_by = if environment.interface.is_some() {
@@ -229,6 +239,25 @@ impl RouterConfig {
         router.take_environment(environment)?;
         interface.clone_into(&mut router.interface);
         router.check_interface("the command line")
+    }
+
+    /// The routes that lead into the interface: to what the peers of [`update`](Self::update) may use,
+    /// each once. None if the link is left to others or the table is off.
+    pub fn routes(&self) -> Vec<Route> {
+        let table = match self.table {
+            _ if !self.up => return Vec::new(),
+            Table::Off => return Vec::new(),
+            Table::Auto => Table::MAIN,
+            Table::Number(number) => number,
+        };
+        let is_on_link = |net: &IpNet| self.addresses.iter().any(|address| address.trunc() == *net);
+        let takes_everything = |net: &IpNet| self.table == Table::Auto && net.prefix_len() == 0;
+        let changes = self.update.peers.iter().flat_map(|peer| &peer.allowed_ips);
+        let mut nets: Vec<_> = changes.filter(|change| !change.remove).map(|change| change.net).collect();
+        nets.retain(|net| !is_on_link(net) && !takes_everything(net));
+        nets.sort_unstable();
+        nets.dedup();
+        nets.into_iter().map(|net| Route { net, table }).collect()
     }
 
     /// Reads the file again, under the same environment, for SIGHUP: what is to be applied to the
@@ -374,8 +403,33 @@ mod tests {
     #[test]
     fn a_plain_interface_has_no_metrics_and_leaves_the_link_to_others() {
         let router = RouterConfig::for_interface("wg0", &Environment::default()).unwrap();
-        assert_eq!((router.metrics_addr, router.manage_link), (None, false));
+        assert_eq!((router.metrics_addr, router.up), (None, false));
         assert_eq!(router.update, DeviceUpdate::default());
+    }
+
+    #[test]
+    fn routes_lead_to_allowed_ips_once_and_never_take_our_own_datagrams_back_in() {
+        let folder = Folder::new("routes");
+        let peers = format!(
+            "[Peer]\nPublicKey={OTHER_KEY}\nAllowedIPs=10.0.0.0/24,10.2.0.0/16,10.2.0.0/16,0.0.0.0/0,fd00::/8\n"
+        );
+        let path = folder.write("wg9.conf", &format!("{FILE}{peers}"));
+        let mut router = RouterConfig::for_run(Some(&path), &Environment::default()).unwrap();
+        let routes = |router: &RouterConfig| {
+            router.routes().iter().map(|route| format!("{} {}", route.net, route.table)).collect::<Vec<_>>()
+        };
+        // 10.0.0.0/24 comes with the interface's address.
+        assert_eq!(routes(&router), ["10.2.0.0/16 254", "fd00::/8 254"]);
+        router.table = Table::Number(7);
+        assert_eq!(routes(&router), ["0.0.0.0/0 7", "10.2.0.0/16 7", "fd00::/8 7"]);
+        router.table = Table::Off;
+        assert!(router.routes().is_empty());
+    }
+
+    #[test]
+    fn lanes_are_half_the_cpus_unless_told() {
+        let counts = [1, 2, 5, 1000].map(|cpus| Queues::Auto.count(cpus));
+        assert_eq!((counts, Queues::Fixed(3).count(1)), ([1, 1, 2, 256], 3));
     }
 
     #[test]

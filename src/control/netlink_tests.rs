@@ -1,0 +1,107 @@
+//! What the supervisor relies on, asked of the kernel in a network namespace of the test's own. As
+//! root only; `LANEWAY_SKIP_NETNS=1` leaves them out.
+
+use std::fs;
+use std::process::Command;
+use std::thread;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::Uid;
+
+use super::*;
+
+/// Runs `test` on a thread in a fresh network namespace, which goes when the thread does.
+fn in_fresh_namespace(test: impl FnOnce() + Send + 'static) {
+    if !Uid::effective().is_root() || std::env::var_os("LANEWAY_SKIP_NETNS").is_some() {
+        eprintln!("skipped: needs root and no LANEWAY_SKIP_NETNS");
+        return;
+    }
+    let test = move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("root may make a network namespace");
+        test();
+    };
+    if let Err(panic) = thread::spawn(test).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// A dummy interface stands in for a TUN: to the kernel's link code it makes no difference.
+fn add_dummy(name: &'static str) {
+    let work = async {
+        let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+        tokio::spawn(connection);
+        handle.link().add(rtnetlink::LinkDummy::new(name).build()).execute().await.unwrap();
+    };
+    runtime().unwrap().block_on(work);
+}
+
+fn setup() -> Setup {
+    let route = |net: &str, table| Route { net: net.parse().unwrap(), table };
+    Setup {
+        mtu: 1380,
+        gso_max_segs: 45,
+        addresses: vec!["10.9.0.1/24".parse().unwrap(), "fd09::1/64".parse().unwrap()],
+        routes: vec![route("10.10.0.0/16", 254), route("fd10::/32", 254), route("0.0.0.0/0", 1234)],
+        up: true,
+    }
+}
+
+/// What ip(8) says, as an independent witness. Threads it is started from decide its namespace.
+fn ip(arguments: &str) -> Option<String> {
+    let output = Command::new("ip").args(arguments.split(' ')).output().ok()?;
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn an_interface_gets_all_that_its_setup_says_and_doing_it_twice_does_no_harm() {
+    in_fresh_namespace(|| {
+        add_dummy("lw0");
+        set_up("lw0", &setup()).unwrap();
+        set_up("lw0", &setup()).unwrap();
+        // Of the thread's own namespace, not the process's.
+        let proc = |file: &str| fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap();
+        assert!(proc("if_inet6").lines().any(|line| line.starts_with("fd09") && line.ends_with("lw0")));
+        // Destination and mask as the kernel prints them: little endian hexadecimal.
+        assert!(
+            proc("route")
+                .lines()
+                .any(|line| line.starts_with("lw0\t00000A0A\t") && line.contains("0000FFFF"))
+        );
+        assert!(proc("ipv6_route").lines().any(|line| line.starts_with("fd10") && line.ends_with("lw0")));
+        let Some(link) = ip("-d link show lw0") else { return };
+        for part in ["mtu 1380", "qlen 10000", "gso_max_segs 45", "UP"] {
+            assert!(link.contains(part), "{part}: {link}");
+        }
+        assert!(ip("-4 addr show lw0").unwrap().contains("inet 10.9.0.1/24"));
+        assert!(ip("route show table 1234").unwrap().contains("default dev lw0"));
+    });
+}
+
+#[test]
+fn an_interface_that_is_not_there_is_named() {
+    in_fresh_namespace(|| {
+        let message = set_up("lw9", &setup()).unwrap_err().to_string();
+        assert!(message.starts_with("cannot find the interface lw9: "), "{message}");
+    });
+}
+
+#[test]
+fn a_new_mtu_and_the_end_of_the_interface_are_told() {
+    in_fresh_namespace(|| {
+        add_dummy("lw0");
+        let work = async {
+            let mut watch = LinkWatch::open("lw0").await.unwrap();
+            let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+            tokio::spawn(connection);
+            let link = || LinkMessageBuilder::<LinkUnspec>::new().index(watch.index());
+            handle.link().set(link().mtu(1300).build()).execute().await.unwrap();
+            handle.link().set(link().up().build()).execute().await.unwrap();
+            let index = watch.index();
+            assert_eq!(watch.next().await, LinkEvent::Changed { mtu: 1300, up: false });
+            assert_eq!(watch.next().await, LinkEvent::Changed { mtu: 1300, up: true });
+            handle.link().del(index).execute().await.unwrap();
+            while watch.next().await != LinkEvent::Gone {}
+        };
+        runtime().unwrap().block_on(work);
+    });
+}
