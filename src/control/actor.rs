@@ -14,14 +14,15 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::Receiver;
+use nix::errno::Errno;
 
 use super::config::update::{DeviceStatus, DeviceUpdate};
-use super::device::{self, Bound, Errno, Request};
+use super::device::{self, Bound, Request};
 use crate::lane::doorbell::{Awaited, Doorbell};
 use crate::lane::mailbox::{CommandBox, ControlMessage, HandshakeDatagram, OutsideCommand, PeerEvent, PeerInbox};
 use crate::lane::peers::{PeerRecord, Peers};
 use crate::lane::sleep::{Sleeper, Stopped};
-use crate::lane::telemetry::HandshakeTelemetry;
+use crate::lane::telemetry::PeerTelemetry;
 use crate::sys::clock;
 use crate::underlay::Endpoint;
 use crate::units::{Nanos, PeerId};
@@ -29,6 +30,7 @@ use crate::wireguard::activity::ActivityTimes;
 use crate::wireguard::keys::OsEntropy;
 use crate::wireguard::messages::DATA_OVERHEAD;
 use crate::wireguard::protocol::{Output, Outputs, Protocol, SendTo};
+use crate::wireguard::session::Role;
 
 /// How often a peer with traffic is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -58,8 +60,10 @@ pub struct PeerActor {
     pub bound: Bound,
     /// How it sleeps.
     pub sleeper: Sleeper,
+    /// Where keys come from.
+    pub entropy: OsEntropy,
     /// Its counters.
-    pub telemetry: HandshakeTelemetry,
+    pub telemetry: PeerTelemetry,
     /// What it watches the clock for.
     pub schedule: Schedule,
     /// Scratch: what the protocol answered.
@@ -98,6 +102,12 @@ impl Schedule {
         }
     }
 
+    /// A removed peer's entry goes, so that whoever gets its number begins anew.
+    pub(super) fn forget(&mut self, peer: PeerId) {
+        self.set(peer, None);
+        *self.look(peer) = Look::default();
+    }
+
     fn next(&self) -> Option<Nanos> {
         self.due.first().map(|(when, _)| *when)
     }
@@ -118,6 +128,7 @@ impl PeerActor {
         loop {
             let worked = self.turn();
             if worked {
+                self.telemetry.publish();
                 if self.sleeper.stopped() {
                     return;
                 }
@@ -146,8 +157,8 @@ impl PeerActor {
     pub(super) fn look_at(&mut self, peer: PeerId) {
         let Some(record) = self.peers.load().peer(peer).cloned() else { return self.schedule.set(peer, None) };
         let now = clock::now();
-        let times = record.activity.snapshot();
-        let next = self.protocol.poll(now, unix_now(), &mut OsEntropy, peer, times, &mut self.outputs);
+        let times = self.protocol.activity(peer).snapshot();
+        let next = self.protocol.poll(now, unix_now(), &mut self.entropy, peer, times, &mut self.outputs);
         let look = self.schedule.look(peer);
         let busy = std::mem::replace(&mut look.seen, times) != times;
         let next = if busy {
@@ -170,7 +181,7 @@ impl PeerActor {
         let Some(counter) = session.reserve(1) else { return };
         let mut message = ControlMessage::from_iter([0; DATA_OVERHEAD]);
         session.seal_run(counter, &mut message, DATA_OVERHEAD);
-        record.activity.sent_keepalive(clock::now());
+        session.activity().sent_keepalive(clock::now());
         self.send(FIRST_LANE, message, to, Some(record));
     }
 
@@ -205,7 +216,7 @@ impl PeerActor {
                 if let Some(record) = self.peers.load().peer(peer) {
                     record.asked.store(false, Ordering::Release);
                 }
-                self.protocol.data_waits(now, unix_now(), &mut OsEntropy, peer, &mut self.outputs);
+                self.protocol.data_waits(now, unix_now(), &mut self.entropy, peer, &mut self.outputs);
                 self.look_at(peer);
             }
             PeerEvent::Confirmed(local_index) => {
@@ -223,7 +234,7 @@ impl PeerActor {
         let peer = self.protocol.handle_datagram(
             clock::now(),
             unix_now(),
-            &mut OsEntropy,
+            &mut self.entropy,
             from,
             &datagram.message,
             &mut self.outputs,
@@ -255,7 +266,7 @@ impl PeerActor {
                     self.with_record(peer, |record| record.endpoint.store(Some(from)));
                 }
                 Output::HandshakeFailed { peer } => {
-                    self.telemetry.failed();
+                    self.telemetry.given_up.add(1);
                     self.with_record(peer, |record| {
                         record.failed_handshakes.fetch_add(1, Ordering::AcqRel);
                     });
@@ -263,8 +274,11 @@ impl PeerActor {
                         bell.ring(Awaited::WORK);
                     }
                 }
-                Output::HandshakeDone { role, .. } => self.telemetry.done(role),
-                Output::MessageDropped { reason } => self.telemetry.dropped(reason),
+                Output::HandshakeDone { role: Role::Initiator, .. } => self.telemetry.initiated.add(1),
+                Output::HandshakeDone { role: Role::Responder, .. } => self.telemetry.responded.add(1),
+                Output::MessageDropped { reason } => {
+                    self.telemetry.messages_dropped.add(reason as usize, 1);
+                }
             }
         }
     }

@@ -1,1 +1,3 @@
 //! control (being written).
+
+pub mod config;

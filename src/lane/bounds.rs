@@ -1,14 +1,11 @@
 //! Every bound of a lane, named, and how the bounds depend on each other.
 
+use crate::underlay::DEPTH;
 use crate::units::MAX_PACKET;
 
 /// Bytes of one slab: the longest UDP payload, or the longest GSO run, and no less than a whole
 /// receive with UDP GRO.
 pub const SLAB_BYTES: usize = 64 * 1024;
-
-/// Messages that one `recvmmsg` may fill. More was not faster: a deeper receive only lets the
-/// inside worker start later.
-pub const RECEIVE_DEPTH: usize = crate::underlay::RECEIVE_DEPTH;
 
 /// Batches that may wait in an inbox, unless `LANEWAY_INBOX_DEPTH` says otherwise.
 pub const INBOX_DEPTH: usize = 16;
@@ -49,17 +46,17 @@ pub const CONTROL_QUEUE: usize = 256;
 /// out first, and the socket's buffer holds what comes. With more lanes it is there so that one
 /// stuck inside worker costs its own flows and nobody else's.
 pub const fn inbound_pool(inbox_depth: usize, lanes: usize) -> usize {
-    if lanes == 1 { inbox_depth } else { inbox_depth + RECEIVE_DEPTH }
+    if lanes == 1 { inbox_depth } else { inbox_depth + DEPTH }
 }
 
-/// The batches an inside worker owns: what its outside worker's inbox may hold, the one being
-/// filled and the one being sent.
+/// The batches an inside worker owns. Its outside worker's inbox holds all of them: what bounds the
+/// way out is that the slabs run out.
 pub const fn outbound_pool(inbox_depth: usize) -> usize {
-    inbox_depth + 2
+    inbox_depth
 }
 
 const _: () = assert!(SLAB_BYTES > MAX_PACKET);
-const _: () = assert!(INBOX_DEPTH >= RECEIVE_DEPTH);
+const _: () = assert!(INBOX_DEPTH >= DEPTH);
 const _: () = assert!(INBOX_DEPTH <= MAX_INBOX_DEPTH);
 const _: () = assert!(WINDOW_BATCHES <= INBOX_DEPTH);
 const _: () = assert!(BATCH_RUNS >= DRAIN_CAP);

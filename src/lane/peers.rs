@@ -14,7 +14,6 @@ use crossbeam::atomic::AtomicCell;
 use crate::routes::Routes;
 use crate::underlay::Endpoint;
 use crate::units::PeerId;
-use crate::wireguard::activity::Activity;
 use crate::wireguard::keys::PublicKey;
 use crate::wireguard::session::Session;
 
@@ -30,8 +29,6 @@ pub struct PeerRecord {
     /// Where it was last heard from, or where configuration says it is. A worker that hears it
     /// from elsewhere, authenticated, writes it (whitepaper section 2.1).
     pub endpoint: AtomicCell<Option<Endpoint>>,
-    /// What its timers are derived from.
-    pub activity: Activity,
     /// Bytes of datagrams sent to it and received from it, as `wg show` counts them: whole data
     /// messages with header and tag, and handshake messages.
     pub sent_bytes: AtomicU64,
@@ -47,14 +44,13 @@ pub struct PeerRecord {
 }
 
 impl PeerRecord {
-    /// A peer without session or traffic.
-    pub fn new(id: PeerId, public_key: PublicKey, endpoint: Option<Endpoint>) -> Self {
+    /// A peer without session, endpoint or traffic.
+    pub fn new(id: PeerId, public_key: PublicKey) -> Self {
         Self {
             id,
             public_key,
             sending: ArcSwapOption::empty(),
-            endpoint: AtomicCell::new(endpoint),
-            activity: Activity::default(),
+            endpoint: AtomicCell::new(None),
             sent_bytes: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
             failed_handshakes: AtomicU32::new(0),

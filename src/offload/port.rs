@@ -36,7 +36,7 @@ impl Port {
     pub(super) fn write_packet(&self, packet: &[u8], tally: &mut WriteTally) {
         let pieces = [IoSlice::new(&PLAIN), IoSlice::new(packet)];
         match self.insist(PLAIN.len() + packet.len(), || writev(&self.fd, &pieces)) {
-            Ok(()) => tally.wrote_packet(),
+            Ok(()) => tally.wrote_packet(packet.len()),
             Err(errno) => tally.refused(errno, 1),
         }
     }

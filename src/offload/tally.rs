@@ -1,15 +1,12 @@
 //! What a queue's writing side counts, until its worker publishes it.
 
-use arrayvec::ArrayVec;
 use nix::errno::Errno;
 
 use super::coalesce::SealReason;
 use super::port::drop_reason;
 use super::superpacket::SuperpacketKind;
 use crate::drops::DropTally;
-
-/// How many different errors are told apart; any further one is counted with the last of them.
-const ERRNOS: usize = 8;
+use crate::errnos::ErrnoCounts;
 
 /// Counts since the worker last took them.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +15,8 @@ pub struct WriteTally {
     pub superpackets: [u64; SuperpacketKind::ALL.len()],
     /// IP packets, as the kernel will split them.
     pub packets: u64,
+    /// Bytes of what was written, a superpacket's headers once.
+    pub bytes: u64,
     /// Packets that were merged with others.
     pub coalesced_segments: u64,
     /// Sealed chains, indexed by [`SealReason`].
@@ -27,7 +26,7 @@ pub struct WriteTally {
     /// Superpackets that the kernel refused and that were then written packet by packet.
     pub fallbacks: u64,
     /// Refused writes by error.
-    pub errors: ArrayVec<(Errno, u64), ERRNOS>,
+    pub errors: ErrnoCounts,
 }
 
 impl WriteTally {
@@ -38,16 +37,18 @@ impl WriteTally {
 
     /// Counts a single packet.
     #[inline]
-    pub(super) fn wrote_packet(&mut self) {
+    pub(super) fn wrote_packet(&mut self, bytes: usize) {
         self.superpackets[SuperpacketKind::None as usize] += 1;
         self.packets += 1;
+        self.bytes += bytes as u64;
     }
 
     /// Counts a superpacket of `segments` packets.
     #[inline]
-    pub(super) fn wrote_superpacket(&mut self, kind: SuperpacketKind, segments: usize) {
+    pub(super) fn wrote_superpacket(&mut self, kind: SuperpacketKind, segments: usize, bytes: usize) {
         self.superpackets[kind as usize] += 1;
         self.packets += segments as u64;
+        self.bytes += bytes as u64;
         self.coalesced_segments += segments as u64;
     }
 
@@ -61,12 +62,7 @@ impl WriteTally {
     /// Counts a refused write after which nothing is lost.
     #[cold]
     pub(super) fn note_error(&mut self, errno: Errno) {
-        let known = self.errors.iter().position(|(seen, _)| *seen == errno);
-        match known {
-            Some(at) => self.errors[at].1 += 1,
-            None if self.errors.is_full() => self.errors[ERRNOS - 1].1 += 1,
-            None => self.errors.push((errno, 1)),
-        }
+        self.errors.add(errno);
     }
 }
 
@@ -81,20 +77,8 @@ mod tests {
         tally.refused(Errno::EIO, 1);
         tally.refused(Errno::EIO, 64);
         tally.refused(Errno::ENOBUFS, 2);
-        assert_eq!(&tally.errors[..], [(Errno::EIO, 2), (Errno::ENOBUFS, 1)]);
+        assert_eq!((tally.errors.of(Errno::EIO), tally.errors.of(Errno::ENOBUFS)), (2, 1));
         assert_eq!(tally.drops.of(DropReason::InterfaceDown), 65);
         assert_eq!(tally.drops.of(DropReason::TunWrite), 2);
-    }
-
-    #[test]
-    fn errors_past_the_bound_are_counted_and_do_not_grow_the_tally() {
-        let mut tally = WriteTally::default();
-        for raw in 1..=20 {
-            tally.note_error(Errno::from_raw(raw));
-        }
-        assert_eq!(tally.errors.len(), ERRNOS);
-        assert_eq!(tally.errors.iter().map(|(_, n)| n).sum::<u64>(), 20);
-        assert_eq!(tally.take().errors.len(), ERRNOS);
-        assert!(tally.errors.is_empty());
     }
 }

@@ -63,8 +63,8 @@ impl QueueWriter {
         }
         let segments = (len - VirtioHeader::LEN - header.len()).div_ceil(gso_size);
         match self.port.write_frame(&self.scratch[..len]) {
-            Ok(()) if segments == 1 => self.tally.wrote_packet(),
-            Ok(()) => self.tally.wrote_superpacket(kind(header), segments),
+            Ok(()) if segments == 1 => self.tally.wrote_packet(len - VirtioHeader::LEN),
+            Ok(()) => self.tally.wrote_superpacket(kind(header), segments, len - VirtioHeader::LEN),
             Err(errno) => self.tally.refused(errno, segments),
         }
         Ok(())
@@ -103,7 +103,7 @@ impl Sink for QueueWriter {
             assemble(&mut self.scratch, superpacket.header(), superpacket.payloads(), superpacket.gso_size());
         let len = assembled.expect("a chain within the limits is a superpacket");
         match self.port.write_frame(&self.scratch[..len]) {
-            Ok(()) => self.tally.wrote_superpacket(superpacket.kind(), segments),
+            Ok(()) => self.tally.wrote_superpacket(superpacket.kind(), segments, superpacket.bytes()),
             Err(Errno::EINVAL) => self.fall_back(superpacket),
             Err(errno) => self.tally.refused(errno, segments),
         }

@@ -29,4 +29,4 @@ pub use endpoint::{Endpoint, LocalSource};
 pub use receive::{DEPTH, Received, Receiver};
 pub use send::{MAX_RUN_BYTES, MAX_RUN_SEGMENTS, Notices, SendFailure, Sender, max_run};
 pub use socket::{BindError, BufferSizes, SocketOptions, UdpSocket, bind};
-pub use tally::{COUNTED_SEGMENTS, ErrnoCounts, ReceiveTally, SegmentCounts, SendTally};
+pub use tally::{COUNTED_SEGMENTS, ReceiveTally, SegmentCounts, SendTally};

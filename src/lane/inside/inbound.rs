@@ -51,8 +51,19 @@ impl Inbound {
         if batches.is_empty() {
             return false;
         }
+        self.write(&batches);
+        telemetry.note_writes(self.writer.tally());
+        for mut batch in batches {
+            batch.segments.clear();
+            let home = &self.homes[batch.home];
+            assert!(home.push(batch).is_ok(), "a return ring holds every batch of its pool");
+        }
+        true
+    }
+    /// Coalesces and writes what is in `batches`, in order.
+    fn write(&mut self, batches: &[Box<InboundBatch>]) {
         let mut window = Window::new(self.writer.limits());
-        for batch in &batches {
+        for batch in batches {
             for packet in batch.packets() {
                 if window.is_full() {
                     window.flush(&mut self.writer);
@@ -64,12 +75,5 @@ impl Inbound {
             }
         }
         window.flush(&mut self.writer);
-        telemetry.note_writes(self.writer.tally());
-        for mut batch in batches {
-            batch.segments.clear();
-            let home = &self.homes[batch.home];
-            assert!(home.push(batch).is_ok(), "a return ring holds every batch of its pool");
-        }
-        true
     }
 }

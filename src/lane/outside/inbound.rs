@@ -23,16 +23,17 @@ use arrayvec::ArrayVec;
 
 use crate::drops::DropReason;
 use crate::lane::batch::{InboundBatch, Segment};
-use crate::lane::bounds::{COPY_BELOW, RECEIVE_DEPTH};
+use crate::lane::bounds::COPY_BELOW;
 use crate::lane::inbox::{Inbox, Pool};
 use crate::lane::mailbox::{HandshakeDatagram, PeerInbox};
 use crate::lane::peers::{PeerRecord, Snapshot};
 use crate::lane::telemetry::OutsideTelemetry;
 use crate::packet::{flow, ip};
-use crate::underlay::{Endpoint, Receiver, UdpSocket};
+use crate::underlay::{DEPTH, Endpoint, Receiver, UdpSocket};
 use crate::units::Nanos;
-use crate::wireguard::messages::{DATA_OVERHEAD, Data, Kind};
-use crate::wireguard::session::{MAX_RUN, Opened, OpenedRun, Session};
+use crate::wireguard::aead::MAX_RUN;
+use crate::wireguard::messages::{DATA_OVERHEAD, Kind, data_receiver};
+use crate::wireguard::session::{Opened, OpenedRun, Session};
 use crate::wireguard::table::SessionTable;
 
 /// The receiving half of an outside worker.
@@ -85,7 +86,7 @@ impl Inbound {
         now: Nanos,
         telemetry: &mut OutsideTelemetry,
     ) -> std::io::Result<bool> {
-        let mut slabs: ArrayVec<Box<InboundBatch>, RECEIVE_DEPTH> = ArrayVec::new();
+        let mut slabs: ArrayVec<Box<InboundBatch>, DEPTH> = ArrayVec::new();
         while !slabs.is_full()
             && let Some(slab) = self.pool.take()
         {
@@ -145,7 +146,7 @@ impl Inbound {
             let datagram = &slab.bytes()[at..end];
             match Kind::of(datagram) {
                 Some(Kind::Data) => {
-                    let receiver = receiver_of(datagram).expect("classified as data");
+                    let receiver = data_receiver(datagram);
                     let run = at..data_run_end(&slab.bytes()[..len], at, stride, receiver);
                     at = run.end;
                     let mut accepted = std::mem::take(&mut self.accepted);
@@ -319,12 +320,8 @@ impl Claim {
 
 /// Where the run of data messages that begins at `at` and is for one session ends.
 fn data_run_end(message: &[u8], at: usize, stride: usize, receiver: u32) -> usize {
-    let same = |datagram: &&[u8]| receiver_of(datagram) == Some(receiver);
+    let same = |datagram: &&[u8]| {
+        Kind::of(datagram) == Some(Kind::Data) && data_receiver(datagram) == receiver
+    };
     message[at..].chunks(stride).take(MAX_RUN).take_while(same).fold(at, |end, datagram| end + datagram.len())
-}
-
-/// The receiver index of a data message.
-#[inline]
-fn receiver_of(datagram: &[u8]) -> Option<u32> {
-    Data::new_checked(datagram).map(Data::receiver)
 }

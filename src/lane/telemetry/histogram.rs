@@ -91,7 +91,9 @@ mod tests {
         #[test]
         fn buckets_hold_every_sample_up_to_their_bound(samples in proptest::collection::vec(0usize..200, 0..300)) {
             let (mut histogram, bins) = histogram();
-            samples.iter().for_each(|s| histogram.record(*s));
+            for sample in &samples {
+                histogram.record(*sample);
+            }
             let mut out = String::new();
             bins.render("x", "queue=\"0\"", &mut out);
             prop_assert_eq!(out, naive(&samples));

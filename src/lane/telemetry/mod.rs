@@ -30,4 +30,4 @@ pub use inside::InsideTelemetry;
 pub use outside::OutsideTelemetry;
 pub use peers::PeerTelemetry;
 pub use registry::Registry;
-pub use tally::{LabelledTally, PublishedDrops, Tally, errno_index};
+pub use tally::{LabelledTally, PublishedDrops, Tally};

@@ -6,7 +6,8 @@ use super::histogram::ExactHistogram;
 use super::registry::Registry;
 use super::tally::{LabelledTally, PublishedDrops, Tally};
 use crate::drops::DropReason;
-use crate::underlay::{ErrnoCounts, ReceiveTally, SendTally};
+use crate::errnos::ErrnoCounts;
+use crate::underlay::{ReceiveTally, SendTally};
 
 /// The counts of one outside worker. Add to the fields while handling a batch, then
 /// [`publish`](Self::publish) once.
@@ -21,7 +22,7 @@ pub struct OutsideTelemetry {
     pub receive_batches: Tally,
     /// Datagrams per received message.
     pub gro_segments: ExactHistogram,
-    /// Times GSO was switched off, by errno, see [`errno_index`](super::errno_index).
+    /// Times GSO was switched off, by errno.
     pub gso_disabled: LabelledTally,
     /// Refused sends by errno.
     pub send_errors: LabelledTally,
@@ -35,6 +36,8 @@ pub struct OutsideTelemetry {
     pub inbox_dropped_segments: Tally,
     /// Times no slab was free.
     pub pool_exhausted: Tally,
+    /// Times this worker was restarted.
+    pub restarts: Tally,
     /// Packets dropped on their way to the UDP socket.
     pub outbound_drops: PublishedDrops,
     /// Packets dropped on their way from the UDP socket to the inside.
@@ -70,6 +73,7 @@ impl OutsideTelemetry {
             inbox_full: of_worker("laneway_inbox_full_total"),
             inbox_dropped_segments: tally("laneway_inbox_dropped_segments_total"),
             pool_exhausted: of_worker("laneway_pool_exhausted_total"),
+            restarts: of_worker("laneway_worker_restarts_total"),
             outbound_drops: PublishedDrops::register(registry, "outbound", &lane),
             inbound_drops: PublishedDrops::register(registry, "inbound", &lane),
         }
@@ -109,6 +113,7 @@ impl OutsideTelemetry {
         self.inbox_full.publish();
         self.inbox_dropped_segments.publish();
         self.pool_exhausted.publish();
+        self.restarts.publish();
         self.outbound_drops.publish();
         self.inbound_drops.publish();
     }

@@ -1,0 +1,85 @@
+//! Lists of CPUs as cpusets write them: `0-3,8` (cpuset(7), "List format").
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The highest CPU number that is taken, as `CPU_SETSIZE` has it.
+const HIGHEST: usize = 1023;
+
+/// A set of CPUs, in the order in which they were named, each once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuList(Vec<usize>);
+
+impl CpuList {
+    /// The CPUs' numbers.
+    pub fn cpus(&self) -> &[usize] {
+        &self.0
+    }
+}
+
+/// A text is not a list of CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("CPU numbers from 0 to {HIGHEST} and ranges of them, as in `0-3,8`")]
+pub struct CpuListError;
+
+impl FromStr for CpuList {
+    type Err = CpuListError;
+
+    fn from_str(text: &str) -> Result<Self, CpuListError> {
+        let number = |text: &str| match text.parse() {
+            Ok(cpu) if cpu <= HIGHEST && !text.starts_with('+') => Ok(cpu),
+            _ => Err(CpuListError),
+        };
+        let mut cpus = Vec::new();
+        for part in text.split(',').map(str::trim) {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last) = (number(first)?, number(last)?);
+            if first > last {
+                return Err(CpuListError);
+            }
+            for cpu in first..=last {
+                if !cpus.contains(&cpu) {
+                    cpus.push(cpu);
+                }
+            }
+        }
+        Ok(CpuList(cpus))
+    }
+}
+
+impl fmt::Display for CpuList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&names.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn ranges_and_single_cpus_mix_and_repeat() {
+        assert_eq!("0-3,8".parse::<CpuList>().unwrap().cpus(), [0, 1, 2, 3, 8]);
+        assert_eq!("5, 4-6".parse::<CpuList>().unwrap().cpus(), [5, 4, 6]);
+    }
+
+    #[test]
+    fn what_is_not_a_list_is_refused() {
+        for text in ["", ",", "1,", "a", "3-1", "-1", "1-", "1024", "0-99999999999", "+1", "0x1"] {
+            assert_eq!(text.parse::<CpuList>(), Err(CpuListError), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_list_is_printed_as_it_is_read(cpus in proptest::collection::vec(0..=HIGHEST, 1..20)) {
+            let text = cpus.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            let list: CpuList = text.parse().unwrap();
+            prop_assert_eq!(list.to_string().parse::<CpuList>().unwrap(), list.clone());
+            prop_assert!(cpus.iter().all(|cpu| list.cpus().contains(cpu)));
+        }
+    }
+}

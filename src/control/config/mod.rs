@@ -1,0 +1,410 @@
+//! Configuration: what the supervisor starts a router from, and what is changed while it runs.
+//!
+//! Two sources, the file ([`file`]) and the environment ([`env`]); the environment wins. Both are
+//! read and checked before anything is created.
+
+pub mod cpu_list;
+pub mod env;
+mod error;
+pub mod file;
+pub mod update;
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use zeroize::Zeroizing;
+
+use cpu_list::CpuList;
+use env::Environment;
+pub use error::ConfigError;
+use file::FileConfig;
+use update::DeviceUpdate;
+
+use crate::wireguard::keys::{KeyError, PrivateKey};
+
+/// The least and the greatest MTU that is taken, in bytes. IPv4 demands 576 (RFC 1122, section
+/// 3.3.2); the greatest is what still fits a UDP datagram over IPv4 with WireGuard's 32 bytes, and is
+/// a multiple of 16, so that padding does not lengthen it.
+pub const MTU_RANGE: (u16, u16) = (576, 65_456);
+
+/// Everything a router is started from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouterConfig {
+    /// The TUN interface's name.
+    pub interface: String,
+    /// A TUN that is open already, by the number of its descriptor (`WG_TUN_FD`).
+    pub tun_fd: Option<i32>,
+    /// Whether the router sets addresses and routes and brings the link up. `wg-quick` and others
+    /// that start it as a plain WireGuard implementation do that themselves.
+    pub manage_link: bool,
+    /// The interface's MTU in bytes.
+    pub mtu: u16,
+    /// The interface's addresses, host bits kept.
+    pub addresses: Vec<IpNet>,
+    /// Where routes to the peers' allowed IPs go.
+    pub table: Table,
+    /// How many lanes.
+    pub queues: Queues,
+    /// Whether workers are bound to CPUs.
+    pub pin: Switch,
+    /// CPUs for inside workers; `None` lets the router choose.
+    pub inside_cpus: Option<CpuList>,
+    /// CPUs for outside workers; `None` lets the router choose.
+    pub outside_cpus: Option<CpuList>,
+    /// How long a worker polls before it sleeps.
+    pub spin: Duration,
+    /// Batches per inbox; `None` for the lane's own choice.
+    pub inbox_depth: Option<usize>,
+    /// TUN reads per wake-up.
+    pub drain_cap: usize,
+    /// GSO on the inside.
+    pub tun_offload: Switch,
+    /// GSO and GRO on the outside.
+    pub udp_offload: Switch,
+    /// Bytes asked for each UDP socket buffer.
+    pub socket_buffer: usize,
+    /// What happens to packets without a route.
+    pub reject: RejectPolicy,
+    /// Where `/metrics` is served.
+    pub metrics_addr: Option<SocketAddr>,
+    /// The directory of the UAPI socket, which is called after the interface.
+    pub uapi_dir: PathBuf,
+    /// A UAPI socket that listens already, by the number of its descriptor (`WG_UAPI_FD`).
+    pub uapi_fd: Option<i32>,
+    /// Which log lines are shown, in the syntax of `tracing_subscriber::EnvFilter`.
+    pub log: String,
+    /// How they look.
+    pub log_format: LogFormat,
+    /// The file this was read from, and is read from again on SIGHUP.
+    pub file: Option<PathBuf>,
+    /// Keys, port and peers.
+    pub update: DeviceUpdate,
+    /// What in the file was ignored, to be logged.
+    pub warnings: Vec<String>,
+}
+
+/// How many lanes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Queues {
+    /// Half as many as CPUs we may use, at least one.
+    #[default]
+    Auto,
+    /// This many.
+    Fixed(usize),
+}
+
+impl Queues {
+    /// As many queues as a TUN can have (`MAX_TAP_QUEUES` in Linux's `drivers/net/tun.c`).
+    pub const MOST: usize = 256;
+}
+
+/// Something that is on where that helps, or off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Switch {
+    /// On where the system supports it.
+    #[default]
+    Auto,
+    /// Off.
+    Off,
+}
+
+impl Switch {
+    /// Whether it may be on.
+    pub fn is_on(self) -> bool {
+        self == Switch::Auto
+    }
+}
+
+/// Where routes to allowed IPs are added (wg-quick(8), "Table").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Table {
+    /// To the main table. Default routes are left out and named in the log, see
+    /// [`netlink`](super::netlink).
+    #[default]
+    Auto,
+    /// Nowhere.
+    Off,
+    /// To the table of this number.
+    Number(u32),
+}
+
+impl Table {
+    /// The main table (`RT_TABLE_MAIN`).
+    pub const MAIN: u32 = 254;
+}
+
+/// What happens to packets that no peer's allowed IPs hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RejectPolicy {
+    /// The sender is told.
+    #[default]
+    Reject,
+    /// They vanish.
+    Drop,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl RouterConfig {
+    /// A router that nothing is known about but its interface's name: no key, no peers, no
+    /// addresses, no metrics.
+    pub fn named(interface: impl Into<String>) -> Self {
+        RouterConfig {
+            interface: interface.into(),
+            tun_fd: None,
+            manage_link: false,
+            mtu: 1420,
+            addresses: Vec::new(),
+            table: Table::default(),
+            queues: Queues::default(),
+            pin: Switch::default(),
+            inside_cpus: None,
+            outside_cpus: None,
+            spin: Duration::ZERO,
+            inbox_depth: None,
+            drain_cap: 64,
+            tun_offload: Switch::default(),
+            udp_offload: Switch::default(),
+            socket_buffer: 32 << 20,
+            reject: RejectPolicy::default(),
+            metrics_addr: None,
+            uapi_dir: PathBuf::from("/var/run/wireguard"),
+            uapi_fd: None,
+            log: "info".to_owned(),
+            log_format: LogFormat::default(),
+            file: None,
+            update: DeviceUpdate::default(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// What `laneway run` starts: a file, from the command line or `LANEWAY_CONFIG`, under the
+    /// environment. The interface is called after the file, as with `wg-quick`, unless
+    /// `LANEWAY_INTERFACE` names it; without either it is `laneway0`.
+    ///
+    /// # Errors
+    /// The first mistake found in the environment's files or the configuration file.
+    pub fn for_run(config: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
+        let file = config.or(environment.config.as_deref());
+        let named_by = if config.is_some() { None } else { Some("LANEWAY_CONFIG") };
+        let mut router = match file {
+            Some(path) => {
+                let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+                let mut router = RouterConfig::named(stem);
+                router.take_file(read_file(path, named_by)?);
+                router.file = Some(path.to_owned());
+                router
+            }
+            None => RouterConfig::named("laneway0"),
+        };
+        router.manage_link = true;
+        router.metrics_addr = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9586)));
+        router.take_environment(environment)?;
+        let named_by = if environment.interface.is_some() {
+            "LANEWAY_INTERFACE"
+        } else {
+            "the configuration file's name; LANEWAY_INTERFACE changes it"
+        };
+        router.check_interface(named_by)
+    }
+
+    /// What `laneway IFNAME` starts: an interface without keys or addresses, which `wg` and `ip`
+    /// then configure. Metrics are off unless the environment asks for them.
+    ///
+    /// # Errors
+    /// The first mistake found.
+    pub fn for_interface(interface: &str, environment: &Environment) -> Result<Self, ConfigError> {
+        let mut router = RouterConfig::named(interface);
+        router.take_environment(environment)?;
+        interface.clone_into(&mut router.interface);
+        router.check_interface("the command line")
+    }
+
+    /// Reads the file again, under the same environment, for SIGHUP: what is to be applied to the
+    /// running router.
+    ///
+    /// # Errors
+    /// The first mistake found; the router then goes on with what it has.
+    pub fn reload(&self, environment: &Environment) -> Result<DeviceUpdate, ConfigError> {
+        let Some(path) = &self.file else { return Ok(DeviceUpdate::default()) };
+        let router = RouterConfig::for_run(Some(path), environment)?;
+        Ok(router.update)
+    }
+
+    fn take_file(&mut self, file: FileConfig) {
+        self.addresses = file.addresses;
+        self.mtu = file.mtu.unwrap_or(self.mtu);
+        self.table = file.table.unwrap_or(self.table);
+        self.update = file.update;
+        self.warnings = file.warnings;
+    }
+
+    fn take_environment(&mut self, environment: &Environment) -> Result<(), ConfigError> {
+        let e = environment.clone();
+        self.interface = e.interface.unwrap_or_else(|| self.interface.clone());
+        self.queues = e.queues.unwrap_or(self.queues);
+        self.pin = e.pin.unwrap_or(self.pin);
+        self.inside_cpus = e.inside_cpus;
+        self.outside_cpus = e.outside_cpus;
+        self.spin = e.spin.unwrap_or(self.spin);
+        self.inbox_depth = e.inbox_depth;
+        self.drain_cap = e.drain_cap.unwrap_or(self.drain_cap);
+        self.tun_offload = e.tun_offload.unwrap_or(self.tun_offload);
+        self.udp_offload = e.udp_offload.unwrap_or(self.udp_offload);
+        self.mtu = e.mtu.unwrap_or(self.mtu);
+        self.update.listen_port = e.listen_port.or(self.update.listen_port);
+        self.socket_buffer = e.socket_buffer.unwrap_or(self.socket_buffer);
+        self.metrics_addr = e.metrics_addr.unwrap_or(self.metrics_addr);
+        self.log = e.log.unwrap_or_else(|| self.log.clone());
+        self.log_format = e.log_format.unwrap_or(self.log_format);
+        self.reject = e.reject.unwrap_or(self.reject);
+        self.uapi_dir = e.uapi_dir.unwrap_or_else(|| self.uapi_dir.clone());
+        if let Some(path) = &e.private_key_file {
+            self.update.private_key = Some(Some(read_key(path)?));
+        }
+        Ok(())
+    }
+
+    fn check_interface(self, named_by: &'static str) -> Result<Self, ConfigError> {
+        if is_interface_name(&self.interface) {
+            Ok(self)
+        } else {
+            Err(ConfigError::InterfaceName { name: self.interface, named_by })
+        }
+    }
+}
+
+/// Whether `wg-quick` and Linux would both take it (`dev_valid_name` in Linux's `net/core/dev.c`).
+fn is_interface_name(name: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '=' | '+' | '.' | '-');
+    (1..=15).contains(&name.len()) && name.chars().all(is_allowed) && name != "." && name != ".."
+}
+
+fn read_file(path: &Path, named_by: Option<&'static str>) -> Result<FileConfig, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), named_by, source };
+    let text = Zeroizing::new(fs::read_to_string(path).map_err(unreadable)?);
+    FileConfig::parse(path, &text)
+}
+
+fn read_key(path: &Path) -> Result<PrivateKey, ConfigError> {
+    let named_by = "LANEWAY_PRIVATE_KEY_FILE";
+    let unreadable =
+        |source| ConfigError::Unreadable { path: path.to_owned(), named_by: Some(named_by), source };
+    let text = Zeroizing::new(fs::read_to_string(path).map_err(unreadable)?);
+    text.trim().parse().map_err(|error: KeyError| ConfigError::KeyFile {
+        path: path.to_owned(),
+        named_by,
+        problem: error.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "[Interface]\nPrivateKey = yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=\n\
+                        ListenPort = 1000\nMTU = 1300\nAddress = 10.0.0.1/24\n";
+    const OTHER_KEY: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
+
+    /// A directory of its own for each test, removed at the end.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(test: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("laneway-config-{test}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Folder(path)
+        }
+
+        fn write(&self, name: &str, text: &str) -> PathBuf {
+            let path = self.0.join(name);
+            fs::write(&path, text).unwrap();
+            path
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file() {
+        let folder = Folder::new("wins");
+        let path = folder.write("wg7.conf", FILE);
+        let key = folder.write("key", &format!("{OTHER_KEY}\n"));
+        let environment = Environment {
+            mtu: Some(1280),
+            listen_port: Some(2000),
+            private_key_file: Some(key),
+            ..Environment::default()
+        };
+        let router = RouterConfig::for_run(Some(&path), &environment).unwrap();
+        assert_eq!((router.mtu, router.update.listen_port), (1280, Some(2000)));
+        assert_eq!(router.update.private_key, Some(Some(OTHER_KEY.parse().unwrap())));
+        assert_eq!(router.interface, "wg7");
+        assert_eq!(router.addresses, ["10.0.0.1/24".parse().unwrap()]);
+        assert_eq!(router.metrics_addr, Some("127.0.0.1:9586".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_reload_reads_the_file_as_it_is_now() {
+        let folder = Folder::new("reload");
+        let path = folder.write("wg8.conf", FILE);
+        let environment = Environment::default();
+        let router = RouterConfig::for_run(Some(&path), &environment).unwrap();
+        folder.write("wg8.conf", &format!("{FILE}[Peer]\nPublicKey={OTHER_KEY}\n"));
+        assert_eq!(router.reload(&environment).unwrap().peers.len(), 1);
+        folder.write("wg8.conf", "[Interface");
+        assert!(router.reload(&environment).is_err());
+    }
+
+    #[test]
+    fn a_plain_interface_has_no_metrics_and_leaves_the_link_to_others() {
+        let router = RouterConfig::for_interface("wg0", &Environment::default()).unwrap();
+        assert_eq!((router.metrics_addr, router.manage_link), (None, false));
+        assert_eq!(router.update, DeviceUpdate::default());
+    }
+
+    #[test]
+    fn a_missing_file_says_who_named_it() {
+        let environment =
+            Environment { config: Some("/nonexistent/lw.conf".into()), ..Environment::default() };
+        let message = RouterConfig::for_run(None, &environment).unwrap_err().to_string();
+        assert!(message.starts_with("/nonexistent/lw.conf: cannot read it: "), "{message}");
+        assert!(message.ends_with("(named by LANEWAY_CONFIG)"), "{message}");
+    }
+
+    #[test]
+    fn a_key_file_without_a_key_is_named_and_not_shown() {
+        let folder = Folder::new("key");
+        let environment = Environment {
+            private_key_file: Some(folder.write("key", "hunter2hunter2")),
+            ..Environment::default()
+        };
+        let message = RouterConfig::for_run(None, &environment).unwrap_err().to_string();
+        assert!(message.contains("44 characters of base64") && !message.contains("hunter2"), "{message}");
+    }
+
+    #[test]
+    fn interface_names_are_those_that_linux_takes() {
+        for name in ["wg0", "a", "lw_0.1-x+=", "fifteen_letters"] {
+            assert!(is_interface_name(name), "{name}");
+        }
+        for name in ["", ".", "..", "sixteen__letters", "a/b", "a b", "wg%d", "é"] {
+            assert!(!is_interface_name(name), "{name}");
+        }
+    }
+}

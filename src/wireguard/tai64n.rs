@@ -1,0 +1,133 @@
+//! The timestamp in message 1, which keeps an old initiation from being played again (whitepaper,
+//! section 5.1): TAI64N, 8 bytes of seconds and 4 of nanoseconds, big-endian, so that later
+//! timestamps are greater as bytes.
+
+use std::time::Duration;
+
+/// TAI64 counts from 2^62 and is 10 s ahead of the UNIX epoch's origin by definition. Leap seconds
+/// since are left out, as in every WireGuard: all that matters is that time moves on.
+const EPOCH: u64 = (1 << 62) + 10;
+
+/// Timestamps are rounded down to this many nanoseconds (2^24, about 17 ms), so that they do not
+/// give away our clock finer than needed. The kernel does the same.
+const GRAIN: u32 = 1 << 24;
+
+/// The greatest rounded number of nanoseconds in a second.
+const LAST_GRAIN: u32 = (1_000_000_000 - 1) / GRAIN * GRAIN;
+
+/// A timestamp as it is on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Tai64n([u8; 12]);
+
+impl Tai64n {
+    /// The timestamp with these bytes.
+    pub(super) const fn from_bytes(bytes: [u8; 12]) -> Self {
+        Tai64n(bytes)
+    }
+
+    /// The bytes on the wire.
+    pub(super) const fn as_bytes(&self) -> &[u8; 12] {
+        &self.0
+    }
+
+    /// The timestamp for a time since the UNIX epoch, rounded down.
+    fn whitened(unix: Duration) -> Self {
+        Self::encode(EPOCH.saturating_add(unix.as_secs()), unix.subsec_nanos() / GRAIN * GRAIN)
+    }
+
+    /// The next rounded timestamp.
+    fn next(self) -> Self {
+        let seconds = u64::from_be_bytes(self.0[..8].try_into().expect("eight bytes"));
+        let nanos = u32::from_be_bytes(self.0[8..].try_into().expect("four bytes"));
+        if nanos >= LAST_GRAIN {
+            Self::encode(seconds.saturating_add(1), 0)
+        } else {
+            Self::encode(seconds, nanos + GRAIN)
+        }
+    }
+
+    fn encode(seconds: u64, nanos: u32) -> Self {
+        let mut bytes = [0; 12];
+        bytes[..8].copy_from_slice(&seconds.to_be_bytes());
+        bytes[8..].copy_from_slice(&nanos.to_be_bytes());
+        Tai64n(bytes)
+    }
+}
+
+/// The timestamps of the initiations we send to one peer.
+#[derive(Debug, Default)]
+pub(super) struct Stamps {
+    last: Tai64n,
+}
+
+impl Stamps {
+    /// A timestamp for `unix`, the time since the UNIX epoch. Always greater than the one before,
+    /// even if our clock was set back: the peer would not take another.
+    pub(super) fn next(&mut self, unix: Duration) -> Tai64n {
+        self.last = Tai64n::whitened(unix).max(self.last.next());
+        self.last
+    }
+}
+
+/// The greatest timestamp seen from one peer.
+#[derive(Debug, Default)]
+pub(super) struct StampGuard {
+    greatest: Tai64n,
+}
+
+impl StampGuard {
+    /// Whether `stamp` is greater than all before. Remembers it if so.
+    pub(super) fn accept(&mut self, stamp: Tai64n) -> bool {
+        let new = stamp > self.greatest;
+        self.greatest = self.greatest.max(stamp);
+        new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_epoch_is_encoded_as_tai64_says() {
+        let stamp = Tai64n::whitened(Duration::ZERO);
+        assert_eq!(stamp.0, [0x40, 0, 0, 0, 0, 0, 0, 0x0a, 0, 0, 0, 0]);
+        let stamp = Tai64n::whitened(Duration::new(1, 999_999_999));
+        assert_eq!(stamp.0, [0x40, 0, 0, 0, 0, 0, 0, 0x0b, 0x3b, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_does_not_make_us_repeat() {
+        let mut stamps = Stamps::default();
+        let before = stamps.next(Duration::from_secs(1_000_000));
+        let after = stamps.next(Duration::from_secs(1_000));
+        assert!(after > before);
+        assert!(stamps.next(Duration::from_secs(2_000_000)) > after);
+    }
+
+    #[test]
+    fn an_initiation_is_taken_once_and_never_after_a_later_one() {
+        let mut guard = StampGuard::default();
+        let [a, b] = [1, 2].map(|s| Tai64n::whitened(Duration::from_secs(s)));
+        assert!(guard.accept(b));
+        assert!(!guard.accept(b) && !guard.accept(a));
+        assert!(guard.accept(b.next()));
+    }
+
+    proptest! {
+        #[test]
+        fn timestamps_only_grow_and_stay_coarse(times: Vec<Duration>) {
+            let mut stamps = Stamps::default();
+            let mut last = Tai64n::default();
+            for time in times {
+                let stamp = stamps.next(time);
+                // At the end of time there is nothing greater; no clock gets there.
+                prop_assert!(stamp > last || stamp.0[..8] == [0xff; 8]);
+                let nanos = u32::from_be_bytes(stamp.0[8..].try_into().unwrap());
+                prop_assert!(nanos % GRAIN == 0 && nanos < 1_000_000_000);
+                last = stamp;
+            }
+        }
+    }
+}
