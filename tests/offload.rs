@@ -122,11 +122,15 @@ impl Shape {
         (header.ack, header.acknowledgment_number) = (true, 7);
         (header.psh, header.fin) = (self.last, self.last);
         header.set_options_raw(&[1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2]).unwrap();
-        self.finish(self.ip().tcp_header(header), |builder, out| builder.write(out, payload).unwrap())
+        let mut out = Vec::new();
+        self.ip().tcp_header(header).write(&mut out, payload).unwrap();
+        out
     }
 
     fn udp(self, payload: &[u8]) -> Vec<u8> {
-        self.finish(self.ip().udp(1000, 2000), |builder, out| builder.write(out, payload).unwrap())
+        let mut out = Vec::new();
+        self.ip().udp(1000, 2000).write(&mut out, payload).unwrap();
+        out
     }
 
     fn ip(self) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
@@ -145,12 +149,6 @@ impl Shape {
             (header.dont_fragment, header.identification) = (false, self.id);
             PacketBuilder::ip(etherparse::IpHeaders::Ipv4(header, etherparse::Ipv4Extensions::default()))
         }
-    }
-
-    fn finish<B>(self, builder: B, write: impl FnOnce(B, &mut Vec<u8>)) -> Vec<u8> {
-        let mut out = Vec::new();
-        write(builder, &mut out);
-        out
     }
 
     /// Where the transport header starts.
@@ -282,7 +280,9 @@ fn coalesced_packets_come_out_of_the_kernel_as_they_went_in() {
             // over IPv4. So both ways out are taken.
             let packets: Vec<_> = (0..40).map(|i| build(64, i)).collect();
             let mut window = Window::new(from.writer.limits());
-            packets.iter().for_each(|packet| window.push(packet));
+            for packet in &packets {
+                window.push(packet);
+            }
             window.flush(&mut from.writer);
             let mut came: Vec<_> = (0..40).map(|_| next(to, is_ours).1.remove(0)).collect();
             let mut expected: Vec<_> = (0..40).map(|i| build(63, i)).collect();
@@ -311,7 +311,9 @@ fn a_superpacket_that_the_kernel_refuses_is_written_packet_by_packet_and_nothing
         // More segments than any kernel takes.
         let packets: Vec<_> = (0..200).map(|i| build(64, i)).collect();
         let mut window = Window::new(Limits { udp_segments: 200, ..Limits::SAFE });
-        packets.iter().for_each(|packet| window.push(packet));
+        for packet in &packets {
+            window.push(packet);
+        }
         window.flush(&mut from.writer);
         for i in 0..200 {
             assert_eq!(next(to, is_ours).1, [build(63, i)], "packet {i}");
@@ -335,7 +337,7 @@ fn an_interface_that_is_down_costs_packets_but_not_the_queue() {
         let tally = from.writer.tally().take();
         assert_eq!(tally.drops.of(DropReason::InterfaceDown), 1);
         assert_eq!(tally.errors.of(Errno::EIO), 1);
-        assert!(matches!(from.reader.read(), Ok(_)));
+        assert!(from.reader.read().is_ok());
 
         ip("link set first up");
         from.writer.write(&build(64));
