@@ -91,6 +91,8 @@ reasons! {
     TunWrite = "tun_write",
     /// The router was told to stop.
     Shutdown = "shutdown",
+    /// In the hands of a worker that panicked and was restarted.
+    WorkerRestart = "worker_restart",
 }
 
 impl DropReason {

@@ -4,6 +4,7 @@
 pub mod control;
 pub mod cli;
 pub mod drops;
+pub mod errnos;
 pub mod lane;
 pub mod offload;
 pub mod packet;

@@ -1,1 +1,109 @@
-//! Allowed IPs (being written).
+//! Allowed IPs: which peer an inner address belongs to, by longest prefix.
+//!
+//! One table over all peers answers both questions of cryptokey routing (whitepaper section 2):
+//! whom a packet read from the TUN is for, and whether an opened packet's source is its sender's.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use prefix_trie::joint::JointPrefixMap;
+
+/// Prefixes of both families and what each belongs to. Immutable while workers read it: the owner
+/// changes a copy and publishes that.
+#[derive(Clone, Debug)]
+pub struct Routes<T> {
+    map: JointPrefixMap<IpNet, T>,
+}
+
+impl<T> Default for Routes<T> {
+    fn default() -> Self {
+        Self { map: JointPrefixMap::default() }
+    }
+}
+
+impl<T> Routes<T> {
+    /// Gives `net` to `owner`; whoever had exactly this prefix loses it, as in every WireGuard.
+    pub fn insert(&mut self, net: IpNet, owner: T) -> Option<T> {
+        self.map.insert(net.trunc(), owner)
+    }
+
+    /// Takes `net` from whoever has exactly this prefix.
+    pub fn remove(&mut self, net: IpNet) -> Option<T> {
+        self.map.remove(&net.trunc())
+    }
+
+    /// The owner of exactly this prefix.
+    pub fn get(&self, net: IpNet) -> Option<&T> {
+        self.map.get(&net.trunc())
+    }
+
+    /// Keeps only the prefixes for which `keep` is true.
+    pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
+        self.map.retain(|_, owner| keep(owner));
+    }
+
+    /// The owner of the longest prefix that holds `address`.
+    #[inline]
+    pub fn lookup(&self, address: IpAddr) -> Option<&T> {
+        self.map.get_lpm(&IpNet::from(address)).map(|(_, owner)| owner)
+    }
+
+    /// Every prefix with its owner.
+    pub fn iter(&self) -> impl Iterator<Item = (IpNet, &T)> {
+        self.map.iter()
+    }
+
+    /// How many prefixes there are.
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Whether there is no prefix.
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn net() -> impl Strategy<Value = IpNet> {
+        // Few distinct addresses, so that prefixes nest and collide.
+        prop_oneof![
+            (0_u32..64, 0_u8..=32).prop_map(|(low, len)| {
+                IpNet::new(IpAddr::V4((0x0a00_0000 | low << 20 | low).into()), len).unwrap()
+            }),
+            (0_u128..64, 0_u8..=128).prop_map(|(low, len)| {
+                IpNet::new(IpAddr::V6((0xfd << 120 | low << 90 | low).into()), len).unwrap()
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn lookups_agree_with_a_naive_list(
+            changes in prop::collection::vec((net(), 0_u8..8, any::<bool>()), 0..60),
+            asked in prop::collection::vec(net(), 1..20),
+        ) {
+            let mut routes = Routes::default();
+            let mut naive: Vec<(IpNet, u8)> = Vec::new();
+            for (net, owner, add) in changes {
+                naive.retain(|(other, _)| *other != net.trunc());
+                if add {
+                    routes.insert(net, owner);
+                    naive.push((net.trunc(), owner));
+                } else {
+                    routes.remove(net);
+                }
+            }
+            prop_assert_eq!(routes.len(), naive.len());
+            for address in asked.into_iter().map(|net| net.addr()) {
+                let longest = naive.iter().filter(|(net, _)| net.contains(&address))
+                    .max_by_key(|(net, _)| net.prefix_len()).map(|(_, owner)| owner);
+                prop_assert_eq!(routes.lookup(address), longest);
+            }
+        }
+    }
+}

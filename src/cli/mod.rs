@@ -1,1 +1,4 @@
 //! cli (being written).
+
+pub mod demo;
+pub mod exposition;

@@ -1,5 +1,9 @@
-//! control (being written).
+//! Control: everything that decides and nothing that forwards.
 
+mod actor;
 pub mod config;
+pub mod device;
 pub mod netlink;
+mod parts;
+pub mod supervisor;
 pub mod uapi;

@@ -1,3 +1,41 @@
-//! lane (being written).
+//! Lanes: the actors that move packets, and how they hand them on.
+//!
+//! A lane is one TUN queue, one UDP socket, and two threads pinned next to each other:
+//!
+//! ```text
+//!            ┌──────────── inside worker ────────────┐    ┌─────── outside worker ───────┐
+//! TUN queue ─┤ read → route → segment → seal         ├───▶│ send (UDP GSO)               ├─ socket
+//!            │ write ← coalesce                      │◀───┤ source check ← open ← receive│
+//!            └───────────────────────────────────────┘    └──────────────────────────────┘
+//!                                                 to the inside worker of the flow's own lane
+//! ```
+//!
+//! Whoever reads a batch does the heavy work on it; the other side only writes it out. So both
+//! threads are loaded in both directions, each descriptor has one owner, and no lock stands on the
+//! way.
+//!
+//! What full means:
+//!
+//! | From → to | Bounded by | When full |
+//! |---|---|---|
+//! | inside → outside | the inside worker's slabs | it stops reading its TUN queue and goes on writing what its inbox brings; the kernel's queue pushes back on TCP |
+//! | outside → inside | the inbox; with one lane, the outside worker's slabs | the batch is dropped and counted; with one lane nothing is received meanwhile, and the socket's buffer holds what comes |
+//! | outside → peer actor | the queues of [`mailbox`] | the newest is dropped and counted |
+//!
+//! Order: a queue's packets get their counters in order and leave by one inbox and one socket; opened
+//! packets of a flow reach one inside worker by one inbox. Nothing overtakes a waiting batch.
 
+pub mod batch;
+pub mod bounds;
+pub mod doorbell;
+pub mod inbox;
+pub mod inside;
+pub mod mailbox;
+pub mod outside;
+pub mod peers;
+pub mod pinning;
+pub mod sleep;
+pub mod spin;
+pub mod staging;
 pub mod telemetry;
+pub mod worker;

@@ -1,2 +1,7 @@
 //! The only unsafe code: thin typed wrappers over libc and nix. Every block argues why it is sound.
 #![allow(unsafe_code)]
+
+pub mod clock;
+pub mod netns;
+pub mod tun;
+pub mod udp;

@@ -21,16 +21,16 @@ use super::messages::{self, COOKIE_REPLY, CookieReply, Handshake, Mac, mac1_offs
 use crate::units::Nanos;
 
 /// How long the secret behind our cookies lives.
-pub const SECRET_LIFETIME: Duration = Duration::from_secs(120);
+pub(super) const SECRET_LIFETIME: Duration = Duration::from_secs(120);
 
 /// How long a cookie is used after it came. Five seconds less than the secret lives, for its way.
-pub const COOKIE_LIFETIME: Duration = Duration::from_secs(115);
+pub(super) const COOKIE_LIFETIME: Duration = Duration::from_secs(115);
 
 const LABEL_MAC1: &[u8] = b"mac1----";
 const LABEL_COOKIE: &[u8] = b"cookie--";
 
 /// Judges the MACs of messages to us and hands out cookies.
-pub struct CookieJudge {
+pub(super) struct CookieJudge {
     mac1_key: [u8; 32],
     cookie_key: [u8; 32],
     secret: Zeroizing<[u8; 32]>,
@@ -39,7 +39,7 @@ pub struct CookieJudge {
 
 impl CookieJudge {
     /// A judge of messages to the owner of `public`.
-    pub fn new(public: &PublicKey) -> Self {
+    pub(super) fn new(public: &PublicKey) -> Self {
         CookieJudge {
             mac1_key: labelled(LABEL_MAC1, public),
             cookie_key: labelled(LABEL_COOKIE, public),
@@ -49,13 +49,13 @@ impl CookieJudge {
     }
 
     /// Whether the sender knows our public key.
-    pub fn mac1_is_right(&self, message: Handshake<'_>) -> bool {
+    pub(super) fn mac1_is_right(&self, message: Handshake<'_>) -> bool {
         let (mac1, covered) = message.mac1();
         mac(&self.mac1_key, &[covered]).ct_eq(mac1).into()
     }
 
     /// Whether the sender has a cookie that we gave to `source`.
-    pub fn mac2_is_right(&self, message: Handshake<'_>, source: SocketAddr, now: Nanos) -> bool {
+    pub(super) fn mac2_is_right(&self, message: Handshake<'_>, source: SocketAddr, now: Nanos) -> bool {
         if !self.secret_is_fresh(now) {
             return false;
         }
@@ -64,7 +64,7 @@ impl CookieJudge {
     }
 
     /// Message 3, which brings a cookie for `source` to the sender of `message`.
-    pub fn reply(
+    pub(super) fn reply(
         &mut self,
         message: Handshake<'_>,
         source: SocketAddr,
@@ -100,7 +100,7 @@ impl CookieJudge {
 }
 
 /// Writes the MACs of messages to one peer, and keeps the cookie that it gave us.
-pub struct CookieJar {
+pub(super) struct CookieJar {
     mac1_key: [u8; 32],
     cookie_key: [u8; 32],
     cookie: Option<(Zeroizing<Mac>, Nanos)>,
@@ -110,7 +110,7 @@ pub struct CookieJar {
 
 impl CookieJar {
     /// A jar for messages to the owner of `public`.
-    pub fn new(public: &PublicKey) -> Self {
+    pub(super) fn new(public: &PublicKey) -> Self {
         CookieJar {
             mac1_key: labelled(LABEL_MAC1, public),
             cookie_key: labelled(LABEL_COOKIE, public),
@@ -120,7 +120,7 @@ impl CookieJar {
     }
 
     /// Writes both MACs of `message`, a whole message 1 or 2 whose sender index is `sender`.
-    pub fn sign(&mut self, message: &mut [u8], sender: u32, now: Nanos) {
+    pub(super) fn sign(&mut self, message: &mut [u8], sender: u32, now: Nanos) {
         let (at1, at2) = (mac1_offset(message.len()), mac2_offset(message.len()));
         let mac1 = mac(&self.mac1_key, &[&message[..at1]]);
         message[at1..at2].copy_from_slice(&mac1);
@@ -138,7 +138,7 @@ impl CookieJar {
     /// Keeps the cookie in `reply`, if it answers the last message and comes from the peer. The
     /// next message is signed with it; nothing is sent at once, so that a cookie reply cannot be
     /// used to make us send (section 5.4.7).
-    pub fn store(&mut self, reply: CookieReply<'_>, now: Nanos) -> bool {
+    pub(super) fn store(&mut self, reply: CookieReply<'_>, now: Nanos) -> bool {
         let Some((sender, mac1)) = self.last else { return false };
         if sender != reply.receiver() {
             return false;
@@ -242,9 +242,9 @@ mod tests {
     #[test]
     fn cookies_and_secrets_grow_old() {
         let (judge, mut jar) = with_cookie();
-        let message = signed(&mut jar, START.after(COOKIE_LIFETIME - Duration::from_nanos(1)));
+        let message = signed(&mut jar, START.after(Duration::from_secs(114)));
         let right = |span| judge.mac2_is_right(view(&message), source("192.0.2.1:1000"), START.after(span));
-        assert!(right(SECRET_LIFETIME - Duration::from_nanos(1)));
+        assert!(right(Duration::from_secs(119)));
         assert!(!right(SECRET_LIFETIME));
         assert_eq!(view(&signed(&mut jar, START.after(COOKIE_LIFETIME))).mac2().0, &[0; 16]);
     }

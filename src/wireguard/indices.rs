@@ -1,10 +1,13 @@
 //! Which local indices are in use, and by which peer. The protocol's own side of the session
-//! table: an index is taken when a handshake starts, before there is a session.
+//! table, and the only one that writes to it: an index is taken when a handshake starts, before
+//! there is a session.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::keys::Entropy;
-use super::table::{PLACE_BITS, PLACES};
+use super::session::Session;
+use super::table::{PLACE_BITS, PLACES, SessionTable};
 use crate::units::PeerId;
 
 /// As many free places rest before one is used again, while there are others.
@@ -12,6 +15,7 @@ const RESTING: usize = 256;
 
 /// The local indices in use. Bounded by the places of the table.
 pub(super) struct Indices {
+    table: Arc<SessionTable>,
     /// By place: the last index that was here, and who has it now.
     taken: Vec<(u32, Option<PeerId>)>,
     /// Places that are free again, the longest free first, so that a late datagram for a session
@@ -20,8 +24,8 @@ pub(super) struct Indices {
 }
 
 impl Indices {
-    pub(super) fn new() -> Self {
-        Indices { taken: Vec::new(), free: VecDeque::new() }
+    pub(super) fn new(table: Arc<SessionTable>) -> Self {
+        Indices { table, taken: Vec::new(), free: VecDeque::new() }
     }
 
     /// Takes an index for `peer`; `None` if all are in use.
@@ -48,9 +52,16 @@ impl Indices {
         if taken == index { owner } else { None }
     }
 
-    /// Gives `index` back.
+    /// Lets workers find `session` by its index, which was taken before.
+    pub(super) fn install(&self, session: Arc<Session>) {
+        assert_eq!(self.owner(session.local_index()), Some(session.peer()), "the index is the session's own");
+        self.table.install(session);
+    }
+
+    /// Gives `index` back. Its session, if it came to one, is not found any more.
     pub(super) fn release(&mut self, index: u32) {
         assert!(self.owner(index).is_some(), "an index is given back once");
+        self.table.remove(index);
         let place = index as usize % PLACES;
         self.taken[place].1 = None;
         self.free.push_back(place as u32);
@@ -72,7 +83,7 @@ mod tests {
 
     #[test]
     fn an_index_that_was_given_back_names_nobody() {
-        let mut indices = Indices::new();
+        let mut indices = Indices::new(Arc::default());
         let mut last = Vec::new();
         for round in 0..10 * RESTING as u32 {
             let index = indices.take(PeerId(round), &mut Constant).unwrap();
@@ -88,7 +99,7 @@ mod tests {
 
     #[test]
     fn when_all_are_in_use_there_are_no_more() {
-        let mut indices = Indices::new();
+        let mut indices = Indices::new(Arc::default());
         let first = indices.take(PeerId(0), &mut Constant).unwrap();
         for _ in 1..PLACES {
             indices.take(PeerId(0), &mut Constant).unwrap();

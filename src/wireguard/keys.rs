@@ -183,8 +183,8 @@ impl PrivateKey {
         let mut key = PrivateKey([0; KEY]);
         entropy.fill(&mut key.0);
         // Clamped as `wg genkey` does, so that every tool prints the key the same way.
-        key.0[0] &= 248;
-        key.0[31] = (key.0[31] & 127) | 64;
+        key.0[0] &= 0xf8;
+        key.0[31] = (key.0[31] & 0x7f) | 0x40;
         key
     }
 

@@ -39,10 +39,10 @@ const PSK_PLACE: u8 = 2;
 /// public key that would make the secret known to all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the handshake message does not authenticate")]
-pub struct Refused;
+pub(super) struct Refused;
 
 /// An initiation that was sent and waits for its response.
-pub struct Initiation {
+pub(super) struct Initiation {
     state: HandshakeState,
 }
 
@@ -51,7 +51,7 @@ impl Initiation {
     ///
     /// # Errors
     /// If `remote` is not a usable public key.
-    pub fn start(
+    pub(super) fn start(
         private: &PrivateKey,
         remote: &PublicKey,
         stamp: Tai64n,
@@ -72,7 +72,7 @@ impl Initiation {
     ///
     /// # Errors
     /// If the message is not the answer of the peer this was started with.
-    pub fn finish(
+    pub(super) fn finish(
         &mut self,
         psk: &PresharedKey,
         response: &[u8; RESPONSE_NOISE],
@@ -88,7 +88,7 @@ impl Initiation {
 }
 
 /// An initiation that came in and authenticates. Whether it is new is for the timestamp to say.
-pub struct Received {
+pub(super) struct Received {
     state: HandshakeState,
     remote: PublicKey,
     stamp: Tai64n,
@@ -100,7 +100,7 @@ impl Received {
     ///
     /// # Errors
     /// If it is not sealed for us, or not by the key it names.
-    pub fn read(
+    pub(super) fn read(
         private: &PrivateKey,
         message: &[u8; INITIATION_NOISE],
         entropy: &mut dyn Entropy,
@@ -114,12 +114,12 @@ impl Received {
     }
 
     /// Who sent it.
-    pub fn remote(&self) -> &PublicKey {
+    pub(super) fn remote(&self) -> &PublicKey {
         &self.remote
     }
 
     /// The timestamp in it.
-    pub fn stamp(&self) -> Tai64n {
+    pub(super) fn stamp(&self) -> Tai64n {
         self.stamp
     }
 
@@ -127,7 +127,10 @@ impl Received {
     ///
     /// # Errors
     /// If the initiator's ephemeral key is not a usable public key.
-    pub fn answer(mut self, psk: &PresharedKey) -> Result<([u8; RESPONSE_NOISE], SessionKeys), Refused> {
+    pub(super) fn answer(
+        mut self,
+        psk: &PresharedKey,
+    ) -> Result<([u8; RESPONSE_NOISE], SessionKeys), Refused> {
         self.state.set_psk(PSK_PLACE.into(), psk.as_bytes()).expect("place and length fit the pattern");
         let mut message = [0; RESPONSE_NOISE];
         let written = self.state.write_message(&[], &mut message).map_err(|_| Refused)?;

@@ -4,7 +4,7 @@
 //! without the key can move it.
 
 /// How far a counter may lie behind the greatest one seen and still be taken.
-pub const WINDOW: u64 = 8192;
+pub(super) const WINDOW: u64 = 8192;
 
 /// Words in the ring: one more than the window fills, so that the word being cleared for new
 /// counters never holds one that is still inside the window.
@@ -12,7 +12,7 @@ const WORDS: u64 = WINDOW / 64 + 1;
 
 /// The counters of one session that were seen.
 #[derive(Debug)]
-pub struct ReplayWindow {
+pub(super) struct ReplayWindow {
     /// One more than the greatest counter seen; 0 if none was.
     next: u64,
     seen: [u64; WORDS as usize],
@@ -30,7 +30,7 @@ impl ReplayWindow {
     ///
     /// The last counter there is, `u64::MAX`, is never new; no session gets that far.
     #[inline]
-    pub fn accept(&mut self, counter: u64) -> bool {
+    pub(super) fn accept(&mut self, counter: u64) -> bool {
         if counter >= self.next {
             if counter == u64::MAX {
                 return false;

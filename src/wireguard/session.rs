@@ -167,6 +167,9 @@ impl Session {
 
     /// Reserves `n` counters in a row (at most [`MAX_RUN`]) and returns the first. `None` when that
     /// would pass the limit on messages: the session is used up.
+    ///
+    /// # Panics
+    /// If `n` is over [`MAX_RUN`].
     #[inline]
     pub fn reserve(&self, n: u32) -> Option<u64> {
         assert!(n as usize <= MAX_RUN, "a run has at most MAX_RUN datagrams");

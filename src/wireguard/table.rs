@@ -88,6 +88,9 @@ impl Deref for SessionGuard {
 
 impl SessionGuard {
     /// The session, to be kept.
+    ///
+    /// # Panics
+    /// Never: a guard is made of a session that was found.
     pub fn to_arc(&self) -> Arc<Session> {
         self.0.clone().expect("a guard is made of a session that was found")
     }

@@ -17,16 +17,16 @@ const LAST_GRAIN: u32 = (1_000_000_000 - 1) / GRAIN * GRAIN;
 
 /// A timestamp as it is on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Tai64n([u8; 12]);
+pub(super) struct Tai64n([u8; 12]);
 
 impl Tai64n {
     /// The timestamp with these bytes.
-    pub const fn from_bytes(bytes: [u8; 12]) -> Self {
+    pub(super) const fn from_bytes(bytes: [u8; 12]) -> Self {
         Tai64n(bytes)
     }
 
     /// The bytes on the wire.
-    pub const fn as_bytes(&self) -> &[u8; 12] {
+    pub(super) const fn as_bytes(&self) -> &[u8; 12] {
         &self.0
     }
 
@@ -56,14 +56,14 @@ impl Tai64n {
 
 /// The timestamps of the initiations we send to one peer.
 #[derive(Debug, Default)]
-pub struct Stamps {
+pub(super) struct Stamps {
     last: Tai64n,
 }
 
 impl Stamps {
     /// A timestamp for `unix`, the time since the UNIX epoch. Always greater than the one before,
     /// even if our clock was set back: the peer would not take another.
-    pub fn next(&mut self, unix: Duration) -> Tai64n {
+    pub(super) fn next(&mut self, unix: Duration) -> Tai64n {
         self.last = Tai64n::whitened(unix).max(self.last.next());
         self.last
     }
@@ -71,13 +71,13 @@ impl Stamps {
 
 /// The greatest timestamp seen from one peer.
 #[derive(Debug, Default)]
-pub struct StampGuard {
+pub(super) struct StampGuard {
     greatest: Tai64n,
 }
 
 impl StampGuard {
     /// Whether `stamp` is greater than all before. Remembers it if so.
-    pub fn accept(&mut self, stamp: Tai64n) -> bool {
+    pub(super) fn accept(&mut self, stamp: Tai64n) -> bool {
         let new = stamp > self.greatest;
         self.greatest = self.greatest.max(stamp);
         new

@@ -4,12 +4,9 @@ use metrics::Gauge;
 
 use super::histogram::ExactHistogram;
 use super::registry::Registry;
-use super::tally::{LabelledTally, PublishedDrops, Tally, errno_labels};
-
-/// The `kind` label: how a superpacket is segmented. In the order of `SuperpacketKind`.
-const KINDS: [&str; 5] = ["none", "tso4", "tso6", "uso4", "uso6"];
-/// What ends a drain. In the order of `DrainEnd`.
-const DRAIN_ENDS: [&str; 4] = ["empty", "cap", "headroom", "malformed"];
+use super::tally::{LabelledTally, PublishedDrops, Tally};
+use crate::errnos::ErrnoCounts;
+use crate::offload::{DrainEnd, SealReason, Superpacket, SuperpacketKind, WriteTally};
 
 /// The counts of one inside worker. Add to the fields while handling a batch, then
 /// [`publish`](Self::publish) once.
@@ -24,6 +21,8 @@ pub struct InsideTelemetry {
     pub read_superpackets: LabelledTally,
     /// Bytes of IP packets read.
     pub read_bytes: Tally,
+    /// Bytes of IP packets written.
+    pub write_bytes: Tally,
     /// Segments cut.
     pub segments: Tally,
     /// TUN writes by kind.
@@ -34,7 +33,7 @@ pub struct InsideTelemetry {
     pub coalesced_segments: Tally,
     /// Chains, by what closed them.
     pub coalesce_seal: LabelledTally,
-    /// Refused TUN writes by errno, see [`errno_index`](super::errno_index).
+    /// Refused TUN writes by errno.
     pub write_errors: LabelledTally,
     /// 1 while the queue takes superpackets. Set it when that changes.
     pub gso_enabled: Gauge,
@@ -44,6 +43,8 @@ pub struct InsideTelemetry {
     pub inbox_full: Tally,
     /// Times no slab was free.
     pub pool_exhausted: Tally,
+    /// Times this worker was restarted.
+    pub restarts: Tally,
     /// Packets dropped on their way from the TUN to the outside.
     pub outbound_drops: PublishedDrops,
     /// Packets dropped on their way to the TUN.
@@ -51,17 +52,17 @@ pub struct InsideTelemetry {
 }
 
 impl InsideTelemetry {
-    /// Registers the counts of lane `queue`'s inside worker. `seal_reasons` are the label values of
-    /// [`coalesce_seal`](Self::coalesce_seal), in the order of their indexes.
+    /// Registers the counts of lane `queue`'s inside worker.
     ///
     /// # Panics
     /// If that worker is registered already.
-    pub fn register(registry: &Registry, queue: usize, seal_reasons: &[&'static str]) -> Self {
+    pub fn register(registry: &Registry, queue: usize) -> Self {
         let queue = queue.to_string();
         let lane = [("queue", queue.as_str())];
         let worker = [("queue", queue.as_str()), ("worker", "inside")];
         let tally = |name| Tally::register(registry, name, &lane);
-        let by_kind = |name| LabelledTally::register(registry, name, &lane, "kind", KINDS);
+        let kinds = || SuperpacketKind::ALL.iter().map(|kind| kind.label());
+        let by_kind = |name| LabelledTally::register(registry, name, &lane, "kind", kinds());
         InsideTelemetry {
             drain_packets: registry.histogram("laneway_drain_packets", &lane),
             drain_end: LabelledTally::register(
@@ -69,11 +70,12 @@ impl InsideTelemetry {
                 "laneway_drain_end_total",
                 &lane,
                 "reason",
-                DRAIN_ENDS,
+                DrainEnd::ALL.iter().map(|end| end.label()),
             ),
             wakeups: Tally::register(registry, "laneway_wakeups_total", &worker),
             read_superpackets: by_kind("laneway_tun_read_superpackets_total"),
             read_bytes: tally("laneway_tun_read_bytes_total"),
+            write_bytes: tally("laneway_tun_write_bytes_total"),
             segments: Tally::register(
                 registry,
                 "laneway_segments_total",
@@ -87,22 +89,53 @@ impl InsideTelemetry {
                 "laneway_coalesce_seal_total",
                 &lane,
                 "reason",
-                seal_reasons.iter().copied(),
+                SealReason::ALL.iter().map(|reason| reason.label()),
             ),
             write_errors: LabelledTally::register(
                 registry,
                 "laneway_tun_write_errors_total",
                 &lane,
                 "errno",
-                errno_labels(),
+                ErrnoCounts::labels(),
             ),
             gso_enabled: registry.gauge("laneway_tun_gso_enabled", &lane),
             inbox_depth: registry.gauge("laneway_inbox_depth", &worker),
             inbox_full: Tally::register(registry, "laneway_inbox_full_total", &worker),
             pool_exhausted: Tally::register(registry, "laneway_pool_exhausted_total", &worker),
-            outbound_drops: PublishedDrops::register(registry, "outbound"),
-            inbound_drops: PublishedDrops::register(registry, "inbound"),
+            restarts: Tally::register(registry, "laneway_worker_restarts_total", &worker),
+            outbound_drops: PublishedDrops::register(registry, "outbound", &lane),
+            inbound_drops: PublishedDrops::register(registry, "inbound", &lane),
         }
+    }
+
+    /// A superpacket was read.
+    #[inline]
+    pub fn note_read(&mut self, superpacket: &Superpacket<'_>) {
+        self.read_superpackets.add(superpacket.kind() as usize, 1);
+        self.read_bytes.add(superpacket.packet().len() as u64);
+    }
+
+    /// A drain of `packets` is over.
+    #[inline]
+    pub fn note_drain(&mut self, packets: usize, end: DrainEnd) {
+        self.drain_packets.record(packets);
+        self.drain_end.add(end as usize, 1);
+    }
+
+    /// Takes over what the queue's writing side counted.
+    pub fn note_writes(&mut self, tally: &mut WriteTally) {
+        let mut tally = tally.take();
+        for (kind, times) in tally.superpackets.into_iter().enumerate() {
+            self.write_superpackets.add(kind, times);
+        }
+        self.write_packets.add(tally.packets);
+        self.write_bytes.add(tally.bytes);
+        self.coalesced_segments.add(tally.coalesced_segments);
+        for (reason, times) in tally.seals.into_iter().enumerate() {
+            self.coalesce_seal.add(reason, times);
+        }
+        tally.errors.take(|errno, times| self.write_errors.add(errno, times));
+        tally.drops.take(|reason, packets| self.inbound_drops.add(reason, packets));
     }
 
     /// Adds everything counted since the last call to the counters that a scrape reads.
@@ -111,6 +144,7 @@ impl InsideTelemetry {
         self.wakeups.publish();
         self.read_superpackets.publish();
         self.read_bytes.publish();
+        self.write_bytes.publish();
         self.segments.publish();
         self.write_superpackets.publish();
         self.write_packets.publish();
@@ -119,6 +153,7 @@ impl InsideTelemetry {
         self.write_errors.publish();
         self.inbox_full.publish();
         self.pool_exhausted.publish();
+        self.restarts.publish();
         self.outbound_drops.publish();
         self.inbound_drops.publish();
     }

@@ -14,7 +14,7 @@
 //! telemetry.inbound_drops.add(DropReason::Replay, 2);
 //! telemetry.publish();
 //! let scraped = registry.render();
-//! assert!(scraped.contains("laneway_dropped_packets_total{direction=\"inbound\",reason=\"replay\"} 2"));
+//! assert!(scraped.contains("laneway_dropped_packets_total{queue=\"0\",direction=\"inbound\",reason=\"replay\"} 2"));
 //! ```
 
 mod families;
@@ -30,4 +30,4 @@ pub use inside::InsideTelemetry;
 pub use outside::OutsideTelemetry;
 pub use peers::PeerTelemetry;
 pub use registry::Registry;
-pub use tally::{LabelledTally, PublishedDrops, Tally, errno_index};
+pub use tally::{LabelledTally, PublishedDrops, Tally};

@@ -4,7 +4,10 @@ use metrics::Gauge;
 
 use super::histogram::ExactHistogram;
 use super::registry::Registry;
-use super::tally::{LabelledTally, PublishedDrops, Tally, errno_labels};
+use super::tally::{LabelledTally, PublishedDrops, Tally};
+use crate::drops::DropReason;
+use crate::errnos::ErrnoCounts;
+use crate::underlay::{ReceiveTally, SendTally};
 
 /// The counts of one outside worker. Add to the fields while handling a batch, then
 /// [`publish`](Self::publish) once.
@@ -19,7 +22,7 @@ pub struct OutsideTelemetry {
     pub receive_batches: Tally,
     /// Datagrams per received message.
     pub gro_segments: ExactHistogram,
-    /// Times GSO was switched off, by errno, see [`errno_index`](super::errno_index).
+    /// Times GSO was switched off, by errno.
     pub gso_disabled: LabelledTally,
     /// Refused sends by errno.
     pub send_errors: LabelledTally,
@@ -33,6 +36,8 @@ pub struct OutsideTelemetry {
     pub inbox_dropped_segments: Tally,
     /// Times no slab was free.
     pub pool_exhausted: Tally,
+    /// Times this worker was restarted.
+    pub restarts: Tally,
     /// Packets dropped on their way to the UDP socket.
     pub outbound_drops: PublishedDrops,
     /// Packets dropped on their way from the UDP socket to the inside.
@@ -50,7 +55,7 @@ impl OutsideTelemetry {
         let worker = [("queue", queue.as_str()), ("worker", "outside")];
         let tally = |name| Tally::register(registry, name, &lane);
         let of_worker = |name| Tally::register(registry, name, &worker);
-        let by_errno = |name| LabelledTally::register(registry, name, &lane, "errno", errno_labels());
+        let by_errno = |name| LabelledTally::register(registry, name, &lane, "errno", ErrnoCounts::labels());
         OutsideTelemetry {
             wakeups: of_worker("laneway_wakeups_total"),
             send_runs: tally("laneway_udp_send_runs_total"),
@@ -68,9 +73,33 @@ impl OutsideTelemetry {
             inbox_full: of_worker("laneway_inbox_full_total"),
             inbox_dropped_segments: tally("laneway_inbox_dropped_segments_total"),
             pool_exhausted: of_worker("laneway_pool_exhausted_total"),
-            outbound_drops: PublishedDrops::register(registry, "outbound"),
-            inbound_drops: PublishedDrops::register(registry, "inbound"),
+            restarts: of_worker("laneway_worker_restarts_total"),
+            outbound_drops: PublishedDrops::register(registry, "outbound", &lane),
+            inbound_drops: PublishedDrops::register(registry, "inbound", &lane),
         }
+    }
+
+    /// Takes over what the sender counted.
+    pub fn note_sends(&mut self, tally: &mut SendTally) {
+        tally.runs.take(|segments, times| {
+            self.send_runs.add(times);
+            self.run_segments.record_many(segments, times);
+        });
+        tally.errors.take(|errno, times| self.send_errors.add(errno, times));
+        tally.gso_disabled.take(|errno, times| self.gso_disabled.add(errno, times));
+    }
+
+    /// Takes over what the receiver counted.
+    pub fn note_receives(&mut self, tally: &mut ReceiveTally) {
+        self.receive_batches.add(std::mem::take(&mut tally.batches));
+        tally.messages.take(|segments, times| self.gro_segments.record_many(segments, times));
+    }
+
+    /// An inside worker's inbox had no room for a batch of `segments`.
+    pub fn note_inbox_full(&mut self, segments: u64) {
+        self.inbox_full.add(1);
+        self.inbox_dropped_segments.add(segments);
+        self.inbound_drops.add(DropReason::InboxFull, segments);
     }
 
     /// Adds everything counted since the last call to the counters that a scrape reads.
@@ -84,6 +113,7 @@ impl OutsideTelemetry {
         self.inbox_full.publish();
         self.inbox_dropped_segments.publish();
         self.pool_exhausted.publish();
+        self.restarts.publish();
         self.outbound_drops.publish();
         self.inbound_drops.publish();
     }

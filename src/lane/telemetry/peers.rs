@@ -37,8 +37,8 @@ impl PeerTelemetry {
                 "reason",
                 drop_reasons.iter().copied(),
             ),
-            outbound_drops: PublishedDrops::register(registry, "outbound"),
-            inbound_drops: PublishedDrops::register(registry, "inbound"),
+            outbound_drops: PublishedDrops::register(registry, "outbound", &[]),
+            inbound_drops: PublishedDrops::register(registry, "inbound", &[]),
         }
     }
 

@@ -1,0 +1,62 @@
+//! What it costs to seal and to open a superpacket: 45 segments of 1420 bytes, as one run.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use laneway::drops::DropTally;
+use laneway::units::{Nanos, PeerId};
+use laneway::wireguard::messages::DATA_OVERHEAD;
+use laneway::wireguard::session::{MessageLimits, OpenedRun, Role, Session, SessionKeys, SessionParts};
+use zeroize::Zeroizing;
+
+const SEGMENTS: usize = 45;
+const STRIDE: usize = 1420 + DATA_OVERHEAD;
+
+fn end(role: Role, send: u8, receive: u8) -> Session {
+    Session::new(SessionParts {
+        peer: PeerId(0),
+        activity: Arc::default(),
+        role,
+        local_index: 1,
+        remote_index: 1,
+        created: Nanos(1),
+        keys: SessionKeys { send: Zeroizing::new([send; 32]), receive: Zeroizing::new([receive; 32]) },
+        limits: MessageLimits::default(),
+    })
+}
+
+fn superpacket(c: &mut Criterion) {
+    let (a, b) = (end(Role::Initiator, 1, 2), end(Role::Responder, 2, 1));
+    let mut group = c.benchmark_group("superpacket of 45 x 1420 bytes");
+    group.throughput(Throughput::Bytes((SEGMENTS * 1420) as u64));
+
+    let mut run = vec![0x5a; SEGMENTS * STRIDE];
+    group.bench_function("seal", |bencher| {
+        bencher.iter(|| {
+            let first = a.reserve(SEGMENTS as u32).expect("counters are left");
+            a.seal_run(first, black_box(&mut run), STRIDE);
+        });
+    });
+
+    // Each run is opened once: the second time it would be a replay, and cheaper.
+    let (mut opened, mut drops) = (OpenedRun::new(), DropTally::default());
+    group.bench_function("open", |bencher| {
+        bencher.iter_batched_ref(
+            || {
+                let mut run = vec![0x5a; SEGMENTS * STRIDE];
+                a.seal_run(a.reserve(SEGMENTS as u32).expect("counters are left"), &mut run, STRIDE);
+                run
+            },
+            |run| {
+                b.open_run(black_box(run), STRIDE, &mut opened, &mut drops);
+                assert_eq!(opened.len(), SEGMENTS);
+            },
+            BatchSize::SmallInput,
+        );
+    });
+    group.finish();
+}
+
+criterion_group!(benches, superpacket);
+criterion_main!(benches);

@@ -1,0 +1,95 @@
+//! Ctrl-C: the first signal asks the demo to stop cleanly, the second one ends it on the spot. The kernel clears
+//! the namespaces away in both cases.
+
+use std::io;
+use std::process;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{SigSet, Signal};
+
+/// What a shell expects of a command that SIGINT ended: 128 + 2.
+pub const EXIT_STATUS: u8 = 130;
+
+/// Whether somebody asked the demo to stop. The default one hears no signals.
+#[derive(Debug, Default)]
+pub struct Interrupt {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    raised: AtomicBool,
+    lock: Mutex<()>,
+    change: Condvar,
+}
+
+impl Interrupt {
+    /// Takes SIGINT, SIGTERM and SIGHUP from here on. To be called before any other thread is started: they
+    /// inherit that these signals are blocked, so that the one thread that waits for them gets them.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn listen() -> io::Result<Interrupt> {
+        let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+        signals.thread_block()?;
+        let shared = Arc::new(Shared::default());
+        let raise = Arc::clone(&shared);
+        thread::Builder::new().name("signals".into()).spawn(move || {
+            while let Ok(_signal) = signals.wait() {
+                if raise.raised.load(Relaxed) {
+                    process::exit(EXIT_STATUS.into());
+                }
+                raise.raise();
+            }
+        })?;
+        Ok(Interrupt { shared })
+    }
+
+    /// Asks the demo to stop, as a signal would.
+    pub fn raise(&self) {
+        self.shared.raise();
+    }
+
+    /// For those who look at it now and then.
+    pub fn flag(&self) -> &AtomicBool {
+        &self.shared.raised
+    }
+
+    /// Whether it has come.
+    pub fn is_raised(&self) -> bool {
+        self.shared.raised.load(Relaxed)
+    }
+
+    /// Waits for `span` or until it comes.
+    pub fn wait(&self, span: Duration) {
+        let guard = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.shared.change.wait_timeout_while(guard, span, |()| !self.is_raised()));
+    }
+}
+
+impl Shared {
+    fn raise(&self) {
+        let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.raised.store(true, Relaxed);
+        drop(guard);
+        self.change.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_ends_with_the_first_signal() {
+        let interrupt = Interrupt::default();
+        let raise = Arc::clone(&interrupt.shared);
+        let signal = thread::spawn(move || raise.raise());
+        interrupt.wait(Duration::MAX);
+        assert!(interrupt.is_raised() && interrupt.flag().load(Relaxed));
+        signal.join().unwrap();
+    }
+}

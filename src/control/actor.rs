@@ -1,0 +1,327 @@
+//! The peer actor: the one thread that owns the WireGuard protocol.
+//!
+//! It turns what happens (handshake messages from the outside workers, their events, requests from
+//! the control socket, time) into calls of the sans-IO [`Protocol`], and what that answers into
+//! messages to send, sessions for the workers to use and snapshots for them to read. No data packet
+//! ever waits for it.
+//!
+//! Timers: after each call about a peer the protocol says when it wants to be asked again. A peer
+//! without sessions has no such moment and costs nothing.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arrayvec::ArrayVec;
+use crossbeam::channel::Receiver;
+use nix::errno::Errno;
+
+use super::config::update::{DeviceStatus, DeviceUpdate};
+use super::device::{self, Bound, Request};
+use crate::lane::doorbell::{Awaited, Doorbell};
+use crate::lane::mailbox::{CommandBox, ControlMessage, HandshakeDatagram, OutsideCommand, PeerEvent, PeerInbox};
+use crate::lane::peers::{PeerRecord, Peers};
+use crate::lane::sleep::{Sleeper, Stopped};
+use crate::lane::telemetry::PeerTelemetry;
+use crate::sys::clock;
+use crate::underlay::Endpoint;
+use crate::units::{Nanos, PeerId};
+use crate::wireguard::keys::OsEntropy;
+use crate::wireguard::messages::DATA_OVERHEAD;
+use crate::wireguard::outputs::{MAX_OUTPUTS, Output, Outputs, SendTo};
+use crate::wireguard::protocol::Protocol;
+use crate::wireguard::session::Role;
+
+/// Handshake messages that are worked on before events and timers get their turn again. One costs
+/// up to some hundred microseconds of elliptic curves.
+const HANDSHAKES_A_TURN: usize = 16;
+
+/// The lane that sends what no lane asked for.
+const FIRST_LANE: usize = 0;
+
+/// What the peer actor is made of. See the [module](self).
+pub struct PeerActor {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// What the workers read.
+    pub peers: Arc<Peers>,
+    /// What workers send up.
+    pub inbox: Arc<PeerInbox>,
+    /// What the control socket and the supervisor ask.
+    pub requests: Receiver<Request>,
+    /// How each outside worker is told what to send.
+    pub commands: Vec<Arc<CommandBox>>,
+    /// How each inside worker is told that a session is there.
+    pub inside_bells: Vec<Arc<Doorbell>>,
+    /// The sockets' port and mark, and how to bind anew.
+    pub bound: Bound,
+    /// How it sleeps.
+    pub sleeper: Sleeper,
+    /// Where keys come from.
+    pub entropy: OsEntropy,
+    /// Its counters.
+    pub telemetry: PeerTelemetry,
+    /// What it watches the clock for.
+    pub schedule: Schedule,
+    /// Scratch: what the protocol answered.
+    pub outputs: Outputs,
+}
+
+/// When which peer is to be looked at next.
+#[derive(Debug, Default)]
+pub struct Schedule {
+    due: BTreeSet<(Nanos, PeerId)>,
+    of_peer: Vec<Option<Nanos>>,
+}
+
+impl Schedule {
+    /// Sets or, with `None`, ends what was set for `peer`.
+    pub(super) fn set(&mut self, peer: PeerId, next: Option<Nanos>) {
+        let index = peer.0 as usize;
+        if self.of_peer.len() <= index {
+            self.of_peer.resize(index + 1, None);
+        }
+        if let Some(previous) = std::mem::replace(&mut self.of_peer[index], next) {
+            self.due.remove(&(previous, peer));
+        }
+        if let Some(next) = next {
+            self.due.insert((next, peer));
+        }
+    }
+
+    fn next(&self) -> Option<Nanos> {
+        self.due.first().map(|(when, _)| *when)
+    }
+
+    fn take_due(&mut self, now: Nanos) -> Option<PeerId> {
+        let (when, peer) = *self.due.first()?;
+        if when > now {
+            return None;
+        }
+        self.set(peer, None);
+        Some(peer)
+    }
+}
+
+impl PeerActor {
+    /// Acts until the router stops.
+    pub fn run(&mut self) {
+        loop {
+            let worked = self.turn();
+            if worked {
+                self.telemetry.publish();
+                if self.sleeper.stopped() {
+                    return;
+                }
+            } else if self.sleep() == Err(Stopped) {
+                return;
+            }
+        }
+    }
+
+    /// Brings the protocol and the snapshot in line with `update`.
+    ///
+    /// # Errors
+    /// What the control socket answers. What came before the mistake has been done, as with every
+    /// WireGuard.
+    pub fn apply(&mut self, update: DeviceUpdate) -> Result<(), Errno> {
+        device::apply(self, update)
+    }
+
+    /// The state that `get=1` shows.
+    pub fn status(&self) -> DeviceStatus {
+        device::status(self)
+    }
+
+    /// Lets the protocol do what is due for a peer, and notes when it wants to be asked again.
+    pub(super) fn look_at(&mut self, peer: PeerId) {
+        let now = clock::now();
+        let next = self.protocol.poll(now, unix_now(), &mut self.entropy, peer, &mut self.outputs);
+        self.schedule.set(peer, next);
+        self.carry_out(None);
+    }
+
+    /// Seals and sends an empty data message.
+    fn send_keepalive(&mut self, peer: PeerId) {
+        let snapshot = self.peers.load();
+        let Some(record) = snapshot.peer(peer) else { return };
+        let (Some(session), Some(to)) = (record.sending.load_full(), record.endpoint.load()) else { return };
+        let Some(counter) = session.reserve(1) else { return };
+        let mut message = ControlMessage::from_iter([0; DATA_OVERHEAD]);
+        session.seal_run(counter, &mut message, DATA_OVERHEAD);
+        session.activity().sent_keepalive(clock::now());
+        self.send(FIRST_LANE, message, to, Some(record));
+    }
+
+    fn turn(&mut self) -> bool {
+        let mut worked = false;
+        while let Ok(request) = self.requests.try_recv() {
+            worked = true;
+            device::answer(self, request);
+        }
+        while let Some(event) = self.inbox.next_event() {
+            worked = true;
+            self.hear(event);
+        }
+        for _ in 0..HANDSHAKES_A_TURN {
+            let Some(datagram) = self.inbox.next_handshake() else { break };
+            worked = true;
+            self.receive(&datagram);
+        }
+        let now = clock::now();
+        while let Some(peer) = self.schedule.take_due(now) {
+            worked = true;
+            self.look_at(peer);
+        }
+        worked
+    }
+
+    fn hear(&mut self, event: PeerEvent) {
+        match event {
+            PeerEvent::WantsHandshake(peer) => {
+                self.with_record(peer, |record| record.asked.store(false, Ordering::Release));
+                self.protocol.data_waits(clock::now(), unix_now(), &mut self.entropy, peer, &mut self.outputs);
+                self.carry_out(None);
+                self.look_at(peer);
+            }
+            PeerEvent::Confirmed(local_index) => {
+                self.protocol.confirmed(unix_now(), local_index, &mut self.outputs);
+                self.settle(None);
+            }
+        }
+    }
+
+    fn receive(&mut self, datagram: &HandshakeDatagram) {
+        self.protocol.handle_datagram(
+            clock::now(),
+            unix_now(),
+            &mut self.entropy,
+            datagram.from.address,
+            &datagram.message,
+            &mut self.outputs,
+        );
+        self.settle(Some(datagram));
+    }
+
+    /// Carries out what the protocol answered, and looks at the timers of those it is about.
+    fn settle(&mut self, cause: Option<&HandshakeDatagram>) {
+        for peer in self.carry_out(cause) {
+            self.look_at(peer);
+        }
+    }
+
+    /// Does what the protocol answered; the peers it is about. `cause` is the datagram it answered
+    /// to, if one.
+    fn carry_out(&mut self, cause: Option<&HandshakeDatagram>) -> ArrayVec<PeerId, MAX_OUTPUTS> {
+        let mut concerned = ArrayVec::new();
+        let mut outputs = std::mem::take(&mut self.outputs);
+        for output in outputs.drain() {
+            concerned.extend(self.act(output, cause));
+        }
+        self.outputs = outputs;
+        concerned
+    }
+
+    /// Does one thing; the peer it is about, if one.
+    fn act(&mut self, output: Output, cause: Option<&HandshakeDatagram>) -> Option<PeerId> {
+        match output {
+            Output::Send { to, datagram, peer } => {
+                self.send_handshake(to, datagram, peer, cause);
+                peer
+            }
+            Output::SendKeepalive { peer } => {
+                self.send_keepalive(peer);
+                Some(peer)
+            }
+            Output::Use { peer, session } => {
+                self.with_record(peer, |record| record.sending.store(Some(session)));
+                self.wake_inside();
+                Some(peer)
+            }
+            Output::Stop { peer } => {
+                self.with_record(peer, |record| record.sending.store(None));
+                Some(peer)
+            }
+            Output::Roamed { peer } => {
+                let cause = cause.expect("only a received message shows where a peer is");
+                self.with_record(peer, |record| {
+                    record.endpoint.store(Some(cause.from));
+                    record.received_bytes.fetch_add(cause.message.len() as u64, Ordering::Relaxed);
+                });
+                Some(peer)
+            }
+            Output::HandshakeFailed { peer } => {
+                self.telemetry.given_up.add(1);
+                self.with_record(peer, |record| {
+                    record.failed_handshakes.fetch_add(1, Ordering::AcqRel);
+                });
+                self.wake_inside();
+                Some(peer)
+            }
+            Output::HandshakeDone { peer, role, .. } => {
+                match role {
+                    Role::Initiator => self.telemetry.initiated.add(1),
+                    Role::Responder => self.telemetry.responded.add(1),
+                }
+                Some(peer)
+            }
+            Output::MessageDropped { reason } => {
+                self.telemetry.messages_dropped.add(reason as usize, 1);
+                None
+            }
+        }
+    }
+
+    /// Inside workers look at what they have staged.
+    fn wake_inside(&self) {
+        for bell in &self.inside_bells {
+            bell.ring(Awaited::WORK);
+        }
+    }
+
+    fn with_record(&self, peer: PeerId, act: impl FnOnce(&PeerRecord)) {
+        if let Some(record) = self.peers.load().peer(peer) {
+            act(record);
+        }
+    }
+
+    fn send_handshake(
+        &self,
+        to: SendTo,
+        datagram: ControlMessage,
+        peer: Option<PeerId>,
+        cause: Option<&HandshakeDatagram>,
+    ) {
+        let snapshot = self.peers.load();
+        let record = peer.and_then(|peer| snapshot.peer(peer));
+        let to = match to {
+            SendTo::Source => cause.map(|datagram| datagram.from),
+            SendTo::Endpoint(peer) => snapshot.peer(peer).and_then(|record| record.endpoint.load()),
+        };
+        if let Some(to) = to {
+            self.send(cause.map_or(FIRST_LANE, |datagram| datagram.lane), datagram, to, record);
+        }
+    }
+
+    fn send(&self, lane: usize, message: ControlMessage, to: Endpoint, record: Option<&Arc<PeerRecord>>) {
+        if let Some(record) = record {
+            record.sent_bytes.fetch_add(message.len() as u64, Ordering::Relaxed);
+        }
+        if self.commands[lane].push(OutsideCommand::Send { message, to }).is_err() {
+            tracing::trace!("lane {lane} has no room for a control message");
+        }
+    }
+
+    fn sleep(&self) -> Result<(), Stopped> {
+        let limit = self.schedule.next().map(|when| when.since(clock::now()));
+        self.sleeper
+            .sleep(Awaited::WORK, None, limit, || self.inbox.is_empty() && self.requests.is_empty())
+            .map(|_| ())
+    }
+}
+
+/// The wall clock, for the time stamps of handshakes.
+pub(super) fn unix_now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}

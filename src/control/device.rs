@@ -1,0 +1,259 @@
+//! Configuration while running: how a [`DeviceUpdate`] becomes protocol state, snapshot and sockets,
+//! and how the control socket reaches the peer actor that does it.
+//!
+//! Updates are in place. A peer that is kept keeps its sessions, counters and endpoint; allowed IPs
+//! change with one swap of the snapshot, so no packet sees half of an update.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crossbeam::channel::{self, Receiver, Sender};
+use ipnet::IpNet;
+use nix::errno::Errno;
+
+use super::actor::PeerActor;
+use super::config::update::{DeviceStatus, DeviceUpdate, PeerStatus, PeerUpdate};
+use super::uapi::Device;
+use crate::lane::doorbell::{Awaited, Doorbell};
+use crate::lane::mailbox::OutsideCommand;
+use crate::lane::peers::{PeerRecord, Snapshot};
+use crate::underlay::{self, BindError, Endpoint, SocketOptions};
+use crate::units::PeerId;
+use crate::wireguard::keys::{PrivateKey, PublicKey};
+
+/// Requests that may wait for the peer actor. Whoever asks waits for the answer, so there are no
+/// more than there are connections to the control socket.
+const REQUESTS: usize = 64;
+
+/// What the control socket and the supervisor ask of the peer actor.
+#[derive(Debug)]
+pub enum Request {
+    /// Change the configuration.
+    Apply(DeviceUpdate, Sender<Result<(), Errno>>),
+    /// Say how things are.
+    Status(Sender<DeviceStatus>),
+}
+
+/// The way to the peer actor for those who ask.
+#[derive(Clone, Debug)]
+pub struct DeviceHandle {
+    requests: Sender<Request>,
+    bell: Arc<Doorbell>,
+}
+
+impl DeviceHandle {
+    /// A handle, and the end of it that belongs to the actor at `bell`.
+    pub fn new(bell: Arc<Doorbell>) -> (Self, Receiver<Request>) {
+        let (requests, receiver) = channel::bounded(REQUESTS);
+        (Self { requests, bell }, receiver)
+    }
+
+    fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Result<T, Errno> {
+        let (answer, answered) = channel::bounded(1);
+        self.requests.send(request(answer)).map_err(|_| Errno::ENODEV)?;
+        self.bell.ring(Awaited::WORK);
+        answered.recv().map_err(|_| Errno::ENODEV)
+    }
+}
+
+impl Device for DeviceHandle {
+    fn apply(&self, update: DeviceUpdate) -> Result<(), Errno> {
+        self.ask(|answer| Request::Apply(update, answer))?
+    }
+
+    fn status(&self) -> Result<DeviceStatus, Errno> {
+        self.ask(Request::Status)
+    }
+}
+
+/// The sockets as they are bound, and how to bind them anew.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    /// The UDP port of all lanes.
+    pub port: u16,
+    /// How the sockets are opened, with the mark in force.
+    pub options: SocketOptions,
+}
+
+/// Answers one request.
+pub(super) fn answer(actor: &mut PeerActor, request: Request) {
+    // Whoever asked may be gone; then nobody misses the answer.
+    match request {
+        Request::Apply(update, answer) => drop(answer.send(actor.apply(update))),
+        Request::Status(answer) => drop(answer.send(actor.status())),
+    }
+}
+
+/// Brings everything in line with `update`.
+pub(super) fn apply(actor: &mut PeerActor, update: DeviceUpdate) -> Result<(), Errno> {
+    if let Some(mark) = update.fwmark {
+        actor.bound.options.fwmark = mark;
+        for commands in &actor.commands {
+            commands.push(OutsideCommand::Fwmark(mark)).map_err(|_| Errno::EBUSY)?;
+        }
+    }
+    if let Some(port) = update.listen_port {
+        rebind(actor, port)?;
+    }
+    if let Some(key) = update.private_key {
+        set_private_key(actor, key);
+    }
+    let mut snapshot = Snapshot::clone(&actor.peers.load());
+    if update.replace_peers {
+        let named: HashSet<PublicKey> = update.peers.iter().map(|peer| peer.public_key).collect();
+        let unnamed = snapshot.peers.iter().flatten().filter(|peer| !named.contains(&peer.public_key));
+        let unnamed: Vec<PeerId> = unnamed.map(|peer| peer.id).collect();
+        for peer in unnamed {
+            remove_peer(actor, &mut snapshot, peer);
+        }
+        // Kept peers begin with what the update says and nothing else.
+        snapshot.routes = crate::routes::Routes::default();
+    }
+    let mut touched = Vec::new();
+    let outcome = update.peers.into_iter().try_for_each(|peer| {
+        touched.extend(apply_peer(actor, &mut snapshot, peer)?);
+        Ok(())
+    });
+    actor.peers.store(Arc::new(snapshot));
+    for peer in touched {
+        actor.look_at(peer);
+    }
+    outcome
+}
+
+/// What `get=1` shows.
+pub(super) fn status(actor: &PeerActor) -> DeviceStatus {
+    let snapshot = actor.peers.load();
+    let mut allowed_ips: Vec<Vec<IpNet>> = vec![Vec::new(); snapshot.peers.len()];
+    for (net, owner) in snapshot.routes.iter() {
+        allowed_ips[owner.id.0 as usize].push(net);
+    }
+    let peer = |record: &Arc<PeerRecord>| {
+        let info = actor.protocol.peer(record.id).expect("protocol and snapshot have the same peers");
+        PeerStatus {
+            public_key: record.public_key,
+            preshared_key: info.preshared_key.clone(),
+            endpoint: record.endpoint.load().map(|endpoint| endpoint.address),
+            last_handshake: info.last_handshake,
+            sent_bytes: record.sent_bytes.load(Ordering::Relaxed),
+            received_bytes: record.received_bytes.load(Ordering::Relaxed),
+            persistent_keepalive: info.persistent_keepalive.map_or(0, |every| every.as_secs() as u16),
+            allowed_ips: std::mem::take(&mut allowed_ips[record.id.0 as usize]),
+        }
+    };
+    DeviceStatus {
+        private_key: actor.protocol.private_key().cloned(),
+        listen_port: actor.bound.port,
+        fwmark: actor.bound.options.fwmark,
+        peers: snapshot.peers.iter().flatten().map(peer).collect(),
+    }
+}
+
+/// New sockets on another port. The old ones stay until each worker has its new one, so a bound
+/// socket always has a reader.
+fn rebind(actor: &mut PeerActor, port: u16) -> Result<(), Errno> {
+    if port == actor.bound.port {
+        return Ok(());
+    }
+    let sockets = underlay::bind(port, actor.commands.len(), actor.bound.options).map_err(|error| {
+        tracing::warn!("the listen port stays {}: {error}", actor.bound.port);
+        match error {
+            BindError::PortTaken { .. } => Errno::EADDRINUSE,
+            _ => Errno::EACCES,
+        }
+    })?;
+    actor.bound.port = sockets.first().map_or(port, underlay::UdpSocket::port);
+    for (commands, socket) in actor.commands.iter().zip(sockets) {
+        commands.push(OutsideCommand::Rebind(Box::new(socket))).map_err(|_| Errno::EBUSY)?;
+    }
+    Ok(())
+}
+
+/// Every session was made with the old key, so none is used any more. A peer that turns out to be
+/// ourselves is gone.
+fn set_private_key(actor: &mut PeerActor, key: Option<PrivateKey>) {
+    let change = actor.protocol.set_private_key(key);
+    if change.changed {
+        for record in actor.peers.load().peers.iter().flatten() {
+            record.sending.store(None);
+        }
+    }
+    if let Some(peer) = change.removed {
+        let mut snapshot = Snapshot::clone(&actor.peers.load());
+        forget_peer(actor, &mut snapshot, peer);
+        actor.peers.store(Arc::new(snapshot));
+    }
+}
+
+/// Changes one peer; the peer, if there is one to look at now.
+fn apply_peer(
+    actor: &mut PeerActor,
+    snapshot: &mut Snapshot,
+    update: PeerUpdate,
+) -> Result<Option<PeerId>, Errno> {
+    let known = actor.protocol.peer_by_key(&update.public_key);
+    if update.remove {
+        if let Some(peer) = known {
+            remove_peer(actor, snapshot, peer);
+        }
+        return Ok(None);
+    }
+    let peer = match known {
+        Some(peer) => peer,
+        None if update.update_only => return Ok(None),
+        None => add_peer(actor, snapshot, update.public_key)?,
+    };
+    let record = Arc::clone(snapshot.peer(peer).expect("protocol and snapshot have the same peers"));
+    if let Some(key) = update.preshared_key {
+        actor.protocol.set_preshared_key(peer, key);
+    }
+    if let Some(endpoint) = update.endpoint {
+        let address = endpoint.resolve().map_err(|error| {
+            tracing::warn!("the endpoint {endpoint} of {} is left as it was: {error}", record.public_key);
+            Errno::EINVAL
+        })?;
+        record.endpoint.store(Some(Endpoint::new(address)));
+    }
+    if let Some(seconds) = update.persistent_keepalive {
+        let interval = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
+        actor.protocol.set_persistent_keepalive(peer, interval);
+    }
+    if update.replace_allowed_ips {
+        snapshot.routes.retain(|owner| owner.id != peer);
+    }
+    for change in update.allowed_ips {
+        if !change.remove {
+            snapshot.routes.insert(change.net, Arc::clone(&record));
+        } else if snapshot.routes.get(change.net).is_some_and(|owner| owner.id == peer) {
+            snapshot.routes.remove(change.net);
+        }
+    }
+    Ok(Some(peer))
+}
+
+fn add_peer(actor: &mut PeerActor, snapshot: &mut Snapshot, key: PublicKey) -> Result<PeerId, Errno> {
+    let peer = actor.protocol.add_peer(key).map_err(|error| {
+        tracing::warn!("{key} is not added: {error}");
+        Errno::EINVAL
+    })?;
+    let index = peer.0 as usize;
+    if snapshot.peers.len() <= index {
+        snapshot.peers.resize(index + 1, None);
+    }
+    snapshot.peers[index] = Some(Arc::new(PeerRecord::new(peer, key)));
+    Ok(peer)
+}
+
+fn remove_peer(actor: &mut PeerActor, snapshot: &mut Snapshot, peer: PeerId) {
+    actor.protocol.remove_peer(peer);
+    forget_peer(actor, snapshot, peer);
+}
+
+/// Takes a peer that the protocol no longer has out of all that workers see.
+fn forget_peer(actor: &mut PeerActor, snapshot: &mut Snapshot, peer: PeerId) {
+    actor.schedule.set(peer, None);
+    snapshot.routes.retain(|owner| owner.id != peer);
+    snapshot.peers[peer.0 as usize] = None;
+}

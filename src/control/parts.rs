@@ -1,0 +1,262 @@
+//! What a router is made of, opened and wired up but not running yet.
+//!
+//! Who owns what, lane by lane: the inside worker its TUN queue and the slabs for what leaves, the
+//! outside worker its socket and the slabs for what arrives. Everything that is shared is made here:
+//! doorbells, inboxes, return rings, the session table and the snapshot.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use super::actor::{PeerActor, Schedule};
+use super::config::cpu_list::CpuList;
+use super::config::{Queues, RouterConfig, Switch};
+use super::device::{Bound, DeviceHandle};
+use super::netlink;
+use super::supervisor::StartError;
+use crate::lane::batch::{InboundBatch, OutboundBatch};
+use crate::lane::bounds::{self, INBOX_DEPTH};
+use crate::lane::doorbell::Doorbell;
+use crate::lane::inbox::{Inbox, Pool};
+use crate::lane::inside::{self, InsideWorker};
+use crate::lane::mailbox::{CommandBox, PeerInbox};
+use crate::lane::outside::{self, OutsideWorker};
+use crate::lane::peers::{Peers, Snapshot};
+use crate::lane::pinning::{self, LaneCpus};
+use crate::lane::sleep::Sleeper;
+use crate::lane::telemetry::{InsideTelemetry, OutsideTelemetry, PeerTelemetry, Registry};
+use crate::offload::{self, Offload, Shutdown, TunDevice};
+use crate::underlay::{self, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions, UdpSocket};
+use crate::wireguard::keys::OsEntropy;
+use crate::wireguard::messages::{DATA_OVERHEAD, padded_len};
+use crate::wireguard::outputs::{HandshakeDrop, Outputs};
+use crate::wireguard::protocol::{Protocol, Settings};
+use crate::wireguard::table::SessionTable;
+
+/// The workers of each lane and where they run.
+pub(super) type Lanes = Vec<(InsideWorker, OutsideWorker, LaneCpus)>;
+
+/// A router that does not run yet.
+pub(super) struct Parts {
+    pub(super) interface: String,
+    pub(super) lanes: Lanes,
+    pub(super) actor: PeerActor,
+    pub(super) device: DeviceHandle,
+    pub(super) registry: Arc<Registry>,
+    pub(super) mtu: Arc<AtomicUsize>,
+}
+
+/// What the lanes of a router share.
+struct Shared {
+    peers: Arc<Peers>,
+    sessions: Arc<SessionTable>,
+    actor: Arc<PeerInbox>,
+    registry: Arc<Registry>,
+    mtu: Arc<AtomicUsize>,
+    shutdown: Arc<Shutdown>,
+}
+
+/// The doorbells, rings and slabs of one lane.
+struct Ends {
+    inside_bell: Arc<Doorbell>,
+    outside_bell: Arc<Doorbell>,
+    /// From every outside worker to this inside worker.
+    inbound: Arc<Inbox<InboundBatch>>,
+    /// From this lane's inside worker to its outside worker.
+    outbound: Arc<Inbox<OutboundBatch>>,
+    inbound_pool: Pool<InboundBatch>,
+    outbound_pool: Pool<OutboundBatch>,
+    commands: Arc<CommandBox>,
+}
+
+/// Opens device and sockets, sets the interface up and wires everything together.
+pub(super) fn open(
+    config: &RouterConfig,
+    tun: Option<OwnedFd>,
+    shutdown: &Arc<Shutdown>,
+) -> Result<Parts, StartError> {
+    let allowed = pinning::allowed();
+    let lanes = match config.queues {
+        Queues::Auto => (allowed.len() / 2).max(1),
+        Queues::Fixed(lanes) => lanes,
+    };
+    let cpus = plan_cpus(config, &allowed, lanes)?;
+
+    let offload = config.tun_offload.is_on();
+    let tun = match tun {
+        Some(fd) => offload::inherit_queue(fd, lanes, offload, shutdown)?,
+        None => offload::open_queues(&config.interface, lanes, offload, shutdown)?,
+    };
+    let udp_offload = config.udp_offload.is_on();
+    let options = SocketOptions {
+        buffer: config.socket_buffer,
+        fwmark: config.update.fwmark.unwrap_or(0),
+        gso: udp_offload,
+        gro: udp_offload,
+    };
+    let sockets = underlay::bind(config.update.listen_port.unwrap_or(0), lanes, options)?;
+    let port = sockets.first().map_or(0, UdpSocket::port);
+    netlink::set_up(&tun.name, &interface_setup(config))?;
+    announce(config, &tun, port, &cpus);
+
+    let actor_bell = Arc::new(Doorbell::new()?);
+    let shared = Shared {
+        peers: Arc::new(Peers::from_pointee(Snapshot::default())),
+        sessions: Arc::new(SessionTable::new()),
+        actor: Arc::new(PeerInbox::new(Arc::clone(&actor_bell))),
+        registry: Arc::new(Registry::new()),
+        mtu: Arc::new(AtomicUsize::new(config.mtu.into())),
+        shutdown: Arc::clone(shutdown),
+    };
+    let ends = (0..lanes).map(|lane| lane_ends(config, lane, lanes)).collect::<Result<Vec<_>, _>>()?;
+    let (device, requests) = DeviceHandle::new(Arc::clone(&actor_bell));
+    let drops: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
+    let actor = PeerActor {
+        protocol: Protocol::new(None, Arc::clone(&shared.sessions), Settings::default()),
+        peers: Arc::clone(&shared.peers),
+        inbox: Arc::clone(&shared.actor),
+        requests,
+        commands: ends.iter().map(|ends| Arc::clone(&ends.commands)).collect(),
+        inside_bells: ends.iter().map(|ends| Arc::clone(&ends.inside_bell)).collect(),
+        bound: Bound { port, options },
+        sleeper: Sleeper::new(actor_bell, Arc::clone(shutdown)),
+        entropy: OsEntropy::new().map_err(std::io::Error::from)?,
+        telemetry: PeerTelemetry::register(&shared.registry, &drops),
+        schedule: Schedule::default(),
+        outputs: Outputs::default(),
+    };
+    let lanes = wire(config, &shared, ends, tun.queues, sockets, cpus);
+    let Shared { registry, mtu, .. } = shared;
+    Ok(Parts { interface: tun.name, lanes, actor, device, registry, mtu })
+}
+
+/// The segments of `mtu` bytes that one superpacket may hold so that it leaves in one GSO send: at
+/// MTU 1420 one less than 64 KiB would hold, and the last one would need a send of its own.
+pub fn segments_per_run(mtu: u16) -> usize {
+    let mtu = usize::from(mtu);
+    (MAX_RUN_BYTES / (padded_len(mtu, mtu) + DATA_OVERHEAD)).clamp(1, MAX_RUN_SEGMENTS)
+}
+
+fn interface_setup(config: &RouterConfig) -> netlink::Setup {
+    netlink::Setup {
+        mtu: config.mtu,
+        gso_max_segs: segments_per_run(config.mtu) as u32,
+        addresses: config.addresses.clone(),
+        routes: Vec::new(),
+        up: config.manage_link,
+    }
+}
+
+fn plan_cpus(config: &RouterConfig, allowed: &[usize], lanes: usize) -> Result<Vec<LaneCpus>, StartError> {
+    let listed = |list: &Option<CpuList>, lane: usize, name: &str| match list {
+        None => Ok(None),
+        Some(list) => {
+            let cpu = list.cpus()[lane % list.cpus().len()];
+            if allowed.contains(&cpu) {
+                return Ok(Some(cpu));
+            }
+            let message = format!("{name} names CPU {cpu}, but this process may only use {allowed:?}");
+            Err(StartError::Config(message))
+        }
+    };
+    let auto = match config.pin {
+        Switch::Auto => pinning::spread(allowed, lanes),
+        Switch::Off => None,
+    };
+    (0..lanes)
+        .map(|lane| {
+            let auto = auto.as_ref().map_or(LaneCpus::default(), |cpus| cpus[lane]);
+            Ok(LaneCpus {
+                inside: listed(&config.inside_cpus, lane, "LANEWAY_INSIDE_CPUS")?.or(auto.inside),
+                outside: listed(&config.outside_cpus, lane, "LANEWAY_OUTSIDE_CPUS")?.or(auto.outside),
+            })
+        })
+        .collect()
+}
+
+fn lane_ends(config: &RouterConfig, lane: usize, lanes: usize) -> std::io::Result<Ends> {
+    let depth = config.inbox_depth.unwrap_or(INBOX_DEPTH);
+    let inside_bell = Arc::new(Doorbell::new()?);
+    let outside_bell = Arc::new(Doorbell::new()?);
+    let arriving = bounds::inbound_pool(depth, lanes);
+    let leaving = bounds::outbound_pool(depth);
+    Ok(Ends {
+        inbound: Arc::new(Inbox::new(depth, Arc::clone(&inside_bell))),
+        outbound: Arc::new(Inbox::new(leaving, Arc::clone(&outside_bell))),
+        inbound_pool: Pool::new(arriving, Arc::clone(&outside_bell), || InboundBatch::new(lane)),
+        outbound_pool: Pool::new(leaving, Arc::clone(&inside_bell), OutboundBatch::new),
+        commands: Arc::new(CommandBox::new(Arc::clone(&outside_bell))),
+        inside_bell,
+        outside_bell,
+    })
+}
+
+fn wire(
+    config: &RouterConfig,
+    shared: &Shared,
+    ends: Vec<Ends>,
+    queues: Vec<Offload>,
+    sockets: Vec<UdpSocket>,
+    cpus: Vec<LaneCpus>,
+) -> Lanes {
+    let inboxes: Vec<_> = ends.iter().map(|ends| Arc::clone(&ends.inbound)).collect();
+    let homes: Vec<_> = ends.iter().map(|ends| Arc::clone(ends.inbound_pool.home())).collect();
+    let sleeper = |bell: &Arc<Doorbell>| Sleeper::new(Arc::clone(bell), Arc::clone(&shared.shutdown));
+    let lane = |(lane, (((ends, queue), socket), cpus)): (usize, (((Ends, Offload), UdpSocket), LaneCpus))| {
+        let outgoing_home = Arc::clone(ends.outbound_pool.home());
+        let inside = InsideWorker {
+            reader: queue.reader,
+            inbound: inside::Inbound::new(queue.writer, Arc::clone(&ends.inbound), homes.clone()),
+            outbound: inside::Outbound::new(
+                ends.outbound_pool,
+                Arc::clone(&ends.outbound),
+                Arc::clone(&shared.actor),
+                Arc::clone(&shared.mtu),
+            ),
+            peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
+            sleeper: sleeper(&ends.inside_bell),
+            drain_cap: config.drain_cap,
+            spin: config.spin,
+            telemetry: InsideTelemetry::register(&shared.registry, lane),
+        };
+        let outside = OutsideWorker {
+            outbound: outside::Outbound::new(
+                underlay::Sender::new(&socket),
+                Arc::clone(&ends.outbound),
+                outgoing_home,
+            ),
+            inbound: outside::Inbound::new(
+                lane,
+                ends.inbound_pool,
+                inboxes.clone(),
+                Arc::clone(&shared.sessions),
+                Arc::clone(&shared.actor),
+            ),
+            socket,
+            commands: ends.commands,
+            peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
+            sleeper: sleeper(&ends.outside_bell),
+            spin: config.spin,
+            telemetry: OutsideTelemetry::register(&shared.registry, lane),
+        };
+        (inside, outside, cpus)
+    };
+    ends.into_iter().zip(queues).zip(sockets).zip(cpus).enumerate().map(lane).collect()
+}
+
+/// The one line at the start that says what this router is.
+fn announce(config: &RouterConfig, tun: &TunDevice, port: u16, cpus: &[LaneCpus]) {
+    let pinned = |cpu: Option<usize>| cpu.map_or_else(|| "any".into(), |cpu| cpu.to_string());
+    let cpus: Vec<String> =
+        cpus.iter().map(|lane| format!("{}+{}", pinned(lane.inside), pinned(lane.outside))).collect();
+    tracing::info!(
+        interface = tun.name,
+        lanes = cpus.len(),
+        cpus = cpus.join(","),
+        tso = tun.offloads.tcp,
+        uso = tun.offloads.udp,
+        mtu = config.mtu,
+        port,
+        "router is up"
+    );
+}

@@ -1,0 +1,253 @@
+//! The supervisor: opens what a router needs, starts its threads, watches them and stops them.
+//!
+//! [`Router::start`] opens everything first and starts threads last, so a failure leaves nothing
+//! behind: the device and the sockets go with their descriptors. All of it happens in the network
+//! namespace of the calling thread, and the threads stay there.
+//!
+//! A worker that panics is restarted on its open descriptors, a bounded number of times; what it was
+//! in the middle of is lost and counted. A worker whose device or socket is gone ends the router.
+
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::{io, mem};
+
+use thiserror::Error;
+
+use super::actor::PeerActor;
+use super::config::RouterConfig;
+use super::device::DeviceHandle;
+use super::parts::{self, Lanes};
+use crate::drops::DropReason;
+use crate::lane::inside::InsideWorker;
+use crate::lane::outside::OutsideWorker;
+use crate::lane::pinning::{self, LaneCpus};
+use crate::lane::telemetry::Registry;
+use crate::lane::worker::WorkerError;
+use crate::offload::{OpenError, Shutdown};
+use crate::underlay::BindError;
+
+/// How often a worker that panicked is restarted before the router gives up.
+const MAX_RESTARTS: u32 = 8;
+
+/// A running router. Dropping it stops it.
+#[derive(Debug)]
+pub struct Router {
+    interface: String,
+    device: DeviceHandle,
+    registry: Arc<Registry>,
+    mtu: Arc<AtomicUsize>,
+    shutdown: Arc<Shutdown>,
+    failure: Arc<Mutex<Option<String>>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Why a router did not start. Nothing is left of it.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// No TUN device.
+    #[error(transparent)]
+    Tun(#[from] OpenError),
+    /// No UDP sockets.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The interface could not be set up.
+    #[error(transparent)]
+    Netlink(#[from] super::netlink::NetlinkError),
+    /// The configuration asks for what cannot be.
+    #[error("{0}")]
+    Config(String),
+    /// Threads, descriptors or randomness ran out.
+    #[error("the system lacks what a router needs: {0}")]
+    System(#[from] io::Error),
+}
+
+impl Router {
+    /// Opens and starts everything `config` says in the calling thread's network namespace. `tun`
+    /// is a queue of an interface that someone else has made.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left behind.
+    pub fn start(config: &RouterConfig, tun: Option<OwnedFd>) -> Result<Router, StartError> {
+        let shutdown = Arc::new(Shutdown::new()?);
+        let parts::Parts { interface, lanes, mut actor, device, registry, mtu } =
+            parts::open(config, tun, &shutdown)?;
+        actor.apply(config.update.clone()).map_err(|errno| {
+            StartError::Config(format!("the configuration of {interface} cannot be applied: {errno}"))
+        })?;
+        let mut router = Router {
+            interface,
+            device,
+            registry,
+            mtu,
+            shutdown,
+            failure: Arc::default(),
+            threads: Vec::with_capacity(2 * lanes.len() + 1),
+        };
+        // From here on an error drops the router, which stops what runs already.
+        router.spawn_lanes(lanes)?;
+        router.spawn_actor(actor)?;
+        Ok(router)
+    }
+
+    /// The interface's name.
+    pub fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    /// The way to the peer actor.
+    pub fn device(&self) -> &DeviceHandle {
+        &self.device
+    }
+
+    /// Its metrics.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// Is signalled when the router stops, whoever stops it.
+    pub fn shutdown(&self) -> &Arc<Shutdown> {
+        &self.shutdown
+    }
+
+    /// The interface has another MTU from now on.
+    pub fn set_mtu(&self, mtu: usize) {
+        self.mtu.store(mtu, Ordering::Relaxed);
+    }
+
+    /// Its metrics in the Prometheus text format.
+    pub fn metrics_text(&self) -> String {
+        self.registry.render()
+    }
+
+    /// Stops it and waits for its threads.
+    ///
+    /// # Errors
+    /// What ended it before it was told to stop.
+    pub fn stop(mut self) -> Result<(), String> {
+        self.finish();
+        let failure = self.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn finish(&mut self) {
+        self.shutdown.signal();
+        for thread in mem::take(&mut self.threads) {
+            // A thread's own panic was caught and reported where it happened.
+            let _ = thread.join();
+        }
+    }
+
+    fn spawn_lanes(&mut self, lanes: Lanes) -> io::Result<()> {
+        for (lane, (inside, outside, cpus)) in lanes.into_iter().enumerate() {
+            let LaneCpus { inside: inside_cpu, outside: outside_cpu } = cpus;
+            self.spawn(format!("inside-{lane}"), inside_cpu, inside)?;
+            self.spawn(format!("outside-{lane}"), outside_cpu, outside)?;
+        }
+        Ok(())
+    }
+
+    fn spawn_actor(&mut self, mut actor: PeerActor) -> io::Result<()> {
+        let end = self.ending("peers".into());
+        let thread = thread::Builder::new().name("peers".into()).spawn(move || {
+            let outcome = catch_unwind(AssertUnwindSafe(|| actor.run()));
+            end.report(outcome.map_err(|_| "it panicked".into()));
+        })?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    fn spawn(
+        &mut self,
+        name: String,
+        cpu: Option<usize>,
+        mut worker: impl Worker,
+    ) -> io::Result<()> {
+        let end = self.ending(name.clone());
+        let thread = thread::Builder::new().name(name.clone()).spawn(move || {
+            if let Some(cpu) = cpu
+                && !pinning::pin(cpu)
+            {
+                tracing::warn!("{name} cannot be pinned to CPU {cpu} and runs where the scheduler puts it");
+            }
+            end.report(supervise(&name, &mut worker));
+        })?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    fn ending(&self, name: String) -> Ending {
+        Ending { name, shutdown: Arc::clone(&self.shutdown), failure: Arc::clone(&self.failure) }
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+/// What the supervisor needs of a worker.
+trait Worker: Send + 'static {
+    fn run(&mut self) -> Result<(), WorkerError>;
+    /// Makes it fit to run again after a panic, and counts what is lost and that it happened.
+    fn recover(&mut self);
+}
+
+impl Worker for InsideWorker {
+    fn run(&mut self) -> Result<(), WorkerError> {
+        InsideWorker::run(self)
+    }
+
+    fn recover(&mut self) {
+        let lost = InsideWorker::recover(self);
+        self.telemetry.outbound_drops.add(DropReason::WorkerRestart, lost);
+        self.telemetry.restarts.add(1);
+    }
+}
+
+impl Worker for OutsideWorker {
+    fn run(&mut self) -> Result<(), WorkerError> {
+        OutsideWorker::run(self)
+    }
+
+    fn recover(&mut self) {
+        let lost = OutsideWorker::recover(self);
+        self.telemetry.inbound_drops.add(DropReason::WorkerRestart, lost);
+        self.telemetry.restarts.add(1);
+    }
+}
+
+/// Runs a worker, and runs it again when it panics.
+fn supervise(name: &str, worker: &mut impl Worker) -> Result<(), String> {
+    for _ in 0..=MAX_RESTARTS {
+        match catch_unwind(AssertUnwindSafe(|| worker.run())) {
+            Ok(Ok(()) | Err(WorkerError::Stopped)) => return Ok(()),
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(_) => {
+                tracing::error!("{name} panicked and is restarted; please report this");
+                worker.recover();
+            }
+        }
+    }
+    Err(format!("it panicked {MAX_RESTARTS} times"))
+}
+
+/// What a thread does with its end: the first failure is kept, and the router stops.
+struct Ending {
+    name: String,
+    shutdown: Arc<Shutdown>,
+    failure: Arc<Mutex<Option<String>>>,
+}
+
+impl Ending {
+    fn report(self, outcome: Result<(), String>) {
+        if let Err(error) = outcome {
+            let mut failure = self.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            failure.get_or_insert_with(|| format!("{} stopped: {error}", self.name));
+        }
+        self.shutdown.signal();
+    }
+}

@@ -1,0 +1,85 @@
+//! What the kernel refused, counted by errno: the `errno` label of the metrics.
+
+use nix::errno::Errno;
+
+/// The errnos that are counted by name, with the `errno` label of their metric.
+const NAMED: [(Errno, &str); 14] = [
+    (Errno::EACCES, "EACCES"),
+    (Errno::EADDRNOTAVAIL, "EADDRNOTAVAIL"),
+    (Errno::EAFNOSUPPORT, "EAFNOSUPPORT"),
+    (Errno::EAGAIN, "EAGAIN"),
+    (Errno::ECONNREFUSED, "ECONNREFUSED"),
+    (Errno::EHOSTUNREACH, "EHOSTUNREACH"),
+    (Errno::EINVAL, "EINVAL"),
+    (Errno::EIO, "EIO"),
+    (Errno::EMSGSIZE, "EMSGSIZE"),
+    (Errno::ENETDOWN, "ENETDOWN"),
+    (Errno::ENETUNREACH, "ENETUNREACH"),
+    (Errno::ENOBUFS, "ENOBUFS"),
+    (Errno::ENOMEM, "ENOMEM"),
+    (Errno::EPERM, "EPERM"),
+];
+
+/// Counts by errno: the ones that TUN queues and UDP sockets are known to return, and
+/// all others together.
+#[derive(Clone, Debug, Default)]
+pub struct ErrnoCounts([u64; NAMED.len() + 1]);
+
+impl ErrnoCounts {
+    /// The value of the `errno` label of each count, in their order.
+    pub fn labels() -> impl Iterator<Item = &'static str> {
+        NAMED.iter().map(|(_, label)| *label).chain(["other"])
+    }
+
+    /// Counts one `errno`.
+    pub fn add(&mut self, errno: Errno) {
+        self.0[Self::index(errno)] += 1;
+    }
+
+    /// How many there were of `errno`; for one that has no label, how many of all such.
+    pub fn of(&self, errno: Errno) -> u64 {
+        self.0[Self::index(errno)]
+    }
+
+    /// How many there were of any errno.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// Hands over, as position among [`labels`](Self::labels) and count, and clears every count that
+    /// is not zero.
+    pub fn take(&mut self, mut each: impl FnMut(usize, u64)) {
+        for (position, count) in self.0.iter_mut().enumerate() {
+            if *count != 0 {
+                each(position, std::mem::take(count));
+            }
+        }
+    }
+
+    fn index(errno: Errno) -> usize {
+        NAMED.iter().position(|(named, _)| *named == errno).unwrap_or(NAMED.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_errno_is_counted_under_its_own_name_or_under_other() {
+        let mut counts = ErrnoCounts::default();
+        for errno in [Errno::EIO, Errno::EIO, Errno::EPERM, Errno::EXDEV] {
+            counts.add(errno);
+        }
+        let labels: Vec<_> = ErrnoCounts::labels().collect();
+        let mut taken = Vec::new();
+        counts.take(|position, n| taken.push((labels[position], n)));
+        assert_eq!(taken, [("EIO", 2), ("EPERM", 1), ("other", 1)]);
+        assert_eq!(counts.total(), 0);
+    }
+
+    #[test]
+    fn labels_are_the_names_of_their_errnos() {
+        assert!(NAMED.iter().all(|(errno, label)| format!("{errno:?}") == *label));
+    }
+}

@@ -1,0 +1,326 @@
+//! Socket to TUN, first half: received datagrams are opened where they lie and handed to the
+//! inside worker that their flow belongs to.
+//!
+//! 1. up to eight messages are received, each into a slab of its own: one datagram, or a run of
+//!    them that the kernel put together (UDP GRO);
+//! 2. neighbours with the same receiver index are opened in one call, the replay window is asked,
+//!    and each packet's source must be the sender's by the longest prefix (whitepaper section 2.1);
+//! 3. handshake messages go up to the peer actor;
+//! 4. the slab goes to the inside worker that the first packet's flow hash names. Packets of other
+//!    workers' flows, and small receives, are copied into a batch that waits for the end of this
+//!    receive.
+//!
+//! A packet of a flow is only ever placed behind what is already there for the same worker, so the
+//! flow stays in order. When an inbox is full the batch is dropped: waiting would hold up the other
+//! workers' flows, and could end in two workers waiting for each other. With one lane that cannot
+//! happen, see [`inbound_pool`](crate::lane::bounds::inbound_pool).
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arrayvec::ArrayVec;
+
+use crate::drops::DropReason;
+use crate::lane::batch::{InboundBatch, Segment};
+use crate::lane::bounds::COPY_BELOW;
+use crate::lane::inbox::{Inbox, Pool};
+use crate::lane::mailbox::{HandshakeDatagram, PeerInbox};
+use crate::lane::peers::{PeerRecord, Snapshot};
+use crate::lane::telemetry::OutsideTelemetry;
+use crate::packet::{flow, ip};
+use crate::underlay::{DEPTH, Endpoint, Receiver, UdpSocket};
+use crate::units::Nanos;
+use crate::wireguard::aead::MAX_RUN;
+use crate::wireguard::messages::{DATA_OVERHEAD, Kind, data_receiver};
+use crate::wireguard::session::{Opened, OpenedRun, Session};
+use crate::wireguard::table::SessionTable;
+
+/// The receiving half of an outside worker.
+pub struct Inbound {
+    lane: usize,
+    receiver: Receiver,
+    pool: Pool<InboundBatch>,
+    inboxes: Vec<Arc<Inbox<InboundBatch>>>,
+    pending: Vec<Option<Box<InboundBatch>>>,
+    sessions: Arc<SessionTable>,
+    actor: Arc<PeerInbox>,
+    /// Scratch: the packets of one run that were found good, and the lane of each one's flow.
+    accepted: Vec<(usize, Range<usize>)>,
+}
+
+/// What one receive is worked on with.
+struct Context<'w> {
+    now: Nanos,
+    from: Endpoint,
+    snapshot: &'w Snapshot,
+    telemetry: &'w mut OutsideTelemetry,
+}
+
+impl Inbound {
+    /// Receives into the slabs of `pool` for the inside workers behind `inboxes`, one a lane.
+    pub fn new(
+        lane: usize,
+        pool: Pool<InboundBatch>,
+        inboxes: Vec<Arc<Inbox<InboundBatch>>>,
+        sessions: Arc<SessionTable>,
+        actor: Arc<PeerInbox>,
+    ) -> Self {
+        let pending = inboxes.iter().map(|_| None).collect();
+        Self { lane, receiver: Receiver::new(), pool, inboxes, pending, sessions, actor, accepted: Vec::with_capacity(MAX_RUN) }
+    }
+
+    /// Whether there is no slab to receive into.
+    pub fn is_starved(&self) -> bool {
+        self.pool.is_empty()
+    }
+
+    /// Receives once, opens what came and hands it on; whether anything came.
+    ///
+    /// # Errors
+    /// The socket is no good any more.
+    pub fn receive(
+        &mut self,
+        socket: &UdpSocket,
+        snapshot: &Snapshot,
+        now: Nanos,
+        telemetry: &mut OutsideTelemetry,
+    ) -> std::io::Result<bool> {
+        let mut slabs: ArrayVec<Box<InboundBatch>, DEPTH> = ArrayVec::new();
+        while !slabs.is_full()
+            && let Some(slab) = self.pool.take()
+        {
+            slabs.push(slab);
+        }
+        if slabs.is_empty() {
+            return Ok(false);
+        }
+        let received = self.receiver.receive(socket, slabs.iter_mut().map(|slab| &mut slab.data[..]));
+        telemetry.note_receives(self.receiver.tally());
+        let received = received.inspect_err(|_| slabs.clear())?;
+        // The unused ones go back last first, so that the next receive begins with the same slab.
+        for slab in slabs.drain(received..).rev() {
+            self.pool.put_back(slab);
+        }
+        for (index, slab) in slabs.into_iter().enumerate() {
+            let message = self.receiver.message(index);
+            let mut context = Context { now, from: message.from, snapshot, telemetry };
+            match message.drop_reason() {
+                Some(reason) => {
+                    context.telemetry.inbound_drops.add(reason, 1);
+                    self.pool.put_back(slab);
+                }
+                None => self.open_message(slab, message.len, message.stride, &mut context),
+            }
+        }
+        for lane in 0..self.pending.len() {
+            self.hand_over(lane, telemetry);
+        }
+        Ok(received > 0)
+    }
+
+    /// Drops what was collected when the worker panicked: how many packets.
+    pub fn abandon(&mut self) -> u64 {
+        let mut lost = 0;
+        for mut batch in self.pending.iter_mut().filter_map(Option::take) {
+            lost += batch.segments.len() as u64;
+            batch.segments.clear();
+            self.pool.put_back(batch);
+        }
+        lost
+    }
+
+    /// Opens a message of `len` bytes in `slab`, datagrams of `stride` bytes, and places what was
+    /// in it.
+    fn open_message(
+        &mut self,
+        slab: Box<InboundBatch>,
+        len: usize,
+        stride: usize,
+        context: &mut Context<'_>,
+    ) {
+        let mut slab = Claim { slab, lane: None, whole: len >= COPY_BELOW };
+        let mut at = 0;
+        while at < len {
+            let end = len.min(at + stride);
+            let datagram = &slab.bytes()[at..end];
+            match Kind::of(datagram) {
+                Some(Kind::Data) => {
+                    let receiver = data_receiver(datagram);
+                    let run = at..data_run_end(&slab.bytes()[..len], at, stride, receiver);
+                    at = run.end;
+                    let mut accepted = std::mem::take(&mut self.accepted);
+                    self.open_run(&mut slab.slab.data[run.clone()], stride, receiver, &mut accepted, context);
+                    for (lane, packet) in accepted.drain(..) {
+                        let packet = run.start + packet.start..run.start + packet.end;
+                        self.place(&mut slab, lane, packet, context.telemetry);
+                    }
+                    self.accepted = accepted;
+                    continue;
+                }
+                Some(_) => self.hand_up(datagram, context),
+                None => context.telemetry.inbound_drops.add(DropReason::NotWireGuard, 1),
+            }
+            at = end;
+        }
+        self.settle(slab, context.telemetry);
+    }
+
+    /// Opens the datagrams of one session and lists where in `run` the packets are that may go on,
+    /// and to which lane.
+    fn open_run(
+        &mut self,
+        run: &mut [u8],
+        stride: usize,
+        receiver: u32,
+        accepted: &mut Vec<(usize, Range<usize>)>,
+        context: &mut Context<'_>,
+    ) {
+        let datagrams = run.len().div_ceil(stride) as u64;
+        let drops = &mut context.telemetry.inbound_drops;
+        let Some(session) = self.sessions.get(receiver) else {
+            return drops.add(DropReason::UnknownIndex, datagrams);
+        };
+        let Some(peer) = context.snapshot.peer(session.peer()) else {
+            return drops.add(DropReason::UnknownIndex, datagrams);
+        };
+        if !session.can_receive(context.now) {
+            return drops.add(DropReason::SessionExpired, datagrams);
+        }
+        let mut opened = OpenedRun::new();
+        session.open_run(run, stride, &mut opened, drops.tally());
+        if opened.is_empty() {
+            return;
+        }
+        self.note_authentic(&session, peer, &opened, context);
+        for packet in opened.iter().filter(|packet| packet.len > 0) {
+            let start = packet.offset as usize;
+            let Some(packet) = ip::trimmed(&run[start..start + packet.len as usize]) else {
+                context.telemetry.inbound_drops.add(DropReason::InnerPacket, 1);
+                continue;
+            };
+            let owner = ip::source(packet).and_then(|source| context.snapshot.routes.lookup(source));
+            if owner.is_none_or(|owner| owner.id != peer.id) {
+                context.telemetry.inbound_drops.add(DropReason::SourceNotAllowed, 1);
+                continue;
+            }
+            let lane = match self.inboxes.len() {
+                1 => 0,
+                lanes => flow::flow_hash(packet) as usize % lanes,
+            };
+            accepted.push((lane, start..start + packet.len()));
+        }
+        context.telemetry.segments.add(accepted.len() as u64);
+    }
+
+    /// Notes for timers, counters and roaming that these datagrams were the peer's own.
+    fn note_authentic(
+        &self,
+        session: &Session,
+        peer: &PeerRecord,
+        opened: &[Opened],
+        context: &Context<'_>,
+    ) {
+        let bytes: u64 = opened.iter().map(|packet| u64::from(packet.len) + DATA_OVERHEAD as u64).sum();
+        peer.received_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if opened.iter().any(|packet| packet.len > 0) {
+            session.activity().received_data(context.now);
+        } else {
+            session.activity().received_keepalive(context.now);
+        }
+        if peer.endpoint.load() != Some(context.from) {
+            peer.endpoint.store(Some(context.from));
+        }
+        if session.awaits_confirmation() {
+            self.actor.confirmed(session.local_index());
+        }
+        if session.rekey_due_on_receive(context.now) {
+            self.actor.want_handshake(peer);
+        }
+    }
+
+    /// Hands a handshake message to the peer actor.
+    fn hand_up(&self, datagram: &[u8], context: &mut Context<'_>) {
+        let message = datagram.try_into().expect("classified by its length");
+        let handed = HandshakeDatagram { message, from: context.from, lane: self.lane };
+        if !self.actor.handshake(handed) {
+            context.telemetry.inbound_drops.add(DropReason::PeerInboxFull, 1);
+        }
+    }
+
+    /// Lists a packet of `slab` for `lane`: in the slab itself where that can travel there,
+    /// otherwise as a copy.
+    fn place(
+        &mut self,
+        slab: &mut Claim,
+        lane: usize,
+        packet: Range<usize>,
+        telemetry: &mut OutsideTelemetry,
+    ) {
+        if slab.lane.is_none() && (slab.whole || self.pending[lane].is_none()) {
+            // What was collected for the lane before comes before this slab.
+            self.hand_over(lane, telemetry);
+            slab.lane = Some(lane);
+        }
+        if slab.lane == Some(lane) && !slab.slab.segments.is_full() {
+            let segment = Segment { start: packet.start as u32, len: packet.len() as u32 };
+            slab.slab.segments.push(segment);
+            return;
+        }
+        let packet = &slab.bytes()[packet];
+        if self.pending[lane].as_mut().is_some_and(|batch| batch.append(packet)) {
+            return;
+        }
+        self.hand_over(lane, telemetry);
+        let Some(mut batch) = self.pool.take() else {
+            telemetry.inbound_drops.add(DropReason::InboxFull, 1);
+            return;
+        };
+        assert!(batch.append(packet), "an empty slab holds any packet");
+        self.pending[lane] = Some(batch);
+    }
+
+    /// A message is done: its slab travels on, waits for more, or is free again.
+    fn settle(&mut self, slab: Claim, telemetry: &mut OutsideTelemetry) {
+        let Some(lane) = slab.lane else { return self.pool.put_back(slab.slab) };
+        // Copies made for the same lane were made because the slab's list was full: they follow it.
+        let followers = self.pending[lane].replace(slab.slab);
+        if slab.whole || followers.is_some() {
+            self.hand_over(lane, telemetry);
+            self.pending[lane] = followers;
+        }
+    }
+
+    /// Puts what was collected for `lane` into its inside worker's inbox.
+    fn hand_over(&mut self, lane: usize, telemetry: &mut OutsideTelemetry) {
+        let Some(batch) = self.pending[lane].take() else { return };
+        if let Err(mut batch) = self.inboxes[lane].push(batch) {
+            telemetry.note_inbox_full(batch.segments.len() as u64);
+            batch.segments.clear();
+            self.pool.put_back(batch);
+        }
+    }
+}
+
+/// A slab that is being looked through, and whether it may travel on itself.
+struct Claim {
+    slab: Box<InboundBatch>,
+    /// The lane it travels to, once a packet has decided that.
+    lane: Option<usize>,
+    /// It holds enough to travel by itself. Otherwise it joins what waits.
+    whole: bool,
+}
+
+impl Claim {
+    fn bytes(&self) -> &[u8] {
+        &self.slab.data
+    }
+}
+
+/// Where the run of data messages that begins at `at` and is for one session ends.
+fn data_run_end(message: &[u8], at: usize, stride: usize, receiver: u32) -> usize {
+    let same = |datagram: &&[u8]| {
+        Kind::of(datagram) == Some(Kind::Data) && data_receiver(datagram) == receiver
+    };
+    message[at..].chunks(stride).take(MAX_RUN).take_while(same).fold(at, |end, datagram| end + datagram.len())
+}

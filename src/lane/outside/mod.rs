@@ -1,0 +1,125 @@
+//! The outside worker: owner of one UDP socket.
+//!
+//! Each turn it does as it is told ([`OutsideCommand`]), sends what its inbox holds ([`outbound`]),
+//! receives and opens what has arrived ([`inbound`]), and sleeps if there was nothing. Sending comes
+//! first: what waits there is finished work, and its slabs are what the inside worker needs next.
+
+mod inbound;
+mod outbound;
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::poll::PollFlags;
+
+pub use inbound::Inbound;
+pub use outbound::Outbound;
+
+use super::doorbell::Awaited;
+use super::mailbox::{CommandBox, OutsideCommand};
+use super::peers::{Peers, Snapshot};
+use super::sleep::{Sleeper, Stopped};
+use super::spin::Spin;
+use super::telemetry::OutsideTelemetry;
+use super::worker::WorkerError;
+use crate::sys::clock;
+use crate::underlay::UdpSocket;
+
+/// What an outside worker is made of. See the [module](self) for what it does.
+pub struct OutsideWorker {
+    /// Its socket.
+    pub socket: UdpSocket,
+    /// Sends what its inside worker sealed.
+    pub outbound: Outbound,
+    /// Opens what the socket receives, for the inside workers.
+    pub inbound: Inbound,
+    /// What the peer actor wants of it.
+    pub commands: Arc<CommandBox>,
+    /// Whose sessions and addresses are whose.
+    pub peers: arc_swap::Cache<Arc<Peers>, Arc<Snapshot>>,
+    /// How it sleeps.
+    pub sleeper: Sleeper,
+    /// How long it looks for work before it sleeps.
+    pub spin: Duration,
+    /// Its counters.
+    pub telemetry: OutsideTelemetry,
+}
+
+impl OutsideWorker {
+    /// Works until the router stops.
+    ///
+    /// # Errors
+    /// The socket is no good any more.
+    pub fn run(&mut self) -> Result<(), WorkerError> {
+        let mut spin = Spin::new(self.spin);
+        loop {
+            if self.turn()? {
+                spin.worked();
+            } else if !spin.goes_on() {
+                if self.sleep().is_err() {
+                    return Ok(());
+                }
+                spin.worked();
+            }
+        }
+    }
+
+    /// Forgets what it was in the middle of, after a panic. Returns how many packets are lost.
+    pub fn recover(&mut self) -> u64 {
+        self.inbound.abandon() + self.outbound.abandon()
+    }
+
+    /// Obeys, sends, receives, and says whether there was anything to do.
+    fn turn(&mut self) -> Result<bool, WorkerError> {
+        let commanded = self.obey();
+        let sent = self.outbound.serve(&self.socket, self.peers.load(), &mut self.telemetry);
+        let received =
+            self.inbound.receive(&self.socket, self.peers.load(), clock::now(), &mut self.telemetry)?;
+        let worked = commanded || sent || received;
+        if worked {
+            self.telemetry.publish();
+        }
+        Ok(worked)
+    }
+
+    fn obey(&mut self) -> bool {
+        let mut obeyed = false;
+        while let Some(command) = self.commands.pop() {
+            obeyed = true;
+            match command {
+                OutsideCommand::Send { message, to } => {
+                    self.outbound.send_control(&self.socket, &message, &to, &mut self.telemetry);
+                }
+                OutsideCommand::Rebind(socket) => {
+                    self.outbound.use_socket(&socket);
+                    self.socket = *socket;
+                }
+                OutsideCommand::Fwmark(mark) => {
+                    if let Err(error) = self.socket.set_fwmark(mark) {
+                        tracing::warn!("the mark {mark:#x} cannot be set (it takes CAP_NET_ADMIN): {error}");
+                    }
+                }
+            }
+        }
+        obeyed
+    }
+
+    fn sleep(&mut self) -> Result<(), Stopped> {
+        let starved = self.inbound.is_starved();
+        if starved {
+            self.telemetry.pool_exhausted.add(1);
+        }
+        let mut events = PollFlags::empty();
+        events.set(PollFlags::POLLIN, !starved);
+        events.set(PollFlags::POLLOUT, self.outbound.is_blocked());
+        let awaited = if starved { Awaited::ANY } else { Awaited::WORK };
+        self.sleeper.sleep(awaited, Some((self.socket.as_fd(), events)), None, || {
+            (self.outbound.is_blocked() || self.outbound.is_empty())
+                && self.commands.is_empty()
+                && starved == self.inbound.is_starved()
+        })?;
+        self.telemetry.wakeups.add(1);
+        Ok(())
+    }
+}

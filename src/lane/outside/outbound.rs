@@ -1,0 +1,155 @@
+//! TUN to socket, second half: runs of sealed datagrams leave by UDP.
+//!
+//! When the socket's buffer is full the batch in hand waits for room, and with it all that is
+//! behind it: nothing overtakes.
+
+use std::sync::Arc;
+
+use crate::drops::DropReason;
+use crate::lane::batch::OutboundBatch;
+use crate::lane::inbox::Inbox;
+use crate::lane::peers::Snapshot;
+use crate::lane::telemetry::OutsideTelemetry;
+use crate::underlay::{Endpoint, Notices, SendFailure, Sender, UdpSocket};
+use crate::units::PeerId;
+
+/// The sending half of an outside worker.
+pub struct Outbound {
+    sender: Sender,
+    inbox: Arc<Inbox<OutboundBatch>>,
+    home: Arc<Inbox<OutboundBatch>>,
+    current: Option<Box<OutboundBatch>>,
+    progress: Progress,
+}
+
+/// How far the batch in hand has got.
+#[derive(Clone, Copy, Default)]
+struct Progress {
+    /// The run in hand.
+    run: usize,
+    /// Its bytes that are on their way.
+    sent: usize,
+    /// The socket had no room for more.
+    blocked: bool,
+}
+
+impl Outbound {
+    /// Sends what comes in at `inbox` and returns the slabs to `home`.
+    pub fn new(sender: Sender, inbox: Arc<Inbox<OutboundBatch>>, home: Arc<Inbox<OutboundBatch>>) -> Self {
+        Self { sender, inbox, home, current: None, progress: Progress::default() }
+    }
+
+    /// Whether no batch waits.
+    pub fn is_empty(&self) -> bool {
+        self.current.is_none() && self.inbox.is_empty()
+    }
+
+    /// Whether the socket's buffer is full.
+    pub fn is_blocked(&self) -> bool {
+        self.progress.blocked
+    }
+
+    /// The next sends go to another socket, which may be able to group where the last one could not.
+    pub fn use_socket(&mut self, socket: &UdpSocket) {
+        self.sender = Sender::new(socket);
+        self.progress.blocked = false;
+    }
+
+    /// Sends all that waits, or as much as the socket takes; whether anything was sent.
+    pub fn serve(
+        &mut self,
+        socket: &UdpSocket,
+        snapshot: &Snapshot,
+        telemetry: &mut OutsideTelemetry,
+    ) -> bool {
+        let mut served = false;
+        while let Some(batch) = self.current.take().or_else(|| self.inbox.pop()) {
+            self.current = Some(batch);
+            let before = (self.progress.run, self.progress.sent);
+            self.send_batch(socket, snapshot, telemetry);
+            served |= before != (self.progress.run, self.progress.sent);
+            if self.progress.blocked {
+                break;
+            }
+            self.finish_batch();
+            served = true;
+        }
+        telemetry.note_sends(self.sender.tally());
+        served
+    }
+
+    /// Sends a handshake message or keepalive. One that meets a full buffer is lost, as on a full
+    /// link; its timer sends another.
+    pub fn send_control(
+        &mut self,
+        socket: &UdpSocket,
+        message: &[u8],
+        to: &Endpoint,
+        telemetry: &mut OutsideTelemetry,
+    ) {
+        if let Err(failure) = self.sender.send_run(socket, message, message.len(), to) {
+            tracing::trace!("a control message was not sent: {failure}");
+            telemetry.outbound_drops.add(DropReason::SendError, 1);
+        }
+    }
+
+    /// Gives up the batch in hand, after a panic: how many of its datagrams were not sent.
+    pub fn abandon(&mut self) -> u64 {
+        let unsent = self.current.as_ref().map_or(0, |batch| {
+            let runs = batch.runs.iter().skip(self.progress.run);
+            runs.map(|run| u64::from(run.len.div_ceil(u32::from(run.stride)))).sum()
+        });
+        if self.current.is_some() {
+            self.finish_batch();
+        }
+        unsent
+    }
+
+    fn send_batch(
+        &mut self,
+        socket: &UdpSocket,
+        snapshot: &Snapshot,
+        telemetry: &mut OutsideTelemetry,
+    ) {
+        let Some(batch) = &self.current else { return };
+        let progress = &mut self.progress;
+        progress.blocked = false;
+        while let Some(run) = batch.runs.get(progress.run) {
+            let bytes = &batch.data[run.start as usize + progress.sent..(run.start + run.len) as usize];
+            match self.sender.send_run(socket, bytes, usize::from(run.stride), &run.to) {
+                Ok(notices) => take_notice(notices, run.peer, snapshot),
+                Err(SendFailure::WouldBlock { sent, notices }) => {
+                    take_notice(notices, run.peer, snapshot);
+                    progress.sent += sent;
+                    progress.blocked = true;
+                    return;
+                }
+                Err(SendFailure::Refused { lost, notices, .. }) => {
+                    take_notice(notices, run.peer, snapshot);
+                    let reason = if notices.over_mtu { DropReason::TooBig } else { DropReason::SendError };
+                    telemetry.outbound_drops.add(reason, lost as u64);
+                }
+            }
+            progress.run += 1;
+            progress.sent = 0;
+        }
+    }
+
+    fn finish_batch(&mut self) {
+        self.progress = Progress::default();
+        if let Some(mut batch) = self.current.take() {
+            batch.runs.clear();
+            assert!(self.home.push(batch).is_ok(), "a return ring holds every batch of its pool");
+        }
+    }
+}
+
+/// A source address that this host no longer has is forgotten, and routing picks the next one.
+fn take_notice(notices: Notices, peer: PeerId, snapshot: &Snapshot) {
+    if notices.source_gone
+        && let Some(peer) = snapshot.peer(peer)
+        && let Some(endpoint) = peer.endpoint.load()
+    {
+        peer.endpoint.store(Some(endpoint.without_source()));
+    }
+}

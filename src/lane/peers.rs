@@ -1,0 +1,78 @@
+//! What workers know of the peers: a table of allowed IPs and, behind it, one record a peer.
+//!
+//! The peer actor writes, workers read. Configuration (which peers, which allowed IPs) is an
+//! immutable [`Snapshot`] that is swapped whole; what changes while traffic flows (session,
+//! endpoint, counters) is in atomics of the peer's own record, so that a new session costs nothing
+//! but a pointer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use crossbeam::atomic::AtomicCell;
+
+use crate::routes::Routes;
+use crate::underlay::Endpoint;
+use crate::units::PeerId;
+use crate::wireguard::keys::PublicKey;
+use crate::wireguard::session::Session;
+
+/// One configured peer, as workers see it.
+#[derive(Debug)]
+pub struct PeerRecord {
+    /// Which peer it is.
+    pub id: PeerId,
+    /// Its public key.
+    pub public_key: PublicKey,
+    /// The session that outbound packets are sealed with, if there is one.
+    pub sending: ArcSwapOption<Session>,
+    /// Where it was last heard from, or where configuration says it is. A worker that hears it
+    /// from elsewhere, authenticated, writes it (whitepaper section 2.1).
+    pub endpoint: AtomicCell<Option<Endpoint>>,
+    /// Bytes of datagrams sent to it and received from it, as `wg show` counts them: whole data
+    /// messages with header and tag, and handshake messages.
+    pub sent_bytes: AtomicU64,
+    /// See [`PeerRecord::sent_bytes`].
+    pub received_bytes: AtomicU64,
+    /// How many of its handshakes were given up. A packet staged before the last of them is
+    /// dropped.
+    pub failed_handshakes: AtomicU32,
+    /// A worker has asked for a handshake and the peer actor has not answered yet.
+    pub asked: AtomicBool,
+}
+
+impl PeerRecord {
+    /// A peer without session, endpoint or traffic.
+    pub fn new(id: PeerId, public_key: PublicKey) -> Self {
+        Self {
+            id,
+            public_key,
+            sending: ArcSwapOption::empty(),
+            endpoint: AtomicCell::new(None),
+            sent_bytes: AtomicU64::new(0),
+            received_bytes: AtomicU64::new(0),
+            failed_handshakes: AtomicU32::new(0),
+            asked: AtomicBool::new(false),
+        }
+    }
+}
+
+/// The peers and their allowed IPs at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Whose each inner address is.
+    pub routes: Routes<Arc<PeerRecord>>,
+    /// By peer id; `None` where a peer was removed.
+    pub peers: Vec<Option<Arc<PeerRecord>>>,
+}
+
+impl Snapshot {
+    /// The record of `peer`, unless it was removed.
+    #[inline]
+    pub fn peer(&self, peer: PeerId) -> Option<&Arc<PeerRecord>> {
+        self.peers.get(peer.0 as usize)?.as_ref()
+    }
+}
+
+/// The snapshot in force. Workers keep an [`arc_swap::Cache`] of it and look once per batch.
+pub type Peers = ArcSwap<Snapshot>;

@@ -1,0 +1,76 @@
+//! How an actor sleeps: until its descriptor is ready, its doorbell rings, its time has come, or
+//! the router stops.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::doorbell::{Awaited, Doorbell};
+use crate::offload::Shutdown;
+
+/// The router was told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped;
+
+/// An actor's bed: its doorbell and the shutdown that is shared by all.
+#[derive(Clone, Debug)]
+pub struct Sleeper {
+    bell: Arc<Doorbell>,
+    shutdown: Arc<Shutdown>,
+}
+
+impl Sleeper {
+    /// For the owner of `bell`.
+    pub fn new(bell: Arc<Doorbell>, shutdown: Arc<Shutdown>) -> Self {
+        Self { bell, shutdown }
+    }
+
+    /// Whether the router was told to stop.
+    pub fn stopped(&self) -> bool {
+        self.shutdown.is_signalled()
+    }
+
+    /// Sleeps until `device` has one of its events, someone brings what is `awaited`, `limit` is
+    /// over, or the router stops. `idle` is asked once the doorbell is armed: if it says that there
+    /// is something to do after all, there is no sleep. Returns what `device` is ready for.
+    ///
+    /// # Errors
+    /// The router was told to stop.
+    pub fn sleep(
+        &self,
+        awaited: Awaited,
+        device: Option<(BorrowedFd<'_>, PollFlags)>,
+        limit: Option<Duration>,
+        idle: impl FnOnce() -> bool,
+    ) -> Result<PollFlags, Stopped> {
+        self.bell.arm(awaited);
+        if !idle() {
+            self.bell.disarm(false);
+            return Ok(PollFlags::empty());
+        }
+        let mut fds: ArrayVec<PollFd<'_>, 3> = ArrayVec::new();
+        fds.push(PollFd::new(self.bell.as_fd(), PollFlags::POLLIN));
+        fds.push(PollFd::new(self.shutdown.as_fd(), PollFlags::POLLIN));
+        if let Some((fd, events)) = device {
+            fds.push(PollFd::new(fd, events));
+        }
+        // Rounded up: a timer that fires early would poll again and again until it is due.
+        let timeout = limit.map_or(PollTimeout::NONE, |limit| {
+            let millis = limit.as_nanos().div_ceil(1_000_000);
+            PollTimeout::try_from(millis.min(i32::MAX as u128) as i32).unwrap_or(PollTimeout::MAX)
+        });
+        let outcome = poll(&mut fds, timeout);
+        let ready = |index: usize| fds.get(index).and_then(PollFd::revents).unwrap_or(PollFlags::empty());
+        self.bell.disarm(outcome.is_ok() && !ready(0).is_empty());
+        match outcome {
+            Ok(_) if !ready(1).is_empty() => Err(Stopped),
+            Ok(_) => Ok(ready(2)),
+            Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOMEM) => Ok(PollFlags::empty()),
+            Err(errno) => panic!("poll on descriptors this actor owns: {errno}"),
+        }
+    }
+}

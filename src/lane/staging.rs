@@ -1,0 +1,281 @@
+//! Where packets wait for a handshake: bounded, allocated at the start, oldest dropped first.
+//!
+//! An inside worker stages what it read for a peer that has no session, as it was read (a
+//! superpacket whole, with its virtio header), and takes it out in order when there is one. The
+//! bytes lie in chunks that the peers share, chained per peer, so that a waiting SYN costs one
+//! chunk and a waiting superpacket seventeen.
+
+use std::collections::HashMap;
+
+use crate::units::PeerId;
+
+/// Bytes of one chunk.
+const CHUNK: usize = 4096;
+
+/// Chunks of one lane: 1 MiB.
+const CHUNKS: usize = 256;
+
+/// Packets that may wait for one peer, as many as the kernel stages
+/// (`MAX_STAGED_PACKETS`, drivers/net/wireguard/queueing.h).
+const MAX_PACKETS: usize = 128;
+
+const NIL: u16 = u16::MAX;
+const LENGTH: usize = 4;
+const _: () = assert!(CHUNKS < NIL as usize);
+
+/// The packets of one lane that wait for handshakes.
+#[derive(Debug)]
+pub struct Staging {
+    bytes: Box<[u8]>,
+    next: Box<[u16]>,
+    free: u16,
+    free_chunks: usize,
+    queues: HashMap<PeerId, Queue>,
+}
+
+/// One peer's packets: a chain of chunks with length-prefixed packets in it.
+#[derive(Clone, Copy, Debug)]
+struct Queue {
+    head: u16,
+    tail: u16,
+    read_at: usize,
+    write_at: usize,
+    packets: usize,
+    attempt: u32,
+}
+
+impl Staging {
+    /// Room for 1 MiB; at most one queue a chunk.
+    pub fn new() -> Self {
+        let next = (1..=CHUNKS as u16).map(|n| if n == CHUNKS as u16 { NIL } else { n }).collect();
+        Self {
+            bytes: vec![0; CHUNK * CHUNKS].into_boxed_slice(),
+            next,
+            free: 0,
+            free_chunks: CHUNKS,
+            queues: HashMap::with_capacity(CHUNKS),
+        }
+    }
+
+    /// Whether nothing waits.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.queues.is_empty()
+    }
+
+    /// Whether something waits for `peer`.
+    pub fn holds(&self, peer: PeerId) -> bool {
+        self.queues.contains_key(&peer)
+    }
+
+    /// The peers something waits for, each with the handshake attempt its first packet saw.
+    pub fn peers(&self) -> impl Iterator<Item = (PeerId, u32)> {
+        self.queues.iter().map(|(peer, queue)| (*peer, queue.attempt))
+    }
+
+    /// Puts a packet at the end of `peer`'s queue. `attempt` numbers the peer's failed handshakes,
+    /// so that the owner can tell later whether the one this packet waited for has failed.
+    /// Returns how many packets had to be dropped for it: older ones of this peer, or the packet
+    /// itself if there is no room even then.
+    pub fn push(&mut self, peer: PeerId, attempt: u32, parts: [&[u8]; 2]) -> u64 {
+        let len = parts[0].len() + parts[1].len();
+        let mut dropped = 0;
+        while !self.fits(peer, len) {
+            if !self.skip(peer) {
+                return dropped + 1;
+            }
+            dropped += 1;
+        }
+        self.append(peer, attempt, &(len as u32).to_ne_bytes());
+        for part in parts {
+            self.append(peer, attempt, part);
+        }
+        if let Some(queue) = self.queues.get_mut(&peer) {
+            queue.packets += 1;
+        }
+        dropped
+    }
+
+    /// Copies the oldest packet of `peer` into `out` and removes it; its length in bytes. `out`
+    /// is as large as anything that was pushed.
+    pub fn pop(&mut self, peer: PeerId, out: &mut [u8]) -> Option<usize> {
+        let mut length = [0; LENGTH];
+        self.read(peer, &mut length)?;
+        let len = u32::from_ne_bytes(length) as usize;
+        self.read(peer, &mut out[..len])?;
+        self.finish_packet(peer);
+        Some(len)
+    }
+
+    /// Drops all that waits for `peer`; how many packets that were.
+    pub fn clear(&mut self, peer: PeerId) -> u64 {
+        let Some(queue) = self.queues.remove(&peer) else { return 0 };
+        let mut chunk = queue.head;
+        while chunk != NIL {
+            let next = self.next[chunk as usize];
+            self.release(chunk);
+            chunk = next;
+        }
+        queue.packets as u64
+    }
+
+    fn fits(&self, peer: PeerId, len: usize) -> bool {
+        let queue = self.queues.get(&peer);
+        let tail_room = queue.map_or(0, |q| CHUNK - q.write_at);
+        queue.is_none_or(|q| q.packets < MAX_PACKETS) && LENGTH + len <= tail_room + self.free_chunks * CHUNK
+    }
+
+    /// Removes `peer`'s oldest packet unread.
+    fn skip(&mut self, peer: PeerId) -> bool {
+        let mut length = [0; LENGTH];
+        if self.read(peer, &mut length).is_none() {
+            return false;
+        }
+        self.advance(peer, u32::from_ne_bytes(length) as usize, |_, _| {});
+        self.finish_packet(peer);
+        true
+    }
+
+    fn finish_packet(&mut self, peer: PeerId) {
+        let queue = self.queues.get_mut(&peer).expect("a packet was just read from it");
+        queue.packets -= 1;
+        if queue.packets == 0 {
+            self.clear(peer);
+        }
+    }
+
+    fn append(&mut self, peer: PeerId, attempt: u32, mut bytes: &[u8]) {
+        if !self.queues.contains_key(&peer) {
+            let chunk = self.acquire();
+            let queue = Queue { head: chunk, tail: chunk, read_at: 0, write_at: 0, packets: 0, attempt };
+            self.queues.insert(peer, queue);
+        }
+        while !bytes.is_empty() {
+            let mut queue = self.queues[&peer];
+            if queue.write_at == CHUNK {
+                let chunk = self.acquire();
+                self.next[queue.tail as usize] = chunk;
+                (queue.tail, queue.write_at) = (chunk, 0);
+            }
+            let n = bytes.len().min(CHUNK - queue.write_at);
+            let at = queue.tail as usize * CHUNK + queue.write_at;
+            self.bytes[at..at + n].copy_from_slice(&bytes[..n]);
+            queue.write_at += n;
+            bytes = &bytes[n..];
+            self.queues.insert(peer, queue);
+        }
+    }
+
+    fn read(&mut self, peer: PeerId, out: &mut [u8]) -> Option<()> {
+        self.queues.get(&peer)?;
+        let mut done = 0;
+        self.advance(peer, out.len(), |from, n| {
+            out[done..done + n].copy_from_slice(from);
+            done += n;
+        });
+        Some(())
+    }
+
+    /// Moves `peer`'s reading place on by `len` bytes, showing the pieces it passes.
+    fn advance(&mut self, peer: PeerId, mut len: usize, mut piece: impl FnMut(&[u8], usize)) {
+        let mut queue = self.queues[&peer];
+        while len > 0 {
+            if queue.read_at == CHUNK {
+                let next = self.next[queue.head as usize];
+                assert_ne!(next, NIL, "a staged packet ends before its length");
+                self.release(queue.head);
+                (queue.head, queue.read_at) = (next, 0);
+            }
+            let n = len.min(CHUNK - queue.read_at);
+            let at = queue.head as usize * CHUNK + queue.read_at;
+            piece(&self.bytes[at..at + n], n);
+            queue.read_at += n;
+            len -= n;
+        }
+        self.queues.insert(peer, queue);
+    }
+
+    fn acquire(&mut self) -> u16 {
+        let chunk = self.free;
+        assert_ne!(chunk, NIL, "room was checked before");
+        self.free = std::mem::replace(&mut self.next[chunk as usize], NIL);
+        self.free_chunks -= 1;
+        chunk
+    }
+
+    fn release(&mut self, chunk: u16) {
+        self.next[chunk as usize] = self.free;
+        self.free = chunk;
+        self.free_chunks += 1;
+    }
+}
+
+impl Default for Staging {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    #[test]
+    fn the_oldest_packet_of_a_peer_makes_room_for_the_newest() {
+        let mut staging = Staging::new();
+        let peer = PeerId(1);
+        for n in 0..MAX_PACKETS as u8 + 2 {
+            let dropped = staging.push(peer, 0, [&[n], &[n; 9]]);
+            assert_eq!(dropped, u64::from(usize::from(n) >= MAX_PACKETS));
+        }
+        let mut out = [0; 16];
+        assert_eq!(staging.pop(peer, &mut out), Some(10));
+        assert_eq!(out[..10], [2; 10]);
+        assert_eq!(staging.clear(peer), MAX_PACKETS as u64 - 1);
+        assert!(staging.is_empty());
+    }
+
+    #[test]
+    fn superpackets_never_take_more_than_the_lane_has() {
+        let mut staging = Staging::new();
+        let big = vec![1; 65_545];
+        let dropped: u64 = (0..40).map(|_| staging.push(PeerId(1), 0, [&big, &[]])).sum();
+        assert_eq!(dropped, 40 - (CHUNK * CHUNKS / (big.len() + LENGTH)) as u64);
+        // Nothing is left for another peer, and nothing of the first is taken for it.
+        assert_eq!(staging.push(PeerId(2), 0, [&big, &[]]), 1);
+        assert!(!staging.holds(PeerId(2)));
+    }
+
+    proptest! {
+        #[test]
+        fn packets_come_out_as_they_went_in(
+            steps in prop::collection::vec((0_u32..3, prop::option::of(0_usize..9000)), 0..200),
+        ) {
+            let mut staging = Staging::new();
+            let mut model: HashMap<u32, VecDeque<Vec<u8>>> = HashMap::new();
+            let mut out = vec![0; 9000];
+            for (n, (peer, step)) in steps.into_iter().enumerate() {
+                let queue = model.entry(peer).or_default();
+                if let Some(len) = step {
+                    let packet = vec![n as u8; len];
+                    let dropped = staging.push(PeerId(peer), 0, [&packet[..len / 3], &packet[len / 3..]]);
+                    queue.push_back(packet);
+                    queue.drain(..dropped as usize);
+                } else {
+                    let got = staging.pop(PeerId(peer), &mut out).map(|len| out[..len].to_vec());
+                    prop_assert_eq!(got, queue.pop_front());
+                }
+            }
+            for (peer, mut queue) in model {
+                while let Some(expected) = queue.pop_front() {
+                    let len = staging.pop(PeerId(peer), &mut out);
+                    prop_assert_eq!(len.map(|len| out[..len].to_vec()), Some(expected));
+                }
+            }
+            prop_assert!(staging.is_empty());
+            prop_assert_eq!(staging.free_chunks, CHUNKS);
+        }
+    }
+}

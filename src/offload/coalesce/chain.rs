@@ -1,0 +1,239 @@
+//! A chain: the packets of a batch that will leave as one superpacket.
+
+use super::super::superpacket::SuperpacketKind;
+use super::candidate::{Candidate, checksum_is_right, same_header};
+use super::seal::SealReason;
+use super::window::Entry;
+use crate::offload::Limits;
+use crate::packet::flow::FlowKey;
+use crate::packet::{Flags, Tcp};
+
+/// The longest header a chain's packets can have: IPv6 without extensions, TCP with all options.
+const MAX_HEADER: usize = 100;
+
+/// No further entry.
+pub(super) const END: u16 = u16::MAX;
+
+/// What a chain will still take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// The next segment of its flow.
+    Open,
+    /// Nothing more.
+    Sealed(SealReason),
+    /// Nothing ever: a packet that goes as it is.
+    Verbatim,
+}
+
+/// Packets linked through the window's entries. All have the first one's header but for lengths,
+/// identification, sequence number, PSH and checksums.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chain {
+    pub(super) key: FlowKey,
+    pub(super) state: State,
+    pub(super) first: u16,
+    last: u16,
+    segments: usize,
+    kind: SuperpacketKind,
+    transport: usize,
+    header_len: usize,
+    gso_size: usize,
+    /// Header and payloads, in bytes.
+    bytes: usize,
+    next_sequence: u32,
+    next_id: Option<u16>,
+    push: bool,
+    /// Whether the first packet's checksum was verified: not before a second one wants to join,
+    /// as a chain of one goes out as it came.
+    verified: bool,
+}
+
+impl Chain {
+    /// A packet that goes as it is. Its key is no packet's, so it is never found.
+    pub(super) fn verbatim(entry: u16) -> Chain {
+        Chain {
+            key: FlowKey::default(),
+            state: State::Verbatim,
+            first: entry,
+            last: entry,
+            segments: 1,
+            kind: SuperpacketKind::None,
+            transport: 0,
+            header_len: 0,
+            gso_size: 0,
+            bytes: 0,
+            next_sequence: 0,
+            next_id: None,
+            push: false,
+            verified: false,
+        }
+    }
+
+    /// A chain of one.
+    pub(super) fn start(entry: u16, candidate: &Candidate) -> Chain {
+        Chain {
+            key: candidate.key,
+            state: if candidate.push { State::Sealed(SealReason::Push) } else { State::Open },
+            kind: candidate.kind,
+            transport: candidate.transport,
+            header_len: candidate.header_len,
+            gso_size: candidate.payload_len,
+            bytes: candidate.header_len + candidate.payload_len,
+            next_sequence: candidate.sequence.wrapping_add(candidate.payload_len as u32),
+            next_id: candidate.id.map(|id| id.wrapping_add(1)),
+            push: candidate.push,
+            ..Chain::verbatim(entry)
+        }
+    }
+
+    /// Seals the chain if it is open.
+    pub(super) fn seal(&mut self, reason: SealReason) {
+        if self.state == State::Open {
+            self.state = State::Sealed(reason);
+        }
+    }
+
+    /// Whether `packet` can be the next segment; if not, what seals the chain.
+    #[inline]
+    pub(super) fn admits(
+        &mut self,
+        head: &[u8],
+        packet: &[u8],
+        candidate: &Candidate,
+        limits: &Limits,
+    ) -> Result<(), SealReason> {
+        if candidate.kind.is_tcp() && candidate.sequence != self.next_sequence {
+            return Err(SealReason::Sequence);
+        }
+        if candidate.header_len != self.header_len || !same_header(head, packet, candidate) {
+            return Err(SealReason::Header);
+        }
+        if candidate.id != self.next_id {
+            return Err(SealReason::Identification);
+        }
+        if candidate.payload_len > self.gso_size {
+            return Err(SealReason::Long);
+        }
+        if self.bytes + candidate.payload_len > limits.bytes {
+            return Err(SealReason::Bytes);
+        }
+        self.verified = self.verified || checksum_is_right(head, candidate);
+        if !self.verified {
+            return Err(SealReason::Checksum);
+        }
+        Ok(())
+    }
+
+    /// Appends an admitted packet. Returns the entry that must link to it.
+    #[inline]
+    pub(super) fn append(&mut self, entry: u16, candidate: &Candidate, limits: &Limits) -> u16 {
+        self.segments += 1;
+        self.bytes += candidate.payload_len;
+        self.next_sequence = self.next_sequence.wrapping_add(candidate.payload_len as u32);
+        self.next_id = self.next_id.map(|id| id.wrapping_add(1));
+        self.push |= candidate.push;
+        if candidate.push {
+            self.seal(SealReason::Push);
+        } else if candidate.payload_len < self.gso_size {
+            self.seal(SealReason::Short);
+        } else if self.segments >= limits.segments(self.kind) {
+            self.seal(SealReason::Segments);
+        }
+        std::mem::replace(&mut self.last, entry)
+    }
+
+    /// The chain as what a sink takes; `None` if it is a single packet.
+    pub(super) fn coalesced<'w, 'b>(&self, entries: &'w [Entry<'b>]) -> Option<Coalesced<'w, 'b>> {
+        (self.segments > 1).then(|| Coalesced {
+            kind: self.kind,
+            header: self.header(entries[usize::from(self.first)].packet),
+            header_len: self.header_len,
+            gso_size: self.gso_size,
+            bytes: self.bytes,
+            segments: self.segments,
+            packets: Packets { entries, next: self.first },
+        })
+    }
+
+    /// The superpacket's header: the first packet's, with PSH if any packet had it.
+    fn header(&self, head: &[u8]) -> [u8; MAX_HEADER] {
+        let mut header = [0; MAX_HEADER];
+        header[..self.header_len].copy_from_slice(&head[..self.header_len]);
+        if self.push
+            && let Some(mut tcp) = Tcp::new_checked(&mut header[self.transport..self.header_len])
+        {
+            let flags = tcp.flags().with(Flags::PSH);
+            tcp.set_flags(flags);
+        }
+        header
+    }
+}
+
+/// Two or more packets that leave as one superpacket.
+#[derive(Clone, Debug)]
+pub struct Coalesced<'w, 'b> {
+    kind: SuperpacketKind,
+    header: [u8; MAX_HEADER],
+    header_len: usize,
+    gso_size: usize,
+    bytes: usize,
+    segments: usize,
+    packets: Packets<'w, 'b>,
+}
+
+impl<'w, 'b> Coalesced<'w, 'b> {
+    /// What it is: never `None`.
+    pub fn kind(&self) -> SuperpacketKind {
+        self.kind
+    }
+
+    /// IP and transport header: the first packet's, with PSH if any packet had it. Lengths and
+    /// checksums are still the first packet's.
+    pub fn header(&self) -> &[u8] {
+        &self.header[..self.header_len]
+    }
+
+    /// Payload bytes of each segment but the last.
+    pub fn gso_size(&self) -> usize {
+        self.gso_size
+    }
+
+    /// How many packets it is made of: two or more.
+    pub fn segments(&self) -> usize {
+        self.segments
+    }
+
+    /// Header and all payloads, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The payloads, in order.
+    pub fn payloads(&self) -> impl Iterator<Item = &'b [u8]> + use<'w, 'b> {
+        let header_len = self.header_len;
+        self.packets().map(move |packet| &packet[header_len..])
+    }
+
+    /// The packets as they came, in order.
+    pub fn packets(&self) -> Packets<'w, 'b> {
+        self.packets.clone()
+    }
+}
+
+/// The packets of a chain, in order.
+#[derive(Clone, Debug)]
+pub struct Packets<'w, 'b> {
+    entries: &'w [Entry<'b>],
+    next: u16,
+}
+
+impl<'b> Iterator for Packets<'_, 'b> {
+    type Item = &'b [u8];
+
+    #[inline]
+    fn next(&mut self) -> Option<&'b [u8]> {
+        let entry = self.entries.get(usize::from(self.next))?;
+        self.next = entry.next;
+        Some(entry.packet)
+    }
+}

@@ -1,0 +1,176 @@
+//! The window: one batch of opened packets on its way into the TUN.
+//!
+//! It lives on the stack for as long as its batch, and holds only references. There is no timer
+//! and nothing is kept from one batch to the next: latency is not traded for throughput.
+
+use arrayvec::ArrayVec;
+
+use super::candidate::{Candidate, Class, checksum_is_right, classify};
+use super::chain::{Chain, END, State};
+use super::seal::SealReason;
+use super::sink::Sink;
+use crate::offload::Limits;
+use crate::packet::flow::FlowKey;
+use crate::packet::ip;
+
+/// One packet, and the one behind it in its chain.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry<'b> {
+    pub(super) packet: &'b [u8],
+    pub(super) next: u16,
+}
+
+/// Packets of one batch, in chains. Chains leave in the order in which their first packets came.
+/// Of each flow only the newest chain is ever open, so packets of one flow leave in order.
+#[derive(Debug)]
+pub struct Window<'b> {
+    limits: Limits,
+    entries: ArrayVec<Entry<'b>, CAPACITY>,
+    chains: ArrayVec<Chain, CAPACITY>,
+    /// The chains' flow hashes side by side, so that a search touches few cache lines.
+    hashes: ArrayVec<u32, CAPACITY>,
+    /// The chain that was used last: most batches carry one flow.
+    latest: usize,
+}
+
+/// How many packets a window holds: four superpackets of 64 segments.
+pub const CAPACITY: usize = 256;
+const _: () = assert!(CAPACITY < END as usize, "an entry's index must differ from the end mark");
+
+impl<'b> Window<'b> {
+    /// An empty window.
+    pub fn new(limits: Limits) -> Window<'b> {
+        Window {
+            limits,
+            entries: ArrayVec::new(),
+            chains: ArrayVec::new(),
+            hashes: ArrayVec::new(),
+            latest: 0,
+        }
+    }
+
+    /// How many packets are waiting.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether no packet is waiting.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether the window must be flushed before it takes another packet.
+    pub fn is_full(&self) -> bool {
+        self.entries.is_full()
+    }
+
+    /// Takes a packet and cuts it to its IP length. Bytes that are no IP packet are taken as they
+    /// are: whether to drop them is not for the window to say.
+    ///
+    /// # Panics
+    /// If the window is full.
+    #[inline]
+    pub fn push(&mut self, packet: &'b [u8]) {
+        let Some(packet) = ip::trimmed(packet) else {
+            self.seal_where(SealReason::Unparsable, |_| true);
+            self.add_verbatim(packet);
+            return;
+        };
+        match classify(packet) {
+            Class::Candidate(candidate) => {
+                self.add_candidate(packet, &candidate);
+                return;
+            }
+            Class::SealsFlow(key, reason) => {
+                if let Some(chain) = self.find(&key) {
+                    self.chains[chain].seal(reason);
+                }
+            }
+            Class::SealsAddresses(key) => {
+                self.seal_where(SealReason::Ineligible, |chain| chain.same_addresses(&key));
+            }
+            Class::Alone => {}
+            Class::SealsAll => self.seal_where(SealReason::Unparsable, |_| true),
+        }
+        self.add_verbatim(packet);
+    }
+
+    /// Hands everything to `sink` and is empty again.
+    pub fn flush(&mut self, sink: &mut impl Sink) {
+        for chain in &self.chains {
+            match chain.state {
+                State::Open => sink.sealed(SealReason::BatchEnd),
+                State::Sealed(reason) => sink.sealed(reason),
+                State::Verbatim => {}
+            }
+            match chain.coalesced(&self.entries) {
+                Some(coalesced) => sink.superpacket(&coalesced),
+                None => sink.packet(self.entries[usize::from(chain.first)].packet),
+            }
+        }
+        self.entries.clear();
+        self.chains.clear();
+        self.hashes.clear();
+        self.latest = 0;
+    }
+
+    /// Appends to the flow's open chain, or starts a new one.
+    #[inline]
+    fn add_candidate(&mut self, packet: &'b [u8], candidate: &Candidate) {
+        if self.limits.segments(candidate.kind) <= 1 {
+            // No chain of this kind is ever open, so there is none to seal.
+            self.add_verbatim(packet);
+            return;
+        }
+        if let Some(found) = self.find(&candidate.key)
+            && self.chains[found].state == State::Open
+        {
+            let chain = &mut self.chains[found];
+            let head = self.entries[usize::from(chain.first)].packet;
+            match chain.admits(head, packet, candidate, &self.limits) {
+                Ok(()) if checksum_is_right(packet, candidate) => {
+                    let entry = self.entries.len() as u16;
+                    let before = chain.append(entry, candidate, &self.limits);
+                    self.entries[usize::from(before)].next = entry;
+                    self.entries.push(Entry { packet, next: END });
+                    self.latest = found;
+                    return;
+                }
+                Ok(()) => {
+                    chain.seal(SealReason::Checksum);
+                    self.add_verbatim(packet);
+                    return;
+                }
+                Err(reason) => chain.seal(reason),
+            }
+        }
+        self.latest = self.chains.len();
+        self.chains.push(Chain::start(self.entries.len() as u16, candidate));
+        self.hashes.push(candidate.key.hash());
+        self.entries.push(Entry { packet, next: END });
+    }
+
+    fn add_verbatim(&mut self, packet: &'b [u8]) {
+        self.chains.push(Chain::verbatim(self.entries.len() as u16));
+        self.hashes.push(0);
+        self.entries.push(Entry { packet, next: END });
+    }
+
+    /// The newest chain of a flow.
+    #[inline]
+    fn find(&self, key: &FlowKey) -> Option<usize> {
+        // The chain used last is the newest of its flow: a newer one would have been used later.
+        if self.chains.get(self.latest).is_some_and(|chain| chain.key == *key) {
+            return Some(self.latest);
+        }
+        let hash = key.hash();
+        let same = |&at: &usize| self.hashes[at] == hash && self.chains[at].key == *key;
+        (0..self.hashes.len()).rev().find(same)
+    }
+
+    fn seal_where(&mut self, reason: SealReason, matches: impl Fn(&FlowKey) -> bool) {
+        for chain in self.chains.iter_mut().filter(|chain| matches(&chain.key)) {
+            chain.seal(reason);
+        }
+    }
+}

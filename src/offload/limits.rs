@@ -1,0 +1,75 @@
+//! How large a superpacket the kernel takes from us.
+
+use super::superpacket::SuperpacketKind;
+use crate::units::MAX_PACKET;
+
+/// The most segments that go into one superpacket, and the most bytes. A limit of one segment
+/// switches coalescing off: what is not supported is a smaller number, not another code path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// TCP segments.
+    pub tcp_segments: usize,
+    /// UDP segments.
+    pub udp_segments: usize,
+    /// Bytes with headers.
+    pub bytes: usize,
+}
+
+impl Limits {
+    /// No coalescing.
+    pub const NONE: Limits = Limits { tcp_segments: 1, udp_segments: 1, bytes: MAX_PACKET };
+
+    /// What every kernel with both offloads takes: 64 segments (`UDP_MAX_SEGMENTS` in
+    /// `include/linux/udp.h` until Linux 6.9).
+    pub const SAFE: Limits = Limits { tcp_segments: 64, udp_segments: 64, bytes: MAX_PACKET };
+
+    /// What the kernel of this release (as `uname -r` prints it) takes for the granted offloads.
+    /// A release that cannot be read gets what is safe.
+    pub fn for_kernel(release: &str, tcp: bool, udp: bool) -> Limits {
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+        let version = match (numbers.next(), numbers.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) => (major, minor),
+            _ => (0, 0),
+        };
+        // Linux 6.9 raised UDP_MAX_SEGMENTS to 128.
+        let udp_segments = if version >= (6, 9) { 128 } else { Self::SAFE.udp_segments };
+        Limits {
+            tcp_segments: if tcp { Self::SAFE.tcp_segments } else { 1 },
+            udp_segments: if udp { udp_segments } else { 1 },
+            bytes: MAX_PACKET,
+        }
+    }
+
+    /// The most segments of this kind.
+    #[inline]
+    pub const fn segments(&self, kind: SuperpacketKind) -> usize {
+        match kind {
+            SuperpacketKind::None => 1,
+            SuperpacketKind::Tso4 | SuperpacketKind::Tso6 => self.tcp_segments,
+            SuperpacketKind::Uso4 | SuperpacketKind::Uso6 => self.udp_segments,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newer_kernels_take_longer_udp_superpackets() {
+        let udp = |release| Limits::for_kernel(release, true, true).udp_segments;
+        assert_eq!(udp("6.8.12-generic"), 64);
+        assert_eq!(udp("6.9.0"), 128);
+        assert_eq!(udp("6.10-rc1"), 128);
+        assert_eq!(udp("7.0"), 128);
+        assert_eq!(udp("4.9.337"), 64);
+        assert_eq!(udp("unreadable"), 64);
+    }
+
+    #[test]
+    fn an_offload_that_was_not_granted_means_one_segment() {
+        assert_eq!(Limits::for_kernel("6.18", false, false), Limits::NONE);
+        let tcp_only = Limits::for_kernel("6.1", true, false);
+        assert_eq!((tcp_only.tcp_segments, tcp_only.udp_segments), (64, 1));
+    }
+}

@@ -1,0 +1,277 @@
+//! Opening the device: queues, and the offloads that the kernel grants.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+
+use super::limits::Limits;
+use super::port::Port;
+use super::reader::QueueReader;
+use super::rejecter::QueueRejecter;
+use super::shutdown::Shutdown;
+use super::writer::QueueWriter;
+use crate::sys::tun::{self, Flags, offload};
+
+const CLONE_DEVICE: &str = "/dev/net/tun";
+
+/// A TUN interface and its queues. The interface is gone when the last part of the last queue is
+/// dropped, unless somebody made it persistent.
+#[derive(Debug)]
+pub struct TunDevice {
+    /// The interface's name, with `%d` filled in.
+    pub name: String,
+    /// What the kernel granted, to every queue alike.
+    pub offloads: Offloads,
+    /// One for each lane.
+    pub queues: Vec<Offload>,
+}
+
+/// One queue. Its parts share the descriptor and nothing else: while a read is borrowed from the
+/// reader, writer and rejecter can write.
+#[derive(Debug)]
+pub struct Offload {
+    /// Reads superpackets.
+    pub reader: QueueReader,
+    /// Writes packets and superpackets.
+    pub writer: QueueWriter,
+    /// Answers what was read.
+    pub rejecter: QueueRejecter,
+}
+
+/// What the kernel may leave to us, and we to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offloads {
+    /// TCP segmentation, with checksums.
+    pub tcp: bool,
+    /// UDP segmentation.
+    pub udp: bool,
+}
+
+/// Why there is no device.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The clone device is missing.
+    #[error(
+        "{CLONE_DEVICE} is missing. Docker: --device /dev/net/tun. Kubernetes: mount the host's \
+         /dev/net/tun as a hostPath of type CharDevice. Elsewhere: modprobe tun"
+    )]
+    NoDevice,
+    /// The process may not open it, or may not create interfaces.
+    #[error(
+        "no permission to create a TUN interface: CAP_NET_ADMIN is missing. Docker: --cap-add NET_ADMIN. \
+         Kubernetes: securityContext.capabilities.add: [NET_ADMIN]. Elsewhere: run as root"
+    )]
+    NoPermission,
+    /// The interface exists already.
+    #[error(
+        "the interface {name} exists already: another process may hold it. Stop that process or choose another \
+         name; if nothing holds it, remove it with: ip link del {name}"
+    )]
+    Busy {
+        /// The interface's name.
+        name: String,
+    },
+    /// The kernel has no such name.
+    #[error("{name:?} cannot name an interface: 1 to 15 bytes, without '/', ':' and white space")]
+    Name {
+        /// The name that was asked for.
+        name: String,
+    },
+    /// A device without queues.
+    #[error("a TUN interface needs 1 to 256 queues, not {queues}")]
+    Queues {
+        /// How many were asked for.
+        queues: usize,
+    },
+    /// The inherited descriptor is no queue that we can use.
+    #[error(
+        "the inherited descriptor is not a TUN queue with IFF_TUN, IFF_NO_PI and IFF_VNET_HDR \
+         (and IFF_MULTI_QUEUE for more than one queue)"
+    )]
+    Inherited,
+    /// Anything else.
+    #[error("{operation} failed: {source}")]
+    Os {
+        /// What was tried.
+        operation: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// As many as `MAX_TAP_QUEUES` in `drivers/net/tun.c`.
+const MAX_QUEUES: usize = 256;
+
+/// Creates the interface `name` (in which the kernel fills in a `%d`) with this many queues. With
+/// `offload` false no offload is asked for.
+///
+/// # Errors
+/// See [`OpenError`]; nothing is left behind.
+pub fn open_queues(
+    name: &str,
+    queues: usize,
+    offload: bool,
+    shutdown: &Arc<Shutdown>,
+) -> Result<TunDevice, OpenError> {
+    check(name, queues)?;
+    let first = clone_device()?;
+    // Exclusive, so that a second process cannot join a device and take its packets silently.
+    let name = attach(&first, name, Flags::QUEUE.with(Flags::EXCLUSIVE))?;
+    finish(first, name, queues, offload, shutdown)
+}
+
+/// Takes over a queue that another process opened (`WG_TUN_FD`), and attaches more to its interface.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn inherit_queue(
+    fd: OwnedFd,
+    queues: usize,
+    offload: bool,
+    shutdown: &Arc<Shutdown>,
+) -> Result<TunDevice, OpenError> {
+    let (name, flags) = tun::interface(&fd).map_err(|_| OpenError::Inherited)?;
+    check(&name, queues)?;
+    if !flags.has_virtio_header() || (queues > 1 && !flags.is_multi_queue()) {
+        return Err(OpenError::Inherited);
+    }
+    set_flags(&fd).map_err(|errno| os("fcntl on the inherited descriptor", errno))?;
+    finish(fd, name, queues, offload, shutdown)
+}
+
+/// Attaches the remaining queues and switches offloads on.
+fn finish(
+    first: OwnedFd,
+    name: String,
+    queues: usize,
+    offload: bool,
+    shutdown: &Arc<Shutdown>,
+) -> Result<TunDevice, OpenError> {
+    let mut fds = vec![first];
+    while fds.len() < queues {
+        let fd = clone_device()?;
+        attach(&fd, &name, Flags::QUEUE)?;
+        fds.push(fd);
+    }
+    let offloads = negotiate(&fds, offload)?;
+    let limits = Limits::for_kernel(&kernel_release(), offloads.tcp, offloads.udp);
+    let queue = |fd: OwnedFd| {
+        let fd = Arc::new(fd);
+        let port = Port::new(Arc::clone(&fd), Arc::clone(shutdown));
+        Offload {
+            reader: QueueReader::new(fd),
+            writer: QueueWriter::new(port.clone(), limits),
+            rejecter: QueueRejecter::new(port),
+        }
+    };
+    Ok(TunDevice { name, offloads, queues: fds.into_iter().map(queue).collect() })
+}
+
+/// Finds the best mask that the kernel takes. The mask is the device's, not the queue's, and the
+/// last one set wins: every queue sets the same.
+fn negotiate(fds: &[OwnedFd], offload: bool) -> Result<Offloads, OpenError> {
+    let ladder = [
+        Offloads { tcp: true, udp: true },
+        Offloads { tcp: true, udp: false }, // Linux before 6.2
+        Offloads::default(),
+    ];
+    let rungs = if offload { &ladder[..] } else { &ladder[2..] };
+    let mut refusal = Errno::EINVAL;
+    for rung in rungs {
+        match fds.iter().try_for_each(|fd| tun::set_offload(fd, rung.mask())) {
+            Ok(()) => return Ok(*rung),
+            Err(errno) => refusal = errno,
+        }
+    }
+    Err(os("TUNSETOFFLOAD", refusal))
+}
+
+impl Offloads {
+    fn mask(self) -> u32 {
+        match self {
+            Offloads { tcp: true, udp: true } => offload::CSUM | offload::TSO | offload::USO,
+            Offloads { tcp: true, udp: false } => offload::CSUM | offload::TSO,
+            Offloads { tcp: false, udp: true } => offload::CSUM | offload::USO,
+            Offloads { tcp: false, udp: false } => 0,
+        }
+    }
+}
+
+fn check(name: &str, queues: usize) -> Result<(), OpenError> {
+    if !(1..=MAX_QUEUES).contains(&queues) {
+        return Err(OpenError::Queues { queues });
+    }
+    let wrong = |c: char| c == '/' || c == ':' || c == '\0' || c.is_whitespace();
+    if !(1..16).contains(&name.len()) || name.contains(wrong) {
+        return Err(OpenError::Name { name: name.to_owned() });
+    }
+    Ok(())
+}
+
+fn clone_device() -> Result<OwnedFd, OpenError> {
+    // The standard library opens with O_CLOEXEC.
+    let flags = OFlag::O_NONBLOCK.bits();
+    match OpenOptions::new().read(true).write(true).custom_flags(flags).open(CLONE_DEVICE) {
+        Ok(file) => Ok(file.into()),
+        Err(error) => Err(match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOENT | Errno::ENXIO | Errno::ENODEV) => OpenError::NoDevice,
+            // The device cgroup says EPERM: in a container that is the missing --device.
+            Some(Errno::EPERM) => OpenError::NoDevice,
+            Some(Errno::EACCES) => OpenError::NoPermission,
+            _ => OpenError::Os { operation: "opening /dev/net/tun", source: error },
+        }),
+    }
+}
+
+fn attach(fd: &OwnedFd, name: &str, flags: Flags) -> Result<String, OpenError> {
+    tun::set_interface(fd, name, flags).map_err(|errno| match errno {
+        Errno::EPERM | Errno::EACCES => OpenError::NoPermission,
+        Errno::EBUSY | Errno::EEXIST => OpenError::Busy { name: name.to_owned() },
+        Errno::ENAMETOOLONG => OpenError::Name { name: name.to_owned() },
+        _ => os("TUNSETIFF", errno),
+    })
+}
+
+/// Makes an inherited descriptor like ours.
+fn set_flags(fd: impl AsFd) -> Result<(), Errno> {
+    let status = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
+    fcntl(fd.as_fd(), FcntlArg::F_SETFL(status | OFlag::O_NONBLOCK))?;
+    fcntl(fd.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map(drop)
+}
+
+/// What `uname -r` prints; empty if it cannot be read, which [`Limits::for_kernel`] takes as old.
+fn kernel_release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()
+}
+
+fn os(operation: &'static str, errno: Errno) -> OpenError {
+    OpenError::Os { operation, source: errno.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_the_kernel_would_refuse_is_refused_before_anything_is_opened() {
+        for name in ["", "sixteen-bytes-xx", "a b", "a/b", "a:b"] {
+            assert!(matches!(check(name, 1), Err(OpenError::Name { .. })), "{name:?}");
+        }
+        assert!(check("fifteen-bytes-x", 1).is_ok());
+        assert!(check("lane%d", MAX_QUEUES).is_ok());
+        assert!(matches!(check("lane0", 0), Err(OpenError::Queues { queues: 0 })));
+        assert!(matches!(check("lane0", 257), Err(OpenError::Queues { queues: 257 })));
+    }
+
+    #[test]
+    fn a_descriptor_that_is_no_tun_is_refused() {
+        let shutdown = Arc::new(Shutdown::new().unwrap());
+        let file = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        assert!(matches!(inherit_queue(file, 1, true, &shutdown), Err(OpenError::Inherited)));
+    }
+}

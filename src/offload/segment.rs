@@ -1,0 +1,103 @@
+//! Segmentation: from a checked superpacket to the packets that leave. Lazy, so that each segment
+//! is written once, straight to where it will be sealed and sent from.
+//!
+//! Per segment: one copy of the headers, one pass over the payload that copies and sums it, and a
+//! few fields stamped. What the rules are checked against is `tcp_gso_segment`
+//! (`net/ipv4/tcp_offload.c`), `__udp_gso_segment` (`net/ipv4/udp_offload.c`) and
+//! `inet_gso_segment` (`net/ipv4/af_inet.c`).
+
+use super::superpacket::{Superpacket, SuperpacketKind};
+use crate::packet::checksum::Sum;
+use crate::packet::{Flags, Ipv4, Ipv6, Tcp, Udp};
+
+impl Superpacket<'_> {
+    /// How many segments there are: at least one, as a superpacket can be headers alone.
+    #[inline]
+    pub fn segments(&self) -> usize {
+        self.segments
+    }
+
+    /// The length of segment `i` in bytes, headers included.
+    ///
+    /// # Panics
+    /// If there is no segment `i`.
+    #[inline]
+    pub fn segment_len(&self, i: usize) -> usize {
+        let (start, end) = self.payload(i);
+        self.header_len + end - start
+    }
+
+    /// The length in bytes of every segment but the last, which can be shorter.
+    #[inline]
+    pub fn stride(&self) -> usize {
+        self.segment_len(0)
+    }
+
+    /// Writes segment `i`, complete with right checksums, to the start of `out`. Returns its
+    /// length in bytes.
+    ///
+    /// # Panics
+    /// If there is no segment `i`, or `out` is shorter than [`Superpacket::segment_len`].
+    #[inline]
+    pub fn write_segment(&self, i: usize, out: &mut [u8]) -> usize {
+        if self.kind == SuperpacketKind::None {
+            assert_eq!(i, 0, "a packet without GSO is its only segment");
+            out[..self.packet.len()].copy_from_slice(self.packet);
+            return self.packet.len();
+        }
+        let (start, end) = self.payload(i);
+        let len = self.header_len + end - start;
+        let (header, payload) = out[..len].split_at_mut(self.header_len);
+        header.copy_from_slice(&self.packet[..self.header_len]);
+        let sum = Sum::copying(payload, &self.packet[start..end]);
+
+        let (ip, transport) = header.split_at_mut(self.transport);
+        self.stamp_ip(i, len, ip);
+        // Jumbograms were refused, so a transport length fits 16 bits.
+        let transport_len = (len - self.transport) as u16;
+        let sum = sum + self.stamp.transport.with_u16(transport_len);
+        if self.kind.is_tcp() {
+            self.stamp_tcp(i, transport, sum);
+        } else if let Some(mut udp) = Udp::new_checked(transport) {
+            udp.stamp(transport_len, sum.with_u16(transport_len).udp_checksum());
+        }
+        len
+    }
+
+    /// From where to where in the superpacket the payload of segment `i` reaches.
+    #[inline]
+    fn payload(&self, i: usize) -> (usize, usize) {
+        assert!(i < self.segments, "segment {i} of {}", self.segments);
+        let start = self.header_len + i * self.gso_size;
+        (start, self.packet.len().min(start + self.gso_size))
+    }
+
+    #[inline]
+    fn stamp_ip(&self, i: usize, len: usize, ip: &mut [u8]) {
+        if let Some(mut ip) = Ipv4::new_checked(&mut *ip) {
+            // The kernel counts the identification up whatever "don't fragment" says.
+            ip.stamp(len as u16, self.stamp.id.wrapping_add(i as u16), self.stamp.ip);
+        } else if let Some(mut ip) = Ipv6::new_checked(ip) {
+            ip.set_payload_len((len - Ipv6::HEADER) as u16);
+        }
+    }
+
+    #[inline]
+    fn stamp_tcp(&self, i: usize, tcp: &mut [u8], sum: Sum) {
+        let mut flags = self.stamp.flags();
+        if i != 0 {
+            flags = flags.without(Flags::CWR);
+        }
+        if i + 1 != self.segments {
+            flags = flags.without(Flags::FIN.with(Flags::PSH));
+        }
+        let sequence = self.stamp.sequence.wrapping_add((i * self.gso_size) as u32);
+        if let Some(mut tcp) = Tcp::new_checked(tcp) {
+            tcp.stamp(sequence, flags, sum);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "segment_tests.rs"]
+mod tests;

@@ -1,0 +1,129 @@
+//! Which flow a packet belongs to. The inbound path uses the hash to choose the lane that writes a
+//! packet, and coalescing uses the key to find a packet's chain.
+
+use super::{Ipv4, Ipv6, ip, protocol};
+
+/// A flow's identity: IP version, protocol, addresses and ports, packed so that comparing two is
+/// comparing five words. The default key is no packet's key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowKey {
+    /// Ports, protocol and version. Without ports and protocol for what has no ports to go by.
+    ports: u64,
+    addresses: [u64; 4],
+}
+
+impl FlowKey {
+    /// The key of a packet whose transport header is as [`ip::transport`] found it. Fragments, and
+    /// whatever is neither TCP nor UDP, have only addresses: a later fragment has no ports, and
+    /// all fragments of a packet must have one key.
+    ///
+    /// `None` without a whole IP header.
+    #[inline]
+    pub fn new(packet: &[u8], transport: Option<ip::Transport>) -> Option<FlowKey> {
+        let mut addresses = [0; 4];
+        let version = packet.first()? >> 4;
+        if version == 4 {
+            Ipv4::new_checked(packet)?;
+            addresses[0] = word(&packet[Ipv4::ADDRESSES]);
+        } else {
+            Ipv6::new_checked(packet)?;
+            for (address, bytes) in addresses.iter_mut().zip(packet[Ipv6::ADDRESSES].as_chunks::<8>().0) {
+                *address = u64::from_ne_bytes(*bytes);
+            }
+        }
+        let mut ports = u64::from(version);
+        if let Some(transport) = transport
+            && matches!(transport.protocol, protocol::TCP | protocol::UDP)
+            && !transport.fragment
+            && let Some(bytes) = packet.get(transport.offset..).and_then(<[u8]>::first_chunk::<4>)
+        {
+            ports |= u64::from(transport.protocol) << 8 | u64::from(u32::from_ne_bytes(*bytes)) << 32;
+        }
+        Some(FlowKey { ports, addresses })
+    }
+
+    /// Whether both are between the same two addresses, in the same direction.
+    #[inline]
+    pub fn same_addresses(&self, other: &FlowKey) -> bool {
+        self.addresses == other.addresses && self.ports as u8 == other.ports as u8
+    }
+
+    /// A well mixed hash. It has no secret: who can choose addresses and ports can aim flows at
+    /// one lane, as they can with the kernel's receive hashing.
+    #[inline]
+    pub fn hash(&self) -> u32 {
+        let mixed = self.addresses.iter().fold(self.ports, |hash, word| mix(hash, *word));
+        (mixed >> 32) as u32 ^ mixed as u32
+    }
+}
+
+/// The hash of a packet's flow. Packets of one flow always have the same, fragments and packets
+/// that cannot be parsed hash on their addresses alone, and what has no addresses hashes to zero.
+#[inline]
+pub fn flow_hash(packet: &[u8]) -> u32 {
+    FlowKey::new(packet, ip::transport(packet)).map_or(0, |key| key.hash())
+}
+
+fn word(bytes: &[u8]) -> u64 {
+    bytes.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+}
+
+/// A folded 64 by 64 bit multiplication, with fractions of the square roots of 2 and 3 to keep
+/// zeros from sticking.
+#[inline]
+fn mix(a: u64, b: u64) -> u64 {
+    let product = u128::from(a ^ 0x6a09_e667_f3bc_c908) * u128::from(b ^ 0xbb67_ae85_84ca_a73b);
+    (product >> 64) as u64 ^ product as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::PacketBuilder;
+
+    fn udp(source: [u8; 4], port: u16) -> Vec<u8> {
+        let mut out = Vec::new();
+        PacketBuilder::ipv4(source, [10, 0, 0, 2], 64).udp(port, 53).write(&mut out, b"payload").unwrap();
+        out
+    }
+
+    #[test]
+    fn one_flow_has_one_hash_whatever_else_differs() {
+        let a = udp([10, 0, 0, 1], 5000);
+        let mut b = a.clone();
+        b[1] = 0xff;
+        b[8] = 1;
+        *b.last_mut().unwrap() = 0;
+        assert_eq!(flow_hash(&a), flow_hash(&b));
+        assert_ne!(flow_hash(&a), flow_hash(&udp([10, 0, 0, 1], 5001)));
+        assert_ne!(flow_hash(&a), flow_hash(&udp([10, 0, 0, 3], 5000)));
+    }
+
+    #[test]
+    fn all_fragments_of_a_packet_meet_the_same_worker() {
+        let mut first = udp([10, 0, 0, 1], 5000);
+        first[6] = 0x20;
+        let mut second = udp([10, 0, 0, 1], 0x1111);
+        second[7] = 9;
+        assert_eq!(flow_hash(&first), flow_hash(&second));
+    }
+
+    #[test]
+    fn flows_spread_evenly_over_lanes() {
+        let lanes = 4;
+        let mut count = [0; 4];
+        for port in 0..4000u16 {
+            let hash = u64::from(flow_hash(&udp([10, 0, 0, 1], port)));
+            count[(hash * lanes >> 32) as usize] += 1;
+        }
+        assert!(count.iter().all(|n| (800..1200).contains(n)), "{count:?}");
+    }
+
+    #[test]
+    fn bytes_that_are_no_packet_hash_too() {
+        assert_eq!(flow_hash(&[]), 0);
+        assert_eq!(flow_hash(&[0x45; 19]), 0);
+        let cut = &udp([10, 0, 0, 1], 5000)[..22];
+        assert_eq!(flow_hash(cut), flow_hash(&udp([10, 0, 0, 1], 5000)[..20]));
+    }
+}

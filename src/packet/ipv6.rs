@@ -1,0 +1,121 @@
+//! The fixed IPv6 header (RFC 8200, section 3).
+
+use std::net::Ipv6Addr;
+use std::ops::Range;
+
+use super::{put_u16, u16_at};
+
+/// A view of an IPv6 packet or header. The fixed header is known to be there; extension headers
+/// and payload need not be.
+#[derive(Clone, Copy, Debug)]
+pub struct Ipv6<T>(T);
+
+/// Where the fields are, in bytes from the start.
+mod field {
+    use super::Range;
+    pub(super) const PAYLOAD_LEN: usize = 4;
+    pub(super) const NEXT_HEADER: usize = 6;
+    pub(super) const HOP_LIMIT: usize = 7;
+    pub(super) const SOURCE: Range<usize> = 8..24;
+    pub(super) const DESTINATION: Range<usize> = 24..40;
+}
+
+impl Ipv6<()> {
+    /// The fixed header, in bytes.
+    pub const HEADER: usize = 40;
+    /// Where source and destination address stand, in bytes.
+    pub const ADDRESSES: Range<usize> = 8..40;
+}
+
+impl<T: AsRef<[u8]>> Ipv6<T> {
+    /// A view, if the bytes start with a whole IPv6 header.
+    #[inline]
+    pub fn new_checked(bytes: T) -> Option<Ipv6<T>> {
+        let header = bytes.as_ref();
+        (header.len() >= Ipv6::HEADER && header[0] >> 4 == 6).then_some(Ipv6(bytes))
+    }
+
+    /// What follows the fixed header, extension headers included, in bytes, as the header says.
+    #[inline]
+    pub fn payload_len(&self) -> usize {
+        usize::from(u16_at(self.bytes(), field::PAYLOAD_LEN))
+    }
+
+    /// The protocol number of what follows: an extension header or the payload.
+    #[inline]
+    pub fn next_header(&self) -> u8 {
+        self.bytes()[field::NEXT_HEADER]
+    }
+
+    /// Hop limit.
+    #[inline]
+    pub fn hop_limit(&self) -> u8 {
+        self.bytes()[field::HOP_LIMIT]
+    }
+
+    /// Where it comes from.
+    #[inline]
+    pub fn source(&self) -> Ipv6Addr {
+        address(&self.bytes()[field::SOURCE])
+    }
+
+    /// Where it goes to.
+    #[inline]
+    pub fn destination(&self) -> Ipv6Addr {
+        address(&self.bytes()[field::DESTINATION])
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        self.0.as_ref()
+    }
+}
+
+impl<T: AsRef<[u8]> + AsMut<[u8]>> Ipv6<T> {
+    /// Sets the payload length, in bytes.
+    #[inline]
+    pub fn set_payload_len(&mut self, len: u16) {
+        put_u16(self.0.as_mut(), field::PAYLOAD_LEN, len);
+    }
+}
+
+fn address(bytes: &[u8]) -> Ipv6Addr {
+    let mut octets = [0; 16];
+    octets.copy_from_slice(bytes);
+    Ipv6Addr::from(octets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::{IpNumber, Ipv6Header};
+
+    #[test]
+    fn the_view_reads_what_an_independent_builder_wrote() {
+        let header = Ipv6Header {
+            payload_length: 321,
+            next_header: IpNumber::TCP,
+            hop_limit: 9,
+            source: [1; 16],
+            destination: [2; 16],
+            ..Ipv6Header::default()
+        };
+        let mut bytes = header.to_bytes();
+        let mut view = Ipv6::new_checked(&mut bytes[..]).unwrap();
+        assert_eq!(view.payload_len(), 321);
+        assert_eq!(view.next_header(), 6);
+        assert_eq!(view.hop_limit(), 9);
+        assert_eq!(view.source(), Ipv6Addr::from([1; 16]));
+        assert_eq!(view.destination(), Ipv6Addr::from([2; 16]));
+        view.set_payload_len(40_000);
+        assert_eq!(Ipv6Header::from_slice(&bytes).unwrap().0.payload_length, 40_000);
+    }
+
+    #[test]
+    fn a_cut_header_or_another_version_is_no_view() {
+        let mut bytes = Ipv6Header::default().to_bytes();
+        assert!(Ipv6::new_checked(&bytes[..39]).is_none());
+        bytes[0] = 0x45;
+        assert!(Ipv6::new_checked(&bytes[..]).is_none());
+    }
+}

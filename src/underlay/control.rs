@@ -1,0 +1,223 @@
+//! Control messages: the GRO and GSO sizes and the packet info that travel beside a datagram, as
+//! the bytes the kernel reads and writes.
+//!
+//! The layout is the kernel's `struct cmsghdr` (`include/linux/socket.h`): a `size_t` length that
+//! counts the header, an `int` level and an `int` type, then data, each message padded to `size_t`.
+//!
+//! A dual-stack socket needs only `IPV6_PKTINFO`. The kernel reports IPv4 datagrams on it with a
+//! v4-mapped address (`ip6_datagram_recv_common_ctl`) and takes the same back on a send to a
+//! v4-mapped destination (`ip_cmsg_send`).
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use arrayvec::ArrayVec;
+
+use super::endpoint::LocalSource;
+use super::name::Family;
+use crate::sys::udp::CONTROL_SPACE;
+
+const WORD: usize = size_of::<usize>();
+const HEADER: usize = WORD + 2 * size_of::<libc::c_int>();
+
+/// The bytes of the control messages of one send.
+pub(super) type Control = ArrayVec<u8, CONTROL_SPACE>;
+
+/// The control messages of one send: cut the payload every `segment` bytes, and leave from `source`.
+pub(super) fn encode(family: Family, segment: Option<u16>, source: Option<LocalSource>) -> Control {
+    let mut control = Control::new();
+    if let Some(size) = segment {
+        put(&mut control, libc::SOL_UDP, libc::UDP_SEGMENT, &[&size.to_ne_bytes()]);
+    }
+    match (family, source.map(|source| source.ip)) {
+        (Family::V4, Some(IpAddr::V4(ip))) => {
+            // struct in_pktinfo: interface, source to use, destination (ignored on a send).
+            put(&mut control, libc::SOL_IP, libc::IP_PKTINFO, &[&[0; 4], &ip.octets(), &[0; 4]]);
+        }
+        (Family::Dual, Some(ip)) => {
+            let ip = match ip {
+                IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+                IpAddr::V6(v6) => v6,
+            };
+            let ifindex = source.map_or(0, |s| if ip.is_unicast_link_local() { s.ifindex } else { 0 });
+            // struct in6_pktinfo: address, interface.
+            let parts: [&[u8]; 2] = [&ip.octets(), &ifindex.to_ne_bytes()];
+            put(&mut control, libc::SOL_IPV6, libc::IPV6_PKTINFO, &parts);
+        }
+        (Family::V4, Some(IpAddr::V6(_))) | (_, None) => {}
+    }
+    control
+}
+
+/// What the control messages of a received datagram say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ancillary {
+    /// The size that GRO says each datagram has, as the kernel gave it.
+    pub(super) gro_size: Option<i32>,
+    /// The local address to answer from.
+    pub(super) source: Option<LocalSource>,
+}
+
+/// Reads the control messages of a received datagram. Unknown ones are skipped; a malformed one ends
+/// the reading.
+pub(super) fn decode(mut control: &[u8]) -> Ancillary {
+    let mut found = Ancillary::default();
+    while let Some((Message { level, kind, data }, rest)) = split_message(control) {
+        match (level, kind) {
+            (libc::SOL_UDP, libc::UDP_GRO) => {
+                found.gro_size = data.first_chunk().copied().map(i32::from_ne_bytes);
+            }
+            (libc::SOL_IP, libc::IP_PKTINFO) => found.source = ipv4_source(data),
+            (libc::SOL_IPV6, libc::IPV6_PKTINFO) => found.source = ipv6_source(data),
+            _ => {}
+        }
+        control = rest;
+    }
+    found
+}
+
+/// The local address in a `struct in_pktinfo`: of its two addresses, the one to answer from.
+fn ipv4_source(data: &[u8]) -> Option<LocalSource> {
+    let (ifindex, data) = data.split_first_chunk::<4>()?;
+    let octets: [u8; 4] = *data.first_chunk()?;
+    local_source(Ipv4Addr::from(octets).into(), *ifindex)
+}
+
+/// The local address in a `struct in6_pktinfo`.
+fn ipv6_source(data: &[u8]) -> Option<LocalSource> {
+    let (octets, data) = data.split_first_chunk::<16>()?;
+    local_source(IpAddr::from(*octets).to_canonical(), *data.first_chunk()?)
+}
+
+/// A source that can be sent from. A datagram to a group says nothing about whom to answer as.
+fn local_source(ip: IpAddr, ifindex: [u8; 4]) -> Option<LocalSource> {
+    let group = ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST);
+    (!group).then_some(LocalSource { ip, ifindex: u32::from_ne_bytes(ifindex) })
+}
+
+/// One control message.
+struct Message<'a> {
+    level: i32,
+    kind: i32,
+    data: &'a [u8],
+}
+
+/// Splits off the first message from what follows it.
+fn split_message(control: &[u8]) -> Option<(Message<'_>, &[u8])> {
+    let (header, _) = control.split_first_chunk::<HEADER>()?;
+    let (len, header) = header.split_first_chunk::<WORD>()?;
+    let (level, kind) = header.split_first_chunk::<4>()?;
+    let len = usize::from_ne_bytes(*len);
+    let message = Message {
+        level: i32::from_ne_bytes(*level),
+        kind: i32::from_ne_bytes(*kind.first_chunk()?),
+        data: control.get(HEADER..len)?,
+    };
+    // The last message may lack its padding.
+    let next = len.next_multiple_of(WORD).min(control.len());
+    Some((message, &control[next..]))
+}
+
+/// Appends one message whose data is `parts` one after another.
+fn put(control: &mut Control, level: i32, kind: i32, parts: &[&[u8]]) {
+    const ROOM: &str = "the control messages of a send fit their space";
+    let len = HEADER + parts.iter().map(|part| part.len()).sum::<usize>();
+    let end = control.len() + len.next_multiple_of(WORD);
+    control.try_extend_from_slice(&len.to_ne_bytes()).expect(ROOM);
+    control.try_extend_from_slice(&level.to_ne_bytes()).expect(ROOM);
+    control.try_extend_from_slice(&kind.to_ne_bytes()).expect(ROOM);
+    for part in parts {
+        control.try_extend_from_slice(part).expect(ROOM);
+    }
+    while control.len() < end {
+        control.push(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn message(level: i32, kind: i32, parts: &[&[u8]]) -> Control {
+        let mut control = Control::new();
+        put(&mut control, level, kind, parts);
+        control
+    }
+
+    #[test]
+    fn the_headers_are_laid_out_as_libc_has_them() {
+        assert_eq!(HEADER, size_of::<libc::cmsghdr>());
+        let control = encode(Family::Dual, Some(1452), None);
+        assert_eq!(control.len(), HEADER + WORD);
+        assert_eq!(usize::from_ne_bytes(*control.first_chunk().unwrap()), HEADER + 2);
+    }
+
+    #[test]
+    fn the_source_of_a_receive_is_what_a_send_needs_in_either_family() {
+        let source = LocalSource { ip: "192.0.2.7".parse().unwrap(), ifindex: 0 };
+        for family in [Family::Dual, Family::V4] {
+            let control = encode(family, Some(9), Some(source));
+            assert_eq!(decode(&control).source, Some(source));
+        }
+    }
+
+    #[test]
+    fn only_a_link_local_source_names_its_interface() {
+        let sent_from = |ip: &str| {
+            let source = LocalSource { ip: ip.parse().unwrap(), ifindex: 3 };
+            decode(&encode(Family::Dual, None, Some(source))).source.unwrap().ifindex
+        };
+        assert_eq!(sent_from("fe80::1"), 3);
+        assert_eq!(sent_from("2001:db8::1"), 0);
+        assert_eq!(sent_from("192.0.2.7"), 0);
+    }
+
+    #[test]
+    fn no_answer_is_sent_from_a_group_or_from_nowhere() {
+        for octets in [[224, 0, 0, 1], [255; 4], [0; 4]] {
+            let info = message(libc::SOL_IP, libc::IP_PKTINFO, &[&[1, 0, 0, 0], &octets, &octets]);
+            assert_eq!(decode(&info).source, None);
+        }
+    }
+
+    #[test]
+    fn messages_that_are_not_ours_are_skipped() {
+        let mut control = message(libc::SOL_SOCKET, libc::SCM_TIMESTAMP, &[&[0; 16]]);
+        put(&mut control, libc::SOL_UDP, libc::UDP_GRO, &[&1452_i32.to_ne_bytes()]);
+        assert_eq!(decode(&control).gro_size, Some(1452));
+    }
+
+    #[test]
+    fn a_length_that_lies_ends_the_reading() {
+        for lie in [0, HEADER - 1, HEADER + 5, usize::MAX] {
+            let mut control = message(libc::SOL_UDP, libc::UDP_GRO, &[&[1, 0, 0, 0]]);
+            control.truncate(HEADER + 4);
+            control[..WORD].copy_from_slice(&lie.to_ne_bytes());
+            assert_eq!(decode(&control), Ancillary::default(), "length {lie}");
+        }
+    }
+
+    #[test]
+    fn data_that_is_too_short_says_nothing() {
+        let control = message(libc::SOL_UDP, libc::UDP_GRO, &[&[1, 0, 0]]);
+        assert_eq!(decode(&control), Ancillary::default());
+        let control = message(libc::SOL_IPV6, libc::IPV6_PKTINFO, &[&[1; 19]]);
+        assert_eq!(decode(&control), Ancillary::default());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_are_trusted(bytes in proptest::collection::vec(any::<u8>(), 0..CONTROL_SPACE)) {
+            let _ = decode(&bytes);
+        }
+
+        #[test]
+        fn no_length_is_trusted(len in 0_usize..200, kept in 0_usize..100, padding: [u8; 80]) {
+            let mut bytes = len.to_ne_bytes().to_vec();
+            bytes.extend(libc::SOL_IPV6.to_ne_bytes());
+            bytes.extend(libc::IPV6_PKTINFO.to_ne_bytes());
+            bytes.extend(padding);
+            let _ = decode(&bytes[..kept.min(bytes.len())]);
+        }
+    }
+}

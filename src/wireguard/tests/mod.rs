@@ -1,0 +1,7 @@
+//! The protocol as a whole: two of them against each other, and one against another implementation.
+
+mod boringtun;
+mod handshake;
+mod hostile;
+mod rekey;
+mod world;

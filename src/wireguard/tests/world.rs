@@ -1,0 +1,211 @@
+//! A small world to test in: ends of a tunnel with a clock of their own making.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::keys::{Entropy, PresharedKey, PrivateKey, PublicKey};
+use super::super::messages::{DATA_HEADER, DATA_OVERHEAD, Kind, data_receiver};
+use super::super::outputs::{HandshakeDrop, Output, Outputs};
+use super::super::protocol::{Protocol, Settings};
+use super::super::session::{OpenedRun, Session};
+use super::super::table::SessionTable;
+use crate::drops::{DropReason, DropTally};
+use crate::units::{Nanos, PeerId};
+
+/// Not random at all, but never the same twice, and the same in every run.
+pub(super) struct Counting(pub(super) u64);
+
+impl Entropy for Counting {
+    fn fill(&mut self, dest: &mut [u8]) {
+        for chunk in dest.chunks_mut(8) {
+            self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            let mixed = (self.0 ^ self.0 >> 29).to_le_bytes();
+            chunk.copy_from_slice(&mixed[..chunk.len()]);
+        }
+    }
+}
+
+/// Where everyone seems to be.
+pub(super) const ADDRESS: &str = "192.0.2.1:51820";
+
+/// One end: the protocol, and a caller that keeps what it is told.
+pub(super) struct End {
+    pub(super) protocol: Protocol,
+    pub(super) table: Arc<SessionTable>,
+    pub(super) peer: PeerId,
+    pub(super) sending: Option<Arc<Session>>,
+    pub(super) handshakes: usize,
+    pub(super) failures: usize,
+    pub(super) roamed: usize,
+    pub(super) dropped: Vec<HandshakeDrop>,
+    pub(super) next_poll: Option<Nanos>,
+    entropy: Counting,
+    out: Outputs,
+}
+
+/// A moment, `seconds` after the start of the world.
+pub(super) fn at(seconds: f64) -> Nanos {
+    Nanos(1_000_000_000).after(Duration::from_secs_f64(seconds))
+}
+
+fn unix(now: Nanos) -> Duration {
+    Duration::from_secs(1_700_000_000) + now.since(Nanos::NEVER)
+}
+
+/// The private key that `seed` stands for.
+pub(super) fn private(seed: u8) -> PrivateKey {
+    PrivateKey::generate(&mut Counting(u64::from(seed)))
+}
+
+/// Two ends that know each other.
+pub(super) fn pair(settings: Settings) -> (End, End) {
+    (End::new(1, &private(2).public_key(), settings), End::new(2, &private(1).public_key(), settings))
+}
+
+impl End {
+    pub(super) fn new(seed: u8, remote: &PublicKey, settings: Settings) -> Self {
+        let table = Arc::new(SessionTable::new());
+        let mut protocol = Protocol::new(Some(private(seed)), Arc::clone(&table), settings);
+        let peer = protocol.add_peer(*remote).unwrap();
+        protocol.set_preshared_key(peer, PresharedKey::from_bytes([42; 32]));
+        End {
+            protocol,
+            table,
+            peer,
+            sending: None,
+            handshakes: 0,
+            failures: 0,
+            roamed: 0,
+            dropped: Vec::new(),
+            next_poll: None,
+            entropy: Counting(u64::from(seed) << 32),
+            out: Outputs::new(),
+        }
+    }
+
+    /// Data waits; returns the datagrams to send.
+    pub(super) fn wants_to_send(&mut self, now: Nanos) -> Vec<Vec<u8>> {
+        self.protocol.data_waits(now, unix(now), &mut self.entropy, self.peer, &mut self.out);
+        self.carry_out(now)
+    }
+
+    /// Polls; returns the datagrams to send.
+    pub(super) fn poll(&mut self, now: Nanos) -> Vec<Vec<u8>> {
+        self.next_poll = self.protocol.poll(now, unix(now), &mut self.entropy, self.peer, &mut self.out);
+        assert!(self.next_poll.is_none_or(|at| at > now), "a poll does all that is due");
+        self.carry_out(now)
+    }
+
+    /// Polls whenever it wants to be polled, up to `end`; returns what was sent, with the moments.
+    pub(super) fn poll_until(&mut self, mut now: Nanos, end: Nanos) -> Vec<(Nanos, Vec<u8>)> {
+        let mut sent = Vec::new();
+        while now <= end {
+            sent.extend(self.poll(now).into_iter().map(|datagram| (now, datagram)));
+            let Some(next) = self.next_poll else { break };
+            now = next;
+        }
+        sent
+    }
+
+    /// Takes a datagram; returns the plaintexts it held and the datagrams to send.
+    pub(super) fn receive(&mut self, now: Nanos, datagram: &[u8]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+        self.receive_from(now, ADDRESS.parse().unwrap(), datagram)
+    }
+
+    pub(super) fn receive_from(
+        &mut self,
+        now: Nanos,
+        from: SocketAddr,
+        datagram: &[u8],
+    ) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+        if Kind::of(datagram) == Some(Kind::Data) {
+            let plaintexts = self.open(now, datagram).unwrap_or_default();
+            return (plaintexts, self.carry_out(now));
+        }
+        self.protocol.handle_datagram(now, unix(now), &mut self.entropy, from, datagram, &mut self.out);
+        (Vec::new(), self.carry_out(now))
+    }
+
+    /// What an outside worker does with a data message.
+    pub(super) fn open(&mut self, now: Nanos, datagram: &[u8]) -> Result<Vec<Vec<u8>>, DropReason> {
+        let session = self.table.get(data_receiver(datagram)).ok_or(DropReason::UnknownIndex)?;
+        if !session.can_receive(now) {
+            return Err(DropReason::SessionExpired);
+        }
+        let (mut run, mut opened, mut drops) = (datagram.to_vec(), OpenedRun::new(), DropTally::default());
+        session.open_run(&mut run, datagram.len(), &mut opened, &mut drops);
+        let mut reason = None;
+        drops.take(|dropped, _| reason = Some(dropped));
+        if let Some(reason) = reason {
+            return Err(reason);
+        }
+        if session.awaits_confirmation() {
+            self.protocol.confirmed(unix(now), session.local_index(), &mut self.out);
+        }
+        if opened[0].len == 0 {
+            session.activity().received_keepalive(now);
+        } else {
+            session.activity().received_data(now);
+        }
+        Ok(opened.iter().map(|o| run[o.offset as usize..][..o.len as usize].to_vec()).collect())
+    }
+
+    /// What an inside worker does with a packet.
+    pub(super) fn seal(&mut self, now: Nanos, payload: &[u8]) -> Vec<u8> {
+        let session = self.sending.as_ref().expect("there is a session to send with");
+        assert!(session.can_send(now));
+        let counter = session.reserve(1).expect("counters are left");
+        let mut datagram = [&[0; DATA_HEADER], payload, &[0; DATA_OVERHEAD - DATA_HEADER]].concat();
+        let len = datagram.len();
+        session.seal_run(counter, &mut datagram, len);
+        if payload.is_empty() {
+            session.activity().sent_keepalive(now);
+        } else {
+            session.activity().sent_data(now);
+        }
+        datagram
+    }
+
+    fn carry_out(&mut self, now: Nanos) -> Vec<Vec<u8>> {
+        let outputs: Vec<Output> = self.out.drain().collect();
+        let mut sent = Vec::new();
+        for output in outputs {
+            match output {
+                Output::Send { datagram, .. } => sent.push(datagram.to_vec()),
+                Output::SendKeepalive { .. } => sent.push(self.seal(now, &[])),
+                Output::Use { session, .. } => self.sending = Some(session),
+                Output::Stop { .. } => self.sending = None,
+                Output::Roamed { .. } => self.roamed += 1,
+                Output::HandshakeFailed { .. } => self.failures += 1,
+                Output::HandshakeDone { .. } => self.handshakes += 1,
+                Output::MessageDropped { reason } => self.dropped.push(reason),
+            }
+        }
+        sent
+    }
+}
+
+/// Carries datagrams to and fro until nobody has any left.
+pub(super) fn exchange(now: Nanos, a: &mut End, b: &mut End, mut to_b: Vec<Vec<u8>>) {
+    let mut to_a = Vec::new();
+    while !to_a.is_empty() || !to_b.is_empty() {
+        to_a.extend(to_b.drain(..).flat_map(|datagram| b.receive(now, &datagram).1));
+        to_b.extend(to_a.drain(..).flat_map(|datagram| a.receive(now, &datagram).1));
+    }
+}
+
+/// Two ends with a session that `a` initiated at `now`.
+pub(super) fn connected(now: Nanos, settings: Settings) -> (End, End) {
+    let (mut a, mut b) = pair(settings);
+    let initiation = a.wants_to_send(now);
+    exchange(now, &mut a, &mut b, initiation);
+    assert!(a.sending.is_some() && b.sending.is_some());
+    (a, b)
+}
+
+/// Sends `payload` from one end to the other.
+pub(super) fn send(now: Nanos, from: &mut End, to: &mut End, payload: &[u8]) {
+    let datagram = from.seal(now, payload);
+    assert_eq!(to.receive(now, &datagram).0, [payload]);
+}

@@ -1,0 +1,57 @@
+//! The laboratory itself: if two peers written by others do not get along in it, no result from it counts.
+
+mod support;
+
+use std::process::Stdio;
+
+use support::boringtun::BoringTun;
+use support::process::{Process, command_in};
+use support::tunnel::{self, Family};
+use support::wireguard_go::WireGuardGo;
+use support::{exercise, lab, ping::ping, require_root, wait_until};
+
+#[test]
+fn two_wireguard_go_peers_carry_ping_and_bulk_tcp_over_either_protocol() {
+    if !require_root() {
+        return;
+    }
+    for outside in Family::ALL {
+        let lab = lab();
+        let (left, right) = (WireGuardGo::start(&lab.left), WireGuardGo::start(&lab.right));
+        tunnel::join(&lab, &left.device, &right.device, outside);
+        exercise(&lab);
+    }
+}
+
+#[test]
+fn boringtun_and_wireguard_go_carry_ping_and_bulk_tcp_whichever_begins() {
+    if !require_root() {
+        return;
+    }
+    let begins = lab();
+    let (left, right) = (BoringTun::start(&begins.left), WireGuardGo::start(&begins.right));
+    tunnel::join(&begins, &left.device, &right.device, Family::V4);
+    exercise(&begins);
+
+    let answers = lab();
+    let (left, right) = (WireGuardGo::start(&answers.left), BoringTun::start(&answers.right));
+    tunnel::join(&answers, &left.device, &right.device, Family::V6);
+    exercise(&answers);
+}
+
+#[test]
+fn programs_see_their_own_side_of_the_cable_and_end_when_they_are_dropped() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    ping(&lab.left.namespace, lab.right.underlay4.into());
+    ping(&lab.right.namespace, lab.left.underlay6.into());
+
+    let mut sleep = command_in(&lab.left.namespace, "sleep");
+    let mut process = Process::start(sleep.arg("1000").stdin(Stdio::null()));
+    assert!(process.is_running());
+    let entry = format!("/proc/{}", process.id());
+    drop(process);
+    wait_until("the end of sleep", || !std::path::Path::new(&entry).exists());
+}

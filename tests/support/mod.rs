@@ -1,0 +1,96 @@
+//! The laboratory of the integration tests: the demo's two namespaces and its traffic generator, and other
+//! people's programs run inside them.
+//!
+//! Every test binary takes from here what it needs, so parts are unused in each of them.
+#![allow(dead_code, unreachable_pub)]
+
+pub mod boringtun;
+pub mod ping;
+pub mod process;
+pub mod tunnel;
+pub mod wg;
+pub mod wireguard_go;
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use laneway::cli::demo::lab::{Lab, Side};
+use laneway::cli::demo::traffic::{self, Limit, Outcome, Plan};
+
+use self::ping::ping;
+use self::tunnel::Family;
+
+/// How long something that must happen soon may take on a busy machine before a test gives up.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Whether this machine lets the test make namespaces. `LANEWAY_SKIP_NETNS=1` says that it does not and that
+/// this is known: the test returns early. Otherwise a missing right is a failure that says what to do.
+#[must_use]
+pub fn require_root() -> bool {
+    if std::env::var_os("LANEWAY_SKIP_NETNS").is_some_and(|skip| skip == "1") {
+        eprintln!("skipped: LANEWAY_SKIP_NETNS=1");
+        return false;
+    }
+    let allowed = laneway::sys::netns::may_administer().expect("read /proc");
+    assert!(
+        allowed,
+        "this test makes network namespaces and TUN devices: run it as root \
+         (CAP_NET_ADMIN and CAP_SYS_ADMIN), or set LANEWAY_SKIP_NETNS=1 to leave it out"
+    );
+    true
+}
+
+/// A fresh pair of namespaces with a cable between them.
+pub fn lab() -> Lab {
+    Lab::create().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A device name that no other test of this machine uses: `prefix`, the process, a number. Tests share the
+/// directory of the control sockets, which are called after their devices.
+pub fn device_name(prefix: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("{prefix}{}x{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
+    assert!(name.len() < 16, "{name} is too long for a device");
+    name
+}
+
+/// Looks again and again until `condition` holds.
+///
+/// # Panics
+/// When it does not within [`DEADLINE`]; the message names `what`.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < DEADLINE, "{what}: not within {} s", DEADLINE.as_secs());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Carries `bytes` on each of `streams` TCP connections from one side to `address` on the other, and compares
+/// every byte on arrival.
+///
+/// # Panics
+/// When a byte is wrong or missing.
+pub fn bulk(from: &Side, to: &Side, address: IpAddr, streams: u16, bytes: u64) -> Outcome {
+    let (from, to) = (&from.namespace, &to.namespace);
+    let plan = Plan { from, to, address, streams, limit: Limit::Bytes(bytes) };
+    let outcome =
+        traffic::run(&plan, &AtomicBool::new(false), |_| {}).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(outcome.verified, u64::from(streams) * bytes);
+    outcome
+}
+
+/// What every working tunnel must carry: echoes of all sizes, and bulk TCP both ways, over IPv4 and IPv6.
+///
+/// # Panics
+/// When something does not come back, or not unchanged.
+pub fn exercise(lab: &Lab) {
+    for inside in Family::ALL {
+        ping(&lab.left.namespace, inside.inside(2));
+        ping(&lab.right.namespace, inside.inside(1));
+        bulk(&lab.left, &lab.right, inside.inside(2), 2, 8 << 20);
+        bulk(&lab.right, &lab.left, inside.inside(1), 2, 8 << 20);
+    }
+}

@@ -1,0 +1,44 @@
+//! wireguard-go as a peer. It must be installed.
+
+use std::process::Stdio;
+
+use laneway::cli::demo::lab::Side;
+
+use super::process::{Process, command_in, output};
+use super::tunnel::MTU;
+use super::wg::control_socket;
+use super::{device_name, wait_until};
+
+/// A running wireguard-go in one side of the lab.
+#[derive(Debug)]
+pub struct WireGuardGo {
+    /// Its TUN device.
+    pub device: String,
+    _process: Process,
+}
+
+impl WireGuardGo {
+    /// Starts it with a device of its own and waits until it can be configured.
+    ///
+    /// # Panics
+    /// When it is not installed or does not come up.
+    pub fn start(side: &Side) -> WireGuardGo {
+        let device = device_name("wg");
+        let mut command = command_in(&side.namespace, "wireguard-go");
+        command.args(["-f", &device]);
+        // Even an empty value makes it start itself anew for ever.
+        command.env_remove("WG_PROCESS_FOREGROUND");
+        // Its greeting would stand between the test results.
+        let mut process = Process::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
+        let socket = control_socket(&device);
+        wait_until("wireguard-go", || {
+            assert!(
+                process.is_running(),
+                "wireguard-go ended at once: is it installed, and may it open /dev/net/tun?"
+            );
+            socket.exists()
+        });
+        output(&side.namespace, &["ip", "link", "set", &device, "mtu", &MTU.to_string()], "");
+        WireGuardGo { device, _process: process }
+    }
+}
