@@ -41,36 +41,36 @@ const HANDSHAKES_A_TURN: usize = 16;
 const FIRST_LANE: usize = 0;
 
 /// What the peer actor is made of. See the [module](self).
-pub struct PeerActor {
+pub(super) struct PeerActor {
     /// The protocol.
-    pub protocol: Protocol,
+    pub(super) protocol: Protocol,
     /// What the workers read.
-    pub peers: Arc<Peers>,
+    pub(super) peers: Arc<Peers>,
     /// What workers send up.
-    pub inbox: Arc<PeerInbox>,
+    pub(super) inbox: Arc<PeerInbox>,
     /// What the control socket and the supervisor ask.
-    pub requests: Receiver<Request>,
+    pub(super) requests: Receiver<Request>,
     /// How each outside worker is told what to send.
-    pub commands: Vec<Arc<CommandBox>>,
+    pub(super) commands: Vec<Arc<CommandBox>>,
     /// How each inside worker is told that a session is there.
-    pub inside_bells: Vec<Arc<Doorbell>>,
+    pub(super) inside_bells: Vec<Arc<Doorbell>>,
     /// The sockets' port and mark, and how to bind anew.
-    pub bound: Bound,
+    pub(super) bound: Bound,
     /// How it sleeps.
-    pub sleeper: Sleeper,
+    pub(super) sleeper: Sleeper,
     /// Where keys come from.
-    pub entropy: OsEntropy,
+    pub(super) entropy: OsEntropy,
     /// Its counters.
-    pub telemetry: PeerTelemetry,
+    pub(super) telemetry: PeerTelemetry,
     /// What it watches the clock for.
-    pub schedule: Schedule,
+    pub(super) schedule: Schedule,
     /// Scratch: what the protocol answered.
-    pub outputs: Outputs,
+    pub(super) outputs: Outputs,
 }
 
 /// When which peer is to be looked at next.
 #[derive(Debug, Default)]
-pub struct Schedule {
+pub(super) struct Schedule {
     due: BTreeSet<(Nanos, PeerId)>,
     of_peer: Vec<Option<Nanos>>,
 }
@@ -106,7 +106,7 @@ impl Schedule {
 
 impl PeerActor {
     /// Acts until the router stops.
-    pub fn run(&mut self) {
+    pub(super) fn run(&mut self) {
         loop {
             let worked = self.turn();
             if worked {
@@ -125,12 +125,12 @@ impl PeerActor {
     /// # Errors
     /// What the control socket answers. What came before the mistake has been done, as with every
     /// WireGuard.
-    pub fn apply(&mut self, update: DeviceUpdate) -> Result<(), Errno> {
+    pub(super) fn apply(&mut self, update: DeviceUpdate) -> Result<(), Errno> {
         device::apply(self, update)
     }
 
     /// The state that `get=1` shows.
-    pub fn status(&self) -> DeviceStatus {
+    pub(super) fn status(&self) -> DeviceStatus {
         device::status(self)
     }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicUsize;
 
 use super::actor::{PeerActor, Schedule};
 use super::config::cpu_list::CpuList;
-use super::config::{Queues, RouterConfig, Switch};
+use super::config::{RouterConfig, Switch};
 use super::device::{Bound, DeviceHandle};
 use super::netlink;
 use super::supervisor::StartError;
@@ -76,10 +76,7 @@ pub(super) fn open(
     shutdown: &Arc<Shutdown>,
 ) -> Result<Parts, StartError> {
     let allowed = pinning::allowed();
-    let lanes = match config.queues {
-        Queues::Auto => (allowed.len() / 2).max(1),
-        Queues::Fixed(lanes) => lanes,
-    };
+    let lanes = config.queues.count(allowed.len());
     let cpus = plan_cpus(config, &allowed, lanes)?;
 
     let offload = config.tun_offload.is_on();
@@ -132,7 +129,7 @@ pub(super) fn open(
 
 /// The segments of `mtu` bytes that one superpacket may hold so that it leaves in one GSO send: at
 /// MTU 1420 one less than 64 KiB would hold, and the last one would need a send of its own.
-pub fn segments_per_run(mtu: u16) -> usize {
+pub(super) fn segments_per_run(mtu: u16) -> usize {
     let mtu = usize::from(mtu);
     (MAX_RUN_BYTES / (padded_len(mtu, mtu) + DATA_OVERHEAD)).clamp(1, MAX_RUN_SEGMENTS)
 }
@@ -142,8 +139,8 @@ fn interface_setup(config: &RouterConfig) -> netlink::Setup {
         mtu: config.mtu,
         gso_max_segs: segments_per_run(config.mtu) as u32,
         addresses: config.addresses.clone(),
-        routes: Vec::new(),
-        up: config.manage_link,
+        routes: config.routes(),
+        up: config.up,
     }
 }
 
@@ -151,7 +148,7 @@ fn plan_cpus(config: &RouterConfig, allowed: &[usize], lanes: usize) -> Result<V
     let listed = |list: &Option<CpuList>, lane: usize, name: &str| match list {
         None => Ok(None),
         Some(list) => {
-            let cpu = list.cpus()[lane % list.cpus().len()];
+            let cpu = list.nth_wrapping(lane);
             if allowed.contains(&cpu) {
                 return Ok(Some(cpu));
             }

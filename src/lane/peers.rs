@@ -6,7 +6,7 @@
 //! but a pointer.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use crossbeam::atomic::AtomicCell;

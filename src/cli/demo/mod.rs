@@ -12,6 +12,7 @@ pub mod lab;
 pub mod pattern;
 pub mod progress;
 pub mod report;
+pub mod routers;
 pub mod table;
 pub mod traffic;
 
