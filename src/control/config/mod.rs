@@ -40,7 +40,7 @@ pub struct RouterConfig {
     pub tun_fd: Option<i32>,
     /// Whether the router brings the link up and adds routes. `wg-quick` and others that start it as
     /// a plain WireGuard implementation do that themselves.
-    pub manage_link: bool,
+    pub up: bool,
     /// The interface's MTU in bytes.
     pub mtu: u16,
     /// The interface's addresses, host bits kept.
@@ -173,7 +173,7 @@ impl RouterConfig {
         RouterConfig {
             interface: interface.into(),
             tun_fd: None,
-            manage_link: false,
+            up: false,
             mtu: 1420,
             addresses: Vec::new(),
             table: Table::default(),
@@ -218,7 +218,7 @@ impl RouterConfig {
             }
             None => RouterConfig::named("laneway0"),
         };
-        router.manage_link = true;
+        router.up = true;
         router.metrics_addr = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9586)));
         router.take_environment(environment)?;
         let named_by = if environment.interface.is_some() {
@@ -245,7 +245,7 @@ impl RouterConfig {
     /// each once. None if the link is left to others or the table is off.
     pub fn routes(&self) -> Vec<Route> {
         let table = match self.table {
-            _ if !self.manage_link => return Vec::new(),
+            _ if !self.up => return Vec::new(),
             Table::Off => return Vec::new(),
             Table::Auto => Table::MAIN,
             Table::Number(number) => number,
@@ -403,7 +403,7 @@ mod tests {
     #[test]
     fn a_plain_interface_has_no_metrics_and_leaves_the_link_to_others() {
         let router = RouterConfig::for_interface("wg0", &Environment::default()).unwrap();
-        assert_eq!((router.metrics_addr, router.manage_link), (None, false));
+        assert_eq!((router.metrics_addr, router.up), (None, false));
         assert_eq!(router.update, DeviceUpdate::default());
     }
 
