@@ -159,12 +159,7 @@ impl Router {
         Ok(())
     }
 
-    fn spawn(
-        &mut self,
-        name: String,
-        cpu: Option<usize>,
-        mut worker: impl Worker,
-    ) -> io::Result<()> {
+    fn spawn(&mut self, name: String, cpu: Option<usize>, mut worker: impl Worker) -> io::Result<()> {
         let end = self.ending(name.clone());
         let thread = thread::Builder::new().name(name.clone()).spawn(move || {
             if let Some(cpu) = cpu

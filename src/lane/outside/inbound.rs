@@ -67,7 +67,16 @@ impl Inbound {
         actor: Arc<PeerInbox>,
     ) -> Self {
         let pending = inboxes.iter().map(|_| None).collect();
-        Self { lane, receiver: Receiver::new(), pool, inboxes, pending, sessions, actor, accepted: Vec::with_capacity(MAX_RUN) }
+        Self {
+            lane,
+            receiver: Receiver::new(),
+            pool,
+            inboxes,
+            pending,
+            sessions,
+            actor,
+            accepted: Vec::with_capacity(MAX_RUN),
+        }
     }
 
     /// Whether there is no slab to receive into.
@@ -214,13 +223,7 @@ impl Inbound {
     }
 
     /// Notes for timers, counters and roaming that these datagrams were the peer's own.
-    fn note_authentic(
-        &self,
-        session: &Session,
-        peer: &PeerRecord,
-        opened: &[Opened],
-        context: &Context<'_>,
-    ) {
+    fn note_authentic(&self, session: &Session, peer: &PeerRecord, opened: &[Opened], context: &Context<'_>) {
         let bytes: u64 = opened.iter().map(|packet| u64::from(packet.len) + DATA_OVERHEAD as u64).sum();
         peer.received_bytes.fetch_add(bytes, Ordering::Relaxed);
         if opened.iter().any(|packet| packet.len > 0) {
@@ -319,8 +322,7 @@ impl Claim {
 
 /// Where the run of data messages that begins at `at` and is for one session ends.
 fn data_run_end(message: &[u8], at: usize, stride: usize, receiver: u32) -> usize {
-    let same = |datagram: &&[u8]| {
-        Kind::of(datagram) == Some(Kind::Data) && data_receiver(datagram) == receiver
-    };
+    let same =
+        |datagram: &&[u8]| Kind::of(datagram) == Some(Kind::Data) && data_receiver(datagram) == receiver;
     message[at..].chunks(stride).take(MAX_RUN).take_while(same).fold(at, |end, datagram| end + datagram.len())
 }
