@@ -43,8 +43,8 @@ pub const CONTROL_QUEUE: usize = 256;
 
 /// The batches an outside worker owns: what one inbox may hold, and what one receive needs. With
 /// a single lane the extra receive is left out, so that the inbox can never be full: the slabs run
-/// out first, and the socket's buffer holds what comes. With more lanes it is there so that one
-/// stuck inside worker costs its own flows and nobody else's.
+/// out first, and the socket's buffer holds what comes. With more lanes it is there so that a full
+/// inbox does not take the slabs that other lanes' packets need.
 pub const fn inbound_pool(inbox_depth: usize, lanes: usize) -> usize {
     if lanes == 1 { inbox_depth } else { inbox_depth + DEPTH }
 }
