@@ -2,7 +2,9 @@
 //! the UAPI socket, and waits for signals and for news about the interface.
 //!
 //! It ends when the router is told to stop, and it is one of those who tell it: on SIGTERM, on SIGINT,
-//! when the interface is gone, and when the UAPI socket's file is removed.
+//! and when the UAPI socket's file is removed. It does not stop the router when the interface is gone
+//! from its network namespace, for it may have moved to another and work on there; if it was deleted,
+//! the workers notice.
 
 use std::fmt;
 use std::io;
@@ -57,8 +59,6 @@ pub enum End {
     Stopped,
     /// SIGTERM or SIGINT.
     Signalled,
-    /// The interface is gone.
-    LinkGone,
     /// The UAPI socket's file is gone.
     SocketGone,
 }
@@ -184,8 +184,8 @@ impl Duties {
             // If the descriptor itself fails, nobody could tell us to stop any more.
             _ = stopped.readable() => End::Stopped,
             () = terminated(signals) => End::Signalled,
-            () = link_gone(link) => End::LinkGone,
             () = socket_gone(uapi, device) => End::SocketGone,
+            () = follow(link) => unreachable!("it waits for ever"),
         }
     }
 }
@@ -214,12 +214,16 @@ async fn terminated(signals: Option<Signals>) {
     }
 }
 
-async fn link_gone(link: Option<(LinkWatch, OnMtu)>) {
-    let Some((mut watch, on_mtu)) = link else { return std::future::pending().await };
-    while let LinkEvent::Changed { mtu, up } = watch.next().await {
-        tracing::info!("the interface has MTU {mtu} and is {}", if up { "up" } else { "down" });
-        on_mtu(mtu as usize);
+/// Passes on news about the interface; never returns.
+async fn follow(link: Option<(LinkWatch, OnMtu)>) {
+    if let Some((mut watch, on_mtu)) = link {
+        while let LinkEvent::Changed { mtu, up } = watch.next().await {
+            tracing::info!("the interface has MTU {mtu} and is {}", if up { "up" } else { "down" });
+            on_mtu(mtu as usize);
+        }
+        tracing::info!("the interface has left this network namespace");
     }
+    std::future::pending().await
 }
 
 async fn socket_gone(uapi: Option<uapi::Server>, device: Arc<dyn Device>) {
