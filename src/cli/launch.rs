@@ -46,6 +46,9 @@ pub enum LaunchError {
 ///
 /// # Errors
 /// What kept it from starting, or what made it fail.
+///
+/// # Panics
+/// If the admin thread leaves a share of the router behind, which it has no place for.
 pub fn launch(config: RouterConfig, environment: Environment) -> Result<(), LaunchError> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -73,7 +76,8 @@ pub fn launch(config: RouterConfig, environment: Environment) -> Result<(), Laun
         link: Some((router.interface().to_owned(), Box::new(move |mtu| of_link.set_mtu(mtu)))),
         signals: Some(reloader(config, environment, router.device().clone())),
     };
-    let end = admin.spawn()?.join().unwrap_or(End::Stopped);
+    let panicked = |_| LaunchError::Failed("the admin thread panicked; please report this".to_owned());
+    let end = admin.spawn()?.join().map_err(panicked)?;
     match end {
         // Whatever stopped it has said so itself.
         End::Stopped => {}

@@ -9,7 +9,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd as _, AsRawFd, RawFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -17,7 +17,6 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -26,6 +25,7 @@ use super::netlink::{LinkEvent, LinkWatch, NetlinkError};
 use super::uapi::{self, Device};
 use crate::lane::telemetry::Registry;
 use crate::offload::Shutdown;
+use crate::sys::wake;
 
 /// What the admin thread looks after. What is `None` is not looked after.
 pub struct Admin {
@@ -141,7 +141,7 @@ fn run(admin: Admin, ready: &std::sync::mpsc::SyncSender<Result<(), AdminError>>
 struct Duties {
     device: Arc<dyn Device>,
     uapi: Option<uapi::Server>,
-    stopped: AsyncFd<Wake>,
+    stopped: AsyncFd<OwnedFd>,
     link: Option<(LinkWatch, OnMtu)>,
     signals: Option<Signals>,
 }
@@ -174,7 +174,7 @@ impl Duties {
             }),
             None => None,
         };
-        let stopped = AsyncFd::with_interest(Wake(admin.shutdown), Interest::READABLE)?;
+        let stopped = wake::readable(admin.shutdown.as_fd().try_clone_to_owned()?)?;
         Ok(Duties { device: admin.device, uapi: admin.uapi, stopped, link, signals })
     }
 
@@ -187,15 +187,6 @@ impl Duties {
             () = socket_gone(uapi, device) => End::SocketGone,
             () = follow(link) => unreachable!("it waits for ever"),
         }
-    }
-}
-
-/// The shutdown's descriptor in the form the runtime takes.
-struct Wake(Arc<Shutdown>);
-
-impl AsRawFd for Wake {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
     }
 }
 
@@ -223,7 +214,7 @@ async fn follow(link: Option<(LinkWatch, OnMtu)>) {
         }
         tracing::info!("the interface has left this network namespace");
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 async fn socket_gone(uapi: Option<uapi::Server>, device: Arc<dyn Device>) {

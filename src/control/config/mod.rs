@@ -428,14 +428,14 @@ mod tests {
         );
         let path = folder.write("wg9.conf", &format!("{FILE}{peers}"));
         let mut router = RouterConfig::for_run(Some(&path), &Environment::default()).unwrap();
-        let routes = |router: &RouterConfig| {
+        let told = |router: &RouterConfig| {
             router.routes().iter().map(|route| format!("{} {}", route.net, route.table)).collect::<Vec<_>>()
         };
         // 10.0.0.0/24 comes with the interface's address.
-        assert_eq!(routes(&router), ["10.2.0.0/16 254", "fd00::/8 254"]);
+        assert_eq!(told(&router), ["10.2.0.0/16 254", "fd00::/8 254"]);
         assert!(router.warnings[0].contains("default route"), "{:?}", router.warnings);
         router.table = Table::Number(7);
-        assert_eq!(routes(&router), ["0.0.0.0/0 7", "10.2.0.0/16 7", "fd00::/8 7"]);
+        assert_eq!(told(&router), ["0.0.0.0/0 7", "10.2.0.0/16 7", "fd00::/8 7"]);
         router.table = Table::Off;
         assert!(router.routes().is_empty());
     }
