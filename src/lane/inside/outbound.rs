@@ -273,7 +273,7 @@ impl Outbound {
             return;
         }
         let attempt = peer.failed_handshakes.load(Ordering::Acquire);
-        let dropped = self.staging.push(peer.id, attempt, [&packet.virtio_header().encode(), packet.packet()]);
+        let dropped = self.staging.push(peer.id, attempt, [&packet.header().encode(), packet.packet()]);
         telemetry.outbound_drops.add(DropReason::StagingFull, dropped);
         self.actor.want_handshake(peer);
     }
