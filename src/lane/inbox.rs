@@ -103,6 +103,11 @@ impl<T> Pool<T> {
         self.home.ring.capacity()
     }
 
+    /// How many batches are free.
+    pub fn available(&self) -> usize {
+        self.free.len() + self.home.len()
+    }
+
     /// Whether [`Pool::take`] would find nothing.
     pub fn is_empty(&self) -> bool {
         self.free.is_empty() && self.home.is_empty()

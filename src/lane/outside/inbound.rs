@@ -14,7 +14,7 @@
 //! flow stays in order. When an inbox is full, what is in hand waits and nothing more is received:
 //! the socket's buffer holds what comes. An inside worker serves its inbox whatever else it waits for,
 //! so this cannot end in two workers waiting for each other; and so that one that is stuck cannot
-//! hold up the others' flows for good, a batch that has waited for [`PATIENCE`] is dropped. With one
+//! hold up the others' flows for good, a batch that has waited for `PATIENCE` is dropped. With one
 //! lane no inbox is ever full, see [`inbound_pool`](crate::lane::bounds::inbound_pool).
 
 use std::collections::VecDeque;
@@ -27,7 +27,7 @@ use arrayvec::ArrayVec;
 
 use crate::drops::DropReason;
 use crate::lane::batch::{InboundBatch, Segment};
-use crate::lane::bounds::COPY_BELOW;
+use crate::lane::bounds::{COPY_BELOW, slabs_per_message};
 use crate::lane::inbox::{Inbox, Pool};
 use crate::lane::mailbox::{HandshakeDatagram, PeerInbox};
 use crate::lane::peers::{PeerRecord, Snapshot};
@@ -43,11 +43,11 @@ use crate::wireguard::table::SessionTable;
 
 /// How long a batch waits for room in an inbox: some time slices of the scheduler, and less than the
 /// socket's buffer lasts.
-pub const PATIENCE: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// How long an outside worker that holds batches sleeps before it offers them again. Room in an
 /// inbox rings nobody's bell, only slabs that come home do, and those may be another lane's.
-pub const OFFER_AGAIN: Duration = Duration::from_millis(1);
+pub(super) const OFFER_AGAIN: Duration = Duration::from_millis(1);
 
 /// The receiving half of an outside worker.
 pub struct Inbound {
@@ -99,9 +99,9 @@ impl Inbound {
         }
     }
 
-    /// Whether there is no slab to receive into.
+    /// Whether there are too few slabs to receive into.
     pub fn is_starved(&self) -> bool {
-        self.pool.is_empty()
+        self.pool.available() < slabs_per_message(self.inboxes.len())
     }
 
     /// Whether batches wait for room in an inbox.
@@ -126,12 +126,9 @@ impl Inbound {
                 return Ok(false);
             }
         }
-        let mut slabs: ArrayVec<Box<InboundBatch>, DEPTH> = ArrayVec::new();
-        while !slabs.is_full()
-            && let Some(slab) = self.pool.take()
-        {
-            slabs.push(slab);
-        }
+        let messages = (self.pool.available() / slabs_per_message(self.inboxes.len())).min(DEPTH);
+        let mut slabs: ArrayVec<Box<InboundBatch>, DEPTH> =
+            (0..messages).map_while(|_| self.pool.take()).collect();
         if slabs.is_empty() {
             return Ok(false);
         }
@@ -307,6 +304,7 @@ impl Inbound {
             return;
         }
         self.hand_over(lane, telemetry);
+        // Only a message of hundreds of tiny datagrams needs more slabs than were put by.
         let Some(mut batch) = self.pool.take() else {
             telemetry.inbound_drops.add(DropReason::InboxFull, 1);
             return;
