@@ -316,7 +316,7 @@ impl PeerActor {
         if let Some(record) = record {
             record.sent_bytes.fetch_add(message.len() as u64, Ordering::Relaxed);
         }
-        if self.commands[lane].push(OutsideCommand::Send { message, to }).is_err() {
+        if !self.commands[lane].push(OutsideCommand::Send { message, to }) {
             tracing::trace!("lane {lane} has no room for a control message");
         }
     }

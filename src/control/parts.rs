@@ -199,47 +199,49 @@ fn wire(
     let inboxes: Vec<_> = ends.iter().map(|ends| Arc::clone(&ends.inbound)).collect();
     let homes: Vec<_> = ends.iter().map(|ends| Arc::clone(ends.inbound_pool.home())).collect();
     let sleeper = |bell: &Arc<Doorbell>| Sleeper::new(Arc::clone(bell), Arc::clone(&shared.shutdown));
-    let lane =
-        |(lane, (((ends, queue), socket), cpus)): (usize, (((Ends, Offload), UdpSocket), LaneCpus))| {
-            let outgoing_home = Arc::clone(ends.outbound_pool.home());
-            let inside = InsideWorker {
-                reader: queue.reader,
-                inbound: inside::Inbound::new(queue.writer, Arc::clone(&ends.inbound), homes.clone()),
-                outbound: inside::Outbound::new(
-                    ends.outbound_pool,
-                    Arc::clone(&ends.outbound),
-                    Arc::clone(&shared.actor),
-                    Arc::clone(&shared.mtu),
-                ),
-                peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
-                sleeper: sleeper(&ends.inside_bell),
-                drain_cap: config.drain_cap,
-                spin: config.spin,
-                telemetry: InsideTelemetry::register(&shared.registry, lane),
-            };
-            let outside = OutsideWorker {
-                outbound: outside::Outbound::new(
-                    underlay::Sender::new(&socket),
-                    Arc::clone(&ends.outbound),
-                    outgoing_home,
-                ),
-                inbound: outside::Inbound::new(
-                    lane,
-                    ends.inbound_pool,
-                    inboxes.clone(),
-                    Arc::clone(&shared.sessions),
-                    Arc::clone(&shared.actor),
-                ),
-                socket,
-                commands: ends.commands,
-                peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
-                sleeper: sleeper(&ends.outside_bell),
-                spin: config.spin,
-                telemetry: OutsideTelemetry::register(&shared.registry, lane),
-            };
-            (inside, outside, cpus)
+    let mut lanes = Lanes::with_capacity(cpus.len());
+    for (lane, (((ends, queue), socket), cpus)) in
+        ends.into_iter().zip(queues).zip(sockets).zip(cpus).enumerate()
+    {
+        let outgoing_home = Arc::clone(ends.outbound_pool.home());
+        let inside = InsideWorker {
+            reader: queue.reader,
+            inbound: inside::Inbound::new(queue.writer, Arc::clone(&ends.inbound), homes.clone()),
+            outbound: inside::Outbound::new(
+                ends.outbound_pool,
+                Arc::clone(&ends.outbound),
+                Arc::clone(&shared.actor),
+                Arc::clone(&shared.mtu),
+            ),
+            peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
+            sleeper: sleeper(&ends.inside_bell),
+            drain_cap: config.drain_cap,
+            spin: config.spin,
+            telemetry: InsideTelemetry::register(&shared.registry, lane),
         };
-    ends.into_iter().zip(queues).zip(sockets).zip(cpus).enumerate().map(lane).collect()
+        let outside = OutsideWorker {
+            outbound: outside::Outbound::new(
+                underlay::Sender::new(&socket),
+                Arc::clone(&ends.outbound),
+                outgoing_home,
+            ),
+            inbound: outside::Inbound::new(
+                lane,
+                ends.inbound_pool,
+                inboxes.clone(),
+                Arc::clone(&shared.sessions),
+                Arc::clone(&shared.actor),
+            ),
+            socket,
+            commands: ends.commands,
+            peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
+            sleeper: sleeper(&ends.outside_bell),
+            spin: config.spin,
+            telemetry: OutsideTelemetry::register(&shared.registry, lane),
+        };
+        lanes.push((inside, outside, cpus));
+    }
+    lanes
 }
 
 /// The one line at the start that says what this router is.
