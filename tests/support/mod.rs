@@ -7,6 +7,7 @@
 pub mod boringtun;
 pub mod ping;
 pub mod process;
+pub mod router;
 pub mod tunnel;
 pub mod wg;
 pub mod wireguard_go;
