@@ -1,8 +1,58 @@
-//! Laneway: a userspace packet router for Linux, multiqueue TUN on the inside and WireGuard on the
-//! outside.
+//! Laneway: a packet router for Linux that runs beside a workload. Inside, a multiqueue TUN device;
+//! outside, standard WireGuard over UDP.
+//!
+//! # Map of the house
+//!
+//! A *lane* is one TUN queue, one UDP socket and two threads. This is the way of a packet, file by
+//! file:
+//!
+//! ```text
+//! outbound   offload/reader      a superpacket is read and checked
+//!            lane/inside         its peer is looked up in routes; segments are cut into a slab
+//!            wireguard/session   and sealed there, a run at a time
+//!            lane/inbox          the slab goes to the lane's outside worker
+//!            underlay/send       which sends each run with one system call
+//!
+//! inbound    underlay/receive    runs of datagrams are received into slabs
+//!            wireguard/session   and opened there; replays and forgeries are dropped
+//!            lane/outside        the source must be the sender's; the flow picks the lane
+//!            lane/inbox          the slab goes to that lane's inside worker
+//!            offload/coalesce    which makes superpackets of its segments again
+//!            offload/writer      and writes each with one system call
+//! ```
+//!
+//! Beside that way stand [`control`] (the peer actor with the handshakes, the supervisor,
+//! configuration, the control socket, metrics over HTTP), [`cli`] on top of everything, and [`sys`]
+//! below everything: the only unsafe code there is.
+//!
+//! Dependencies point one way: `cli` → `control` → `lane` → {`offload`, `underlay`, `wireguard`,
+//! `routes`} → `packet` → nothing, with `sys` under those that talk to the kernel.
+//!
+//! # What always holds
+//!
+//! - **Order.** Packets of one flow leave in the order they came. Counters are reserved in the order
+//!   of the queue, everything goes through one inbox, and nothing overtakes what waits.
+//! - **Bounds.** Slabs, rings and tables are made at the start, and their sizes are named constants
+//!   ([`lane::bounds`]). A full queue has one documented meaning ([`lane`]) and a counter.
+//! - **No silent loss.** Every packet that goes no further has a [`drops::DropReason`], and every
+//!   reason is a label in the metrics.
+//! - **Three kinds of failure.** Bad bytes are dropped and counted. Trouble with the system or the
+//!   configuration is a typed error that says what to do. A broken invariant is a panic; a worker that
+//!   panics is restarted on its open descriptors.
+//! - **One owner per descriptor.** No lock stands on the way of a data packet, except the replay
+//!   window's, which is taken once a run by the one worker that receives a session.
+//!
+//! # Words
+//!
+//! *packet*: one IP packet. *superpacket*: one TUN read or write that the kernel has not yet split,
+//! or will. *segment*: one MTU-sized packet cut from it. *datagram*: one UDP payload. *batch*: what
+//! one inbox slot carries. *slab*: its bytes. *run*: datagrams of one GSO send. *stride*: their
+//! size. *seal*, *open*: the AEAD. *coalesce*: segments to superpacket. *drain*: to read on without
+//! blocking after a wake. *flow*: inner 5-tuple. *peer*: a configured identity. *session*: one key
+//! pair with counter and replay window. *outbound*: TUN to UDP. *inbound*: UDP to TUN.
 
-pub mod control;
 pub mod cli;
+pub mod control;
 pub mod drops;
 pub mod errnos;
 pub mod lane;

@@ -1,3 +1,16 @@
 //! The `laneway` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use laneway::cli::Cli;
+
+fn main() -> ExitCode {
+    match Cli::parse().execute() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("laneway: {failure}");
+            ExitCode::from(failure.status())
+        }
+    }
+}

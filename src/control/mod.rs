@@ -1,6 +1,7 @@
 //! Control: everything that decides and nothing that forwards.
 
 mod actor;
+pub mod admin;
 pub mod config;
 pub mod device;
 pub mod netlink;

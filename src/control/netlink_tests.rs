@@ -25,12 +25,12 @@ fn in_fresh_namespace(test: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// A dummy interface stands in for a TUN: to the kernel's link code it makes no difference.
-fn add_dummy(name: &'static str) {
+/// One end of a veth stands in for a TUN: to the kernel's link code it makes no difference.
+fn add_link(name: &'static str) {
     let work = async {
         let (connection, handle, _) = rtnetlink::new_connection().unwrap();
         tokio::spawn(connection);
-        handle.link().add(rtnetlink::LinkDummy::new(name).build()).execute().await.unwrap();
+        handle.link().add(rtnetlink::LinkVeth::new(name, "other-end").build()).execute().await.unwrap();
     };
     runtime().unwrap().block_on(work);
 }
@@ -55,7 +55,7 @@ fn ip(arguments: &str) -> Option<String> {
 #[test]
 fn an_interface_gets_all_that_its_setup_says_and_doing_it_twice_does_no_harm() {
     in_fresh_namespace(|| {
-        add_dummy("lw0");
+        add_link("lw0");
         set_up("lw0", &setup()).unwrap();
         set_up("lw0", &setup()).unwrap();
         // Of the thread's own namespace, not the process's.
@@ -88,7 +88,7 @@ fn an_interface_that_is_not_there_is_named() {
 #[test]
 fn a_new_mtu_and_the_end_of_the_interface_are_told() {
     in_fresh_namespace(|| {
-        add_dummy("lw0");
+        add_link("lw0");
         let work = async {
             let mut watch = LinkWatch::open("lw0").await.unwrap();
             let (connection, handle, _) = rtnetlink::new_connection().unwrap();

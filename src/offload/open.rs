@@ -219,9 +219,8 @@ fn clone_device() -> Result<OwnedFd, OpenError> {
     match OpenOptions::new().read(true).write(true).custom_flags(flags).open(CLONE_DEVICE) {
         Ok(file) => Ok(file.into()),
         Err(error) => Err(match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ENOENT | Errno::ENXIO | Errno::ENODEV) => OpenError::NoDevice,
             // The device cgroup says EPERM: in a container that is the missing --device.
-            Some(Errno::EPERM) => OpenError::NoDevice,
+            Some(Errno::ENOENT | Errno::ENXIO | Errno::ENODEV | Errno::EPERM) => OpenError::NoDevice,
             Some(Errno::EACCES) => OpenError::NoPermission,
             _ => OpenError::Os { operation: "opening /dev/net/tun", source: error },
         }),

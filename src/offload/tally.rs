@@ -31,6 +31,7 @@ pub struct WriteTally {
 
 impl WriteTally {
     /// Hands over every count and starts again from zero.
+    #[must_use]
     pub fn take(&mut self) -> WriteTally {
         std::mem::take(self)
     }

@@ -60,11 +60,22 @@ impl VirtioHeader {
     /// Writes a header.
     #[inline]
     pub const fn encode(self) -> [u8; Self::LEN] {
-        let [a, b] = self.hdr_len.to_ne_bytes();
-        let [c, d] = self.gso_size.to_ne_bytes();
-        let [e, f] = self.csum_start.to_ne_bytes();
-        let [g, h] = self.csum_offset.to_ne_bytes();
-        [self.flags, self.gso_type, a, b, c, d, e, f, g, h]
+        let hdr_len = self.hdr_len.to_ne_bytes();
+        let gso_size = self.gso_size.to_ne_bytes();
+        let start = self.csum_start.to_ne_bytes();
+        let offset = self.csum_offset.to_ne_bytes();
+        [
+            self.flags,
+            self.gso_type,
+            hdr_len[0],
+            hdr_len[1],
+            gso_size[0],
+            gso_size[1],
+            start[0],
+            start[1],
+            offset[0],
+            offset[1],
+        ]
     }
 }
 

@@ -114,7 +114,7 @@ mod tests {
         let mut count = [0; 4];
         for port in 0..4000u16 {
             let hash = u64::from(flow_hash(&udp([10, 0, 0, 1], port)));
-            count[(hash * lanes >> 32) as usize] += 1;
+            count[((hash * lanes) >> 32) as usize] += 1;
         }
         assert!(count.iter().all(|n| (800..1200).contains(n)), "{count:?}");
     }

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub mod clock;
+pub mod inherited;
 pub mod netns;
 pub mod tun;
 pub mod udp;

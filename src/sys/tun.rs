@@ -63,9 +63,9 @@ pub fn set_interface(fd: impl AsFd, name: &str, flags: Flags) -> Result<String, 
         return Err(Errno::ENAMETOOLONG);
     }
     for (place, byte) in request.ifr_name.iter_mut().zip(bytes) {
-        *place = *byte as libc::c_char;
+        *place = libc::c_char::from_ne_bytes([*byte]);
     }
-    request.ifr_ifru.ifru_flags = flags.0 as libc::c_short;
+    request.ifr_ifru.ifru_flags = flags.0.cast_signed();
     // SAFETY: TUNSETIFF reads and writes one `struct ifreq`. `request` is one, lives until the
     // call returns, and is borrowed by nobody else.
     let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
@@ -85,7 +85,7 @@ pub fn interface(fd: impl AsFd) -> Result<(String, Flags), Errno> {
     Errno::result(result)?;
     // SAFETY: the kernel filled in the flags, and every bit pattern is a valid c_short.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
-    Ok((interface_name(&request), Flags(flags as u16)))
+    Ok((interface_name(&request), Flags(flags.cast_unsigned())))
 }
 
 /// `TUNSETOFFLOAD`: which packets the kernel may leave unfinished, for all queues of the interface.
@@ -106,7 +106,7 @@ fn request() -> libc::ifreq {
 }
 
 fn interface_name(request: &libc::ifreq) -> String {
-    let bytes = request.ifr_name.iter().map(|c| *c as u8).take_while(|byte| *byte != 0).collect();
+    let bytes = request.ifr_name.iter().map(|c| c.to_ne_bytes()[0]).take_while(|byte| *byte != 0).collect();
     // Names are ours or the kernel's, ASCII in practice; anything else is only for display.
     String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }

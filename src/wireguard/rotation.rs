@@ -96,6 +96,8 @@ mod tests {
         }))
     }
 
+    const NONE: [u32; 0] = [];
+
     fn initiate(rotation: &mut Rotation, index: u32) -> Vec<u32> {
         indices(&rotation.initiated(session(index, Role::Initiator)))
     }
@@ -115,8 +117,8 @@ mod tests {
     #[test]
     fn an_initiator_keeps_one_session_behind() {
         let mut rotation = Rotation::default();
-        assert_eq!(initiate(&mut rotation, 1), []);
-        assert_eq!(initiate(&mut rotation, 2), []);
+        assert_eq!(initiate(&mut rotation, 1), NONE);
+        assert_eq!(initiate(&mut rotation, 2), NONE);
         assert_eq!(initiate(&mut rotation, 3), [1]);
         assert_eq!((current(&rotation), rotation.youngest()), (Some(3), Some(Nanos(3))));
     }
@@ -124,8 +126,8 @@ mod tests {
     #[test]
     fn a_responder_goes_on_with_the_old_session_until_the_new_one_is_confirmed() {
         let mut rotation = Rotation::default();
-        assert_eq!(initiate(&mut rotation, 1), []);
-        assert_eq!(answer(&mut rotation, 2), []);
+        assert_eq!(initiate(&mut rotation, 1), NONE);
+        assert_eq!(answer(&mut rotation, 2), NONE);
         assert_eq!(current(&rotation), Some(1));
         assert!(rotation.confirmed(1).is_none(), "not the one that waits");
         let (promoted, retired) = rotation.confirmed(2).unwrap();
@@ -139,7 +141,7 @@ mod tests {
     #[test]
     fn an_answer_that_was_never_used_gives_way_to_the_next() {
         let mut rotation = Rotation::default();
-        assert_eq!(answer(&mut rotation, 1), []);
+        assert_eq!(answer(&mut rotation, 1), NONE);
         assert_eq!(answer(&mut rotation, 2), [1]);
         assert_eq!(current(&rotation), None);
     }

@@ -119,9 +119,9 @@ mod tests {
     fn every_family_that_is_shown_has_its_help_and_type_once() {
         let registry = Registry::new();
         let _workers =
-            (InsideTelemetry::register(&registry, 0, &["gap"]), OutsideTelemetry::register(&registry, 0));
+            (InsideTelemetry::register(&registry, 0), OutsideTelemetry::register(&registry, 0));
         let _lane_1 =
-            (InsideTelemetry::register(&registry, 1, &["gap"]), OutsideTelemetry::register(&registry, 1));
+            (InsideTelemetry::register(&registry, 1), OutsideTelemetry::register(&registry, 1));
         let _peers = PeerTelemetry::register(&registry, &["mac1"]);
         let text = registry.render();
         for family in FAMILIES {
@@ -134,8 +134,8 @@ mod tests {
     #[test]
     fn two_routers_in_one_process_count_apart() {
         let (one, other) = (Registry::new(), Registry::new());
-        let mut telemetry = InsideTelemetry::register(&one, 0, &["gap"]);
-        let _silent = InsideTelemetry::register(&other, 0, &["gap"]);
+        let mut telemetry = InsideTelemetry::register(&one, 0);
+        let _silent = InsideTelemetry::register(&other, 0);
         telemetry.wakeups.add(7);
         telemetry.publish();
         let line = |n| format!("laneway_wakeups_total{{queue=\"0\",worker=\"inside\"}} {n}\n");

@@ -263,9 +263,10 @@ fn ece_is_merged_with_ece_only() {
 
 #[test]
 fn packets_whose_headers_differ_are_not_merged() {
+    type Change<'a> = &'a dyn Fn(&mut Build);
     let timestamps =
         |value: u8| move |b: &mut Build| b.tcp_options = vec![1, 1, 8, 10, 0, 0, 0, value, 0, 0, 0, 9];
-    let differ: [(&str, &dyn Fn(&mut Build)); 8] = [
+    let differ: [(&str, Change<'_>); 8] = [
         ("dscp", &|b| b.tos = 0x20),
         ("ecn", &|b| b.tos = 3),
         ("ttl", &|b| b.ttl = 63),

@@ -1,0 +1,73 @@
+//! `laneway IFNAME`: what wireguard-go's command does, so that `wg-quick` and others can start us in
+//! its place. The interface is created and left to `wg` and `ip`; environment variables are those of
+//! wireguard-go's `main.go`.
+
+use std::env;
+
+use super::{Failure, launch, log};
+use crate::control::config::env::Environment;
+use crate::control::config::{ConfigError, RouterConfig};
+
+/// Runs the interface until it is told to stop.
+///
+/// # Errors
+/// Neither `foreground` nor `WG_PROCESS_FOREGROUND=1`; a mistake in the environment; or what kept
+/// the router from running.
+pub fn run(interface: &str, foreground: bool) -> Result<(), Failure> {
+    if !foreground && env::var_os("WG_PROCESS_FOREGROUND").is_none_or(|value| value != "1") {
+        return Err(Failure::Background);
+    }
+    let environment = Environment::of_process()?;
+    let mut config = RouterConfig::for_interface(interface, &environment)?;
+    config.tun_fd = descriptor("WG_TUN_FD")?;
+    config.uapi_fd = descriptor("WG_UAPI_FD")?;
+    if environment.log.is_none()
+        && let Ok(level) = env::var("LOG_LEVEL")
+    {
+        filter(&level).clone_into(&mut config.log);
+    }
+    log::init(&config.log, config.log_format);
+    Ok(launch::launch(config, environment)?)
+}
+
+/// The number of a descriptor that the process was started with.
+fn descriptor(name: &'static str) -> Result<Option<i32>, ConfigError> {
+    env::var_os(name).map(|value| parse_descriptor(name, &value.to_string_lossy())).transpose()
+}
+
+fn parse_descriptor(name: &str, value: &str) -> Result<i32, ConfigError> {
+    value.parse().ok().filter(|fd| *fd > 2).ok_or_else(|| ConfigError::Variable {
+        name: name.to_owned(),
+        value: value.to_owned(),
+        allowed: "the number of an open descriptor, 3 or more".to_owned(),
+    })
+}
+
+/// `LOG_LEVEL` as a filter. What wireguard-go does not know, it takes for `error`.
+fn filter(level: &str) -> &'static str {
+    match level {
+        "silent" => "off",
+        "verbose" | "debug" => "debug",
+        _ => "error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_levels_are_those_of_wireguard_go() {
+        let filters = ["silent", "error", "verbose", "debug", "?"].map(filter);
+        assert_eq!(filters, ["off", "error", "debug", "debug", "error"]);
+    }
+
+    #[test]
+    fn a_descriptor_is_a_number_that_is_not_a_standard_stream() {
+        assert_eq!(parse_descriptor("WG_TUN_FD", "3").unwrap(), 3);
+        for value in ["", "x", "-1", "2", "99999999999"] {
+            let message = parse_descriptor("WG_TUN_FD", value).unwrap_err().to_string();
+            assert!(message.starts_with(&format!("WG_TUN_FD={value}: expected the number")), "{message}");
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! `laneway run`: the sidecar. One router, set up from a file and the environment.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Failure, launch, log};
+use crate::control::config::RouterConfig;
+use crate::control::config::env::Environment;
+
+/// Run a router from a wg-quick style file and LANEWAY_* variables
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// The configuration file [default: what LANEWAY_CONFIG names]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Runs until it is told to stop. SIGHUP reads the file again.
+///
+/// # Errors
+/// A mistake in the configuration, or what kept the router from running.
+pub fn run(args: &RunArgs) -> Result<(), Failure> {
+    let environment = Environment::of_process()?;
+    let config = RouterConfig::for_run(args.config.as_deref(), &environment)?;
+    log::init(&config.log, config.log_format);
+    Ok(launch::launch(config, environment)?)
+}

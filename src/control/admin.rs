@@ -1,0 +1,235 @@
+//! The admin thread: everything that is slow, rare or asked for from outside. It serves `/metrics` and
+//! the UAPI socket, and waits for signals and for news about the interface.
+//!
+//! It ends when the router is told to stop, and it is one of those who tell it: on SIGTERM, on SIGINT,
+//! when the interface is gone, and when the UAPI socket's file is removed.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd as _, AsRawFd, RawFd};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::netlink::{LinkEvent, LinkWatch, NetlinkError};
+use super::uapi::{self, Device};
+use crate::lane::telemetry::Registry;
+use crate::offload::Shutdown;
+
+/// What the admin thread looks after. What is `None` is not looked after.
+pub struct Admin {
+    /// The metrics of `/metrics`.
+    pub registry: Arc<Registry>,
+    /// The way to the running router.
+    pub device: Arc<dyn Device>,
+    /// Signalled when the router stops, by us or by others.
+    pub shutdown: Arc<Shutdown>,
+    /// Where `/metrics` is served. It may have been bound in another network namespace.
+    pub metrics: Option<TcpListener>,
+    /// The UAPI socket.
+    pub uapi: Option<uapi::Server>,
+    /// The interface to watch, in the network namespace of the thread that calls
+    /// [`spawn`](Self::spawn), and what to do when its MTU changes.
+    pub link: Option<(String, OnMtu)>,
+    /// What to do on signals; without it they are left alone, as by a router that is part of another
+    /// program.
+    pub signals: Option<OnReload>,
+}
+
+/// Told a new MTU in bytes.
+pub type OnMtu = Box<dyn Fn(usize) + Send>;
+/// Called on SIGHUP. It may read files.
+pub type OnReload = Box<dyn FnMut() + Send>;
+
+/// Why the admin thread ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The router stopped.
+    Stopped,
+    /// SIGTERM or SIGINT.
+    Signalled,
+    /// The interface is gone.
+    LinkGone,
+    /// The UAPI socket's file is gone.
+    SocketGone,
+}
+
+/// Why there is no admin thread.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The address for `/metrics` cannot be had.
+    #[error(
+        "cannot serve /metrics on {address}: {source}; LANEWAY_METRICS_ADDR chooses another address, or `off`"
+    )]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The interface cannot be watched.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The system lacks a thread or a descriptor.
+    #[error("cannot start the admin thread: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Listens where `/metrics` is to be served.
+///
+/// # Errors
+/// The address is taken, or not this machine's.
+pub fn listen(address: SocketAddr) -> Result<TcpListener, AdminError> {
+    TcpListener::bind(address).map_err(|source| AdminError::Metrics { address, source })
+}
+
+impl Admin {
+    /// Starts the thread. When this returns, signals are handled and the interface is watched.
+    ///
+    /// # Errors
+    /// The interface does not exist, or the system lacks something.
+    pub fn spawn(self) -> Result<JoinHandle<End>, AdminError> {
+        let (ready, started) = std::sync::mpsc::sync_channel(1);
+        let thread = thread::Builder::new().name("admin".into()).spawn(move || {
+            let shutdown = Arc::clone(&self.shutdown);
+            let end = run(self, &ready);
+            shutdown.signal();
+            end
+        })?;
+        // A thread that ends before it is ready has panicked; joining it says so.
+        match started.recv() {
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(())) | Err(_) => Ok(thread),
+        }
+    }
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin")
+            .field("metrics", &self.metrics)
+            .field("uapi", &self.uapi)
+            .finish_non_exhaustive()
+    }
+}
+
+fn run(admin: Admin, ready: &std::sync::mpsc::SyncSender<Result<(), AdminError>>) -> End {
+    let started = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(AdminError::from)
+        .and_then(|runtime| runtime.block_on(Duties::begin(admin)).map(|duties| (runtime, duties)));
+    let (result, begun) = match started {
+        Ok(begun) => (Ok(()), Some(begun)),
+        Err(error) => (Err(error), None),
+    };
+    // Whoever spawned us waits for this; if it is gone all the same, the shutdown signal ends us.
+    let _ = ready.send(result);
+    begun.map_or(End::Stopped, |(runtime, duties)| runtime.block_on(duties.fulfil()))
+}
+
+/// What the thread waits for, opened.
+struct Duties {
+    device: Arc<dyn Device>,
+    uapi: Option<uapi::Server>,
+    stopped: AsyncFd<Wake>,
+    link: Option<(LinkWatch, OnMtu)>,
+    signals: Option<Signals>,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    reload: OnReload,
+}
+
+impl Duties {
+    async fn begin(admin: Admin) -> Result<Self, AdminError> {
+        if let Some(listener) = admin.metrics {
+            listener.set_nonblocking(true)?;
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let routes = axum::Router::new().route("/metrics", get(metrics)).with_state(admin.registry);
+            tokio::spawn(async move { axum::serve(listener, routes).await });
+        }
+        let link = match admin.link {
+            Some((interface, on_mtu)) => Some((LinkWatch::open(&interface).await?, on_mtu)),
+            None => None,
+        };
+        let signals = match admin.signals {
+            Some(reload) => Some(Signals {
+                terminate: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+                hangup: signal(SignalKind::hangup())?,
+                reload,
+            }),
+            None => None,
+        };
+        let stopped = AsyncFd::with_interest(Wake(admin.shutdown), Interest::READABLE)?;
+        Ok(Duties { device: admin.device, uapi: admin.uapi, stopped, link, signals })
+    }
+
+    async fn fulfil(self) -> End {
+        let Duties { device, uapi, stopped, link, signals } = self;
+        tokio::select! {
+            // If the descriptor itself fails, nobody could tell us to stop any more.
+            _ = stopped.readable() => End::Stopped,
+            () = terminated(signals) => End::Signalled,
+            () = link_gone(link) => End::LinkGone,
+            () = socket_gone(uapi, device) => End::SocketGone,
+        }
+    }
+}
+
+/// The shutdown's descriptor in the form the runtime takes.
+struct Wake(Arc<Shutdown>);
+
+impl AsRawFd for Wake {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+async fn metrics(State(registry): State<Arc<Registry>>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], registry.render())
+}
+
+async fn terminated(signals: Option<Signals>) {
+    let Some(mut signals) = signals else { return std::future::pending().await };
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => return,
+            _ = signals.interrupt.recv() => return,
+            _ = signals.hangup.recv() => (signals.reload)(),
+        }
+    }
+}
+
+async fn link_gone(link: Option<(LinkWatch, OnMtu)>) {
+    let Some((mut watch, on_mtu)) = link else { return std::future::pending().await };
+    while let LinkEvent::Changed { mtu, up } = watch.next().await {
+        tracing::info!("the interface has MTU {mtu} and is {}", if up { "up" } else { "down" });
+        on_mtu(mtu as usize);
+    }
+}
+
+async fn socket_gone(uapi: Option<uapi::Server>, device: Arc<dyn Device>) {
+    let Some(server) = uapi else { return std::future::pending().await };
+    if let Err(error) = server.serve(device).await {
+        tracing::error!("the UAPI socket cannot be served: {error}");
+        std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+#[path = "admin_tests.rs"]
+mod tests;
