@@ -31,6 +31,13 @@ const FLOWS: usize = 3;
 /// Payload bytes of a datagram when the kernel is given many at once (`UDP_SEGMENT`).
 const GSO_SIZE: usize = 1200;
 
+/// Datagrams that a sender sends in one go. Then it rests for [`PAUSE`]: a full TUN queue drops at once and costs
+/// its senders nothing, so without a pause a flow would be over before the tunnel has seen any of it.
+const BURST: u32 = 32;
+
+/// How long a sender rests after each burst. All of them together are still faster than the tunnel.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// A receiver that hears nothing for this long has heard everything.
 const SILENCE: Duration = Duration::from_secs(1);
 
@@ -99,19 +106,23 @@ fn sockets(from: &Side, to: &Side, address: IpAddr) -> (UdpSocket, UdpSocket) {
     (sender, receiver)
 }
 
-/// Sends the numbers, each in a datagram of its own: with `gso` many equal ones in one call, otherwise one by one,
-/// with lengths that change all the time.
+/// Sends the numbers, each in a datagram of its own: with `gso` all equal and a burst in one call, otherwise one by
+/// one, with lengths that change all the time.
 fn send(socket: &UdpSocket, gso: bool) {
     if gso {
         setsockopt(socket, UdpGsoSegment, &(GSO_SIZE as i32)).expect("UDP GSO");
-        for first in NUMBERS.step_by(32) {
-            let datagrams: Vec<u8> = (first..first + 32).flat_map(|number| datagram(number, GSO_SIZE)).collect();
+    }
+    for first in NUMBERS.step_by(BURST as usize) {
+        let burst = first..first + BURST;
+        if gso {
+            let datagrams: Vec<u8> = burst.flat_map(|number| datagram(number, GSO_SIZE)).collect();
             socket.send(&datagrams).expect("send");
+        } else {
+            for number in burst {
+                socket.send(&datagram(number, 4 + number as usize * 7 % 1300)).expect("send");
+            }
         }
-    } else {
-        for number in NUMBERS {
-            socket.send(&datagram(number, 4 + number as usize * 7 % 1300)).expect("send");
-        }
+        thread::sleep(PAUSE);
     }
 }
 
