@@ -42,10 +42,13 @@ pub enum LaunchError {
 }
 
 /// Starts a router and waits until a signal, the end of its interface or of its control socket stops
-/// it.
+/// it; all of these are clean ends.
 ///
 /// # Errors
 /// What kept it from starting, or what made it fail.
+///
+/// # Panics
+/// If the admin thread leaves a share of the router behind, which it has no place for.
 pub fn launch(config: RouterConfig, environment: Environment) -> Result<(), LaunchError> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -73,19 +76,16 @@ pub fn launch(config: RouterConfig, environment: Environment) -> Result<(), Laun
         link: Some((router.interface().to_owned(), Box::new(move |mtu| of_link.set_mtu(mtu)))),
         signals: Some(reloader(config, environment, router.device().clone())),
     };
-    let end = admin.spawn()?.join().unwrap_or(End::Stopped);
-    tracing::info!("stopping: {}", reason(end));
+    let panicked = |_| LaunchError::Failed("the admin thread panicked; please report this".to_owned());
+    let end = admin.spawn()?.join().map_err(panicked)?;
+    match end {
+        // Whatever stopped it has said so itself.
+        End::Stopped => {}
+        End::Signalled => tracing::info!("stopping: a signal asked for it"),
+        End::SocketGone => tracing::info!("stopping: the control socket was removed"),
+    }
     let router = Arc::into_inner(router).expect("the admin thread had the other share, and it has ended");
     router.stop().map_err(LaunchError::Failed)
-}
-
-fn reason(end: End) -> &'static str {
-    match end {
-        End::Stopped => "a worker ended",
-        End::Signalled => "a signal asked for it",
-        End::LinkGone => "the interface is gone",
-        End::SocketGone => "the control socket was removed",
-    }
 }
 
 /// What SIGHUP does: the file is read again, and applied if it has no mistake.
@@ -93,7 +93,9 @@ fn reloader(config: RouterConfig, environment: Environment, device: DeviceHandle
     Box::new(move || match config.reload(&environment) {
         Err(error) => tracing::error!("the configuration stays as it is: {error}"),
         Ok(update) => match device.apply(update) {
-            Ok(()) => tracing::info!("the configuration has been read again"),
+            Ok(()) => tracing::info!(
+                "keys, port and peers are as the file has them now; addresses, routes and MTU take a restart"
+            ),
             Err(errno) => tracing::error!("the configuration stays as it is: {errno}"),
         },
     })

@@ -1,5 +1,7 @@
 //! The log: lines on standard error, for people or as JSON.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::EnvFilter;
 
 use crate::control::config::LogFormat;
@@ -10,7 +12,9 @@ use crate::control::config::LogFormat;
 /// sense, stands for `info`.
 pub fn init(filter: &str, format: LogFormat) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     // An error means that a log is kept already, by the test or program that we are part of.
     let _ = match format {
         LogFormat::Text => log.with_target(false).try_init(),

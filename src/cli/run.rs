@@ -11,7 +11,7 @@ use crate::control::config::env::Environment;
 /// Run a router from a wg-quick style file and LANEWAY_* variables
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
-    /// The configuration file [default: what LANEWAY_CONFIG names]
+    /// The configuration file [default: what `LANEWAY_CONFIG` names]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }

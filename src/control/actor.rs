@@ -20,7 +20,9 @@ use nix::errno::Errno;
 use super::config::update::{DeviceStatus, DeviceUpdate};
 use super::device::{self, Bound, Request};
 use crate::lane::doorbell::{Awaited, Doorbell};
-use crate::lane::mailbox::{CommandBox, ControlMessage, HandshakeDatagram, OutsideCommand, PeerEvent, PeerInbox};
+use crate::lane::mailbox::{
+    CommandBox, ControlMessage, HandshakeDatagram, OutsideCommand, PeerEvent, PeerInbox,
+};
 use crate::lane::peers::{PeerRecord, Peers};
 use crate::lane::sleep::{Sleeper, Stopped};
 use crate::lane::telemetry::PeerTelemetry;
@@ -181,7 +183,13 @@ impl PeerActor {
         match event {
             PeerEvent::WantsHandshake(peer) => {
                 self.with_record(peer, |record| record.asked.store(false, Ordering::Release));
-                self.protocol.data_waits(clock::now(), unix_now(), &mut self.entropy, peer, &mut self.outputs);
+                self.protocol.data_waits(
+                    clock::now(),
+                    unix_now(),
+                    &mut self.entropy,
+                    peer,
+                    &mut self.outputs,
+                );
                 self.carry_out(None);
                 self.look_at(peer);
             }
@@ -308,7 +316,7 @@ impl PeerActor {
         if let Some(record) = record {
             record.sent_bytes.fetch_add(message.len() as u64, Ordering::Relaxed);
         }
-        if self.commands[lane].push(OutsideCommand::Send { message, to }).is_err() {
+        if !self.commands[lane].push(OutsideCommand::Send { message, to }) {
             tracing::trace!("lane {lane} has no room for a control message");
         }
     }

@@ -2,12 +2,14 @@
 //! the UAPI socket, and waits for signals and for news about the interface.
 //!
 //! It ends when the router is told to stop, and it is one of those who tell it: on SIGTERM, on SIGINT,
-//! when the interface is gone, and when the UAPI socket's file is removed.
+//! and when the UAPI socket's file is removed. It does not stop the router when the interface is gone
+//! from its network namespace, for it may have moved to another and work on there; if it was deleted,
+//! the workers notice.
 
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd as _, AsRawFd, RawFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -15,7 +17,6 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,6 +25,7 @@ use super::netlink::{LinkEvent, LinkWatch, NetlinkError};
 use super::uapi::{self, Device};
 use crate::lane::telemetry::Registry;
 use crate::offload::Shutdown;
+use crate::sys::wake;
 
 /// What the admin thread looks after. What is `None` is not looked after.
 pub struct Admin {
@@ -57,8 +59,6 @@ pub enum End {
     Stopped,
     /// SIGTERM or SIGINT.
     Signalled,
-    /// The interface is gone.
-    LinkGone,
     /// The UAPI socket's file is gone.
     SocketGone,
 }
@@ -141,7 +141,7 @@ fn run(admin: Admin, ready: &std::sync::mpsc::SyncSender<Result<(), AdminError>>
 struct Duties {
     device: Arc<dyn Device>,
     uapi: Option<uapi::Server>,
-    stopped: AsyncFd<Wake>,
+    stopped: AsyncFd<OwnedFd>,
     link: Option<(LinkWatch, OnMtu)>,
     signals: Option<Signals>,
 }
@@ -174,7 +174,7 @@ impl Duties {
             }),
             None => None,
         };
-        let stopped = AsyncFd::with_interest(Wake(admin.shutdown), Interest::READABLE)?;
+        let stopped = wake::readable(admin.shutdown.as_fd().try_clone_to_owned()?)?;
         Ok(Duties { device: admin.device, uapi: admin.uapi, stopped, link, signals })
     }
 
@@ -184,18 +184,9 @@ impl Duties {
             // If the descriptor itself fails, nobody could tell us to stop any more.
             _ = stopped.readable() => End::Stopped,
             () = terminated(signals) => End::Signalled,
-            () = link_gone(link) => End::LinkGone,
             () = socket_gone(uapi, device) => End::SocketGone,
+            () = follow(link) => unreachable!("it waits for ever"),
         }
-    }
-}
-
-/// The shutdown's descriptor in the form the runtime takes.
-struct Wake(Arc<Shutdown>);
-
-impl AsRawFd for Wake {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
     }
 }
 
@@ -214,12 +205,16 @@ async fn terminated(signals: Option<Signals>) {
     }
 }
 
-async fn link_gone(link: Option<(LinkWatch, OnMtu)>) {
-    let Some((mut watch, on_mtu)) = link else { return std::future::pending().await };
-    while let LinkEvent::Changed { mtu, up } = watch.next().await {
-        tracing::info!("the interface has MTU {mtu} and is {}", if up { "up" } else { "down" });
-        on_mtu(mtu as usize);
+/// Passes on news about the interface; never returns.
+async fn follow(link: Option<(LinkWatch, OnMtu)>) {
+    if let Some((mut watch, on_mtu)) = link {
+        while let LinkEvent::Changed { mtu, up } = watch.next().await {
+            tracing::info!("the interface has MTU {mtu} and is {}", if up { "up" } else { "down" });
+            on_mtu(mtu as usize);
+        }
+        tracing::info!("the interface has left this network namespace");
     }
+    std::future::pending::<()>().await;
 }
 
 async fn socket_gone(uapi: Option<uapi::Server>, device: Arc<dyn Device>) {

@@ -17,7 +17,7 @@ use super::actor::PeerActor;
 use super::config::update::{DeviceStatus, DeviceUpdate, PeerStatus, PeerUpdate};
 use super::uapi::Device;
 use crate::lane::doorbell::{Awaited, Doorbell};
-use crate::lane::mailbox::OutsideCommand;
+use crate::lane::mailbox::{CommandBox, OutsideCommand};
 use crate::lane::peers::{PeerRecord, Snapshot};
 use crate::underlay::{self, BindError, Endpoint, SocketOptions};
 use crate::units::PeerId;
@@ -91,7 +91,7 @@ pub(super) fn apply(actor: &mut PeerActor, update: DeviceUpdate) -> Result<(), E
     if let Some(mark) = update.fwmark {
         actor.bound.options.fwmark = mark;
         for commands in &actor.commands {
-            commands.push(OutsideCommand::Fwmark(mark)).map_err(|_| Errno::EBUSY)?;
+            tell(commands, OutsideCommand::Fwmark(mark))?;
         }
     }
     if let Some(port) = update.listen_port {
@@ -166,7 +166,7 @@ fn rebind(actor: &mut PeerActor, port: u16) -> Result<(), Errno> {
     })?;
     actor.bound.port = sockets.first().map_or(port, underlay::UdpSocket::port);
     for (commands, socket) in actor.commands.iter().zip(sockets) {
-        commands.push(OutsideCommand::Rebind(Box::new(socket))).map_err(|_| Errno::EBUSY)?;
+        tell(commands, OutsideCommand::Rebind(Box::new(socket)))?;
     }
     Ok(())
 }
@@ -185,6 +185,11 @@ fn set_private_key(actor: &mut PeerActor, key: Option<PrivateKey>) {
         forget_peer(actor, &mut snapshot, peer);
         actor.peers.store(Arc::new(snapshot));
     }
+}
+
+/// Tells an outside worker what must not be lost.
+fn tell(commands: &CommandBox, command: OutsideCommand) -> Result<(), Errno> {
+    if commands.push(command) { Ok(()) } else { Err(Errno::EBUSY) }
 }
 
 /// Changes one peer; the peer, if there is one to look at now.

@@ -199,7 +199,10 @@ fn wire(
     let inboxes: Vec<_> = ends.iter().map(|ends| Arc::clone(&ends.inbound)).collect();
     let homes: Vec<_> = ends.iter().map(|ends| Arc::clone(ends.inbound_pool.home())).collect();
     let sleeper = |bell: &Arc<Doorbell>| Sleeper::new(Arc::clone(bell), Arc::clone(&shared.shutdown));
-    let lane = |(lane, (((ends, queue), socket), cpus)): (usize, (((Ends, Offload), UdpSocket), LaneCpus))| {
+    let mut lanes = Lanes::with_capacity(cpus.len());
+    for (lane, (((ends, queue), socket), cpus)) in
+        ends.into_iter().zip(queues).zip(sockets).zip(cpus).enumerate()
+    {
         let outgoing_home = Arc::clone(ends.outbound_pool.home());
         let inside = InsideWorker {
             reader: queue.reader,
@@ -236,9 +239,9 @@ fn wire(
             spin: config.spin,
             telemetry: OutsideTelemetry::register(&shared.registry, lane),
         };
-        (inside, outside, cpus)
-    };
-    ends.into_iter().zip(queues).zip(sockets).zip(cpus).enumerate().map(lane).collect()
+        lanes.push((inside, outside, cpus));
+    }
+    lanes
 }
 
 /// The one line at the start that says what this router is.

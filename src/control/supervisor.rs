@@ -26,7 +26,7 @@ use crate::lane::outside::OutsideWorker;
 use crate::lane::pinning::{self, LaneCpus};
 use crate::lane::telemetry::Registry;
 use crate::lane::worker::WorkerError;
-use crate::offload::{OpenError, Shutdown};
+use crate::offload::{OpenError, QueueError, Shutdown};
 use crate::underlay::BindError;
 
 /// How often a worker that panicked is restarted before the router gives up.
@@ -159,12 +159,7 @@ impl Router {
         Ok(())
     }
 
-    fn spawn(
-        &mut self,
-        name: String,
-        cpu: Option<usize>,
-        mut worker: impl Worker,
-    ) -> io::Result<()> {
+    fn spawn(&mut self, name: String, cpu: Option<usize>, mut worker: impl Worker) -> io::Result<()> {
         let end = self.ending(name.clone());
         let thread = thread::Builder::new().name(name.clone()).spawn(move || {
             if let Some(cpu) = cpu
@@ -225,6 +220,11 @@ fn supervise(name: &str, worker: &mut impl Worker) -> Result<(), String> {
     for _ in 0..=MAX_RESTARTS {
         match catch_unwind(AssertUnwindSafe(|| worker.run())) {
             Ok(Ok(()) | Err(WorkerError::Stopped)) => return Ok(()),
+            // `ip link del` is how people end a WireGuard interface: no failure.
+            Ok(Err(WorkerError::Queue(QueueError::Closed))) => {
+                tracing::info!("stopping: the TUN interface was deleted");
+                return Ok(());
+            }
             Ok(Err(error)) => return Err(error.to_string()),
             Err(_) => {
                 tracing::error!("{name} panicked and is restarted; please report this");

@@ -41,12 +41,23 @@ pub const EVENT_QUEUE: usize = 1024;
 /// Handshake messages and keepalives that may wait for an outside worker.
 pub const CONTROL_QUEUE: usize = 256;
 
-/// The batches an outside worker owns: what one inbox may hold, and what one receive needs. With
-/// a single lane the extra receive is left out, so that the inbox can never be full: the slabs run
-/// out first, and the socket's buffer holds what comes. With more lanes it is there so that one
-/// stuck inside worker costs its own flows and nobody else's.
+/// The batches an outside worker owns. With a single lane they are as many as one inbox holds, so
+/// that it can never be full: the slabs run out first, and the socket's buffer holds what comes. With
+/// more lanes a full inbox must not take the slabs that other lanes' packets need, and each message
+/// may need one a lane ([`slabs_per_message`]).
 pub const fn inbound_pool(inbox_depth: usize, lanes: usize) -> usize {
-    if lanes == 1 { inbox_depth } else { inbox_depth + DEPTH }
+    let spare = 2 * slabs_per_message(lanes);
+    match lanes {
+        1 => inbox_depth,
+        _ if spare > DEPTH => inbox_depth + spare,
+        _ => inbox_depth + DEPTH,
+    }
+}
+
+/// The slabs that one received message may need: its own, and one for the packets of each other
+/// lane that are in it.
+pub const fn slabs_per_message(lanes: usize) -> usize {
+    lanes
 }
 
 /// The batches an inside worker owns. Its outside worker's inbox holds all of them: what bounds the

@@ -98,6 +98,16 @@ impl<T> Pool<T> {
         self.free.push(batch);
     }
 
+    /// How many batches it has, free or not.
+    pub fn size(&self) -> usize {
+        self.home.ring.capacity()
+    }
+
+    /// How many batches are free.
+    pub fn available(&self) -> usize {
+        self.free.len() + self.home.len()
+    }
+
     /// Whether [`Pool::take`] would find nothing.
     pub fn is_empty(&self) -> bool {
         self.free.is_empty() && self.home.is_empty()

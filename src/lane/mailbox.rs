@@ -129,15 +129,13 @@ impl CommandBox {
         Self { commands: ArrayQueue::new(CONTROL_QUEUE), bell }
     }
 
-    /// Puts a command in.
-    ///
-    /// # Errors
-    /// The box is full: the command comes back. A handshake message may be dropped then, its timer
-    /// sends another.
-    pub fn push(&self, command: OutsideCommand) -> Result<(), OutsideCommand> {
-        let done = self.commands.push(command);
+    /// Puts a command in; false if the box is full and the command was dropped. A handshake message
+    /// may be dropped then, its timer sends another.
+    #[must_use]
+    pub fn push(&self, command: OutsideCommand) -> bool {
+        let taken = self.commands.push(command).is_ok();
         self.bell.ring(Awaited::WORK);
-        done
+        taken
     }
 
     /// The oldest command.

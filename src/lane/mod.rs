@@ -19,7 +19,7 @@
 //! | From → to | Bounded by | When full |
 //! |---|---|---|
 //! | inside → outside | the inside worker's slabs | it stops reading its TUN queue and goes on writing what its inbox brings; the kernel's queue pushes back on TCP |
-//! | outside → inside | the inbox; with one lane, the outside worker's slabs | the batch is dropped and counted; with one lane nothing is received meanwhile, and the socket's buffer holds what comes |
+//! | outside → inside | the inbox; with one lane, the outside worker's slabs | what is in hand waits and nothing is received: the socket's buffer holds what comes. A batch that has waited 20 ms is dropped and counted, so that a stuck worker does not hold up the other lanes' flows for good |
 //! | outside → peer actor | the queues of [`mailbox`] | the newest is dropped and counted |
 //!
 //! Order: a queue's packets get their counters in order and leave by one inbox and one socket; opened

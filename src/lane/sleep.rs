@@ -40,6 +40,9 @@ impl Sleeper {
     ///
     /// # Errors
     /// The router was told to stop.
+    ///
+    /// # Panics
+    /// If the kernel refuses to poll: a descriptor is not what its owner thinks it is.
     pub fn sleep(
         &self,
         awaited: Awaited,

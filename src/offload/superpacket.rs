@@ -163,18 +163,6 @@ impl<'a> Superpacket<'a> {
         self.destination
     }
 
-    /// A virtio header with which [`Superpacket::parse`] would read [`Superpacket::packet`] as this
-    /// superpacket again.
-    pub fn virtio_header(&self) -> VirtioHeader {
-        let gso_type = match self.kind {
-            SuperpacketKind::None => return VirtioHeader::default(),
-            SuperpacketKind::Tso4 => VirtioHeader::GSO_TCPV4,
-            SuperpacketKind::Tso6 => VirtioHeader::GSO_TCPV6,
-            SuperpacketKind::Uso4 | SuperpacketKind::Uso6 => VirtioHeader::GSO_UDP_L4,
-        };
-        VirtioHeader { gso_type, gso_size: self.gso_size as u16, ..VirtioHeader::default() }
-    }
-
     /// Checks all that segmentation relies on.
     fn segmented(self, gso: u8, virtio: VirtioHeader) -> Result<Superpacket<'a>, DropReason> {
         let packet = self.packet;

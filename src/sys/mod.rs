@@ -6,3 +6,4 @@ pub mod inherited;
 pub mod netns;
 pub mod tun;
 pub mod udp;
+pub mod wake;

@@ -1,8 +1,9 @@
 //! `laneway demo`: two routers, joined back to back on this machine, carry TCP, and a table says how well.
 //!
-//! Nothing needs to be configured or installed. The path of a byte: [`traffic`] sends it into the left
-//! namespace's TUN device, the sending router seals it, it crosses the cable of the [`lab`], the receiving router
-//! opens it, and [`traffic`] checks it. Then [`report`] reads both routers' metrics and [`table`] prints them.
+//! Nothing needs to be configured or installed. The path of a byte: [`traffic`] sends it into one
+//! namespace's TUN device, the router there seals it, it crosses the cable of the [`lab`], the other router
+//! opens it, and [`traffic`] checks it. Half of the time traffic goes to the right, then to the left, so that
+//! both routers show both of their ways. Then [`report`] reads their metrics and [`table`] prints them.
 //!
 //! Both routers, both namespaces and the generator live in this one process, and nothing of it has a name outside,
 //! so nothing is left when the process ends, however it ends.
@@ -29,11 +30,11 @@ use self::lab::{Lab, LabError};
 use self::progress::Display;
 use self::report::Report;
 use self::table::Table;
-use self::traffic::{Limit, Plan, TrafficError};
+use self::traffic::{Limit, Outcome, Plan, Progress, TrafficError};
 use crate::cli::exposition::{Exposition, ExpositionError};
 
-/// The names of the two routers in table and JSON: traffic goes from the first to the second.
-pub const ROUTERS: [&str; 2] = ["sender", "receiver"];
+/// The names of the two routers in table and JSON. Traffic goes from the first to the second, and then back.
+pub const ROUTERS: [&str; 2] = ["left", "right"];
 
 /// The IPv4 addresses of the two routers inside the tunnel, in a /24.
 pub const INSIDE4: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 1), Ipv4Addr::new(10, 77, 0, 2)];
@@ -51,7 +52,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=256))]
     streams: Option<u16>,
 
-    /// How long to send
+    /// How long to send, half of the time each way
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = value_parser!(u32).range(1..=3600))]
     seconds: u32,
 
@@ -63,7 +64,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     hold: u32,
 
-    /// Serve the sending router's metrics here, on this machine's own network
+    /// Serve the left router's metrics here, on this machine's own network
     #[arg(long, value_name = "ADDR:PORT")]
     metrics_addr: Option<SocketAddr>,
 
@@ -177,15 +178,8 @@ fn measure<R: Router>(
     out: &mut impl Write,
 ) -> Result<Ending, DemoError> {
     let time = Duration::from_secs(args.seconds.into());
-    let plan = Plan {
-        from: &lab.left.namespace,
-        to: &lab.right.namespace,
-        address: IpAddr::V4(INSIDE4[1]),
-        streams: args.streams(),
-        limit: Limit::Time(time),
-    };
     let mut display = Display::new(time);
-    let outcome = traffic::run(&plan, interrupt.flag(), |progress| display.show(progress));
+    let outcome = there_and_back(args, interrupt, lab, time, |progress| display.show(progress));
     display.finish();
     let outcome = match outcome {
         // Whoever stops a demo before the first connection is up has not found a fault.
@@ -198,7 +192,7 @@ fn measure<R: Router>(
 
     let [first, second] = routers.each_ref().map(|router| Exposition::parse(&router.metrics_text()));
     let metrics = [(ROUTERS[0], first?), (ROUTERS[1], second?)];
-    let report = Report::new(&outcome, plan.streams, &metrics);
+    let report = Report::new(&outcome, args.streams(), &metrics);
     if args.json {
         serde_json::to_writer(&mut *out, &report).map_err(io::Error::from)?;
         writeln!(out)?;
@@ -207,6 +201,35 @@ fn measure<R: Router>(
     }
     out.flush()?;
     Ok(if interrupt.is_raised() { Ending::Interrupted } else { Ending::Done })
+}
+
+/// Pushes traffic to the right for half of `time`, and to the left for the other half.
+fn there_and_back(
+    args: &DemoArgs,
+    interrupt: &Interrupt,
+    lab: &Lab,
+    time: Duration,
+    mut watch: impl FnMut(Progress),
+) -> Result<Outcome, TrafficError> {
+    let there = Plan {
+        from: &lab.left.namespace,
+        to: &lab.right.namespace,
+        address: IpAddr::V4(INSIDE4[1]),
+        streams: args.streams(),
+        limit: Limit::Time(time / 2),
+    };
+    let back = Plan { from: there.to, to: there.from, address: IpAddr::V4(INSIDE4[0]), ..there };
+    let outcome = traffic::run(&there, interrupt.flag(), &mut watch)?;
+    if interrupt.is_raised() {
+        return Ok(outcome);
+    }
+    let returned = traffic::run(&back, interrupt.flag(), |progress| {
+        watch(Progress {
+            elapsed: outcome.elapsed + progress.elapsed,
+            verified: outcome.verified + progress.verified,
+        });
+    })?;
+    Ok(outcome.then(returned))
 }
 
 #[cfg(test)]

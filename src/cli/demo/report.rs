@@ -20,7 +20,7 @@ pub struct Report {
     pub streams: u16,
     /// Time from the first byte to the last.
     pub seconds: f64,
-    /// The sending router, then the receiving one.
+    /// The left router, then the right one.
     pub routers: Vec<RouterReport>,
 }
 
@@ -35,8 +35,7 @@ pub struct RouterReport {
     pub drops: BTreeMap<String, u64>,
 }
 
-/// One queue's part. An average over nothing is 0: the receiving router, for one, reads only acknowledgements,
-/// which are no superpackets.
+/// One queue's part. An average over nothing is 0.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct QueueReport {
     /// The queue's number.
@@ -199,7 +198,7 @@ laneway_wakeups_total{queue=\"2\",worker=\"inside\"} 1
         let object: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(object["gbit_per_second"], 3.5);
         assert_eq!(object["bytes_verified"], 875_000_000);
-        assert_eq!(object["routers"][0]["name"], "sender");
+        assert_eq!(object["routers"][0]["name"], "left");
         let queue = &object["routers"][0]["queues"][0];
         for name in [
             "queue",
@@ -216,6 +215,6 @@ laneway_wakeups_total{queue=\"2\",worker=\"inside\"} 1
     fn report() -> Report {
         let elapsed = Duration::from_secs(2);
         let outcome = Outcome { verified: 875_000_000, gbit_per_second: 3.5, elapsed };
-        Report::new(&outcome, 4, &[("sender", Exposition::parse(METRICS).unwrap())])
+        Report::new(&outcome, 4, &[("left", Exposition::parse(METRICS).unwrap())])
     }
 }

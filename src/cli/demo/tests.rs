@@ -32,7 +32,7 @@ fn the_json_result_is_one_object_on_one_line() {
     assert!(result["bytes_verified"].as_u64().unwrap() > 0);
     assert!(result["gbit_per_second"].as_f64().unwrap() > 0.0);
     assert_eq!(result["streams"], 3);
-    assert_eq!(result["routers"][1]["name"], "receiver");
+    assert_eq!(result["routers"][1]["name"], "right");
     assert_eq!(result["routers"][1]["queues"][0]["packets_per_drain"], 7.5);
 }
 
@@ -43,7 +43,7 @@ fn a_person_gets_the_table() {
     let mut out = Vec::new();
     measure(&args, &Interrupt::default(), &lab, &[Bare, Bare], &mut out).unwrap();
     let text = String::from_utf8(out).unwrap();
-    assert!(text.contains("over 1 TCP stream in") && text.contains("\nreceiver"), "{text}");
+    assert!(text.contains("over 1 TCP stream in") && text.contains("\nright"), "{text}");
 }
 
 #[test]

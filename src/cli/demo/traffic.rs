@@ -71,6 +71,23 @@ pub struct Outcome {
     pub elapsed: Duration,
 }
 
+impl Outcome {
+    /// This run and the `next`, which followed it, as one.
+    #[must_use]
+    pub fn then(self, next: Outcome) -> Outcome {
+        let seconds = |run: Outcome| {
+            if run.verified == 0 { 0.0 } else { run.verified as f64 * 8e-9 / run.gbit_per_second }
+        };
+        let verified = self.verified + next.verified;
+        let sending = seconds(self) + seconds(next);
+        Outcome {
+            verified,
+            gbit_per_second: if sending == 0.0 { 0.0 } else { verified as f64 * 8e-9 / sending },
+            elapsed: self.elapsed + next.elapsed,
+        }
+    }
+}
+
 /// Why a run of traffic is not a success.
 #[derive(Debug, Error)]
 pub enum TrafficError {
@@ -287,6 +304,20 @@ fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_runs_in_a_row_have_the_rate_of_both_together() {
+        let run = |verified, gbit_per_second| Outcome {
+            verified,
+            gbit_per_second,
+            elapsed: Duration::from_secs(2),
+        };
+        let both = run(250_000_000, 2.0).then(run(750_000_000, 6.0));
+        assert_eq!(both.verified, 1_000_000_000);
+        assert_eq!(both.elapsed, Duration::from_secs(4));
+        assert!((both.gbit_per_second - 4.0).abs() < 1e-9, "{both:?}");
+        assert_eq!(run(0, 0.0).then(run(0, 0.0)).verified, 0);
+    }
     use std::net::Ipv4Addr;
 
     const LENGTH: u64 = 1_000_000;

@@ -221,6 +221,7 @@ impl RouterConfig {
         router.up = true;
         router.metrics_addr = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9586)));
         router.take_environment(environment)?;
+        router.warn_of_default_routes();
         let named_by = if environment.interface.is_some() {
             "LANEWAY_INTERFACE"
         } else {
@@ -277,6 +278,18 @@ impl RouterConfig {
         self.table = file.table.unwrap_or(self.table);
         self.update = file.update;
         self.warnings = file.warnings;
+    }
+
+    /// Says what [`Table::Auto`] leaves out.
+    fn warn_of_default_routes(&mut self) {
+        let mut changes = self.update.peers.iter().flat_map(|peer| &peer.allowed_ips);
+        if self.table == Table::Auto && changes.any(|change| change.net.prefix_len() == 0) {
+            self.warnings.push(
+                "AllowedIPs has a default route, and no route is added for it: what we send ourselves would \
+                 follow it. Name a table (Table = NUMBER) and add the rules that fit"
+                    .to_owned(),
+            );
+        }
     }
 
     fn take_environment(&mut self, environment: &Environment) -> Result<(), ConfigError> {
@@ -415,13 +428,14 @@ mod tests {
         );
         let path = folder.write("wg9.conf", &format!("{FILE}{peers}"));
         let mut router = RouterConfig::for_run(Some(&path), &Environment::default()).unwrap();
-        let routes = |router: &RouterConfig| {
+        let told = |router: &RouterConfig| {
             router.routes().iter().map(|route| format!("{} {}", route.net, route.table)).collect::<Vec<_>>()
         };
         // 10.0.0.0/24 comes with the interface's address.
-        assert_eq!(routes(&router), ["10.2.0.0/16 254", "fd00::/8 254"]);
+        assert_eq!(told(&router), ["10.2.0.0/16 254", "fd00::/8 254"]);
+        assert!(router.warnings[0].contains("default route"), "{:?}", router.warnings);
         router.table = Table::Number(7);
-        assert_eq!(routes(&router), ["0.0.0.0/0 7", "10.2.0.0/16 7", "fd00::/8 7"]);
+        assert_eq!(told(&router), ["0.0.0.0/0 7", "10.2.0.0/16 7", "fd00::/8 7"]);
         router.table = Table::Off;
         assert!(router.routes().is_empty());
     }

@@ -46,7 +46,7 @@ fn with_server<T: Send + 'static>(client: impl FnOnce(PathBuf) -> T + Send + 'st
     let said = runtime.block_on(async {
         let client = tokio::task::spawn_blocking(move || client(path));
         tokio::select! {
-            served = server.serve(Arc::new(Remembering::default())) => panic!("it ended: {served:?}"),
+            end = server.serve(Arc::new(Remembering::default())) => panic!("it ended: {end:?}"),
             said = client => said.unwrap(),
         }
     });

@@ -41,6 +41,9 @@ impl Inbound {
     }
 
     /// Coalesces and writes the batches that wait, up to a bound; whether there were any.
+    ///
+    /// # Panics
+    /// If a return ring is full: there are more batches than were made.
     pub fn serve(&mut self, telemetry: &mut InsideTelemetry) -> bool {
         let mut batches: ArrayVec<Box<InboundBatch>, WINDOW_BATCHES> = ArrayVec::new();
         while !batches.is_full()

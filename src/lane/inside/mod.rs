@@ -143,8 +143,9 @@ impl InsideWorker {
         // Without a slab the queue is not read: it fills, and the kernel makes its senders wait.
         let queue = (!starved).then(|| (self.reader.as_fd(), PollFlags::POLLIN));
         let awaited = if starved { Awaited::ANY } else { Awaited::WORK };
-        self.sleeper
-            .sleep(awaited, queue, None, || self.inbound.is_empty() && starved == self.outbound.is_starved())?;
+        self.sleeper.sleep(awaited, queue, None, || {
+            self.inbound.is_empty() && starved == self.outbound.is_starved()
+        })?;
         self.telemetry.wakeups.add(1);
         Ok(())
     }
@@ -172,7 +173,8 @@ impl Turn<'_> {
                 return Ok(batch);
             }
             if !self.inbound.serve(self.telemetry) {
-                self.sleeper.sleep(Awaited::ANY, None, None, || self.inbound.is_empty() && pool.is_empty())?;
+                self.sleeper
+                    .sleep(Awaited::ANY, None, None, || self.inbound.is_empty() && pool.is_empty())?;
             } else if self.sleeper.stopped() {
                 return Err(Stopped);
             }

@@ -108,7 +108,7 @@ impl Outbound {
         if (self.staging.is_empty() || !self.staging.holds(peer.id))
             && let Some(session) = usable_session(peer, turn.now)
         {
-            return self.seal(packet, peer, session, turn);
+            return self.seal(packet, peer, &session, turn);
         }
         self.stage(packet, peer, turn.telemetry);
         Ok(())
@@ -150,7 +150,7 @@ impl Outbound {
             let (header, packet) = staged[..len].split_at_mut(VirtioHeader::LEN);
             let header = VirtioHeader::decode((&*header).try_into().expect("split at its length"));
             let superpacket = Superpacket::parse(header, packet).expect("it was parsed before it was staged");
-            outcome = self.seal(&superpacket, &peer, Arc::clone(&session), turn);
+            outcome = self.seal(&superpacket, &peer, &session, turn);
         }
         self.restored = staged;
         outcome.map(|()| true)
@@ -172,7 +172,7 @@ impl Outbound {
         &mut self,
         packet: &Superpacket<'_>,
         peer: &Arc<PeerRecord>,
-        session: Arc<Session>,
+        session: &Arc<Session>,
         turn: &mut Turn<'_>,
     ) -> Result<(), Stopped> {
         let segments = packet.segments();
@@ -189,8 +189,8 @@ impl Outbound {
                 turn.telemetry.outbound_drops.add(DropReason::TooBig, 1);
                 continue;
             }
-            if !self.open.as_ref().is_some_and(|run| run.takes(datagram, &session, &to)) {
-                self.begin_run(datagram, peer, &session, to, turn)?;
+            if !self.open.as_ref().is_some_and(|run| run.takes(datagram, session, &to)) {
+                self.begin_run(datagram, peer, session, to, turn)?;
             }
             let (Some(run), Some(batch)) = (&mut self.open, &mut self.batch) else {
                 unreachable!("a run was just begun")
@@ -273,7 +273,7 @@ impl Outbound {
             return;
         }
         let attempt = peer.failed_handshakes.load(Ordering::Acquire);
-        let dropped = self.staging.push(peer.id, attempt, [&packet.virtio_header().encode(), packet.packet()]);
+        let dropped = self.staging.push(peer.id, attempt, [&packet.header().encode(), packet.packet()]);
         telemetry.outbound_drops.add(DropReason::StagingFull, dropped);
         self.actor.want_handshake(peer);
     }

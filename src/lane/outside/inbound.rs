@@ -11,30 +11,43 @@
 //!    receive.
 //!
 //! A packet of a flow is only ever placed behind what is already there for the same worker, so the
-//! flow stays in order. When an inbox is full the batch is dropped: waiting would hold up the other
-//! workers' flows, and could end in two workers waiting for each other. With one lane that cannot
-//! happen, see [`inbound_pool`](crate::lane::bounds::inbound_pool).
+//! flow stays in order. When an inbox is full, what is in hand waits and nothing more is received:
+//! the socket's buffer holds what comes. An inside worker serves its inbox whatever else it waits for,
+//! so this cannot end in two workers waiting for each other; and so that one that is stuck cannot
+//! hold up the others' flows for good, a batch that has waited for `PATIENCE` is dropped. With one
+//! lane no inbox is ever full, see [`inbound_pool`](crate::lane::bounds::inbound_pool).
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use arrayvec::ArrayVec;
 
 use crate::drops::DropReason;
 use crate::lane::batch::{InboundBatch, Segment};
-use crate::lane::bounds::COPY_BELOW;
+use crate::lane::bounds::{COPY_BELOW, slabs_per_message};
 use crate::lane::inbox::{Inbox, Pool};
 use crate::lane::mailbox::{HandshakeDatagram, PeerInbox};
 use crate::lane::peers::{PeerRecord, Snapshot};
 use crate::lane::telemetry::OutsideTelemetry;
 use crate::packet::{flow, ip};
+use crate::sys::clock;
 use crate::underlay::{DEPTH, Endpoint, Receiver, UdpSocket};
 use crate::units::Nanos;
 use crate::wireguard::aead::MAX_RUN;
 use crate::wireguard::messages::{DATA_OVERHEAD, Kind, data_receiver};
 use crate::wireguard::session::{Opened, OpenedRun, Session};
 use crate::wireguard::table::SessionTable;
+
+/// How long a batch waits for room in an inbox: some time slices of the scheduler, and less than the
+/// socket's buffer lasts.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// How long an outside worker that holds batches sleeps before it offers them again. Room in an
+/// inbox rings nobody's bell, only slabs that come home do, and those may be another lane's.
+pub(super) const OFFER_AGAIN: Duration = Duration::from_millis(1);
 
 /// The receiving half of an outside worker.
 pub struct Inbound {
@@ -43,6 +56,10 @@ pub struct Inbound {
     pool: Pool<InboundBatch>,
     inboxes: Vec<Arc<Inbox<InboundBatch>>>,
     pending: Vec<Option<Box<InboundBatch>>>,
+    /// Batches that met a full inbox, with their lanes, in order.
+    held: VecDeque<(usize, Box<InboundBatch>)>,
+    /// When the first of them began to wait.
+    held_since: Nanos,
     sessions: Arc<SessionTable>,
     actor: Arc<PeerInbox>,
     /// Scratch: the packets of one run that were found good, and the lane of each one's flow.
@@ -67,12 +84,29 @@ impl Inbound {
         actor: Arc<PeerInbox>,
     ) -> Self {
         let pending = inboxes.iter().map(|_| None).collect();
-        Self { lane, receiver: Receiver::new(), pool, inboxes, pending, sessions, actor, accepted: Vec::with_capacity(MAX_RUN) }
+        let held = VecDeque::with_capacity(pool.size());
+        Self {
+            lane,
+            receiver: Receiver::new(),
+            pool,
+            inboxes,
+            pending,
+            held,
+            held_since: Nanos::NEVER,
+            sessions,
+            actor,
+            accepted: Vec::with_capacity(MAX_RUN),
+        }
     }
 
-    /// Whether there is no slab to receive into.
+    /// Whether there are too few slabs to receive into.
     pub fn is_starved(&self) -> bool {
-        self.pool.is_empty()
+        self.pool.available() < slabs_per_message(self.inboxes.len())
+    }
+
+    /// Whether batches wait for room in an inbox.
+    pub fn is_held(&self) -> bool {
+        !self.held.is_empty()
     }
 
     /// Receives once, opens what came and hands it on; whether anything came.
@@ -86,12 +120,15 @@ impl Inbound {
         now: Nanos,
         telemetry: &mut OutsideTelemetry,
     ) -> std::io::Result<bool> {
-        let mut slabs: ArrayVec<Box<InboundBatch>, DEPTH> = ArrayVec::new();
-        while !slabs.is_full()
-            && let Some(slab) = self.pool.take()
-        {
-            slabs.push(slab);
+        if self.is_held() {
+            self.offer_held(now, telemetry);
+            if self.is_held() {
+                return Ok(false);
+            }
         }
+        let messages = (self.pool.available() / slabs_per_message(self.inboxes.len())).min(DEPTH);
+        let mut slabs: ArrayVec<Box<InboundBatch>, DEPTH> =
+            (0..messages).map_while(|_| self.pool.take()).collect();
         if slabs.is_empty() {
             return Ok(false);
         }
@@ -122,7 +159,8 @@ impl Inbound {
     /// Drops what was collected when the worker panicked: how many packets.
     pub fn abandon(&mut self) -> u64 {
         let mut lost = 0;
-        for mut batch in self.pending.iter_mut().filter_map(Option::take) {
+        let held = self.held.drain(..).map(|(_, batch)| batch);
+        for mut batch in self.pending.iter_mut().filter_map(Option::take).chain(held) {
             lost += batch.segments.len() as u64;
             batch.segments.clear();
             self.pool.put_back(batch);
@@ -214,13 +252,7 @@ impl Inbound {
     }
 
     /// Notes for timers, counters and roaming that these datagrams were the peer's own.
-    fn note_authentic(
-        &self,
-        session: &Session,
-        peer: &PeerRecord,
-        opened: &[Opened],
-        context: &Context<'_>,
-    ) {
+    fn note_authentic(&self, session: &Session, peer: &PeerRecord, opened: &[Opened], context: &Context<'_>) {
         let bytes: u64 = opened.iter().map(|packet| u64::from(packet.len) + DATA_OVERHEAD as u64).sum();
         peer.received_bytes.fetch_add(bytes, Ordering::Relaxed);
         if opened.iter().any(|packet| packet.len > 0) {
@@ -272,6 +304,7 @@ impl Inbound {
             return;
         }
         self.hand_over(lane, telemetry);
+        // Only a message of hundreds of tiny datagrams needs more slabs than were put by.
         let Some(mut batch) = self.pool.take() else {
             telemetry.inbound_drops.add(DropReason::InboxFull, 1);
             return;
@@ -294,8 +327,33 @@ impl Inbound {
     /// Puts what was collected for `lane` into its inside worker's inbox.
     fn hand_over(&mut self, lane: usize, telemetry: &mut OutsideTelemetry) {
         let Some(batch) = self.pending[lane].take() else { return };
-        if let Err(mut batch) = self.inboxes[lane].push(batch) {
-            telemetry.note_inbox_full(batch.segments.len() as u64);
+        // Behind a batch that waits everything waits, so nothing overtakes.
+        if self.held.is_empty() {
+            match self.inboxes[lane].push(batch) {
+                Ok(()) => return,
+                Err(batch) => self.held.push_back((lane, batch)),
+            }
+            self.held_since = clock::now();
+            telemetry.inbox_full.add(1);
+        } else {
+            self.held.push_back((lane, batch));
+        }
+    }
+
+    /// Tries again to put in what met a full inbox, and drops what has waited for too long.
+    fn offer_held(&mut self, now: Nanos, telemetry: &mut OutsideTelemetry) {
+        while let Some((lane, batch)) = self.held.pop_front() {
+            let Err(mut batch) = self.inboxes[lane].push(batch) else {
+                self.held_since = now;
+                continue;
+            };
+            if now.since(self.held_since) < PATIENCE {
+                self.held.push_front((lane, batch));
+                return;
+            }
+            let segments = batch.segments.len() as u64;
+            telemetry.inbox_dropped_segments.add(segments);
+            telemetry.inbound_drops.add(DropReason::InboxFull, segments);
             batch.segments.clear();
             self.pool.put_back(batch);
         }
@@ -319,8 +377,7 @@ impl Claim {
 
 /// Where the run of data messages that begins at `at` and is for one session ends.
 fn data_run_end(message: &[u8], at: usize, stride: usize, receiver: u32) -> usize {
-    let same = |datagram: &&[u8]| {
-        Kind::of(datagram) == Some(Kind::Data) && data_receiver(datagram) == receiver
-    };
+    let same =
+        |datagram: &&[u8]| Kind::of(datagram) == Some(Kind::Data) && data_receiver(datagram) == receiver;
     message[at..].chunks(stride).take(MAX_RUN).take_while(same).fold(at, |end, datagram| end + datagram.len())
 }

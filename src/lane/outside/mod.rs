@@ -110,11 +110,13 @@ impl OutsideWorker {
         if starved {
             self.telemetry.pool_exhausted.add(1);
         }
+        let held = self.inbound.is_held();
         let mut events = PollFlags::empty();
-        events.set(PollFlags::POLLIN, !starved);
+        events.set(PollFlags::POLLIN, !starved && !held);
         events.set(PollFlags::POLLOUT, self.outbound.is_blocked());
-        let awaited = if starved { Awaited::ANY } else { Awaited::WORK };
-        self.sleeper.sleep(awaited, Some((self.socket.as_fd(), events)), None, || {
+        let awaited = if starved || held { Awaited::ANY } else { Awaited::WORK };
+        let limit = held.then_some(inbound::OFFER_AGAIN);
+        self.sleeper.sleep(awaited, Some((self.socket.as_fd(), events)), limit, || {
             (self.outbound.is_blocked() || self.outbound.is_empty())
                 && self.commands.is_empty()
                 && starved == self.inbound.is_starved()

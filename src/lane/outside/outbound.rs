@@ -105,12 +105,7 @@ impl Outbound {
         unsent
     }
 
-    fn send_batch(
-        &mut self,
-        socket: &UdpSocket,
-        snapshot: &Snapshot,
-        telemetry: &mut OutsideTelemetry,
-    ) {
+    fn send_batch(&mut self, socket: &UdpSocket, snapshot: &Snapshot, telemetry: &mut OutsideTelemetry) {
         let Some(batch) = &self.current else { return };
         let progress = &mut self.progress;
         progress.blocked = false;

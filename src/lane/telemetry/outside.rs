@@ -5,7 +5,6 @@ use metrics::Gauge;
 use super::histogram::ExactHistogram;
 use super::registry::Registry;
 use super::tally::{LabelledTally, PublishedDrops, Tally};
-use crate::drops::DropReason;
 use crate::errnos::ErrnoCounts;
 use crate::underlay::{ReceiveTally, SendTally};
 
@@ -93,13 +92,6 @@ impl OutsideTelemetry {
     pub fn note_receives(&mut self, tally: &mut ReceiveTally) {
         self.receive_batches.add(std::mem::take(&mut tally.batches));
         tally.messages.take(|segments, times| self.gro_segments.record_many(segments, times));
-    }
-
-    /// An inside worker's inbox had no room for a batch of `segments`.
-    pub fn note_inbox_full(&mut self, segments: u64) {
-        self.inbox_full.add(1);
-        self.inbox_dropped_segments.add(segments);
-        self.inbound_drops.add(DropReason::InboxFull, segments);
     }
 
     /// Adds everything counted since the last call to the counters that a scrape reads.

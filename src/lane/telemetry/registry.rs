@@ -118,10 +118,8 @@ mod tests {
     #[test]
     fn every_family_that_is_shown_has_its_help_and_type_once() {
         let registry = Registry::new();
-        let _workers =
-            (InsideTelemetry::register(&registry, 0), OutsideTelemetry::register(&registry, 0));
-        let _lane_1 =
-            (InsideTelemetry::register(&registry, 1), OutsideTelemetry::register(&registry, 1));
+        let _workers = (InsideTelemetry::register(&registry, 0), OutsideTelemetry::register(&registry, 0));
+        let _lane_1 = (InsideTelemetry::register(&registry, 1), OutsideTelemetry::register(&registry, 1));
         let _peers = PeerTelemetry::register(&registry, &["mac1"]);
         let text = registry.render();
         for family in FAMILIES {

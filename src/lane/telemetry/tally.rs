@@ -118,7 +118,8 @@ mod tests {
     fn each_label_value_is_counted_under_its_own_name() {
         let registry = Registry::new();
         let name = "laneway_udp_send_errors_total";
-        let mut tally = LabelledTally::register(&registry, name, &[("queue", "3")], "errno", ["EIO", "EPERM", "other"]);
+        let mut tally =
+            LabelledTally::register(&registry, name, &[("queue", "3")], "errno", ["EIO", "EPERM", "other"]);
         tally.add(1, 1);
         tally.add(2, 4);
         tally.publish();
