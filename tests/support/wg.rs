@@ -72,22 +72,21 @@ impl<'a> Setting<'a> {
     }
 }
 
-/// Configures the device of `side` as [`configure`] does, but with `wg set`: key, port and peer in one command.
+/// Configures the device of `side` as [`configure`] does, but with `wg set`.
 ///
 /// # Panics
 /// When the device refuses.
 pub fn set(side: &Side, device: &str, own: &KeyPair, peer: &Setting<'_>) {
-    let (port, allowed) = (PORT.to_string(), allowed_ips(peer.host));
-    let endpoint = peer.endpoint.map(|endpoint| endpoint.to_string());
-    // Secrets come from files. There is one standard input, so the preshared key comes second.
-    let mut words = vec!["wg", "set", device, "listen-port", &port, "private-key", "/dev/stdin"];
-    words.extend(["peer", &peer.key.public, "allowed-ips", &allowed]);
-    words.extend(endpoint.iter().flat_map(|endpoint| ["endpoint", endpoint]));
+    // Secrets come from files, and there is one standard input: two commands.
+    let words = ["wg", "set", device, "listen-port", &PORT.to_string(), "private-key", "/dev/stdin"];
     output(&side.namespace, &words, &own.private);
-    if let Some(preshared) = peer.preshared {
-        let words = ["wg", "set", device, "peer", &peer.key.public, "preshared-key", "/dev/stdin"];
-        output(&side.namespace, &words, preshared);
+    let (allowed, endpoint) = (allowed_ips(peer.host), peer.endpoint.map(|endpoint| endpoint.to_string()));
+    let mut words = vec!["wg", "set", device, "peer", &peer.key.public, "allowed-ips", &allowed];
+    words.extend(endpoint.iter().flat_map(|endpoint| ["endpoint", endpoint]));
+    if peer.preshared.is_some() {
+        words.extend(["preshared-key", "/dev/stdin"]);
     }
+    output(&side.namespace, &words, peer.preshared.unwrap_or_default());
 }
 
 /// One peer as `wg show DEVICE dump` lists it.
