@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket as Plain};
 use std::os::fd::AsFd;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use laneway::drops::DropReason;
 use laneway::underlay::{
@@ -107,6 +108,22 @@ fn ip(arguments: &str) {
     assert!(status.success(), "ip {arguments}");
 }
 
+/// Gives loopback an address, and waits until packets get there: the kernel adds an IPv6 address's own
+/// route a little after the address.
+fn add_address(address: &str) -> String {
+    let with_length = format!("{address}/{} dev lo", if address.contains(':') { 128 } else { 32 });
+    ip(&format!("addr add {with_length}"));
+    let arrives = || {
+        let route = Command::new("ip").args(["route", "get", address]).output().expect("ip");
+        String::from_utf8_lossy(&route.stdout).starts_with("local")
+    };
+    let end = Instant::now() + Duration::from_secs(10);
+    while !arrives() {
+        assert!(Instant::now() < end, "no route to {address}");
+    }
+    with_length
+}
+
 #[test]
 fn a_run_arrives_as_one_message_over_ipv4_and_ipv6() {
     for local in ["127.0.0.1", "::1"] {
@@ -161,7 +178,7 @@ fn an_answer_leaves_from_the_ipv6_address_that_was_asked() {
     if !in_a_namespace() {
         return;
     }
-    ip("addr add fd00::2/128 dev lo");
+    add_address("fd00::2");
     let mut lane = Lane::new();
     for asked in ["::1", "fd00::2"] {
         let peer = Plain::bind("[::1]:0").unwrap();
@@ -179,8 +196,7 @@ fn an_address_that_is_taken_away_does_not_cut_off_the_peer() {
     }
     for asked in ["10.0.0.9", "fd00::9"] {
         let (mut lane, mut peer) = (Lane::new(), Lane::new());
-        let address = format!("{asked}/{} dev lo", if asked.contains(':') { "128 nodad" } else { "32" });
-        ip(&format!("addr add {address}"));
+        let address = add_address(asked);
         peer.send(b"ping", 4, &lane.at(asked)).unwrap();
         let (message, _) = lane.receive_one();
         assert_eq!(message.from.source.unwrap().ip, asked.parse::<IpAddr>().unwrap());
