@@ -38,6 +38,9 @@ use support::{DEADLINE, require_root};
 /// Superpackets that are compared each way.
 const CASES: usize = 400;
 
+/// Superpackets whose segments come back once more, mixed.
+const FLOWS: usize = 3;
+
 /// All devices' MTU in bytes.
 const MTU: usize = 1420;
 
@@ -109,6 +112,7 @@ impl Oracle {
 
     fn compare(mut self, mut random: Random) {
         let (mut segments, mut bytes) = (0, 0);
+        let mut flows = Vec::new();
         for number in 0..CASES {
             let case = Case::any(&mut random, number);
             let what = format!("case {number}: {case:?}");
@@ -120,9 +124,14 @@ impl Oracle {
             same(&ours, &kernels, &format!("out, {what}"));
 
             self.peer.send(&kernels);
-            let written = read(&mut self.plain.queues[0], kernels.len(), &format!("back, {what}"));
-            let expected: Vec<_> = kernels.into_iter().map(one_hop_later).collect();
-            same(&written, &expected, &format!("back, {what}"));
+            let back = format!("back, {what}");
+            let expected: Vec<_> = kernels.iter().cloned().map(one_hop_later).collect();
+            same(&read(&mut self.plain.queues[0], kernels.len(), &back), &expected, &back);
+            flows.push((kernels, expected.clone()));
+            if flows.len() == FLOWS {
+                self.compare_mixed(&flows, &format!("mixed, the last of them {what}"));
+                flows.clear();
+            }
             segments += expected.len();
             bytes += expected.iter().map(Vec::len).sum::<usize>();
         }
@@ -137,6 +146,33 @@ impl Oracle {
             assert!(read > 0 && written > 0, "{label}");
         }
     }
+
+    /// Segments of several flows come back in turns, each in a datagram of its own. Between flows no order
+    /// is promised.
+    fn compare_mixed(&mut self, flows: &[(Vec<Vec<u8>>, Vec<Vec<u8>>)], what: &str) {
+        let longest = flows.iter().map(|(sent, _)| sent.len()).max().unwrap_or_default();
+        for turn in 0..longest {
+            for (sent, _) in flows {
+                if let Some(packet) = sent.get(turn) {
+                    self.peer.send(std::slice::from_ref(packet));
+                }
+            }
+        }
+        let count = flows.iter().map(|(sent, _)| sent.len()).sum();
+        let written = read(&mut self.plain.queues[0], count, what);
+        for (_, expected) in flows {
+            same(&of_flow(expected, &written), expected, what);
+        }
+    }
+}
+
+/// The flow's packets among `packets`, in order.
+fn of_flow(flow: &[Vec<u8>], packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let key = |packet: &[u8]| {
+        let transport = ip::transport(packet).expect("a whole packet");
+        (packet[0] >> 4, transport.protocol, packet[transport.offset..transport.offset + 4].to_vec())
+    };
+    packets.iter().filter(|packet| key(packet) == key(&flow[0])).cloned().collect()
 }
 
 /// The decrypting end: another implementation of the protocol on a UDP socket.
@@ -219,6 +255,7 @@ impl Peer {
 #[derive(Debug)]
 struct Case {
     kind: SuperpacketKind,
+    source_port: u16,
     gso_size: usize,
     payload: usize,
     id: u16,
@@ -269,6 +306,7 @@ impl Case {
         let near_wrap = random.one_in(4);
         Case {
             kind,
+            source_port: 4000 + number as u16,
             gso_size,
             payload,
             id: if near_wrap { 0xffff - random.within(0, 20) as u16 } else { random.next() as u16 },
@@ -358,11 +396,11 @@ impl Case {
 
     fn transport_header(&self, checksum: u16, transport_len: usize) -> Vec<u8> {
         if !is_tcp(self.kind) {
-            let (source_port, destination_port) = (4000, 5000);
+            let (source_port, destination_port) = (self.source_port, 5000);
             let length = transport_len as u16;
             return UdpHeader { source_port, destination_port, length, checksum }.to_bytes().to_vec();
         }
-        let mut header = TcpHeader::new(4000, 5000, self.sequence, 512);
+        let mut header = TcpHeader::new(self.source_port, 5000, self.sequence, 512);
         (header.ack, header.acknowledgment_number) = (true, 77);
         (header.fin, header.psh) = (self.flags & 1 != 0, self.flags & 2 != 0);
         (header.ece, header.cwr) = (self.flags & 4 != 0, self.flags & 8 != 0);
