@@ -127,13 +127,13 @@ impl Oracle {
             let back = format!("back, {what}");
             let expected: Vec<_> = kernels.iter().cloned().map(one_hop_later).collect();
             same(&read(&mut self.plain.queues[0], kernels.len(), &back), &expected, &back);
-            flows.push((kernels, expected.clone()));
+            segments += expected.len();
+            bytes += expected.iter().map(Vec::len).sum::<usize>();
+            flows.push(Flow { sent: kernels, expected });
             if flows.len() == FLOWS {
                 self.compare_mixed(&flows, &format!("mixed, the last of them {what}"));
                 flows.clear();
             }
-            segments += expected.len();
-            bytes += expected.iter().map(Vec::len).sum::<usize>();
         }
         println!("{CASES} superpackets, {segments} segments, {bytes} bytes are equal, each way");
         for kind in SuperpacketKind::ALL {
@@ -149,21 +149,27 @@ impl Oracle {
 
     /// Segments of several flows come back in turns, each in a datagram of its own. Between flows no order
     /// is promised.
-    fn compare_mixed(&mut self, flows: &[(Vec<Vec<u8>>, Vec<Vec<u8>>)], what: &str) {
-        let longest = flows.iter().map(|(sent, _)| sent.len()).max().unwrap_or_default();
+    fn compare_mixed(&mut self, flows: &[Flow], what: &str) {
+        let longest = flows.iter().map(|flow| flow.sent.len()).max().unwrap_or_default();
         for turn in 0..longest {
-            for (sent, _) in flows {
-                if let Some(packet) = sent.get(turn) {
+            for flow in flows {
+                if let Some(packet) = flow.sent.get(turn) {
                     self.peer.send(std::slice::from_ref(packet));
                 }
             }
         }
-        let count = flows.iter().map(|(sent, _)| sent.len()).sum();
+        let count = flows.iter().map(|flow| flow.sent.len()).sum();
         let written = read(&mut self.plain.queues[0], count, what);
-        for (_, expected) in flows {
-            same(&of_flow(expected, &written), expected, what);
+        for flow in flows {
+            same(&of_flow(&flow.expected, &written), &flow.expected, what);
         }
     }
+}
+
+/// Segments of one superpacket, and how they come back.
+struct Flow {
+    sent: Vec<Vec<u8>>,
+    expected: Vec<Vec<u8>>,
 }
 
 /// The flow's packets among `packets`, in order.
@@ -430,7 +436,7 @@ fn read(queue: &mut Offload, count: usize, what: &str) -> Vec<Vec<u8>> {
     while packets.len() < count {
         match queue.reader.read().unwrap() {
             Read::Packet(packet) => {
-                packets.extend(is_ours(packet.packet()).then(|| packet.packet().to_vec()))
+                packets.extend(is_ours(packet.packet()).then(|| packet.packet().to_vec()));
             }
             Read::Malformed(reason) => panic!("the kernel wrote a bad packet: {}", reason.label()),
             Read::Empty => {

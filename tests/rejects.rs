@@ -260,7 +260,8 @@ fn a_packet_for_the_devices_own_address_comes_back_whole() {
 
 /// A cable that narrows while bulk TCP runs, over either protocol outside and inside. What fits the path
 /// leaves grouped again. IPv6 at the smallest MTU there is does not fit behind more headers: it is
-/// fragmented outside, datagram by datagram, and arrives.
+/// fragmented outside, datagram by datagram, and arrives. That a path which has grown again is used again
+/// takes minutes: the unit tests of `lane::path_limit` show it.
 #[test]
 fn tcp_adapts_to_a_path_that_narrows_under_it() {
     const BYTES: u64 = 128 << 20;
@@ -283,6 +284,7 @@ fn tcp_adapts_to_a_path_that_narrows_under_it() {
                 bulk.join().unwrap();
             });
             assert!(rejects(&routers[0], "too_big") > told);
+            ping(&lab.left.namespace, inside.inside(2));
             let (runs, datagrams) = sends(&routers[0]);
             bulk(&lab.left, &lab.right, inside.inside(2), 1, 16 << 20);
             let (runs, datagrams) = (sends(&routers[0]).0 - runs, sends(&routers[0]).1 - datagrams);
@@ -308,8 +310,6 @@ fn cable_mtu(lab: &Lab, mtu: u32) {
     }
 }
 
-/// A path that has grown again is used again when what was learned has aged, or the peer has moved: see the
-/// unit tests of `lane::path_limit`, which need not wait for it.
 #[test]
 fn a_connection_from_before_the_path_narrowed_goes_on() {
     if !require_root() {
