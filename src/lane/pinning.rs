@@ -2,7 +2,9 @@
 //!
 //! A lane's two workers hand each other batches all the time, so they get neighbouring CPUs. More
 //! workers than CPUs means no pinning at all: two pinned workers on one CPU would wait for each
-//! other while another CPU idles, and the scheduler does better.
+//! other while another CPU idles, and the scheduler does better. The same holds for two workers on the
+//! only two CPUs, where the workload has to share with one of them whichever is busy: TCP through
+//! pinned routers was a fifth slower there.
 
 use core_affinity::CoreId;
 
@@ -24,9 +26,10 @@ pub fn allowed() -> Vec<usize> {
 }
 
 /// Spreads the workers of `lanes` lanes over the `allowed` CPUs, a lane's two next to each other and
-/// CPU 0, where interrupts tend to land, last. `None` if there are fewer CPUs than workers.
+/// CPU 0, where interrupts tend to land, last. `None` if there are fewer CPUs than workers, or only
+/// two.
 pub fn spread(allowed: &[usize], lanes: usize) -> Option<Vec<LaneCpus>> {
-    if allowed.len() < 2 * lanes {
+    if allowed.len() < 2 * lanes || allowed.len() <= 2 {
         return None;
     }
     let zero_last = allowed.iter().filter(|cpu| **cpu != 0).chain(allowed.iter().filter(|cpu| **cpu == 0));
@@ -53,12 +56,13 @@ mod tests {
     fn a_lanes_workers_are_neighbours_and_cpu_zero_comes_last() {
         assert_eq!(pairs(&[0, 1, 2, 3], 1), Some(vec![(1, 2)]));
         assert_eq!(pairs(&[0, 1, 2, 3], 2), Some(vec![(1, 2), (3, 0)]));
-        assert_eq!(pairs(&[4, 7], 1), Some(vec![(4, 7)]));
+        assert_eq!(pairs(&[4, 7, 9], 1), Some(vec![(4, 7)]));
     }
 
     #[test]
-    fn more_workers_than_cpus_are_not_pinned() {
+    fn more_workers_than_cpus_are_not_pinned_and_neither_are_two_on_the_only_two() {
         assert_eq!(spread(&[0, 1, 2], 2), None);
+        assert_eq!(spread(&[0, 1], 1), None);
         assert_eq!(spread(&[], 1), None);
     }
 

@@ -4,10 +4,12 @@
 //! Every test binary takes from here what it needs, so parts are unused in each of them.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod binary;
 pub mod boringtun;
 pub mod ping;
 pub mod process;
 pub mod router;
+pub mod routers;
 pub mod tunnel;
 pub mod wg;
 pub mod wireguard_go;

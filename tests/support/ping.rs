@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use laneway::sys::netns::Namespace;
 
-use super::process::output;
+use super::process::{attempt, output};
 
 /// Payload sizes in bytes worth asking for at a tunnel MTU of 1,420: empty, odd, block-aligned, the largest
 /// that fits IPv4, and one that has to be fragmented.
@@ -24,4 +24,9 @@ pub fn ping(namespace: &Namespace, address: IpAddr) {
         let back = ["3 received", "2 received"].iter().any(|count| said.contains(count));
         assert!(back && !said.contains("wrong data"), "{said}");
     }
+}
+
+/// Whether one echo comes back from `address` within a second.
+pub fn answers(namespace: &Namespace, address: IpAddr) -> bool {
+    attempt(namespace, &["ping", "-n", "-c", "1", "-W", "1", &address.to_string()], "").is_ok()
 }

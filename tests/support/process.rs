@@ -5,19 +5,38 @@
 //! program itself; the kernel kills it when the test ends in a way that runs no destructor.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use laneway::sys::netns::Namespace;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::wait_until;
 
+/// The programs of others that tests run, and the Debian packages that have them.
+const PACKAGES: [(&str, &str); 6] = [
+    ("ip", "iproute2"),
+    ("nsenter", "util-linux"),
+    ("ping", "iputils-ping"),
+    ("setpriv", "util-linux"),
+    ("wg", "wireguard-tools"),
+    ("wireguard-go", "wireguard-go"),
+];
+
 /// A command that will run `program` inside `namespace`.
+///
+/// # Panics
+/// When a program is not installed; the message says how to get it.
 pub fn command_in(namespace: &Namespace, program: impl AsRef<OsStr>) -> Command {
+    for needed in [OsStr::new("setpriv"), OsStr::new("nsenter"), program.as_ref()] {
+        require_tool(needed);
+    }
     let path = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "nsenter"]).arg(format!("--net={path}")).arg("--").arg(program);
@@ -29,6 +48,17 @@ pub fn command_in(namespace: &Namespace, program: impl AsRef<OsStr>) -> Command 
 /// # Panics
 /// When it cannot be started or fails; the message holds what it said.
 pub fn output(namespace: &Namespace, words: &[&str], input: &str) -> String {
+    attempt(namespace, words, input).unwrap_or_else(|said| panic!("{words:?}: {said}"))
+}
+
+/// The same for a command that may fail.
+///
+/// # Errors
+/// It failed: what it said.
+///
+/// # Panics
+/// When it cannot be started.
+pub fn attempt(namespace: &Namespace, words: &[&str], input: &str) -> Result<String, String> {
     let (program, arguments) = words.split_first().expect("a program");
     let mut child = command_in(namespace, program)
         .args(arguments)
@@ -36,19 +66,33 @@ pub fn output(namespace: &Namespace, words: &[&str], input: &str) -> String {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap_or_else(|error| panic!("{words:?}: {error} (are util-linux and {program} installed?)"));
-    let written = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
+        .unwrap_or_else(|error| panic!("{words:?}: {error}"));
+    // A command that fails may leave its input unread; its exit status says what counts.
+    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
     let done = child.wait_with_output().expect("wait for a child");
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{words:?} ended with {}: {said}", done.status);
-    written.unwrap_or_else(|error| panic!("{words:?} did not read its input: {error}"));
-    String::from_utf8(done.stdout).expect("text")
+    if !done.status.success() {
+        return Err(format!("{} and {}", done.status, String::from_utf8_lossy(&done.stderr)));
+    }
+    Ok(String::from_utf8(done.stdout).expect("text"))
+}
+
+/// # Panics
+/// When `program`, if it is a bare name, is nowhere in the search path.
+fn require_tool(program: &OsStr) {
+    let name = program.to_string_lossy();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if !name.contains('/') && !std::env::split_paths(&path).any(|folder| folder.join(program).exists()) {
+        let package = PACKAGES.iter().find(|(tool, _)| *tool == name).map_or(&*name, |(_, package)| package);
+        panic!("this test runs the program {name}, which is not installed: apt-get install {package}");
+    }
 }
 
 /// A program that runs until it is dropped.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
+    /// Where its standard error goes, if it is kept.
+    errors: Option<File>,
 }
 
 impl Process {
@@ -58,7 +102,27 @@ impl Process {
     /// When it cannot be started.
     pub fn start(command: &mut Command) -> Process {
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        Process { child }
+        Process { child, errors: None }
+    }
+
+    /// Starts `command`, and keeps what it says on standard error for [`said`](Self::said).
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_quietly(command: &mut Command) -> Process {
+        let file = File::from(memfd_create("stderr", MFdFlags::MFD_CLOEXEC).expect("memory"));
+        let errors = file.try_clone().expect("a descriptor");
+        let mut process = Process::start(command.stderr(file));
+        process.errors = Some(errors);
+        process
+    }
+
+    /// What it has said on standard error so far.
+    pub fn said(&self) -> String {
+        // The program writes through the same open file, so it is read by position, not by seeking.
+        let path = self.errors.as_ref().map(|file| format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let text = path.map(|path| std::fs::read(Path::new(&path)).expect("read what a program said"));
+        String::from_utf8_lossy(&text.unwrap_or_default()).into_owned()
     }
 
     /// Its process id.

@@ -46,6 +46,11 @@ pub fn start(side: &Side, config: &RouterConfig) -> Router {
 
 /// Two routers that know each other, over this protocol outside.
 pub fn pair(lab: &Lab, outside: Family) -> [Router; 2] {
+    pair_with(lab, outside, |_| {})
+}
+
+/// The same, with `tune` to change their settings before they start.
+pub fn pair_with(lab: &Lab, outside: Family, tune: impl Fn(&mut RouterConfig)) -> [Router; 2] {
     let keys = [key(), key()];
     let sides = [&lab.left, &lab.right];
     [0, 1].map(|own: usize| {
@@ -55,6 +60,7 @@ pub fn pair(lab: &Lab, outside: Family) -> [Router; 2] {
         let mut peer = peer(keys[other].public_key(), &[&allowed[0], &allowed[1]]);
         peer.endpoint = Some(PeerEndpoint::Address(outside.endpoint(sides[other])));
         config.update.peers = vec![peer];
+        tune(&mut config);
         start(sides[own], &config)
     })
 }

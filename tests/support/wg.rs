@@ -52,3 +52,81 @@ pub fn configure(
     );
     output(&side.namespace, &["wg", "setconf", device, "/dev/stdin"], &file);
 }
+
+/// What `wg set` tells a device of its peer.
+pub struct Setting<'a> {
+    /// Who it is; its public half is told.
+    pub key: &'a KeyPair,
+    /// Its host number inside the tunnel.
+    pub host: u8,
+    /// Where it is. Without it the device can only answer.
+    pub endpoint: Option<SocketAddr>,
+    /// The preshared key in base64.
+    pub preshared: Option<&'a str>,
+}
+
+impl<'a> Setting<'a> {
+    /// A peer of which nothing but key and address inside is known.
+    pub fn new(key: &'a KeyPair, host: u8) -> Self {
+        Setting { key, host, endpoint: None, preshared: None }
+    }
+}
+
+/// Configures the device of `side` as [`configure`] does, but with `wg set`.
+///
+/// # Panics
+/// When the device refuses.
+pub fn set(side: &Side, device: &str, own: &KeyPair, peer: &Setting<'_>) {
+    // Secrets come from files, and there is one standard input: two commands.
+    let words = ["wg", "set", device, "listen-port", &PORT.to_string(), "private-key", "/dev/stdin"];
+    output(&side.namespace, &words, &own.private);
+    let (allowed, endpoint) = (allowed_ips(peer.host), peer.endpoint.map(|endpoint| endpoint.to_string()));
+    let mut words = vec!["wg", "set", device, "peer", &peer.key.public, "allowed-ips", &allowed];
+    words.extend(endpoint.iter().flat_map(|endpoint| ["endpoint", endpoint]));
+    if peer.preshared.is_some() {
+        words.extend(["preshared-key", "/dev/stdin"]);
+    }
+    output(&side.namespace, &words, peer.preshared.unwrap_or_default());
+}
+
+/// One peer as `wg show DEVICE dump` lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerLine {
+    /// Its key in base64.
+    pub public: String,
+    /// Where it is, or `(none)`.
+    pub endpoint: String,
+    /// Its networks with commas between, or `(none)`.
+    pub allowed_ips: String,
+    /// Seconds since the epoch at which the last handshake was done; 0 if there was none.
+    pub latest_handshake: u64,
+    /// Bytes received from it.
+    pub received: u64,
+    /// Bytes sent to it.
+    pub sent: u64,
+}
+
+/// The peers of a device.
+///
+/// # Panics
+/// When there is no such device, or `wg` prints something else than its manual says.
+pub fn peers(side: &Side, device: &str) -> Vec<PeerLine> {
+    let dump = output(&side.namespace, &["wg", "show", device, "dump"], "");
+    let peer = |line: &str| {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [public, _preshared, endpoint, allowed_ips, handshake, received, sent, _keepalive] = fields[..]
+        else {
+            panic!("wg printed {line:?}");
+        };
+        let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("wg printed {line:?}"));
+        PeerLine {
+            public: public.to_owned(),
+            endpoint: endpoint.to_owned(),
+            allowed_ips: allowed_ips.to_owned(),
+            latest_handshake: number(handshake),
+            received: number(received),
+            sent: number(sent),
+        }
+    };
+    dump.lines().skip(1).map(peer).collect()
+}

@@ -1,0 +1,132 @@
+//! The `laneway` command and other people's WireGuard: who begins, over which protocol, with how many lanes and
+//! with or without a preshared key, one row of a table each. What every row must carry is `support::exercise`.
+
+mod support;
+
+use laneway::cli::demo::lab::Side;
+use support::binary::Laneway;
+use support::boringtun::BoringTun;
+use support::tunnel::{self, Family};
+use support::wg::{self, KeyPair, Setting};
+use support::wireguard_go::WireGuardGo;
+use support::{exercise, lab, require_root};
+
+/// An implementation of WireGuard.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// The command under test, with this many lanes.
+    Laneway(&'static str),
+    WireGuardGo,
+    BoringTun,
+}
+
+/// A running one. Dropping it ends it.
+enum Running {
+    Laneway(Laneway),
+    WireGuardGo(WireGuardGo),
+    BoringTun(BoringTun),
+}
+
+/// One tunnel: who sends the first handshake message, who answers, over what.
+struct Row {
+    begins: Kind,
+    answers: Kind,
+    outside: Family,
+    preshared: bool,
+}
+
+const WITH_WIREGUARD_GO: [Row; 2] = [
+    Row { begins: Kind::Laneway("1"), answers: Kind::WireGuardGo, outside: Family::V4, preshared: true },
+    Row { begins: Kind::WireGuardGo, answers: Kind::Laneway("2"), outside: Family::V6, preshared: false },
+];
+
+const WITH_BORINGTUN: [Row; 2] = [
+    Row { begins: Kind::Laneway("2"), answers: Kind::BoringTun, outside: Family::V6, preshared: false },
+    Row { begins: Kind::BoringTun, answers: Kind::Laneway("1"), outside: Family::V4, preshared: true },
+];
+
+const WITH_ITSELF: [Row; 2] = [
+    Row { begins: Kind::Laneway("1"), answers: Kind::Laneway("1"), outside: Family::V4, preshared: false },
+    Row { begins: Kind::Laneway("1"), answers: Kind::Laneway("3"), outside: Family::V6, preshared: true },
+];
+
+#[test]
+fn laneway_and_wireguard_go_carry_everything_whichever_begins() {
+    WITH_WIREGUARD_GO.iter().for_each(Row::run);
+}
+
+#[test]
+fn laneway_and_boringtun_carry_everything_whichever_begins() {
+    WITH_BORINGTUN.iter().for_each(Row::run);
+}
+
+#[test]
+fn two_laneways_carry_everything() {
+    WITH_ITSELF.iter().for_each(Row::run);
+}
+
+#[test]
+fn peers_with_different_preshared_keys_exchange_nothing() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let (left, right) = (Kind::Laneway("1").start(&lab.left), Kind::WireGuardGo.start(&lab.right));
+    let keys = [KeyPair::generate(&lab.left), KeyPair::generate(&lab.right)];
+    let preshared = [KeyPair::generate(&lab.left).private, KeyPair::generate(&lab.left).private];
+    let endpoint = Some(Family::V4.endpoint(&lab.right));
+    let peer = |key, preshared, host| Setting { preshared: Some(preshared), ..Setting::new(key, host) };
+    wg::set(&lab.left, left.device(), &keys[0], &Setting { endpoint, ..peer(&keys[1], &preshared[0], 2) });
+    wg::set(&lab.right, right.device(), &keys[1], &peer(&keys[0], &preshared[1], 1));
+    tunnel::address(&lab.left, left.device(), 1);
+    tunnel::address(&lab.right, right.device(), 2);
+    assert!(!support::ping::answers(&lab.left.namespace, Family::V4.inside(2)));
+
+    // It was the key: with the same one on both sides they do.
+    wg::set(&lab.left, left.device(), &keys[0], &Setting { endpoint, ..peer(&keys[1], &preshared[1], 2) });
+    support::wait_until("an echo", || support::ping::answers(&lab.left.namespace, Family::V4.inside(2)));
+}
+
+impl Row {
+    /// Sets the tunnel up with `wg set` and sends everything through it.
+    fn run(&self) {
+        if !require_root() {
+            return;
+        }
+        println!("{:?} begins with {:?} over {:?}", self.begins, self.answers, self.outside);
+        let lab = lab();
+        let (left, right) = (self.begins.start(&lab.left), self.answers.start(&lab.right));
+        let keys = [KeyPair::generate(&lab.left), KeyPair::generate(&lab.right)];
+        let secret = KeyPair::generate(&lab.left).private;
+        let preshared = self.preshared.then_some(secret.as_str());
+        let endpoint = Some(self.outside.endpoint(&lab.right));
+        let to_left = Setting { preshared, ..Setting::new(&keys[0], 1) };
+        let to_right = Setting { endpoint, preshared, ..Setting::new(&keys[1], 2) };
+        // The one that answers is ready first, so the first handshake message of the other is not lost.
+        wg::set(&lab.right, right.device(), &keys[1], &to_left);
+        tunnel::address(&lab.right, right.device(), 2);
+        wg::set(&lab.left, left.device(), &keys[0], &to_right);
+        tunnel::address(&lab.left, left.device(), 1);
+        exercise(&lab);
+    }
+}
+
+impl Kind {
+    fn start(self, side: &Side) -> Running {
+        match self {
+            Kind::Laneway(lanes) => Running::Laneway(Laneway::start(side, &[("LANEWAY_QUEUES", lanes)])),
+            Kind::WireGuardGo => Running::WireGuardGo(WireGuardGo::start(side)),
+            Kind::BoringTun => Running::BoringTun(BoringTun::start(side)),
+        }
+    }
+}
+
+impl Running {
+    fn device(&self) -> &str {
+        match self {
+            Running::Laneway(running) => &running.device,
+            Running::WireGuardGo(running) => &running.device,
+            Running::BoringTun(running) => &running.device,
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! The `laneway` command as a user starts it.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use laneway::cli::demo::lab::Side;
+
+use super::process::{Process, command_in};
+use super::wg::control_socket;
+use super::{device_name, wait_until};
+
+/// The command under test.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_laneway");
+
+/// A running `laneway -f IFNAME` in one side of the lab.
+#[derive(Debug)]
+pub struct Laneway {
+    /// Its TUN device.
+    pub device: String,
+    /// The running program.
+    pub process: Process,
+}
+
+impl Laneway {
+    /// Starts it with a device of its own and waits until it can be configured. `environment` holds names and
+    /// values of variables.
+    ///
+    /// # Panics
+    /// When it does not come up; the message holds what it said.
+    pub fn start(side: &Side, environment: &[(&str, &str)]) -> Laneway {
+        Self::start_as(side, &device_name("lw"), environment)
+    }
+
+    /// The same with a name for the device.
+    ///
+    /// # Panics
+    /// When it does not come up; the message holds what it said.
+    pub fn start_as(side: &Side, device: &str, environment: &[(&str, &str)]) -> Laneway {
+        let mut command = command(side, &["-f", device], environment);
+        let mut process = Process::start_quietly(&mut command);
+        wait_until("laneway", || {
+            assert!(process.is_running(), "laneway ended at once: {}", process.said());
+            // A stale socket refuses: that somebody listens is what counts.
+            std::os::unix::net::UnixStream::connect(control_socket(device)).is_ok()
+        });
+        Laneway { device: device.to_owned(), process }
+    }
+
+    /// Its control socket.
+    pub fn socket(&self) -> PathBuf {
+        control_socket(&self.device)
+    }
+}
+
+/// The command with these arguments and variables, for one side of the lab. Variables of the test's own
+/// environment do not reach it.
+pub fn command(side: &Side, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let mut command = command_in(&side.namespace, BINARY);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("LANEWAY_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(arguments).envs(environment.iter().copied()).stdin(Stdio::null());
+    command
+}

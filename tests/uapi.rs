@@ -1,0 +1,286 @@
+//! The control socket of a running `laneway -f`, as `wg` and control planes use it: what a change changes, and
+//! above all what it leaves alone.
+
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::Duration;
+
+use laneway::cli::demo::lab::Lab;
+use nix::errno::Errno;
+use support::binary::Laneway;
+use support::ping::{answers, ping};
+use support::process::{attempt, output};
+use support::tunnel::{Family, PORT, address, allowed_ips};
+use support::wg::{self, KeyPair, PeerLine, Setting};
+use support::{bulk, lab, require_root, wait_until};
+
+/// A key whose owner does not exist, for a peer that is only there to have something.
+const NOBODY: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
+
+/// Two laneways that have exchanged packets. The left one began.
+struct Tunnel {
+    lab: Lab,
+    left: Laneway,
+    right: Laneway,
+    keys: [KeyPair; 2],
+}
+
+impl Tunnel {
+    fn up() -> Tunnel {
+        let lab = lab();
+        let (left, right) = (Laneway::start(&lab.left, &[]), Laneway::start(&lab.right, &[]));
+        let keys = [KeyPair::generate(&lab.left), KeyPair::generate(&lab.right)];
+        wg::set(&lab.right, &right.device, &keys[1], &Setting::new(&keys[0], 1));
+        address(&lab.right, &right.device, 2);
+        let endpoint = Some(Family::V4.endpoint(&lab.right));
+        wg::set(&lab.left, &left.device, &keys[0], &Setting { endpoint, ..Setting::new(&keys[1], 2) });
+        address(&lab.left, &left.device, 1);
+        let tunnel = Tunnel { lab, left, right, keys };
+        ping(&tunnel.lab.left.namespace, Family::V4.inside(2));
+        tunnel
+    }
+
+    /// `wg` with the left device, with `input` on its standard input.
+    fn wg(&self, command: &str, arguments: &[&str], input: &str) -> Result<String, String> {
+        let words = [&["wg", command, &self.left.device], arguments].concat();
+        attempt(&self.lab.left.namespace, &words, input)
+    }
+
+    /// The left device's peers.
+    fn peers(&self) -> Vec<PeerLine> {
+        wg::peers(&self.lab.left, &self.left.device)
+    }
+
+    /// The left device's one peer.
+    fn peer(&self) -> PeerLine {
+        let peers = self.peers();
+        assert_eq!(peers.len(), 1, "{peers:?}");
+        peers.into_iter().next().expect("just counted")
+    }
+
+    /// The configuration file of the left device, with `more` behind it.
+    fn file(&self, more: &str) -> String {
+        format!(
+            "[Interface]\nPrivateKey = {}\nListenPort = {PORT}\n[Peer]\nPublicKey = {}\nAllowedIPs = {}\n{more}",
+            self.keys[0].private,
+            self.keys[1].public,
+            allowed_ips(2),
+        )
+    }
+
+    fn left_reaches_right(&self) -> bool {
+        answers(&self.lab.left.namespace, Family::V4.inside(2))
+    }
+
+    /// One request, or several, on a connection of their own: all that is answered until the other end closes.
+    fn talk(&self, requests: &str) -> String {
+        let mut stream = UnixStream::connect(self.left.socket()).expect("the control socket");
+        stream.set_read_timeout(Some(support::DEADLINE)).expect("a timeout");
+        stream.write_all(requests.as_bytes()).expect("write");
+        stream.shutdown(Shutdown::Write).expect("shut down");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer, and its end");
+        answer
+    }
+}
+
+#[test]
+fn wg_shows_who_was_heard_when_and_how_much() {
+    if !require_root() {
+        return;
+    }
+    let tunnel = Tunnel::up();
+    let before = tunnel.peer();
+    assert_eq!(before.public, tunnel.keys[1].public);
+    assert_eq!(before.endpoint, Family::V4.endpoint(&tunnel.lab.right).to_string());
+    assert_eq!(before.allowed_ips, allowed_ips(2));
+    assert!(before.latest_handshake > 0);
+    let right = &wg::peers(&tunnel.lab.right, &tunnel.right.device)[0];
+    let learned = Family::V4.endpoint(&tunnel.lab.left).to_string();
+    assert_eq!(right.endpoint, learned, "the one that only answers learns where the other is");
+
+    bulk(&tunnel.lab.left, &tunnel.lab.right, Family::V4.inside(2), 1, 1 << 20);
+    let after = tunnel.peer();
+    assert!(after.sent >= before.sent + (1 << 20), "{before:?} {after:?}");
+    assert!(after.received > before.received, "acknowledgements came back");
+
+    let file = tunnel.wg("showconf", &[], "").expect("showconf");
+    for line in [
+        format!("ListenPort = {PORT}"),
+        format!("PrivateKey = {}", tunnel.keys[0].private),
+        format!("PublicKey = {}", tunnel.keys[1].public),
+    ] {
+        assert!(file.lines().any(|shown| shown == line), "{line} is not in {file}");
+    }
+}
+
+#[test]
+fn the_listen_port_changes_under_a_running_tunnel() {
+    if !require_root() {
+        return;
+    }
+    let tunnel = Tunnel::up();
+    let handshake = tunnel.peer().latest_handshake;
+    tunnel.wg("set", &["listen-port", "51999"], "").expect("a new port");
+    let shown = tunnel.wg("show", &["listen-port"], "").expect("show");
+    assert_eq!(shown.trim(), "51999");
+    // The first packet from the new port tells the other one where we are.
+    ping(&tunnel.lab.left.namespace, Family::V4.inside(2));
+    bulk(&tunnel.lab.right, &tunnel.lab.left, Family::V4.inside(1), 2, 4 << 20);
+    assert_eq!(tunnel.peer().latest_handshake, handshake, "the session went on");
+    let roamed = &wg::peers(&tunnel.lab.right, &tunnel.right.device)[0].endpoint;
+    assert!(roamed.ends_with(":51999"), "{roamed}");
+    let old = tunnel.lab.left.namespace.run(|| UdpSocket::bind(("0.0.0.0", PORT))).expect("enter");
+    old.expect("the old port is free again");
+}
+
+#[test]
+fn a_listen_port_that_is_taken_is_refused_and_the_old_one_stays() {
+    if !require_root() {
+        return;
+    }
+    let tunnel = Tunnel::up();
+    let held = tunnel.lab.left.namespace.run(|| UdpSocket::bind("0.0.0.0:51999")).expect("enter");
+    let refused = tunnel.wg("set", &["listen-port", "51999"], "").expect_err("the port is taken");
+    assert!(refused.contains("Address already in use"), "{refused}");
+    assert_eq!(tunnel.wg("show", &["listen-port"], "").expect("show").trim(), PORT.to_string());
+    ping(&tunnel.lab.left.namespace, Family::V4.inside(2));
+    drop(held);
+}
+
+#[test]
+fn a_peer_that_is_removed_is_gone_with_its_session() {
+    if !require_root() {
+        return;
+    }
+    let tunnel = Tunnel::up();
+    assert!(tunnel.left_reaches_right());
+    tunnel.wg("set", &["peer", &tunnel.keys[1].public, "remove"], "").expect("remove");
+    assert_eq!(tunnel.peers(), []);
+    assert!(!tunnel.left_reaches_right());
+    assert!(!answers(&tunnel.lab.right.namespace, Family::V4.inside(1)), "nor does it listen to it");
+}
+
+#[test]
+fn allowed_ips_move_from_one_peer_to_another_and_back() {
+    if !require_root() {
+        return;
+    }
+    let tunnel = Tunnel::up();
+    let (right, networks) = (&tunnel.keys[1].public, allowed_ips(2));
+    let handshake = tunnel.peer().latest_handshake;
+    tunnel.wg("set", &["peer", NOBODY, "allowed-ips", &networks], "").expect("a second peer");
+    let allowed = || -> Vec<(String, String)> {
+        let mut all: Vec<_> =
+            tunnel.peers().into_iter().map(|peer| (peer.public, peer.allowed_ips)).collect();
+        all.sort();
+        all
+    };
+    let sorted = |mut all: Vec<(String, String)>| {
+        all.sort();
+        all
+    };
+    let none = "(none)".to_owned();
+    let moved = [(NOBODY.to_owned(), networks.clone()), (right.clone(), none.clone())];
+    assert_eq!(allowed(), sorted(moved.to_vec()));
+    assert!(!tunnel.left_reaches_right(), "neither is it sent to the old owner, nor taken from it");
+
+    tunnel.wg("set", &["peer", right, "allowed-ips", &networks], "").expect("back again");
+    let back = [(NOBODY.to_owned(), none), (right.clone(), networks)];
+    assert_eq!(allowed(), sorted(back.to_vec()));
+    ping(&tunnel.lab.left.namespace, Family::V4.inside(2));
+    let peers = tunnel.peers();
+    let peer = peers.iter().find(|peer| peer.public == *right).expect("it was listed above");
+    assert_eq!(peer.latest_handshake, handshake, "the session went on");
+}
+
+#[test]
+fn setconf_leaves_nothing_but_what_it_says() {
+    if !require_root() {
+        return;
+    }
+    let tunnel = Tunnel::up();
+    let file = format!(
+        "[Interface]\nPrivateKey = {}\nListenPort = 51998\nFwMark = 0x2a\n\
+         [Peer]\nPublicKey = {NOBODY}\nAllowedIPs = 10.9.0.0/16\nPersistentKeepalive = 25\n",
+        tunnel.keys[0].private
+    );
+    tunnel.wg("setconf", &["/dev/stdin"], &file).expect("setconf");
+    let peer = tunnel.peer();
+    assert_eq!((peer.public.as_str(), peer.allowed_ips.as_str()), (NOBODY, "10.9.0.0/16"));
+    assert_eq!(tunnel.wg("show", &["fwmark"], "").expect("show").trim(), "0x2a");
+    assert_eq!(tunnel.wg("show", &["listen-port"], "").expect("show").trim(), "51998");
+    let keepalive = tunnel.wg("show", &["persistent-keepalive"], "").expect("show");
+    assert_eq!(keepalive.trim(), format!("{NOBODY}\t25"));
+}
+
+#[test]
+fn syncconf_under_traffic_keeps_sessions_and_counts_and_corrupts_nothing() {
+    if !require_root() {
+        return;
+    }
+    let tunnel = Tunnel::up();
+    let before = tunnel.peer();
+    thread::scope(|scope| {
+        let traffic = scope.spawn(|| {
+            bulk(&tunnel.lab.left, &tunnel.lab.right, Family::V4.inside(2), 2, 24 << 20);
+        });
+        let more = format!("[Peer]\nPublicKey = {NOBODY}\nAllowedIPs = 10.9.0.0/16\n");
+        while !traffic.is_finished() {
+            tunnel.wg("syncconf", &["/dev/stdin"], &tunnel.file(&more)).expect("one peer more");
+            assert_eq!(tunnel.peers().len(), 2);
+            tunnel.wg("syncconf", &["/dev/stdin"], &tunnel.file("")).expect("one peer less");
+        }
+    });
+    let after = tunnel.peer();
+    assert_eq!(after.latest_handshake, before.latest_handshake, "the session went on");
+    assert!(after.sent >= before.sent + (48 << 20), "counts went on: {before:?} {after:?}");
+    assert_eq!(after.endpoint, before.endpoint, "a file without an endpoint keeps the one that is known");
+}
+
+#[test]
+fn one_connection_carries_several_requests_and_errnos_have_their_sign() {
+    if !require_root() {
+        return;
+    }
+    let tunnel = Tunnel::up();
+    let answer =
+        tunnel.talk("get=1\n\nset=1\nfwmark=7\n\nset=1\nlisten_port=x\n\nset=1\nbogus=1\n\nget=1\n\n");
+    let answers: Vec<&str> = answer.split_terminator("\n\n").collect();
+    assert_eq!(answers.len(), 5, "{answer}");
+    assert!(answers[0].ends_with("errno=0"));
+    assert!(!answers[0].contains("fwmark=7") && answers[4].contains("\nfwmark=7\n"), "{answer}");
+    let refused = format!("errno=-{}", Errno::EINVAL as i32);
+    assert_eq!(answers[1..4], ["errno=0", &refused, &refused]);
+
+    let bad_get = tunnel.talk("get=1\nlisten_port=1\n\n");
+    assert_eq!(bad_get, format!("errno={}\n\n", Errno::EINVAL as i32));
+}
+
+#[test]
+fn clients_that_hang_up_early_or_talk_nonsense_disturb_nobody() {
+    if !require_root() {
+        return;
+    }
+    let tunnel = Tunnel::up();
+    // At once, in the middle of a request, without the request's end.
+    for nothing in ["", "set=1\nfwmark=9", "set=1\nfwmark=9\n", "hello\n\n", "\u{0}\n"] {
+        assert_eq!(tunnel.talk(nothing), "", "{nothing:?}");
+    }
+    // And some that stay and say nothing.
+    let silent: Vec<_> =
+        (0..8).map(|_| UnixStream::connect(tunnel.left.socket()).expect("connect")).collect();
+    let shown = tunnel.wg("show", &["fwmark"], "").expect("show");
+    assert_eq!(shown.trim(), "off", "half a request is not acted on");
+    drop(silent);
+    wait_until("an echo", || {
+        thread::sleep(Duration::from_millis(10));
+        tunnel.left_reaches_right()
+    });
+    let devices = output(&tunnel.lab.left.namespace, &["wg", "show", "interfaces"], "");
+    assert!(devices.contains(&tunnel.left.device), "{devices}");
+}
