@@ -111,7 +111,7 @@ fn sockets(from: &Side, to: &Side, address: IpAddr) -> (UdpSocket, UdpSocket) {
 /// one, with lengths that change all the time.
 fn send(socket: &UdpSocket, gso: bool) {
     if gso {
-        setsockopt(socket, UdpGsoSegment, &(GSO_SIZE as i32)).expect("UDP GSO");
+        setsockopt(socket, UdpGsoSegment, &i32::try_from(GSO_SIZE).expect("a datagram's size")).expect("UDP GSO");
     }
     for first in NUMBERS.step_by(BURST as usize) {
         let burst = first..first + BURST;

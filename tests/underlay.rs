@@ -179,7 +179,7 @@ fn an_address_that_is_taken_away_does_not_cut_off_the_peer() {
     }
     for asked in ["10.0.0.9", "fd00::9"] {
         let (mut lane, mut peer) = (Lane::new(), Lane::new());
-        let address = format!("{asked}/{} dev lo", if asked.contains(':') { 128 } else { 32 });
+        let address = format!("{asked}/{} dev lo", if asked.contains(':') { "128 nodad" } else { "32" });
         ip(&format!("addr add {address}"));
         peer.send(b"ping", 4, &lane.at(asked)).unwrap();
         let (message, _) = lane.receive_one();
