@@ -13,7 +13,7 @@ use crate::wireguard::messages::DATA_OVERHEAD;
 
 /// How long a limit holds. A path may grow again, and only a longer packet can tell: no sooner than
 /// after five minutes (RFC 8201, section 4).
-pub const HOLDS: Duration = Duration::from_mins(5);
+pub const HOLDS: Duration = Duration::from_secs(5 * 60);
 
 /// How long the kernel is not asked about a peer's path again. Asking costs a few system calls, and
 /// what was sealed before the first answer needs no second one.

@@ -36,7 +36,7 @@ pub mod protocol {
     pub const FRAGMENT: u8 = 44;
     /// Authentication header (RFC 4302).
     pub const AUTHENTICATION: u8 = 51;
-    /// `ICMPv6` (RFC 4443).
+    /// ICMPv6 (RFC 4443).
     pub const ICMPV6: u8 = 58;
     /// IPv6 destination options (RFC 8200, section 4.6).
     pub const DESTINATION_OPTIONS: u8 = 60;

@@ -16,7 +16,7 @@ pub enum RejectKind {
     Reset,
     /// With an ICMP "destination unreachable".
     IcmpUnreachable,
-    /// With an `ICMPv6` "destination unreachable".
+    /// With an ICMPv6 "destination unreachable".
     Icmpv6Unreachable,
     /// With the length that fits, of either IP version.
     TooBig,
