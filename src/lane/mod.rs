@@ -28,7 +28,11 @@
 pub mod batch;
 pub mod bounds;
 pub mod doorbell;
+#[cfg(test)]
+mod doorbell_tests;
 pub mod inbox;
+#[cfg(test)]
+mod inbox_tests;
 pub mod inside;
 pub mod mailbox;
 pub mod outside;
@@ -38,5 +42,6 @@ pub mod pinning;
 pub mod sleep;
 pub mod spin;
 pub mod staging;
+pub mod sync;
 pub mod telemetry;
 pub mod worker;

@@ -56,7 +56,7 @@ impl Sleeper {
             return Ok(PollFlags::empty());
         }
         let mut fds: ArrayVec<PollFd<'_>, 3> = ArrayVec::new();
-        fds.push(PollFd::new(self.bell.as_fd(), PollFlags::POLLIN));
+        fds.push(PollFd::new(self.bell.event().as_fd(), PollFlags::POLLIN));
         fds.push(PollFd::new(self.shutdown.as_fd(), PollFlags::POLLIN));
         if let Some((fd, events)) = device {
             fds.push(PollFd::new(fd, events));

@@ -1,0 +1,67 @@
+//! Tests of inboxes and pools over real threads. What they cannot show, `tests/model` does.
+
+use super::doorbell::{Awaited, Doorbell};
+use super::inbox::{Inbox, Pool};
+use std::sync::Arc;
+use std::thread;
+
+#[test]
+fn a_full_inbox_gives_the_batch_back() {
+    let inbox = Inbox::new(1, Arc::new(Doorbell::new().unwrap()));
+    assert!(inbox.push(Box::new(1)).is_ok());
+    assert_eq!(*inbox.push(Box::new(2)).unwrap_err(), 2);
+    assert_eq!(inbox.pop().as_deref(), Some(&1));
+    assert!(inbox.is_empty());
+}
+
+#[test]
+fn a_pool_lends_what_it_has_and_gets_it_back() {
+    let mut pool = Pool::new(2, Arc::new(Doorbell::new().unwrap()), || 0_u32);
+    let (a, b) = (pool.take().unwrap(), pool.take().unwrap());
+    assert!(pool.take().is_none() && pool.is_empty());
+    pool.home().push(a).unwrap();
+    assert!(!pool.is_empty());
+    assert!(pool.take().is_some());
+    pool.put_back(b);
+    assert!(pool.take().is_some());
+}
+
+#[test]
+fn batches_arrive_whole_and_in_order_through_a_ring_of_one() {
+    const BATCHES: u32 = 20_000;
+    let bell = Arc::new(Doorbell::new().unwrap());
+    let inbox = Arc::new(Inbox::new(1, Arc::clone(&bell)));
+    let producer = thread::spawn({
+        let inbox = Arc::clone(&inbox);
+        move || {
+            for n in 0..BATCHES {
+                let mut batch = Box::new(n);
+                while let Err(back) = inbox.push(batch) {
+                    batch = back;
+                    thread::yield_now();
+                }
+            }
+        }
+    });
+    for expected in 0..BATCHES {
+        let batch = loop {
+            if let Some(batch) = inbox.pop() {
+                break batch;
+            }
+            bell.arm(Awaited::WORK);
+            if inbox.is_empty() {
+                use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+                use std::os::fd::AsFd;
+                let mut fds = [PollFd::new(bell.event().as_fd(), PollFlags::POLLIN)];
+                // A lost wake-up would hang here; a minute is far beyond any stall.
+                let ready = poll(&mut fds, PollTimeout::from(60_000_u16)).unwrap();
+                assert_eq!(ready, 1, "a wake-up was lost");
+                bell.disarm(true);
+            } else {
+                bell.disarm(false);
+            }
+        };
+        assert_eq!(*batch, expected);
+    }
+    producer.join().unwrap();
+}

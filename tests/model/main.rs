@@ -1,0 +1,202 @@
+//! Inboxes, doorbells and pools under a model checker: every order in which threads can see each
+//! other's writes is tried, and in none of them is a wake-up lost, a batch lost or doubled, or a
+//! slab made from nothing.
+//!
+//! A lost wake-up shows as a deadlock: the consumer sleeps, the producers are done. That the model
+//! would see one is shown by leaving out either of the doorbell's fences, or the consumer's second
+//! look. What is checked is the source of `src/lane/doorbell.rs` and `inbox.rs` itself, over
+//! stand-ins for the ring and the eventfd.
+
+mod lane;
+mod stand_ins;
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use lane::doorbell::{Awaited, Doorbell};
+use lane::inbox::{Inbox, Pool};
+use loom::sync::Arc;
+use stand_ins::{Side, leave_out_fence_of, spawn_producer};
+
+/// Tries every order, with at most `preemptions` places where a thread is interrupted that could
+/// have gone on. Known faults of this kind need one or two.
+fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.check(model);
+}
+
+/// Sleeps as `lane::sleep::Sleeper` does.
+fn sleep(bell: &Doorbell, awaited: Awaited, idle: impl FnOnce() -> bool) {
+    bell.arm(awaited);
+    if !idle() {
+        bell.disarm(false);
+        return;
+    }
+    bell.event().wait();
+    bell.disarm(true);
+}
+
+/// The next batch, asleep until there is one.
+fn receive(inbox: &Inbox<u32>, bell: &Doorbell) -> u32 {
+    loop {
+        if let Some(batch) = inbox.pop() {
+            return *batch;
+        }
+        sleep(bell, Awaited::WORK, || inbox.is_empty());
+    }
+}
+
+fn inbox_of(depth: usize) -> (Arc<Inbox<u32>>, Arc<Doorbell>) {
+    let bell = Arc::new(Doorbell::new().unwrap());
+    (Arc::new(Inbox::new(depth, Arc::clone(&bell))), bell)
+}
+
+/// One producer sends `batches`, the consumer waits for each.
+fn one_to_one(batches: u32) {
+    let (inbox, bell) = inbox_of(2);
+    let producer = spawn_producer({
+        let inbox = Arc::clone(&inbox);
+        move || (0..batches).for_each(|n| inbox.push(Box::new(n)).expect("there is room"))
+    });
+    for expected in 0..batches {
+        assert_eq!(receive(&inbox, &bell), expected);
+    }
+    assert!(inbox.is_empty());
+    producer.join().unwrap();
+}
+
+/// Whether there is an order in which the consumer, about to sleep, would sleep for ever: the only
+/// producer is done, and the bell has not rung. `looks`: whether it looks at its inbox once more
+/// between arming the bell and sleeping.
+fn can_oversleep(looks: bool) -> bool {
+    let oversleeps = std::sync::Arc::new(AtomicBool::new(false));
+    let found = std::sync::Arc::clone(&oversleeps);
+    explore(3, move || {
+        let (inbox, bell) = inbox_of(1);
+        let producer = spawn_producer({
+            let inbox = Arc::clone(&inbox);
+            move || inbox.push(Box::new(0)).expect("there is room")
+        });
+        let sleeps = inbox.pop().is_none() && {
+            bell.arm(Awaited::WORK);
+            !looks || inbox.is_empty()
+        };
+        producer.join().unwrap();
+        if sleeps && !bell.event().is_signalled() {
+            found.store(true, Relaxed);
+        }
+    });
+    oversleeps.load(Relaxed)
+}
+
+#[test]
+fn no_wake_up_is_lost_and_batches_keep_their_order() {
+    explore(4, || one_to_one(2));
+}
+
+#[test]
+fn two_producers_at_one_inbox_lose_and_double_nothing() {
+    explore(3, || {
+        let (inbox, bell) = inbox_of(2);
+        let producers = [1, 2].map(|n| {
+            let inbox = Arc::clone(&inbox);
+            spawn_producer(move || inbox.push(Box::new(n)).expect("there is room"))
+        });
+        let got = [receive(&inbox, &bell), receive(&inbox, &bell)];
+        assert!(got == [1, 2] || got == [2, 1], "{got:?}");
+        assert!(inbox.is_empty());
+        for producer in producers {
+            producer.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_full_inbox_refuses_and_what_it_took_arrives_once() {
+    explore(4, || {
+        let (inbox, bell) = inbox_of(1);
+        let producer = spawn_producer({
+            let inbox = Arc::clone(&inbox);
+            move || (0..3).filter(|n| inbox.push(Box::new(*n)).is_ok()).collect::<Vec<_>>()
+        });
+        let mut got = vec![receive(&inbox, &bell)];
+        assert!(inbox.len() <= 1, "more than one batch in an inbox of one");
+        let taken = producer.join().unwrap();
+        while let Some(batch) = inbox.pop() {
+            got.push(*batch);
+        }
+        assert_eq!(got, taken);
+        assert_eq!(got[0], 0, "an empty inbox refused a batch");
+    });
+}
+
+#[test]
+fn one_slab_feeds_a_stream_while_both_ends_sleep() {
+    explore(2, || {
+        let (inbox, bell) = inbox_of(2);
+        let home_bell = Arc::new(Doorbell::new().unwrap());
+        let mut pool = Pool::new(1, Arc::clone(&home_bell), || 0);
+        let home = Arc::clone(pool.home());
+        let sender = spawn_producer({
+            let inbox = Arc::clone(&inbox);
+            move || {
+                for n in 1..=2 {
+                    let mut slab = loop {
+                        if let Some(slab) = pool.take() {
+                            break slab;
+                        }
+                        sleep(&home_bell, Awaited::ANY, || pool.is_empty());
+                    };
+                    assert_eq!(*slab, n - 1, "a slab was made from nothing");
+                    *slab = n;
+                    inbox.push(slab).expect("an outbox holds every batch of its pool");
+                }
+                assert!(pool.available() <= pool.size());
+            }
+        });
+        for expected in 1..=2 {
+            let batch = receive(&inbox, &bell);
+            assert_eq!(batch, expected);
+            home.push(Box::new(batch)).expect("a return ring holds every batch of its pool");
+        }
+        sender.join().unwrap();
+    });
+}
+
+#[test]
+fn a_ring_that_comes_late_wakes_once_too_often_and_never_too_seldom() {
+    explore(3, || {
+        let (inbox, bell) = inbox_of(2);
+        let producer = spawn_producer({
+            let inbox = Arc::clone(&inbox);
+            move || inbox.push(Box::new(7)).expect("there is room")
+        });
+        // The device is ready at once: the sleep ends without the bell, which may ring meanwhile.
+        bell.arm(Awaited::WORK);
+        bell.disarm(false);
+        assert_eq!(receive(&inbox, &bell), 7);
+        producer.join().unwrap();
+    });
+}
+
+#[test]
+fn a_consumer_that_goes_to_sleep_is_always_woken() {
+    assert!(!can_oversleep(true));
+}
+
+#[test]
+fn without_the_producers_fence_it_can_sleep_for_ever() {
+    leave_out_fence_of(Side::Producer);
+    assert!(can_oversleep(true));
+}
+
+#[test]
+fn without_the_consumers_fence_it_can_sleep_for_ever() {
+    leave_out_fence_of(Side::Consumer);
+    assert!(can_oversleep(true));
+}
+
+#[test]
+fn without_a_second_look_it_can_sleep_for_ever() {
+    assert!(can_oversleep(false));
+}
