@@ -101,7 +101,7 @@ impl Row {
         let preshared = self.preshared.then_some(secret.as_str());
         let endpoint = Some(self.outside.endpoint(&lab.right));
         let to_left = Setting { preshared, ..Setting::new(&keys[0], 1) };
-        let to_right = Setting { preshared, endpoint, ..Setting::new(&keys[1], 2) };
+        let to_right = Setting { endpoint, preshared, ..Setting::new(&keys[1], 2) };
         // The one that answers is ready first, so the first handshake message of the other is not lost.
         wg::set(&lab.right, right.device(), &keys[1], &to_left);
         tunnel::address(&lab.right, right.device(), 2);

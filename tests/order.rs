@@ -79,7 +79,8 @@ fn flows_cross_in_order(lanes: usize, inbox_depth: Option<usize>) {
                     scope.spawn(move || send(&sender, gso));
                     scope.spawn(move || {
                         let arrived = receive(&receiver);
-                        let what = format!("flow {flow} ({inside:?}), {lanes} lanes, inboxes {inbox_depth:?}");
+                        let what =
+                            format!("flow {flow} ({inside:?}), {lanes} lanes, inboxes {inbox_depth:?}");
                         assert_in_order(&arrived, &what);
                     });
                 }

@@ -175,7 +175,8 @@ fn allowed_ips_move_from_one_peer_to_another_and_back() {
     let handshake = tunnel.peer().latest_handshake;
     tunnel.wg("set", &["peer", NOBODY, "allowed-ips", &networks], "").expect("a second peer");
     let allowed = || -> Vec<(String, String)> {
-        let mut all: Vec<_> = tunnel.peers().into_iter().map(|peer| (peer.public, peer.allowed_ips)).collect();
+        let mut all: Vec<_> =
+            tunnel.peers().into_iter().map(|peer| (peer.public, peer.allowed_ips)).collect();
         all.sort();
         all
     };
@@ -247,7 +248,8 @@ fn one_connection_carries_several_requests_and_errnos_have_their_sign() {
         return;
     }
     let tunnel = Tunnel::up();
-    let answer = tunnel.talk("get=1\n\nset=1\nfwmark=7\n\nset=1\nlisten_port=x\n\nset=1\nbogus=1\n\nget=1\n\n");
+    let answer =
+        tunnel.talk("get=1\n\nset=1\nfwmark=7\n\nset=1\nlisten_port=x\n\nset=1\nbogus=1\n\nget=1\n\n");
     let answers: Vec<&str> = answer.split_terminator("\n\n").collect();
     assert_eq!(answers.len(), 5, "{answer}");
     assert!(answers[0].ends_with("errno=0"));
@@ -270,7 +272,8 @@ fn clients_that_hang_up_early_or_talk_nonsense_disturb_nobody() {
         assert_eq!(tunnel.talk(nothing), "", "{nothing:?}");
     }
     // And some that stay and say nothing.
-    let silent: Vec<_> = (0..8).map(|_| UnixStream::connect(tunnel.left.socket()).expect("connect")).collect();
+    let silent: Vec<_> =
+        (0..8).map(|_| UnixStream::connect(tunnel.left.socket()).expect("connect")).collect();
     let shown = tunnel.wg("show", &["fwmark"], "").expect("show");
     assert_eq!(shown.trim(), "off", "half a request is not acted on");
     drop(silent);

@@ -102,7 +102,8 @@ fn in_a_namespace() -> bool {
 }
 
 fn ip(arguments: &str) {
-    let status = Command::new("ip").args(arguments.split(' ')).status().expect("ip (apt-get install iproute2)");
+    let status =
+        Command::new("ip").args(arguments.split(' ')).status().expect("ip (apt-get install iproute2)");
     assert!(status.success(), "ip {arguments}");
 }
 

@@ -254,7 +254,7 @@ impl PeerActor {
             Output::Roamed { peer } => {
                 let cause = cause.expect("only a received message shows where a peer is");
                 self.with_record(peer, |record| {
-                    record.endpoint.store(Some(cause.from));
+                    record.move_to(cause.from);
                     record.received_bytes.fetch_add(cause.message.len() as u64, Ordering::Relaxed);
                 });
                 Some(peer)

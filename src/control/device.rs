@@ -219,7 +219,7 @@ fn apply_peer(
             tracing::warn!("the endpoint {endpoint} of {} is left as it was: {error}", record.public_key);
             Errno::EINVAL
         })?;
-        record.endpoint.store(Some(Endpoint::new(address)));
+        record.move_to(Endpoint::new(address));
     }
     if let Some(seconds) = update.persistent_keepalive {
         let interval = (seconds > 0).then(|| Duration::from_secs(seconds.into()));

@@ -8,9 +8,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use ipnet::IpNet;
+
 use super::actor::{PeerActor, Schedule};
 use super::config::cpu_list::CpuList;
-use super::config::{RouterConfig, Switch};
+use super::config::{RejectPolicy, RouterConfig, Switch};
 use super::device::{Bound, DeviceHandle};
 use super::netlink;
 use super::supervisor::StartError;
@@ -212,6 +214,11 @@ fn wire(
                 Arc::clone(&ends.outbound),
                 Arc::clone(&shared.actor),
                 Arc::clone(&shared.mtu),
+            ),
+            rejects: inside::Rejects::new(
+                queue.rejecter,
+                config.reject == RejectPolicy::Reject,
+                config.addresses.iter().map(IpNet::addr),
             ),
             peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
             sleeper: sleeper(&ends.inside_bell),

@@ -32,6 +32,7 @@ pub mod inbox;
 pub mod inside;
 pub mod mailbox;
 pub mod outside;
+pub mod path_limit;
 pub mod peers;
 pub mod pinning;
 pub mod sleep;

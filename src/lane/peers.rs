@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use crossbeam::atomic::AtomicCell;
 
+use super::path_limit::PathLimit;
 use crate::routes::Routes;
 use crate::underlay::Endpoint;
 use crate::units::PeerId;
@@ -29,6 +30,8 @@ pub struct PeerRecord {
     /// Where it was last heard from, or where configuration says it is. A worker that hears it
     /// from elsewhere, authenticated, writes it (whitepaper section 2.1).
     pub endpoint: AtomicCell<Option<Endpoint>>,
+    /// How long a packet for it may be, where its path is narrower than the TUN.
+    pub path_limit: PathLimit,
     /// Bytes of datagrams sent to it and received from it, as `wg show` counts them: whole data
     /// messages with header and tag, and handshake messages.
     pub sent_bytes: AtomicU64,
@@ -49,10 +52,19 @@ impl PeerRecord {
             public_key,
             sending: ArcSwapOption::empty(),
             endpoint: AtomicCell::new(None),
+            path_limit: PathLimit::default(),
             sent_bytes: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
             failed_handshakes: AtomicU32::new(0),
             asked: AtomicBool::new(false),
+        }
+    }
+
+    /// The peer is at `endpoint` from now on. What was learned about the path to another address goes.
+    pub fn move_to(&self, endpoint: Endpoint) {
+        let before = self.endpoint.swap(Some(endpoint));
+        if before.is_none_or(|before| before.address.ip() != endpoint.address.ip()) {
+            self.path_limit.forget();
         }
     }
 }

@@ -61,7 +61,13 @@ pub enum OpenError {
          /dev/net/tun as a hostPath of type CharDevice. Elsewhere: modprobe tun"
     )]
     NoDevice,
-    /// The process may not open it, or may not create interfaces.
+    /// The clone device's file mode does not let this user in.
+    #[error(
+        "no permission to open {CLONE_DEVICE}: its mode keeps this user out. Run as root, or allow others to use \
+         it: chmod 0666 {CLONE_DEVICE}"
+    )]
+    Forbidden,
+    /// The process may not create interfaces.
     #[error(
         "no permission to create a TUN interface: CAP_NET_ADMIN is missing. Docker: --cap-add NET_ADMIN. \
          Kubernetes: securityContext.capabilities.add: [NET_ADMIN]. Elsewhere: run as root"
@@ -221,7 +227,7 @@ fn clone_device() -> Result<OwnedFd, OpenError> {
         Err(error) => Err(match error.raw_os_error().map(Errno::from_raw) {
             // The device cgroup says EPERM: in a container that is the missing --device.
             Some(Errno::ENOENT | Errno::ENXIO | Errno::ENODEV | Errno::EPERM) => OpenError::NoDevice,
-            Some(Errno::EACCES) => OpenError::NoPermission,
+            Some(Errno::EACCES) => OpenError::Forbidden,
             _ => OpenError::Os { operation: "opening /dev/net/tun", source: error },
         }),
     }

@@ -11,6 +11,7 @@ pub mod flow;
 pub mod ip;
 mod ipv4;
 mod ipv6;
+pub mod reject;
 mod tcp;
 mod udp;
 
@@ -23,6 +24,8 @@ pub use udp::Udp;
 pub mod protocol {
     /// IPv6 hop-by-hop options (RFC 8200, section 4.3).
     pub const HOP_BY_HOP: u8 = 0;
+    /// ICMP (RFC 792).
+    pub const ICMP: u8 = 1;
     /// TCP (RFC 9293).
     pub const TCP: u8 = 6;
     /// UDP (RFC 768).
@@ -33,6 +36,8 @@ pub mod protocol {
     pub const FRAGMENT: u8 = 44;
     /// Authentication header (RFC 4302).
     pub const AUTHENTICATION: u8 = 51;
+    /// `ICMPv6` (RFC 4443).
+    pub const ICMPV6: u8 = 58;
     /// IPv6 destination options (RFC 8200, section 4.6).
     pub const DESTINATION_OPTIONS: u8 = 60;
 }

@@ -114,7 +114,8 @@ pub fn peers(side: &Side, device: &str) -> Vec<PeerLine> {
     let dump = output(&side.namespace, &["wg", "show", device, "dump"], "");
     let peer = |line: &str| {
         let fields: Vec<&str> = line.split('\t').collect();
-        let [public, _preshared, endpoint, allowed_ips, handshake, received, sent, _keepalive] = fields[..] else {
+        let [public, _preshared, endpoint, allowed_ips, handshake, received, sent, _keepalive] = fields[..]
+        else {
             panic!("wg printed {line:?}");
         };
         let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("wg printed {line:?}"));

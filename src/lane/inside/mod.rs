@@ -1,11 +1,13 @@
 //! The inside worker: owner of one TUN queue.
 //!
 //! Each turn it first writes what its inbox holds ([`inbound`]), then drains the TUN queue and
-//! seals what it reads ([`outbound`]), then sleeps if there was neither. The inbox comes first
+//! seals what it reads ([`outbound`]) or tells the sender why not ([`reject`]), then sleeps if there
+//! was neither. The inbox comes first
 //! because nothing else empties it, while the kernel's queue pushes back on its senders.
 
 mod inbound;
 mod outbound;
+mod reject;
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use nix::poll::PollFlags;
 
 pub use inbound::Inbound;
 pub use outbound::Outbound;
+pub use reject::{REJECT_BURST, REJECTS_PER_SECOND, Rejects};
 
 use super::batch::OutboundBatch;
 use super::doorbell::Awaited;
@@ -24,7 +27,9 @@ use super::sleep::{Sleeper, Stopped};
 use super::spin::Spin;
 use super::telemetry::InsideTelemetry;
 use super::worker::WorkerError;
-use crate::offload::{DrainEnd, QueueReader, Read};
+use crate::drops::DropReason;
+use crate::offload::{DrainEnd, QueueReader, Read, Superpacket};
+use crate::packet::reject::Cause;
 use crate::sys::clock;
 use crate::units::Nanos;
 
@@ -36,6 +41,8 @@ pub struct InsideWorker {
     pub inbound: Inbound,
     /// Seals packets from the queue for its outside worker.
     pub outbound: Outbound,
+    /// Answers packets that are not sent.
+    pub rejects: Rejects,
     /// Whose packets are whose.
     pub peers: arc_swap::Cache<Arc<Peers>, Arc<Snapshot>>,
     /// How it sleeps.
@@ -92,8 +99,8 @@ impl InsideWorker {
 
     /// Reads until the queue is empty or something else ends the drain; whether it read anything.
     fn drain(&mut self, now: Nanos) -> Result<bool, WorkerError> {
-        let Self { reader, inbound, outbound, peers, sleeper, telemetry, drain_cap, .. } = self;
-        let mut turn = Turn { now, snapshot: peers.load(), inbound, sleeper, telemetry };
+        let Self { reader, inbound, outbound, rejects, peers, sleeper, telemetry, drain_cap, .. } = self;
+        let mut turn = Turn { now, snapshot: peers.load(), inbound, rejects, sleeper, telemetry };
         let mut packets = 0;
         let end = loop {
             if packets == *drain_cap {
@@ -125,11 +132,11 @@ impl InsideWorker {
 
     /// Seals what waited for a handshake that is done, and drops what waited for one that failed.
     fn release_staged(&mut self, now: Nanos) -> Result<bool, WorkerError> {
-        let Self { inbound, outbound, peers, sleeper, telemetry, .. } = self;
+        let Self { inbound, outbound, rejects, peers, sleeper, telemetry, .. } = self;
         if outbound.nothing_staged() {
             return Ok(false);
         }
-        let mut turn = Turn { now, snapshot: peers.load(), inbound, sleeper, telemetry };
+        let mut turn = Turn { now, snapshot: peers.load(), inbound, rejects, sleeper, telemetry };
         let released = outbound.release_staged(&mut turn)?;
         outbound.flush(telemetry);
         Ok(released)
@@ -156,11 +163,18 @@ struct Turn<'w> {
     now: Nanos,
     snapshot: &'w Snapshot,
     inbound: &'w mut Inbound,
+    rejects: &'w mut Rejects,
     sleeper: &'w Sleeper,
     telemetry: &'w mut InsideTelemetry,
 }
 
 impl Turn<'_> {
+    /// Drops `packet` for `reason` and tells its sender the `cause`.
+    fn refuse(&mut self, packet: &Superpacket<'_>, reason: DropReason, cause: Cause) {
+        self.telemetry.outbound_drops.add(reason, packet.segments() as u64);
+        self.rejects.reject(packet, cause, self.now, self.telemetry);
+    }
+
     /// Waits until a slab of `pool` is free, and writes what the inbox brings meanwhile: an outside
     /// worker that waits for those slabs must never wait for this one's.
     fn slab(&mut self, pool: &mut Pool<OutboundBatch>) -> Result<Box<OutboundBatch>, Stopped> {

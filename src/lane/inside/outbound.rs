@@ -1,7 +1,8 @@
 //! TUN to socket, first half: from a superpacket that was read to runs of sealed datagrams.
 //!
-//! 1. the destination picks the peer, and the peer has a session and an endpoint, or the
-//!    superpacket is staged as it is until it has;
+//! 1. the destination picks the peer, and the peer has a session, or the superpacket is staged as it is
+//!    until it has. What is for this device itself goes back at once; without a peer, an endpoint, or
+//!    a path wide enough, the sender is told ([`super::reject`]);
 //! 2. each segment is cut straight into the slab, behind room for the message header;
 //! 3. neighbours for one destination grow into one run, as long as one GSO send can carry it;
 //! 4. when a run ends its counters are reserved and all its datagrams are sealed in one call;
@@ -21,15 +22,20 @@ use crate::lane::batch::{OutboundBatch, Run};
 use crate::lane::bounds::SLAB_BYTES;
 use crate::lane::inbox::{Inbox, Pool};
 use crate::lane::mailbox::PeerInbox;
+use crate::lane::path_limit::told_mtu;
 use crate::lane::peers::PeerRecord;
 use crate::lane::sleep::Stopped;
 use crate::lane::staging::Staging;
 use crate::lane::telemetry::InsideTelemetry;
 use crate::offload::{Superpacket, VirtioHeader};
-use crate::underlay::{Endpoint, max_run};
+use crate::packet::reject::{Cause, must_not_be_fragmented};
+use crate::underlay::{Endpoint, MAX_RUN_BYTES, max_run};
 use crate::units::{MAX_PACKET, Nanos, PeerId};
 use crate::wireguard::messages::{DATA_HEADER, DATA_OVERHEAD, padded_len};
 use crate::wireguard::session::Session;
+
+/// The longest inner packet that any path takes: one UDP datagram holds no more. In bytes.
+const MAX_INNER: usize = MAX_RUN_BYTES - DATA_OVERHEAD;
 
 /// The sealing half of an inside worker.
 pub struct Outbound {
@@ -99,9 +105,12 @@ impl Outbound {
 
     /// Routes, segments and seals a superpacket, or stages it.
     pub(super) fn forward(&mut self, packet: &Superpacket<'_>, turn: &mut Turn<'_>) -> Result<(), Stopped> {
+        if turn.rejects.self_forward(packet, turn.telemetry) {
+            return Ok(());
+        }
         let snapshot = turn.snapshot;
         let Some(peer) = snapshot.routes.lookup(packet.destination()) else {
-            turn.telemetry.outbound_drops.add(DropReason::NoRoute, packet.segments() as u64);
+            turn.refuse(packet, DropReason::NoRoute, Cause::NotAllowed);
             return Ok(());
         };
         // What is staged goes first, so more for the same peer waits behind it.
@@ -110,7 +119,7 @@ impl Outbound {
         {
             return self.seal(packet, peer, &session, turn);
         }
-        self.stage(packet, peer, turn.telemetry);
+        self.stage(packet, peer, turn);
         Ok(())
     }
 
@@ -175,20 +184,22 @@ impl Outbound {
         session: &Arc<Session>,
         turn: &mut Turn<'_>,
     ) -> Result<(), Stopped> {
-        let segments = packet.segments();
         let Some(to) = peer.endpoint.load() else {
-            turn.telemetry.outbound_drops.add(DropReason::NoEndpoint, segments as u64);
+            turn.refuse(packet, DropReason::NoEndpoint, Cause::Unreachable);
             return Ok(());
         };
-        let mtu = self.mtu.load(Ordering::Relaxed);
+        let limit = peer.path_limit.get(turn.now).unwrap_or(MAX_INNER).min(MAX_INNER);
+        if does_not_fit(packet, limit) {
+            let mtu = told_mtu(limit, packet.packet()) as u16;
+            turn.refuse(packet, DropReason::TooBig, Cause::TooBig(mtu));
+            return Ok(());
+        }
+        let segments = packet.segments();
+        let mtu = self.mtu.load(Ordering::Relaxed).min(limit);
         for index in 0..segments {
             let len = packet.segment_len(index);
             let padded = padded_len(len, mtu);
             let datagram = padded + DATA_OVERHEAD;
-            if datagram > crate::underlay::MAX_RUN_BYTES {
-                turn.telemetry.outbound_drops.add(DropReason::TooBig, 1);
-                continue;
-            }
             if !self.open.as_ref().is_some_and(|run| run.takes(datagram, session, &to)) {
                 self.begin_run(datagram, peer, session, to, turn)?;
             }
@@ -267,16 +278,26 @@ impl Outbound {
     }
 
     /// Puts a superpacket aside until its peer has a session.
-    fn stage(&mut self, packet: &Superpacket<'_>, peer: &PeerRecord, telemetry: &mut InsideTelemetry) {
+    fn stage(&mut self, packet: &Superpacket<'_>, peer: &PeerRecord, turn: &mut Turn<'_>) {
         if peer.endpoint.load().is_none() {
-            telemetry.outbound_drops.add(DropReason::NoEndpoint, packet.segments() as u64);
-            return;
+            return turn.refuse(packet, DropReason::NoEndpoint, Cause::Unreachable);
         }
         let attempt = peer.failed_handshakes.load(Ordering::Acquire);
         let dropped = self.staging.push(peer.id, attempt, [&packet.header().encode(), packet.packet()]);
-        telemetry.outbound_drops.add(DropReason::StagingFull, dropped);
+        turn.telemetry.outbound_drops.add(DropReason::StagingFull, dropped);
         self.actor.want_handshake(peer);
     }
+}
+
+/// Whether segments of `packet` are too long to be sent where `limit` bytes leave in one piece. What
+/// may be fragmented (IPv4 without DF) is sent all the same, as long as a datagram holds it: the kernel
+/// fragments the datagram then, and so it does with what is no longer than senders can be told to keep to.
+#[inline]
+fn does_not_fit(packet: &Superpacket<'_>, limit: usize) -> bool {
+    let longest = packet.stride();
+    longest > limit
+        && (longest > MAX_INNER
+            || longest > told_mtu(limit, packet.packet()) && must_not_be_fragmented(packet.packet()))
 }
 
 /// The session to seal with, if there is one that may still be used.

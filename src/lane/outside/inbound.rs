@@ -261,7 +261,7 @@ impl Inbound {
             session.activity().received_keepalive(context.now);
         }
         if peer.endpoint.load() != Some(context.from) {
-            peer.endpoint.store(Some(context.from));
+            peer.move_to(context.from);
         }
         if session.awaits_confirmation() {
             self.actor.confirmed(session.local_index());

@@ -6,12 +6,12 @@
 use std::sync::Arc;
 
 use crate::drops::DropReason;
-use crate::lane::batch::OutboundBatch;
+use crate::lane::batch::{OutboundBatch, Run};
 use crate::lane::inbox::Inbox;
-use crate::lane::peers::Snapshot;
+use crate::lane::peers::{PeerRecord, Snapshot};
 use crate::lane::telemetry::OutsideTelemetry;
+use crate::sys::clock;
 use crate::underlay::{Endpoint, Notices, SendFailure, Sender, UdpSocket};
-use crate::units::PeerId;
 
 /// The sending half of an outside worker.
 pub struct Outbound {
@@ -112,15 +112,15 @@ impl Outbound {
         while let Some(run) = batch.runs.get(progress.run) {
             let bytes = &batch.data[run.start as usize + progress.sent..(run.start + run.len) as usize];
             match self.sender.send_run(socket, bytes, usize::from(run.stride), &run.to) {
-                Ok(notices) => take_notice(notices, run.peer, snapshot),
+                Ok(notices) => take_notice(notices, run, socket, snapshot),
                 Err(SendFailure::WouldBlock { sent, notices }) => {
-                    take_notice(notices, run.peer, snapshot);
+                    take_notice(notices, run, socket, snapshot);
                     progress.sent += sent;
                     progress.blocked = true;
                     return;
                 }
                 Err(SendFailure::Refused { lost, notices, .. }) => {
-                    take_notice(notices, run.peer, snapshot);
+                    take_notice(notices, run, socket, snapshot);
                     let reason = if notices.over_mtu { DropReason::TooBig } else { DropReason::SendError };
                     telemetry.outbound_drops.add(reason, lost as u64);
                 }
@@ -139,12 +139,36 @@ impl Outbound {
     }
 }
 
-/// A source address that this host no longer has is forgotten, and routing picks the next one.
-fn take_notice(notices: Notices, peer: PeerId, snapshot: &Snapshot) {
+/// Takes to heart what a send has shown. A source address that this host no longer has is forgotten, and
+/// routing picks the next one. A path that is too narrow is asked about, so that inside workers reject
+/// what does not fit.
+fn take_notice(notices: Notices, run: &Run, socket: &UdpSocket, snapshot: &Snapshot) {
+    if notices == Notices::default() {
+        return;
+    }
+    let Some(peer) = snapshot.peer(run.peer) else { return };
     if notices.source_gone
-        && let Some(peer) = snapshot.peer(peer)
         && let Some(endpoint) = peer.endpoint.load()
     {
         peer.endpoint.store(Some(endpoint.without_source()));
+    }
+    if notices.over_mtu {
+        learn_path(peer, &run.to, socket);
+    }
+}
+
+/// Asks the kernel for the path MTU to a peer, and notes it.
+#[cold]
+fn learn_path(peer: &PeerRecord, to: &Endpoint, socket: &UdpSocket) {
+    let now = clock::now();
+    if !peer.path_limit.may_ask(now) {
+        return;
+    }
+    match socket.path_mtu(to) {
+        Ok(mtu) => {
+            tracing::debug!("the path to {} takes {mtu} bytes", to.address);
+            peer.path_limit.learn(mtu, to.address, now);
+        }
+        Err(error) => tracing::debug!("the path MTU to {} is not known: {error}", to.address),
     }
 }

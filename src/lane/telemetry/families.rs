@@ -50,6 +50,8 @@ pub(super) const FAMILIES: &[Family] = &[
     counter("laneway_dropped_packets_total", "Packets that went no further, by direction and reason"),
     counter("laneway_handshakes_total", "Handshakes by our role in them and how they ended"),
     counter("laneway_handshake_messages_dropped_total", "Handshake messages that were not acted on"),
+    counter("laneway_rejects_total", "Packets from the TUN that were not sent, by how their sender was told"),
+    counter("laneway_self_forwarded_packets_total", "Packets for the device's own address that were written back"),
     gauge("laneway_build_info", "Always 1; the version is the label"),
 ];
 

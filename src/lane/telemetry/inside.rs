@@ -8,6 +8,48 @@ use super::tally::{LabelledTally, PublishedDrops, Tally};
 use crate::errnos::ErrnoCounts;
 use crate::offload::{DrainEnd, SealReason, Superpacket, SuperpacketKind, WriteTally};
 
+/// How the sender of a packet that was not sent was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RejectKind {
+    /// With a TCP reset.
+    Reset,
+    /// With an ICMP "destination unreachable".
+    IcmpUnreachable,
+    /// With an `ICMPv6` "destination unreachable".
+    Icmpv6Unreachable,
+    /// With the length that fits, of either IP version.
+    TooBig,
+    /// Not at all: too many had been told just before.
+    RateLimited,
+    /// Not at all: such a packet must not be answered.
+    Silent,
+}
+
+impl RejectKind {
+    /// Every kind, in the order of their discriminants.
+    pub const ALL: [RejectKind; 6] = [
+        Self::Reset,
+        Self::IcmpUnreachable,
+        Self::Icmpv6Unreachable,
+        Self::TooBig,
+        Self::RateLimited,
+        Self::Silent,
+    ];
+
+    /// The value of the `kind` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Reset => "rst",
+            Self::IcmpUnreachable => "icmp_unreachable",
+            Self::Icmpv6Unreachable => "icmp6_unreachable",
+            Self::TooBig => "too_big",
+            Self::RateLimited => "rate_limited",
+            Self::Silent => "silent",
+        }
+    }
+}
+
 /// The counts of one inside worker. Add to the fields while handling a batch, then
 /// [`publish`](Self::publish) once.
 pub struct InsideTelemetry {
@@ -37,6 +79,10 @@ pub struct InsideTelemetry {
     pub write_errors: LabelledTally,
     /// 1 while the queue takes superpackets. Set it when that changes.
     pub gso_enabled: Gauge,
+    /// Packets that were not sent, by how their sender was told: index it with [`RejectKind`].
+    pub rejects: LabelledTally,
+    /// Packets for the device's own address that were written back.
+    pub self_forwarded_packets: Tally,
     /// Batches in this worker's own inbox. Set it once per wake-up.
     pub inbox_depth: Gauge,
     /// Times the outside worker's inbox had no room.
@@ -98,6 +144,14 @@ impl InsideTelemetry {
                 "errno",
                 ErrnoCounts::labels(),
             ),
+            rejects: LabelledTally::register(
+                registry,
+                "laneway_rejects_total",
+                &lane,
+                "kind",
+                RejectKind::ALL.iter().map(|kind| kind.label()),
+            ),
+            self_forwarded_packets: tally("laneway_self_forwarded_packets_total"),
             gso_enabled: registry.gauge("laneway_tun_gso_enabled", &lane),
             inbox_depth: registry.gauge("laneway_inbox_depth", &worker),
             inbox_full: Tally::register(registry, "laneway_inbox_full_total", &worker),
@@ -120,6 +174,11 @@ impl InsideTelemetry {
     pub fn note_drain(&mut self, packets: usize, end: DrainEnd) {
         self.drain_packets.record(packets);
         self.drain_end.add(end as usize, 1);
+    }
+
+    /// A superpacket was not sent, and its sender was told so, or not.
+    pub fn note_reject(&mut self, kind: RejectKind) {
+        self.rejects.add(kind as usize, 1);
     }
 
     /// Takes over what the queue's writing side counted.
@@ -151,6 +210,8 @@ impl InsideTelemetry {
         self.coalesced_segments.publish();
         self.coalesce_seal.publish();
         self.write_errors.publish();
+        self.rejects.publish();
+        self.self_forwarded_packets.publish();
         self.inbox_full.publish();
         self.pool_exhausted.publish();
         self.restarts.publish();

@@ -26,7 +26,7 @@ mod registry;
 mod tally;
 
 pub use histogram::{ExactHistogram, LARGEST};
-pub use inside::InsideTelemetry;
+pub use inside::{InsideTelemetry, RejectKind};
 pub use outside::OutsideTelemetry;
 pub use peers::PeerTelemetry;
 pub use registry::Registry;

@@ -1,0 +1,134 @@
+//! What happens to a packet from the TUN that is not sent: its sender is told, or it was for this
+//! device itself and goes back.
+//!
+//! Comes from the outbound path while the read is still borrowed; goes to the TUN through the queue's
+//! reject scratch. At most one reject a superpacket, and at most so many a second.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::lane::telemetry::{InsideTelemetry, RejectKind};
+use crate::offload::{QueueRejecter, Superpacket};
+use crate::packet::reject::{self, Answer, Cause, MAX_REJECT};
+use crate::units::Nanos;
+
+/// Rejects a queue may write in a second, on the average and of each sort: what Linux allows the whole
+/// host by default (`net.ipv4.icmp_msgs_per_sec`).
+pub const REJECTS_PER_SECOND: u64 = 1000;
+
+/// Rejects a queue may write at once after a pause: enough for a program that opens many connections.
+pub const REJECT_BURST: u64 = 200;
+
+/// The rejecting part of an inside worker.
+pub struct Rejects {
+    rejecter: QueueRejecter,
+    /// Whether senders hear of packets that no peer takes.
+    enabled: bool,
+    own: Box<[IpAddr]>,
+    scratch: Box<[u8; MAX_REJECT]>,
+    refusals: TokenBucket,
+    /// Too-big messages have a bucket of their own: without them a path that has narrowed swallows
+    /// packets, and a flood of refusals must not bring that about.
+    too_big: TokenBucket,
+}
+
+impl Rejects {
+    /// Writes to `rejecter`, on a device whose addresses are `own`. Unless `enabled`, packets without a
+    /// peer or endpoint vanish; senders of packets that are too long are told in any case.
+    pub fn new(rejecter: QueueRejecter, enabled: bool, own: impl IntoIterator<Item = IpAddr>) -> Self {
+        Self {
+            rejecter,
+            enabled,
+            own: own.into_iter().collect(),
+            scratch: Box::new([0; MAX_REJECT]),
+            refusals: TokenBucket::default(),
+            too_big: TokenBucket::default(),
+        }
+    }
+
+    /// Writes `packet` back if it is for this device itself; whether it was.
+    #[inline]
+    pub(super) fn self_forward(&mut self, packet: &Superpacket<'_>, telemetry: &mut InsideTelemetry) -> bool {
+        let own = self.own.contains(&packet.destination());
+        if own {
+            self.rejecter.self_forward(packet);
+            telemetry.self_forwarded_packets.add(packet.segments() as u64);
+            telemetry.note_writes(self.rejecter.tally());
+        }
+        own
+    }
+
+    /// Tells the sender of `packet` why it goes no further, if it may be told.
+    #[cold]
+    pub(super) fn reject(
+        &mut self,
+        packet: &Superpacket<'_>,
+        cause: Cause,
+        now: Nanos,
+        telemetry: &mut InsideTelemetry,
+    ) {
+        let bucket = match cause {
+            Cause::TooBig(_) => &mut self.too_big,
+            _ if self.enabled => &mut self.refusals,
+            _ => return,
+        };
+        // Building is cheap, so a packet that gets no answer costs no token.
+        let Some((answer, len)) = reject::reject(packet.packet(), cause, &mut self.scratch) else {
+            return telemetry.note_reject(RejectKind::Silent);
+        };
+        if !bucket.take(now) {
+            return telemetry.note_reject(RejectKind::RateLimited);
+        }
+        self.rejecter.write_reject(&self.scratch[..len]);
+        telemetry.note_writes(self.rejecter.tally());
+        telemetry.note_reject(match answer {
+            Answer::Reset => RejectKind::Reset,
+            Answer::Icmp => RejectKind::IcmpUnreachable,
+            Answer::Icmpv6 => RejectKind::Icmpv6Unreachable,
+            Answer::TooBig => RejectKind::TooBig,
+        });
+    }
+}
+
+/// Lets through [`REJECT_BURST`] at once and [`REJECTS_PER_SECOND`] for long. It counts in time: a token
+/// is a span that has passed and was not used.
+#[derive(Debug, Default)]
+struct TokenBucket {
+    /// Up to here time is used up.
+    used: Nanos,
+}
+
+impl TokenBucket {
+    const TOKEN: Duration = Duration::from_nanos(1_000_000_000 / REJECTS_PER_SECOND);
+    const FULL: Duration = Duration::from_nanos(REJECT_BURST * 1_000_000_000 / REJECTS_PER_SECOND);
+
+    fn take(&mut self, now: Nanos) -> bool {
+        let oldest = Nanos(now.0.saturating_sub(Self::FULL.as_nanos() as u64));
+        let used = self.used.max(oldest).after(Self::TOKEN);
+        let granted = used <= now;
+        if granted {
+            self.used = used;
+        }
+        granted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_let_through_and_then_so_many_a_second() {
+        let mut bucket = TokenBucket::default();
+        let start = Nanos(1 << 40);
+        let granted = |bucket: &mut TokenBucket, now| (0..10_000).filter(|_| bucket.take(now)).count() as u64;
+        assert_eq!(granted(&mut bucket, start), REJECT_BURST);
+        assert_eq!(granted(&mut bucket, start), 0);
+        let mut later = 0;
+        for millisecond in 1..=1000 {
+            later += granted(&mut bucket, start.after(Duration::from_millis(millisecond)));
+        }
+        assert_eq!(later, REJECTS_PER_SECOND);
+        assert_eq!(granted(&mut bucket, start.after(Duration::from_hours(1))), REJECT_BURST, "never more");
+    }
+}

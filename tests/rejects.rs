@@ -1,0 +1,335 @@
+//! Programs beside a Laneway learn at once that their packets cannot be carried, as ordinary clients see it
+//! through the kernel: refused, unreachable, or too big. Reverse path filters are strict throughout.
+
+mod support;
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Stdio;
+use std::time::Instant;
+
+use etherparse::{PacketBuilder, TcpHeader};
+use laneway::cli::demo::lab::{CABLE, Lab, Side};
+use laneway::control::config::RejectPolicy;
+use laneway::control::supervisor::Router;
+use laneway::lane::inside::{REJECT_BURST, REJECTS_PER_SECOND};
+use socket2::{Domain, Protocol, Socket, Type};
+use support::process::{command_in, output};
+use support::router::{self, DEVICE, config, key, peer, total};
+use support::tunnel::Family;
+use support::{DEADLINE, bulk, lab, ping::ping, require_root, wait_until};
+
+/// Addresses that are routed to the device and that no peer has.
+const NOBODY: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 9, 0, 1)), IpAddr::V6(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 1))];
+
+/// Addresses of a peer that has no endpoint.
+const LOST: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 8, 0, 1)), IpAddr::V6(Ipv6Addr::new(0xfd98, 0, 0, 0, 0, 0, 0, 1))];
+
+fn ip(side: &Side, words: &str) {
+    let words: Vec<_> = std::iter::once("ip").chain(words.split(' ')).collect();
+    output(&side.namespace, &words, "");
+}
+
+fn sysctl(side: &Side, name: &str, value: &str) {
+    let path = format!("/proc/sys/net/{name}");
+    side.namespace.run(|| std::fs::write(&path, value)).unwrap().unwrap_or_else(|e| panic!("{path}: {e}"));
+}
+
+/// A lab with a router on the left that has one peer without endpoint, and routes to it and to nobody.
+fn alone(policy: RejectPolicy) -> (Lab, Router) {
+    let lab = lab();
+    let mut config = config(1, &key());
+    config.reject = policy;
+    config.update.peers = vec![peer(key().public_key(), &["10.8.0.0/16", "fd98::/16"])];
+    let router = router::start(&lab.left, &config);
+    sysctl(&lab.left, "ipv4/conf/all/rp_filter", "1");
+    sysctl(&lab.left, &format!("ipv4/conf/{DEVICE}/rp_filter"), "1");
+    ip(&lab.left, &format!("route add 10.9.0.0/16 dev {DEVICE}"));
+    ip(&lab.left, &format!("route add fd99::/16 dev {DEVICE}"));
+    (lab, router)
+}
+
+fn connect(side: &Side, to: IpAddr) -> ErrorKind {
+    let connected = side.namespace.run(|| TcpStream::connect((to, 80))).unwrap();
+    connected.map(|_| ()).unwrap_err().kind()
+}
+
+/// A UDP client in `side` that has said something to `to`.
+fn asked(side: &Side, to: IpAddr) -> UdpSocket {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = side.namespace.run(|| UdpSocket::bind((any, 0))).unwrap().unwrap();
+    socket.connect((to, 53)).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket.send(b"question").unwrap();
+    socket
+}
+
+fn rejects(router: &Router, kind: &str) -> u64 {
+    total(router, "laneway_rejects_total", &[&format!("kind=\"{kind}\"")])
+}
+
+fn drops(router: &Router, reason: &str) -> u64 {
+    let labels = ["direction=\"outbound\"", &format!("reason=\"{reason}\"")];
+    total(router, "laneway_dropped_packets_total", &labels)
+}
+
+#[test]
+fn a_tcp_client_of_an_address_that_no_peer_has_is_refused() {
+    if !require_root() {
+        return;
+    }
+    let (lab, router) = alone(RejectPolicy::Reject);
+    for to in NOBODY {
+        assert_eq!(connect(&lab.left, to), ErrorKind::ConnectionRefused, "{to}");
+    }
+    wait_until("the count", || (rejects(&router, "rst"), drops(&router, "no_route")) >= (2, 2));
+}
+
+#[test]
+fn a_udp_client_of_an_address_that_no_peer_has_hears_of_it() {
+    if !require_root() {
+        return;
+    }
+    let (lab, router) = alone(RejectPolicy::Reject);
+    let heard = NOBODY.map(|to| asked(&lab.left, to).recv(&mut [0; 16]).unwrap_err().raw_os_error());
+    // `icmp_err_convert` and `icmpv6_err_convert` in Linux.
+    assert_eq!(heard, [Some(libc::EHOSTUNREACH), Some(libc::EACCES)]);
+    wait_until("the count", || {
+        (rejects(&router, "icmp_unreachable"), rejects(&router, "icmp6_unreachable")) >= (1, 1)
+    });
+}
+
+#[test]
+fn ping_says_that_an_address_is_prohibited() {
+    if !require_root() {
+        return;
+    }
+    let (lab, _router) = alone(RejectPolicy::Reject);
+    for (to, sentence) in NOBODY.into_iter().zip(["Packet filtered", "Administratively prohibited"]) {
+        let words = ["-n", "-c", "1", "-W", "10", &to.to_string()];
+        let done = command_in(&lab.left.namespace, "ping").args(words).stdin(Stdio::null()).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stdout);
+        assert!(said.contains(sentence), "{said}");
+    }
+}
+
+#[test]
+fn a_peer_without_endpoint_is_unreachable() {
+    if !require_root() {
+        return;
+    }
+    let (lab, router) = alone(RejectPolicy::Reject);
+    for to in LOST {
+        assert_eq!(connect(&lab.left, to), ErrorKind::HostUnreachable, "{to}");
+    }
+    assert_eq!(rejects(&router, "rst"), 0);
+    wait_until("the count", || drops(&router, "no_endpoint") >= 2);
+}
+
+#[test]
+fn with_rejects_off_packets_vanish_but_are_counted() {
+    if !require_root() {
+        return;
+    }
+    let (lab, router) = alone(RejectPolicy::Drop);
+    let sockets = NOBODY.map(|to| asked(&lab.left, to));
+    wait_until("the drops", || drops(&router, "no_route") >= 2);
+    for socket in sockets {
+        assert!(socket.take_error().unwrap().is_none());
+    }
+    assert_eq!(total(&router, "laneway_rejects_total", &[]), 0);
+}
+
+#[test]
+fn a_flood_is_answered_at_a_bounded_rate() {
+    const FLOOD: u64 = 20_000;
+    if !require_root() {
+        return;
+    }
+    let (lab, router) = alone(RejectPolicy::Reject);
+    let start = Instant::now();
+    let mut sent = 0;
+    lab.left
+        .namespace
+        .run(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            while sent < FLOOD {
+                sent += u64::from(socket.send_to(b"flood", (NOBODY[0], 53)).is_ok());
+            }
+        })
+        .unwrap();
+    let counted = || ["icmp_unreachable", "rate_limited"].map(|kind| rejects(&router, kind));
+    let mut before = [0, 0];
+    wait_until("the end of the flood", || {
+        let settled = counted() == before && before[0] > 0;
+        before = counted();
+        settled
+    });
+    let [answered, limited] = counted();
+    let allowed = REJECT_BURST + REJECTS_PER_SECOND * (start.elapsed().as_secs() + 1);
+    assert!(answered <= allowed, "{answered} of {sent} answered, {allowed} allowed");
+    assert!(limited > 0);
+    // The kernel adds a router solicitation now and then, which is met with silence.
+    wait_until("an outcome for each", || {
+        answered + limited + rejects(&router, "silent") == drops(&router, "no_route")
+    });
+    println!("{sent} sent, {answered} answered, {limited} not: too many");
+}
+
+#[test]
+fn what_must_not_be_answered_is_not() {
+    if !require_root() {
+        return;
+    }
+    let (lab, router) = alone(RejectPolicy::Reject);
+    let from = [10, 77, 0, 1];
+    let to = [10, 9, 0, 1];
+    let mut packets = vec![Vec::new(), Vec::new(), Vec::new()];
+    let mut reset = TcpHeader::new(1000, 80, 1, 0);
+    reset.rst = true;
+    PacketBuilder::ipv4(from, to, 64).tcp_header(reset).write(&mut packets[0], &[]).unwrap();
+    PacketBuilder::ipv4(from, [239, 1, 2, 3], 64).udp(1000, 53).write(&mut packets[1], b"all").unwrap();
+    PacketBuilder::ipv4(from, to, 64).udp(1000, 53).write(&mut packets[2], &[0; 64]).unwrap();
+    let mut later_fragment = packets[2].clone();
+    later_fragment[6..8].copy_from_slice(&[0, 8]);
+    let mut error = Vec::new();
+    let unreachable =
+        etherparse::Icmpv4Type::DestinationUnreachable(etherparse::icmpv4::DestUnreachableHeader::Port);
+    PacketBuilder::ipv4(from, to, 64).icmpv4(unreachable).write(&mut error, &packets[2][..28]).unwrap();
+    packets[2] = later_fragment;
+    packets.push(error);
+
+    lab.left
+        .namespace
+        .run(|| {
+            let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW))).unwrap();
+            raw.bind_device(Some(DEVICE.as_bytes())).unwrap();
+            for packet in &packets {
+                let to = Ipv4Addr::new(packet[16], packet[17], packet[18], packet[19]);
+                raw.send_to(packet, &SocketAddr::new(to.into(), 0).into()).unwrap();
+            }
+        })
+        .unwrap();
+    wait_until("four silences", || rejects(&router, "silent") >= 4);
+    for kind in ["rst", "icmp_unreachable", "icmp6_unreachable", "too_big", "rate_limited"] {
+        // Of IPv6 the kernel itself sends router solicitations, which are multicast.
+        assert_eq!(rejects(&router, kind), 0, "{kind}");
+    }
+}
+
+/// The kernel sends to its own addresses by way of the device when the rule for local ones comes later.
+#[test]
+fn a_packet_for_the_devices_own_address_comes_back_whole() {
+    const PAYLOAD: usize = 4 << 20;
+    if !require_root() {
+        return;
+    }
+    let (lab, router) = alone(RejectPolicy::Reject);
+    let own = Family::V4.inside(1);
+    for words in [
+        format!("route add {own} dev {DEVICE} table 100"),
+        format!("rule add pref 10 to {own} iif lo table 100"),
+        "rule add pref 20 lookup local".to_owned(),
+        "rule del pref 0".to_owned(),
+    ] {
+        ip(&lab.left, &words);
+    }
+    for name in ["all", DEVICE] {
+        sysctl(&lab.left, &format!("ipv4/conf/{name}/accept_local"), "1");
+        sysctl(&lab.left, &format!("ipv4/conf/{name}/rp_filter"), "0");
+    }
+    let sent: Vec<u8> = (0..PAYLOAD).map(|i| (i * 31 + i / 1000) as u8).collect();
+    let came = lab.left.namespace.run(|| {
+        let listener = TcpListener::bind((own, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| TcpStream::connect(address).unwrap().write_all(&sent).unwrap());
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(DEADLINE)).unwrap();
+            let mut came = Vec::new();
+            stream.read_to_end(&mut came).unwrap();
+            came
+        })
+    });
+    assert!(came.unwrap() == sent, "the bytes differ");
+    let forwarded = total(&router, "laneway_self_forwarded_packets_total", &[]);
+    assert!(forwarded >= (PAYLOAD / 1420) as u64, "{forwarded} packets went through the router");
+}
+
+/// A cable that narrows while bulk TCP runs, over either protocol outside and inside. What fits the path
+/// leaves grouped again. IPv6 at the smallest MTU there is does not fit behind more headers: it is
+/// fragmented outside, datagram by datagram, and arrives.
+#[test]
+fn tcp_adapts_to_a_path_that_narrows_under_it() {
+    const BYTES: u64 = 128 << 20;
+    if !require_root() {
+        return;
+    }
+    for outside in Family::ALL {
+        let lab = lab();
+        let routers = router::pair(&lab, outside);
+        ping(&lab.left.namespace, Family::V4.inside(2));
+        for (inside, mtu) in [(Family::V6, 1400), (Family::V4, 1280), (Family::V6, 1280)] {
+            cable_mtu(&lab, 1500);
+            let read = || total(&routers[0], "laneway_tun_read_bytes_total", &[]);
+            let (before, told) = (read(), rejects(&routers[0], "too_big"));
+            std::thread::scope(|scope| {
+                let bulk = scope.spawn(|| bulk(&lab.left, &lab.right, inside.inside(2), 2, BYTES));
+                wait_until("traffic", || read() > before + BYTES / 32 || bulk.is_finished());
+                assert!(!bulk.is_finished(), "the cable narrowed too late");
+                cable_mtu(&lab, mtu);
+                bulk.join().unwrap();
+            });
+            assert!(rejects(&routers[0], "too_big") > told);
+            let (runs, datagrams) = sends(&routers[0]);
+            bulk(&lab.left, &lab.right, inside.inside(2), 1, 16 << 20);
+            let (runs, datagrams) = (sends(&routers[0]).0 - runs, sends(&routers[0]).1 - datagrams);
+            println!("{outside:?} outside, {inside:?} inside, {mtu}: {datagrams} datagrams in {runs} sends");
+            let fits = (inside, mtu) != (Family::V6, 1280);
+            assert!(!fits || datagrams > 4 * runs, "sends are not grouped again");
+        }
+        for router in &routers {
+            assert_eq!(total(router, "laneway_udp_gso_disabled_total", &[]), 0, "grouping was given up");
+        }
+    }
+}
+
+/// UDP sends, and the datagrams in them.
+fn sends(router: &Router) -> (u64, u64) {
+    let of = |suffix| total(router, &format!("laneway_udp_run_segments_{suffix}"), &[]);
+    (of("count"), of("sum"))
+}
+
+fn cable_mtu(lab: &Lab, mtu: u32) {
+    for side in [&lab.left, &lab.right] {
+        ip(side, &format!("link set {CABLE} mtu {mtu}"));
+    }
+}
+
+/// A path that has grown again is used again when what was learned has aged, or the peer has moved: see the
+/// unit tests of `lane::path_limit`, which need not wait for it.
+#[test]
+fn a_connection_from_before_the_path_narrowed_goes_on() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let routers = router::pair(&lab, Family::V4);
+    let listener = lab.right.namespace.run(|| TcpListener::bind((Family::V4.inside(2), 0))).unwrap().unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut client = lab.left.namespace.run(|| TcpStream::connect(address)).unwrap().unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    server.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut buffer = vec![0; 1 << 20];
+    for mtu in [1500, 1280] {
+        cable_mtu(&lab, mtu);
+        std::thread::scope(|scope| {
+            scope.spawn(|| client.write_all(&vec![mtu as u8; 1 << 20]).unwrap());
+            server.read_exact(&mut buffer).unwrap();
+        });
+        assert!(buffer.iter().all(|byte| *byte == mtu as u8));
+    }
+    assert!(rejects(&routers[0], "too_big") > 0);
+}
