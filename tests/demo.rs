@@ -97,7 +97,8 @@ fn interrupted_while_it_sends_it_prints_what_it_has_and_leaves_nothing() {
     let lab = lab();
     let host = Host::look(&lab.left);
     let address = METRICS.to_string();
-    let mut demo = Demo::start(&lab.left, &["demo", "--json", "--seconds", "600", "--metrics-addr", &address]);
+    let mut demo =
+        Demo::start(&lab.left, &["demo", "--json", "--seconds", "600", "--metrics-addr", &address]);
     wait_until("traffic", || {
         scrape(&lab.left).is_some_and(|metrics| metrics.sum("laneway_tun_read_bytes_total", &[]) > 1e6)
     });
