@@ -7,7 +7,7 @@ use laneway::cli::Cli;
 
 fn main() -> ExitCode {
     match Cli::parse().execute() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => ExitCode::from(status),
         Err(failure) => {
             eprintln!("laneway: {failure}");
             ExitCode::from(failure.status())

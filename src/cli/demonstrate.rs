@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 
 use super::demo::routers::{self, RoutersError};
-use super::demo::{self, DemoArgs, DemoError};
+use super::demo::{self, DemoArgs, DemoError, Ending};
 use crate::control::admin::{Admin, AdminError};
 use crate::control::supervisor::Router;
 
@@ -12,7 +12,7 @@ use crate::control::supervisor::Router;
 ///
 /// # Errors
 /// No laboratory or no routers could be had, or something did not cross.
-pub fn run(args: &DemoArgs) -> Result<(), DemoError> {
+pub fn run(args: &DemoArgs) -> Result<Ending, DemoError> {
     demo::run(args, |lab, args, listener| -> Result<_, StartError> {
         let routers = routers::start(lab, args)?;
         if let Some(listener) = listener {
@@ -20,7 +20,6 @@ pub fn run(args: &DemoArgs) -> Result<(), DemoError> {
         }
         Ok(routers)
     })
-    .map(|_| ())
 }
 
 impl demo::Router for Router {

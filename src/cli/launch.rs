@@ -59,13 +59,15 @@ pub fn launch(config: RouterConfig, environment: Environment) -> Result<(), Laun
         fd.map(|fd| inherited::adopt(fd).map_err(error(fd))).transpose()
     };
     let tun = adopt("WG_TUN_FD", config.tun_fd)?;
-    let uapi = match adopt("WG_UAPI_FD", config.uapi_fd)? {
-        Some(fd) => uapi::Server::inherited(fd)?,
-        None => uapi::Server::bind(&config.uapi_dir, &config.interface)?,
-    };
+    let uapi = adopt("WG_UAPI_FD", config.uapi_fd)?.map(uapi::Server::inherited).transpose()?;
     let metrics = config.metrics_addr.map(admin::listen).transpose()?;
 
     let router = Arc::new(Router::start(&config, tun)?);
+    // The socket comes last: tools wait for it to appear, and then expect to find the interface.
+    let uapi = match uapi {
+        Some(server) => server,
+        None => uapi::Server::bind(&config.uapi_dir, router.interface())?,
+    };
     let of_link = Arc::clone(&router);
     let admin = Admin {
         registry: Arc::clone(router.registry()),

@@ -11,7 +11,7 @@ pub mod run;
 use clap::{Parser, Subcommand};
 
 use crate::control::config::{ConfigError, LogFormat};
-use demo::{DemoArgs, DemoError};
+use demo::{DemoArgs, DemoError, Ending};
 use launch::LaunchError;
 use run::RunArgs;
 
@@ -70,20 +70,23 @@ impl Failure {
 }
 
 impl Cli {
-    /// Does what was asked for, to the end.
+    /// Does what was asked for, to the end. The exit status is 0, or that of a demo that was interrupted.
     ///
     /// # Errors
     /// Why it could not be done.
-    pub fn execute(self) -> Result<(), Failure> {
+    pub fn execute(self) -> Result<u8, Failure> {
         match (self.command, self.interface) {
-            (Some(Command::Run(args)), _) => run::run(&args),
+            (Some(Command::Run(args)), _) => run::run(&args)?,
             (Some(Command::Demo(args)), _) => {
                 log::init("warn", LogFormat::Text);
-                Ok(demonstrate::run(&args)?)
+                if demonstrate::run(&args)? == Ending::Interrupted {
+                    return Ok(demo::interrupt::EXIT_STATUS);
+                }
             }
-            (None, Some(interface)) => foreground::run(&interface, self.foreground),
-            (None, None) => Err(Failure::NoInterface),
+            (None, Some(interface)) => foreground::run(&interface, self.foreground)?,
+            (None, None) => return Err(Failure::NoInterface),
         }
+        Ok(0)
     }
 }
 

@@ -1,13 +1,15 @@
 //! The `laneway` command as a user starts it.
 
-use std::path::PathBuf;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use laneway::cli::demo::lab::Side;
 
 use super::process::{Process, command_in};
 use super::wg::control_socket;
-use super::{device_name, wait_until};
+use super::{DEADLINE, device_name, wait_until};
 
 /// The command under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_laneway");
@@ -40,8 +42,7 @@ impl Laneway {
         let mut process = Process::start_quietly(&mut command);
         wait_until("laneway", || {
             assert!(process.is_running(), "laneway ended at once: {}", process.said());
-            // A stale socket refuses: that somebody listens is what counts.
-            std::os::unix::net::UnixStream::connect(control_socket(device)).is_ok()
+            serves(&control_socket(device)).is_ok_and(|answered| answered)
         });
         Laneway { device: device.to_owned(), process }
     }
@@ -50,6 +51,14 @@ impl Laneway {
     pub fn socket(&self) -> PathBuf {
         control_socket(&self.device)
     }
+}
+
+/// Whether somebody answers at this socket. That it exists is not enough: it may be what a kill left behind.
+fn serves(socket: &Path) -> io::Result<bool> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.write_all(b"get=1\n\n")?;
+    Ok(stream.read(&mut [0; 1])? > 0)
 }
 
 /// The command with these arguments and variables, for one side of the lab. Variables of the test's own

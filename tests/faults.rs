@@ -1,0 +1,333 @@
+//! What goes wrong outside of us: hostile datagrams, a kill, mistakes in the configuration, a device that
+//! is deleted. The router carries on, comes back, or ends and says why, and leaves nothing behind.
+
+mod support;
+
+use std::fs;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use laneway::cli::demo::lab::Side;
+use laneway::drops::DropReason;
+use nix::sys::signal::Signal;
+use support::binary::{Laneway, command};
+use support::ping::{answers, ping};
+use support::process::{Process, attempt, output};
+use support::tunnel::{Family, address};
+use support::wg::{self, KeyPair, Setting, control_socket};
+use support::wireguard_go::WireGuardGo;
+use support::{bulk, device_name, lab, require_root, routers, wait_until};
+
+/// A peer that hears nothing for data it has sent begins a new handshake after 15 s (whitepaper, sections 6.1 and
+/// 6.5: `KEEPALIVE_TIMEOUT` + `REKEY_TIMEOUT`), and one more try takes 5 s.
+const COMES_BACK: Duration = Duration::from_secs(15 + 5 + 5);
+
+/// A key like any other.
+const KEY: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
+
+#[test]
+fn garbage_datagrams_are_counted_by_reason_and_disturb_no_transfer() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let [left, right] = routers::start(&lab, |_| {});
+    for inside in Family::ALL {
+        ping(&lab.left.namespace, inside.inside(2));
+    }
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for outside in Family::ALL {
+            let target = outside.endpoint(&lab.right);
+            let over = &over;
+            let flood = move || flood(target, over);
+            let inside = lab.left.namespace.try_clone().expect("a descriptor");
+            scope.spawn(move || inside.run(flood).expect("enter a namespace"));
+        }
+        bulk(&lab.left, &lab.right, Family::V4.inside(2), 2, 16 << 20);
+        bulk(&lab.right, &lab.left, Family::V6.inside(1), 2, 16 << 20);
+        over.store(true, Relaxed);
+    });
+    let metrics = routers::metrics(&right);
+    for reason in [DropReason::EmptyDatagram, DropReason::NotWireGuard, DropReason::UnknownIndex] {
+        let labels = [("direction", "inbound"), ("reason", reason.label())];
+        let counted = metrics.sum("laneway_dropped_packets_total", &labels);
+        assert!(counted > 100.0, "{}: {counted}", reason.label());
+    }
+    let refused = metrics.sum("laneway_handshake_messages_dropped_total", &[]);
+    assert!(refused > 100.0, "handshake messages without a right mac1: {refused}");
+    for router in [left, right] {
+        assert_eq!(
+            routers::metrics(&router).sum("laneway_worker_restarts_total", &[]),
+            0.0,
+            "nobody panicked"
+        );
+        router.stop().expect("it was in good health");
+    }
+}
+
+/// Sends what no WireGuard peer would, until it is `over`: of every length, random, or with the right beginning.
+fn flood(target: SocketAddr, over: &AtomicBool) {
+    let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any).expect("bind");
+    socket.connect(target).expect("connect");
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    // Lengths around those of the four messages (whitepaper, section 5.4), and beyond any path MTU.
+    let lengths =
+        [0, 1, 3, 4, 15, 16, 31, 32, 33, 63, 64, 65, 91, 92, 93, 147, 148, 149, 1452, 1453, 9000, 60_000];
+    let mut datagram = vec![0; 60_000];
+    while !over.load(Relaxed) {
+        for length in lengths {
+            for kind in 0..6 {
+                let datagram = &mut datagram[..length.min(if kind == 0 { usize::MAX } else { 1500 })];
+                random.fill(datagram);
+                // 1 to 4 are the types of messages; 5 is none, and 0 leaves the first bytes random.
+                if kind > 0 && datagram.len() >= 4 {
+                    datagram[..4].copy_from_slice(&[kind, 0, 0, 0]);
+                }
+                // A full queue on the way is no failure of the test.
+                let _ = socket.send(datagram);
+            }
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Marsaglia's xorshift: the same bytes in every run.
+struct Random(u64);
+
+impl Random {
+    fn fill(&mut self, bytes: &mut [u8]) {
+        for byte in bytes {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            *byte = self.0 as u8;
+        }
+    }
+}
+
+#[test]
+fn after_a_kill_it_starts_at_once_and_its_peer_comes_back_by_itself() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let (peer, device) = (WireGuardGo::start(&lab.left), device_name("lw"));
+    let keys = [KeyPair::generate(&lab.left), KeyPair::generate(&lab.right)];
+    let begin = || {
+        let laneway = Laneway::start_as(&lab.right, &device, &[]);
+        wg::set(&lab.right, &device, &keys[1], &Setting::new(&keys[0], 1));
+        address(&lab.right, &device, 2);
+        laneway
+    };
+    let mut laneway = begin();
+    let endpoint = Some(Family::V4.endpoint(&lab.right));
+    wg::set(&lab.left, &peer.device, &keys[0], &Setting { endpoint, ..Setting::new(&keys[1], 2) });
+    address(&lab.left, &peer.device, 1);
+    ping(&lab.left.namespace, Family::V4.inside(2));
+
+    laneway.process.signal(Signal::SIGKILL);
+    assert_eq!(laneway.process.wait(), None, "a signal ended it");
+    assert!(laneway.socket().exists(), "nobody removed its socket");
+    let _laneway = begin();
+    // The restarted one knows no endpoint, so it is the other, with a session that means nothing any more, that
+    // has to find out.
+    let start = Instant::now();
+    while !answers(&lab.left.namespace, Family::V4.inside(2)) {
+        assert!(start.elapsed() < COMES_BACK, "no echo {} s after the restart", start.elapsed().as_secs());
+    }
+    bulk(&lab.right, &lab.left, Family::V4.inside(1), 1, 1 << 20);
+}
+
+#[test]
+fn a_restarted_laneway_with_an_endpoint_is_back_with_its_first_packet() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let (answering, device) = (Laneway::start(&lab.left, &[]), device_name("lw"));
+    let keys = [KeyPair::generate(&lab.left), KeyPair::generate(&lab.right)];
+    wg::set(&lab.left, &answering.device, &keys[0], &Setting::new(&keys[1], 2));
+    address(&lab.left, &answering.device, 1);
+    for _ in 0..2 {
+        let mut laneway = Laneway::start_as(&lab.right, &device, &[]);
+        let endpoint = Some(Family::V6.endpoint(&lab.left));
+        wg::set(&lab.right, &device, &keys[1], &Setting { endpoint, ..Setting::new(&keys[0], 1) });
+        address(&lab.right, &device, 2);
+        ping(&lab.right.namespace, Family::V4.inside(1));
+        laneway.process.signal(Signal::SIGKILL);
+        laneway.process.wait();
+    }
+    let _ = fs::remove_file(control_socket(&device));
+}
+
+#[test]
+fn a_name_that_another_laneway_holds_is_refused_with_a_reason() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let mut first = Laneway::start(&lab.left, &[]);
+    let name = first.device.clone();
+    let (status, said) = run(&lab.left, &["-f", &name], &[]);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains(&name) && said.contains("exists already"), "{said}");
+
+    // In another network the device is free, but control sockets are shared by all.
+    let (status, said) = run(&lab.right, &["-f", &name], &[]);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("another process serves this interface"), "{said}");
+    wait_until("the end of the device", || links(&lab.right) == ["lo", "underlay"]);
+    assert!(first.process.is_running());
+    output(&lab.left.namespace, &["wg", "show", &name], "");
+}
+
+#[test]
+fn a_mistake_in_the_configuration_is_named_and_nothing_is_created() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let good = format!("[Interface]\nPrivateKey = {KEY}\n");
+    let mistakes = [
+        (format!("{good}MTU = lots\n"), vec![":3: MTU: "]),
+        (format!("{good}[Peer]\nPublicKey = short\n"), vec![":4: PublicKey: "]),
+        (format!("{good}[Peer]\nAllowedIPs = 10.0.0.0/33\n"), vec![":4: AllowedIPs: "]),
+        (format!("{good}Colour = blue\n"), vec![":3: Colour: "]),
+        ("[Interface\n".to_owned(), vec![":1: "]),
+    ];
+    for (text, wants) in mistakes {
+        let folder = Folder::new();
+        let file = folder.write("lw0.conf", &text);
+        let uapi = folder.join("uapi");
+        let environment = [("LANEWAY_UAPI_DIR", uapi.as_str()), ("LANEWAY_METRICS_ADDR", "off")];
+        let (status, said) = run(&lab.left, &["run", "--config", &file], &environment);
+        assert_eq!(status, Some(2), "{text}: {said}");
+        assert!(said.contains(&file), "{said}");
+        assert!(wants.iter().all(|want| said.contains(want)), "{wants:?}: {said}");
+        assert!(
+            !Path::new(&uapi).exists() && links(&lab.left) == ["lo", "underlay"],
+            "something was created"
+        );
+    }
+}
+
+#[test]
+fn a_mistake_in_the_environment_is_named_and_nothing_is_created() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let name = device_name("lw");
+    let folder = Folder::new();
+    let no_key = folder.write("key", "hunter2\n");
+    let mistakes = [
+        ("LANEWAY_QUEUES", "many", "LANEWAY_QUEUES=many: expected `auto` or a number"),
+        ("LANEWAY_QUEUE", "1", "did you mean LANEWAY_QUEUES"),
+        ("LANEWAY_PRIVATE_KEY_FILE", "/nonexistent/key", "/nonexistent/key: cannot read it"),
+        ("LANEWAY_PRIVATE_KEY_FILE", &no_key, "named by LANEWAY_PRIVATE_KEY_FILE"),
+    ];
+    for (variable, value, want) in mistakes {
+        let (status, said) = run(&lab.left, &["-f", &name], &[(variable, value)]);
+        assert_eq!(status, Some(2), "{variable}={value}: {said}");
+        assert!(said.contains(want) && !said.contains("hunter2"), "{variable}={value}: {said}");
+        assert!(!control_socket(&name).exists() && links(&lab.left) == ["lo", "underlay"]);
+    }
+}
+
+#[test]
+fn a_udp_port_that_is_taken_is_refused_and_nothing_is_left() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let name = device_name("lw");
+    let _held = lab.left.namespace.run(|| UdpSocket::bind("[::]:51820")).expect("enter").expect("bind");
+    let (status, said) = run(&lab.left, &["-f", &name], &[("LANEWAY_LISTEN_PORT", "51820")]);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("51820"), "{said}");
+    assert!(!control_socket(&name).exists() && links(&lab.left) == ["lo", "underlay"]);
+}
+
+#[test]
+fn a_signal_ends_it_in_good_order() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        ends_in_good_order(|_, laneway| laneway.process.signal(signal));
+    }
+}
+
+#[test]
+fn deleting_the_device_ends_it_in_good_order() {
+    ends_in_good_order(|side, laneway| {
+        output(&side.namespace, &["ip", "link", "del", &laneway.device], "");
+    });
+}
+
+#[test]
+fn removing_its_control_socket_ends_it_in_good_order() {
+    ends_in_good_order(|_, laneway| fs::remove_file(laneway.socket()).expect("remove the socket"));
+}
+
+/// Whatever `end` does to a running laneway: it exits with 0, and neither device nor socket is left.
+fn ends_in_good_order(end: impl Fn(&Side, &Laneway)) {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let mut laneway = Laneway::start(&lab.left, &[]);
+    assert_eq!(links(&lab.left).len(), 3);
+    end(&lab.left, &laneway);
+    assert_eq!(laneway.process.wait(), Some(0), "{}", laneway.process.said());
+    assert!(!laneway.socket().exists());
+    // The kernel takes the device away in its own time.
+    wait_until("the end of the device", || links(&lab.left) == ["lo", "underlay"]);
+}
+
+/// Runs laneway to its end: exit status and what it said.
+fn run(side: &Side, arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
+    let mut command = command(side, arguments, environment);
+    let mut process = Process::start_quietly(command.stdout(Stdio::null()));
+    let status = process.wait();
+    (status, process.said())
+}
+
+/// The devices of a side, sorted.
+fn links(side: &Side) -> Vec<String> {
+    let listed = attempt(&side.namespace, &["ip", "-brief", "link"], "").expect("ip");
+    let name = |line: &str| line.split([' ', '@']).next().unwrap_or_default().to_owned();
+    let mut names: Vec<String> = listed.lines().map(name).collect();
+    names.sort();
+    names
+}
+
+/// A directory for the files of one test, removed at its end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Folder {
+        let path = std::env::temp_dir().join(device_name("lw-"));
+        fs::create_dir_all(&path).expect("make a directory");
+        Folder(path)
+    }
+
+    fn join(&self, name: &str) -> String {
+        self.0.join(name).to_str().expect("text").to_owned()
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        let path = self.join(name);
+        fs::write(&path, text).expect("write a file");
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
