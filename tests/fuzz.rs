@@ -80,10 +80,8 @@ fn mutate(name: &str) {
 
 fn run(name: &str, target: Target, seed: u64, bytes: &[u8]) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| target(bytes))) {
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        eprintln!(
-            "{name} failed; LANEWAY_FUZZ_SEED={seed} LANEWAY_FUZZ_RUNS=1 repeats it. Its bytes:\n{hex}"
-        );
+        eprintln!("{name} failed; LANEWAY_FUZZ_SEED={seed} LANEWAY_FUZZ_RUNS=1 repeats it. Its bytes:");
+        eprintln!("{bytes:02x?}");
         std::panic::resume_unwind(panic);
     }
 }
@@ -102,7 +100,7 @@ fn number(variable: &str) -> Option<u64> {
     env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}: a number")))
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014): good enough to choose mutations, and each seed is a stream.
+/// `SplitMix64` (Steele, Lea, Flood 2014): good enough to choose mutations, and each seed is a stream.
 struct Dice(u64);
 
 impl Dice {
