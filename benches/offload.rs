@@ -66,7 +66,7 @@ fn benchmarks(criterion: &mut Criterion) {
     group.finish();
 
     let mut group = criterion.benchmark_group("offload");
-    group.throughput(Throughput::Elements(SEGMENTS as u64));
+    group.throughput(Throughput::Bytes((SEGMENT * SEGMENTS) as u64));
     let mut whole = tcp(1, 1, &payload);
     let header = VirtioHeader {
         flags: VirtioHeader::NEEDS_CSUM,

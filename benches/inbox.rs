@@ -1,0 +1,133 @@
+//! What it costs to hand a batch to another worker and to get its slab back: while the other looks
+//! for work, and while it sleeps. The bytes are those of one superpacket a batch.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use laneway::lane::batch::OutboundBatch;
+use laneway::lane::bounds::{INBOX_DEPTH, outbound_pool};
+use laneway::lane::doorbell::{Awaited, Doorbell};
+use laneway::lane::inbox::{Inbox, Pool};
+use laneway::lane::sleep::Sleeper;
+use laneway::offload::Shutdown;
+
+/// A superpacket: 45 segments of 1,420 bytes.
+const BYTES: u64 = 45 * 1420;
+
+/// What the other worker does while there is nothing to do.
+#[derive(Clone, Copy, PartialEq)]
+enum Idle {
+    Looks,
+    Sleeps,
+}
+
+/// A worker that only gives slabs back, and the way to it.
+struct Bench {
+    pool: Pool<OutboundBatch>,
+    inbox: Arc<Inbox<OutboundBatch>>,
+    sleeper: Sleeper,
+    shutdown: Arc<Shutdown>,
+    worker: Option<thread::JoinHandle<()>>,
+}
+
+impl Bench {
+    fn new(idle: Idle) -> Self {
+        let shutdown = Arc::new(Shutdown::new().expect("an eventfd"));
+        let bells = [(); 2].map(|()| Arc::new(Doorbell::new().expect("an eventfd")));
+        let [near, far] = bells.each_ref().map(|bell| Sleeper::new(Arc::clone(bell), Arc::clone(&shutdown)));
+        let pool = Pool::new(outbound_pool(INBOX_DEPTH), Arc::clone(&bells[0]), OutboundBatch::new);
+        let inbox = Arc::new(Inbox::new(INBOX_DEPTH, Arc::clone(&bells[1])));
+        let worker = thread::spawn({
+            let (inbox, home) = (Arc::clone(&inbox), Arc::clone(pool.home()));
+            move || {
+                while !far.stopped() {
+                    if let Some(batch) = inbox.pop() {
+                        home.push(batch).expect("a return ring holds every batch of its pool");
+                    } else if idle == Idle::Looks {
+                        std::hint::spin_loop();
+                    } else if far.sleep(Awaited::WORK, None, None, || inbox.is_empty()).is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Self { pool, inbox, sleeper: near, shutdown, worker: Some(worker) }
+    }
+
+    /// Hands over `batches`, as many at once as there are slabs.
+    fn stream(&mut self, batches: u64) -> Duration {
+        let start = Instant::now();
+        for _ in 0..batches {
+            let batch = loop {
+                if let Some(batch) = self.pool.take() {
+                    break batch;
+                }
+                std::hint::spin_loop();
+            };
+            self.inbox.push(batch).expect("an outbox holds every batch of its pool");
+        }
+        while self.pool.available() < self.pool.size() {
+            std::hint::spin_loop();
+        }
+        start.elapsed()
+    }
+
+    /// Hands over `batches`, each when the one before has come back; asleep until then.
+    fn round_trips(&mut self, batches: u64) -> Duration {
+        let start = Instant::now();
+        for _ in 0..batches {
+            let batch = self.pool.take().expect("all slabs are home");
+            self.inbox.push(batch).expect("an outbox holds every batch of its pool");
+            while self.pool.available() < self.pool.size() {
+                let (pool, sleeper) = (&self.pool, &self.sleeper);
+                let woken = sleeper.sleep(Awaited::ANY, None, None, || pool.available() < pool.size());
+                woken.expect("nobody stops the bench");
+            }
+        }
+        start.elapsed()
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.shutdown.signal();
+        if let Some(worker) = self.worker.take() {
+            worker.join().expect("the worker ends cleanly");
+        }
+    }
+}
+
+fn hops(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("inbox");
+    group.throughput(Throughput::Bytes(BYTES));
+
+    let bell = Arc::new(Doorbell::new().expect("an eventfd"));
+    let inbox = Inbox::new(INBOX_DEPTH, bell);
+    let mut kept = Some(Box::new(OutboundBatch::new()));
+    group.bench_function("push and pop on one thread", |bencher| {
+        bencher.iter(|| {
+            inbox.push(kept.take().expect("one batch")).expect("an empty inbox");
+            kept = inbox.pop();
+        });
+    });
+
+    let mut bench = Bench::new(Idle::Looks);
+    group.bench_function("stream to a worker that looks", |bencher| {
+        bencher.iter_custom(|batches| bench.stream(batches));
+    });
+    drop(bench);
+
+    let mut bench = Bench::new(Idle::Sleeps);
+    group.bench_function("stream to a worker that may sleep", |bencher| {
+        bencher.iter_custom(|batches| bench.stream(batches));
+    });
+    group.bench_function("there and back, both asleep", |bencher| {
+        bencher.iter_custom(|batches| bench.round_trips(batches));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, hops);
+criterion_main!(benches);

@@ -1,0 +1,216 @@
+//! What the workload can do: packets and superpackets of its own making on the TUN, and streams of
+//! packets through the tunnel that are to be coalesced.
+
+use std::collections::BTreeMap;
+
+use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+use laneway::offload::{
+    CAPACITY, Coalesced, Limits, SCRATCH, SealReason, Sink, Superpacket, VIRTIO_HEADER_LEN, VirtioHeader,
+    Window, assemble,
+};
+use laneway::packet::flow::flow_hash;
+use laneway::packet::{Tcp, Udp, ip, protocol};
+
+use super::Taker;
+
+/// The views agree with themselves, and with an independent parser on the packets it takes.
+pub fn views(bytes: &[u8]) {
+    let _ = flow_hash(bytes);
+    let Some(packet) = ip::trimmed(bytes) else { return };
+    assert_eq!(ip::trimmed(packet), Some(packet), "trimming twice trims once");
+    let addresses = (ip::source(packet).unwrap(), ip::destination(packet).unwrap());
+    let transport = ip::transport(packet);
+    if let Some(transport) = transport {
+        let payload = &packet[transport.offset..];
+        match transport.protocol {
+            protocol::TCP => {
+                if let Some(tcp) = Tcp::new_checked(payload) {
+                    assert!(tcp.header_len() <= payload.len());
+                    assert_eq!(tcp.options().len(), tcp.header_len() - 20);
+                }
+            }
+            protocol::UDP => {
+                let _ = Udp::new_checked(payload).map(|udp| (udp.len(), udp.checksum()));
+            }
+            _ => {}
+        }
+    }
+    let Ok(other) = SlicedPacket::from_ip(packet) else { return };
+    match other.net {
+        Some(etherparse::NetSlice::Ipv4(v4)) => {
+            let header = v4.header();
+            assert_eq!(addresses, (header.source_addr().into(), header.destination_addr().into()));
+        }
+        Some(etherparse::NetSlice::Ipv6(v6)) => {
+            let header = v6.header();
+            assert_eq!(addresses, (header.source_addr().into(), header.destination_addr().into()));
+        }
+        _ => panic!("another parser finds no IP header"),
+    }
+    if let Some(TransportSlice::Tcp(tcp)) = other.transport {
+        let ours = transport.filter(|transport| transport.protocol == protocol::TCP && !transport.fragment);
+        let ours = ours.and_then(|transport| Tcp::new_checked(&packet[transport.offset..]));
+        if let Some(ours) = ours {
+            assert_eq!((ours.sequence(), ours.options()), (tcp.sequence_number(), tcp.options()));
+        }
+    }
+}
+
+/// A virtio header and what follows it, as a process with a raw socket can make the kernel hand it
+/// over: refused, or cut into whole packets that hold the payload once.
+pub fn superpacket(bytes: &[u8]) {
+    let Some((header, packet)) = bytes.split_first_chunk::<VIRTIO_HEADER_LEN>() else { return };
+    let mut packet = packet[..packet.len().min(65_535)].to_vec();
+    let header = VirtioHeader::decode(*header);
+    let Ok(whole) = Superpacket::parse(header, &mut packet) else { return };
+    let segments = segments(&whole);
+    if segments.len() == 1 {
+        assert!(segments[0].len() <= whole.packet().len());
+        return;
+    }
+    let headers = whole.stride() - payload(&segments[0]).len();
+    let joined: Vec<u8> = segments.iter().flat_map(|segment| payload(segment)).copied().collect();
+    assert_eq!(joined, whole.packet()[headers..], "the payload comes out once");
+    for segment in &segments {
+        assert_eq!(ip::packet_len(segment), Some(segment.len()));
+        assert_eq!(ip::destination(segment), Some(whole.destination()));
+    }
+}
+
+/// A batch of packets, coalesced and cut again, is what it was, flow by flow and in order. Packets
+/// that may not be fragmented may come out with other identifications.
+pub fn coalesce(bytes: &[u8]) {
+    let packets = stream(bytes);
+    let mut sink = Cutter { scratch: vec![0; SCRATCH], out: Vec::new() };
+    for batch in packets.chunks(CAPACITY) {
+        let mut window = Window::new(Limits::SAFE);
+        for packet in batch {
+            window.push(packet);
+        }
+        window.flush(&mut sink);
+    }
+    assert_eq!(sink.out.len(), packets.len(), "packets were lost or doubled");
+    assert_eq!(by_flow(&sink.out), by_flow(&packets));
+}
+
+/// All segments of a superpacket.
+fn segments(whole: &Superpacket<'_>) -> Vec<Vec<u8>> {
+    let cut = |index| {
+        let mut segment = vec![0; whole.segment_len(index)];
+        assert_eq!(whole.write_segment(index, &mut segment), segment.len());
+        segment
+    };
+    (0..whole.segments()).map(cut).collect()
+}
+
+/// What follows the transport header.
+fn payload(packet: &[u8]) -> &[u8] {
+    let transport = ip::transport(packet).expect("a packet that was segmented");
+    let behind = &packet[transport.offset..];
+    match transport.protocol {
+        protocol::TCP => &behind[Tcp::new_checked(behind).expect("a TCP header").header_len()..],
+        _ => &behind[Udp::HEADER..],
+    }
+}
+
+/// Cuts what was coalesced, as the kernel would.
+struct Cutter {
+    scratch: Vec<u8>,
+    out: Vec<Vec<u8>>,
+}
+
+impl Sink for Cutter {
+    fn packet(&mut self, packet: &[u8]) {
+        self.out.push(packet.to_vec());
+    }
+
+    fn superpacket(&mut self, whole: &Coalesced<'_, '_>) {
+        let len = assemble(&mut self.scratch, whole.header(), whole.payloads(), whole.gso_size())
+            .expect("a chain within the limits is a superpacket");
+        let (header, packet) = self.scratch[..len].split_first_chunk_mut::<VIRTIO_HEADER_LEN>().unwrap();
+        let cut = Superpacket::parse(VirtioHeader::decode(*header), packet).expect("we take what we write");
+        assert_eq!(cut.segments(), whole.segments());
+        self.out.extend(segments(&cut));
+    }
+
+    fn sealed(&mut self, _: SealReason) {}
+}
+
+/// Packets by flow (addresses, protocol and ports; by nothing at all if they have none), in order.
+fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<Vec<u8>, Vec<Vec<u8>>> {
+    let mut flows = BTreeMap::<_, Vec<_>>::new();
+    for packet in packets {
+        flows.entry(flow(packet).unwrap_or_default()).or_default().push(comparable(packet));
+    }
+    flows
+}
+
+fn flow(packet: &[u8]) -> Option<Vec<u8>> {
+    let packet = ip::trimmed(packet)?;
+    let transport = ip::transport(packet)?;
+    let ports = packet.get(transport.offset..transport.offset + 4).filter(|_| !transport.fragment);
+    Some([ip::addresses(packet)?, &[transport.protocol], ports.unwrap_or_default()].concat())
+}
+
+/// The packet without padding, and without identification and header checksum if it may not be
+/// fragmented: then the identification means nothing (RFC 6864, section 4.1).
+fn comparable(packet: &[u8]) -> Vec<u8> {
+    let Some(trimmed) = ip::trimmed(packet) else { return packet.to_vec() };
+    let mut packet = trimmed.to_vec();
+    if packet[0] >> 4 == 4 && packet[6] & 0x40 != 0 {
+        packet[4..6].fill(0);
+        packet[10..12].fill(0);
+    }
+    packet
+}
+
+/// A stream of packets: each a few bytes that say how it differs from the one before, so that most
+/// could be coalesced; or bytes as they are.
+fn stream(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut take = Taker(bytes);
+    let mut packets = Vec::new();
+    let mut next = [1_u32; 4];
+    while !take.0.is_empty() && packets.len() < 2 * CAPACITY {
+        let (shape, change) = (take.byte(), take.byte());
+        if shape == 0xff {
+            let len = take.u16() % 2048;
+            packets.push(take.bytes(len.into()).to_vec());
+            continue;
+        }
+        let flow = usize::from(shape & 3);
+        let len = [1368, 1000, 100, 0][usize::from(shape >> 2 & 3)] + usize::from(shape >> 7);
+        let payload: Vec<u8> = (0..len).map(|at| (at as u8) ^ change).collect();
+        let ttl = if change & 0x1e == 0x1e { 63 } else { 64 };
+        let ports = (1000 + flow as u16, 2000);
+        let mut packet = Vec::new();
+        let v6 = shape & 0x10 != 0;
+        let builder = if v6 {
+            PacketBuilder::ipv6([1; 16], [2; 16], ttl)
+        } else {
+            PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], ttl)
+        };
+        if shape & 0x20 != 0 {
+            builder.udp(ports.0, ports.1).write(&mut packet, &payload).unwrap();
+        } else {
+            let mut tcp = builder.tcp(ports.0, ports.1, next[flow], 512);
+            if change & 0x20 != 0 {
+                tcp = tcp.psh();
+            }
+            if change & 0xc1 == 0x41 {
+                tcp = tcp.fin();
+            }
+            if change & 0xc1 == 0x81 {
+                tcp = tcp.syn();
+            }
+            tcp.ack(7).write(&mut packet, &payload).unwrap();
+        }
+        next[flow] = next[flow].wrapping_add(len as u32);
+        if shape & 0x40 != 0 {
+            // A byte that was not as it was sent: perhaps in a header, perhaps in a checksum.
+            let at = usize::from(take.u16()) % packet.len();
+            packet[at] ^= take.byte();
+        }
+        packets.push(packet);
+    }
+    packets
+}

@@ -1,0 +1,48 @@
+//! What takes bytes from strangers, one function each, with what must hold for all bytes.
+//!
+//! The fuzzer calls them (`cargo +nightly fuzz run NAME`), and so does the test `tests/fuzz.rs`, with
+//! the corpus and mutations of it, on any compiler.
+
+#![allow(missing_docs, unreachable_pub, clippy::missing_panics_doc)]
+
+mod inside;
+mod outside;
+mod text;
+
+pub use inside::{coalesce, superpacket, views};
+pub use outside::{handshake, open_run};
+pub use text::{config_file, environment, uapi};
+
+/// A function that bytes are given to.
+pub type Target = fn(&[u8]);
+
+/// All of them, by the names of their corpora.
+pub const TARGETS: [(&str, Target); 8] = [
+    ("views", views),
+    ("superpacket", superpacket),
+    ("coalesce", coalesce),
+    ("handshake", handshake),
+    ("open_run", open_run),
+    ("uapi", uapi),
+    ("config_file", config_file),
+    ("environment", environment),
+];
+
+/// Takes numbers from the front of the bytes; zeroes once they have run out.
+struct Taker<'a>(&'a [u8]);
+
+impl<'a> Taker<'a> {
+    fn byte(&mut self) -> u8 {
+        self.bytes(1).first().copied().unwrap_or(0)
+    }
+
+    fn u16(&mut self) -> u16 {
+        u16::from_le_bytes([self.byte(), self.byte()])
+    }
+
+    fn bytes(&mut self, len: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(len.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+}

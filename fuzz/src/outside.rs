@@ -1,0 +1,163 @@
+//! What anybody on the network can do: datagrams at the UDP port.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use laneway::drops::DropTally;
+use laneway::units::{Nanos, PeerId};
+use laneway::wireguard::keys::{Entropy, PrivateKey};
+use laneway::wireguard::messages::{DATA_HEADER, DATA_OVERHEAD, INITIATION};
+use laneway::wireguard::outputs::{Output, Outputs};
+use laneway::wireguard::protocol::{Protocol, Settings};
+use laneway::wireguard::session::{MessageLimits, OpenedRun, Role, Session, SessionKeys, SessionParts};
+use laneway::wireguard::table::SessionTable;
+use zeroize::Zeroizing;
+
+use super::Taker;
+
+/// Datagrams, raw or as changes of a real message, at a peer that has just sent an initiation and
+/// one that waits: none is answered as if it were real, and the real handshake then succeeds.
+pub fn handshake(bytes: &[u8]) {
+    let (mut near, mut far) = (End::new(1, 2), End::new(2, 1));
+    let initiation = near.begin();
+    let mut take = Taker(bytes);
+    for _ in 0..16 {
+        if take.0.is_empty() {
+            break;
+        }
+        let how = take.byte();
+        let len = usize::from(take.u16()) % 300;
+        let strange = take.bytes(len);
+        let strange = if how & 1 == 0 { strange.to_vec() } else { changed(&initiation, strange) };
+        // Nobody looks at the last field, mac2, before there is too much to do (section 5.3).
+        if strange.len() == initiation.len() && strange[..MAC2] == initiation[..MAC2] {
+            continue;
+        }
+        let end = if how & 2 == 0 { &mut far } else { &mut near };
+        let answers = end.receive(&strange);
+        assert!(answers.is_empty(), "a strange message was answered as if it were real");
+        assert!(!end.has_session, "a strange message made a session");
+    }
+    for answer in far.receive(&initiation) {
+        near.receive(&answer);
+    }
+    assert!(near.has_session, "strange messages stood in the way of the real ones");
+}
+
+/// A sealed run with changes: what is opened is what was sealed, at its place, and what was changed is
+/// not opened.
+pub fn open_run(bytes: &[u8]) {
+    let mut take = Taker(bytes);
+    let stride = DATA_OVERHEAD + 16 * usize::from(take.byte() % 95);
+    let len = stride * usize::from(take.byte() % 45) + DATA_OVERHEAD + usize::from(take.byte()) % stride;
+    let len = len.min(stride * 45);
+    let tail = len % stride;
+    let len = if tail != 0 && tail < DATA_OVERHEAD { len - tail } else { len };
+    let (near, far) = (session(Role::Initiator), session(Role::Responder));
+    let mut sealed: Vec<u8> = (0..len).map(|at| at as u8).collect();
+    let plain = sealed.clone();
+    near.seal_run(near.reserve(len.div_ceil(stride) as u32).expect("a fresh session"), &mut sealed, stride);
+    let mut received = sealed.clone();
+    while !take.0.is_empty() {
+        let (at, with) = (usize::from(take.u16()) % len, take.byte());
+        // The receiver finds type and index right before it opens a run.
+        if at % stride >= 8 {
+            received[at] ^= with;
+        }
+    }
+    let intact: Vec<bool> =
+        received.chunks(stride).zip(sealed.chunks(stride)).map(|(one, other)| one == other).collect();
+    let (mut opened, mut drops) = (OpenedRun::new(), DropTally::default());
+    far.open_run(&mut received, stride, &mut opened, &mut drops);
+    let mut expected =
+        (0..).zip(&intact).filter(|(_, intact)| **intact).map(|(index, _)| index * stride + DATA_HEADER);
+    for packet in &opened {
+        let (start, len) = (packet.offset as usize, packet.len as usize);
+        assert_eq!(Some(start), expected.next(), "a changed datagram was opened, or an intact one was not");
+        assert_eq!(received[start..start + len], plain[start..start + len]);
+    }
+    assert_eq!(expected.next(), None, "an intact datagram was not opened");
+}
+
+/// The message with bytes changed, as pairs of a place and what is added to it say.
+fn changed(message: &[u8], changes: &[u8]) -> Vec<u8> {
+    let mut message = message.to_vec();
+    for change in changes.chunks_exact(2) {
+        let at = usize::from(change[0]) % message.len();
+        message[at] = message[at].wrapping_add(change[1]);
+    }
+    message
+}
+
+fn session(role: Role) -> Session {
+    let (send, receive) = if role == Role::Initiator { (1, 2) } else { (2, 1) };
+    Session::new(SessionParts {
+        peer: PeerId(0),
+        activity: Arc::default(),
+        role,
+        local_index: 1,
+        remote_index: 1,
+        created: Nanos(1),
+        keys: SessionKeys { send: Zeroizing::new([send; 32]), receive: Zeroizing::new([receive; 32]) },
+        limits: MessageLimits::default(),
+    })
+}
+
+/// One end of a tunnel at one moment.
+struct End {
+    protocol: Protocol,
+    peer: PeerId,
+    out: Outputs,
+    entropy: Counting,
+    has_session: bool,
+}
+
+impl End {
+    fn new(own: u64, other: u64) -> Self {
+        let key = |seed| PrivateKey::generate(&mut Counting(seed));
+        let mut protocol = Protocol::new(Some(key(own)), Arc::new(SessionTable::new()), Settings::default());
+        let peer = protocol.add_peer(key(other).public_key()).expect("a first peer");
+        Self { protocol, peer, out: Outputs::new(), entropy: Counting(own << 32), has_session: false }
+    }
+
+    fn begin(&mut self) -> Vec<u8> {
+        self.protocol.data_waits(NOW, UNIX, &mut self.entropy, self.peer, &mut self.out);
+        self.take().remove(0)
+    }
+
+    fn receive(&mut self, datagram: &[u8]) -> Vec<Vec<u8>> {
+        let from = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 51820));
+        self.protocol.handle_datagram(NOW, UNIX, &mut self.entropy, from, datagram, &mut self.out);
+        self.take()
+    }
+
+    fn take(&mut self) -> Vec<Vec<u8>> {
+        let mut sent = Vec::new();
+        for output in self.out.drain() {
+            match output {
+                Output::Send { datagram, .. } => sent.push(datagram.to_vec()),
+                Output::Use { .. } => self.has_session = true,
+                _ => {}
+            }
+        }
+        sent
+    }
+}
+
+/// Where an initiation's mac2 starts.
+const MAC2: usize = INITIATION - 16;
+const NOW: Nanos = Nanos(1_000_000_000);
+const UNIX: Duration = Duration::from_secs(1_700_000_000);
+
+/// The same in every run, so that a finding is one in the next run, too.
+struct Counting(u64);
+
+impl Entropy for Counting {
+    fn fill(&mut self, dest: &mut [u8]) {
+        for byte in dest {
+            self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            *byte = (self.0 >> 56) as u8;
+        }
+    }
+}

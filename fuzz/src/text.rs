@@ -1,0 +1,58 @@
+//! What whoever configures a router can write: control socket, file and environment.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+
+use laneway::control::config::env::Environment;
+use laneway::control::config::file::FileConfig;
+use laneway::control::uapi::protocol::{Request, RequestParser};
+
+/// Lines at the control socket. An update has no more peers and networks than lines.
+pub fn uapi(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let mut parser = RequestParser::default();
+    let mut lines = 0;
+    for line in text.split('\n') {
+        lines += 1;
+        match parser.line(line) {
+            Ok(Some(Request::Set(Ok(update)))) => {
+                let networks: usize = update.peers.iter().map(|peer| peer.allowed_ips.len()).sum();
+                assert!(update.peers.len() + networks <= lines);
+                lines = 0;
+            }
+            Ok(_) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// A configuration file. What is wrong with it is said with file and line.
+pub fn config_file(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let path = Path::new("a/tunnel.conf");
+    match FileConfig::parse(path, &text) {
+        Ok(file) => {
+            assert!(file.update.replace_peers, "the file is the whole truth");
+            let again = FileConfig::parse(path, &text).expect("it was good a moment ago");
+            assert!(again == file);
+        }
+        Err(mistake) => {
+            let mistake = mistake.to_string();
+            assert!(mistake.contains("a/tunnel.conf:"), "{mistake}");
+        }
+    }
+}
+
+/// Environment variables, one a line. What is wrong is said with the variable's name.
+pub fn environment(bytes: &[u8]) {
+    let variables = bytes.split(|byte| *byte == b'\n').filter_map(|line| {
+        let at = line.iter().position(|byte| *byte == b'=')?;
+        let part = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+        Some((part(&line[..at]), part(&line[at + 1..])))
+    });
+    if let Err(mistake) = Environment::read(variables) {
+        let mistake = mistake.to_string();
+        assert!(mistake.contains("LANEWAY_"), "{mistake}");
+    }
+}
