@@ -115,3 +115,56 @@ impl AsFd for QueueReader {
         self.fd.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+    use crate::offload::{SuperpacketKind, VIRTIO_HEADER_LEN};
+    use crate::units::MAX_PACKET;
+
+    /// A reader, and the end where the kernel would be: a datagram socket keeps reads apart as a TUN
+    /// queue does, and takes what no kernel hands over.
+    fn pair() -> (QueueReader, UnixDatagram) {
+        let (queue, kernel) = UnixDatagram::pair().unwrap();
+        queue.set_nonblocking(true).unwrap();
+        (QueueReader::new(Arc::new(queue.into())), kernel)
+    }
+
+    /// A TCP packet of so many bytes in all, to be cut into segments of 1,000.
+    fn superpacket(len: usize) -> Vec<u8> {
+        let builder =
+            etherparse::PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).tcp(1, 2, 3, 4).ack(5);
+        let mut packet = Vec::new();
+        builder.write(&mut packet, &vec![7; len - 40]).unwrap();
+        let header = VirtioHeader {
+            gso_type: VirtioHeader::GSO_TCPV4,
+            gso_size: 1000,
+            ..VirtioHeader::decode([0; VIRTIO_HEADER_LEN])
+        };
+        [&header.encode()[..], &packet].concat()
+    }
+
+    #[test]
+    fn bad_packets_do_not_end_the_reader() {
+        let (mut reader, kernel) = pair();
+        let good = superpacket(4000);
+        for bad in [&good[..3], &good[..VIRTIO_HEADER_LEN], &good[..100], &[0xff; 70_000][..65_000]] {
+            kernel.send(bad).unwrap();
+            kernel.send(&good).unwrap();
+            assert!(matches!(reader.read(), Ok(Read::Malformed(_))), "{} bytes", bad.len());
+            assert!(matches!(reader.read(), Ok(Read::Packet(packet)) if packet.segments() == 4));
+        }
+        assert!(matches!(reader.read(), Ok(Read::Empty)));
+    }
+
+    #[test]
+    fn the_longest_superpacket_is_read_whole() {
+        let (mut reader, kernel) = pair();
+        kernel.send(&superpacket(MAX_PACKET)).unwrap();
+        let Ok(Read::Packet(packet)) = reader.read() else { panic!("it is a good packet") };
+        assert_eq!((packet.kind(), packet.packet().len()), (SuperpacketKind::Tso4, MAX_PACKET));
+        assert_eq!(packet.segments(), (MAX_PACKET - 40).div_ceil(1000));
+    }
+}
