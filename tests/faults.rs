@@ -61,11 +61,8 @@ fn garbage_datagrams_are_counted_by_reason_and_disturb_no_transfer() {
     let refused = metrics.sum("laneway_handshake_messages_dropped_total", &[]);
     assert!(refused > 100.0, "handshake messages without a right mac1: {refused}");
     for router in [left, right] {
-        assert_eq!(
-            routers::metrics(&router).sum("laneway_worker_restarts_total", &[]),
-            0.0,
-            "nobody panicked"
-        );
+        let restarts = routers::metrics(&router).sum("laneway_worker_restarts_total", &[]);
+        assert!(restarts < 1.0, "{restarts} workers panicked");
         router.stop().expect("it was in good health");
     }
 }
