@@ -1,9 +1,9 @@
 //! Order: what one socket sends arrives in the order it was sent, however many lanes carry it and however short
 //! their inboxes are.
 //!
-//! UDP shows it, for TCP would put right what came in the wrong order. Datagrams may get lost here, and do: the
-//! senders are faster than the tunnel, so every inbox runs full, which is when order is in danger. Each flow goes
-//! one way only. That is on purpose: the kernel sends a flow to the TUN queue on which its opposite direction was
+//! UDP shows it, for TCP would put right what came in the wrong order. Datagrams may get lost here: together the
+//! flows have more on their way than short inboxes hold, which is when order is in danger. Each flow goes one way
+//! only. That is on purpose: the kernel sends a flow to the TUN queue on which its opposite direction was
 //! last written (`tun_flow_update` in Linux's `drivers/net/tun.c`), so the first answer of a two-way flow can move
 //! it to another queue, and to another lane, while its first packets are still on their way. That one change of
 //! lane is the kernel's choice and not in our hands.
@@ -24,7 +24,7 @@ use support::{DEADLINE, bulk, lab, require_root, routers, wait_until};
 
 /// How many datagrams of each flow have to arrive before its sender stops. A flow that hardly arrives proves
 /// nothing, and how many have to be sent for it depends on how busy the machine is.
-const ENOUGH: usize = 2_000;
+const ENOUGH: usize = 5_000;
 
 /// Flows from each side over each protocol.
 const FLOWS: usize = 3;
@@ -32,12 +32,12 @@ const FLOWS: usize = 3;
 /// Payload bytes of a datagram when the kernel is given many at once (`UDP_SEGMENT`).
 const GSO_SIZE: usize = 1200;
 
-/// Datagrams that a sender sends in one go. Then it rests for [`PAUSE`]: a full TUN queue drops at once and costs
-/// its senders nothing, so without a pause a flow would be over before the tunnel has seen any of it.
-const BURST: u32 = 32;
+/// Datagrams that a sender sends in one go: all flows together have more on their way than short inboxes hold, and
+/// less than starves TCP for good.
+const BURST: usize = 48;
 
-/// How long a sender rests after each burst. All of them together are still faster than the tunnel.
-const PAUSE: Duration = Duration::from_millis(2);
+/// How long a sender waits for a burst to arrive before it takes the rest for lost.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// How often a receiver looks whether its sender is done. One that hears nothing for so long after that has heard
 /// everything.
@@ -123,11 +123,11 @@ impl Flow {
                 .expect("UDP GSO");
         }
         let start = Instant::now();
-        for first in (0..u32::MAX - BURST).step_by(BURST as usize) {
-            if self.arrived.load(Relaxed) >= ENOUGH || start.elapsed() > DEADLINE {
-                break;
-            }
-            let burst = first..first + BURST;
+        let mut number = 0;
+        while self.arrived.load(Relaxed) < ENOUGH && start.elapsed() < DEADLINE {
+            let burst = number..number + BURST as u32;
+            number = burst.end;
+            let goal = self.arrived.load(Relaxed) + BURST;
             if gso {
                 let datagrams: Vec<u8> = burst.flat_map(|number| datagram(number, GSO_SIZE)).collect();
                 self.sender.send(&datagrams).expect("send");
@@ -136,7 +136,10 @@ impl Flow {
                     self.sender.send(&datagram(number, 4 + number as usize * 7 % 1300)).expect("send");
                 }
             }
-            thread::sleep(PAUSE);
+            let sent = Instant::now();
+            while self.arrived.load(Relaxed) < goal && sent.elapsed() < PATIENCE {
+                thread::sleep(PATIENCE / 100);
+            }
         }
         self.sent.store(true, Relaxed);
     }
