@@ -13,6 +13,9 @@
 //!            lane/inbox          the slab goes to the lane's outside worker
 //!            underlay/send       which sends each run with one system call
 //!
+//!            lane/inside/reject  what has no route is answered (packet/reject), and what does not
+//!                                fit the path (lane/path_limit)
+//!
 //! inbound    underlay/receive    runs of datagrams are received into slabs
 //!            wireguard/session   and opened there; replays and forgeries are dropped
 //!            lane/outside        the source must be the sender's; the flow picks the lane

@@ -62,7 +62,7 @@ fn garbage_datagrams_are_counted_by_reason_and_disturb_no_transfer() {
     assert!(refused > 100.0, "handshake messages without a right mac1: {refused}");
     for router in [left, right] {
         let restarts = routers::metrics(&router).sum("laneway_worker_restarts_total", &[]);
-        assert!(restarts < 1.0, "a worker panicked");
+        assert!(restarts < 1.0, "{restarts} workers panicked");
         router.stop().expect("it was in good health");
     }
 }
