@@ -12,7 +12,6 @@
 //!            wireguard/session   and sealed there, a run at a time
 //!            lane/inbox          the slab goes to the lane's outside worker
 //!            underlay/send       which sends each run with one system call
-//!
 //!            lane/inside/reject  what has no route is answered (packet/reject), and what does not
 //!                                fit the path (lane/path_limit)
 //!
