@@ -150,7 +150,7 @@ mod tests {
     fn bad_packets_do_not_end_the_reader() {
         let (mut reader, kernel) = pair();
         let good = superpacket(4000);
-        for bad in [&good[..3], &good[..VIRTIO_HEADER_LEN], &good[..100], &[0xff; 70_000][..65_000]] {
+        for bad in [&good[..3], &good[..VIRTIO_HEADER_LEN], &good[..100], &[0xff; 2000]] {
             kernel.send(bad).unwrap();
             kernel.send(&good).unwrap();
             assert!(matches!(reader.read(), Ok(Read::Malformed(_))), "{} bytes", bad.len());
