@@ -6,14 +6,17 @@ use std::sync::Arc;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use laneway::drops::DropTally;
 use laneway::units::{Nanos, PeerId};
+use laneway::wireguard::aead::Backend;
 use laneway::wireguard::messages::DATA_OVERHEAD;
 use laneway::wireguard::session::{MessageLimits, OpenedRun, Role, Session, SessionKeys, SessionParts};
+use laneway::wireguard::suite::Suite;
 use zeroize::Zeroizing;
 
 const SEGMENTS: usize = 45;
 const STRIDE: usize = 1420 + DATA_OVERHEAD;
 
-fn end(role: Role, send: u8, receive: u8) -> Session {
+fn end(role: Role, suite: Suite, backend: Backend) -> Session {
+    let (send, receive) = if role == Role::Initiator { (1, 2) } else { (2, 1) };
     Session::new(SessionParts {
         peer: PeerId(0),
         activity: Arc::default(),
@@ -21,18 +24,28 @@ fn end(role: Role, send: u8, receive: u8) -> Session {
         local_index: 1,
         remote_index: 1,
         created: Nanos(1),
-        keys: SessionKeys { send: Zeroizing::new([send; 32]), receive: Zeroizing::new([receive; 32]) },
+        keys: SessionKeys { suite, send: Zeroizing::new([send; 32]), receive: Zeroizing::new([receive; 32]) },
         limits: MessageLimits::default(),
+        backend,
     })
 }
 
 fn superpacket(c: &mut Criterion) {
-    let (a, b) = (end(Role::Initiator, 1, 2), end(Role::Responder, 2, 1));
+    let mut backends = vec![Backend::Portable, Backend::fastest()];
+    backends.dedup();
+    for backend in backends {
+        superpacket_by(c, &format!("{backend}"), Suite::ChaCha20Poly1305, backend);
+    }
+    superpacket_by(c, "aes256gcm", Suite::Aes256Gcm, Backend::Portable);
+}
+
+fn superpacket_by(c: &mut Criterion, name: &str, suite: Suite, backend: Backend) {
+    let (a, b) = (end(Role::Initiator, suite, backend), end(Role::Responder, suite, backend));
     let mut group = c.benchmark_group("superpacket of 45 x 1420 bytes");
     group.throughput(Throughput::Bytes((SEGMENTS * 1420) as u64));
 
     let mut run = vec![0x5a; SEGMENTS * STRIDE];
-    group.bench_function("seal", |bencher| {
+    group.bench_function(format!("seal, {name}"), |bencher| {
         bencher.iter(|| {
             let first = a.reserve(SEGMENTS as u32).expect("counters are left");
             a.seal_run(first, black_box(&mut run), STRIDE);
@@ -41,7 +54,7 @@ fn superpacket(c: &mut Criterion) {
 
     // Each run is opened once: the second time it would be a replay, and cheaper.
     let (mut opened, mut drops) = (OpenedRun::new(), DropTally::default());
-    group.bench_function("open", |bencher| {
+    group.bench_function(format!("open, {name}"), |bencher| {
         bencher.iter_batched_ref(
             || {
                 let mut run = vec![0x5a; SEGMENTS * STRIDE];

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use laneway::drops::DropTally;
 use laneway::units::{Nanos, PeerId};
+use laneway::wireguard::aead::Backend;
 use laneway::wireguard::keys::{Entropy, PrivateKey};
 use laneway::wireguard::messages::{DATA_HEADER, DATA_OVERHEAD, INITIATION};
 use laneway::wireguard::outputs::{Output, Outputs};
 use laneway::wireguard::protocol::{Protocol, Settings};
 use laneway::wireguard::session::{MessageLimits, OpenedRun, Role, Session, SessionKeys, SessionParts};
+use laneway::wireguard::suite::Suite;
 use laneway::wireguard::table::SessionTable;
 use zeroize::Zeroizing;
 
@@ -49,15 +51,23 @@ pub fn handshake(bytes: &[u8]) {
 /// not opened.
 pub fn open_run(bytes: &[u8]) {
     let mut take = Taker(bytes);
-    let stride = DATA_OVERHEAD + 16 * usize::from(take.byte() % 95);
+    let how = take.byte();
+    let stride = DATA_OVERHEAD + 16 * usize::from(take.byte() % 95) + usize::from(how >> 4);
     let len = stride * usize::from(take.byte() % 45) + DATA_OVERHEAD + usize::from(take.byte()) % stride;
     let len = len.min(stride * 45);
     let tail = len % stride;
     let len = if tail != 0 && tail < DATA_OVERHEAD { len - tail } else { len };
-    let (near, far) = (session(Role::Initiator), session(Role::Responder));
+    let suite = Suite::ALL[usize::from(how & 1)];
+    let ends = |backend| (session(Role::Initiator, suite, backend), session(Role::Responder, suite, backend));
+    let ((near, far), (other_near, other_far)) = (ends(Backend::Portable), ends(Backend::fastest()));
     let mut sealed: Vec<u8> = (0..len).map(|at| at as u8).collect();
     let plain = sealed.clone();
-    near.seal_run(near.reserve(len.div_ceil(stride) as u32).expect("a fresh session"), &mut sealed, stride);
+    let mut other_sealed = sealed.clone();
+    for (near, sealed) in [(&near, &mut sealed), (&other_near, &mut other_sealed)] {
+        let first = near.reserve(len.div_ceil(stride) as u32).expect("a fresh session");
+        near.seal_run(first, sealed, stride);
+    }
+    assert_eq!(sealed, other_sealed, "one back end seals as the other");
     let mut received = sealed.clone();
     while !take.0.is_empty() {
         let (at, with) = (usize::from(take.u16()) % len, take.byte());
@@ -69,7 +79,10 @@ pub fn open_run(bytes: &[u8]) {
     let intact: Vec<bool> =
         received.chunks(stride).zip(sealed.chunks(stride)).map(|(one, other)| one == other).collect();
     let (mut opened, mut drops) = (OpenedRun::new(), DropTally::default());
+    let mut other_opened = OpenedRun::new();
+    other_far.open_run(&mut received.clone(), stride, &mut other_opened, &mut drops);
     far.open_run(&mut received, stride, &mut opened, &mut drops);
+    assert_eq!(opened, other_opened, "one back end opens as the other");
     let mut expected =
         (0..).zip(&intact).filter(|(_, intact)| **intact).map(|(index, _)| index * stride + DATA_HEADER);
     for packet in &opened {
@@ -90,7 +103,7 @@ fn changed(message: &[u8], changes: &[u8]) -> Vec<u8> {
     message
 }
 
-fn session(role: Role) -> Session {
+fn session(role: Role, suite: Suite, backend: Backend) -> Session {
     let (send, receive) = if role == Role::Initiator { (1, 2) } else { (2, 1) };
     Session::new(SessionParts {
         peer: PeerId(0),
@@ -99,8 +112,9 @@ fn session(role: Role) -> Session {
         local_index: 1,
         remote_index: 1,
         created: Nanos(1),
-        keys: SessionKeys { send: Zeroizing::new([send; 32]), receive: Zeroizing::new([receive; 32]) },
+        keys: SessionKeys { suite, send: Zeroizing::new([send; 32]), receive: Zeroizing::new([receive; 32]) },
         limits: MessageLimits::default(),
+        backend,
     })
 }
 

@@ -135,6 +135,7 @@ pub(super) fn status(actor: &PeerActor) -> DeviceStatus {
         PeerStatus {
             public_key: record.public_key,
             preshared_key: info.preshared_key.clone(),
+            suite: info.suite,
             endpoint: record.endpoint.load().map(|endpoint| endpoint.address),
             last_handshake: info.last_handshake,
             sent_bytes: record.sent_bytes.load(Ordering::Relaxed),
@@ -213,6 +214,11 @@ fn apply_peer(
     let record = Arc::clone(snapshot.peer(peer).expect("protocol and snapshot have the same peers"));
     if let Some(key) = update.preshared_key {
         actor.protocol.set_preshared_key(peer, key);
+    }
+    if let Some(suite) = update.suite
+        && actor.protocol.set_suite(peer, suite)
+    {
+        record.sending.store(None);
     }
     if let Some(endpoint) = update.endpoint {
         let address = endpoint.resolve().map_err(|error| {

@@ -110,8 +110,9 @@ pub(super) fn open(
     let ends = (0..lanes).map(|lane| lane_ends(config, lane, lanes)).collect::<Result<Vec<_>, _>>()?;
     let (device, requests) = DeviceHandle::new(Arc::clone(&actor_bell));
     let drops: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
+    let settings = Settings { backend: config.aead.backend(), ..Settings::default() };
     let actor = PeerActor {
-        protocol: Protocol::new(None, Arc::clone(&shared.sessions), Settings::default()),
+        protocol: Protocol::new(None, Arc::clone(&shared.sessions), settings),
         peers: Arc::clone(&shared.peers),
         inbox: Arc::clone(&shared.actor),
         requests,

@@ -1,6 +1,8 @@
 //! The only unsafe code: thin typed wrappers over libc and nix. Every block argues why it is sound.
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+pub mod avx512;
 pub mod clock;
 pub mod inherited;
 pub mod netns;

@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use super::keys::{Entropy, PublicKey};
 use super::messages::{self, COOKIE_REPLY, CookieReply, Handshake, Mac, mac1_offset, mac2_offset};
+use super::suite::Suite;
 use crate::units::Nanos;
 
 /// How long the secret behind our cookies lives.
@@ -26,12 +27,12 @@ pub(super) const SECRET_LIFETIME: Duration = Duration::from_secs(120);
 /// How long a cookie is used after it came. Five seconds less than the secret lives, for its way.
 pub(super) const COOKIE_LIFETIME: Duration = Duration::from_secs(115);
 
-const LABEL_MAC1: &[u8] = b"mac1----";
 const LABEL_COOKIE: &[u8] = b"cookie--";
 
 /// Judges the MACs of messages to us and hands out cookies.
 pub(super) struct CookieJudge {
-    mac1_key: [u8; 32],
+    /// Of each suite, in the order of [`Suite::ALL`].
+    mac1_keys: [[u8; 32]; 2],
     cookie_key: [u8; 32],
     secret: Zeroizing<[u8; 32]>,
     secret_made: Option<Nanos>,
@@ -41,17 +42,18 @@ impl CookieJudge {
     /// A judge of messages to the owner of `public`.
     pub(super) fn new(public: &PublicKey) -> Self {
         CookieJudge {
-            mac1_key: labelled(LABEL_MAC1, public),
+            mac1_keys: Suite::ALL.map(|suite| labelled(suite.mac1_label(), public)),
             cookie_key: labelled(LABEL_COOKIE, public),
             secret: Zeroizing::new([0; 32]),
             secret_made: None,
         }
     }
 
-    /// Whether the sender knows our public key.
-    pub(super) fn mac1_is_right(&self, message: Handshake<'_>) -> bool {
+    /// The suite of a message whose sender knows our public key.
+    pub(super) fn suite_by_mac1(&self, message: Handshake<'_>) -> Option<Suite> {
         let (mac1, covered) = message.mac1();
-        mac(&self.mac1_key, &[covered]).ct_eq(mac1).into()
+        let mut suites = Suite::ALL.into_iter().zip(&self.mac1_keys);
+        suites.find(|(_, key)| mac(*key, &[covered]).ct_eq(mac1).into()).map(|(suite, _)| suite)
     }
 
     /// Whether the sender has a cookie that we gave to `source`.
@@ -109,10 +111,10 @@ pub(super) struct CookieJar {
 }
 
 impl CookieJar {
-    /// A jar for messages to the owner of `public`.
-    pub(super) fn new(public: &PublicKey) -> Self {
+    /// A jar for messages of `suite` to the owner of `public`.
+    pub(super) fn new(public: &PublicKey, suite: Suite) -> Self {
         CookieJar {
-            mac1_key: labelled(LABEL_MAC1, public),
+            mac1_key: labelled(suite.mac1_label(), public),
             cookie_key: labelled(LABEL_COOKIE, public),
             cookie: None,
             last: None,
@@ -195,7 +197,7 @@ mod tests {
 
     /// A judge, and a jar with a cookie for 192.0.2.1:1000.
     fn with_cookie() -> (CookieJudge, CookieJar) {
-        let (mut judge, mut jar) = (CookieJudge::new(&US), CookieJar::new(&US));
+        let (mut judge, mut jar) = (CookieJudge::new(&US), CookieJar::new(&US, Suite::default()));
         let message = signed(&mut jar, START);
         let mut entropy = OsEntropy::new().unwrap();
         let reply = judge.reply(view(&message), source("192.0.2.1:1000"), START, &mut entropy);
@@ -206,14 +208,14 @@ mod tests {
     #[test]
     fn the_first_mac_proves_that_our_key_is_known() {
         let judge = CookieJudge::new(&US);
-        let message = signed(&mut CookieJar::new(&US), START);
-        assert!(judge.mac1_is_right(view(&message)));
-        let other = signed(&mut CookieJar::new(&PublicKey::from_bytes([8; 32])), START);
-        assert!(!judge.mac1_is_right(view(&other)));
+        let message = signed(&mut CookieJar::new(&US, Suite::default()), START);
+        assert!(judge.suite_by_mac1(view(&message)).is_some());
+        let other = signed(&mut CookieJar::new(&PublicKey::from_bytes([8; 32]), Suite::default()), START);
+        assert!(judge.suite_by_mac1(view(&other)).is_none());
         for at in 4..132 {
             let mut changed = message;
             changed[at] ^= 1;
-            assert!(!judge.mac1_is_right(view(&changed)), "byte {at}");
+            assert!(judge.suite_by_mac1(view(&changed)).is_none(), "byte {at}");
         }
     }
 
@@ -232,7 +234,7 @@ mod tests {
     #[test]
     fn without_a_cookie_the_second_mac_is_wrong() {
         let (judge, _) = with_cookie();
-        let message = signed(&mut CookieJar::new(&US), START);
+        let message = signed(&mut CookieJar::new(&US, Suite::default()), START);
         assert_eq!(view(&message).mac2().0, &[0; 16]);
         assert!(!judge.mac2_is_right(view(&message), source("192.0.2.1:1000"), START));
         // A judge that never gave a cookie takes none, not even one made of its first secret.
@@ -251,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_cookie_reply_must_answer_our_last_message() {
-        let (mut judge, mut jar) = (CookieJudge::new(&US), CookieJar::new(&US));
+        let (mut judge, mut jar) = (CookieJudge::new(&US), CookieJar::new(&US, Suite::default()));
         let mut entropy = OsEntropy::new().unwrap();
         let message = signed(&mut jar, START);
         let reply = judge.reply(view(&message), source("192.0.2.1:1000"), START, &mut entropy);
@@ -262,6 +264,8 @@ mod tests {
         }
         assert!(jar.store(CookieReply::new_checked(&reply).unwrap(), START));
         assert!(!jar.store(CookieReply::new_checked(&reply).unwrap(), START), "once only");
-        assert!(!CookieJar::new(&US).store(CookieReply::new_checked(&reply).unwrap(), START));
+        assert!(
+            !CookieJar::new(&US, Suite::default()).store(CookieReply::new_checked(&reply).unwrap(), START)
+        );
     }
 }

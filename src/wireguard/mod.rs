@@ -31,6 +31,7 @@ pub mod protocol;
 mod replay;
 mod rotation;
 pub mod session;
+pub mod suite;
 pub mod table;
 mod tai64n;
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The handshake itself: `Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s` (whitepaper, section 5.4).
+//! The handshake itself: `Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s` (whitepaper, section 5.4), or what
+//! another [`Suite`] makes of it.
 //!
 //! The Noise library runs the pattern; this module chooses its primitives and says in types what
 //! may come next: an [`Initiation`] waits for a response, a [`Received`] initiation can be answered
@@ -22,15 +23,13 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::keys::{Entropy, KEY, PresharedKey, PrivateKey, PublicKey};
 use super::messages::{INITIATION_NOISE, RESPONSE_NOISE};
 use super::session::SessionKeys;
+use super::suite::Suite;
 use super::tai64n::Tai64n;
 
-/// CONSTRUCTION in the whitepaper.
-static PARAMS: LazyLock<NoiseParams> = LazyLock::new(|| {
-    "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s".parse().expect("the library knows this pattern")
+/// The pattern of each suite, in the order of [`Suite::ALL`].
+static PARAMS: LazyLock<[NoiseParams; 2]> = LazyLock::new(|| {
+    Suite::ALL.map(|suite| suite.construction().parse().expect("the library knows this pattern"))
 });
-
-/// IDENTIFIER in the whitepaper.
-const PROLOGUE: &[u8] = b"WireGuard v1 zx2c4 Jason@zx2c4.com";
 
 /// Where the pattern mixes in the preshared key.
 const PSK_PLACE: u8 = 2;
@@ -44,6 +43,7 @@ pub(super) struct Refused;
 /// An initiation that was sent and waits for its response.
 pub(super) struct Initiation {
     state: HandshakeState,
+    suite: Suite,
 }
 
 impl Initiation {
@@ -54,17 +54,18 @@ impl Initiation {
     pub(super) fn start(
         private: &PrivateKey,
         remote: &PublicKey,
+        suite: Suite,
         stamp: Tai64n,
         entropy: &mut dyn Entropy,
     ) -> Result<(Self, [u8; INITIATION_NOISE]), Refused> {
-        let mut state = builder(private, entropy)
+        let mut state = builder(suite, private, entropy)
             .remote_public_key(remote.as_bytes())
             .and_then(Builder::build_initiator)
             .expect("every part of the pattern is there");
         let mut message = [0; INITIATION_NOISE];
         let written = state.write_message(stamp.as_bytes(), &mut message).map_err(|_| Refused)?;
         assert_eq!(written, INITIATION_NOISE, "the pattern fixes the length of message 1");
-        Ok((Initiation { state }, message))
+        Ok((Initiation { state, suite }, message))
     }
 
     /// Reads the Noise part of message 2. After an error it still waits for the right one: anybody
@@ -80,7 +81,11 @@ impl Initiation {
         self.state.set_psk(PSK_PLACE.into(), psk.as_bytes()).expect("place and length fit the pattern");
         self.state.read_message(response, &mut []).map_err(|_| Refused)?;
         let (mut to_responder, mut to_initiator) = self.state.dangerously_get_raw_split();
-        let keys = SessionKeys { send: Zeroizing::new(to_responder), receive: Zeroizing::new(to_initiator) };
+        let keys = SessionKeys {
+            suite: self.suite,
+            send: Zeroizing::new(to_responder),
+            receive: Zeroizing::new(to_initiator),
+        };
         to_responder.zeroize();
         to_initiator.zeroize();
         Ok(keys)
@@ -90,6 +95,7 @@ impl Initiation {
 /// An initiation that came in and authenticates. Whether it is new is for the timestamp to say.
 pub(super) struct Received {
     state: HandshakeState,
+    suite: Suite,
     remote: PublicKey,
     stamp: Tai64n,
 }
@@ -102,20 +108,26 @@ impl Received {
     /// If it is not sealed for us, or not by the key it names.
     pub(super) fn read(
         private: &PrivateKey,
+        suite: Suite,
         message: &[u8; INITIATION_NOISE],
         entropy: &mut dyn Entropy,
     ) -> Result<Self, Refused> {
         let mut state =
-            builder(private, entropy).build_responder().expect("every part of the pattern is there");
+            builder(suite, private, entropy).build_responder().expect("every part of the pattern is there");
         let mut stamp = [0; 12];
         state.read_message(message, &mut stamp).map_err(|_| Refused)?;
         let remote = state.get_remote_static().and_then(|key| key.try_into().ok()).ok_or(Refused)?;
-        Ok(Received { state, remote: PublicKey::from_bytes(remote), stamp: Tai64n::from_bytes(stamp) })
+        Ok(Received { state, suite, remote: PublicKey::from_bytes(remote), stamp: Tai64n::from_bytes(stamp) })
     }
 
     /// Who sent it.
     pub(super) fn remote(&self) -> &PublicKey {
         &self.remote
+    }
+
+    /// The suite it is of.
+    pub(super) fn suite(&self) -> Suite {
+        self.suite
     }
 
     /// The timestamp in it.
@@ -136,19 +148,23 @@ impl Received {
         let written = self.state.write_message(&[], &mut message).map_err(|_| Refused)?;
         assert_eq!(written, RESPONSE_NOISE, "the pattern fixes the length of message 2");
         let (mut to_responder, mut to_initiator) = self.state.dangerously_get_raw_split();
-        let keys = SessionKeys { send: Zeroizing::new(to_initiator), receive: Zeroizing::new(to_responder) };
+        let keys = SessionKeys {
+            suite: self.suite,
+            send: Zeroizing::new(to_initiator),
+            receive: Zeroizing::new(to_responder),
+        };
         to_responder.zeroize();
         to_initiator.zeroize();
         Ok((message, keys))
     }
 }
 
-fn builder<'a>(private: &'a PrivateKey, entropy: &mut dyn Entropy) -> Builder<'a> {
+fn builder<'a>(suite: Suite, private: &'a PrivateKey, entropy: &mut dyn Entropy) -> Builder<'a> {
     let mut seed = Zeroizing::new([0; KEY]);
     entropy.fill(seed.as_mut_slice());
-    Builder::with_resolver(PARAMS.clone(), Box::new(Primitives { seed }))
+    Builder::with_resolver(PARAMS[suite as usize].clone(), Box::new(Primitives { seed }))
         .local_private_key(private.as_bytes())
-        .and_then(|builder| builder.prologue(PROLOGUE))
+        .and_then(|builder| builder.prologue(suite.identifier()))
         .expect("each is set once")
 }
 
@@ -249,6 +265,8 @@ mod tests {
     use super::super::keys::OsEntropy;
     use super::*;
 
+    const SUITE: Suite = Suite::ChaCha20Poly1305;
+
     /// The public keys with which every secret agrees on zero, in all their spellings that fit 255
     /// bits (curve25519's points of order 1, 2, 4 and 8, and those plus the prime).
     const LOW_ORDER: [&str; 7] = [
@@ -275,8 +293,9 @@ mod tests {
         let (a, b, mut entropy) = keys();
         let psk = PresharedKey::from_bytes([9; 32]);
         let stamp = Tai64n::from_bytes([5; 12]);
-        let (mut initiation, message1) = Initiation::start(&a, &b.public_key(), stamp, &mut entropy).unwrap();
-        let received = Received::read(&b, &message1, &mut entropy).unwrap();
+        let (mut initiation, message1) =
+            Initiation::start(&a, &b.public_key(), SUITE, stamp, &mut entropy).unwrap();
+        let received = Received::read(&b, SUITE, &message1, &mut entropy).unwrap();
         assert_eq!((received.remote(), received.stamp()), (&a.public_key(), stamp));
         let (message2, theirs) = received.answer(&psk).unwrap();
         let ours = initiation.finish(&psk, &message2).unwrap();
@@ -289,8 +308,9 @@ mod tests {
         let (a, b, mut entropy) = keys();
         let psk = PresharedKey::NONE;
         let stamp = Tai64n::default();
-        let (mut initiation, message1) = Initiation::start(&a, &b.public_key(), stamp, &mut entropy).unwrap();
-        let received = Received::read(&b, &message1, &mut entropy).unwrap();
+        let (mut initiation, message1) =
+            Initiation::start(&a, &b.public_key(), SUITE, stamp, &mut entropy).unwrap();
+        let received = Received::read(&b, SUITE, &message1, &mut entropy).unwrap();
         let (message2, theirs) = received.answer(&psk).unwrap();
         for at in 0..RESPONSE_NOISE {
             let mut forged = message2;
@@ -309,20 +329,24 @@ mod tests {
     #[test]
     fn a_changed_initiation_is_refused() {
         let (a, b, mut entropy) = keys();
-        let (_, message) = Initiation::start(&a, &b.public_key(), Tai64n::default(), &mut entropy).unwrap();
+        let (_, message) =
+            Initiation::start(&a, &b.public_key(), SUITE, Tai64n::default(), &mut entropy).unwrap();
         for at in 0..INITIATION_NOISE {
             let mut forged = message;
             forged[at] ^= 1;
-            assert!(Received::read(&b, &forged, &mut entropy).is_err(), "byte {at}");
+            assert!(Received::read(&b, SUITE, &forged, &mut entropy).is_err(), "byte {at}");
         }
-        assert!(Received::read(&a, &message, &mut entropy).is_err(), "not for us");
+        assert!(Received::read(&a, SUITE, &message, &mut entropy).is_err(), "not for us");
     }
 
     #[test]
     fn low_order_static_keys_are_refused() {
         let (a, _, mut entropy) = keys();
         for point in low_order() {
-            assert!(Initiation::start(&a, &point, Tai64n::default(), &mut entropy).is_err(), "{point}");
+            assert!(
+                Initiation::start(&a, &point, SUITE, Tai64n::default(), &mut entropy).is_err(),
+                "{point}"
+            );
         }
     }
 
@@ -331,11 +355,13 @@ mod tests {
         let (a, b, mut entropy) = keys();
         for point in low_order() {
             let (mut initiation, mut message1) =
-                Initiation::start(&a, &b.public_key(), Tai64n::default(), &mut entropy).unwrap();
-            let (mut message2, _) =
-                Received::read(&b, &message1, &mut entropy).unwrap().answer(&PresharedKey::NONE).unwrap();
+                Initiation::start(&a, &b.public_key(), SUITE, Tai64n::default(), &mut entropy).unwrap();
+            let (mut message2, _) = Received::read(&b, SUITE, &message1, &mut entropy)
+                .unwrap()
+                .answer(&PresharedKey::NONE)
+                .unwrap();
             message1[..KEY].copy_from_slice(point.as_bytes());
-            assert!(Received::read(&b, &message1, &mut entropy).is_err(), "{point}");
+            assert!(Received::read(&b, SUITE, &message1, &mut entropy).is_err(), "{point}");
             message2[..KEY].copy_from_slice(point.as_bytes());
             assert!(initiation.finish(&PresharedKey::NONE, &message2).is_err(), "{point}");
         }

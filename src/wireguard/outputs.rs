@@ -57,6 +57,8 @@ reasons! {
     Authentication = "authentication",
     /// An initiation by a key that is no peer's.
     UnknownPeer = "unknown_peer",
+    /// It is of another suite than the peer is set to.
+    Suite = "suite",
     /// An initiation that is not newer than the last.
     Replay = "replay",
     /// An initiation too soon after the last.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::activity::Activity;
+use super::aead::Backend;
 use super::cookie::CookieJar;
 use super::indices::Indices;
 use super::keys::{Entropy, PresharedKey, PrivateKey, PublicKey};
@@ -16,6 +17,7 @@ use super::noise::{Initiation, Received};
 use super::outputs::{HandshakeDrop, Output, Outputs, SendTo};
 use super::rotation::{Retired, Rotation};
 use super::session::{MessageLimits, Role, Session, SessionKeys, SessionParts};
+use super::suite::Suite;
 use super::tai64n::{StampGuard, Stamps};
 use super::timers::{
     self, ERASE_AFTER_TIME, INITIATION_INTERVAL, KEEPALIVE_TIMEOUT, MAX_ATTEMPTS, MAX_JITTER,
@@ -35,6 +37,7 @@ pub(super) struct Step<'a> {
     pub(super) private: &'a PrivateKey,
     pub(super) indices: &'a mut Indices,
     pub(super) limits: MessageLimits,
+    pub(super) backend: Backend,
 }
 
 /// A configured peer.
@@ -44,6 +47,7 @@ pub(super) struct Peer {
     /// When a handshake was last done, since the UNIX epoch.
     pub(super) last_handshake: Option<Duration>,
     id: PeerId,
+    suite: Suite,
     activity: Arc<Activity>,
     rotation: Rotation,
     /// Whether the workers were told to use a session, and not yet to stop.
@@ -79,6 +83,7 @@ impl Peer {
             psk: PresharedKey::NONE,
             last_handshake: None,
             id,
+            suite: Suite::default(),
             activity: Arc::default(),
             rotation: Rotation::default(),
             sending: false,
@@ -90,7 +95,7 @@ impl Peer {
             persistent_keepalive: None,
             keepalive_asked: Nanos::NEVER,
             keepalive_wanted: false,
-            jar: CookieJar::new(&public),
+            jar: CookieJar::new(&public, Suite::default()),
             stamps: Stamps::default(),
             guard: StampGuard::default(),
         }
@@ -98,6 +103,21 @@ impl Peer {
 
     pub(super) fn activity(&self) -> &Arc<Activity> {
         &self.activity
+    }
+
+    pub(super) fn suite(&self) -> Suite {
+        self.suite
+    }
+
+    /// Whether that is a change. Then nothing is left of what was agreed on before.
+    pub(super) fn set_suite(&mut self, suite: Suite, indices: &mut Indices) -> bool {
+        let changed = suite != self.suite;
+        if changed {
+            self.suite = suite;
+            self.jar = CookieJar::new(&self.public, suite);
+            self.forget_sessions(indices);
+        }
+        changed
     }
 
     pub(super) fn persistent_keepalive(&self) -> Option<Duration> {
@@ -130,6 +150,9 @@ impl Peer {
         remote_index: u32,
         out: &mut Outputs,
     ) -> Result<(), HandshakeDrop> {
+        if received.suite() != self.suite {
+            return Err(HandshakeDrop::Suite);
+        }
         if self
             .initiation_taken
             .is_some_and(|taken| taken <= step.now && step.now.since(taken) < INITIATION_INTERVAL)
@@ -338,7 +361,9 @@ impl Peer {
         self.initiation_sent = Some(step.now);
         self.jitter = jitter(step.entropy);
         let stamp = self.stamps.next(step.unix);
-        let Ok((noise, message)) = Initiation::start(step.private, &self.public, stamp, step.entropy) else {
+        let Ok((noise, message)) =
+            Initiation::start(step.private, &self.public, self.suite, stamp, step.entropy)
+        else {
             // The configured key is none that anyone can agree with.
             out.push(Output::HandshakeFailed { peer: self.id });
             return;
@@ -376,6 +401,7 @@ impl Peer {
             created: step.now,
             keys,
             limits: step.limits,
+            backend: step.backend,
         }))
     }
 

@@ -14,6 +14,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::activity::Activity;
+use super::aead::Backend;
 use super::cookie::CookieJudge;
 use super::indices::Indices;
 use super::keys::{Entropy, PresharedKey, PrivateKey, PublicKey};
@@ -23,6 +24,7 @@ use super::noise::Received;
 use super::outputs::{HandshakeDrop, Output, Outputs, SendTo};
 use super::peer::{MAX_INDICES, Peer, Step};
 use super::session::MessageLimits;
+use super::suite::Suite;
 use super::table::{PLACES, SessionTable};
 use crate::units::{Nanos, PeerId};
 
@@ -36,6 +38,8 @@ pub struct Settings {
     pub messages: MessageLimits,
     /// When we count as under load.
     pub load: LoadLimits,
+    /// What seals and opens transport data.
+    pub backend: Backend,
 }
 
 /// Why a peer cannot be added.
@@ -69,6 +73,8 @@ pub struct PeerInfo<'a> {
     pub public_key: &'a PublicKey,
     /// The preshared key; all zeros for none.
     pub preshared_key: &'a PresharedKey,
+    /// What it is spoken to with.
+    pub suite: Suite,
     /// How long it may be silent before a keepalive goes out.
     pub persistent_keepalive: Option<Duration>,
     /// When a handshake was last done, since the UNIX epoch.
@@ -190,6 +196,13 @@ impl Protocol {
         self.get_mut(peer).map(|peer| peer.psk = psk).is_some()
     }
 
+    /// Sets the suite; whether that changed anything. If so, the sessions with this peer are gone,
+    /// and the caller withdraws the sending one.
+    pub fn set_suite(&mut self, peer: PeerId, suite: Suite) -> bool {
+        let peer = self.peers.get_mut(peer.0 as usize).and_then(Option::as_deref_mut);
+        peer.is_some_and(|peer| peer.set_suite(suite, &mut self.indices))
+    }
+
     /// Sets how long `peer` may be silent before a keepalive goes out, `None` for as long as it
     /// likes; false if there is no such peer.
     pub fn set_persistent_keepalive(&mut self, peer: PeerId, interval: Option<Duration>) -> bool {
@@ -271,10 +284,10 @@ impl Protocol {
         out: &mut Outputs,
     ) -> Result<(), HandshakeDrop> {
         let message = Initiation::new_checked(datagram).ok_or(HandshakeDrop::NotHandshake)?;
-        self.admit(message.handshake(), now, entropy, from, out)?;
+        let suite = self.admit(message.handshake(), now, entropy, from, out)?;
         let private = self.private_key().ok_or(HandshakeDrop::NoPrivateKey)?;
-        let received =
-            Received::read(private, message.noise(), entropy).map_err(|_| HandshakeDrop::Authentication)?;
+        let received = Received::read(private, suite, message.noise(), entropy)
+            .map_err(|_| HandshakeDrop::Authentication)?;
         let peer = self.peer_by_key(received.remote()).ok_or(HandshakeDrop::UnknownPeer)?;
         let (peer, mut step) = self.step(now, unix, entropy, peer).ok_or(HandshakeDrop::UnknownPeer)?;
         peer.answer(&mut step, received, message.handshake().sender(), out)
@@ -303,7 +316,7 @@ impl Protocol {
         peer.store_cookie(message, now)
     }
 
-    /// Decides whether message 1 or 2 gets to the expensive part.
+    /// Decides whether message 1 or 2 gets to the expensive part, and says of which suite it is.
     fn admit(
         &mut self,
         message: Handshake<'_>,
@@ -311,19 +324,17 @@ impl Protocol {
         entropy: &mut dyn Entropy,
         from: SocketAddr,
         out: &mut Outputs,
-    ) -> Result<(), HandshakeDrop> {
+    ) -> Result<Suite, HandshakeDrop> {
         let judge = &mut self.identity.as_mut().ok_or(HandshakeDrop::NoPrivateKey)?.judge;
-        if !judge.mac1_is_right(message) {
-            return Err(HandshakeDrop::Mac1);
-        }
+        let suite = judge.suite_by_mac1(message).ok_or(HandshakeDrop::Mac1)?;
         if !self.load.count(now) {
-            return Ok(());
+            return Ok(suite);
         }
         if !judge.mac2_is_right(message, from, now) {
             out.send(SendTo::Source, &judge.reply(message, from, now, entropy), None);
             return Err(HandshakeDrop::CookieDemanded);
         }
-        if self.limiter.allow(from.ip(), now) { Ok(()) } else { Err(HandshakeDrop::RateLimited) }
+        if self.limiter.allow(from.ip(), now) { Ok(suite) } else { Err(HandshakeDrop::RateLimited) }
     }
 
     /// A peer, and what its steps need; `None` without the peer or without a private key.
@@ -336,8 +347,8 @@ impl Protocol {
     ) -> Option<(&'a mut Peer, Step<'a>)> {
         let private = &self.identity.as_ref()?.private;
         let peer = self.peers.get_mut(peer.0 as usize)?.as_deref_mut()?;
-        let limits = self.settings.messages;
-        Some((peer, Step { now, unix, entropy, private, indices: &mut self.indices, limits }))
+        let Settings { messages: limits, backend, .. } = self.settings;
+        Some((peer, Step { now, unix, entropy, private, indices: &mut self.indices, limits, backend }))
     }
 
     fn get(&self, peer: PeerId) -> Option<&Peer> {
@@ -370,6 +381,7 @@ fn info(peer: &Peer) -> PeerInfo<'_> {
     PeerInfo {
         public_key: &peer.public,
         preshared_key: &peer.psk,
+        suite: peer.suite(),
         persistent_keepalive: peer.persistent_keepalive(),
         last_handshake: peer.last_handshake,
     }

@@ -78,7 +78,9 @@ impl Rotation {
 
 #[cfg(test)]
 mod tests {
+    use super::super::aead::Backend;
     use super::super::session::{MessageLimits, Role, SessionKeys, SessionParts};
+    use super::super::suite::Suite;
     use super::*;
     use crate::units::PeerId;
     use zeroize::Zeroizing;
@@ -91,7 +93,12 @@ mod tests {
             local_index,
             remote_index: 0,
             created: Nanos(u64::from(local_index)),
-            keys: SessionKeys { send: Zeroizing::new([0; 32]), receive: Zeroizing::new([0; 32]) },
+            keys: SessionKeys {
+                suite: Suite::default(),
+                send: Zeroizing::new([0; 32]),
+                receive: Zeroizing::new([0; 32]),
+            },
+            backend: Backend::default(),
             limits: MessageLimits::default(),
         }))
     }

@@ -16,9 +16,10 @@ use crossbeam::utils::CachePadded;
 use zeroize::Zeroizing;
 
 use super::activity::Activity;
-use super::aead::{MAX_RUN, TransportKey};
+use super::aead::{Backend, MAX_RUN, TransportKey};
 use super::messages::{DATA_HEADER, DATA_OVERHEAD, data_counter, write_data_header};
 use super::replay::ReplayWindow;
+use super::suite::Suite;
 use super::timers::{
     REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME,
     REKEY_AFTER_TIME_RECEIVING,
@@ -52,6 +53,8 @@ impl Default for MessageLimits {
 
 /// The transport keys that a handshake ends with (section 5.4.5).
 pub struct SessionKeys {
+    /// What they are keys of.
+    pub suite: Suite,
     /// What we seal with.
     pub send: Zeroizing<[u8; 32]>,
     /// What we open with.
@@ -76,6 +79,8 @@ pub struct SessionParts {
     pub keys: SessionKeys,
     /// How many messages it may carry.
     pub limits: MessageLimits,
+    /// What seals and opens.
+    pub backend: Backend,
 }
 
 /// A key pair in use, with its counters.
@@ -122,8 +127,8 @@ impl Session {
             remote_index: parts.remote_index,
             created: parts.created,
             limits: parts.limits,
-            send_key: TransportKey::new(&parts.keys.send),
-            receive_key: TransportKey::new(&parts.keys.receive),
+            send_key: TransportKey::new(&parts.keys.send, parts.keys.suite, parts.backend),
+            receive_key: TransportKey::new(&parts.keys.receive, parts.keys.suite, parts.backend),
             awaits_confirmation: AtomicBool::new(parts.role == Role::Responder),
             next_counter: CachePadded::default(),
             replay: CachePadded::default(),
@@ -302,10 +307,12 @@ mod tests {
                 remote_index,
                 created: Nanos(1),
                 keys: SessionKeys {
+                    suite: Suite::default(),
                     send: Zeroizing::new([send; 32]),
                     receive: Zeroizing::new([receive; 32]),
                 },
                 limits,
+                backend: Backend::default(),
             })
         };
         (end(Role::Initiator, 1, 2, 3, 4), end(Role::Responder, 2, 1, 4, 3))

@@ -103,7 +103,9 @@ fn place(index: u32) -> (usize, usize) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::aead::Backend;
     use super::super::session::{MessageLimits, Role, SessionKeys, SessionParts};
+    use super::super::suite::Suite;
     use super::*;
     use crate::units::{Nanos, PeerId};
     use zeroize::Zeroizing;
@@ -116,7 +118,12 @@ mod tests {
             local_index,
             remote_index: 0,
             created: Nanos(1),
-            keys: SessionKeys { send: Zeroizing::new([0; 32]), receive: Zeroizing::new([0; 32]) },
+            keys: SessionKeys {
+                suite: Suite::default(),
+                send: Zeroizing::new([0; 32]),
+                receive: Zeroizing::new([0; 32]),
+            },
+            backend: Backend::default(),
             limits: MessageLimits::default(),
         }))
     }

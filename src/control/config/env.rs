@@ -12,11 +12,11 @@ use tracing_subscriber::EnvFilter;
 
 use super::cpu_list::CpuList;
 use super::error::ConfigError;
-use super::{LogFormat, MTU_RANGE, Queues, RejectPolicy, Switch};
+use super::{AeadChoice, LogFormat, MTU_RANGE, Queues, RejectPolicy, Switch};
 use crate::lane::telemetry::LARGEST;
 
 /// Every variable that starts with [`PREFIX`].
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 21] = [
     "LANEWAY_CONFIG",
     "LANEWAY_INTERFACE",
     "LANEWAY_QUEUES",
@@ -36,6 +36,7 @@ const NAMES: [&str; 20] = [
     "LANEWAY_LOG",
     "LANEWAY_LOG_FORMAT",
     "LANEWAY_REJECT",
+    "LANEWAY_AEAD",
     "LANEWAY_UAPI_DIR",
 ];
 const PREFIX: &str = "LANEWAY_";
@@ -81,6 +82,8 @@ pub struct Environment {
     pub log_format: Option<LogFormat>,
     /// `LANEWAY_REJECT`: what happens to packets without a route.
     pub reject: Option<RejectPolicy>,
+    /// `LANEWAY_AEAD`: what seals and opens.
+    pub aead: Option<AeadChoice>,
     /// `LANEWAY_UAPI_DIR`: the directory of UAPI sockets.
     pub uapi_dir: Option<PathBuf>,
 }
@@ -149,6 +152,10 @@ impl Environment {
             "LANEWAY_REJECT" => {
                 let policies = [("reject", RejectPolicy::Reject), ("drop", RejectPolicy::Drop)];
                 self.reject = Some(value.one_of(&policies)?);
+            }
+            "LANEWAY_AEAD" => {
+                let choices = [("portable", AeadChoice::Portable), ("auto", AeadChoice::Auto)];
+                self.aead = Some(value.one_of(&choices)?);
             }
             "LANEWAY_UAPI_DIR" => self.uapi_dir = Some(value.path()?),
             unknown => {
@@ -297,6 +304,7 @@ mod tests {
             "laneway=debug",
             "json",
             "drop",
+            "auto",
             "/tmp/wg",
         ];
         let vars: Vec<_> = NAMES.into_iter().zip(values).collect();
@@ -321,6 +329,7 @@ mod tests {
             log: Some("laneway=debug".into()),
             log_format: Some(LogFormat::Json),
             reject: Some(RejectPolicy::Drop),
+            aead: Some(AeadChoice::Auto),
             uapi_dir: Some("/tmp/wg".into()),
         };
         assert_eq!(environment, expected);
@@ -332,6 +341,7 @@ mod tests {
             ("LANEWAY_QUEUES", "0", "`auto` or a number from 1 to 256"),
             ("LANEWAY_PIN", "on", "`auto` or `off`"),
             ("LANEWAY_INSIDE_CPUS", "3-1", "as in `0-3,8`"),
+            ("LANEWAY_AEAD", "avx2", "`portable` or `auto`"),
             ("LANEWAY_DRAIN_CAP", "129", "from 1 to 128 packets"),
             ("LANEWAY_MTU", "100", "from 576 to"),
             ("LANEWAY_METRICS_ADDR", "9586", "`127.0.0.1:9586`"),

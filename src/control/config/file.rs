@@ -14,6 +14,7 @@ use super::error::ConfigError;
 use super::update::{self, AllowedIpChange, DeviceUpdate, PeerEndpoint, PeerUpdate};
 use super::{MTU_RANGE, Table};
 use crate::wireguard::keys::{KeyError, PresharedKey, PublicKey};
+use crate::wireguard::suite::{Suite, UnknownSuite};
 
 /// What a file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -111,6 +112,7 @@ impl FileConfig {
             self.update.peers.push(PeerUpdate {
                 endpoint: peer.endpoint.clone(),
                 preshared_key: Some(peer.preshared_key.clone()),
+                suite: Some(peer.suite),
                 persistent_keepalive: Some(peer.persistent_keepalive),
                 replace_allowed_ips: true,
                 allowed_ips: peer.allowed_ips.clone(),
@@ -143,6 +145,7 @@ impl<'a> Section<'a> {
 struct Peer {
     public_key: Option<PublicKey>,
     preshared_key: PresharedKey,
+    suite: Suite,
     endpoint: Option<PeerEndpoint>,
     persistent_keepalive: u16,
     allowed_ips: Vec<AllowedIpChange>,
@@ -152,6 +155,9 @@ fn set_peer(peer: &mut Peer, entry: &Entry<'_>) -> Result<(), ConfigError> {
     match entry.key.to_ascii_lowercase().as_str() {
         "publickey" => peer.public_key = Some(entry.key_value()?),
         "presharedkey" => peer.preshared_key = entry.key_value()?,
+        "suite" => {
+            peer.suite = entry.value.parse().map_err(|e: UnknownSuite| entry.mistake(&e.to_string()))?
+        }
         "endpoint" => peer.endpoint = Some(entry.endpoint()?),
         "persistentkeepalive" => peer.persistent_keepalive = entry.keepalive()?,
         "allowedips" => {
@@ -164,8 +170,8 @@ fn set_peer(peer: &mut Peer, entry: &Entry<'_>) -> Result<(), ConfigError> {
         }
         _ => {
             return Err(entry.mistake(
-                "there is no such key in [Peer]; expected PublicKey, PresharedKey, AllowedIPs, Endpoint or \
-                 PersistentKeepalive",
+                "there is no such key in [Peer]; expected PublicKey, PresharedKey, AllowedIPs, Endpoint, \
+                 PersistentKeepalive or Suite",
             ));
         }
     }

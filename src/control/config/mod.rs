@@ -24,6 +24,7 @@ use file::FileConfig;
 use update::DeviceUpdate;
 
 use super::netlink::Route;
+use crate::wireguard::aead::Backend;
 use crate::wireguard::keys::{KeyError, PrivateKey};
 
 /// The least and the greatest MTU that is taken, in bytes. IPv4 demands 576 (RFC 1122, section
@@ -69,6 +70,8 @@ pub struct RouterConfig {
     pub socket_buffer: usize,
     /// What happens to packets without a route.
     pub reject: RejectPolicy,
+    /// What seals and opens.
+    pub aead: AeadChoice,
     /// Where `/metrics` is served.
     pub metrics_addr: Option<SocketAddr>,
     /// The directory of the UAPI socket, which is called after the interface.
@@ -156,6 +159,26 @@ pub enum RejectPolicy {
     Drop,
 }
 
+/// What computes ChaCha20-Poly1305.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AeadChoice {
+    /// AWS-LC, everywhere.
+    #[default]
+    Portable,
+    /// The fastest that this CPU can run.
+    Auto,
+}
+
+impl AeadChoice {
+    /// What that is here.
+    pub fn backend(self) -> Backend {
+        match self {
+            AeadChoice::Portable => Backend::Portable,
+            AeadChoice::Auto => Backend::fastest(),
+        }
+    }
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
@@ -188,6 +211,7 @@ impl RouterConfig {
             udp_offload: Switch::default(),
             socket_buffer: 32 << 20,
             reject: RejectPolicy::default(),
+            aead: AeadChoice::default(),
             metrics_addr: None,
             uapi_dir: PathBuf::from("/var/run/wireguard"),
             uapi_fd: None,
@@ -311,6 +335,7 @@ impl RouterConfig {
         self.log = e.log.unwrap_or_else(|| self.log.clone());
         self.log_format = e.log_format.unwrap_or(self.log_format);
         self.reject = e.reject.unwrap_or(self.reject);
+        self.aead = e.aead.unwrap_or(self.aead);
         self.uapi_dir = e.uapi_dir.unwrap_or_else(|| self.uapi_dir.clone());
         if let Some(path) = &e.private_key_file {
             self.update.private_key = Some(Some(read_key(path)?));

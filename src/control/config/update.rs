@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::wireguard::keys::{PresharedKey, PrivateKey, PublicKey};
+use crate::wireguard::suite::Suite;
 
 /// A change of configuration. What is `None` stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub struct PeerUpdate {
     pub update_only: bool,
     /// A new preshared key; all zeros for none.
     pub preshared_key: Option<PresharedKey>,
+    /// What the peer is spoken to with. Another suite than before ends its sessions.
+    pub suite: Option<Suite>,
     /// Where to send to from now on.
     pub endpoint: Option<PeerEndpoint>,
     /// Seconds between keepalives; 0 for none.
@@ -55,6 +58,7 @@ impl PeerUpdate {
             remove: false,
             update_only: false,
             preshared_key: None,
+            suite: None,
             endpoint: None,
             persistent_keepalive: None,
             replace_allowed_ips: false,
@@ -131,6 +135,8 @@ pub struct PeerStatus {
     pub public_key: PublicKey,
     /// The preshared key; all zeros for none.
     pub preshared_key: PresharedKey,
+    /// What it is spoken to with.
+    pub suite: Suite,
     /// Where it was last heard from, or is configured to be.
     pub endpoint: Option<SocketAddr>,
     /// When the last handshake was done, since the UNIX epoch.

@@ -14,6 +14,7 @@ use crate::control::config::update::{
     AllowedIpChange, DeviceStatus, DeviceUpdate, PeerEndpoint, PeerUpdate, parse_address, parse_network,
 };
 use crate::wireguard::keys::{KeyError, PresharedKey, PrivateKey, PublicKey};
+use crate::wireguard::suite::Suite;
 
 /// A complete request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +125,8 @@ impl PeerUpdate {
             "remove" => self.remove = is_true(value)?,
             "update_only" => self.update_only = is_true(value)?,
             "preshared_key" => self.preshared_key = Some(PresharedKey::from_hex(value).map_err(bad)?),
+            // Ours: other implementations have one suite.
+            "suite" => self.suite = Some(value.parse().map_err(|_| Errno::EINVAL)?),
             "endpoint" => {
                 let address = parse_address(value).ok_or(Errno::EINVAL)?;
                 self.endpoint = Some(PeerEndpoint::Address(address));
@@ -182,6 +185,9 @@ fn write_status(out: &mut String, status: &DeviceStatus) -> std::fmt::Result {
         writeln!(out, "public_key={}", peer.public_key.to_hex())?;
         writeln!(out, "preshared_key={}", *peer.preshared_key.to_hex())?;
         writeln!(out, "protocol_version=1")?;
+        if peer.suite != Suite::default() {
+            writeln!(out, "suite={}", peer.suite)?;
+        }
         if let Some(endpoint) = peer.endpoint {
             writeln!(out, "endpoint={endpoint}")?;
         }

@@ -103,6 +103,7 @@ fn status() -> DeviceStatus {
         peers: vec![PeerStatus {
             public_key: PublicKey::from_hex(PEER).unwrap(),
             preshared_key: PresharedKey::NONE,
+            suite: Suite::default(),
             endpoint: Some("[abcd:23::33%2]:51820".parse().unwrap()),
             last_handshake: Some(Duration::new(1_700_000_000, 5)),
             sent_bytes: 38_333,

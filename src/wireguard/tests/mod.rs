@@ -4,4 +4,5 @@ mod boringtun;
 mod handshake;
 mod hostile;
 mod rekey;
+mod suites;
 mod world;

@@ -1,0 +1,95 @@
+//! Runs in lots of eight datagrams, for the kernels of [`crate::sys::avx512`].
+//!
+//! A lot costs the same however many lanes it fills, so a rest of a few datagrams, and a last one that
+//! is shorter than the others, are left to who does them one by one.
+
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
+
+use super::{MAX_RUN, Verdicts};
+use crate::sys::avx512::{Avx512, LANES, Messages, TAG};
+use crate::wireguard::messages::{DATA_HEADER, DATA_OVERHEAD, data_counter};
+
+/// From this many datagrams on, a lot that is not full is faster than one by one.
+const WORTH_IT: usize = 5;
+
+/// A ChaCha20-Poly1305 key for lots of datagrams.
+pub(super) struct Eights {
+    avx512: Avx512,
+    /// In little-endian words.
+    key: Zeroizing<[u32; 8]>,
+}
+
+impl Eights {
+    pub(super) fn new(avx512: Avx512, key: &[u8; 32]) -> Self {
+        let mut words = Zeroizing::new([0; 8]);
+        for (word, bytes) in words.iter_mut().zip(key.as_chunks().0) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+        Eights { avx512, key: words }
+    }
+
+    /// Seals the datagrams at the front of `run` that come in lots; how many.
+    pub(super) fn seal_run(&self, first: u64, run: &mut [u8], stride: usize) -> usize {
+        let lots = Lots::new(run.len(), stride);
+        for (start, count) in lots {
+            let lot = &mut run[start * stride..][..count * stride];
+            let counters = std::array::from_fn(|lane| first + (start + lane) as u64);
+            let tags = self.avx512.seal(&self.key, counters, messages(lot, stride, count));
+            for (datagram, tag) in lot.chunks_exact_mut(stride).zip(tags) {
+                datagram[stride - TAG..].copy_from_slice(&tag);
+            }
+        }
+        lots.end
+    }
+
+    /// Opens the datagrams at the front of `run` that come in lots; how many, and which of them are
+    /// authentic.
+    pub(super) fn open_run(&self, run: &mut [u8], stride: usize) -> (usize, Verdicts) {
+        let lots = Lots::new(run.len(), stride);
+        let mut authentic = 0;
+        for (start, count) in lots {
+            let lot = &mut run[start * stride..][..count * stride];
+            let mut counters = [0; LANES];
+            for (counter, datagram) in counters.iter_mut().zip(lot.chunks_exact(stride)) {
+                *counter = data_counter(datagram);
+            }
+            let tags = self.avx512.open(&self.key, counters, messages(lot, stride, count));
+            for (lane, (datagram, tag)) in lot.chunks_exact(stride).zip(tags).enumerate() {
+                let same = datagram[stride - TAG..].ct_eq(&tag);
+                authentic |= Verdicts::from(same.unwrap_u8()) << (start + lane);
+            }
+        }
+        (lots.end, authentic)
+    }
+}
+
+/// The payloads of a lot.
+fn messages(lot: &mut [u8], stride: usize, count: usize) -> Messages<'_> {
+    Messages::new(&mut lot[DATA_HEADER..], stride, stride - DATA_OVERHEAD, count)
+}
+
+/// Where lots begin, and how many datagrams are in each.
+#[derive(Clone, Copy)]
+struct Lots {
+    next: usize,
+    end: usize,
+}
+
+impl Lots {
+    fn new(len: usize, stride: usize) -> Self {
+        let whole = if stride < DATA_OVERHEAD { 0 } else { (len / stride).min(MAX_RUN) };
+        let rest = whole % LANES;
+        Lots { next: 0, end: if rest < WORTH_IT { whole - rest } else { whole } }
+    }
+}
+
+impl Iterator for Lots {
+    type Item = (usize, usize);
+
+    fn next(&mut self) -> Option<(usize, usize)> {
+        let start = self.next;
+        self.next = (start + LANES).min(self.end);
+        (start < self.end).then(|| (start, self.next - start))
+    }
+}

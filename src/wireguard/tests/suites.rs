@@ -1,0 +1,70 @@
+//! The suite that is not WireGuard's: it works between two ends that are both set to it, and nobody
+//! else takes it for WireGuard.
+
+use std::net::IpAddr;
+
+use ::boringtun::noise::errors::WireGuardError;
+use ::boringtun::noise::{Tunn, TunnResult};
+use ::boringtun::x25519::{PublicKey, StaticSecret};
+
+use super::super::outputs::HandshakeDrop;
+use super::super::protocol::Settings;
+use super::super::suite::Suite;
+use super::world::{End, at, connected, exchange, pair, private, send};
+
+const AES: Suite = Suite::Aes256Gcm;
+
+/// An end whose peer is set to AES-256-GCM.
+fn set(mut end: End) -> End {
+    assert!(end.protocol.set_suite(end.peer, AES));
+    end
+}
+
+#[test]
+fn two_ends_set_to_it_talk() {
+    let (a, b) = pair(Settings::default());
+    let (mut a, mut b) = (set(a), set(b));
+    let initiation = a.wants_to_send(at(0.0));
+    exchange(at(0.0), &mut a, &mut b, initiation);
+    send(at(1.0), &mut a, &mut b, b"there");
+    send(at(1.0), &mut b, &mut a, b"and back");
+}
+
+#[test]
+fn an_end_set_to_another_suite_neither_answers_nor_has_a_session() {
+    let refuses = |from: &mut End, to: &mut End| {
+        let initiation = from.wants_to_send(at(0.0)).remove(0);
+        assert!(to.receive(at(0.0), &initiation).1.is_empty(), "no answer");
+        assert_eq!(to.dropped, [HandshakeDrop::Suite]);
+        assert!(to.sending.is_none());
+    };
+    let (a, mut b) = pair(Settings::default());
+    let mut a = set(a);
+    refuses(&mut a, &mut b);
+    refuses(&mut b, &mut a);
+}
+
+#[test]
+fn a_wireguard_peer_takes_it_for_noise() {
+    let mut ours = set(End::new(1, &private(2).public_key(), Settings::default()));
+    let initiation = ours.wants_to_send(at(0.0)).remove(0);
+    let secret = StaticSecret::from(*private(2).as_bytes());
+    let public = PublicKey::from(*private(1).public_key().as_bytes());
+    let mut theirs = Tunn::new(secret, public, Some([42; 32]), None, 7, None);
+    let mut room = [0; 2000];
+    let outcome = theirs.decapsulate(Some(IpAddr::from([192, 0, 2, 9])), &initiation, &mut room);
+    assert!(matches!(outcome, TunnResult::Err(WireGuardError::InvalidMac)), "{outcome:?}");
+}
+
+#[test]
+fn another_suite_ends_the_session_and_the_next_handshake_is_of_it() {
+    let (a, b) = connected(at(0.0), Settings::default());
+    let (mut a, mut b) = (set(a), set(b));
+    assert!(!a.protocol.set_suite(a.peer, AES), "no change");
+    let late = a.seal(at(1.0), b"sealed before");
+    assert!(b.open(at(1.0), &late).is_err(), "the session is gone");
+    // Not before the time between two initiations is over.
+    let initiation: Vec<_> = a.wants_to_send(at(10.0));
+    exchange(at(10.0), &mut a, &mut b, initiation);
+    send(at(11.0), &mut a, &mut b, b"there");
+}
