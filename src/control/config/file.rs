@@ -156,7 +156,7 @@ fn set_peer(peer: &mut Peer, entry: &Entry<'_>) -> Result<(), ConfigError> {
         "publickey" => peer.public_key = Some(entry.key_value()?),
         "presharedkey" => peer.preshared_key = entry.key_value()?,
         "suite" => {
-            peer.suite = entry.value.parse().map_err(|e: UnknownSuite| entry.mistake(&e.to_string()))?
+            peer.suite = entry.value.parse().map_err(|e: UnknownSuite| entry.mistake(e.to_string()))?;
         }
         "endpoint" => peer.endpoint = Some(entry.endpoint()?),
         "persistentkeepalive" => peer.persistent_keepalive = entry.keepalive()?,

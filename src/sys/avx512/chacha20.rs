@@ -1,4 +1,4 @@
-//! ChaCha20 (RFC 8439, section 2.3): sixteen blocks at a time, two in a row of each of eight
+//! `ChaCha20` (RFC 8439, section 2.3): sixteen blocks at a time, two in a row of each of eight
 //! messages.
 
 use core::arch::x86_64::{

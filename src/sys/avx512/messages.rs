@@ -55,11 +55,11 @@ impl<'a> Messages<'a> {
     /// Adds the key stream to the 64 bytes from `at` on of each message, fewer at its end.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    pub(super) fn add(&mut self, at: usize, stream: [__m512i; LANES]) {
+    pub(super) fn add(&mut self, at: usize, stream: &[__m512i; LANES]) {
         if at >= self.len {
             return;
         }
-        for (lane, stream) in stream.into_iter().enumerate() {
+        for (lane, &stream) in stream.iter().enumerate() {
             if lane < self.count {
                 let start = lane * self.stride;
                 let rest = &mut self.buffer[start + at..start + self.len];

@@ -12,6 +12,9 @@
 //!
 //! Only the loads, the stores and the way in are unsafe; arithmetic in vector registers is not.
 
+// The rows of a square, which have no better names.
+#![allow(clippy::many_single_char_names)]
+
 use core::arch::x86_64::{
     __m512i, _mm512_loadu_si512, _mm512_mask_storeu_epi8, _mm512_maskz_loadu_epi8, _mm512_storeu_si512,
 };

@@ -61,18 +61,18 @@ impl Authenticators {
         let len = messages.len();
         let whole = len - len % 64;
         for at in (0..whole).step_by(64) {
-            let [a, b, c, d, e, f, g, h] = transposed(messages.at(at));
+            let [a, b, c, d, e, f, g, h] = transposed(&messages.at(at));
             self.two_blocks([a, b], [c, d]);
             self.two_blocks([e, f], [g, h]);
         }
         if whole < len {
-            let words = transposed(messages.at(whole));
+            let words = transposed(&messages.at(whole));
             for block in &words.as_chunks().0[..(len - whole).div_ceil(16)] {
                 self.block(*block);
             }
         }
         // No associated data, then how many bytes of text.
-        self.block([_mm512_setzero_si512(), _mm512_set1_epi64(len as i64)]);
+        self.block([_mm512_setzero_si512(), _mm512_set1_epi64((len as u64).cast_signed())]);
         self.finish()
     }
 
@@ -250,9 +250,9 @@ fn joined(low: __m256i, high: __m256i) -> __m512i {
 /// Element i of the result has the 64-bit word i of each argument.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transposed(rows: [__m512i; LANES]) -> [__m512i; LANES] {
+fn transposed(rows: &[__m512i; LANES]) -> [__m512i; LANES] {
     let zero = _mm512_setzero_si512();
-    let [a, b, c, d, e, f, g, h] = rows;
+    let [a, b, c, d, e, f, g, h] = *rows;
     let even = [(a, b), (c, d), (e, f), (g, h)].map(|(x, y)| _mm512_unpacklo_epi64(x, y));
     let odd = [(a, b), (c, d), (e, f), (g, h)].map(|(x, y)| _mm512_unpackhi_epi64(x, y));
     // Of these, quarter m has words 2m (even) or 2m + 1 (odd) of two rows.

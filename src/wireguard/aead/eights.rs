@@ -31,8 +31,8 @@ impl Eights {
 
     /// Seals the datagrams at the front of `run` that come in lots; how many.
     pub(super) fn seal_run(&self, first: u64, run: &mut [u8], stride: usize) -> usize {
-        let lots = Lots::new(run.len(), stride);
-        for (start, count) in lots {
+        let end = in_lots(run.len(), stride);
+        for (start, count) in lots(end) {
             let lot = &mut run[start * stride..][..count * stride];
             let counters = std::array::from_fn(|lane| first + (start + lane) as u64);
             let tags = self.avx512.seal(&self.key, counters, messages(lot, stride, count));
@@ -40,15 +40,15 @@ impl Eights {
                 datagram[stride - TAG..].copy_from_slice(&tag);
             }
         }
-        lots.end
+        end
     }
 
     /// Opens the datagrams at the front of `run` that come in lots; how many, and which of them are
     /// authentic.
     pub(super) fn open_run(&self, run: &mut [u8], stride: usize) -> (usize, Verdicts) {
-        let lots = Lots::new(run.len(), stride);
+        let end = in_lots(run.len(), stride);
         let mut authentic = 0;
-        for (start, count) in lots {
+        for (start, count) in lots(end) {
             let lot = &mut run[start * stride..][..count * stride];
             let mut counters = [0; LANES];
             for (counter, datagram) in counters.iter_mut().zip(lot.chunks_exact(stride)) {
@@ -60,7 +60,7 @@ impl Eights {
                 authentic |= Verdicts::from(same.unwrap_u8()) << (start + lane);
             }
         }
-        (lots.end, authentic)
+        (end, authentic)
     }
 }
 
@@ -69,27 +69,14 @@ fn messages(lot: &mut [u8], stride: usize, count: usize) -> Messages<'_> {
     Messages::new(&mut lot[DATA_HEADER..], stride, stride - DATA_OVERHEAD, count)
 }
 
-/// Where lots begin, and how many datagrams are in each.
-#[derive(Clone, Copy)]
-struct Lots {
-    next: usize,
-    end: usize,
+/// How many datagrams at the front of a run of `len` bytes are done in lots.
+fn in_lots(len: usize, stride: usize) -> usize {
+    let whole = if stride < DATA_OVERHEAD { 0 } else { (len / stride).min(MAX_RUN) };
+    let rest = whole % LANES;
+    if rest < WORTH_IT { whole - rest } else { whole }
 }
 
-impl Lots {
-    fn new(len: usize, stride: usize) -> Self {
-        let whole = if stride < DATA_OVERHEAD { 0 } else { (len / stride).min(MAX_RUN) };
-        let rest = whole % LANES;
-        Lots { next: 0, end: if rest < WORTH_IT { whole - rest } else { whole } }
-    }
-}
-
-impl Iterator for Lots {
-    type Item = (usize, usize);
-
-    fn next(&mut self) -> Option<(usize, usize)> {
-        let start = self.next;
-        self.next = (start + LANES).min(self.end);
-        (start < self.end).then(|| (start, self.next - start))
-    }
+/// The lots of the first `end` datagrams: where each begins, and how many are in it.
+fn lots(end: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..end).step_by(LANES).map(move |start| (start, LANES.min(end - start)))
 }
