@@ -231,17 +231,22 @@ impl Inbound {
             return;
         }
         self.note_authentic(&session, peer, &opened, context);
+        // Neighbours mostly have the source in common; then one lookup does for all of them.
+        let mut allowed = None;
         for packet in opened.iter().filter(|packet| packet.len > 0) {
             let start = packet.offset as usize;
             let Some(packet) = ip::trimmed(&run[start..start + packet.len as usize]) else {
                 context.telemetry.inbound_drops.add(DropReason::InnerPacket, 1);
                 continue;
             };
-            let owner = ip::source(packet).and_then(|source| context.snapshot.routes.lookup(source));
-            if owner.is_none_or(|owner| owner.id != peer.id) {
+            let source = ip::source(packet);
+            let belongs =
+                |source| context.snapshot.routes.lookup(source).is_some_and(|owner| owner.id == peer.id);
+            if source != allowed && !source.is_some_and(belongs) {
                 context.telemetry.inbound_drops.add(DropReason::SourceNotAllowed, 1);
                 continue;
             }
+            allowed = source;
             let lane = match self.inboxes.len() {
                 1 => 0,
                 lanes => flow::flow_hash(packet) as usize % lanes,
