@@ -239,14 +239,15 @@ impl Inbound {
                 context.telemetry.inbound_drops.add(DropReason::InnerPacket, 1);
                 continue;
             };
-            let source = ip::source(packet);
-            let belongs =
-                |source| context.snapshot.routes.lookup(source).is_some_and(|owner| owner.id == peer.id);
-            if source != allowed && !source.is_some_and(belongs) {
+            let belongs = |source| {
+                allowed == Some(source)
+                    || context.snapshot.routes.lookup(source).is_some_and(|owner| owner.id == peer.id)
+            };
+            let Some(source) = ip::source(packet).filter(|source| belongs(*source)) else {
                 context.telemetry.inbound_drops.add(DropReason::SourceNotAllowed, 1);
                 continue;
-            }
-            allowed = source;
+            };
+            allowed = Some(source);
             let lane = match self.inboxes.len() {
                 1 => 0,
                 lanes => flow::flow_hash(packet) as usize % lanes,
