@@ -36,10 +36,16 @@ pub enum LaunchError {
         /// What the system said.
         source: io::Error,
     },
+    /// It runs, but whoever waits for that cannot be told.
+    #[error("cannot let go of the terminal: {0}")]
+    Ready(#[source] io::Error),
     /// It stopped because a part of it failed.
     #[error("{0}")]
     Failed(String),
 }
+
+/// Called once, when the interface and its control socket are there and signals are handled.
+pub type OnReady = Box<dyn FnOnce() -> io::Result<()>>;
 
 /// Starts a router and waits until a signal, the end of its interface or of its control socket stops
 /// it; all of these are clean ends.
@@ -49,7 +55,7 @@ pub enum LaunchError {
 ///
 /// # Panics
 /// If the admin thread leaves a share of the router behind, which it has no place for.
-pub fn launch(config: RouterConfig, environment: Environment) -> Result<(), LaunchError> {
+pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) -> Result<(), LaunchError> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -63,23 +69,26 @@ pub fn launch(config: RouterConfig, environment: Environment) -> Result<(), Laun
     let metrics = config.metrics_addr.map(admin::listen).transpose()?;
 
     let router = Arc::new(Router::start(&config, tun)?);
-    // The socket comes last: tools wait for it to appear, and then expect to find the interface.
-    let uapi = match uapi {
-        Some(server) => server,
-        None => uapi::Server::bind(&config.uapi_dir, router.interface())?,
-    };
+    let (directory, interface) = (config.uapi_dir.clone(), router.interface().to_owned());
+    let open_uapi = move || uapi.map_or_else(|| uapi::Server::bind(&directory, &interface), Ok);
     let of_link = Arc::clone(&router);
     let admin = Admin {
         registry: Arc::clone(router.registry()),
         device: Arc::new(router.device().clone()),
         shutdown: Arc::clone(router.shutdown()),
         metrics,
-        uapi: Some(uapi),
+        uapi: Some(Box::new(open_uapi)),
         link: Some((router.interface().to_owned(), Box::new(move |mtu| of_link.set_mtu(mtu)))),
         signals: Some(reloader(config, environment, router.device().clone())),
     };
     let panicked = |_| LaunchError::Failed("the admin thread panicked; please report this".to_owned());
-    let end = admin.spawn()?.join().map_err(panicked)?;
+    let thread = admin.spawn()?;
+    let told = ready();
+    if told.is_err() {
+        router.shutdown().signal();
+    }
+    let end = thread.join().map_err(panicked)?;
+    told.map_err(LaunchError::Ready)?;
     match end {
         // Whatever stopped it has said so itself.
         End::Stopped => {}

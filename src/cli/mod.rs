@@ -3,10 +3,12 @@
 pub mod demo;
 pub mod demonstrate;
 pub mod exposition;
-pub mod foreground;
+pub mod interface;
 pub mod launch;
 pub mod log;
 pub mod run;
+
+use std::io;
 
 use clap::{Parser, Subcommand};
 
@@ -19,7 +21,7 @@ use run::RunArgs;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "laneway", version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 pub struct Cli {
-    /// Stay in the foreground
+    /// Stay in the foreground, as WG_PROCESS_FOREGROUND=1 does
     #[arg(short, long)]
     foreground: bool,
 
@@ -45,11 +47,11 @@ pub enum Failure {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The interface's name is missing.
-    #[error("the interface's name is missing: laneway -f IFNAME")]
+    #[error("the interface's name is missing: laneway [-f] IFNAME")]
     NoInterface,
-    /// Going to the background was asked for.
-    #[error("laneway does not go to the background yet: give -f, or set WG_PROCESS_FOREGROUND=1")]
-    Background,
+    /// There is no way to the background.
+    #[error("cannot go to the background: {0}; -f stays in the foreground")]
+    Background(#[source] io::Error),
     /// The router did not start, or failed.
     #[error(transparent)]
     Launch(#[from] LaunchError),
@@ -63,8 +65,8 @@ impl Failure {
     /// 1 for everything else.
     pub fn status(&self) -> u8 {
         match self {
-            Failure::Config(_) | Failure::NoInterface | Failure::Background => 2,
-            Failure::Launch(_) | Failure::Demo(_) => 1,
+            Failure::Config(_) | Failure::NoInterface => 2,
+            Failure::Background(_) | Failure::Launch(_) | Failure::Demo(_) => 1,
         }
     }
 }
@@ -83,7 +85,7 @@ impl Cli {
                     return Ok(demo::interrupt::EXIT_STATUS);
                 }
             }
-            (None, Some(interface)) => foreground::run(&interface, self.foreground)?,
+            (None, Some(interface)) => return interface::run(&interface, self.foreground),
             (None, None) => return Err(Failure::NoInterface),
         }
         Ok(0)
