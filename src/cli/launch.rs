@@ -2,14 +2,16 @@
 //! `laneway IFNAME` have in common.
 
 use std::io;
-use std::sync::Arc;
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::control::admin::{self, Admin, AdminError, End, OnReload};
+use crate::control::admin::{self, Admin, AdminError, End, OpenUapi};
 use crate::control::config::RouterConfig;
 use crate::control::config::env::Environment;
-use crate::control::device::DeviceHandle;
+use crate::control::netlink;
+use crate::control::reload::Reloader;
 use crate::control::supervisor::{Router, StartError};
-use crate::control::uapi::{self, Device as _, UapiError};
+use crate::control::uapi::{self, UapiError};
 use crate::sys::inherited;
 
 /// Why a router did not run, or stopped by itself.
@@ -68,18 +70,37 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
     let uapi = adopt("WG_UAPI_FD", config.uapi_fd)?.map(uapi::Server::inherited).transpose()?;
     let metrics = config.metrics_addr.map(admin::listen).transpose()?;
 
-    let router = Arc::new(Router::start(&config, tun)?);
+    let router = Router::start(&config, tun)?;
     let (directory, interface) = (config.uapi_dir.clone(), router.interface().to_owned());
     let open_uapi = move || uapi.map_or_else(|| uapi::Server::bind(&directory, &interface), Ok);
+    let device = router.device().clone();
+    let reloader = Reloader::new(router.interface().to_owned(), config, environment, device);
+    let reloader = Arc::new(Mutex::new(reloader));
+    let outcome = attend(router, metrics, Box::new(open_uapi), Arc::clone(&reloader), ready);
+    if let Err(error) = netlink::clean_up(&lock(&reloader).setup()) {
+        tracing::warn!("something is left behind: {error}");
+    }
+    outcome
+}
+
+/// Looks after a running router until something stops it.
+fn attend(
+    router: Router,
+    metrics: Option<TcpListener>,
+    open_uapi: OpenUapi,
+    reloader: Arc<Mutex<Reloader>>,
+    ready: OnReady,
+) -> Result<(), LaunchError> {
+    let router = Arc::new(router);
     let of_link = Arc::clone(&router);
     let admin = Admin {
         registry: Arc::clone(router.registry()),
         device: Arc::new(router.device().clone()),
         shutdown: Arc::clone(router.shutdown()),
         metrics,
-        uapi: Some(Box::new(open_uapi)),
+        uapi: Some(open_uapi),
         link: Some((router.interface().to_owned(), Box::new(move |mtu| of_link.set_mtu(mtu)))),
-        signals: Some(reloader(config, environment, router.device().clone())),
+        signals: Some(Box::new(move || on_hangup(&mut lock(&reloader)))),
     };
     let panicked = |_| LaunchError::Failed("the admin thread panicked; please report this".to_owned());
     let thread = admin.spawn()?;
@@ -99,15 +120,14 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
     router.stop().map_err(LaunchError::Failed)
 }
 
-/// What SIGHUP does: the file is read again, and applied if it has no mistake.
-fn reloader(config: RouterConfig, environment: Environment, device: DeviceHandle) -> OnReload {
-    Box::new(move || match config.reload(&environment) {
-        Err(error) => tracing::error!("the configuration stays as it is: {error}"),
-        Ok(update) => match device.apply(update) {
-            Ok(()) => tracing::info!(
-                "keys, port and peers are as the file has them now; addresses, routes and MTU take a restart"
-            ),
-            Err(errno) => tracing::error!("the configuration stays as it is: {errno}"),
-        },
-    })
+fn on_hangup(reloader: &mut Reloader) {
+    match reloader.reload() {
+        Ok(()) => tracing::info!("the configuration is as the file has it now"),
+        Err(error) => tracing::error!("{error}"),
+    }
+}
+
+/// A reload that panicked has ended the admin thread, and with it all others who could look.
+fn lock(reloader: &Mutex<Reloader>) -> MutexGuard<'_, Reloader> {
+    reloader.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,9 +4,11 @@ pub mod demo;
 pub mod demonstrate;
 pub mod exposition;
 pub mod interface;
+pub mod keys;
 pub mod launch;
 pub mod log;
 pub mod run;
+pub mod show;
 
 use std::io;
 
@@ -14,8 +16,10 @@ use clap::{Parser, Subcommand};
 
 use crate::control::config::{ConfigError, LogFormat};
 use demo::{DemoArgs, DemoError, Ending};
+use keys::KeysError;
 use launch::LaunchError;
 use run::RunArgs;
+use show::{ShowArgs, ShowError};
 
 /// Userspace packet router: multiqueue TUN inside, WireGuard outside
 #[derive(Clone, Debug, Parser)]
@@ -38,6 +42,13 @@ pub struct Cli {
 enum Command {
     Run(RunArgs),
     Demo(DemoArgs),
+    Show(ShowArgs),
+    /// Print a new private key
+    Genkey,
+    /// Print a new preshared key
+    Genpsk,
+    /// Read a private key from standard input and print its public key
+    Pubkey,
 }
 
 /// Why a command failed.
@@ -58,6 +69,12 @@ pub enum Failure {
     /// The demo failed.
     #[error(transparent)]
     Demo(#[from] DemoError),
+    /// There is nothing to show.
+    #[error(transparent)]
+    Show(#[from] ShowError),
+    /// There is no key.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
 }
 
 impl Failure {
@@ -65,8 +82,12 @@ impl Failure {
     /// 1 for everything else.
     pub fn status(&self) -> u8 {
         match self {
-            Failure::Config(_) | Failure::NoInterface => 2,
-            Failure::Background(_) | Failure::Launch(_) | Failure::Demo(_) => 1,
+            Failure::Config(_) | Failure::NoInterface | Failure::Show(ShowError::Config(_)) => 2,
+            Failure::Background(_)
+            | Failure::Launch(_)
+            | Failure::Demo(_)
+            | Failure::Show(_)
+            | Failure::Keys(_) => 1,
         }
     }
 }
@@ -85,6 +106,10 @@ impl Cli {
                     return Ok(demo::interrupt::EXIT_STATUS);
                 }
             }
+            (Some(Command::Show(args)), _) => show::run(&args)?,
+            (Some(Command::Genkey), _) => keys::genkey()?,
+            (Some(Command::Genpsk), _) => keys::genpsk()?,
+            (Some(Command::Pubkey), _) => keys::pubkey()?,
             (None, Some(interface)) => return interface::run(&interface, self.foreground),
             (None, None) => return Err(Failure::NoInterface),
         }

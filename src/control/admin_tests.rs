@@ -19,6 +19,10 @@ impl Device for Stopping {
     fn status(&self) -> Result<DeviceStatus, Errno> {
         Err(Errno::ENODEV)
     }
+
+    fn metrics(&self) -> String {
+        String::new()
+    }
 }
 
 fn admin() -> Admin {
