@@ -16,7 +16,11 @@ use support::ping::{answers, ping};
 use support::process::{attempt, command_in, output};
 use support::tunnel::{Family, PORT, address, allowed_ips, join};
 use support::wg::{self, KeyPair, Setting, control_socket};
+use support::wireguard_go::WireGuardGo;
 use support::{bulk, device_name, lab, links, require_root, wait_until};
+
+/// A key whose owner does not exist, for a peer that is only there to be shown.
+const NOBODY: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
 
 #[test]
 fn the_command_ends_when_the_interface_can_be_configured_and_leaves_the_router_behind() {
@@ -162,6 +166,82 @@ fn wg_quick_sends_everything_through_a_tunnel_that_may_carry_everything() {
     assert!(rules.contains("suppress_prefixlength 0"), "{rules}");
     quick.down(&router);
     assert_eq!(output(&quick.lab.left.namespace, &["ip", "rule"], "").lines().count(), 3);
+}
+
+#[test]
+fn keys_are_made_as_wg_makes_them() {
+    if !require_root() {
+        return;
+    }
+    let side = lab().left;
+    let run = |words: &[&str], input: &str| output(&side.namespace, words, input);
+    let private = run(&[BINARY, "genkey"], "");
+    assert_ne!(private, run(&[BINARY, "genkey"], ""));
+    assert_eq!(run(&[BINARY, "pubkey"], &private), run(&["wg", "pubkey"], &private));
+    let theirs = run(&["wg", "genkey"], "");
+    assert_eq!(run(&[BINARY, "pubkey"], theirs.trim()), run(&["wg", "pubkey"], &theirs));
+    // A preshared key is any 32 bytes, and so a key to `wg pubkey` too.
+    run(&["wg", "pubkey"], &run(&[BINARY, "genpsk"], ""));
+    for nonsense in ["", "short\n", &format!("{} x", private.trim()), &"A".repeat(10_000)] {
+        let refused = attempt(&side.namespace, &[BINARY, "pubkey"], nonsense).expect_err("it is no key");
+        assert!(
+            refused.contains("exit status: 1") && refused.contains("44 characters of base64"),
+            "{refused}"
+        );
+    }
+}
+
+#[test]
+fn show_prints_what_wg_prints_and_a_line_for_each_queue() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let (left, right) =
+        (Laneway::start(&lab.left, &[("LANEWAY_QUEUES", "2")]), Laneway::start(&lab.right, &[]));
+    join(&lab, &left.device, &right.device, Family::V4);
+    let inside = &lab.left.namespace;
+    let words = ["wg", "set", &left.device, "fwmark", "0x7", "peer", NOBODY, "persistent-keepalive", "61"];
+    output(inside, &[&words[..], &["preshared-key", "/dev/stdin"]].concat(), NOBODY);
+    bulk(&lab.left, &lab.right, Family::V4.inside(2), 2, 1 << 20);
+
+    // A second may end, or a keepalive be sent, between the two commands; not for ever.
+    let mut shown = String::new();
+    wait_until("the same words", || {
+        let theirs = output(inside, &["wg", "show", &left.device], "");
+        shown = output(inside, &[BINARY, "show", &left.device], "");
+        let is_queue = |line: &&str| line.starts_with("  queue ");
+        let same: Vec<_> = shown.lines().filter(|line| !is_queue(line)).collect();
+        same == theirs.lines().collect::<Vec<_>>()
+    });
+    let queue =
+        |number: u8| shown.lines().filter(|line| line.starts_with(&format!("  queue {number}: "))).count();
+    assert_eq!([queue(0), queue(1), queue(2)], [1, 1, 0], "{shown}");
+    assert!(!shown.lines().any(|line| line.contains(": 0 segments sent from 0 reads, 0 seg")), "{shown}");
+
+    let names = output(inside, &[BINARY, "show", "interfaces"], "");
+    let names: Vec<&str> = names.split_whitespace().collect();
+    assert!(names.contains(&&*left.device) && names.contains(&&*right.device), "{names:?}");
+    let all = output(inside, &[BINARY, "show"], "");
+    let interface = |device: &str| all.contains(&format!("interface: {device}\n"));
+    assert!(interface(&left.device) && interface(&right.device), "{all}");
+    let refused = attempt(inside, &[BINARY, "show", "nothing0"], "").expect_err("there is no such device");
+    assert!(refused.contains("nothing0.sock: no userspace WireGuard serves this interface"), "{refused}");
+}
+
+#[test]
+fn show_prints_devices_of_others_too() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let (left, right) = (WireGuardGo::start(&lab.left), Laneway::start(&lab.right, &[]));
+    join(&lab, &left.device, &right.device, Family::V4);
+    ping(&lab.left.namespace, Family::V4.inside(2));
+    wait_until("the same words", || {
+        let theirs = output(&lab.left.namespace, &["wg", "show", &left.device], "");
+        theirs == output(&lab.left.namespace, &[BINARY, "show", &left.device], "")
+    });
 }
 
 /// A router at the right, and a configuration of `wg-quick` at the left.
