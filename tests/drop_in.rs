@@ -3,17 +3,19 @@
 mod support;
 
 use std::fs;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use laneway::cli::demo::lab::{Lab, Side};
 use laneway::sys::netns::Namespace;
+use laneway::sys::tun::{self, Flags};
 use nix::sys::signal::Signal;
 use support::background::{self, Background};
 use support::binary::{BINARY, Laneway};
 use support::folder::Folder;
 use support::ping::{answers, ping};
-use support::process::{attempt, command_in, output};
+use support::process::{Process, attempt, command_in, output};
 use support::tunnel::{Family, PORT, address, allowed_ips, join};
 use support::wg::{self, KeyPair, Setting, control_socket};
 use support::wireguard_go::WireGuardGo;
@@ -138,6 +140,39 @@ fn an_interface_that_moves_to_another_network_takes_no_sockets_with_it() {
     output(&workload.namespace, &["ip", "link", "del", &left.device], "");
     assert_eq!(left.process.wait(), Some(0), "{}", left.process.said());
     assert!(!left.socket().exists());
+}
+
+#[test]
+fn a_device_and_a_socket_that_another_program_has_opened_are_taken_over() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let device = device_name("lw");
+    let open = || fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun").expect("a TUN");
+    let tun = lab.left.namespace.run(|| {
+        let tun = open();
+        tun::set_interface(&tun, &device, Flags::QUEUE).expect("an interface");
+        tun
+    });
+    let socket = control_socket(&device);
+    fs::create_dir_all(socket.parent().expect("a directory")).expect("make it");
+    let listener = UnixListener::bind(&socket).expect("listen");
+    // Handed over as standard input and output, and moved from there to numbers that do not mean anything.
+    let mut command = command_in(&lab.left.namespace, "sh");
+    let script = format!("exec {BINARY} -f {device} 3<&0 4<&1 </dev/null >/dev/null");
+    command.args(["-c", &script]).envs([("WG_TUN_FD", "3"), ("WG_UAPI_FD", "4")]);
+    command.stdin(tun.expect("enter")).stdout(OwnedFd::from(listener));
+    let mut process = Process::start_quietly(&mut command);
+    drop(command);
+    let right = Laneway::start(&lab.right, &[]);
+    join(&lab, &device, &right.device, Family::V4);
+    ping(&lab.left.namespace, Family::V4.inside(2));
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.wait(), Some(0), "{}", process.said());
+    wait_until("the end of the device", || links(&lab.left).len() == 2);
+    assert!(socket.exists(), "it is its maker's");
+    fs::remove_file(socket).expect("remove the socket");
 }
 
 #[test]

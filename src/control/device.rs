@@ -7,7 +7,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
 use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
@@ -24,14 +23,12 @@ use crate::lane::telemetry::Registry;
 use crate::sys::clock;
 use crate::underlay::{self, BindError, Endpoint, SocketOptions};
 use crate::units::PeerId;
-use crate::wireguard::keys::{PrivateKey, PublicKey};
+use crate::wireguard::keys::{PresharedKey, PrivateKey, PublicKey};
+use crate::wireguard::protocol::AddPeerError;
 
 /// Requests that may wait for the peer actor. Whoever asks waits for the answer, so there are no
 /// more than there are connections to the control socket.
 const REQUESTS: usize = 64;
-
-/// How long an outside worker may take to make room for a command. One that takes longer is stuck.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the control socket and the supervisor ask of the peer actor.
 #[derive(Debug)]
@@ -98,7 +95,7 @@ pub(super) fn answer(actor: &mut PeerActor, request: Request) {
 }
 
 /// Brings everything in line with `update`.
-pub(super) fn apply(actor: &mut PeerActor, update: DeviceUpdate) -> Result<(), Errno> {
+pub(super) fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(), Errno> {
     // What is most likely to be refused comes first: then nothing has changed.
     if let Some(port) = update.listen_port {
         rebind(actor, port)?;
@@ -122,6 +119,12 @@ pub(super) fn apply(actor: &mut PeerActor, update: DeviceUpdate) -> Result<(), E
         }
         // Kept peers begin with what the update says and nothing else.
         snapshot.routes = crate::routes::Routes::default();
+        for peer in snapshot.peers.iter().flatten() {
+            let named = update.peers.iter_mut().find(|update| update.public_key == peer.public_key);
+            let first = named.expect("the others were removed");
+            first.preshared_key.get_or_insert(PresharedKey::NONE);
+            first.persistent_keepalive.get_or_insert(0);
+        }
     }
     let mut touched = Vec::new();
     let outcome = update.peers.into_iter().try_for_each(|peer| {
@@ -199,18 +202,9 @@ fn set_private_key(actor: &mut PeerActor, key: Option<PrivateKey>) {
     }
 }
 
-/// Tells an outside worker what must not be lost. Its box may be full of handshake messages; it empties
-/// the box without ever waiting for us.
+/// Tells an outside worker what must not be lost.
 fn tell(commands: &CommandBox, command: OutsideCommand) -> Result<(), Errno> {
-    let patience_ends = clock::now().after(PATIENCE);
-    while !commands.has_room() {
-        if clock::now() > patience_ends {
-            return Err(Errno::EBUSY);
-        }
-        thread::sleep(PATIENCE / 1000);
-    }
-    assert!(commands.push(command), "nobody else puts commands in");
-    Ok(())
+    if commands.push(command) { Ok(()) } else { Err(Errno::EBUSY) }
 }
 
 /// Changes one peer; the peer, if there is one to look at now.
@@ -229,7 +223,10 @@ fn apply_peer(
     let peer = match known {
         Some(peer) => peer,
         None if update.update_only => return Ok(None),
-        None => add_peer(actor, snapshot, update.public_key)?,
+        None => match add_peer(actor, snapshot, update.public_key)? {
+            Some(peer) => peer,
+            None => return Ok(None),
+        },
     };
     let record = Arc::clone(snapshot.peer(peer).expect("protocol and snapshot have the same peers"));
     if let Some(key) = update.preshared_key {
@@ -261,17 +258,26 @@ fn apply_peer(
     Ok(Some(peer))
 }
 
-fn add_peer(actor: &mut PeerActor, snapshot: &mut Snapshot, key: PublicKey) -> Result<PeerId, Errno> {
-    let peer = actor.protocol.add_peer(key).map_err(|error| {
-        tracing::warn!("{key} is not added: {error}");
-        Errno::EINVAL
-    })?;
+/// Adds a peer; `None` if it is ourselves. Tools give the same list of peers to all of them, so that is
+/// no mistake.
+fn add_peer(actor: &mut PeerActor, snapshot: &mut Snapshot, key: PublicKey) -> Result<Option<PeerId>, Errno> {
+    let peer = match actor.protocol.add_peer(key) {
+        Ok(peer) => peer,
+        Err(error @ AddPeerError::OwnKey(_)) => {
+            tracing::info!("a peer is left out: {error}");
+            return Ok(None);
+        }
+        Err(error) => {
+            tracing::warn!("{key} is not added: {error}");
+            return Err(Errno::EINVAL);
+        }
+    };
     let index = peer.0 as usize;
     if snapshot.peers.len() <= index {
         snapshot.peers.resize(index + 1, None);
     }
     snapshot.peers[index] = Some(Arc::new(PeerRecord::new(peer, key)));
-    Ok(peer)
+    Ok(Some(peer))
 }
 
 fn remove_peer(actor: &mut PeerActor, snapshot: &mut Snapshot, peer: PeerId) {

@@ -7,6 +7,7 @@
 pub mod background;
 pub mod binary;
 pub mod boringtun;
+pub mod echo;
 pub mod folder;
 pub mod ping;
 pub mod process;
