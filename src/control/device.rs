@@ -15,10 +15,11 @@ use nix::errno::Errno;
 
 use super::actor::PeerActor;
 use super::config::update::{DeviceStatus, DeviceUpdate, PeerStatus, PeerUpdate};
+use super::draft::Draft;
 use super::uapi::Device;
 use crate::lane::doorbell::{Awaited, Doorbell};
 use crate::lane::mailbox::{CommandBox, OutsideCommand};
-use crate::lane::peers::{PeerRecord, Snapshot};
+use crate::lane::peers::PeerRecord;
 use crate::underlay::{self, BindError, Endpoint, SocketOptions};
 use crate::units::PeerId;
 use crate::wireguard::keys::{PrivateKey, PublicKey};
@@ -100,23 +101,23 @@ pub(super) fn apply(actor: &mut PeerActor, update: DeviceUpdate) -> Result<(), E
     if let Some(key) = update.private_key {
         set_private_key(actor, key);
     }
-    let mut snapshot = Snapshot::clone(&actor.peers.load());
+    let mut draft = Draft::of(&actor.peers.load());
     if update.replace_peers {
         let named: HashSet<PublicKey> = update.peers.iter().map(|peer| peer.public_key).collect();
-        let unnamed = snapshot.peers.iter().flatten().filter(|peer| !named.contains(&peer.public_key));
+        let unnamed = draft.peers().filter(|peer| !named.contains(&peer.public_key));
         let unnamed: Vec<PeerId> = unnamed.map(|peer| peer.id).collect();
-        for peer in unnamed {
-            remove_peer(actor, &mut snapshot, peer);
-        }
         // Kept peers begin with what the update says and nothing else.
-        snapshot.routes = crate::routes::Routes::default();
+        draft.clear_all();
+        for peer in unnamed {
+            remove_peer(actor, &mut draft, peer);
+        }
     }
     let mut touched = Vec::new();
     let outcome = update.peers.into_iter().try_for_each(|peer| {
-        touched.extend(apply_peer(actor, &mut snapshot, peer)?);
+        touched.extend(apply_peer(actor, &mut draft, peer)?);
         Ok(())
     });
-    actor.peers.store(Arc::new(snapshot));
+    actor.peers.store(Arc::new(draft.finish()));
     for peer in touched {
         actor.look_at(peer);
     }
@@ -181,9 +182,9 @@ fn set_private_key(actor: &mut PeerActor, key: Option<PrivateKey>) {
         }
     }
     if let Some(peer) = change.removed {
-        let mut snapshot = Snapshot::clone(&actor.peers.load());
-        forget_peer(actor, &mut snapshot, peer);
-        actor.peers.store(Arc::new(snapshot));
+        let mut draft = Draft::of(&actor.peers.load());
+        forget_peer(actor, &mut draft, peer);
+        actor.peers.store(Arc::new(draft.finish()));
     }
 }
 
@@ -195,22 +196,22 @@ fn tell(commands: &CommandBox, command: OutsideCommand) -> Result<(), Errno> {
 /// Changes one peer; the peer, if there is one to look at now.
 fn apply_peer(
     actor: &mut PeerActor,
-    snapshot: &mut Snapshot,
+    draft: &mut Draft,
     update: PeerUpdate,
 ) -> Result<Option<PeerId>, Errno> {
     let known = actor.protocol.peer_by_key(&update.public_key);
     if update.remove {
         if let Some(peer) = known {
-            remove_peer(actor, snapshot, peer);
+            remove_peer(actor, draft, peer);
         }
         return Ok(None);
     }
     let peer = match known {
         Some(peer) => peer,
         None if update.update_only => return Ok(None),
-        None => add_peer(actor, snapshot, update.public_key)?,
+        None => add_peer(actor, draft, update.public_key)?,
     };
-    let record = Arc::clone(snapshot.peer(peer).expect("protocol and snapshot have the same peers"));
+    let record = Arc::clone(draft.peer(peer).expect("protocol and snapshot have the same peers"));
     if let Some(key) = update.preshared_key {
         actor.protocol.set_preshared_key(peer, key);
     }
@@ -226,39 +227,34 @@ fn apply_peer(
         actor.protocol.set_persistent_keepalive(peer, interval);
     }
     if update.replace_allowed_ips {
-        snapshot.routes.retain(|owner| owner.id != peer);
+        draft.clear(peer);
     }
     for change in update.allowed_ips {
-        if !change.remove {
-            snapshot.routes.insert(change.net, Arc::clone(&record));
-        } else if snapshot.routes.get(change.net).is_some_and(|owner| owner.id == peer) {
-            snapshot.routes.remove(change.net);
+        if change.remove {
+            draft.disallow(change.net, peer);
+        } else {
+            draft.allow(change.net, &record);
         }
     }
     Ok(Some(peer))
 }
 
-fn add_peer(actor: &mut PeerActor, snapshot: &mut Snapshot, key: PublicKey) -> Result<PeerId, Errno> {
+fn add_peer(actor: &mut PeerActor, draft: &mut Draft, key: PublicKey) -> Result<PeerId, Errno> {
     let peer = actor.protocol.add_peer(key).map_err(|error| {
         tracing::warn!("{key} is not added: {error}");
         Errno::EINVAL
     })?;
-    let index = peer.0 as usize;
-    if snapshot.peers.len() <= index {
-        snapshot.peers.resize(index + 1, None);
-    }
-    snapshot.peers[index] = Some(Arc::new(PeerRecord::new(peer, key)));
+    draft.add_peer(PeerRecord::new(peer, key));
     Ok(peer)
 }
 
-fn remove_peer(actor: &mut PeerActor, snapshot: &mut Snapshot, peer: PeerId) {
+fn remove_peer(actor: &mut PeerActor, draft: &mut Draft, peer: PeerId) {
     actor.protocol.remove_peer(peer);
-    forget_peer(actor, snapshot, peer);
+    forget_peer(actor, draft, peer);
 }
 
 /// Takes a peer that the protocol no longer has out of all that workers see.
-fn forget_peer(actor: &mut PeerActor, snapshot: &mut Snapshot, peer: PeerId) {
+fn forget_peer(actor: &mut PeerActor, draft: &mut Draft, peer: PeerId) {
     actor.schedule.set(peer, None);
-    snapshot.routes.retain(|owner| owner.id != peer);
-    snapshot.peers[peer.0 as usize] = None;
+    draft.remove_peer(peer);
 }

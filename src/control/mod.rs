@@ -4,6 +4,7 @@ mod actor;
 pub mod admin;
 pub mod config;
 pub mod device;
+mod draft;
 pub mod netlink;
 mod parts;
 pub mod supervisor;
