@@ -215,9 +215,10 @@ fn an_idle_peer_is_small_and_its_timers_cost_nothing() {
 /// How often the peer actor's thread has slept (`proc_pid_status(5)`).
 fn wakes() -> u64 {
     let tasks = fs::read_dir("/proc/self/task").expect("/proc");
-    let peers = tasks.filter_map(Result::ok).map(|task| task.path()).find(|task| {
-        fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "peers")
-    });
+    let peers = tasks
+        .filter_map(Result::ok)
+        .map(|task| task.path())
+        .find(|task| fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "peers"));
     let status = fs::read_to_string(peers.expect("the actor's thread").join("status")).expect("/proc");
     let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
     line.and_then(|count| count.trim().parse().ok()).expect("a count")

@@ -194,11 +194,7 @@ fn tell(commands: &CommandBox, command: OutsideCommand) -> Result<(), Errno> {
 }
 
 /// Changes one peer; the peer, if there is one to look at now.
-fn apply_peer(
-    actor: &mut PeerActor,
-    draft: &mut Draft,
-    update: PeerUpdate,
-) -> Result<Option<PeerId>, Errno> {
+fn apply_peer(actor: &mut PeerActor, draft: &mut Draft, update: PeerUpdate) -> Result<Option<PeerId>, Errno> {
     let known = actor.protocol.peer_by_key(&update.public_key);
     if update.remove {
         if let Some(peer) = known {

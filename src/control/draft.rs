@@ -119,8 +119,7 @@ mod tests {
     }
 
     fn owners(draft: &Draft) -> Vec<(IpNet, u32)> {
-        let mut owners: Vec<_> =
-            draft.snapshot.routes.iter().map(|(net, owner)| (net, owner.id.0)).collect();
+        let mut owners: Vec<_> = draft.snapshot.routes.iter().map(|(net, owner)| (net, owner.id.0)).collect();
         owners.sort();
         owners
     }
