@@ -6,6 +6,9 @@
 
 pub mod binary;
 pub mod boringtun;
+pub mod flood;
+pub mod implementation;
+pub mod network;
 pub mod ping;
 pub mod process;
 pub mod router;

@@ -3,10 +3,11 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, ToSocketAddrs};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use nix::net::if_::if_nametoindex;
 
 use crate::wireguard::keys::{PresharedKey, PrivateKey, PublicKey};
 
@@ -156,9 +157,15 @@ pub(super) fn parse_interface_address(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
-/// Reads `192.0.2.1:51820` or `[fe80::1%2]:51820`.
+/// Reads `192.0.2.1:51820`, `[fe80::1%2]:51820` or `[fe80::1%eth0]:51820`. The name is what `wg` writes.
 pub(in crate::control) fn parse_address(text: &str) -> Option<SocketAddr> {
-    text.parse().ok()
+    let named = || {
+        let (address, rest) = text.strip_prefix('[')?.split_once('%')?;
+        let (interface, port) = rest.split_once("]:")?;
+        let scope = if_nametoindex(interface).ok()?;
+        Some(SocketAddrV6::new(address.parse().ok()?, port.parse().ok()?, 0, scope).into())
+    };
+    text.parse().ok().or_else(named)
 }
 
 #[cfg(test)]
@@ -178,6 +185,20 @@ mod tests {
         }
         for text in ["", "10.0.0.0/33", "fd00::/129", "10.0.0/8", "10.0.0.1/-1", "x"] {
             assert_eq!(parse_network(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_scope_of_an_address_is_a_number_or_the_name_of_an_interface() {
+        let loopback = if_nametoindex("lo").unwrap();
+        let scoped = SocketAddrV6::new("fe80::1".parse().unwrap(), 51820, 0, loopback).into();
+        for text in ["[fe80::1%lo]:51820".to_owned(), format!("[fe80::1%{loopback}]:51820")] {
+            assert_eq!(parse_address(&text), Some(scoped), "{text}");
+        }
+        for text in
+            ["[fe80::1%]:1", "[fe80::1%nobody]:1", "[fe80::1%lo]", "[%lo]:1", "fe80::1%lo:1", "[x%lo]:1"]
+        {
+            assert_eq!(parse_address(text), None, "{text}");
         }
     }
 
