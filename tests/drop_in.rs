@@ -97,8 +97,7 @@ fn in_the_background_it_ends_as_clean_as_in_the_foreground() {
         return;
     }
     let lab = lab();
-    type End = fn(&Side, &Background);
-    let ends: [End; 4] = [
+    let ends: [fn(&Side, &Background); 4] = [
         |_, router| router.signal(Signal::SIGTERM),
         |_, router| router.signal(Signal::SIGINT),
         |side, router| drop(output(&side.namespace, &["ip", "link", "del", &router.device], "")),
@@ -178,8 +177,8 @@ fn a_device_and_a_socket_that_another_program_has_opened_are_taken_over() {
 #[test]
 fn wg_quick_brings_a_tunnel_up_and_down() {
     let Some(quick) = Quick::new() else { return };
-    let route = format!("Table = auto\n[Peer]\nAllowedIPs = {}, 10.99.0.0/16\n", allowed_ips(2));
-    let router = quick.up(&route);
+    let section = format!("Table = auto\n[Peer]\nAllowedIPs = {}, 10.99.0.0/16\n", allowed_ips(2));
+    let router = quick.up(&section);
     let routes = output(&quick.lab.left.namespace, &["ip", "route", "show", "dev", &quick.device], "");
     assert!(routes.contains("10.99.0.0/16"), "{routes}");
     ping(&quick.lab.left.namespace, Family::V4.inside(2));

@@ -4,6 +4,7 @@ mod actor;
 pub mod admin;
 pub mod config;
 pub mod device;
+mod draft;
 mod lookups;
 mod names;
 pub mod netlink;
