@@ -11,8 +11,7 @@ use std::sync::atomic::AtomicUsize;
 use ipnet::IpNet;
 
 use super::actor::{PeerActor, Schedule};
-use super::config::cpu_list::CpuList;
-use super::config::{RejectPolicy, RouterConfig, Switch};
+use super::config::{RejectPolicy, RouterConfig};
 use super::device::{Bound, DeviceHandle};
 use super::metrics::{PeerMetrics, ProcessMetrics, SocketMetrics};
 use super::netlink;
@@ -28,6 +27,7 @@ use crate::lane::peers::{Peers, Snapshot};
 use crate::lane::pinning::{self, LaneCpus};
 use crate::lane::sleep::Sleeper;
 use crate::lane::telemetry::{InsideTelemetry, OutsideTelemetry, PeerTelemetry, Registry};
+use crate::lane::topology::Topology;
 use crate::offload::{self, Offload, Shutdown, TunDevice};
 use crate::underlay::{self, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions, UdpSocket};
 use crate::wireguard::keys::OsEntropy;
@@ -79,9 +79,12 @@ pub(super) fn open(
     tun: Option<OwnedFd>,
     shutdown: &Arc<Shutdown>,
 ) -> Result<Parts, StartError> {
-    let allowed = pinning::allowed();
-    let lanes = config.queues.count(allowed.len());
-    let cpus = plan_cpus(config, &allowed, lanes)?;
+    let topology = Topology::of_this_thread();
+    let lanes = config.queues.count(topology.cpus.len());
+    let pinning::Plan { lanes: cpus, unpinned } = pinning::plan(&topology, lanes, config.pinning())?;
+    if let Some(too_few) = unpinned {
+        tracing::info!("{too_few}");
+    }
 
     let offload = config.tun_offload.is_on();
     let tun = match tun {
@@ -153,33 +156,6 @@ fn interface_setup(config: &RouterConfig) -> netlink::Setup {
         routes: config.routes(),
         up: config.up,
     }
-}
-
-fn plan_cpus(config: &RouterConfig, allowed: &[usize], lanes: usize) -> Result<Vec<LaneCpus>, StartError> {
-    let listed = |list: &Option<CpuList>, lane: usize, name: &str| match list {
-        None => Ok(None),
-        Some(list) => {
-            let cpu = list.nth_wrapping(lane);
-            if allowed.contains(&cpu) {
-                return Ok(Some(cpu));
-            }
-            let message = format!("{name} names CPU {cpu}, but this process may only use {allowed:?}");
-            Err(StartError::Config(message))
-        }
-    };
-    let auto = match config.pin {
-        Switch::Auto => pinning::spread(allowed, lanes),
-        Switch::Off => None,
-    };
-    (0..lanes)
-        .map(|lane| {
-            let auto = auto.as_ref().map_or(LaneCpus::default(), |cpus| cpus[lane]);
-            Ok(LaneCpus {
-                inside: listed(&config.inside_cpus, lane, "LANEWAY_INSIDE_CPUS")?.or(auto.inside),
-                outside: listed(&config.outside_cpus, lane, "LANEWAY_OUTSIDE_CPUS")?.or(auto.outside),
-            })
-        })
-        .collect()
 }
 
 fn lane_ends(config: &RouterConfig, lane: usize, lanes: usize) -> std::io::Result<Ends> {

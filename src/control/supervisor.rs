@@ -27,7 +27,7 @@ use crate::drops::DropReason;
 use crate::lane::inside::InsideWorker;
 use crate::lane::outside::OutsideWorker;
 use crate::lane::peers::Peers;
-use crate::lane::pinning::{self, LaneCpus};
+use crate::lane::pinning::{self, LaneCpus, NotAllowed};
 use crate::lane::sleep::Sleeper;
 use crate::lane::telemetry::Registry;
 use crate::lane::worker::WorkerError;
@@ -64,6 +64,9 @@ pub enum StartError {
     /// The interface could not be set up.
     #[error(transparent)]
     Netlink(#[from] super::netlink::NetlinkError),
+    /// A worker was to run where it may not.
+    #[error(transparent)]
+    Pinning(#[from] NotAllowed),
     /// The configuration asks for what cannot be.
     #[error("{0}")]
     Config(String),

@@ -27,6 +27,7 @@
 
 pub mod batch;
 pub mod bounds;
+pub mod cpu_list;
 pub mod doorbell;
 #[cfg(test)]
 mod doorbell_tests;
@@ -45,4 +46,7 @@ pub mod spin;
 pub mod staging;
 pub mod sync;
 pub mod telemetry;
+pub mod topology;
+#[cfg(test)]
+mod topology_tests;
 pub mod worker;

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use super::cpu_list::CpuList;
 use super::error::ConfigError;
 use super::{LogFormat, MTU_RANGE, Queues, RejectPolicy, Switch};
+use crate::lane::cpu_list::{CpuList, CpuListError};
 use crate::lane::telemetry::LARGEST;
 use crate::wireguard::keys::PublicKey;
 
@@ -235,7 +235,7 @@ impl Value<'_> {
     }
 
     fn cpus(&self) -> Result<CpuList, ConfigError> {
-        self.text()?.parse().map_err(|error: super::cpu_list::CpuListError| self.refuse(error.to_string()))
+        self.text()?.parse().map_err(|error: CpuListError| self.refuse(error.to_string()))
     }
 
     fn metrics_addr(&self) -> Result<Option<SocketAddr>, ConfigError> {
