@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicUsize;
 use ipnet::IpNet;
 
 use super::actor::{PeerActor, Schedule};
-use super::config::{RejectPolicy, RouterConfig};
+use super::config::RouterConfig;
 use super::device::{Bound, DeviceHandle};
 use super::metrics::{PeerMetrics, ProcessMetrics, SocketMetrics};
 use super::netlink;
@@ -19,6 +19,7 @@ use super::supervisor::StartError;
 use crate::lane::batch::{InboundBatch, OutboundBatch};
 use crate::lane::bounds::{self, INBOX_DEPTH};
 use crate::lane::doorbell::Doorbell;
+use crate::lane::drain::Drain;
 use crate::lane::inbox::{Inbox, Pool};
 use crate::lane::inside::{self, InsideWorker};
 use crate::lane::mailbox::{CommandBox, PeerInbox};
@@ -187,8 +188,9 @@ fn wire(
     let homes: Vec<_> = ends.iter().map(|ends| Arc::clone(ends.inbound_pool.home())).collect();
     let sleeper = |bell: &Arc<Doorbell>| Sleeper::new(Arc::clone(bell), Arc::clone(&shared.shutdown));
     let mut lanes = Lanes::with_capacity(cpus.len());
-    for (lane, (((ends, queue), socket), cpus)) in
-        ends.into_iter().zip(queues).zip(sockets).zip(cpus).enumerate()
+    let drains = Drain::of_lanes(ends.len());
+    for (lane, ((((ends, queue), socket), cpus), (inside_drain, outside_drain))) in
+        ends.into_iter().zip(queues).zip(sockets).zip(cpus).zip(drains).enumerate()
     {
         let outgoing_home = Arc::clone(ends.outbound_pool.home());
         let inside = InsideWorker {
@@ -202,11 +204,12 @@ fn wire(
             ),
             rejects: inside::Rejects::new(
                 queue.rejecter,
-                config.reject == RejectPolicy::Reject,
+                config.reject,
                 config.addresses.iter().map(IpNet::addr),
             ),
             peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
             sleeper: sleeper(&ends.inside_bell),
+            drain: inside_drain,
             drain_cap: config.drain_cap,
             spin: config.spin,
             telemetry: InsideTelemetry::register(&shared.registry, lane),
@@ -229,6 +232,7 @@ fn wire(
             commands: ends.commands,
             peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
             sleeper: sleeper(&ends.outside_bell),
+            drain: outside_drain,
             spin: config.spin,
             telemetry: OutsideTelemetry::register(&shared.registry, lane),
         };

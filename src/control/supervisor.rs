@@ -251,7 +251,7 @@ impl Worker for OutsideWorker {
 fn supervise(name: &str, worker: &mut impl Worker) -> Result<(), String> {
     for _ in 0..=MAX_RESTARTS {
         match catch_unwind(AssertUnwindSafe(|| worker.run())) {
-            Ok(Ok(()) | Err(WorkerError::Stopped)) => return Ok(()),
+            Ok(Ok(())) => return Ok(()),
             // `ip link del` is how people end a WireGuard interface: no failure.
             Ok(Err(WorkerError::Queue(QueueError::Closed))) => {
                 tracing::info!("stopping: the TUN interface was deleted");

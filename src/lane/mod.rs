@@ -24,6 +24,9 @@
 //!
 //! Order: a queue's packets get their counters in order and leave by one inbox and one socket; opened
 //! packets of a flow reach one inside worker by one inbox. Nothing overtakes a waiting batch.
+//!
+//! A router that is told to stop takes in nothing more and sends and writes what it has taken
+//! ([`drain`]).
 
 pub mod batch;
 pub mod bounds;
@@ -31,6 +34,7 @@ pub mod cpu_list;
 pub mod doorbell;
 #[cfg(test)]
 mod doorbell_tests;
+pub mod drain;
 pub mod inbox;
 #[cfg(test)]
 mod inbox_tests;

@@ -158,7 +158,11 @@ impl Environment {
                     Some(value.one_of(&[("text", LogFormat::Text), ("json", LogFormat::Json)])?);
             }
             "LANEWAY_REJECT" => {
-                let policies = [("reject", RejectPolicy::Reject), ("drop", RejectPolicy::Drop)];
+                let policies = [
+                    ("reject", RejectPolicy::Reject),
+                    ("unreachable", RejectPolicy::Unreachable),
+                    ("drop", RejectPolicy::Drop),
+                ];
                 self.reject = Some(value.one_of(&policies)?);
             }
             "LANEWAY_UAPI_DIR" => self.uapi_dir = Some(value.path()?),

@@ -24,6 +24,7 @@ use update::DeviceUpdate;
 use super::metrics::PEER_LIMIT;
 use super::netlink::Route;
 use crate::lane::cpu_list::CpuList;
+pub use crate::lane::inside::RejectPolicy;
 use crate::lane::pinning::Wishes;
 use crate::wireguard::keys::{KeyError, PrivateKey, PublicKey};
 
@@ -149,16 +150,6 @@ pub enum Table {
 impl Table {
     /// The main table (`RT_TABLE_MAIN`).
     pub const MAIN: u32 = 254;
-}
-
-/// What happens to packets that no peer's allowed IPs hold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RejectPolicy {
-    /// The sender is told.
-    #[default]
-    Reject,
-    /// They vanish.
-    Drop,
 }
 
 /// How log lines look.
