@@ -95,6 +95,8 @@ fn attend(
     let of_link = Arc::clone(&router);
     let admin = Admin {
         registry: Arc::clone(router.registry()),
+        roll: Arc::clone(router.roll()),
+        readiness: Arc::new(router.readiness()),
         device: Arc::new(router.device().clone()),
         shutdown: Arc::clone(router.shutdown()),
         metrics,

@@ -15,6 +15,7 @@ use std::io;
 use clap::{Parser, Subcommand};
 
 use crate::control::config::{ConfigError, LogFormat};
+use crate::control::supervisor::StartError;
 use demo::{DemoArgs, DemoError, Ending};
 use keys::KeysError;
 use launch::LaunchError;
@@ -82,7 +83,10 @@ impl Failure {
     /// 1 for everything else.
     pub fn status(&self) -> u8 {
         match self {
-            Failure::Config(_) | Failure::NoInterface | Failure::Show(ShowError::Config(_)) => 2,
+            Failure::Config(_)
+            | Failure::NoInterface
+            | Failure::Show(ShowError::Config(_))
+            | Failure::Launch(LaunchError::Start(StartError::Pinning(_))) => 2,
             Failure::Background(_)
             | Failure::Launch(_)
             | Failure::Demo(_)

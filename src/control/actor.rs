@@ -127,6 +127,7 @@ impl PeerActor {
     }
 
     fn turn(&mut self) -> bool {
+        self.sleeper.beat();
         let mut worked = false;
         while let Ok(request) = self.requests.try_recv() {
             worked = true;
@@ -261,8 +262,11 @@ impl PeerActor {
                 self.wake_inside();
                 Some(peer)
             }
-            Output::HandshakeDone { peer, role, .. } => {
+            Output::HandshakeDone { peer, role, unix } => {
                 self.names.heard(peer);
+                self.with_record(peer, |record| {
+                    record.last_handshake.store(unix.as_secs(), Ordering::Relaxed);
+                });
                 match role {
                     Role::Initiator => self.telemetry.initiated.add(1),
                     Role::Responder => self.telemetry.responded.add(1),

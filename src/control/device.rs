@@ -226,6 +226,9 @@ fn apply_peer(actor: &mut PeerActor, draft: &mut Draft, update: PeerUpdate) -> R
         },
     };
     let record = Arc::clone(draft.peer(peer).expect("protocol and snapshot have the same peers"));
+    if let Some(name) = update.friendly_name {
+        record.friendly_name.store((!name.is_empty()).then(|| Arc::new(name)));
+    }
     if let Some(key) = update.preshared_key {
         actor.protocol.set_preshared_key(peer, key);
     }

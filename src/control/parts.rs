@@ -11,10 +11,10 @@ use std::sync::atomic::AtomicUsize;
 use ipnet::IpNet;
 
 use super::actor::PeerActor;
-use super::config::cpu_list::CpuList;
-use super::config::{RejectPolicy, RouterConfig, Switch};
+use super::config::RouterConfig;
 use super::device::{Bound, DeviceHandle};
 use super::lookups::Lookups;
+use super::metrics::{PeerMetrics, ProcessMetrics, SocketMetrics};
 use super::names::Names;
 use super::netlink;
 use super::schedule::Schedule;
@@ -22,6 +22,7 @@ use super::supervisor::StartError;
 use crate::lane::batch::{InboundBatch, OutboundBatch};
 use crate::lane::bounds::{self, INBOX_DEPTH};
 use crate::lane::doorbell::Doorbell;
+use crate::lane::drain::Drain;
 use crate::lane::inbox::{Inbox, Pool};
 use crate::lane::inside::{self, InsideWorker};
 use crate::lane::mailbox::{CommandBox, PeerInbox};
@@ -30,8 +31,9 @@ use crate::lane::peers::{Peers, Snapshot};
 use crate::lane::pinning::{self, LaneCpus};
 use crate::lane::sleep::Sleeper;
 use crate::lane::telemetry::{InsideTelemetry, OutsideTelemetry, PeerTelemetry, Registry};
+use crate::lane::topology::Topology;
 use crate::offload::{self, Offload, Shutdown, TunDevice};
-use crate::underlay::{self, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions, UdpSocket};
+use crate::underlay::{self, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions, UdpSocket};
 use crate::wireguard::keys::OsEntropy;
 use crate::wireguard::messages::{DATA_OVERHEAD, padded_len};
 use crate::wireguard::outputs::{HandshakeDrop, Outputs};
@@ -49,6 +51,7 @@ pub(super) struct Parts {
     pub(super) device: DeviceHandle,
     pub(super) registry: Arc<Registry>,
     pub(super) mtu: Arc<AtomicUsize>,
+    pub(super) peers: Arc<Peers>,
 }
 
 /// What the lanes of a router share.
@@ -80,9 +83,12 @@ pub(super) fn open(
     tun: Option<OwnedFd>,
     shutdown: &Arc<Shutdown>,
 ) -> Result<Parts, StartError> {
-    let allowed = pinning::allowed();
-    let lanes = config.queues.count(allowed.len());
-    let cpus = plan_cpus(config, &allowed, lanes)?;
+    let topology = Topology::of_this_thread();
+    let lanes = config.queues.count(topology.cpus.len());
+    let pinning::Plan { lanes: cpus, unpinned } = pinning::plan(&topology, lanes, config.pinning())?;
+    if let Some(too_few) = unpinned {
+        tracing::info!("{too_few}");
+    }
 
     let offload = config.tun_offload.is_on();
     let tun = match tun {
@@ -129,9 +135,16 @@ pub(super) fn open(
         schedule: Schedule::default(),
         outputs: Outputs::default(),
     };
-    let lanes = wire(config, &shared, ends, tun.queues, sockets, cpus);
-    let Shared { registry, mtu, .. } = shared;
-    Ok(Parts { interface: tun.name, lanes, actor, device, registry, mtu })
+    let lanes = wire(config, &shared, ends, tun.queues, sockets, cpus)?;
+    let Shared { registry, mtu, peers, .. } = shared;
+    registry.collect_from(SocketMetrics::new(lanes.iter().map(|(_, outside, _)| &outside.socket_drops)));
+    registry.collect_from(PeerMetrics {
+        interface: tun.name.clone(),
+        peers: Arc::clone(&peers),
+        limit: config.metrics_peers,
+    });
+    registry.collect_from(ProcessMetrics);
+    Ok(Parts { interface: tun.name, lanes, actor, device, registry, mtu, peers })
 }
 
 /// The segments of `mtu` bytes that one superpacket may hold so that it leaves in one GSO send: at
@@ -151,33 +164,6 @@ pub(super) fn interface_setup(config: &RouterConfig) -> netlink::Setup {
         rules: config.rules(),
         up: config.up,
     }
-}
-
-fn plan_cpus(config: &RouterConfig, allowed: &[usize], lanes: usize) -> Result<Vec<LaneCpus>, StartError> {
-    let listed = |list: &Option<CpuList>, lane: usize, name: &str| match list {
-        None => Ok(None),
-        Some(list) => {
-            let cpu = list.nth_wrapping(lane);
-            if allowed.contains(&cpu) {
-                return Ok(Some(cpu));
-            }
-            let message = format!("{name} names CPU {cpu}, but this process may only use {allowed:?}");
-            Err(StartError::Config(message))
-        }
-    };
-    let auto = match config.pin {
-        Switch::Auto => pinning::spread(allowed, lanes),
-        Switch::Off => None,
-    };
-    (0..lanes)
-        .map(|lane| {
-            let auto = auto.as_ref().map_or(LaneCpus::default(), |cpus| cpus[lane]);
-            Ok(LaneCpus {
-                inside: listed(&config.inside_cpus, lane, "LANEWAY_INSIDE_CPUS")?.or(auto.inside),
-                outside: listed(&config.outside_cpus, lane, "LANEWAY_OUTSIDE_CPUS")?.or(auto.outside),
-            })
-        })
-        .collect()
 }
 
 fn lane_ends(config: &RouterConfig, lane: usize, lanes: usize) -> std::io::Result<Ends> {
@@ -204,13 +190,14 @@ fn wire(
     queues: Vec<Offload>,
     sockets: Vec<UdpSocket>,
     cpus: Vec<LaneCpus>,
-) -> Lanes {
+) -> std::io::Result<Lanes> {
     let inboxes: Vec<_> = ends.iter().map(|ends| Arc::clone(&ends.inbound)).collect();
     let homes: Vec<_> = ends.iter().map(|ends| Arc::clone(ends.inbound_pool.home())).collect();
     let sleeper = |bell: &Arc<Doorbell>| Sleeper::new(Arc::clone(bell), Arc::clone(&shared.shutdown));
     let mut lanes = Lanes::with_capacity(cpus.len());
-    for (lane, (((ends, queue), socket), cpus)) in
-        ends.into_iter().zip(queues).zip(sockets).zip(cpus).enumerate()
+    let drains = Drain::of_lanes(ends.len());
+    for (lane, ((((ends, queue), socket), cpus), (inside_drain, outside_drain))) in
+        ends.into_iter().zip(queues).zip(sockets).zip(cpus).zip(drains).enumerate()
     {
         let outgoing_home = Arc::clone(ends.outbound_pool.home());
         let inside = InsideWorker {
@@ -224,11 +211,12 @@ fn wire(
             ),
             rejects: inside::Rejects::new(
                 queue.rejecter,
-                config.reject == RejectPolicy::Reject,
+                config.reject,
                 config.addresses.iter().map(IpNet::addr),
             ),
             peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
             sleeper: sleeper(&ends.inside_bell),
+            drain: inside_drain,
             drain_cap: config.drain_cap,
             spin: config.spin,
             telemetry: InsideTelemetry::register(&shared.registry, lane),
@@ -246,16 +234,18 @@ fn wire(
                 Arc::clone(&shared.sessions),
                 Arc::clone(&shared.actor),
             ),
+            socket_drops: Arc::new(DropWatch::new(&socket)?),
             socket,
             commands: ends.commands,
             peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
             sleeper: sleeper(&ends.outside_bell),
+            drain: outside_drain,
             spin: config.spin,
             telemetry: OutsideTelemetry::register(&shared.registry, lane),
         };
         lanes.push((inside, outside, cpus));
     }
-    lanes
+    Ok(lanes)
 }
 
 /// The one line at the start that says what this router is.
