@@ -3,11 +3,14 @@
 mod support;
 
 use std::fs;
+use std::net::UdpSocket;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use laneway::cli::demo::lab::{Lab, Side};
+use laneway::cli::exposition::Exposition;
+use laneway::control::uapi::client;
 use laneway::sys::netns::Namespace;
 use laneway::sys::tun::{self, Flags};
 use nix::sys::signal::Signal;
@@ -139,6 +142,33 @@ fn an_interface_that_moves_to_another_network_takes_no_sockets_with_it() {
     output(&workload.namespace, &["ip", "link", "del", &left.device], "");
     assert_eq!(left.process.wait(), Some(0), "{}", left.process.said());
     assert!(!left.socket().exists());
+}
+
+#[test]
+fn an_address_that_is_given_while_it_runs_is_its_own() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let laneway = Laneway::start(&lab.left, &[]);
+    let own = Family::V4.inside(1);
+    address(&lab.left, &laneway.device, 1);
+    // The kernel sends to its own addresses by way of the device when the rule for local ones comes later.
+    for words in [
+        format!("route add {own} dev {} table 100", laneway.device),
+        format!("rule add pref 10 to {own} iif lo table 100"),
+        "rule add pref 20 lookup local".to_owned(),
+        "rule del pref 0".to_owned(),
+    ] {
+        output(&lab.left.namespace, &["ip"].into_iter().chain(words.split(' ')).collect::<Vec<_>>(), "");
+    }
+    let socket = lab.left.namespace.run(|| UdpSocket::bind("0.0.0.0:0")).expect("enter").expect("bind");
+    wait_until("a packet that came back", || {
+        socket.send_to(b"to myself", (own, 9)).expect("send");
+        let metrics = client::metrics(Path::new("/var/run/wireguard"), &laneway.device).expect("an answer");
+        let metrics = Exposition::parse(&metrics.expect("it is ours")).expect("metrics");
+        metrics.sum("laneway_self_forwarded_packets_total", &[]) > 0.0
+    });
 }
 
 #[test]
