@@ -2,6 +2,7 @@
 
 pub mod demo;
 pub mod demonstrate;
+pub mod doctor;
 pub mod exposition;
 pub mod interface;
 pub mod keys;
@@ -17,6 +18,7 @@ use clap::{Parser, Subcommand};
 use crate::control::config::{ConfigError, LogFormat};
 use crate::control::supervisor::StartError;
 use demo::{DemoArgs, DemoError, Ending};
+use doctor::DoctorArgs;
 use keys::KeysError;
 use launch::LaunchError;
 use run::RunArgs;
@@ -43,6 +45,7 @@ pub struct Cli {
 enum Command {
     Run(RunArgs),
     Demo(DemoArgs),
+    Doctor(DoctorArgs),
     Show(ShowArgs),
     /// Print a new private key
     Genkey,
@@ -104,6 +107,7 @@ impl Cli {
     pub fn execute(self) -> Result<u8, Failure> {
         match (self.command, self.interface) {
             (Some(Command::Run(args)), _) => run::run(&args)?,
+            (Some(Command::Doctor(args)), _) => return Ok(doctor::run(&args)),
             (Some(Command::Demo(args)), _) => {
                 log::init("warn", LogFormat::Text);
                 if demonstrate::run(&args)? == Ending::Interrupted {
