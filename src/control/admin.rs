@@ -1,5 +1,5 @@
-//! The admin thread: everything that is slow, rare or asked for from outside. It serves `/metrics` and
-//! the UAPI socket, and waits for signals and for news about the interface.
+//! The admin thread: everything that is slow, rare or asked for from outside. It serves HTTP
+//! and the UAPI socket, and waits for signals and for news about the interface.
 //!
 //! It ends when the router is told to stop, and it is one of those who tell it: on SIGTERM, on SIGINT,
 //! and when the UAPI socket's file is removed. It does not stop the router when the interface is gone
@@ -8,21 +8,20 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
-use axum::routing::get;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::netlink::{LinkEvent, LinkWatch, NetlinkError};
-use super::uapi::{self, Device};
+use super::http::{self, Shown};
+use super::netlink::{AddressWatch, LinkEvent, LinkWatch, NetlinkError};
+use super::readiness::Readiness;
+use super::roll::Roll;
+use super::uapi::{self, Device, UapiError};
 use crate::lane::telemetry::Registry;
 use crate::offload::Shutdown;
 use crate::sys::wake;
@@ -31,24 +30,42 @@ use crate::sys::wake;
 pub struct Admin {
     /// The metrics of `/metrics`.
     pub registry: Arc<Registry>,
+    /// The router's threads, for `/healthz`.
+    pub roll: Arc<Roll>,
+    /// What `/readyz` answers.
+    pub readiness: Arc<Readiness>,
     /// The way to the running router.
     pub device: Arc<dyn Device>,
     /// Signalled when the router stops, by us or by others.
     pub shutdown: Arc<Shutdown>,
-    /// Where `/metrics` is served. It may have been bound in another network namespace.
+    /// Where HTTP is served. It may have been bound in another network namespace.
     pub metrics: Option<TcpListener>,
-    /// The UAPI socket.
-    pub uapi: Option<uapi::Server>,
-    /// The interface to watch, in the network namespace of the thread that calls
-    /// [`spawn`](Self::spawn), and what to do when its MTU changes.
-    pub link: Option<(String, OnMtu)>,
+    /// Opens the UAPI socket. It is called last: tools wait for the socket to appear, and then
+    /// expect to find the interface and to be able to end us with a signal.
+    pub uapi: Option<OpenUapi>,
+    /// The interface to watch.
+    pub link: Option<Link>,
     /// What to do on signals; without it they are left alone, as by a router that is part of another
     /// program.
     pub signals: Option<OnReload>,
 }
 
-/// Told a new MTU in bytes.
+/// An interface to watch, in the network namespace of the thread that calls [`Admin::spawn`].
+pub struct Link {
+    /// Its name.
+    pub interface: String,
+    /// Told its MTU in bytes, at first and when it changes.
+    pub on_mtu: OnMtu,
+    /// Told its addresses, at first and when they change.
+    pub on_addresses: OnAddresses,
+}
+
+/// Opens the UAPI socket.
+pub type OpenUapi = Box<dyn FnOnce() -> Result<uapi::Server, UapiError> + Send>;
+/// Told an MTU in bytes.
 pub type OnMtu = Box<dyn Fn(usize) + Send>;
+/// Told addresses.
+pub type OnAddresses = Box<dyn Fn(&[IpAddr]) + Send>;
 /// Called on SIGHUP. It may read files.
 pub type OnReload = Box<dyn FnMut() + Send>;
 
@@ -79,6 +96,9 @@ pub enum AdminError {
     /// The interface cannot be watched.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// The control socket cannot be had.
+    #[error(transparent)]
+    Uapi(#[from] UapiError),
     /// The system lacks a thread or a descriptor.
     #[error("cannot start the admin thread: {0}")]
     System(#[from] io::Error),
@@ -93,13 +113,16 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, AdminError> {
 }
 
 impl Admin {
-    /// Starts the thread. When this returns, signals are handled and the interface is watched.
+    /// Starts the thread. When this returns, signals are handled, the interface is watched and the UAPI
+    /// socket is there.
     ///
     /// # Errors
-    /// The interface does not exist, or the system lacks something.
+    /// The interface does not exist, the UAPI socket cannot be had, or the system lacks something.
     pub fn spawn(self) -> Result<JoinHandle<End>, AdminError> {
+        let member = self.roll.enlist(None, "admin", None);
         let (ready, started) = std::sync::mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("admin".into()).spawn(move || {
+            member.begin();
             let shutdown = Arc::clone(&self.shutdown);
             let end = run(self, &ready);
             shutdown.signal();
@@ -115,10 +138,7 @@ impl Admin {
 
 impl fmt::Debug for Admin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Admin")
-            .field("metrics", &self.metrics)
-            .field("uapi", &self.uapi)
-            .finish_non_exhaustive()
+        f.debug_struct("Admin").field("metrics", &self.metrics).finish_non_exhaustive()
     }
 }
 
@@ -142,8 +162,16 @@ struct Duties {
     device: Arc<dyn Device>,
     uapi: Option<uapi::Server>,
     stopped: AsyncFd<OwnedFd>,
-    link: Option<(LinkWatch, OnMtu)>,
+    link: Option<Watched>,
+    readiness: Arc<Readiness>,
     signals: Option<Signals>,
+}
+
+/// The interface and the news about it.
+struct Watched {
+    link: Link,
+    state: LinkWatch,
+    addresses: AddressWatch,
 }
 
 struct Signals {
@@ -156,13 +184,16 @@ struct Signals {
 impl Duties {
     async fn begin(admin: Admin) -> Result<Self, AdminError> {
         if let Some(listener) = admin.metrics {
-            listener.set_nonblocking(true)?;
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            let routes = axum::Router::new().route("/metrics", get(metrics)).with_state(admin.registry);
-            tokio::spawn(async move { axum::serve(listener, routes).await });
+            let shown =
+                Shown { registry: admin.registry, roll: admin.roll, readiness: Arc::clone(&admin.readiness) };
+            http::spawn(listener, shown)?;
         }
         let link = match admin.link {
-            Some((interface, on_mtu)) => Some((LinkWatch::open(&interface).await?, on_mtu)),
+            Some(link) => Some(Watched {
+                state: LinkWatch::open(&link.interface).await?,
+                addresses: AddressWatch::open(&link.interface).await?,
+                link,
+            }),
             None => None,
         };
         let signals = match admin.signals {
@@ -175,23 +206,20 @@ impl Duties {
             None => None,
         };
         let stopped = wake::readable(admin.shutdown.as_fd().try_clone_to_owned()?)?;
-        Ok(Duties { device: admin.device, uapi: admin.uapi, stopped, link, signals })
+        let uapi = admin.uapi.map(|open| open()).transpose()?;
+        Ok(Duties { device: admin.device, uapi, stopped, link, readiness: admin.readiness, signals })
     }
 
     async fn fulfil(self) -> End {
-        let Duties { device, uapi, stopped, link, signals } = self;
+        let Duties { device, uapi, stopped, link, readiness, signals } = self;
         tokio::select! {
             // If the descriptor itself fails, nobody could tell us to stop any more.
             _ = stopped.readable() => End::Stopped,
             () = terminated(signals) => End::Signalled,
             () = socket_gone(uapi, device) => End::SocketGone,
-            () = follow(link) => unreachable!("it waits for ever"),
+            () = follow(link, &readiness) => unreachable!("it waits for ever"),
         }
     }
-}
-
-async fn metrics(State(registry): State<Arc<Registry>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], registry.render())
 }
 
 async fn terminated(signals: Option<Signals>) {
@@ -206,15 +234,34 @@ async fn terminated(signals: Option<Signals>) {
 }
 
 /// Passes on news about the interface; never returns.
-async fn follow(link: Option<(LinkWatch, OnMtu)>) {
-    if let Some((mut watch, on_mtu)) = link {
-        while let LinkEvent::Changed { mtu, up } = watch.next().await {
-            tracing::info!("the interface has MTU {mtu} and is {}", if up { "up" } else { "down" });
-            on_mtu(mtu as usize);
-        }
-        tracing::info!("the interface has left this network namespace");
+async fn follow(link: Option<Watched>, readiness: &Readiness) {
+    if let Some(Watched { link, state, addresses }) = link {
+        tokio::join!(
+            follow_state(state, &link.on_mtu, readiness),
+            follow_addresses(addresses, &link.on_addresses)
+        );
     }
     std::future::pending::<()>().await;
+}
+
+async fn follow_state(mut watch: LinkWatch, on_mtu: &OnMtu, readiness: &Readiness) {
+    let mut event = watch.last();
+    while let LinkEvent::Changed { mtu, up } = event {
+        readiness.set_interface_up(up);
+        on_mtu(mtu as usize);
+        event = watch.next().await;
+        if let LinkEvent::Changed { mtu, up } = event {
+            tracing::info!("the interface has MTU {mtu} and is {}", if up { "up" } else { "down" });
+        }
+    }
+    tracing::info!("the interface has left this network namespace");
+}
+
+async fn follow_addresses(mut watch: AddressWatch, on_addresses: &OnAddresses) {
+    on_addresses(watch.last());
+    while let Some(addresses) = watch.next().await {
+        on_addresses(addresses);
+    }
 }
 
 async fn socket_gone(uapi: Option<uapi::Server>, device: Arc<dyn Device>) {

@@ -8,27 +8,33 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
-use super::actor::{PeerActor, Schedule};
-use super::config::cpu_list::CpuList;
-use super::config::{RejectPolicy, RouterConfig, Switch};
+use super::actor::PeerActor;
+use super::config::RouterConfig;
 use super::device::{Bound, DeviceHandle};
+use super::lookups::Lookups;
+use super::metrics::{PeerMetrics, ProcessMetrics, SocketMetrics};
+use super::names::Names;
 use super::netlink;
+use super::schedule::Schedule;
 use super::supervisor::StartError;
 use crate::lane::batch::{InboundBatch, OutboundBatch};
 use crate::lane::bounds::{self, INBOX_DEPTH};
 use crate::lane::doorbell::Doorbell;
+use crate::lane::drain::Drain;
 use crate::lane::inbox::{Inbox, Pool};
-use crate::lane::inside::{self, InsideWorker};
+use crate::lane::inside::{self, InsideWorker, OwnAddresses};
 use crate::lane::mailbox::{CommandBox, PeerInbox};
 use crate::lane::outside::{self, OutsideWorker};
 use crate::lane::peers::{Peers, Snapshot};
 use crate::lane::pinning::{self, LaneCpus};
 use crate::lane::sleep::Sleeper;
 use crate::lane::telemetry::{InsideTelemetry, OutsideTelemetry, PeerTelemetry, Registry};
+use crate::lane::topology::Topology;
 use crate::offload::{self, Offload, Shutdown, TunDevice};
-use crate::underlay::{self, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions, UdpSocket};
+use crate::underlay::{self, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions, UdpSocket};
 use crate::wireguard::keys::OsEntropy;
 use crate::wireguard::messages::{DATA_OVERHEAD, padded_len};
 use crate::wireguard::outputs::{HandshakeDrop, Outputs};
@@ -46,6 +52,8 @@ pub(super) struct Parts {
     pub(super) device: DeviceHandle,
     pub(super) registry: Arc<Registry>,
     pub(super) mtu: Arc<AtomicUsize>,
+    pub(super) own: Arc<OwnAddresses>,
+    pub(super) peers: Arc<Peers>,
 }
 
 /// What the lanes of a router share.
@@ -55,6 +63,7 @@ struct Shared {
     actor: Arc<PeerInbox>,
     registry: Arc<Registry>,
     mtu: Arc<AtomicUsize>,
+    own: Arc<OwnAddresses>,
     shutdown: Arc<Shutdown>,
 }
 
@@ -77,9 +86,12 @@ pub(super) fn open(
     tun: Option<OwnedFd>,
     shutdown: &Arc<Shutdown>,
 ) -> Result<Parts, StartError> {
-    let allowed = pinning::allowed();
-    let lanes = config.queues.count(allowed.len());
-    let cpus = plan_cpus(config, &allowed, lanes)?;
+    let topology = Topology::of_this_thread();
+    let lanes = config.queues.count(topology.cpus.len());
+    let pinning::Plan { lanes: cpus, unpinned } = pinning::plan(&topology, lanes, config.pinning())?;
+    if let Some(too_few) = unpinned {
+        tracing::info!("{too_few}");
+    }
 
     let offload = config.tun_offload.is_on();
     let tun = match tun {
@@ -96,7 +108,7 @@ pub(super) fn open(
     let sockets = underlay::bind(config.update.listen_port.unwrap_or(0), lanes, options)?;
     let port = sockets.first().map_or(0, UdpSocket::port);
     netlink::set_up(&tun.name, &interface_setup(config))?;
-    announce(config, &tun, port, &cpus);
+    announce(config, &tun, &sockets, &cpus);
 
     let actor_bell = Arc::new(Doorbell::new()?);
     let shared = Shared {
@@ -105,10 +117,11 @@ pub(super) fn open(
         actor: Arc::new(PeerInbox::new(Arc::clone(&actor_bell))),
         registry: Arc::new(Registry::new()),
         mtu: Arc::new(AtomicUsize::new(config.mtu.into())),
+        own: Arc::new(ArcSwap::from_pointee(config.addresses.iter().map(IpNet::addr).collect())),
         shutdown: Arc::clone(shutdown),
     };
     let ends = (0..lanes).map(|lane| lane_ends(config, lane, lanes)).collect::<Result<Vec<_>, _>>()?;
-    let (device, requests) = DeviceHandle::new(Arc::clone(&actor_bell));
+    let (device, requests) = DeviceHandle::new(Arc::clone(&actor_bell), Arc::clone(&shared.registry));
     let drops: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
     let settings = Settings { backend: config.aead.backend(), ..Settings::default() };
     let actor = PeerActor {
@@ -119,15 +132,24 @@ pub(super) fn open(
         commands: ends.iter().map(|ends| Arc::clone(&ends.commands)).collect(),
         inside_bells: ends.iter().map(|ends| Arc::clone(&ends.inside_bell)).collect(),
         bound: Bound { port, options },
+        names: Names::default(),
+        lookups: Lookups::new(Arc::clone(&actor_bell)),
         sleeper: Sleeper::new(actor_bell, Arc::clone(shutdown)),
         entropy: OsEntropy::new().map_err(std::io::Error::from)?,
         telemetry: PeerTelemetry::register(&shared.registry, &drops),
         schedule: Schedule::default(),
         outputs: Outputs::default(),
     };
-    let lanes = wire(config, &shared, ends, tun.queues, sockets, cpus);
-    let Shared { registry, mtu, .. } = shared;
-    Ok(Parts { interface: tun.name, lanes, actor, device, registry, mtu })
+    let lanes = wire(config, &shared, ends, tun.queues, sockets, cpus)?;
+    let Shared { registry, mtu, own, peers, .. } = shared;
+    registry.collect_from(SocketMetrics::new(lanes.iter().map(|(_, outside, _)| &outside.socket_drops)));
+    registry.collect_from(PeerMetrics {
+        interface: tun.name.clone(),
+        peers: Arc::clone(&peers),
+        limit: config.metrics_peers,
+    });
+    registry.collect_from(ProcessMetrics);
+    Ok(Parts { interface: tun.name, lanes, actor, device, registry, mtu, own, peers })
 }
 
 /// The segments of `mtu` bytes that one superpacket may hold so that it leaves in one GSO send: at
@@ -137,41 +159,16 @@ pub(super) fn segments_per_run(mtu: u16) -> usize {
     (MAX_RUN_BYTES / (padded_len(mtu, mtu) + DATA_OVERHEAD)).clamp(1, MAX_RUN_SEGMENTS)
 }
 
-fn interface_setup(config: &RouterConfig) -> netlink::Setup {
+/// What the kernel is to know of the interface.
+pub(super) fn interface_setup(config: &RouterConfig) -> netlink::Setup {
     netlink::Setup {
         mtu: config.mtu,
         gso_max_segs: segments_per_run(config.mtu) as u32,
         addresses: config.addresses.clone(),
         routes: config.routes(),
+        rules: config.rules(),
         up: config.up,
     }
-}
-
-fn plan_cpus(config: &RouterConfig, allowed: &[usize], lanes: usize) -> Result<Vec<LaneCpus>, StartError> {
-    let listed = |list: &Option<CpuList>, lane: usize, name: &str| match list {
-        None => Ok(None),
-        Some(list) => {
-            let cpu = list.nth_wrapping(lane);
-            if allowed.contains(&cpu) {
-                return Ok(Some(cpu));
-            }
-            let message = format!("{name} names CPU {cpu}, but this process may only use {allowed:?}");
-            Err(StartError::Config(message))
-        }
-    };
-    let auto = match config.pin {
-        Switch::Auto => pinning::spread(allowed, lanes),
-        Switch::Off => None,
-    };
-    (0..lanes)
-        .map(|lane| {
-            let auto = auto.as_ref().map_or(LaneCpus::default(), |cpus| cpus[lane]);
-            Ok(LaneCpus {
-                inside: listed(&config.inside_cpus, lane, "LANEWAY_INSIDE_CPUS")?.or(auto.inside),
-                outside: listed(&config.outside_cpus, lane, "LANEWAY_OUTSIDE_CPUS")?.or(auto.outside),
-            })
-        })
-        .collect()
 }
 
 fn lane_ends(config: &RouterConfig, lane: usize, lanes: usize) -> std::io::Result<Ends> {
@@ -198,13 +195,14 @@ fn wire(
     queues: Vec<Offload>,
     sockets: Vec<UdpSocket>,
     cpus: Vec<LaneCpus>,
-) -> Lanes {
+) -> std::io::Result<Lanes> {
     let inboxes: Vec<_> = ends.iter().map(|ends| Arc::clone(&ends.inbound)).collect();
     let homes: Vec<_> = ends.iter().map(|ends| Arc::clone(ends.inbound_pool.home())).collect();
     let sleeper = |bell: &Arc<Doorbell>| Sleeper::new(Arc::clone(bell), Arc::clone(&shared.shutdown));
     let mut lanes = Lanes::with_capacity(cpus.len());
-    for (lane, (((ends, queue), socket), cpus)) in
-        ends.into_iter().zip(queues).zip(sockets).zip(cpus).enumerate()
+    let drains = Drain::of_lanes(ends.len());
+    for (lane, ((((ends, queue), socket), cpus), (inside_drain, outside_drain))) in
+        ends.into_iter().zip(queues).zip(sockets).zip(cpus).zip(drains).enumerate()
     {
         let outgoing_home = Arc::clone(ends.outbound_pool.home());
         let inside = InsideWorker {
@@ -216,13 +214,10 @@ fn wire(
                 Arc::clone(&shared.actor),
                 Arc::clone(&shared.mtu),
             ),
-            rejects: inside::Rejects::new(
-                queue.rejecter,
-                config.reject == RejectPolicy::Reject,
-                config.addresses.iter().map(IpNet::addr),
-            ),
+            rejects: inside::Rejects::new(queue.rejecter, config.reject, Arc::clone(&shared.own)),
             peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
             sleeper: sleeper(&ends.inside_bell),
+            drain: inside_drain,
             drain_cap: config.drain_cap,
             spin: config.spin,
             telemetry: InsideTelemetry::register(&shared.registry, lane),
@@ -240,31 +235,38 @@ fn wire(
                 Arc::clone(&shared.sessions),
                 Arc::clone(&shared.actor),
             ),
+            socket_drops: Arc::new(DropWatch::new(&socket)?),
             socket,
             commands: ends.commands,
             peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
             sleeper: sleeper(&ends.outside_bell),
+            drain: outside_drain,
             spin: config.spin,
             telemetry: OutsideTelemetry::register(&shared.registry, lane),
         };
         lanes.push((inside, outside, cpus));
     }
-    lanes
+    Ok(lanes)
 }
 
 /// The one line at the start that says what this router is.
-fn announce(config: &RouterConfig, tun: &TunDevice, port: u16, cpus: &[LaneCpus]) {
+fn announce(config: &RouterConfig, tun: &TunDevice, sockets: &[UdpSocket], cpus: &[LaneCpus]) {
     let pinned = |cpu: Option<usize>| cpu.map_or_else(|| "any".into(), |cpu| cpu.to_string());
     let cpus: Vec<String> =
         cpus.iter().map(|lane| format!("{}+{}", pinned(lane.inside), pinned(lane.outside))).collect();
+    let addresses: Vec<String> = config.addresses.iter().map(ToString::to_string).collect();
+    let socket = sockets.first().expect("a router has a lane");
     tracing::info!(
         interface = tun.name,
-        lanes = cpus.len(),
+        queues = cpus.len(),
         cpus = cpus.join(","),
         tso = tun.offloads.tcp,
         uso = tun.offloads.udp,
+        gso = socket.gso(),
+        gro = socket.gro(),
         mtu = config.mtu,
-        port,
+        addresses = addresses.join(","),
+        port = socket.port(),
         "router is up"
     );
 }

@@ -4,8 +4,10 @@
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
 pub mod clock;
+pub mod daemon;
 pub mod inherited;
 pub mod netns;
+pub mod seccomp;
 pub mod tun;
 pub mod udp;
 pub mod wake;

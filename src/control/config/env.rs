@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use super::cpu_list::CpuList;
 use super::error::ConfigError;
 use super::{AeadChoice, LogFormat, MTU_RANGE, Queues, RejectPolicy, Switch};
+use crate::lane::cpu_list::{CpuList, CpuListError};
 use crate::lane::telemetry::LARGEST;
+use crate::wireguard::keys::PublicKey;
 
 /// Every variable that starts with [`PREFIX`].
-const NAMES: [&str; 21] = [
+const NAMES: [&str; 24] = [
     "LANEWAY_CONFIG",
     "LANEWAY_INTERFACE",
     "LANEWAY_QUEUES",
@@ -33,11 +34,14 @@ const NAMES: [&str; 21] = [
     "LANEWAY_PRIVATE_KEY_FILE",
     "LANEWAY_SOCKET_BUFFER",
     "LANEWAY_METRICS_ADDR",
+    "LANEWAY_METRICS_PEERS",
+    "LANEWAY_READY_PEER",
     "LANEWAY_LOG",
     "LANEWAY_LOG_FORMAT",
     "LANEWAY_REJECT",
     "LANEWAY_AEAD",
     "LANEWAY_UAPI_DIR",
+    "LANEWAY_SECCOMP",
 ];
 const PREFIX: &str = "LANEWAY_";
 
@@ -76,6 +80,10 @@ pub struct Environment {
     pub socket_buffer: Option<usize>,
     /// `LANEWAY_METRICS_ADDR`: where `/metrics` is served; `Some(None)` is `off`.
     pub metrics_addr: Option<Option<SocketAddr>>,
+    /// `LANEWAY_METRICS_PEERS`: how many peers have series of their own.
+    pub metrics_peers: Option<usize>,
+    /// `LANEWAY_READY_PEER`: the public key of the peer that `/readyz` waits for.
+    pub ready_peer: Option<PublicKey>,
     /// `LANEWAY_LOG`: the log filter.
     pub log: Option<String>,
     /// `LANEWAY_LOG_FORMAT`: text or JSON.
@@ -86,6 +94,8 @@ pub struct Environment {
     pub aead: Option<AeadChoice>,
     /// `LANEWAY_UAPI_DIR`: the directory of UAPI sockets.
     pub uapi_dir: Option<PathBuf>,
+    /// `LANEWAY_SECCOMP`: whether unneeded system calls are given up.
+    pub seccomp: Option<Switch>,
 }
 
 impl Environment {
@@ -144,13 +154,21 @@ impl Environment {
                 self.socket_buffer = Some(value.number(4096, 1 << 30, "bytes")? as usize);
             }
             "LANEWAY_METRICS_ADDR" => self.metrics_addr = Some(value.metrics_addr()?),
+            "LANEWAY_METRICS_PEERS" => {
+                self.metrics_peers = Some(value.number(0, 1 << 20, "peers")? as usize);
+            }
+            "LANEWAY_READY_PEER" => self.ready_peer = Some(value.public_key()?),
             "LANEWAY_LOG" => self.log = Some(value.log_filter()?),
             "LANEWAY_LOG_FORMAT" => {
                 self.log_format =
                     Some(value.one_of(&[("text", LogFormat::Text), ("json", LogFormat::Json)])?);
             }
             "LANEWAY_REJECT" => {
-                let policies = [("reject", RejectPolicy::Reject), ("drop", RejectPolicy::Drop)];
+                let policies = [
+                    ("reject", RejectPolicy::Reject),
+                    ("unreachable", RejectPolicy::Unreachable),
+                    ("drop", RejectPolicy::Drop),
+                ];
                 self.reject = Some(value.one_of(&policies)?);
             }
             "LANEWAY_AEAD" => {
@@ -158,6 +176,7 @@ impl Environment {
                 self.aead = Some(value.one_of(&choices)?);
             }
             "LANEWAY_UAPI_DIR" => self.uapi_dir = Some(value.path()?),
+            "LANEWAY_SECCOMP" => self.seccomp = Some(value.switch()?),
             unknown => {
                 return Err(ConfigError::UnknownVariable { name: unknown.to_owned(), near: near(unknown) });
             }
@@ -231,7 +250,7 @@ impl Value<'_> {
     }
 
     fn cpus(&self) -> Result<CpuList, ConfigError> {
-        self.text()?.parse().map_err(|error: super::cpu_list::CpuListError| self.refuse(error.to_string()))
+        self.text()?.parse().map_err(|error: CpuListError| self.refuse(error.to_string()))
     }
 
     fn metrics_addr(&self) -> Result<Option<SocketAddr>, ConfigError> {
@@ -241,6 +260,10 @@ impl Value<'_> {
                 self.refuse("`off`, or an address and port as in `127.0.0.1:9586` or `[::]:9586`")
             }),
         }
+    }
+
+    fn public_key(&self) -> Result<PublicKey, ConfigError> {
+        self.text()?.parse().map_err(|_| self.refuse("a peer's public key in base64, as `wg show` prints it"))
     }
 
     fn log_filter(&self) -> Result<String, ConfigError> {
@@ -301,11 +324,14 @@ mod tests {
             "/run/key",
             "8388608",
             "off",
+            "50",
+            "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=",
             "laneway=debug",
             "json",
             "drop",
             "auto",
             "/tmp/wg",
+            "off",
         ];
         let vars: Vec<_> = NAMES.into_iter().zip(values).collect();
         let environment = read(&vars).unwrap();
@@ -326,11 +352,14 @@ mod tests {
             private_key_file: Some("/run/key".into()),
             socket_buffer: Some(8 << 20),
             metrics_addr: Some(None),
+            metrics_peers: Some(50),
+            ready_peer: Some("xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=".parse().unwrap()),
             log: Some("laneway=debug".into()),
             log_format: Some(LogFormat::Json),
             reject: Some(RejectPolicy::Drop),
             aead: Some(AeadChoice::Auto),
             uapi_dir: Some("/tmp/wg".into()),
+            seccomp: Some(Switch::Off),
         };
         assert_eq!(environment, expected);
     }

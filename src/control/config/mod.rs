@@ -3,7 +3,6 @@
 //! Two sources, the file ([`file`]) and the environment ([`env`]); the environment wins. Both are
 //! read and checked before anything is created.
 
-pub mod cpu_list;
 pub mod env;
 mod error;
 pub mod file;
@@ -17,15 +16,18 @@ use std::time::Duration;
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
-pub use cpu_list::CpuList;
 use env::Environment;
 pub use error::ConfigError;
 use file::FileConfig;
 use update::DeviceUpdate;
 
-use super::netlink::Route;
+use super::metrics::PEER_LIMIT;
+use super::netlink::{DefaultRule, IpVersion, Route};
+use crate::lane::cpu_list::CpuList;
+pub use crate::lane::inside::RejectPolicy;
+use crate::lane::pinning::Wishes;
 use crate::wireguard::aead::Backend;
-use crate::wireguard::keys::{KeyError, PrivateKey};
+use crate::wireguard::keys::{KeyError, PrivateKey, PublicKey};
 
 /// The least and the greatest MTU that is taken, in bytes. IPv4 demands 576 (RFC 1122, section
 /// 3.3.2); the greatest is what still fits a UDP datagram over IPv4 with WireGuard's 32 bytes, and is
@@ -74,6 +76,10 @@ pub struct RouterConfig {
     pub aead: AeadChoice,
     /// Where `/metrics` is served.
     pub metrics_addr: Option<SocketAddr>,
+    /// How many peers have series of their own in the metrics.
+    pub metrics_peers: usize,
+    /// The peer that must have a session before `/readyz` says yes.
+    pub ready_peer: Option<PublicKey>,
     /// The directory of the UAPI socket, which is called after the interface.
     pub uapi_dir: PathBuf,
     /// A UAPI socket that listens already, by the number of its descriptor (`WG_UAPI_FD`).
@@ -82,6 +88,10 @@ pub struct RouterConfig {
     pub log: String,
     /// How they look.
     pub log_format: LogFormat,
+    /// Whether a running router gives up the system calls that it does not need.
+    pub seccomp: Switch,
+    /// The file that the private key was read from, if that is one of its own.
+    pub private_key_file: Option<PathBuf>,
     /// The file this was read from, and is read from again on SIGHUP.
     pub file: Option<PathBuf>,
     /// Keys, port and peers.
@@ -134,8 +144,7 @@ impl Switch {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Table {
     /// To the main table, but for default routes: what we send ourselves would follow them back into
-    /// the interface. `wg-quick` solves that with a mark and routing rules; we leave it to the person,
-    /// who can name a table of its own and add the rules that fit.
+    /// the interface. They get a table of their own, and rules lead all to it that does not bear our mark.
     #[default]
     Auto,
     /// Nowhere.
@@ -147,16 +156,9 @@ pub enum Table {
 impl Table {
     /// The main table (`RT_TABLE_MAIN`).
     pub const MAIN: u32 = 254;
-}
-
-/// What happens to packets that no peer's allowed IPs hold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RejectPolicy {
-    /// The sender is told.
-    #[default]
-    Reject,
-    /// They vanish.
-    Drop,
+    /// The table of default routes, and the mark of what does not take them, unless `FwMark` says
+    /// otherwise. `wg-quick` has the same.
+    pub const DEFAULT_ROUTES: u32 = 51_820;
 }
 
 /// What computes ChaCha20-Poly1305.
@@ -213,10 +215,14 @@ impl RouterConfig {
             reject: RejectPolicy::default(),
             aead: AeadChoice::default(),
             metrics_addr: None,
+            metrics_peers: PEER_LIMIT,
+            ready_peer: None,
             uapi_dir: PathBuf::from("/var/run/wireguard"),
             uapi_fd: None,
             log: "info".to_owned(),
             log_format: LogFormat::default(),
+            seccomp: Switch::default(),
+            private_key_file: None,
             file: None,
             update: DeviceUpdate::default(),
             warnings: Vec::new(),
@@ -245,7 +251,7 @@ impl RouterConfig {
         router.up = true;
         router.metrics_addr = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9586)));
         router.take_environment(environment)?;
-        router.warn_of_default_routes();
+        router.update.fwmark = router.mark().or(router.update.fwmark);
         let named_by = if environment.interface.is_some() {
             "LANEWAY_INTERFACE"
         } else {
@@ -266,34 +272,64 @@ impl RouterConfig {
         router.check_interface("the command line")
     }
 
+    /// How workers are to be bound to CPUs.
+    pub fn pinning(&self) -> Wishes<'_> {
+        Wishes {
+            auto: self.pin.is_on(),
+            inside: self.inside_cpus.as_ref(),
+            outside: self.outside_cpus.as_ref(),
+        }
+    }
+
     /// The routes that lead into the interface: to what the peers of [`update`](Self::update) may use,
     /// each once. None if the link is left to others or the table is off.
     pub fn routes(&self) -> Vec<Route> {
-        let table = match self.table {
-            _ if !self.up => return Vec::new(),
-            Table::Off => return Vec::new(),
-            Table::Auto => Table::MAIN,
-            Table::Number(number) => number,
+        let table = |net: &IpNet| match self.table {
+            Table::Off => None,
+            Table::Auto if net.prefix_len() == 0 => self.mark(),
+            Table::Auto => Some(Table::MAIN),
+            Table::Number(number) => Some(number),
         };
         let is_on_link = |net: &IpNet| self.addresses.iter().any(|address| address.trunc() == *net);
-        let takes_everything = |net: &IpNet| self.table == Table::Auto && net.prefix_len() == 0;
-        let changes = self.update.peers.iter().flat_map(|peer| &peer.allowed_ips);
-        let mut nets: Vec<_> = changes.filter(|change| !change.remove).map(|change| change.net).collect();
-        nets.retain(|net| !is_on_link(net) && !takes_everything(net));
-        nets.sort_unstable();
-        nets.dedup();
-        nets.into_iter().map(|net| Route { net, table }).collect()
+        let mut nets = if self.up { self.allowed_ips() } else { Vec::new() };
+        nets.retain(|net| !is_on_link(net));
+        nets.into_iter().filter_map(|net| Some(Route { net, table: table(&net)? })).collect()
     }
 
-    /// Reads the file again, under the same environment, for SIGHUP: what is to be applied to the
-    /// running router.
+    /// The rules that lead to the default routes among [`routes`](Self::routes).
+    pub fn rules(&self) -> Vec<DefaultRule> {
+        let Some(mark) = self.mark() else { return Vec::new() };
+        let defaults = self.allowed_ips().into_iter().filter(|net| net.prefix_len() == 0);
+        defaults
+            .map(|net| {
+                let version = if net.addr().is_ipv4() { IpVersion::V4 } else { IpVersion::V6 };
+                DefaultRule { version, mark }
+            })
+            .collect()
+    }
+
+    /// The mark that keeps our own datagrams off the default routes, if rules do that.
+    fn mark(&self) -> Option<u32> {
+        let everything = self.allowed_ips().iter().any(|net| net.prefix_len() == 0);
+        let mark = self.update.fwmark.filter(|mark| *mark != 0).unwrap_or(Table::DEFAULT_ROUTES);
+        (self.up && self.table == Table::Auto && everything).then_some(mark)
+    }
+
+    /// What the peers may use, sorted, each once.
+    fn allowed_ips(&self) -> Vec<IpNet> {
+        let changes = self.update.peers.iter().flat_map(|peer| &peer.allowed_ips);
+        let mut nets: Vec<_> = changes.filter(|change| !change.remove).map(|change| change.net).collect();
+        nets.sort_unstable();
+        nets.dedup();
+        nets
+    }
+
+    /// Reads the file again, under the same environment; `None` if there is no file.
     ///
     /// # Errors
-    /// The first mistake found; the router then goes on with what it has.
-    pub fn reload(&self, environment: &Environment) -> Result<DeviceUpdate, ConfigError> {
-        let Some(path) = &self.file else { return Ok(DeviceUpdate::default()) };
-        let router = RouterConfig::for_run(Some(path), environment)?;
-        Ok(router.update)
+    /// The first mistake found.
+    pub fn read_again(&self, environment: &Environment) -> Result<Option<Self>, ConfigError> {
+        self.file.as_deref().map(|path| RouterConfig::for_run(Some(path), environment)).transpose()
     }
 
     fn take_file(&mut self, file: FileConfig) {
@@ -302,18 +338,6 @@ impl RouterConfig {
         self.table = file.table.unwrap_or(self.table);
         self.update = file.update;
         self.warnings = file.warnings;
-    }
-
-    /// Says what [`Table::Auto`] leaves out.
-    fn warn_of_default_routes(&mut self) {
-        let mut changes = self.update.peers.iter().flat_map(|peer| &peer.allowed_ips);
-        if self.table == Table::Auto && changes.any(|change| change.net.prefix_len() == 0) {
-            self.warnings.push(
-                "AllowedIPs has a default route, and no route is added for it: what we send ourselves would \
-                 follow it. Name a table (Table = NUMBER) and add the rules that fit"
-                    .to_owned(),
-            );
-        }
     }
 
     fn take_environment(&mut self, environment: &Environment) -> Result<(), ConfigError> {
@@ -332,13 +356,17 @@ impl RouterConfig {
         self.update.listen_port = e.listen_port.or(self.update.listen_port);
         self.socket_buffer = e.socket_buffer.unwrap_or(self.socket_buffer);
         self.metrics_addr = e.metrics_addr.unwrap_or(self.metrics_addr);
+        self.metrics_peers = e.metrics_peers.unwrap_or(self.metrics_peers);
+        self.ready_peer = e.ready_peer;
         self.log = e.log.unwrap_or_else(|| self.log.clone());
         self.log_format = e.log_format.unwrap_or(self.log_format);
         self.reject = e.reject.unwrap_or(self.reject);
         self.aead = e.aead.unwrap_or(self.aead);
         self.uapi_dir = e.uapi_dir.unwrap_or_else(|| self.uapi_dir.clone());
+        self.seccomp = e.seccomp.unwrap_or(self.seccomp);
         if let Some(path) = &e.private_key_file {
             self.update.private_key = Some(Some(read_key(path)?));
+            self.private_key_file = Some(path.clone());
         }
         Ok(())
     }
@@ -433,9 +461,10 @@ mod tests {
         let environment = Environment::default();
         let router = RouterConfig::for_run(Some(&path), &environment).unwrap();
         folder.write("wg8.conf", &format!("{FILE}[Peer]\nPublicKey={OTHER_KEY}\n"));
-        assert_eq!(router.reload(&environment).unwrap().peers.len(), 1);
+        assert_eq!(router.read_again(&environment).unwrap().unwrap().update.peers.len(), 1);
         folder.write("wg8.conf", "[Interface");
-        assert!(router.reload(&environment).is_err());
+        assert!(router.read_again(&environment).is_err());
+        assert_eq!(RouterConfig::named("lw0").read_again(&environment).unwrap(), None);
     }
 
     #[test]
@@ -457,10 +486,14 @@ mod tests {
             router.routes().iter().map(|route| format!("{} {}", route.net, route.table)).collect::<Vec<_>>()
         };
         // 10.0.0.0/24 comes with the interface's address.
-        assert_eq!(told(&router), ["10.2.0.0/16 254", "fd00::/8 254"]);
-        assert!(router.warnings[0].contains("default route"), "{:?}", router.warnings);
+        assert_eq!(told(&router), ["0.0.0.0/0 51820", "10.2.0.0/16 254", "fd00::/8 254"]);
+        let rule = DefaultRule { version: IpVersion::V4, mark: 51820 };
+        assert_eq!((router.rules(), router.update.fwmark), (vec![rule], Some(51820)));
+        router.update.fwmark = Some(7);
+        assert_eq!(told(&router)[0], "0.0.0.0/0 7", "a mark that is configured is the table's number too");
         router.table = Table::Number(7);
         assert_eq!(told(&router), ["0.0.0.0/0 7", "10.2.0.0/16 7", "fd00::/8 7"]);
+        assert_eq!(router.rules(), [], "a table that is named is a person's affair");
         router.table = Table::Off;
         assert!(router.routes().is_empty());
     }

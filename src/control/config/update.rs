@@ -2,11 +2,11 @@
 //! file, SIGHUP and the UAPI socket all speak.
 
 use std::fmt;
-use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use nix::net::if_::if_nametoindex;
 
 use crate::wireguard::keys::{PresharedKey, PrivateKey, PublicKey};
 use crate::wireguard::suite::Suite;
@@ -36,6 +36,8 @@ pub struct PeerUpdate {
     pub remove: bool,
     /// Do nothing if the peer is not known.
     pub update_only: bool,
+    /// What people call it; empty for nothing.
+    pub friendly_name: Option<String>,
     /// A new preshared key; all zeros for none.
     pub preshared_key: Option<PresharedKey>,
     /// What the peer is spoken to with. Another suite than before ends its sessions.
@@ -57,6 +59,7 @@ impl PeerUpdate {
             public_key,
             remove: false,
             update_only: false,
+            friendly_name: None,
             preshared_key: None,
             suite: None,
             endpoint: None,
@@ -88,22 +91,6 @@ pub enum PeerEndpoint {
         /// The UDP port.
         port: u16,
     },
-}
-
-impl PeerEndpoint {
-    /// The address now. Looking up a name blocks.
-    ///
-    /// # Errors
-    /// The name has no address, or no name server answers.
-    pub fn resolve(&self) -> io::Result<SocketAddr> {
-        match self {
-            PeerEndpoint::Address(address) => Ok(*address),
-            PeerEndpoint::Name { host, port } => {
-                let no_address = || io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
-                (host.as_str(), *port).to_socket_addrs()?.next().ok_or_else(no_address)
-            }
-        }
-    }
 }
 
 impl fmt::Display for PeerEndpoint {
@@ -151,6 +138,23 @@ pub struct PeerStatus {
     pub allowed_ips: Vec<IpNet>,
 }
 
+impl PeerStatus {
+    /// A peer of which nothing but the key is known.
+    pub const fn new(public_key: PublicKey) -> Self {
+        PeerStatus {
+            public_key,
+            preshared_key: PresharedKey::NONE,
+            suite: Suite::ChaCha20Poly1305,
+            endpoint: None,
+            last_handshake: None,
+            sent_bytes: 0,
+            received_bytes: 0,
+            persistent_keepalive: 0,
+            allowed_ips: Vec::new(),
+        }
+    }
+}
+
 /// Reads a network as `wg` does: an address without a length stands for itself alone, and host bits
 /// are cleared.
 pub(in crate::control) fn parse_network(text: &str) -> Option<IpNet> {
@@ -162,9 +166,20 @@ pub(super) fn parse_interface_address(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
-/// Reads `192.0.2.1:51820` or `[fe80::1%2]:51820`.
+/// Reads `192.0.2.1:51820`, `[2001:db8::1]:51820` or `[fe80::1%2]:51820`.
 pub(in crate::control) fn parse_address(text: &str) -> Option<SocketAddr> {
     text.parse().ok()
+}
+
+/// The same, with a scope that may be an interface's name, as `wg` writes it: `[fe80::1%eth0]:51820`. The
+/// name is looked up in the calling thread's network namespace.
+pub(in crate::control) fn parse_scoped_address(text: &str) -> Option<SocketAddr> {
+    parse_address(text).or_else(|| {
+        let (ip, rest) = text.strip_prefix('[')?.split_once('%')?;
+        let (interface, port) = rest.split_once("]:")?;
+        let scope = if_nametoindex(interface).ok()?;
+        Some(SocketAddrV6::new(ip.parse().ok()?, port.parse().ok()?, 0, scope).into())
+    })
 }
 
 #[cfg(test)]
@@ -188,8 +203,21 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_its_own_resolution() {
-        let address: SocketAddr = "[fe80::1%2]:51820".parse().unwrap();
-        assert_eq!(PeerEndpoint::Address(address).resolve().unwrap(), address);
+    fn the_scope_of_an_address_is_a_number_or_an_interface() {
+        let told = |text| parse_scoped_address(text).map(|address| address.to_string());
+        for text in ["[fe80::1%1]:7", "[fe80::1%lo]:7"] {
+            assert_eq!(told(text).as_deref(), Some("[fe80::1%1]:7"), "loopback is always the first: {text}");
+        }
+        assert_eq!(told("[::1]:7").as_deref(), Some("[::1]:7"));
+        for text in [
+            "[fe80::1%nothing0]:7",
+            "[fe80::1%]:7",
+            "[x%lo]:7",
+            "[fe80::1%lo]",
+            "fe80::1%lo:7",
+            "1.2.3.4%lo:7",
+        ] {
+            assert_eq!(told(text), None, "{text}");
+        }
     }
 }

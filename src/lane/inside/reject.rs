@@ -5,7 +5,10 @@
 //! reject scratch. At most one reject a superpacket, and at most so many a second.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
+
+use arc_swap::{ArcSwap, Cache};
 
 use crate::lane::telemetry::{InsideTelemetry, RejectKind};
 use crate::offload::{QueueRejecter, Superpacket};
@@ -19,12 +22,26 @@ pub const REJECTS_PER_SECOND: u64 = 1000;
 /// Rejects a queue may write at once after a pause: enough for a program that opens many connections.
 pub const REJECT_BURST: u64 = 200;
 
+/// What happens to packets that no peer's allowed IPs hold, or whose peer has no endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RejectPolicy {
+    /// The sender is told: that nobody may carry them, as by a firewall.
+    #[default]
+    Reject,
+    /// The sender is told: that no route leads there, as by a router.
+    Unreachable,
+    /// They vanish.
+    Drop,
+}
+
+/// The device's own addresses, which change while it runs.
+pub type OwnAddresses = ArcSwap<Vec<IpAddr>>;
+
 /// The rejecting part of an inside worker.
 pub struct Rejects {
     rejecter: QueueRejecter,
-    /// Whether senders hear of packets that no peer takes.
-    enabled: bool,
-    own: Box<[IpAddr]>,
+    policy: RejectPolicy,
+    own: Cache<Arc<OwnAddresses>, Arc<Vec<IpAddr>>>,
     scratch: Box<[u8; MAX_REJECT]>,
     refusals: TokenBucket,
     /// Too-big messages have a bucket of their own: without them a path that has narrowed swallows
@@ -33,13 +50,13 @@ pub struct Rejects {
 }
 
 impl Rejects {
-    /// Writes to `rejecter`, on a device whose addresses are `own`. Unless `enabled`, packets without a
-    /// peer or endpoint vanish; senders of packets that are too long are told in any case.
-    pub fn new(rejecter: QueueRejecter, enabled: bool, own: impl IntoIterator<Item = IpAddr>) -> Self {
+    /// Writes to `rejecter`, on a device whose addresses are `own`. The policy is for packets without a
+    /// peer or endpoint; senders of packets that are too long are told in any case.
+    pub fn new(rejecter: QueueRejecter, policy: RejectPolicy, own: Arc<OwnAddresses>) -> Self {
         Self {
             rejecter,
-            enabled,
-            own: own.into_iter().collect(),
+            policy,
+            own: Cache::new(own),
             scratch: Box::new([0; MAX_REJECT]),
             refusals: TokenBucket::default(),
             too_big: TokenBucket::default(),
@@ -49,7 +66,7 @@ impl Rejects {
     /// Writes `packet` back if it is for this device itself; whether it was.
     #[inline]
     pub(super) fn self_forward(&mut self, packet: &Superpacket<'_>, telemetry: &mut InsideTelemetry) -> bool {
-        let own = self.own.contains(&packet.destination());
+        let own = self.own.load().contains(&packet.destination());
         if own {
             self.rejecter.self_forward(packet);
             telemetry.self_forwarded_packets.add(packet.segments() as u64);
@@ -67,10 +84,11 @@ impl Rejects {
         now: Nanos,
         telemetry: &mut InsideTelemetry,
     ) {
-        let bucket = match cause {
-            Cause::TooBig(_) => &mut self.too_big,
-            _ if self.enabled => &mut self.refusals,
-            _ => return,
+        let (cause, bucket) = match (cause, self.policy) {
+            (Cause::TooBig(_), _) => (cause, &mut self.too_big),
+            (_, RejectPolicy::Drop) => return,
+            (Cause::NotAllowed, RejectPolicy::Unreachable) => (Cause::NoRoute, &mut self.refusals),
+            _ => (cause, &mut self.refusals),
         };
         // Building is cheap, so a packet that gets no answer costs no token.
         let Some((answer, len)) = reject::reject(packet.packet(), cause, &mut self.scratch) else {

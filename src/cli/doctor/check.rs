@@ -1,0 +1,79 @@
+//! What one check has found.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// How good it is. The later the worse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Verdict {
+    /// As it should be.
+    Good,
+    /// A router runs, but slower, or not in every use.
+    Limited,
+    /// No router runs.
+    Missing,
+}
+
+/// One finding.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Check {
+    pub(super) name: &'static str,
+    pub(super) verdict: Verdict,
+    /// What there is, for people.
+    pub(super) found: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) remedy: Option<Remedy>,
+}
+
+/// What to do about it, wherever the router runs. To be pasted: an option, lines of a file, a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Remedy {
+    pub(super) docker: &'static str,
+    pub(super) compose: &'static str,
+    pub(super) kubernetes: &'static str,
+    pub(super) systemd: &'static str,
+    pub(super) host: &'static str,
+}
+
+impl Check {
+    pub(super) fn new(name: &'static str, verdict: Verdict, found: impl Into<String>) -> Self {
+        Check { name, verdict, found: found.into(), remedy: None }
+    }
+
+    pub(super) fn good(name: &'static str, found: impl Into<String>) -> Self {
+        Self::new(name, Verdict::Good, found)
+    }
+
+    pub(super) fn limited(name: &'static str, found: impl Into<String>, remedy: Remedy) -> Self {
+        Check { remedy: Some(remedy), ..Self::new(name, Verdict::Limited, found) }
+    }
+
+    pub(super) fn missing(name: &'static str, found: impl Into<String>, remedy: Remedy) -> Self {
+        Check { remedy: Some(remedy), ..Self::new(name, Verdict::Missing, found) }
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = match self.verdict {
+            Verdict::Good => "good",
+            Verdict::Limited => "limited",
+            Verdict::Missing => "missing",
+        };
+        writeln!(f, "{verdict:8} {:20} {}", self.name, self.found)?;
+        let Some(Remedy { docker, compose, kubernetes, systemd, host }) = self.remedy else { return Ok(()) };
+        let places = [
+            ("Docker", docker),
+            ("Compose", compose),
+            ("Kubernetes", kubernetes),
+            ("systemd", systemd),
+            ("host", host),
+        ];
+        for (place, what) in places {
+            writeln!(f, "{:9}{:20} {place}: {what}", "", "")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,71 @@
+//! The kernel, capabilities, files and settings of the network that a router meets.
+
+use std::fs;
+use std::path::Path;
+
+use nix::unistd::{AccessFlags, access};
+
+use super::check::Check;
+use super::remedies;
+use crate::control::sandbox::capabilities;
+
+pub(super) fn kernel() -> Check {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    Check::good("kernel", format!("Linux {} on {}", release.trim(), std::env::consts::ARCH))
+}
+
+pub(super) fn capabilities() -> Check {
+    let name = "capabilities";
+    let held = capabilities::effective().unwrap_or_default();
+    if held.iter().any(|capability| capability == "CAP_NET_ADMIN") {
+        let others = held.len() - 1;
+        Check::good(name, format!("CAP_NET_ADMIN, and {others} that a router gives up or does not need"))
+    } else {
+        Check::missing(name, "CAP_NET_ADMIN is missing", remedies::NET_ADMIN)
+    }
+}
+
+/// Whether the control socket can be made, in `directory` or in one that has yet to be made.
+pub(super) fn control_socket(directory: &Path) -> Check {
+    let name = "control socket";
+    let there = directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    match access(there, AccessFlags::W_OK | AccessFlags::X_OK) {
+        Ok(()) => Check::good(name, format!("{} can be written", directory.display())),
+        Err(errno) => {
+            let found = format!("{} cannot be written: {}", there.display(), errno.desc());
+            Check::missing(name, found, remedies::CONTROL_DIRECTORY)
+        }
+    }
+}
+
+/// A strict reverse path filter drops what comes in for a marked socket where the route back without the mark
+/// is another: so it is with a default route through the tunnel.
+pub(super) fn reverse_path_filter() -> Check {
+    let name = "reverse path filter";
+    let setting = |path: &str| {
+        let text = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{path}")).ok()?;
+        text.trim().parse::<u32>().ok()
+    };
+    // The kernel takes the greater of an interface's own value and that of `all`.
+    let strict = setting("all/rp_filter") == Some(1) || setting("default/rp_filter") == Some(1);
+    match (strict, setting("all/src_valid_mark")) {
+        (false, _) => Check::good(name, "not strict"),
+        (true, Some(1)) => Check::good(name, "strict, and marks count (src_valid_mark)"),
+        (true, _) => Check::limited(
+            name,
+            "strict, and marks do not count: with AllowedIPs = 0.0.0.0/0 answers would be dropped",
+            remedies::SRC_VALID_MARK,
+        ),
+    }
+}
+
+pub(super) fn forwarding() -> Check {
+    let is_on =
+        |path: &str| fs::read_to_string(format!("/proc/sys/net/{path}")).is_ok_and(|text| text.trim() == "1");
+    let state = |on: bool| if on { "on" } else { "off" };
+    let (v4, v6) = (is_on("ipv4/ip_forward"), is_on("ipv6/conf/all/forwarding"));
+    Check::good(
+        "IP forwarding",
+        format!("IPv4 {}, IPv6 {}: a gateway needs it, a sidecar does not", state(v4), state(v6)),
+    )
+}

@@ -1,0 +1,91 @@
+//! The remedies, each in the words of the five places where a router runs.
+
+use super::check::Remedy;
+
+pub(super) const NET_ADMIN: Remedy = Remedy {
+    docker: "--cap-add NET_ADMIN",
+    compose: "cap_add: [NET_ADMIN]",
+    kubernetes: "securityContext: {capabilities: {add: [NET_ADMIN]}}",
+    systemd: "AmbientCapabilities=CAP_NET_ADMIN and CapabilityBoundingSet=CAP_NET_ADMIN",
+    host: "run it as root, or: setcap cap_net_admin+ep laneway",
+};
+
+pub(super) const TUN_DEVICE: Remedy = Remedy {
+    docker: "--device /dev/net/tun",
+    compose: "devices: [/dev/net/tun]",
+    kubernetes: "a hostPath volume of type CharDevice for /dev/net/tun, mounted at /dev/net/tun",
+    systemd: "DeviceAllow=/dev/net/tun rw, and no PrivateDevices=yes",
+    host: "modprobe tun",
+};
+
+pub(super) const TUN_MODE: Remedy = Remedy {
+    docker: "run as root (--user 0), or on the host: chmod 0666 /dev/net/tun",
+    compose: "user: \"0\", or on the host: chmod 0666 /dev/net/tun",
+    kubernetes: "securityContext: {runAsUser: 0}, or on the node: chmod 0666 /dev/net/tun",
+    systemd: "User=root, or: chmod 0666 /dev/net/tun",
+    host: "run it as root, or: chmod 0666 /dev/net/tun",
+};
+
+pub(super) const NEWER_KERNEL: Remedy = Remedy {
+    docker: "a host with a newer kernel: containers share it",
+    compose: "a host with a newer kernel: containers share it",
+    kubernetes: "nodes with a newer kernel: pods share it",
+    systemd: "a newer kernel",
+    host: "a newer kernel",
+};
+
+pub(super) const BUFFERS: Remedy = Remedy {
+    docker: "--cap-add NET_ADMIN, or the sysctl on the host: a container cannot set it",
+    compose: "cap_add: [NET_ADMIN], or the sysctl on the host: a container cannot set it",
+    kubernetes: "capabilities: {add: [NET_ADMIN]}, or the sysctl on the node: a pod cannot set it",
+    systemd: "AmbientCapabilities=CAP_NET_ADMIN, or the sysctl on the host",
+    host: "sysctl -w net.core.rmem_max=33554432 net.core.wmem_max=33554432",
+};
+
+pub(super) const UDP_PORT: Remedy = Remedy {
+    docker: "stop the other program in this network, or: -e LANEWAY_LISTEN_PORT=PORT",
+    compose: "stop the other program in this network, or: environment: {LANEWAY_LISTEN_PORT: PORT}",
+    kubernetes: "stop the other program in this pod, or: env: [{name: LANEWAY_LISTEN_PORT, value: \"PORT\"}]",
+    systemd: "Environment=LANEWAY_LISTEN_PORT=PORT",
+    host: "`ss -ulpn` shows who has it; ListenPort or LANEWAY_LISTEN_PORT names another",
+};
+
+pub(super) const CONFIGURATION: Remedy = Remedy {
+    docker: "mend what is named: -e NAME=VALUE, or the mounted file",
+    compose: "mend what is named under environment: or volumes:",
+    kubernetes: "mend what is named in env:, the ConfigMap or the Secret",
+    systemd: "mend what is named in Environment= or in the file",
+    host: "mend what is named; the README has every variable",
+};
+
+pub(super) const CPU_LIST: Remedy = Remedy {
+    docker: "--cpuset-cpus LIST with the CPUs that the lists name, or other lists",
+    compose: "cpuset: LIST with the CPUs that the lists name, or other lists",
+    kubernetes: "leave the lists out: which CPUs a pod gets is not known before",
+    systemd: "AllowedCPUs=LIST and CPUAffinity=LIST with the CPUs that the lists name",
+    host: "LANEWAY_INSIDE_CPUS and LANEWAY_OUTSIDE_CPUS with CPUs that are allowed",
+};
+
+pub(super) const CPU_QUOTA: Remedy = Remedy {
+    docker: "no --cpus; --cpuset-cpus LIST instead",
+    compose: "no cpus:; cpuset: LIST instead",
+    kubernetes: "no limits: {cpu: …}, or whole CPUs as both request and limit with the static CPU manager",
+    systemd: "no CPUQuota=; AllowedCPUs=LIST instead",
+    host: "fewer queues: LANEWAY_QUEUES=NUMBER",
+};
+
+pub(super) const CONTROL_DIRECTORY: Remedy = Remedy {
+    docker: "--tmpfs /var/run/wireguard",
+    compose: "tmpfs: [/var/run/wireguard]",
+    kubernetes: "an emptyDir volume mounted at /var/run/wireguard",
+    systemd: "RuntimeDirectory=wireguard",
+    host: "LANEWAY_UAPI_DIR=DIRECTORY names one that can be written",
+};
+
+pub(super) const SRC_VALID_MARK: Remedy = Remedy {
+    docker: "--sysctl net.ipv4.conf.all.src_valid_mark=1",
+    compose: "sysctls: [net.ipv4.conf.all.src_valid_mark=1]",
+    kubernetes: "an init container that may write it, or the kubelet's allowedUnsafeSysctls",
+    systemd: "ExecStartPre=+sysctl -w net.ipv4.conf.all.src_valid_mark=1",
+    host: "sysctl -w net.ipv4.conf.all.src_valid_mark=1",
+};
