@@ -41,6 +41,8 @@ enum StartError {
 fn serve_metrics(router: &Router, listener: TcpListener) -> Result<(), AdminError> {
     let admin = Admin {
         registry: Arc::clone(router.registry()),
+        roll: Arc::clone(router.roll()),
+        readiness: Arc::new(router.readiness(None)),
         device: Arc::new(router.device().clone()),
         shutdown: Arc::clone(router.shutdown()),
         metrics: Some(listener),

@@ -71,6 +71,8 @@ pub fn launch(config: RouterConfig, environment: Environment) -> Result<(), Laun
     let of_link = Arc::clone(&router);
     let admin = Admin {
         registry: Arc::clone(router.registry()),
+        roll: Arc::clone(router.roll()),
+        readiness: Arc::new(router.readiness(config.ready_peer)),
         device: Arc::new(router.device().clone()),
         shutdown: Arc::clone(router.shutdown()),
         metrics,

@@ -157,6 +157,7 @@ impl PeerActor {
     }
 
     fn turn(&mut self) -> bool {
+        self.sleeper.beat();
         let mut worked = false;
         while let Ok(request) = self.requests.try_recv() {
             worked = true;
@@ -267,7 +268,10 @@ impl PeerActor {
                 self.wake_inside();
                 Some(peer)
             }
-            Output::HandshakeDone { peer, role, .. } => {
+            Output::HandshakeDone { peer, role, unix } => {
+                self.with_record(peer, |record| {
+                    record.last_handshake.store(unix.as_secs(), Ordering::Relaxed);
+                });
                 match role {
                     Role::Initiator => self.telemetry.initiated.add(1),
                     Role::Responder => self.telemetry.responded.add(1),

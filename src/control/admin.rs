@@ -1,5 +1,5 @@
-//! The admin thread: everything that is slow, rare or asked for from outside. It serves `/metrics` and
-//! the UAPI socket, and waits for signals and for news about the interface.
+//! The admin thread: everything that is slow, rare or asked for from outside. It serves HTTP
+//! and the UAPI socket, and waits for signals and for news about the interface.
 //!
 //! It ends when the router is told to stop, and it is one of those who tell it: on SIGTERM, on SIGINT,
 //! and when the UAPI socket's file is removed. It does not stop the router when the interface is gone
@@ -13,15 +13,14 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
-use axum::routing::get;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::http::{self, Shown};
 use super::netlink::{LinkEvent, LinkWatch, NetlinkError};
+use super::readiness::Readiness;
+use super::roll::Roll;
 use super::uapi::{self, Device};
 use crate::lane::telemetry::Registry;
 use crate::offload::Shutdown;
@@ -31,11 +30,15 @@ use crate::sys::wake;
 pub struct Admin {
     /// The metrics of `/metrics`.
     pub registry: Arc<Registry>,
+    /// The router's threads, for `/healthz`.
+    pub roll: Arc<Roll>,
+    /// What `/readyz` answers.
+    pub readiness: Arc<Readiness>,
     /// The way to the running router.
     pub device: Arc<dyn Device>,
     /// Signalled when the router stops, by us or by others.
     pub shutdown: Arc<Shutdown>,
-    /// Where `/metrics` is served. It may have been bound in another network namespace.
+    /// Where HTTP is served. It may have been bound in another network namespace.
     pub metrics: Option<TcpListener>,
     /// The UAPI socket.
     pub uapi: Option<uapi::Server>,
@@ -98,8 +101,10 @@ impl Admin {
     /// # Errors
     /// The interface does not exist, or the system lacks something.
     pub fn spawn(self) -> Result<JoinHandle<End>, AdminError> {
+        let member = self.roll.enlist(None, "admin", None);
         let (ready, started) = std::sync::mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("admin".into()).spawn(move || {
+            member.begin();
             let shutdown = Arc::clone(&self.shutdown);
             let end = run(self, &ready);
             shutdown.signal();
@@ -143,6 +148,7 @@ struct Duties {
     uapi: Option<uapi::Server>,
     stopped: AsyncFd<OwnedFd>,
     link: Option<(LinkWatch, OnMtu)>,
+    readiness: Arc<Readiness>,
     signals: Option<Signals>,
 }
 
@@ -156,10 +162,9 @@ struct Signals {
 impl Duties {
     async fn begin(admin: Admin) -> Result<Self, AdminError> {
         if let Some(listener) = admin.metrics {
-            listener.set_nonblocking(true)?;
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            let routes = axum::Router::new().route("/metrics", get(metrics)).with_state(admin.registry);
-            tokio::spawn(async move { axum::serve(listener, routes).await });
+            let shown =
+                Shown { registry: admin.registry, roll: admin.roll, readiness: Arc::clone(&admin.readiness) };
+            http::spawn(listener, shown)?;
         }
         let link = match admin.link {
             Some((interface, on_mtu)) => Some((LinkWatch::open(&interface).await?, on_mtu)),
@@ -175,23 +180,26 @@ impl Duties {
             None => None,
         };
         let stopped = wake::readable(admin.shutdown.as_fd().try_clone_to_owned()?)?;
-        Ok(Duties { device: admin.device, uapi: admin.uapi, stopped, link, signals })
+        Ok(Duties {
+            device: admin.device,
+            uapi: admin.uapi,
+            stopped,
+            link,
+            readiness: admin.readiness,
+            signals,
+        })
     }
 
     async fn fulfil(self) -> End {
-        let Duties { device, uapi, stopped, link, signals } = self;
+        let Duties { device, uapi, stopped, link, readiness, signals } = self;
         tokio::select! {
             // If the descriptor itself fails, nobody could tell us to stop any more.
             _ = stopped.readable() => End::Stopped,
             () = terminated(signals) => End::Signalled,
             () = socket_gone(uapi, device) => End::SocketGone,
-            () = follow(link) => unreachable!("it waits for ever"),
+            () = follow(link, &readiness) => unreachable!("it waits for ever"),
         }
     }
-}
-
-async fn metrics(State(registry): State<Arc<Registry>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], registry.render())
 }
 
 async fn terminated(signals: Option<Signals>) {
@@ -206,11 +214,16 @@ async fn terminated(signals: Option<Signals>) {
 }
 
 /// Passes on news about the interface; never returns.
-async fn follow(link: Option<(LinkWatch, OnMtu)>) {
+async fn follow(link: Option<(LinkWatch, OnMtu)>, readiness: &Readiness) {
     if let Some((mut watch, on_mtu)) = link {
-        while let LinkEvent::Changed { mtu, up } = watch.next().await {
-            tracing::info!("the interface has MTU {mtu} and is {}", if up { "up" } else { "down" });
+        let mut event = watch.last();
+        while let LinkEvent::Changed { mtu, up } = event {
+            readiness.set_interface_up(up);
             on_mtu(mtu as usize);
+            event = watch.next().await;
+            if let LinkEvent::Changed { mtu, up } = event {
+                tracing::info!("the interface has MTU {mtu} and is {}", if up { "up" } else { "down" });
+            }
         }
         tracing::info!("the interface has left this network namespace");
     }

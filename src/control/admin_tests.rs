@@ -7,6 +7,8 @@ use nix::errno::Errno;
 
 use super::*;
 use crate::control::config::update::{DeviceStatus, DeviceUpdate};
+use crate::lane::doorbell::{Awaited, Doorbell};
+use crate::lane::sleep::Sleeper;
 
 /// A device that says no to everything.
 struct Stopping;
@@ -22,10 +24,13 @@ impl Device for Stopping {
 }
 
 fn admin() -> Admin {
+    let shutdown = Arc::new(Shutdown::new().unwrap());
     Admin {
         registry: Arc::new(Registry::new()),
+        roll: Arc::default(),
+        readiness: Arc::new(Readiness::new(Arc::default(), None, Arc::clone(&shutdown))),
         device: Arc::new(Stopping),
-        shutdown: Arc::new(Shutdown::new().unwrap()),
+        shutdown,
         metrics: None,
         uapi: None,
         link: None,
@@ -83,4 +88,71 @@ fn removing_the_control_socket_stops_the_router() {
 fn an_interface_that_is_not_there_is_told_at_once() {
     let admin = Admin { link: Some(("lw-not-there".into(), Box::new(|_| {}))), ..admin() };
     assert!(matches!(admin.spawn(), Err(AdminError::Netlink(_))));
+}
+
+/// Runs `test` against the HTTP server of `admin`.
+fn with_http(admin: Admin, test: impl FnOnce(SocketAddr)) {
+    let listener = listen((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let shutdown = Arc::clone(&admin.shutdown);
+    let thread = Admin { metrics: Some(listener), ..admin }.spawn().unwrap();
+    test(address);
+    shutdown.signal();
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_worker_that_is_stuck_makes_the_router_unhealthy_and_is_named() {
+    let admin = admin();
+    let sleeper = |_| Sleeper::new(Arc::new(Doorbell::new().unwrap()), Arc::clone(&admin.shutdown));
+    let [healthy, stuck] = [0, 1].map(sleeper);
+    admin.roll.enlist(Some(0), "inside", Some(Arc::clone(healthy.pulse())));
+    admin.roll.enlist(Some(3), "outside", Some(Arc::clone(stuck.pulse())));
+    let shutdown = Arc::clone(&admin.shutdown);
+    let worker =
+        |sleeper: Sleeper| move || while sleeper.sleep(Awaited::WORK, None, None, || true).is_ok() {};
+    let first = thread::spawn(worker(healthy));
+    let (free, is_free) = std::sync::mpsc::channel();
+    with_http(admin, |address| {
+        let answer = request(address, "/healthz");
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(answer.contains("outside-3 has not run for 2 s\n"), "{answer}");
+        assert!(!answer.contains("inside-0"), "{answer}");
+        // It gets on, and all is well.
+        let second = thread::spawn(move || {
+            is_free.recv().unwrap();
+            worker(stuck)();
+        });
+        free.send(()).unwrap();
+        while request(address, "/healthz").starts_with("HTTP/1.1 503 ") {}
+        assert!(request(address, "/healthz").ends_with("\r\n\r\nok\n"));
+        shutdown.signal();
+        second.join().unwrap();
+    });
+    first.join().unwrap();
+}
+
+#[test]
+fn readiness_is_told_with_what_is_missing() {
+    let admin = admin();
+    let readiness = Arc::clone(&admin.readiness);
+    with_http(admin, |address| {
+        assert!(request(address, "/readyz").starts_with("HTTP/1.1 200 "));
+        readiness.set_interface_up(false);
+        let answer = request(address, "/readyz");
+        assert!(
+            answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("the interface is down\n"),
+            "{answer}"
+        );
+    });
+}
+
+#[test]
+fn clients_that_say_nothing_do_not_keep_others_out() {
+    with_http(admin(), |address| {
+        let mut silent: Vec<_> = (0..40).map(|_| TcpStream::connect(address).unwrap()).collect();
+        // More than there are places: this one waits until the first are given up.
+        assert!(request(address, "/metrics").starts_with("HTTP/1.1 200 "));
+        assert_eq!(silent[0].read(&mut [0; 1]).unwrap_or(0), 0, "its connection was closed");
+    });
 }

@@ -211,6 +211,9 @@ fn apply_peer(
         None => add_peer(actor, snapshot, update.public_key)?,
     };
     let record = Arc::clone(snapshot.peer(peer).expect("protocol and snapshot have the same peers"));
+    if let Some(name) = update.friendly_name {
+        record.friendly_name.store((!name.is_empty()).then(|| Arc::new(name)));
+    }
     if let Some(key) = update.preshared_key {
         actor.protocol.set_preshared_key(peer, key);
     }

@@ -14,6 +14,7 @@ use super::actor::{PeerActor, Schedule};
 use super::config::cpu_list::CpuList;
 use super::config::{RejectPolicy, RouterConfig, Switch};
 use super::device::{Bound, DeviceHandle};
+use super::metrics::{PeerMetrics, ProcessMetrics, SocketMetrics};
 use super::netlink;
 use super::supervisor::StartError;
 use crate::lane::batch::{InboundBatch, OutboundBatch};
@@ -28,7 +29,7 @@ use crate::lane::pinning::{self, LaneCpus};
 use crate::lane::sleep::Sleeper;
 use crate::lane::telemetry::{InsideTelemetry, OutsideTelemetry, PeerTelemetry, Registry};
 use crate::offload::{self, Offload, Shutdown, TunDevice};
-use crate::underlay::{self, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions, UdpSocket};
+use crate::underlay::{self, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions, UdpSocket};
 use crate::wireguard::keys::OsEntropy;
 use crate::wireguard::messages::{DATA_OVERHEAD, padded_len};
 use crate::wireguard::outputs::{HandshakeDrop, Outputs};
@@ -46,6 +47,7 @@ pub(super) struct Parts {
     pub(super) device: DeviceHandle,
     pub(super) registry: Arc<Registry>,
     pub(super) mtu: Arc<AtomicUsize>,
+    pub(super) peers: Arc<Peers>,
 }
 
 /// What the lanes of a router share.
@@ -124,9 +126,16 @@ pub(super) fn open(
         schedule: Schedule::default(),
         outputs: Outputs::default(),
     };
-    let lanes = wire(config, &shared, ends, tun.queues, sockets, cpus);
-    let Shared { registry, mtu, .. } = shared;
-    Ok(Parts { interface: tun.name, lanes, actor, device, registry, mtu })
+    let lanes = wire(config, &shared, ends, tun.queues, sockets, cpus)?;
+    let Shared { registry, mtu, peers, .. } = shared;
+    registry.collect_from(SocketMetrics::new(lanes.iter().map(|(_, outside, _)| &outside.socket_drops)));
+    registry.collect_from(PeerMetrics {
+        interface: tun.name.clone(),
+        peers: Arc::clone(&peers),
+        limit: config.metrics_peers,
+    });
+    registry.collect_from(ProcessMetrics);
+    Ok(Parts { interface: tun.name, lanes, actor, device, registry, mtu, peers })
 }
 
 /// The segments of `mtu` bytes that one superpacket may hold so that it leaves in one GSO send: at
@@ -197,7 +206,7 @@ fn wire(
     queues: Vec<Offload>,
     sockets: Vec<UdpSocket>,
     cpus: Vec<LaneCpus>,
-) -> Lanes {
+) -> std::io::Result<Lanes> {
     let inboxes: Vec<_> = ends.iter().map(|ends| Arc::clone(&ends.inbound)).collect();
     let homes: Vec<_> = ends.iter().map(|ends| Arc::clone(ends.inbound_pool.home())).collect();
     let sleeper = |bell: &Arc<Doorbell>| Sleeper::new(Arc::clone(bell), Arc::clone(&shared.shutdown));
@@ -239,6 +248,7 @@ fn wire(
                 Arc::clone(&shared.sessions),
                 Arc::clone(&shared.actor),
             ),
+            socket_drops: Arc::new(DropWatch::new(&socket)?),
             socket,
             commands: ends.commands,
             peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
@@ -248,7 +258,7 @@ fn wire(
         };
         lanes.push((inside, outside, cpus));
     }
-    lanes
+    Ok(lanes)
 }
 
 /// The one line at the start that says what this router is.

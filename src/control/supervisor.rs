@@ -19,15 +19,21 @@ use thiserror::Error;
 use super::actor::PeerActor;
 use super::config::RouterConfig;
 use super::device::DeviceHandle;
+use super::metrics::ThreadMetrics;
 use super::parts::{self, Lanes};
+use super::readiness::Readiness;
+use super::roll::{Member, Roll};
 use crate::drops::DropReason;
 use crate::lane::inside::InsideWorker;
 use crate::lane::outside::OutsideWorker;
+use crate::lane::peers::Peers;
 use crate::lane::pinning::{self, LaneCpus};
+use crate::lane::sleep::Sleeper;
 use crate::lane::telemetry::Registry;
 use crate::lane::worker::WorkerError;
 use crate::offload::{OpenError, QueueError, Shutdown};
 use crate::underlay::BindError;
+use crate::wireguard::keys::PublicKey;
 
 /// How often a worker that panicked is restarted before the router gives up.
 const MAX_RESTARTS: u32 = 8;
@@ -39,6 +45,8 @@ pub struct Router {
     device: DeviceHandle,
     registry: Arc<Registry>,
     mtu: Arc<AtomicUsize>,
+    peers: Arc<Peers>,
+    roll: Arc<Roll>,
     shutdown: Arc<Shutdown>,
     failure: Arc<Mutex<Option<String>>>,
     threads: Vec<JoinHandle<()>>,
@@ -72,7 +80,7 @@ impl Router {
     /// See [`StartError`]; nothing is left behind.
     pub fn start(config: &RouterConfig, tun: Option<OwnedFd>) -> Result<Router, StartError> {
         let shutdown = Arc::new(Shutdown::new()?);
-        let parts::Parts { interface, lanes, mut actor, device, registry, mtu } =
+        let parts::Parts { interface, lanes, mut actor, device, registry, mtu, peers } =
             parts::open(config, tun, &shutdown)?;
         actor.apply(config.update.clone()).map_err(|errno| {
             StartError::Config(format!("the configuration of {interface} cannot be applied: {errno}"))
@@ -82,10 +90,13 @@ impl Router {
             device,
             registry,
             mtu,
+            peers,
+            roll: Arc::default(),
             shutdown,
             failure: Arc::default(),
             threads: Vec::with_capacity(2 * lanes.len() + 1),
         };
+        router.registry.collect_from(ThreadMetrics(Arc::clone(&router.roll)));
         // From here on an error drops the router, which stops what runs already.
         router.spawn_lanes(lanes)?;
         router.spawn_actor(actor)?;
@@ -105,6 +116,16 @@ impl Router {
     /// Its metrics.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// Whether it can be given traffic, and whether the `awaited` peer, if one, has a session.
+    pub fn readiness(&self, awaited: Option<PublicKey>) -> Readiness {
+        Readiness::new(Arc::clone(&self.peers), awaited, Arc::clone(&self.shutdown))
+    }
+
+    /// Its threads.
+    pub fn roll(&self) -> &Arc<Roll> {
+        &self.roll
     }
 
     /// Is signalled when the router stops, whoever stops it.
@@ -143,15 +164,21 @@ impl Router {
     fn spawn_lanes(&mut self, lanes: Lanes) -> io::Result<()> {
         for (lane, (inside, outside, cpus)) in lanes.into_iter().enumerate() {
             let LaneCpus { inside: inside_cpu, outside: outside_cpu } = cpus;
-            self.spawn(format!("inside-{lane}"), inside_cpu, inside)?;
-            self.spawn(format!("outside-{lane}"), outside_cpu, outside)?;
+            let enlist = |kind, sleeper: &Sleeper| {
+                self.roll.enlist(Some(lane), kind, Some(Arc::clone(sleeper.pulse())))
+            };
+            let members = (enlist("inside", &inside.sleeper), enlist("outside", &outside.sleeper));
+            self.spawn(members.0, inside_cpu, inside)?;
+            self.spawn(members.1, outside_cpu, outside)?;
         }
         Ok(())
     }
 
     fn spawn_actor(&mut self, mut actor: PeerActor) -> io::Result<()> {
-        let end = self.ending("peers".into());
-        let thread = thread::Builder::new().name("peers".into()).spawn(move || {
+        let member = self.roll.enlist(None, "peers", Some(Arc::clone(actor.sleeper.pulse())));
+        let end = self.ending(member.name());
+        let thread = thread::Builder::new().name(member.name()).spawn(move || {
+            member.begin();
             let outcome = catch_unwind(AssertUnwindSafe(|| actor.run()));
             end.report(outcome.map_err(|_| "it panicked".into()));
         })?;
@@ -159,9 +186,11 @@ impl Router {
         Ok(())
     }
 
-    fn spawn(&mut self, name: String, cpu: Option<usize>, mut worker: impl Worker) -> io::Result<()> {
+    fn spawn(&mut self, member: Arc<Member>, cpu: Option<usize>, mut worker: impl Worker) -> io::Result<()> {
+        let name = member.name();
         let end = self.ending(name.clone());
         let thread = thread::Builder::new().name(name.clone()).spawn(move || {
+            member.begin();
             if let Some(cpu) = cpu
                 && !pinning::pin(cpu)
             {

@@ -39,6 +39,7 @@ pub mod outside;
 pub mod path_limit;
 pub mod peers;
 pub mod pinning;
+pub mod pulse;
 pub mod sleep;
 pub mod spin;
 pub mod staging;

@@ -37,6 +37,10 @@ pub struct PeerRecord {
     pub sent_bytes: AtomicU64,
     /// See [`PeerRecord::sent_bytes`].
     pub received_bytes: AtomicU64,
+    /// What the person who configured it calls it, if anything. For people to read, nothing else.
+    pub friendly_name: ArcSwapOption<String>,
+    /// When its last handshake was done, in seconds since the UNIX epoch; 0 if there was none.
+    pub last_handshake: AtomicU64,
     /// How many of its handshakes were given up. A packet staged before the last of them is
     /// dropped.
     pub failed_handshakes: AtomicU32,
@@ -55,6 +59,8 @@ impl PeerRecord {
             path_limit: PathLimit::default(),
             sent_bytes: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
+            friendly_name: ArcSwapOption::empty(),
+            last_handshake: AtomicU64::new(0),
             failed_handshakes: AtomicU32::new(0),
             asked: AtomicBool::new(false),
         }

@@ -10,23 +10,37 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::doorbell::{Awaited, Doorbell};
+use super::pulse::Pulse;
 use crate::offload::Shutdown;
 
 /// The router was told to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopped;
 
-/// An actor's bed: its doorbell and the shutdown that is shared by all.
+/// An actor's bed: its doorbell, its pulse, and the shutdown that is shared by all.
 #[derive(Clone, Debug)]
 pub struct Sleeper {
     bell: Arc<Doorbell>,
+    pulse: Arc<Pulse>,
     shutdown: Arc<Shutdown>,
 }
 
 impl Sleeper {
     /// For the owner of `bell`.
     pub fn new(bell: Arc<Doorbell>, shutdown: Arc<Shutdown>) -> Self {
-        Self { bell, shutdown }
+        let pulse = Arc::new(Pulse::new(Arc::clone(&bell)));
+        Self { bell, pulse, shutdown }
+    }
+
+    /// How others ask whether this actor is alive.
+    pub fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
+    }
+
+    /// The actor's loop runs. To be called once a turn; to go to sleep says it too.
+    #[inline]
+    pub fn beat(&self) {
+        self.pulse.beat();
     }
 
     /// Whether the router was told to stop.
@@ -50,8 +64,10 @@ impl Sleeper {
         limit: Option<Duration>,
         idle: impl FnOnce() -> bool,
     ) -> Result<PollFlags, Stopped> {
+        self.pulse.beat();
         self.bell.arm(awaited);
-        if !idle() {
+        // A question that came before the bell was armed rang nobody.
+        if self.pulse.is_asked() || !idle() {
             self.bell.disarm(false);
             return Ok(PollFlags::empty());
         }

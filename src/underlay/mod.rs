@@ -11,6 +11,7 @@
 //! | File | Concern |
 //! |------|---------|
 //! | `socket` | opening, options, what the kernel granted |
+//! | `drop_watch` | what the kernel dropped at a socket |
 //! | `receive` | messages in |
 //! | `send` | runs out, and what to do when the kernel refuses one |
 //! | `endpoint` | where a peer is, and the address we answer it from |
@@ -18,6 +19,7 @@
 //! | `tally` | the counts that the lane publishes |
 
 mod control;
+mod drop_watch;
 mod endpoint;
 mod name;
 mod receive;
@@ -25,6 +27,7 @@ mod send;
 mod socket;
 mod tally;
 
+pub use drop_watch::DropWatch;
 pub use endpoint::{Endpoint, LocalSource};
 pub use receive::{DEPTH, Received, Receiver};
 pub use send::{MAX_RUN_BYTES, MAX_RUN_SEGMENTS, Notices, SendFailure, Sender, max_run};

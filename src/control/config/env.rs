@@ -14,9 +14,10 @@ use super::cpu_list::CpuList;
 use super::error::ConfigError;
 use super::{LogFormat, MTU_RANGE, Queues, RejectPolicy, Switch};
 use crate::lane::telemetry::LARGEST;
+use crate::wireguard::keys::PublicKey;
 
 /// Every variable that starts with [`PREFIX`].
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 22] = [
     "LANEWAY_CONFIG",
     "LANEWAY_INTERFACE",
     "LANEWAY_QUEUES",
@@ -33,6 +34,8 @@ const NAMES: [&str; 20] = [
     "LANEWAY_PRIVATE_KEY_FILE",
     "LANEWAY_SOCKET_BUFFER",
     "LANEWAY_METRICS_ADDR",
+    "LANEWAY_METRICS_PEERS",
+    "LANEWAY_READY_PEER",
     "LANEWAY_LOG",
     "LANEWAY_LOG_FORMAT",
     "LANEWAY_REJECT",
@@ -75,6 +78,10 @@ pub struct Environment {
     pub socket_buffer: Option<usize>,
     /// `LANEWAY_METRICS_ADDR`: where `/metrics` is served; `Some(None)` is `off`.
     pub metrics_addr: Option<Option<SocketAddr>>,
+    /// `LANEWAY_METRICS_PEERS`: how many peers have series of their own.
+    pub metrics_peers: Option<usize>,
+    /// `LANEWAY_READY_PEER`: the public key of the peer that `/readyz` waits for.
+    pub ready_peer: Option<PublicKey>,
     /// `LANEWAY_LOG`: the log filter.
     pub log: Option<String>,
     /// `LANEWAY_LOG_FORMAT`: text or JSON.
@@ -141,6 +148,10 @@ impl Environment {
                 self.socket_buffer = Some(value.number(4096, 1 << 30, "bytes")? as usize);
             }
             "LANEWAY_METRICS_ADDR" => self.metrics_addr = Some(value.metrics_addr()?),
+            "LANEWAY_METRICS_PEERS" => {
+                self.metrics_peers = Some(value.number(0, 1 << 20, "peers")? as usize);
+            }
+            "LANEWAY_READY_PEER" => self.ready_peer = Some(value.public_key()?),
             "LANEWAY_LOG" => self.log = Some(value.log_filter()?),
             "LANEWAY_LOG_FORMAT" => {
                 self.log_format =
@@ -236,6 +247,10 @@ impl Value<'_> {
         }
     }
 
+    fn public_key(&self) -> Result<PublicKey, ConfigError> {
+        self.text()?.parse().map_err(|_| self.refuse("a peer's public key in base64, as `wg show` prints it"))
+    }
+
     fn log_filter(&self) -> Result<String, ConfigError> {
         let text = self.text()?;
         let refuse = |error| self.refuse(format!("a filter as in `info` or `laneway=debug` ({error})"));
@@ -294,6 +309,8 @@ mod tests {
             "/run/key",
             "8388608",
             "off",
+            "50",
+            "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=",
             "laneway=debug",
             "json",
             "drop",
@@ -318,6 +335,8 @@ mod tests {
             private_key_file: Some("/run/key".into()),
             socket_buffer: Some(8 << 20),
             metrics_addr: Some(None),
+            metrics_peers: Some(50),
+            ready_peer: Some("xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=".parse().unwrap()),
             log: Some("laneway=debug".into()),
             log_format: Some(LogFormat::Json),
             reject: Some(RejectPolicy::Drop),

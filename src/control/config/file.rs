@@ -2,7 +2,9 @@
 //! wg-quick(8), "CONFIGURATION").
 //!
 //! As there: `#` begins a comment, keys and sections ignore case, keys may come in any order within
-//! their section, and `Address` and `AllowedIPs` may be given several times. Unlike there, commands
+//! their section, and `Address` and `AllowedIPs` may be given several times. A comment line
+//! `# friendly_name = NAME` in a `[Peer]` section names the peer in the metrics, as for the exporters
+//! that read such files. Unlike there, commands
 //! (`PostUp` and the like) are never run: a sidecar's file must not be a way to run programs.
 
 use std::path::Path;
@@ -43,6 +45,9 @@ impl FileConfig {
         let mut last = 0;
         for (index, line) in text.lines().enumerate() {
             last = index + 1;
+            if let (Section::Peer { peer, .. }, Some(name)) = (&mut section, friendly_name(line)) {
+                peer.friendly_name = name;
+            }
             let line = line.split('#').next().unwrap_or_default().trim();
             if line.is_empty() {
                 continue;
@@ -109,6 +114,7 @@ impl FileConfig {
                 return Err(at.mistake("[Peer]", "the peer has no PublicKey"));
             };
             self.update.peers.push(PeerUpdate {
+                friendly_name: Some(peer.friendly_name.clone()),
                 endpoint: peer.endpoint.clone(),
                 preshared_key: Some(peer.preshared_key.clone()),
                 persistent_keepalive: Some(peer.persistent_keepalive),
@@ -142,6 +148,7 @@ impl<'a> Section<'a> {
 #[derive(Default)]
 struct Peer {
     public_key: Option<PublicKey>,
+    friendly_name: String,
     preshared_key: PresharedKey,
     endpoint: Option<PeerEndpoint>,
     persistent_keepalive: u16,
@@ -170,6 +177,13 @@ fn set_peer(peer: &mut Peer, entry: &Entry<'_>) -> Result<(), ConfigError> {
         }
     }
     Ok(())
+}
+
+/// The name in a line `# friendly_name = NAME`. Only so much of it is taken: it is a label.
+fn friendly_name(line: &str) -> Option<String> {
+    const LONGEST: usize = 64;
+    let (key, name) = line.trim().strip_prefix('#')?.split_once('=')?;
+    (key.trim() == "friendly_name").then(|| name.trim().chars().take(LONGEST).collect())
 }
 
 /// A place in the file.

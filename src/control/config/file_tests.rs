@@ -44,6 +44,15 @@ fn a_file_as_wg_quick_has_it_is_read() {
 }
 
 #[test]
+fn a_comment_names_a_peer_as_exporters_read_it() {
+    let name = |lines: &str| peer(lines).unwrap().friendly_name.unwrap();
+    assert_eq!(name("# friendly_name = the gateway\n"), "the gateway");
+    assert_eq!(name("#friendly_name=gw # 2\n"), "gw # 2");
+    assert_eq!(name("# a comment\nAllowedIPs = # friendly_name = no\n"), "");
+    assert_eq!(name(&format!("# friendly_name = {}\n", "\u{e9}".repeat(1000))), "\u{e9}".repeat(64));
+}
+
+#[test]
 fn what_a_file_does_not_say_is_unset_when_it_is_read_again() {
     let peer = peer("").unwrap();
     assert_eq!(peer.preshared_key, Some(PresharedKey::NONE));

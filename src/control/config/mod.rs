@@ -23,8 +23,9 @@ pub use error::ConfigError;
 use file::FileConfig;
 use update::DeviceUpdate;
 
+use super::metrics::PEER_LIMIT;
 use super::netlink::Route;
-use crate::wireguard::keys::{KeyError, PrivateKey};
+use crate::wireguard::keys::{KeyError, PrivateKey, PublicKey};
 
 /// The least and the greatest MTU that is taken, in bytes. IPv4 demands 576 (RFC 1122, section
 /// 3.3.2); the greatest is what still fits a UDP datagram over IPv4 with WireGuard's 32 bytes, and is
@@ -71,6 +72,10 @@ pub struct RouterConfig {
     pub reject: RejectPolicy,
     /// Where `/metrics` is served.
     pub metrics_addr: Option<SocketAddr>,
+    /// How many peers have series of their own in the metrics.
+    pub metrics_peers: usize,
+    /// The peer that must have a session before `/readyz` says yes.
+    pub ready_peer: Option<PublicKey>,
     /// The directory of the UAPI socket, which is called after the interface.
     pub uapi_dir: PathBuf,
     /// A UAPI socket that listens already, by the number of its descriptor (`WG_UAPI_FD`).
@@ -189,6 +194,8 @@ impl RouterConfig {
             socket_buffer: 32 << 20,
             reject: RejectPolicy::default(),
             metrics_addr: None,
+            metrics_peers: PEER_LIMIT,
+            ready_peer: None,
             uapi_dir: PathBuf::from("/var/run/wireguard"),
             uapi_fd: None,
             log: "info".to_owned(),
@@ -308,6 +315,8 @@ impl RouterConfig {
         self.update.listen_port = e.listen_port.or(self.update.listen_port);
         self.socket_buffer = e.socket_buffer.unwrap_or(self.socket_buffer);
         self.metrics_addr = e.metrics_addr.unwrap_or(self.metrics_addr);
+        self.metrics_peers = e.metrics_peers.unwrap_or(self.metrics_peers);
+        self.ready_peer = e.ready_peer;
         self.log = e.log.unwrap_or_else(|| self.log.clone());
         self.log_format = e.log_format.unwrap_or(self.log_format);
         self.reject = e.reject.unwrap_or(self.reject);

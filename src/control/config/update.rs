@@ -35,6 +35,8 @@ pub struct PeerUpdate {
     pub remove: bool,
     /// Do nothing if the peer is not known.
     pub update_only: bool,
+    /// What people call it; empty for nothing.
+    pub friendly_name: Option<String>,
     /// A new preshared key; all zeros for none.
     pub preshared_key: Option<PresharedKey>,
     /// Where to send to from now on.
@@ -54,6 +56,7 @@ impl PeerUpdate {
             public_key,
             remove: false,
             update_only: false,
+            friendly_name: None,
             preshared_key: None,
             endpoint: None,
             persistent_keepalive: None,

@@ -86,6 +86,7 @@ impl InsideWorker {
 
     /// Writes, reads, and says whether there was anything to do.
     fn turn(&mut self) -> Result<bool, WorkerError> {
+        self.sleeper.beat();
         let wrote = self.inbound.serve(&mut self.telemetry);
         let now = clock::now();
         let released = self.release_staged(now)?;

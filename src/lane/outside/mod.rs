@@ -24,7 +24,7 @@ use super::spin::Spin;
 use super::telemetry::OutsideTelemetry;
 use super::worker::WorkerError;
 use crate::sys::clock;
-use crate::underlay::UdpSocket;
+use crate::underlay::{DropWatch, UdpSocket};
 
 /// What an outside worker is made of. See the [module](self) for what it does.
 pub struct OutsideWorker {
@@ -38,6 +38,8 @@ pub struct OutsideWorker {
     pub commands: Arc<CommandBox>,
     /// Whose sessions and addresses are whose.
     pub peers: arc_swap::Cache<Arc<Peers>, Arc<Snapshot>>,
+    /// Where its socket's drops are read from; it is told of every new socket.
+    pub socket_drops: Arc<DropWatch>,
     /// How it sleeps.
     pub sleeper: Sleeper,
     /// How long it looks for work before it sleeps.
@@ -72,6 +74,7 @@ impl OutsideWorker {
 
     /// Obeys, sends, receives, and says whether there was anything to do.
     fn turn(&mut self) -> Result<bool, WorkerError> {
+        self.sleeper.beat();
         let commanded = self.obey();
         let sent = self.outbound.serve(&self.socket, self.peers.load(), &mut self.telemetry);
         let received =
@@ -93,6 +96,7 @@ impl OutsideWorker {
                 }
                 OutsideCommand::Rebind(socket) => {
                     self.outbound.use_socket(&socket);
+                    self.socket_drops.follow(&socket);
                     self.socket = *socket;
                 }
                 OutsideCommand::Fwmark(mark) => {

@@ -42,18 +42,41 @@ pub(super) const FAMILIES: &[Family] = &[
     histogram("laneway_udp_gro_segments", "Datagrams per received UDP message"),
     counter("laneway_udp_gso_disabled_total", "Times UDP GSO was switched off for a socket"),
     counter("laneway_udp_send_errors_total", "UDP sends the kernel refused"),
+    counter("laneway_udp_socket_drops_total", "Datagrams the kernel dropped at the socket, mostly because its receive buffer was full"),
     gauge("laneway_inbox_depth", "Batches that waited in a worker's inbox when it last looked"),
     counter("laneway_inbox_full_total", "Times a worker found the inbox it hands batches to full"),
     counter("laneway_inbox_dropped_segments_total", "Segments dropped because the inbox they were meant for was full"),
     counter("laneway_pool_exhausted_total", "Times a worker had no free slab and had to wait for one to come back"),
+    counter("laneway_worker_cpu_seconds_total", "CPU time a thread has used, in user and kernel mode"),
+    gauge("laneway_worker_cpu", "The CPU a thread last ran on"),
     counter("laneway_worker_restarts_total", "Times a worker was restarted after a panic"),
     counter("laneway_dropped_packets_total", "Packets that went no further, by direction and reason"),
     counter("laneway_handshakes_total", "Handshakes by our role in them and how they ended"),
     counter("laneway_handshake_messages_dropped_total", "Handshake messages that were not acted on"),
     counter("laneway_rejects_total", "Packets from the TUN that were not sent, by how their sender was told"),
     counter("laneway_self_forwarded_packets_total", "Packets for the device's own address that were written back"),
+    gauge("laneway_peers", "Configured peers: those with series of their own, and those left out of them"),
+    counter("wireguard_sent_bytes_total", "Bytes sent to the peer, WireGuard's own included"),
+    counter("wireguard_received_bytes_total", "Bytes received from the peer, WireGuard's own included"),
+    gauge("wireguard_latest_handshake_seconds", "UNIX time of the peer's last handshake, 0 if there was none"),
     gauge("laneway_build_info", "Always 1; the version is the label"),
+    counter("process_cpu_seconds_total", "CPU time the process has used, in user and kernel mode"),
+    gauge("process_start_time_seconds", "UNIX time of the process's start"),
+    gauge("process_resident_memory_bytes", "Memory of the process that is in RAM"),
+    gauge("process_virtual_memory_bytes", "Memory the process has mapped"),
+    gauge("process_threads", "Threads of the process"),
+    gauge("process_open_fds", "File descriptors the process has open"),
+    gauge("process_max_fds", "File descriptors the process may have open"),
 ];
+
+/// Where in [`FAMILIES`] the counter or gauge called `name` is.
+///
+/// # Panics
+/// If there is none of that name: a family must be in the table first.
+pub(super) fn position(name: &str) -> usize {
+    let found = FAMILIES.iter().position(|family| family.name == name && family.kind != Kind::Histogram);
+    found.unwrap_or_else(|| panic!("metric family {name} is not in the table"))
+}
 
 /// The family called `name`.
 ///

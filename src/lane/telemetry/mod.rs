@@ -2,7 +2,8 @@
 //!
 //! A worker adds to plain numbers of its own while it handles a batch and publishes them once at
 //! the end, through handles registered at start: no lookup, lock or allocation on the way. A scrape
-//! reads the published numbers and never stops a worker. Each router has a [`Registry`] of its own,
+//! reads the published numbers, asks [`Collector`]s for what nobody counts, and never stops or wakes a
+//! worker. Each router has a [`Registry`] of its own,
 //! for there can be several routers in one process.
 //!
 //! ```
@@ -21,6 +22,7 @@ mod families;
 mod histogram;
 mod inside;
 mod outside;
+mod page;
 mod peers;
 mod registry;
 mod tally;
@@ -28,6 +30,7 @@ mod tally;
 pub use histogram::{ExactHistogram, LARGEST};
 pub use inside::{InsideTelemetry, RejectKind};
 pub use outside::OutsideTelemetry;
+pub use page::{Collector, Page};
 pub use peers::PeerTelemetry;
 pub use registry::Registry;
 pub use tally::{LabelledTally, PublishedDrops, Tally};

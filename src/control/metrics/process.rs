@@ -1,0 +1,57 @@
+//! The families that every Prometheus client library has of its process (proc(5)).
+
+use procfs::process::{LimitValue, Process};
+use procfs::{ProcResult, WithCurrentSystemInfo as _};
+
+use crate::lane::telemetry::{Collector, Page};
+
+/// The process as `/proc/self` has it. Where that is not mounted, the families are missing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProcessMetrics;
+
+impl Collector for ProcessMetrics {
+    fn collect(&self, page: &mut Page) {
+        if let Err(error) = collect(page) {
+            tracing::debug!("no metrics of the process: {error}");
+        }
+    }
+}
+
+fn collect(page: &mut Page) -> ProcResult<()> {
+    let process = Process::myself()?;
+    let stat = process.stat()?;
+    let ticks = procfs::ticks_per_second() as f64;
+    page.sample("process_cpu_seconds_total", &[], (stat.utime + stat.stime) as f64 / ticks);
+    page.sample("process_resident_memory_bytes", &[], stat.rss_bytes().get());
+    page.sample("process_virtual_memory_bytes", &[], stat.vsize);
+    page.sample("process_threads", &[], stat.num_threads);
+    page.sample("process_open_fds", &[], process.fd_count()?);
+    if let LimitValue::Value(limit) = process.limits()?.max_open_files.soft_limit {
+        page.sample("process_max_fds", &[], limit);
+    }
+    let boot = procfs::boot_time_secs()? as f64;
+    page.sample("process_start_time_seconds", &[], boot + stat.starttime as f64 / ticks);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::exposition::Exposition;
+    use crate::lane::telemetry::Registry;
+
+    #[test]
+    fn the_process_is_as_its_own_system_calls_see_it() {
+        let registry = Registry::new();
+        registry.collect_from(ProcessMetrics);
+        let scrape = Exposition::parse(&registry.render()).unwrap();
+        let (limit, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+        assert!((scrape.sum("process_max_fds", &[]) - limit as f64).abs() < 0.5);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+        let age = now - scrape.sum("process_start_time_seconds", &[]);
+        assert!((-2.0..86_400.0).contains(&age), "started {age} s ago");
+        assert!(scrape.sum("process_resident_memory_bytes", &[]) > 1e6);
+        assert!(scrape.sum("process_open_fds", &[]) >= 3.0);
+        assert!(scrape.sum("process_threads", &[]) >= 1.0);
+    }
+}

@@ -1,0 +1,100 @@
+//! How an actor proves that its loop runs, without a timer and without telling anybody unasked.
+//!
+//! Whoever doubts it asks: the question is noted and the actor's doorbell is rung, so that one that
+//! sleeps gets up for it. The actor looks for a question once a turn, which costs one load, and
+//! strikes it out. A question that stays is an actor that is stuck.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::doorbell::{Awaited, Doorbell};
+use crate::units::Nanos;
+
+/// One actor's pulse. Shared by the actor and those who watch over it.
+#[derive(Debug)]
+pub struct Pulse {
+    bell: Arc<Doorbell>,
+    /// When the open question was asked, in nanoseconds; [`ANSWERED`] if there is none.
+    question: AtomicU64,
+}
+
+const ANSWERED: u64 = 0;
+
+impl Pulse {
+    /// Of the actor at `bell`.
+    pub fn new(bell: Arc<Doorbell>) -> Self {
+        Self { bell, question: AtomicU64::new(ANSWERED) }
+    }
+
+    /// Asks whether the actor is alive. While a question is open, no other is asked.
+    pub fn ask(&self, now: Nanos) {
+        let asked = now.0.max(ANSWERED + 1);
+        let open = self.question.compare_exchange(ANSWERED, asked, Ordering::Relaxed, Ordering::Relaxed);
+        if open.is_ok() {
+            self.bell.ring(Awaited::ANY);
+        }
+    }
+
+    /// How long a question has been open; `None` if the actor has answered.
+    pub fn open_for(&self, now: Nanos) -> Option<Duration> {
+        match self.question.load(Ordering::Relaxed) {
+            ANSWERED => None,
+            asked => Some(now.since(Nanos(asked))),
+        }
+    }
+
+    /// Whether a question is open.
+    #[inline]
+    pub(super) fn is_asked(&self) -> bool {
+        self.question.load(Ordering::Relaxed) != ANSWERED
+    }
+
+    /// The actor is alive.
+    #[inline]
+    pub(super) fn beat(&self) {
+        // A load in most turns: the line stays shared, and nobody is disturbed.
+        if self.is_asked() {
+            self.question.store(ANSWERED, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::lane::sleep::Sleeper;
+    use crate::offload::Shutdown;
+    use crate::sys::clock;
+
+    #[test]
+    fn a_question_stays_open_until_the_actor_comes_by() {
+        let pulse = Pulse::new(Arc::new(Doorbell::new().unwrap()));
+        let at = |seconds: u64| Nanos(seconds * 1_000_000_000);
+        assert_eq!(pulse.open_for(at(1)), None);
+        pulse.ask(at(2));
+        pulse.ask(at(4));
+        assert_eq!(pulse.open_for(at(5)), Some(Duration::from_secs(3)), "the first question counts");
+        pulse.beat();
+        assert_eq!(pulse.open_for(at(9)), None);
+    }
+
+    #[test]
+    fn an_actor_that_sleeps_gets_up_to_answer() {
+        let bell = Arc::new(Doorbell::new().unwrap());
+        let shutdown = Arc::new(Shutdown::new().unwrap());
+        let sleeper = Sleeper::new(bell, Arc::clone(&shutdown));
+        let pulse = Arc::clone(sleeper.pulse());
+        let actor = thread::spawn(move || while sleeper.sleep(Awaited::WORK, None, None, || true).is_ok() {});
+        for _ in 0..200 {
+            pulse.ask(clock::now());
+            while pulse.open_for(clock::now()).is_some() {
+                thread::yield_now();
+            }
+        }
+        shutdown.signal();
+        actor.join().unwrap();
+    }
+}
