@@ -8,6 +8,7 @@ pub mod binary;
 pub mod boringtun;
 pub mod ping;
 pub mod process;
+pub mod prometheus;
 pub mod router;
 pub mod routers;
 pub mod tunnel;
