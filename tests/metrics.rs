@@ -62,9 +62,9 @@ fn a_running_pair_shows_every_family_with_its_help_and_nothing_else() {
         .spawn()
         .expect("promtool, from Debian's package prometheus");
     checker.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    let checked = checker.wait_with_output().unwrap();
-    let said = [checked.stdout, checked.stderr].concat();
-    assert!(checked.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
+    let verdict = checker.wait_with_output().unwrap();
+    let said = [verdict.stdout, verdict.stderr].concat();
+    assert!(verdict.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
 }
 
 #[test]

@@ -101,17 +101,37 @@ fn a_udp_client_of_an_address_that_no_peer_has_hears_of_it() {
     });
 }
 
+/// What `ping` prints about each address that nobody has.
+fn pings_of_nobody(lab: &Lab) -> [String; 2] {
+    NOBODY.map(|to| {
+        let words = ["-n", "-c", "1", "-W", "10", &to.to_string()];
+        let done = command_in(&lab.left.namespace, "ping").args(words).stdin(Stdio::null()).output().unwrap();
+        String::from_utf8(done.stdout).unwrap()
+    })
+}
+
 #[test]
 fn ping_says_that_an_address_is_prohibited() {
     if !require_root() {
         return;
     }
     let (lab, _router) = alone(RejectPolicy::Reject);
-    for (to, sentence) in NOBODY.into_iter().zip(["Packet filtered", "Administratively prohibited"]) {
-        let words = ["-n", "-c", "1", "-W", "10", &to.to_string()];
-        let done = command_in(&lab.left.namespace, "ping").args(words).stdin(Stdio::null()).output().unwrap();
-        let said = String::from_utf8_lossy(&done.stdout);
-        assert!(said.contains(sentence), "{said}");
+    let [v4, v6] = pings_of_nobody(&lab);
+    assert!(v4.contains("Packet filtered"), "{v4}");
+    assert!(v6.contains("Administratively prohibited"), "{v6}");
+}
+
+#[test]
+fn told_to_look_like_a_router_it_says_that_there_is_no_route() {
+    if !require_root() {
+        return;
+    }
+    let (lab, _router) = alone(RejectPolicy::Unreachable);
+    let [v4, v6] = pings_of_nobody(&lab);
+    assert!(v4.contains("Destination Net Unreachable"), "{v4}");
+    assert!(v6.contains("No route"), "{v6}");
+    for to in NOBODY {
+        assert_eq!(connect(&lab.left, to), ErrorKind::ConnectionRefused, "{to}");
     }
 }
 

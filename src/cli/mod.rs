@@ -11,6 +11,7 @@ pub mod run;
 use clap::{Parser, Subcommand};
 
 use crate::control::config::{ConfigError, LogFormat};
+use crate::control::supervisor::StartError;
 use demo::{DemoArgs, DemoError, Ending};
 use launch::LaunchError;
 use run::RunArgs;
@@ -63,7 +64,10 @@ impl Failure {
     /// 1 for everything else.
     pub fn status(&self) -> u8 {
         match self {
-            Failure::Config(_) | Failure::NoInterface | Failure::Background => 2,
+            Failure::Config(_)
+            | Failure::NoInterface
+            | Failure::Background
+            | Failure::Launch(LaunchError::Start(StartError::Pinning(_))) => 2,
             Failure::Launch(_) | Failure::Demo(_) => 1,
         }
     }

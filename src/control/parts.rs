@@ -11,8 +11,7 @@ use std::sync::atomic::AtomicUsize;
 use ipnet::IpNet;
 
 use super::actor::{PeerActor, Schedule};
-use super::config::cpu_list::CpuList;
-use super::config::{RejectPolicy, RouterConfig, Switch};
+use super::config::RouterConfig;
 use super::device::{Bound, DeviceHandle};
 use super::metrics::{PeerMetrics, ProcessMetrics, SocketMetrics};
 use super::netlink;
@@ -20,6 +19,7 @@ use super::supervisor::StartError;
 use crate::lane::batch::{InboundBatch, OutboundBatch};
 use crate::lane::bounds::{self, INBOX_DEPTH};
 use crate::lane::doorbell::Doorbell;
+use crate::lane::drain::Drain;
 use crate::lane::inbox::{Inbox, Pool};
 use crate::lane::inside::{self, InsideWorker};
 use crate::lane::mailbox::{CommandBox, PeerInbox};
@@ -28,6 +28,7 @@ use crate::lane::peers::{Peers, Snapshot};
 use crate::lane::pinning::{self, LaneCpus};
 use crate::lane::sleep::Sleeper;
 use crate::lane::telemetry::{InsideTelemetry, OutsideTelemetry, PeerTelemetry, Registry};
+use crate::lane::topology::Topology;
 use crate::offload::{self, Offload, Shutdown, TunDevice};
 use crate::underlay::{self, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions, UdpSocket};
 use crate::wireguard::keys::OsEntropy;
@@ -79,9 +80,12 @@ pub(super) fn open(
     tun: Option<OwnedFd>,
     shutdown: &Arc<Shutdown>,
 ) -> Result<Parts, StartError> {
-    let allowed = pinning::allowed();
-    let lanes = config.queues.count(allowed.len());
-    let cpus = plan_cpus(config, &allowed, lanes)?;
+    let topology = Topology::of_this_thread();
+    let lanes = config.queues.count(topology.cpus.len());
+    let pinning::Plan { lanes: cpus, unpinned } = pinning::plan(&topology, lanes, config.pinning())?;
+    if let Some(too_few) = unpinned {
+        tracing::info!("{too_few}");
+    }
 
     let offload = config.tun_offload.is_on();
     let tun = match tun {
@@ -155,33 +159,6 @@ fn interface_setup(config: &RouterConfig) -> netlink::Setup {
     }
 }
 
-fn plan_cpus(config: &RouterConfig, allowed: &[usize], lanes: usize) -> Result<Vec<LaneCpus>, StartError> {
-    let listed = |list: &Option<CpuList>, lane: usize, name: &str| match list {
-        None => Ok(None),
-        Some(list) => {
-            let cpu = list.nth_wrapping(lane);
-            if allowed.contains(&cpu) {
-                return Ok(Some(cpu));
-            }
-            let message = format!("{name} names CPU {cpu}, but this process may only use {allowed:?}");
-            Err(StartError::Config(message))
-        }
-    };
-    let auto = match config.pin {
-        Switch::Auto => pinning::spread(allowed, lanes),
-        Switch::Off => None,
-    };
-    (0..lanes)
-        .map(|lane| {
-            let auto = auto.as_ref().map_or(LaneCpus::default(), |cpus| cpus[lane]);
-            Ok(LaneCpus {
-                inside: listed(&config.inside_cpus, lane, "LANEWAY_INSIDE_CPUS")?.or(auto.inside),
-                outside: listed(&config.outside_cpus, lane, "LANEWAY_OUTSIDE_CPUS")?.or(auto.outside),
-            })
-        })
-        .collect()
-}
-
 fn lane_ends(config: &RouterConfig, lane: usize, lanes: usize) -> std::io::Result<Ends> {
     let depth = config.inbox_depth.unwrap_or(INBOX_DEPTH);
     let inside_bell = Arc::new(Doorbell::new()?);
@@ -211,8 +188,9 @@ fn wire(
     let homes: Vec<_> = ends.iter().map(|ends| Arc::clone(ends.inbound_pool.home())).collect();
     let sleeper = |bell: &Arc<Doorbell>| Sleeper::new(Arc::clone(bell), Arc::clone(&shared.shutdown));
     let mut lanes = Lanes::with_capacity(cpus.len());
-    for (lane, (((ends, queue), socket), cpus)) in
-        ends.into_iter().zip(queues).zip(sockets).zip(cpus).enumerate()
+    let drains = Drain::of_lanes(ends.len());
+    for (lane, ((((ends, queue), socket), cpus), (inside_drain, outside_drain))) in
+        ends.into_iter().zip(queues).zip(sockets).zip(cpus).zip(drains).enumerate()
     {
         let outgoing_home = Arc::clone(ends.outbound_pool.home());
         let inside = InsideWorker {
@@ -226,11 +204,12 @@ fn wire(
             ),
             rejects: inside::Rejects::new(
                 queue.rejecter,
-                config.reject == RejectPolicy::Reject,
+                config.reject,
                 config.addresses.iter().map(IpNet::addr),
             ),
             peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
             sleeper: sleeper(&ends.inside_bell),
+            drain: inside_drain,
             drain_cap: config.drain_cap,
             spin: config.spin,
             telemetry: InsideTelemetry::register(&shared.registry, lane),
@@ -253,6 +232,7 @@ fn wire(
             commands: ends.commands,
             peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
             sleeper: sleeper(&ends.outside_bell),
+            drain: outside_drain,
             spin: config.spin,
             telemetry: OutsideTelemetry::register(&shared.registry, lane),
         };

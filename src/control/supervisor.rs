@@ -27,7 +27,7 @@ use crate::drops::DropReason;
 use crate::lane::inside::InsideWorker;
 use crate::lane::outside::OutsideWorker;
 use crate::lane::peers::Peers;
-use crate::lane::pinning::{self, LaneCpus};
+use crate::lane::pinning::{self, LaneCpus, NotAllowed};
 use crate::lane::sleep::Sleeper;
 use crate::lane::telemetry::Registry;
 use crate::lane::worker::WorkerError;
@@ -64,6 +64,9 @@ pub enum StartError {
     /// The interface could not be set up.
     #[error(transparent)]
     Netlink(#[from] super::netlink::NetlinkError),
+    /// A worker was to run where it may not.
+    #[error(transparent)]
+    Pinning(#[from] NotAllowed),
     /// The configuration asks for what cannot be.
     #[error("{0}")]
     Config(String),
@@ -248,7 +251,7 @@ impl Worker for OutsideWorker {
 fn supervise(name: &str, worker: &mut impl Worker) -> Result<(), String> {
     for _ in 0..=MAX_RESTARTS {
         match catch_unwind(AssertUnwindSafe(|| worker.run())) {
-            Ok(Ok(()) | Err(WorkerError::Stopped)) => return Ok(()),
+            Ok(Ok(())) => return Ok(()),
             // `ip link del` is how people end a WireGuard interface: no failure.
             Ok(Err(WorkerError::Queue(QueueError::Closed))) => {
                 tracing::info!("stopping: the TUN interface was deleted");

@@ -24,12 +24,17 @@
 //!
 //! Order: a queue's packets get their counters in order and leave by one inbox and one socket; opened
 //! packets of a flow reach one inside worker by one inbox. Nothing overtakes a waiting batch.
+//!
+//! A router that is told to stop takes in nothing more and sends and writes what it has taken
+//! ([`drain`]).
 
 pub mod batch;
 pub mod bounds;
+pub mod cpu_list;
 pub mod doorbell;
 #[cfg(test)]
 mod doorbell_tests;
+pub mod drain;
 pub mod inbox;
 #[cfg(test)]
 mod inbox_tests;
@@ -45,4 +50,7 @@ pub mod spin;
 pub mod staging;
 pub mod sync;
 pub mod telemetry;
+pub mod topology;
+#[cfg(test)]
+mod topology_tests;
 pub mod worker;

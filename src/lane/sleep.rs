@@ -48,6 +48,11 @@ impl Sleeper {
         self.shutdown.is_signalled()
     }
 
+    /// Tells everybody to stop: the owner of this ends.
+    pub fn stop_all(&self) {
+        self.shutdown.signal();
+    }
+
     /// Sleeps until `device` has one of its events, someone brings what is `awaited`, `limit` is
     /// over, or the router stops. `idle` is asked once the doorbell is armed: if it says that there
     /// is something to do after all, there is no sleep. Returns what `device` is ready for.

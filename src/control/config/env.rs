@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use super::cpu_list::CpuList;
 use super::error::ConfigError;
 use super::{LogFormat, MTU_RANGE, Queues, RejectPolicy, Switch};
+use crate::lane::cpu_list::{CpuList, CpuListError};
 use crate::lane::telemetry::LARGEST;
 use crate::wireguard::keys::PublicKey;
 
@@ -158,7 +158,11 @@ impl Environment {
                     Some(value.one_of(&[("text", LogFormat::Text), ("json", LogFormat::Json)])?);
             }
             "LANEWAY_REJECT" => {
-                let policies = [("reject", RejectPolicy::Reject), ("drop", RejectPolicy::Drop)];
+                let policies = [
+                    ("reject", RejectPolicy::Reject),
+                    ("unreachable", RejectPolicy::Unreachable),
+                    ("drop", RejectPolicy::Drop),
+                ];
                 self.reject = Some(value.one_of(&policies)?);
             }
             "LANEWAY_UAPI_DIR" => self.uapi_dir = Some(value.path()?),
@@ -235,7 +239,7 @@ impl Value<'_> {
     }
 
     fn cpus(&self) -> Result<CpuList, ConfigError> {
-        self.text()?.parse().map_err(|error: super::cpu_list::CpuListError| self.refuse(error.to_string()))
+        self.text()?.parse().map_err(|error: CpuListError| self.refuse(error.to_string()))
     }
 
     fn metrics_addr(&self) -> Result<Option<SocketAddr>, ConfigError> {

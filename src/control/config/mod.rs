@@ -3,7 +3,6 @@
 //! Two sources, the file ([`file`]) and the environment ([`env`]); the environment wins. Both are
 //! read and checked before anything is created.
 
-pub mod cpu_list;
 pub mod env;
 mod error;
 pub mod file;
@@ -17,7 +16,6 @@ use std::time::Duration;
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
-pub use cpu_list::CpuList;
 use env::Environment;
 pub use error::ConfigError;
 use file::FileConfig;
@@ -25,6 +23,9 @@ use update::DeviceUpdate;
 
 use super::metrics::PEER_LIMIT;
 use super::netlink::Route;
+use crate::lane::cpu_list::CpuList;
+pub use crate::lane::inside::RejectPolicy;
+use crate::lane::pinning::Wishes;
 use crate::wireguard::keys::{KeyError, PrivateKey, PublicKey};
 
 /// The least and the greatest MTU that is taken, in bytes. IPv4 demands 576 (RFC 1122, section
@@ -151,16 +152,6 @@ impl Table {
     pub const MAIN: u32 = 254;
 }
 
-/// What happens to packets that no peer's allowed IPs hold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RejectPolicy {
-    /// The sender is told.
-    #[default]
-    Reject,
-    /// They vanish.
-    Drop,
-}
-
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
@@ -247,6 +238,15 @@ impl RouterConfig {
         router.take_environment(environment)?;
         interface.clone_into(&mut router.interface);
         router.check_interface("the command line")
+    }
+
+    /// How workers are to be bound to CPUs.
+    pub fn pinning(&self) -> Wishes<'_> {
+        Wishes {
+            auto: self.pin.is_on(),
+            inside: self.inside_cpus.as_ref(),
+            outside: self.outside_cpus.as_ref(),
+        }
     }
 
     /// The routes that lead into the interface: to what the peers of [`update`](Self::update) may use,

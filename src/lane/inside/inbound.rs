@@ -63,6 +63,16 @@ impl Inbound {
         }
         true
     }
+
+    /// Drops the batches that wait: how many packets.
+    pub(super) fn drop_waiting(&mut self) -> u64 {
+        let mut lost = 0;
+        while let Some(batch) = self.inbox.pop() {
+            lost += batch.segments.len() as u64;
+        }
+        lost
+    }
+
     /// Coalesces and writes what is in `batches`, in order.
     fn write(&mut self, batches: &[Box<InboundBatch>]) {
         let mut window = Window::new(self.writer.limits());

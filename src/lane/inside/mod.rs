@@ -17,10 +17,11 @@ use nix::poll::PollFlags;
 
 pub use inbound::Inbound;
 pub use outbound::Outbound;
-pub use reject::{REJECT_BURST, REJECTS_PER_SECOND, Rejects};
+pub use reject::{REJECT_BURST, REJECTS_PER_SECOND, RejectPolicy, Rejects};
 
 use super::batch::OutboundBatch;
 use super::doorbell::Awaited;
+use super::drain::{Drain, Served};
 use super::inbox::Pool;
 use super::peers::{Peers, Snapshot};
 use super::sleep::{Sleeper, Stopped};
@@ -47,6 +48,8 @@ pub struct InsideWorker {
     pub peers: arc_swap::Cache<Arc<Peers>, Arc<Snapshot>>,
     /// How it sleeps.
     pub sleeper: Sleeper,
+    /// How it stops.
+    pub drain: Drain,
     /// TUN reads after one wake, at the most.
     pub drain_cap: usize,
     /// How long it looks for work before it sleeps.
@@ -56,26 +59,42 @@ pub struct InsideWorker {
 }
 
 impl InsideWorker {
-    /// Works until the router stops.
+    /// Works until the router stops, and then writes what its inbox still holds.
     ///
     /// # Errors
     /// The queue is gone: its device was deleted, or the kernel refuses to read it.
     pub fn run(&mut self) -> Result<(), WorkerError> {
+        let outcome = self.work();
+        self.finish();
+        match outcome {
+            Err(WorkerError::Stopped) => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    fn work(&mut self) -> Result<(), WorkerError> {
         let mut spin = Spin::new(self.spin);
-        loop {
-            match self.turn() {
-                Ok(true) => spin.worked(),
-                Ok(false) if spin.goes_on() => {}
-                Ok(false) => {
-                    if self.sleep().is_err() {
-                        return Ok(());
-                    }
-                    spin.worked();
-                }
-                Err(WorkerError::Stopped) => return Ok(()),
-                Err(error) => return Err(error),
+        while !self.sleeper.stopped() {
+            if self.turn()? {
+                spin.worked();
+            } else if !spin.goes_on() {
+                self.sleep()?;
+                spin.worked();
             }
         }
+        Ok(())
+    }
+
+    /// Reads no more, and writes what comes until nothing can come any more.
+    fn finish(&mut self) {
+        self.sleeper.stop_all();
+        let Self { inbound, outbound, telemetry, drain, .. } = self;
+        outbound.flush(telemetry);
+        telemetry.outbound_drops.add(DropReason::Shutdown, outbound.drop_staged());
+        drain.close();
+        drain.finish(|| if inbound.serve(telemetry) { Served::Some } else { Served::Nothing });
+        telemetry.inbound_drops.add(DropReason::Shutdown, inbound.drop_waiting());
+        telemetry.publish();
     }
 
     /// Forgets what it was in the middle of, after a panic. Returns how many sealed or half sealed

@@ -176,6 +176,15 @@ impl Outbound {
         lost
     }
 
+    /// Drops what waits for handshakes: how many packets.
+    pub(super) fn drop_staged(&mut self) -> u64 {
+        let mut lost = 0;
+        while let Some((peer, _)) = { self.staging.peers().next() } {
+            lost += self.staging.clear(peer);
+        }
+        lost
+    }
+
     /// Cuts `packet` into datagrams of `session`.
     fn seal(
         &mut self,
@@ -201,7 +210,10 @@ impl Outbound {
             let padded = padded_len(len, mtu);
             let datagram = padded + DATA_OVERHEAD;
             if !self.open.as_ref().is_some_and(|run| run.takes(datagram, session, &to)) {
-                self.begin_run(datagram, peer, session, to, turn)?;
+                self.begin_run(datagram, peer, session, to, turn).inspect_err(|_| {
+                    let unsealed = (segments - index) as u64;
+                    turn.telemetry.outbound_drops.add(DropReason::Shutdown, unsealed);
+                })?;
             }
             let (Some(run), Some(batch)) = (&mut self.open, &mut self.batch) else {
                 unreachable!("a run was just begun")

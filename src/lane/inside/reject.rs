@@ -19,11 +19,22 @@ pub const REJECTS_PER_SECOND: u64 = 1000;
 /// Rejects a queue may write at once after a pause: enough for a program that opens many connections.
 pub const REJECT_BURST: u64 = 200;
 
+/// What happens to packets that no peer's allowed IPs hold, or whose peer has no endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RejectPolicy {
+    /// The sender is told: that nobody may carry them, as by a firewall.
+    #[default]
+    Reject,
+    /// The sender is told: that no route leads there, as by a router.
+    Unreachable,
+    /// They vanish.
+    Drop,
+}
+
 /// The rejecting part of an inside worker.
 pub struct Rejects {
     rejecter: QueueRejecter,
-    /// Whether senders hear of packets that no peer takes.
-    enabled: bool,
+    policy: RejectPolicy,
     own: Box<[IpAddr]>,
     scratch: Box<[u8; MAX_REJECT]>,
     refusals: TokenBucket,
@@ -33,12 +44,12 @@ pub struct Rejects {
 }
 
 impl Rejects {
-    /// Writes to `rejecter`, on a device whose addresses are `own`. Unless `enabled`, packets without a
-    /// peer or endpoint vanish; senders of packets that are too long are told in any case.
-    pub fn new(rejecter: QueueRejecter, enabled: bool, own: impl IntoIterator<Item = IpAddr>) -> Self {
+    /// Writes to `rejecter`, on a device whose addresses are `own`. The policy is for packets without a
+    /// peer or endpoint; senders of packets that are too long are told in any case.
+    pub fn new(rejecter: QueueRejecter, policy: RejectPolicy, own: impl IntoIterator<Item = IpAddr>) -> Self {
         Self {
             rejecter,
-            enabled,
+            policy,
             own: own.into_iter().collect(),
             scratch: Box::new([0; MAX_REJECT]),
             refusals: TokenBucket::default(),
@@ -67,10 +78,11 @@ impl Rejects {
         now: Nanos,
         telemetry: &mut InsideTelemetry,
     ) {
-        let bucket = match cause {
-            Cause::TooBig(_) => &mut self.too_big,
-            _ if self.enabled => &mut self.refusals,
-            _ => return,
+        let (cause, bucket) = match (cause, self.policy) {
+            (Cause::TooBig(_), _) => (cause, &mut self.too_big),
+            (_, RejectPolicy::Drop) => return,
+            (Cause::NotAllowed, RejectPolicy::Unreachable) => (Cause::NoRoute, &mut self.refusals),
+            _ => (cause, &mut self.refusals),
         };
         // Building is cheap, so a packet that gets no answer costs no token.
         let Some((answer, len)) = reject::reject(packet.packet(), cause, &mut self.scratch) else {

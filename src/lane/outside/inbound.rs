@@ -120,11 +120,9 @@ impl Inbound {
         now: Nanos,
         telemetry: &mut OutsideTelemetry,
     ) -> std::io::Result<bool> {
+        self.hand_on_held(now, telemetry);
         if self.is_held() {
-            self.offer_held(now, telemetry);
-            if self.is_held() {
-                return Ok(false);
-            }
+            return Ok(false);
         }
         let messages = (self.pool.available() / slabs_per_message(self.inboxes.len())).min(DEPTH);
         let mut slabs: ArrayVec<Box<InboundBatch>, DEPTH> =
@@ -156,7 +154,7 @@ impl Inbound {
         Ok(received > 0)
     }
 
-    /// Drops what was collected when the worker panicked: how many packets.
+    /// Drops what was collected when the worker panicked or stopped: how many packets.
     pub fn abandon(&mut self) -> u64 {
         let mut lost = 0;
         let held = self.held.drain(..).map(|(_, batch)| batch);
@@ -341,7 +339,7 @@ impl Inbound {
     }
 
     /// Tries again to put in what met a full inbox, and drops what has waited for too long.
-    fn offer_held(&mut self, now: Nanos, telemetry: &mut OutsideTelemetry) {
+    pub(super) fn hand_on_held(&mut self, now: Nanos, telemetry: &mut OutsideTelemetry) {
         while let Some((lane, batch)) = self.held.pop_front() {
             let Err(mut batch) = self.inboxes[lane].push(batch) else {
                 self.held_since = now;

@@ -17,12 +17,14 @@ pub use inbound::Inbound;
 pub use outbound::Outbound;
 
 use super::doorbell::Awaited;
+use super::drain::{Drain, Served};
 use super::mailbox::{CommandBox, OutsideCommand};
 use super::peers::{Peers, Snapshot};
 use super::sleep::{Sleeper, Stopped};
 use super::spin::Spin;
 use super::telemetry::OutsideTelemetry;
 use super::worker::WorkerError;
+use crate::drops::DropReason;
 use crate::sys::clock;
 use crate::underlay::{DropWatch, UdpSocket};
 
@@ -42,6 +44,8 @@ pub struct OutsideWorker {
     pub socket_drops: Arc<DropWatch>,
     /// How it sleeps.
     pub sleeper: Sleeper,
+    /// How it stops.
+    pub drain: Drain,
     /// How long it looks for work before it sleeps.
     pub spin: Duration,
     /// Its counters.
@@ -49,22 +53,51 @@ pub struct OutsideWorker {
 }
 
 impl OutsideWorker {
-    /// Works until the router stops.
+    /// Works until the router stops, and then sends what its inbox still holds.
     ///
     /// # Errors
     /// The socket is no good any more.
     pub fn run(&mut self) -> Result<(), WorkerError> {
+        let outcome = self.work();
+        self.finish();
+        match outcome {
+            Err(WorkerError::Stopped) => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    fn work(&mut self) -> Result<(), WorkerError> {
         let mut spin = Spin::new(self.spin);
-        loop {
+        while !self.sleeper.stopped() {
             if self.turn()? {
                 spin.worked();
             } else if !spin.goes_on() {
-                if self.sleep().is_err() {
-                    return Ok(());
-                }
+                self.sleep()?;
                 spin.worked();
             }
         }
+        Ok(())
+    }
+
+    /// Receives no more, and sends what comes until nothing can come any more.
+    fn finish(&mut self) {
+        self.sleeper.stop_all();
+        let Self { socket, inbound, outbound, peers, telemetry, drain, .. } = self;
+        drain.finish(|| {
+            inbound.hand_on_held(clock::now(), telemetry);
+            if !inbound.is_held() {
+                drain.close();
+            }
+            match outbound.serve(socket, peers.load(), telemetry) {
+                true => Served::Some,
+                false if inbound.is_held() || !outbound.is_empty() => Served::Blocked,
+                false => Served::Nothing,
+            }
+        });
+        drain.close();
+        telemetry.inbound_drops.add(DropReason::Shutdown, inbound.abandon());
+        telemetry.outbound_drops.add(DropReason::Shutdown, outbound.drop_waiting());
+        telemetry.publish();
     }
 
     /// Forgets what it was in the middle of, after a panic. Returns how many packets are lost.

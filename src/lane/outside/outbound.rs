@@ -105,6 +105,16 @@ impl Outbound {
         unsent
     }
 
+    /// Drops the batch in hand and those that wait: how many datagrams.
+    pub(super) fn drop_waiting(&mut self) -> u64 {
+        let mut unsent = self.abandon();
+        while let Some(batch) = self.inbox.pop() {
+            self.current = Some(batch);
+            unsent += self.abandon();
+        }
+        unsent
+    }
+
     fn send_batch(&mut self, socket: &UdpSocket, snapshot: &Snapshot, telemetry: &mut OutsideTelemetry) {
         let Some(batch) = &self.current else { return };
         let progress = &mut self.progress;

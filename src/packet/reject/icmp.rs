@@ -30,6 +30,7 @@ pub(super) fn is_question_v6(kind: u8) -> bool {
 pub(super) fn write_v4(packet: &[u8], cause: Cause, out: &mut [u8; MAX_REJECT]) -> Option<usize> {
     const UNREACHABLE: u8 = 3;
     let code = match cause {
+        Cause::NoRoute => 0,
         Cause::Unreachable => 1,
         Cause::TooBig(_) => 4,
         Cause::NotAllowed => 13,
@@ -55,6 +56,7 @@ pub(super) fn write_v6(packet: &[u8], cause: Cause, out: &mut [u8; MAX_REJECT]) 
     const UNREACHABLE: u8 = 1;
     const PACKET_TOO_BIG: u8 = 2;
     let (kind, code, mtu) = match cause {
+        Cause::NoRoute => (UNREACHABLE, 0, 0),
         Cause::NotAllowed => (UNREACHABLE, 1, 0),
         Cause::Unreachable => (UNREACHABLE, 3, 0),
         Cause::TooBig(mtu) => (PACKET_TOO_BIG, 0, mtu.max(MIN_MTU_V6 as u16)),

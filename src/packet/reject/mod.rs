@@ -32,6 +32,9 @@ pub enum Cause {
     /// No peer may be sent packets for this destination: a reset, or "administratively prohibited"
     /// (ICMP 3/13, ICMPv6 1/1).
     NotAllowed,
+    /// The same where the sender is to see a missing route: a reset, or "net unreachable" (ICMP 3/0), "no
+    /// route to destination" (ICMPv6 1/0).
+    NoRoute,
     /// Nobody knows yet where the peer is: "host unreachable" (ICMP 3/1, ICMPv6 1/3), for TCP too. It
     /// may pass, so connections are not reset. Linux's WireGuard says the same (`wg_xmit` in
     /// `drivers/net/wireguard/device.c`).
@@ -60,7 +63,8 @@ pub enum Answer {
 /// cut short; and one that is too big but may be fragmented.
 pub fn reject(packet: &[u8], cause: Cause, out: &mut [u8; MAX_REJECT]) -> Option<(Answer, usize)> {
     let transport = answerable(packet)?;
-    if cause == Cause::NotAllowed && transport.protocol == protocol::TCP && !transport.fragment {
+    let is_final = matches!(cause, Cause::NotAllowed | Cause::NoRoute);
+    if is_final && transport.protocol == protocol::TCP && !transport.fragment {
         return Some((Answer::Reset, reset::write(packet, transport.offset, out)?));
     }
     if packet[0] >> 4 == 6 {

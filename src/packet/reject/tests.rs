@@ -115,7 +115,7 @@ proptest! {
         mut packet in prop::collection::vec(any::<u8>(), 20..200),
         first in prop::sample::select(vec![0x45_u8, 0x4f, 0x60]),
         protocol in prop::sample::select(vec![0_u8, 1, 6, 17, 44, 58, 60]),
-        cause in prop::sample::select(vec![Cause::NotAllowed, Cause::Unreachable, Cause::TooBig(1280)]),
+        cause in prop::sample::select(vec![Cause::NotAllowed, Cause::NoRoute, Cause::Unreachable, Cause::TooBig(1280)]),
     ) {
         packet[0] = first;
         packet[if first == 0x60 { 6 } else { 9 }] = protocol;
@@ -160,6 +160,21 @@ fn what_is_not_tcp_is_prohibited() {
         assert_eq!(kind, Answer::Icmpv6);
         let prohibited = Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Prohibited);
         assert_eq!(icmp6(&reject, &packet), prohibited);
+    }
+}
+
+#[test]
+fn where_a_missing_route_is_to_be_seen_the_network_is_unreachable() {
+    let packet = udp(false, b"question");
+    let (kind, reject) = answer(&packet, Cause::NoRoute).unwrap();
+    assert_eq!((kind, icmp4(&reject, &packet)), (Answer::Icmp, icmpv4::DestUnreachableHeader::Network));
+    let packet = udp(true, b"question");
+    let (kind, reject) = answer(&packet, Cause::NoRoute).unwrap();
+    let no_route = Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::NoRoute);
+    assert_eq!((kind, icmp6(&reject, &packet)), (Answer::Icmpv6, no_route));
+    for v6 in [false, true] {
+        let segment = tcp(v6, TcpHeader::new(4000, 80, 1, 1), b"hello");
+        assert_eq!(answer(&segment, Cause::NoRoute), answer(&segment, Cause::NotAllowed));
     }
 }
 

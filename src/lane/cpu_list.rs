@@ -1,4 +1,4 @@
-//! Lists of CPUs as cpusets write them: `0-3,8` (cpuset(7), "List format").
+//! Lists of CPUs as cpusets, sysfs and people write them: `0-3,8` (cpuset(7), "List format").
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,6 +14,17 @@ impl CpuList {
     /// The CPUs' numbers.
     pub fn cpus(&self) -> &[usize] {
         &self.0
+    }
+
+    /// A list of these, each once. `None` if there are none: a list is never empty.
+    pub fn of(cpus: impl IntoIterator<Item = usize>) -> Option<Self> {
+        let mut list = Vec::new();
+        for cpu in cpus {
+            if !list.contains(&cpu) {
+                list.push(cpu);
+            }
+        }
+        (!list.is_empty()).then_some(CpuList(list))
     }
 
     /// The CPU for worker number `index`; the list starts over when it is used up. A list is never
@@ -55,8 +66,20 @@ impl FromStr for CpuList {
 
 impl fmt::Display for CpuList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.0.iter().map(ToString::to_string).collect();
-        f.write_str(&names.join(","))
+        let mut cpus = self.0.iter().copied().peekable();
+        let mut comma = "";
+        while let Some(first) = cpus.next() {
+            let mut last = first;
+            while let Some(next) = cpus.next_if_eq(&(last + 1)) {
+                last = next;
+            }
+            write!(f, "{comma}{first}")?;
+            if last > first {
+                write!(f, "-{last}")?;
+            }
+            comma = ",";
+        }
+        Ok(())
     }
 }
 
@@ -74,6 +97,13 @@ mod tests {
     }
 
     #[test]
+    fn runs_are_printed_as_ranges_and_the_order_is_kept() {
+        let list = CpuList::of([8, 0, 1, 2, 1, 5, 4]).unwrap();
+        assert_eq!(list.to_string(), "8,0-2,5,4");
+        assert_eq!(CpuList::of([]), None);
+    }
+
+    #[test]
     fn what_is_not_a_list_is_refused() {
         for text in ["", ",", "1,", "a", "3-1", "-1", "1-", "1024", "0-99999999999", "+1", "0x1"] {
             assert_eq!(text.parse::<CpuList>(), Err(CpuListError), "{text:?}");
@@ -86,6 +116,7 @@ mod tests {
             let text = cpus.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
             let list: CpuList = text.parse().unwrap();
             prop_assert_eq!(list.to_string().parse::<CpuList>().unwrap(), list.clone());
+            prop_assert_eq!(CpuList::of(cpus.clone()), Some(list.clone()));
             prop_assert!(cpus.iter().all(|cpu| list.cpus().contains(cpu)));
         }
     }
