@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use super::actor::{PeerActor, Schedule};
 use super::config::RouterConfig;
 use super::device::{Bound, DeviceHandle};
-use super::metrics::{PeerMetrics, ProcessMetrics, SocketMetrics};
+use super::metrics::{InboxMetrics, LaneInboxes, PeerMetrics, ProcessMetrics, SocketMetrics};
 use super::netlink;
 use super::supervisor::StartError;
 use crate::lane::batch::{InboundBatch, OutboundBatch};
@@ -74,6 +74,12 @@ struct Ends {
     commands: Arc<CommandBox>,
 }
 
+impl Ends {
+    fn inboxes(&self) -> LaneInboxes {
+        LaneInboxes { inside: Arc::clone(&self.inbound), outside: Arc::clone(&self.outbound) }
+    }
+}
+
 /// Opens device and sockets, sets the interface up and wires everything together.
 pub(super) fn open(
     config: &RouterConfig,
@@ -114,6 +120,7 @@ pub(super) fn open(
         shutdown: Arc::clone(shutdown),
     };
     let ends = (0..lanes).map(|lane| lane_ends(config, lane, lanes)).collect::<Result<Vec<_>, _>>()?;
+    let inboxes = ends.iter().map(Ends::inboxes).collect();
     let (device, requests) = DeviceHandle::new(Arc::clone(&actor_bell));
     let drops: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
     let actor = PeerActor {
@@ -133,6 +140,7 @@ pub(super) fn open(
     let lanes = wire(config, &shared, ends, tun.queues, sockets, cpus)?;
     let Shared { registry, mtu, peers, .. } = shared;
     registry.collect_from(SocketMetrics::new(lanes.iter().map(|(_, outside, _)| &outside.socket_drops)));
+    registry.collect_from(InboxMetrics(inboxes));
     registry.collect_from(PeerMetrics {
         interface: tun.name.clone(),
         peers: Arc::clone(&peers),
