@@ -5,7 +5,7 @@ mod support;
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
@@ -15,12 +15,13 @@ use laneway::cli::demo::lab::Side;
 use laneway::drops::DropReason;
 use nix::sys::signal::Signal;
 use support::binary::{Laneway, command};
+use support::folder::Folder;
 use support::ping::{answers, ping};
-use support::process::{Process, attempt, output};
+use support::process::{Process, output};
 use support::tunnel::{Family, address};
 use support::wg::{self, KeyPair, Setting, control_socket};
 use support::wireguard_go::WireGuardGo;
-use support::{bulk, device_name, lab, require_root, routers, wait_until};
+use support::{bulk, device_name, lab, links, require_root, routers, wait_until};
 
 /// A peer that hears nothing for data it has sent begins a new handshake after 15 s (whitepaper, sections 6.1 and
 /// 6.5: `KEEPALIVE_TIMEOUT` + `REKEY_TIMEOUT`), and one more try takes 5 s.
@@ -291,40 +292,4 @@ fn run(side: &Side, arguments: &[&str], environment: &[(&str, &str)]) -> (Option
     let mut process = Process::start_quietly(command.stdout(Stdio::null()));
     let status = process.wait();
     (status, process.said())
-}
-
-/// The devices of a side, sorted.
-fn links(side: &Side) -> Vec<String> {
-    let listed = attempt(&side.namespace, &["ip", "-brief", "link"], "").expect("ip");
-    let name = |line: &str| line.split([' ', '@']).next().unwrap_or_default().to_owned();
-    let mut names: Vec<String> = listed.lines().map(name).collect();
-    names.sort();
-    names
-}
-
-/// A directory for the files of one test, removed at its end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Folder {
-        let path = std::env::temp_dir().join(device_name("lw-"));
-        fs::create_dir_all(&path).expect("make a directory");
-        Folder(path)
-    }
-
-    fn join(&self, name: &str) -> String {
-        self.0.join(name).to_str().expect("text").to_owned()
-    }
-
-    fn write(&self, name: &str, text: &str) -> String {
-        let path = self.join(name);
-        fs::write(&path, text).expect("write a file");
-        path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

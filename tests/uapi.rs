@@ -243,6 +243,43 @@ fn syncconf_under_traffic_keeps_sessions_and_counts_and_corrupts_nothing() {
 }
 
 #[test]
+fn syncconf_under_a_flood_of_pings_loses_none() {
+    if !require_root() {
+        return;
+    }
+    const PINGS: &str = "2000";
+    let tunnel = Tunnel::up();
+    let before = tunnel.peer();
+    let (mut changes, mut last) = (0, before.clone());
+    let said = thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            // Every echo is asked for when the one before is back, or after 10 ms.
+            let target = Family::V4.inside(2).to_string();
+            let words = ["ping", "-n", "-q", "-f", "-c", PINGS, "-W", "10", &target];
+            output(&tunnel.lab.left.namespace, &words, "")
+        });
+        let more = format!("[Peer]\nPublicKey = {NOBODY}\nAllowedIPs = 10.9.0.0/16\n");
+        while !flood.is_finished() || changes == 0 {
+            for file in [tunnel.file(&more), tunnel.file("")] {
+                tunnel.wg("syncconf", &["/dev/stdin"], &file).expect("syncconf");
+                changes += 1;
+            }
+            let now = tunnel.peer();
+            assert!(now.sent >= last.sent && now.received >= last.received, "{last:?} {now:?}");
+            last = now;
+        }
+        flood.join().expect("ping")
+    });
+    assert!(
+        said.contains(&format!("{PINGS} packets transmitted, {PINGS} received")),
+        "{changes} changes: {said}"
+    );
+    let after = tunnel.peer();
+    assert_eq!(after.latest_handshake, before.latest_handshake, "the session went on");
+    assert!(after.sent >= before.sent + 2000 * 64, "{before:?} {after:?}");
+}
+
+#[test]
 fn one_connection_carries_several_requests_and_errnos_have_their_sign() {
     if !require_root() {
         return;

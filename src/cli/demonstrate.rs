@@ -42,7 +42,7 @@ fn serve_metrics(router: &Router, listener: TcpListener) -> Result<(), AdminErro
     let admin = Admin {
         registry: Arc::clone(router.registry()),
         roll: Arc::clone(router.roll()),
-        readiness: Arc::new(router.readiness(None)),
+        readiness: Arc::new(router.readiness()),
         device: Arc::new(router.device().clone()),
         shutdown: Arc::clone(router.shutdown()),
         metrics: Some(listener),

@@ -2,14 +2,16 @@
 //! `laneway IFNAME` have in common.
 
 use std::io;
-use std::sync::Arc;
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::control::admin::{self, Admin, AdminError, End, OnReload};
+use crate::control::admin::{self, Admin, AdminError, End, OpenUapi};
 use crate::control::config::RouterConfig;
 use crate::control::config::env::Environment;
-use crate::control::device::DeviceHandle;
+use crate::control::netlink;
+use crate::control::reload::Reloader;
 use crate::control::supervisor::{Router, StartError};
-use crate::control::uapi::{self, Device as _, UapiError};
+use crate::control::uapi::{self, UapiError};
 use crate::sys::inherited;
 
 /// Why a router did not run, or stopped by itself.
@@ -36,10 +38,16 @@ pub enum LaunchError {
         /// What the system said.
         source: io::Error,
     },
+    /// It runs, but whoever waits for that cannot be told.
+    #[error("cannot let go of the terminal: {0}")]
+    Ready(#[source] io::Error),
     /// It stopped because a part of it failed.
     #[error("{0}")]
     Failed(String),
 }
+
+/// Called once, when the interface and its control socket are there and signals are handled.
+pub type OnReady = Box<dyn FnOnce() -> io::Result<()>>;
 
 /// Starts a router and waits until a signal, the end of its interface or of its control socket stops
 /// it; all of these are clean ends.
@@ -49,7 +57,7 @@ pub enum LaunchError {
 ///
 /// # Panics
 /// If the admin thread leaves a share of the router behind, which it has no place for.
-pub fn launch(config: RouterConfig, environment: Environment) -> Result<(), LaunchError> {
+pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) -> Result<(), LaunchError> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -62,26 +70,48 @@ pub fn launch(config: RouterConfig, environment: Environment) -> Result<(), Laun
     let uapi = adopt("WG_UAPI_FD", config.uapi_fd)?.map(uapi::Server::inherited).transpose()?;
     let metrics = config.metrics_addr.map(admin::listen).transpose()?;
 
-    let router = Arc::new(Router::start(&config, tun)?);
-    // The socket comes last: tools wait for it to appear, and then expect to find the interface.
-    let uapi = match uapi {
-        Some(server) => server,
-        None => uapi::Server::bind(&config.uapi_dir, router.interface())?,
-    };
+    let router = Router::start(&config, tun)?;
+    let (directory, interface) = (config.uapi_dir.clone(), router.interface().to_owned());
+    let open_uapi = move || uapi.map_or_else(|| uapi::Server::bind(&directory, &interface), Ok);
+    let device = router.device().clone();
+    let reloader = Reloader::new(router.interface().to_owned(), config, environment, device);
+    let reloader = Arc::new(Mutex::new(reloader));
+    let outcome = attend(router, metrics, Box::new(open_uapi), Arc::clone(&reloader), ready);
+    if let Err(error) = netlink::clean_up(&lock(&reloader).setup()) {
+        tracing::warn!("something is left behind: {error}");
+    }
+    outcome
+}
+
+/// Looks after a running router until something stops it.
+fn attend(
+    router: Router,
+    metrics: Option<TcpListener>,
+    open_uapi: OpenUapi,
+    reloader: Arc<Mutex<Reloader>>,
+    ready: OnReady,
+) -> Result<(), LaunchError> {
+    let router = Arc::new(router);
     let of_link = Arc::clone(&router);
     let admin = Admin {
         registry: Arc::clone(router.registry()),
         roll: Arc::clone(router.roll()),
-        readiness: Arc::new(router.readiness(config.ready_peer)),
+        readiness: Arc::new(router.readiness()),
         device: Arc::new(router.device().clone()),
         shutdown: Arc::clone(router.shutdown()),
         metrics,
-        uapi: Some(uapi),
+        uapi: Some(open_uapi),
         link: Some((router.interface().to_owned(), Box::new(move |mtu| of_link.set_mtu(mtu)))),
-        signals: Some(reloader(config, environment, router.device().clone())),
+        signals: Some(Box::new(move || on_hangup(&mut lock(&reloader)))),
     };
     let panicked = |_| LaunchError::Failed("the admin thread panicked; please report this".to_owned());
-    let end = admin.spawn()?.join().map_err(panicked)?;
+    let thread = admin.spawn()?;
+    let told = ready();
+    if told.is_err() {
+        router.shutdown().signal();
+    }
+    let end = thread.join().map_err(panicked)?;
+    told.map_err(LaunchError::Ready)?;
     match end {
         // Whatever stopped it has said so itself.
         End::Stopped => {}
@@ -92,15 +122,14 @@ pub fn launch(config: RouterConfig, environment: Environment) -> Result<(), Laun
     router.stop().map_err(LaunchError::Failed)
 }
 
-/// What SIGHUP does: the file is read again, and applied if it has no mistake.
-fn reloader(config: RouterConfig, environment: Environment, device: DeviceHandle) -> OnReload {
-    Box::new(move || match config.reload(&environment) {
-        Err(error) => tracing::error!("the configuration stays as it is: {error}"),
-        Ok(update) => match device.apply(update) {
-            Ok(()) => tracing::info!(
-                "keys, port and peers are as the file has them now; addresses, routes and MTU take a restart"
-            ),
-            Err(errno) => tracing::error!("the configuration stays as it is: {errno}"),
-        },
-    })
+fn on_hangup(reloader: &mut Reloader) {
+    match reloader.reload() {
+        Ok(()) => tracing::info!("the configuration is as the file has it now"),
+        Err(error) => tracing::error!("{error}"),
+    }
+}
+
+/// A reload that panicked has ended the admin thread, and with it all others who could look.
+fn lock(reloader: &Mutex<Reloader>) -> MutexGuard<'_, Reloader> {
+    reloader.lock().unwrap_or_else(PoisonError::into_inner)
 }

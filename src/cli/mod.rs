@@ -3,24 +3,30 @@
 pub mod demo;
 pub mod demonstrate;
 pub mod exposition;
-pub mod foreground;
+pub mod interface;
+pub mod keys;
 pub mod launch;
 pub mod log;
 pub mod run;
+pub mod show;
+
+use std::io;
 
 use clap::{Parser, Subcommand};
 
 use crate::control::config::{ConfigError, LogFormat};
 use crate::control::supervisor::StartError;
 use demo::{DemoArgs, DemoError, Ending};
+use keys::KeysError;
 use launch::LaunchError;
 use run::RunArgs;
+use show::{ShowArgs, ShowError};
 
 /// Userspace packet router: multiqueue TUN inside, WireGuard outside
 #[derive(Clone, Debug, Parser)]
 #[command(name = "laneway", version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 pub struct Cli {
-    /// Stay in the foreground
+    /// Stay in the foreground, as WG_PROCESS_FOREGROUND=1 does
     #[arg(short, long)]
     foreground: bool,
 
@@ -37,6 +43,13 @@ pub struct Cli {
 enum Command {
     Run(RunArgs),
     Demo(DemoArgs),
+    Show(ShowArgs),
+    /// Print a new private key
+    Genkey,
+    /// Print a new preshared key
+    Genpsk,
+    /// Read a private key from standard input and print its public key
+    Pubkey,
 }
 
 /// Why a command failed.
@@ -46,17 +59,23 @@ pub enum Failure {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The interface's name is missing.
-    #[error("the interface's name is missing: laneway -f IFNAME")]
+    #[error("the interface's name is missing: laneway [-f] IFNAME")]
     NoInterface,
-    /// Going to the background was asked for.
-    #[error("laneway does not go to the background yet: give -f, or set WG_PROCESS_FOREGROUND=1")]
-    Background,
+    /// There is no way to the background.
+    #[error("cannot go to the background: {0}; -f stays in the foreground")]
+    Background(#[source] io::Error),
     /// The router did not start, or failed.
     #[error(transparent)]
     Launch(#[from] LaunchError),
     /// The demo failed.
     #[error(transparent)]
     Demo(#[from] DemoError),
+    /// There is nothing to show.
+    #[error(transparent)]
+    Show(#[from] ShowError),
+    /// There is no key.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
 }
 
 impl Failure {
@@ -66,9 +85,13 @@ impl Failure {
         match self {
             Failure::Config(_)
             | Failure::NoInterface
-            | Failure::Background
+            | Failure::Show(ShowError::Config(_))
             | Failure::Launch(LaunchError::Start(StartError::Pinning(_))) => 2,
-            Failure::Launch(_) | Failure::Demo(_) => 1,
+            Failure::Background(_)
+            | Failure::Launch(_)
+            | Failure::Demo(_)
+            | Failure::Show(_)
+            | Failure::Keys(_) => 1,
         }
     }
 }
@@ -87,7 +110,11 @@ impl Cli {
                     return Ok(demo::interrupt::EXIT_STATUS);
                 }
             }
-            (None, Some(interface)) => foreground::run(&interface, self.foreground)?,
+            (Some(Command::Show(args)), _) => show::run(&args)?,
+            (Some(Command::Genkey), _) => keys::genkey()?,
+            (Some(Command::Genpsk), _) => keys::genpsk()?,
+            (Some(Command::Pubkey), _) => keys::pubkey()?,
+            (None, Some(interface)) => return interface::run(&interface, self.foreground),
             (None, None) => return Err(Failure::NoInterface),
         }
         Ok(0)

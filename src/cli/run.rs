@@ -24,5 +24,5 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let environment = Environment::of_process()?;
     let config = RouterConfig::for_run(args.config.as_deref(), &environment)?;
     log::init(&config.log, config.log_format);
-    Ok(launch::launch(config, environment)?)
+    Ok(launch::launch(config, environment, Box::new(|| Ok(())))?)
 }

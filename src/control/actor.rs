@@ -8,7 +8,6 @@
 //! Timers: after each call about a peer the protocol says when it wants to be asked again. A peer
 //! without sessions has no such moment and costs nothing.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,6 +18,9 @@ use nix::errno::Errno;
 
 use super::config::update::{DeviceStatus, DeviceUpdate};
 use super::device::{self, Bound, Request};
+use super::lookups::{Answer, Lookups};
+use super::names::Names;
+use super::schedule::Schedule;
 use crate::lane::doorbell::{Awaited, Doorbell};
 use crate::lane::mailbox::{
     CommandBox, ControlMessage, HandshakeDatagram, OutsideCommand, PeerEvent, PeerInbox,
@@ -28,7 +30,7 @@ use crate::lane::sleep::{Sleeper, Stopped};
 use crate::lane::telemetry::PeerTelemetry;
 use crate::sys::clock;
 use crate::underlay::Endpoint;
-use crate::units::{Nanos, PeerId};
+use crate::units::PeerId;
 use crate::wireguard::keys::OsEntropy;
 use crate::wireguard::messages::DATA_OVERHEAD;
 use crate::wireguard::outputs::{MAX_OUTPUTS, Output, Outputs, SendTo};
@@ -66,44 +68,12 @@ pub(super) struct PeerActor {
     pub(super) telemetry: PeerTelemetry,
     /// What it watches the clock for.
     pub(super) schedule: Schedule,
+    /// Peers whose endpoints are host names.
+    pub(super) names: Names,
+    /// The names that are being looked up.
+    pub(super) lookups: Lookups,
     /// Scratch: what the protocol answered.
     pub(super) outputs: Outputs,
-}
-
-/// When which peer is to be looked at next.
-#[derive(Debug, Default)]
-pub(super) struct Schedule {
-    due: BTreeSet<(Nanos, PeerId)>,
-    of_peer: Vec<Option<Nanos>>,
-}
-
-impl Schedule {
-    /// Sets or, with `None`, ends what was set for `peer`.
-    pub(super) fn set(&mut self, peer: PeerId, next: Option<Nanos>) {
-        let index = peer.0 as usize;
-        if self.of_peer.len() <= index {
-            self.of_peer.resize(index + 1, None);
-        }
-        if let Some(previous) = std::mem::replace(&mut self.of_peer[index], next) {
-            self.due.remove(&(previous, peer));
-        }
-        if let Some(next) = next {
-            self.due.insert((next, peer));
-        }
-    }
-
-    fn next(&self) -> Option<Nanos> {
-        self.due.first().map(|(when, _)| *when)
-    }
-
-    fn take_due(&mut self, now: Nanos) -> Option<PeerId> {
-        let (when, peer) = *self.due.first()?;
-        if when > now {
-            return None;
-        }
-        self.set(peer, None);
-        Some(peer)
-    }
 }
 
 impl PeerActor {
@@ -172,12 +142,36 @@ impl PeerActor {
             worked = true;
             self.receive(&datagram);
         }
+        while let Some(answer) = self.lookups.next() {
+            worked = true;
+            self.take_answer(answer);
+        }
         let now = clock::now();
         while let Some(peer) = self.schedule.take_due(now) {
             worked = true;
             self.look_at(peer);
         }
+        while self.lookups.has_room()
+            && let Some(question) = self.names.take_due(now)
+        {
+            self.lookups.begin(question);
+        }
         worked
+    }
+
+    /// A name has been looked up.
+    fn take_answer(&mut self, answer: Answer) {
+        let snapshot = self.peers.load_full();
+        // A peer that is gone has no name any more either, and the answer is not looked at.
+        let Some(record) = snapshot.peer(answer.question.peer) else { return };
+        let current = record.endpoint.load().map(|endpoint| endpoint.address);
+        if let Some(found) = self.names.answered(answer, current) {
+            let to = Endpoint::new(found.address);
+            record.move_to(to);
+            if let Some(message) = found.unsent {
+                self.send(FIRST_LANE, message, to, Some(record));
+            }
+        }
     }
 
     fn hear(&mut self, event: PeerEvent) {
@@ -269,6 +263,7 @@ impl PeerActor {
                 Some(peer)
             }
             Output::HandshakeDone { peer, role, unix } => {
+                self.names.heard(peer);
                 self.with_record(peer, |record| {
                     record.last_handshake.store(unix.as_secs(), Ordering::Relaxed);
                 });
@@ -299,17 +294,24 @@ impl PeerActor {
     }
 
     fn send_handshake(
-        &self,
+        &mut self,
         to: SendTo,
         datagram: ControlMessage,
         peer: Option<PeerId>,
         cause: Option<&HandshakeDatagram>,
     ) {
-        let snapshot = self.peers.load();
+        let snapshot = self.peers.load_full();
         let record = peer.and_then(|peer| snapshot.peer(peer));
         let to = match to {
             SendTo::Source => cause.map(|datagram| datagram.from),
-            SendTo::Endpoint(peer) => snapshot.peer(peer).and_then(|record| record.endpoint.load()),
+            SendTo::Endpoint(peer) => {
+                self.names.initiated(peer, clock::now());
+                let endpoint = snapshot.peer(peer).and_then(|record| record.endpoint.load());
+                if endpoint.is_none() {
+                    self.names.keep_unsent(peer, datagram.clone());
+                }
+                endpoint
+            }
         };
         if let Some(to) = to {
             self.send(cause.map_or(FIRST_LANE, |datagram| datagram.lane), datagram, to, record);
@@ -326,10 +328,12 @@ impl PeerActor {
     }
 
     fn sleep(&self) -> Result<(), Stopped> {
-        let limit = self.schedule.next().map(|when| when.since(clock::now()));
-        self.sleeper
-            .sleep(Awaited::WORK, None, limit, || self.inbox.is_empty() && self.requests.is_empty())
-            .map(|_| ())
+        // A name that has to wait for another one's answer is begun with that.
+        let name = self.names.next_due().filter(|_| self.lookups.has_room());
+        let next = self.schedule.next().into_iter().chain(name).min();
+        let limit = next.map(|when| when.since(clock::now()));
+        let nothing_new = || self.inbox.is_empty() && self.requests.is_empty() && self.lookups.is_empty();
+        self.sleeper.sleep(Awaited::WORK, None, limit, nothing_new).map(|_| ())
     }
 }
 

@@ -21,7 +21,7 @@ use super::http::{self, Shown};
 use super::netlink::{LinkEvent, LinkWatch, NetlinkError};
 use super::readiness::Readiness;
 use super::roll::Roll;
-use super::uapi::{self, Device};
+use super::uapi::{self, Device, UapiError};
 use crate::lane::telemetry::Registry;
 use crate::offload::Shutdown;
 use crate::sys::wake;
@@ -40,8 +40,9 @@ pub struct Admin {
     pub shutdown: Arc<Shutdown>,
     /// Where HTTP is served. It may have been bound in another network namespace.
     pub metrics: Option<TcpListener>,
-    /// The UAPI socket.
-    pub uapi: Option<uapi::Server>,
+    /// Opens the UAPI socket. It is called last: tools wait for the socket to appear, and then
+    /// expect to find the interface and to be able to end us with a signal.
+    pub uapi: Option<OpenUapi>,
     /// The interface to watch, in the network namespace of the thread that calls
     /// [`spawn`](Self::spawn), and what to do when its MTU changes.
     pub link: Option<(String, OnMtu)>,
@@ -50,6 +51,8 @@ pub struct Admin {
     pub signals: Option<OnReload>,
 }
 
+/// Opens the UAPI socket.
+pub type OpenUapi = Box<dyn FnOnce() -> Result<uapi::Server, UapiError> + Send>;
 /// Told a new MTU in bytes.
 pub type OnMtu = Box<dyn Fn(usize) + Send>;
 /// Called on SIGHUP. It may read files.
@@ -82,6 +85,9 @@ pub enum AdminError {
     /// The interface cannot be watched.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// The control socket cannot be had.
+    #[error(transparent)]
+    Uapi(#[from] UapiError),
     /// The system lacks a thread or a descriptor.
     #[error("cannot start the admin thread: {0}")]
     System(#[from] io::Error),
@@ -96,10 +102,11 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, AdminError> {
 }
 
 impl Admin {
-    /// Starts the thread. When this returns, signals are handled and the interface is watched.
+    /// Starts the thread. When this returns, signals are handled, the interface is watched and the UAPI
+    /// socket is there.
     ///
     /// # Errors
-    /// The interface does not exist, or the system lacks something.
+    /// The interface does not exist, the UAPI socket cannot be had, or the system lacks something.
     pub fn spawn(self) -> Result<JoinHandle<End>, AdminError> {
         let member = self.roll.enlist(None, "admin", None);
         let (ready, started) = std::sync::mpsc::sync_channel(1);
@@ -120,10 +127,7 @@ impl Admin {
 
 impl fmt::Debug for Admin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Admin")
-            .field("metrics", &self.metrics)
-            .field("uapi", &self.uapi)
-            .finish_non_exhaustive()
+        f.debug_struct("Admin").field("metrics", &self.metrics).finish_non_exhaustive()
     }
 }
 
@@ -180,14 +184,8 @@ impl Duties {
             None => None,
         };
         let stopped = wake::readable(admin.shutdown.as_fd().try_clone_to_owned()?)?;
-        Ok(Duties {
-            device: admin.device,
-            uapi: admin.uapi,
-            stopped,
-            link,
-            readiness: admin.readiness,
-            signals,
-        })
+        let uapi = admin.uapi.map(|open| open()).transpose()?;
+        Ok(Duties { device: admin.device, uapi, stopped, link, readiness: admin.readiness, signals })
     }
 
     async fn fulfil(self) -> End {

@@ -21,6 +21,10 @@ impl Device for Stopping {
     fn status(&self) -> Result<DeviceStatus, Errno> {
         Err(Errno::ENODEV)
     }
+
+    fn metrics(&self) -> String {
+        String::new()
+    }
 }
 
 fn admin() -> Admin {
@@ -75,7 +79,7 @@ fn a_taken_address_is_named_with_the_variable_that_changes_it() {
 fn removing_the_control_socket_stops_the_router() {
     let directory = std::env::temp_dir().join(format!("laneway-admin-{}", std::process::id()));
     let server = uapi::Server::bind(&directory, "lw0").unwrap();
-    let admin = Admin { uapi: Some(server), ..admin() };
+    let admin = Admin { uapi: Some(Box::new(|| Ok(server))), ..admin() };
     let shutdown = Arc::clone(&admin.shutdown);
     let thread = admin.spawn().unwrap();
     std::fs::remove_file(directory.join("lw0.sock")).unwrap();

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
@@ -14,11 +15,13 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 
 use super::actor::PeerActor;
-use super::config::update::{DeviceStatus, DeviceUpdate, PeerStatus, PeerUpdate};
+use super::config::update::{DeviceStatus, DeviceUpdate, PeerEndpoint, PeerStatus, PeerUpdate};
 use super::uapi::Device;
 use crate::lane::doorbell::{Awaited, Doorbell};
 use crate::lane::mailbox::{CommandBox, OutsideCommand};
 use crate::lane::peers::{PeerRecord, Snapshot};
+use crate::lane::telemetry::Registry;
+use crate::sys::clock;
 use crate::underlay::{self, BindError, Endpoint, SocketOptions};
 use crate::units::PeerId;
 use crate::wireguard::keys::{PrivateKey, PublicKey};
@@ -26,6 +29,9 @@ use crate::wireguard::keys::{PrivateKey, PublicKey};
 /// Requests that may wait for the peer actor. Whoever asks waits for the answer, so there are no
 /// more than there are connections to the control socket.
 const REQUESTS: usize = 64;
+
+/// How long an outside worker may take to make room for a command. One that takes longer is stuck.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the control socket and the supervisor ask of the peer actor.
 #[derive(Debug)]
@@ -41,13 +47,14 @@ pub enum Request {
 pub struct DeviceHandle {
     requests: Sender<Request>,
     bell: Arc<Doorbell>,
+    registry: Arc<Registry>,
 }
 
 impl DeviceHandle {
-    /// A handle, and the end of it that belongs to the actor at `bell`.
-    pub fn new(bell: Arc<Doorbell>) -> (Self, Receiver<Request>) {
+    /// A handle, and the end of it that belongs to the actor at `bell`. Metrics come from `registry`.
+    pub fn new(bell: Arc<Doorbell>, registry: Arc<Registry>) -> (Self, Receiver<Request>) {
         let (requests, receiver) = channel::bounded(REQUESTS);
-        (Self { requests, bell }, receiver)
+        (Self { requests, bell, registry }, receiver)
     }
 
     fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Result<T, Errno> {
@@ -65,6 +72,10 @@ impl Device for DeviceHandle {
 
     fn status(&self) -> Result<DeviceStatus, Errno> {
         self.ask(Request::Status)
+    }
+
+    fn metrics(&self) -> String {
+        self.registry.render()
     }
 }
 
@@ -88,14 +99,15 @@ pub(super) fn answer(actor: &mut PeerActor, request: Request) {
 
 /// Brings everything in line with `update`.
 pub(super) fn apply(actor: &mut PeerActor, update: DeviceUpdate) -> Result<(), Errno> {
+    // What is most likely to be refused comes first: then nothing has changed.
+    if let Some(port) = update.listen_port {
+        rebind(actor, port)?;
+    }
     if let Some(mark) = update.fwmark {
         actor.bound.options.fwmark = mark;
         for commands in &actor.commands {
             tell(commands, OutsideCommand::Fwmark(mark))?;
         }
-    }
-    if let Some(port) = update.listen_port {
-        rebind(actor, port)?;
     }
     if let Some(key) = update.private_key {
         set_private_key(actor, key);
@@ -187,9 +199,18 @@ fn set_private_key(actor: &mut PeerActor, key: Option<PrivateKey>) {
     }
 }
 
-/// Tells an outside worker what must not be lost.
+/// Tells an outside worker what must not be lost. Its box may be full of handshake messages; it empties
+/// the box without ever waiting for us.
 fn tell(commands: &CommandBox, command: OutsideCommand) -> Result<(), Errno> {
-    if commands.push(command) { Ok(()) } else { Err(Errno::EBUSY) }
+    let patience_ends = clock::now().after(PATIENCE);
+    while !commands.has_room() {
+        if clock::now() > patience_ends {
+            return Err(Errno::EBUSY);
+        }
+        thread::sleep(PATIENCE / 1000);
+    }
+    assert!(commands.push(command), "nobody else puts commands in");
+    Ok(())
 }
 
 /// Changes one peer; the peer, if there is one to look at now.
@@ -217,12 +238,14 @@ fn apply_peer(
     if let Some(key) = update.preshared_key {
         actor.protocol.set_preshared_key(peer, key);
     }
-    if let Some(endpoint) = update.endpoint {
-        let address = endpoint.resolve().map_err(|error| {
-            tracing::warn!("the endpoint {endpoint} of {} is left as it was: {error}", record.public_key);
-            Errno::EINVAL
-        })?;
-        record.move_to(Endpoint::new(address));
+    match update.endpoint {
+        Some(PeerEndpoint::Address(address)) => {
+            actor.names.forget(peer);
+            record.move_to(Endpoint::new(address));
+        }
+        // Until it has been looked up the peer stays where it is.
+        Some(PeerEndpoint::Name { host, port }) => actor.names.set(peer, host, port, clock::now()),
+        None => {}
     }
     if let Some(seconds) = update.persistent_keepalive {
         let interval = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
@@ -262,6 +285,7 @@ fn remove_peer(actor: &mut PeerActor, snapshot: &mut Snapshot, peer: PeerId) {
 /// Takes a peer that the protocol no longer has out of all that workers see.
 fn forget_peer(actor: &mut PeerActor, snapshot: &mut Snapshot, peer: PeerId) {
     actor.schedule.set(peer, None);
+    actor.names.forget(peer);
     snapshot.routes.retain(|owner| owner.id != peer);
     snapshot.peers[peer.0 as usize] = None;
 }

@@ -10,11 +10,14 @@ use std::sync::atomic::AtomicUsize;
 
 use ipnet::IpNet;
 
-use super::actor::{PeerActor, Schedule};
+use super::actor::PeerActor;
 use super::config::RouterConfig;
 use super::device::{Bound, DeviceHandle};
+use super::lookups::Lookups;
 use super::metrics::{InboxMetrics, LaneInboxes, PeerMetrics, ProcessMetrics, SocketMetrics};
+use super::names::Names;
 use super::netlink;
+use super::schedule::Schedule;
 use super::supervisor::StartError;
 use crate::lane::batch::{InboundBatch, OutboundBatch};
 use crate::lane::bounds::{self, INBOX_DEPTH};
@@ -121,7 +124,7 @@ pub(super) fn open(
     };
     let ends = (0..lanes).map(|lane| lane_ends(config, lane, lanes)).collect::<Result<Vec<_>, _>>()?;
     let inboxes = ends.iter().map(Ends::inboxes).collect();
-    let (device, requests) = DeviceHandle::new(Arc::clone(&actor_bell));
+    let (device, requests) = DeviceHandle::new(Arc::clone(&actor_bell), Arc::clone(&shared.registry));
     let drops: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
     let actor = PeerActor {
         protocol: Protocol::new(None, Arc::clone(&shared.sessions), Settings::default()),
@@ -131,6 +134,8 @@ pub(super) fn open(
         commands: ends.iter().map(|ends| Arc::clone(&ends.commands)).collect(),
         inside_bells: ends.iter().map(|ends| Arc::clone(&ends.inside_bell)).collect(),
         bound: Bound { port, options },
+        names: Names::default(),
+        lookups: Lookups::new(Arc::clone(&actor_bell)),
         sleeper: Sleeper::new(actor_bell, Arc::clone(shutdown)),
         entropy: OsEntropy::new().map_err(std::io::Error::from)?,
         telemetry: PeerTelemetry::register(&shared.registry, &drops),
@@ -157,12 +162,14 @@ pub(super) fn segments_per_run(mtu: u16) -> usize {
     (MAX_RUN_BYTES / (padded_len(mtu, mtu) + DATA_OVERHEAD)).clamp(1, MAX_RUN_SEGMENTS)
 }
 
-fn interface_setup(config: &RouterConfig) -> netlink::Setup {
+/// What the kernel is to know of the interface.
+pub(super) fn interface_setup(config: &RouterConfig) -> netlink::Setup {
     netlink::Setup {
         mtu: config.mtu,
         gso_max_segs: segments_per_run(config.mtu) as u32,
         addresses: config.addresses.clone(),
         routes: config.routes(),
+        rules: config.rules(),
         up: config.up,
     }
 }

@@ -46,6 +46,7 @@ pub struct Router {
     registry: Arc<Registry>,
     mtu: Arc<AtomicUsize>,
     peers: Arc<Peers>,
+    ready_peer: Option<PublicKey>,
     roll: Arc<Roll>,
     shutdown: Arc<Shutdown>,
     failure: Arc<Mutex<Option<String>>>,
@@ -94,6 +95,7 @@ impl Router {
             registry,
             mtu,
             peers,
+            ready_peer: config.ready_peer,
             roll: Arc::default(),
             shutdown,
             failure: Arc::default(),
@@ -121,9 +123,9 @@ impl Router {
         &self.registry
     }
 
-    /// Whether it can be given traffic, and whether the `awaited` peer, if one, has a session.
-    pub fn readiness(&self, awaited: Option<PublicKey>) -> Readiness {
-        Readiness::new(Arc::clone(&self.peers), awaited, Arc::clone(&self.shutdown))
+    /// Whether it can be given traffic, and has a session with the peer that its configuration waits for.
+    pub fn readiness(&self) -> Readiness {
+        Readiness::new(Arc::clone(&self.peers), self.ready_peer, Arc::clone(&self.shutdown))
     }
 
     /// Its threads.

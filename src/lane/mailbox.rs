@@ -138,6 +138,11 @@ impl CommandBox {
         taken
     }
 
+    /// Whether a command would be taken.
+    pub fn has_room(&self) -> bool {
+        !self.commands.is_full()
+    }
+
     /// The oldest command.
     pub fn pop(&self) -> Option<OutsideCommand> {
         self.commands.pop()

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub mod clock;
+pub mod daemon;
 pub mod inherited;
 pub mod netns;
 pub mod tun;

@@ -137,6 +137,11 @@ macro_rules! secret_key {
                 Zeroizing::new(write_hex(&self.0))
             }
 
+            /// The 44 characters of base64 that people and files write, wiped when dropped.
+            pub fn to_base64(&self) -> Zeroizing<String> {
+                Zeroizing::new(BASE64.encode(self.0))
+            }
+
             /// Whether this is the all-zero key, by which the configuration protocol says "none".
             pub fn is_zero(&self) -> bool {
                 self.0.ct_eq(&[0; KEY]).into()
@@ -197,6 +202,13 @@ impl PrivateKey {
 impl PresharedKey {
     /// No preshared key.
     pub const NONE: PresharedKey = PresharedKey([0; KEY]);
+
+    /// A new key.
+    pub fn generate(entropy: &mut dyn Entropy) -> Self {
+        let mut key = PresharedKey([0; KEY]);
+        entropy.fill(&mut key.0);
+        key
+    }
 }
 
 impl Default for PresharedKey {
@@ -287,7 +299,8 @@ mod tests {
             prop_assert_eq!(PublicKey::from_hex(&key.to_hex()), Ok(key));
             prop_assert_eq!(PublicKey::from_hex(&key.to_hex().to_uppercase()), Ok(key));
             let secret = PrivateKey::from_bytes(bytes);
-            prop_assert_eq!(PrivateKey::from_hex(&secret.to_hex()), Ok(secret));
+            prop_assert_eq!(PrivateKey::from_hex(&secret.to_hex()), Ok(secret.clone()));
+            prop_assert_eq!(secret.to_base64().parse(), Ok(secret));
         }
     }
 }

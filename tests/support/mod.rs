@@ -4,8 +4,10 @@
 //! Every test binary takes from here what it needs, so parts are unused in each of them.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod background;
 pub mod binary;
 pub mod boringtun;
+pub mod folder;
 pub mod ping;
 pub mod process;
 pub mod prometheus;
@@ -24,6 +26,7 @@ use laneway::cli::demo::lab::{Lab, Side};
 use laneway::cli::demo::traffic::{self, Limit, Outcome, Plan};
 
 use self::ping::ping;
+use self::process::output;
 use self::tunnel::Family;
 
 /// How long something that must happen soon may take on a busy machine before a test gives up.
@@ -58,6 +61,18 @@ pub fn device_name(prefix: &str) -> String {
     let name = format!("{prefix}{}x{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
     assert!(name.len() < 16, "{name} is too long for a device");
     name
+}
+
+/// The devices of a side, sorted.
+///
+/// # Panics
+/// When `ip` does not say.
+pub fn links(side: &Side) -> Vec<String> {
+    let listed = output(&side.namespace, &["ip", "-brief", "link"], "");
+    let name = |line: &str| line.split([' ', '@']).next().unwrap_or_default().to_owned();
+    let mut names: Vec<String> = listed.lines().map(name).collect();
+    names.sort();
+    names
 }
 
 /// Looks again and again until `condition` holds.

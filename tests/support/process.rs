@@ -27,6 +27,7 @@ const PACKAGES: [(&str, &str); 7] = [
     ("prometheus", "prometheus"),
     ("setpriv", "util-linux"),
     ("wg", "wireguard-tools"),
+    ("wg-quick", "wireguard-tools"),
     ("wireguard-go", "wireguard-go"),
 ];
 

@@ -1,5 +1,6 @@
 //! Debian's Prometheus inside a side of the lab, and what it knows.
 
+use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
@@ -104,5 +105,9 @@ pub fn get(side: &Side, address: SocketAddr, path: &str) -> Option<String> {
 
 /// A query as a part of an address (RFC 3986, section 2.1).
 fn encoded(query: &str) -> String {
-    query.bytes().map(|byte| format!("%{byte:02X}")).collect()
+    let mut encoded = String::new();
+    for byte in query.bytes() {
+        let _ = write!(encoded, "%{byte:02X}");
+    }
+    encoded
 }

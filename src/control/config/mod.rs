@@ -22,7 +22,7 @@ use file::FileConfig;
 use update::DeviceUpdate;
 
 use super::metrics::PEER_LIMIT;
-use super::netlink::Route;
+use super::netlink::{DefaultRule, IpVersion, Route};
 use crate::lane::cpu_list::CpuList;
 pub use crate::lane::inside::RejectPolicy;
 use crate::lane::pinning::Wishes;
@@ -137,8 +137,7 @@ impl Switch {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Table {
     /// To the main table, but for default routes: what we send ourselves would follow them back into
-    /// the interface. `wg-quick` solves that with a mark and routing rules; we leave it to the person,
-    /// who can name a table of its own and add the rules that fit.
+    /// the interface. They get a table of their own, and rules lead all to it that does not bear our mark.
     #[default]
     Auto,
     /// Nowhere.
@@ -150,6 +149,9 @@ pub enum Table {
 impl Table {
     /// The main table (`RT_TABLE_MAIN`).
     pub const MAIN: u32 = 254;
+    /// The table of default routes, and the mark of what does not take them, unless `FwMark` says
+    /// otherwise. `wg-quick` has the same.
+    pub const DEFAULT_ROUTES: u32 = 51_820;
 }
 
 /// How log lines look.
@@ -219,7 +221,7 @@ impl RouterConfig {
         router.up = true;
         router.metrics_addr = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9586)));
         router.take_environment(environment)?;
-        router.warn_of_default_routes();
+        router.update.fwmark = router.mark().or(router.update.fwmark);
         let named_by = if environment.interface.is_some() {
             "LANEWAY_INTERFACE"
         } else {
@@ -252,31 +254,52 @@ impl RouterConfig {
     /// The routes that lead into the interface: to what the peers of [`update`](Self::update) may use,
     /// each once. None if the link is left to others or the table is off.
     pub fn routes(&self) -> Vec<Route> {
-        let table = match self.table {
-            _ if !self.up => return Vec::new(),
-            Table::Off => return Vec::new(),
-            Table::Auto => Table::MAIN,
-            Table::Number(number) => number,
+        let table = |net: &IpNet| match self.table {
+            Table::Off => None,
+            Table::Auto if net.prefix_len() == 0 => self.mark(),
+            Table::Auto => Some(Table::MAIN),
+            Table::Number(number) => Some(number),
         };
         let is_on_link = |net: &IpNet| self.addresses.iter().any(|address| address.trunc() == *net);
-        let takes_everything = |net: &IpNet| self.table == Table::Auto && net.prefix_len() == 0;
-        let changes = self.update.peers.iter().flat_map(|peer| &peer.allowed_ips);
-        let mut nets: Vec<_> = changes.filter(|change| !change.remove).map(|change| change.net).collect();
-        nets.retain(|net| !is_on_link(net) && !takes_everything(net));
-        nets.sort_unstable();
-        nets.dedup();
-        nets.into_iter().map(|net| Route { net, table }).collect()
+        let mut nets = if self.up { self.allowed_ips() } else { Vec::new() };
+        nets.retain(|net| !is_on_link(net));
+        nets.into_iter().filter_map(|net| Some(Route { net, table: table(&net)? })).collect()
     }
 
-    /// Reads the file again, under the same environment, for SIGHUP: what is to be applied to the
-    /// running router.
+    /// The rules that lead to the default routes among [`routes`](Self::routes).
+    pub fn rules(&self) -> Vec<DefaultRule> {
+        let Some(mark) = self.mark() else { return Vec::new() };
+        let defaults = self.allowed_ips().into_iter().filter(|net| net.prefix_len() == 0);
+        defaults
+            .map(|net| {
+                let version = if net.addr().is_ipv4() { IpVersion::V4 } else { IpVersion::V6 };
+                DefaultRule { version, mark }
+            })
+            .collect()
+    }
+
+    /// The mark that keeps our own datagrams off the default routes, if rules do that.
+    fn mark(&self) -> Option<u32> {
+        let everything = self.allowed_ips().iter().any(|net| net.prefix_len() == 0);
+        let mark = self.update.fwmark.filter(|mark| *mark != 0).unwrap_or(Table::DEFAULT_ROUTES);
+        (self.up && self.table == Table::Auto && everything).then_some(mark)
+    }
+
+    /// What the peers may use, sorted, each once.
+    fn allowed_ips(&self) -> Vec<IpNet> {
+        let changes = self.update.peers.iter().flat_map(|peer| &peer.allowed_ips);
+        let mut nets: Vec<_> = changes.filter(|change| !change.remove).map(|change| change.net).collect();
+        nets.sort_unstable();
+        nets.dedup();
+        nets
+    }
+
+    /// Reads the file again, under the same environment; `None` if there is no file.
     ///
     /// # Errors
-    /// The first mistake found; the router then goes on with what it has.
-    pub fn reload(&self, environment: &Environment) -> Result<DeviceUpdate, ConfigError> {
-        let Some(path) = &self.file else { return Ok(DeviceUpdate::default()) };
-        let router = RouterConfig::for_run(Some(path), environment)?;
-        Ok(router.update)
+    /// The first mistake found.
+    pub fn read_again(&self, environment: &Environment) -> Result<Option<Self>, ConfigError> {
+        self.file.as_deref().map(|path| RouterConfig::for_run(Some(path), environment)).transpose()
     }
 
     fn take_file(&mut self, file: FileConfig) {
@@ -285,18 +308,6 @@ impl RouterConfig {
         self.table = file.table.unwrap_or(self.table);
         self.update = file.update;
         self.warnings = file.warnings;
-    }
-
-    /// Says what [`Table::Auto`] leaves out.
-    fn warn_of_default_routes(&mut self) {
-        let mut changes = self.update.peers.iter().flat_map(|peer| &peer.allowed_ips);
-        if self.table == Table::Auto && changes.any(|change| change.net.prefix_len() == 0) {
-            self.warnings.push(
-                "AllowedIPs has a default route, and no route is added for it: what we send ourselves would \
-                 follow it. Name a table (Table = NUMBER) and add the rules that fit"
-                    .to_owned(),
-            );
-        }
     }
 
     fn take_environment(&mut self, environment: &Environment) -> Result<(), ConfigError> {
@@ -417,9 +428,10 @@ mod tests {
         let environment = Environment::default();
         let router = RouterConfig::for_run(Some(&path), &environment).unwrap();
         folder.write("wg8.conf", &format!("{FILE}[Peer]\nPublicKey={OTHER_KEY}\n"));
-        assert_eq!(router.reload(&environment).unwrap().peers.len(), 1);
+        assert_eq!(router.read_again(&environment).unwrap().unwrap().update.peers.len(), 1);
         folder.write("wg8.conf", "[Interface");
-        assert!(router.reload(&environment).is_err());
+        assert!(router.read_again(&environment).is_err());
+        assert_eq!(RouterConfig::named("lw0").read_again(&environment).unwrap(), None);
     }
 
     #[test]
@@ -441,10 +453,14 @@ mod tests {
             router.routes().iter().map(|route| format!("{} {}", route.net, route.table)).collect::<Vec<_>>()
         };
         // 10.0.0.0/24 comes with the interface's address.
-        assert_eq!(told(&router), ["10.2.0.0/16 254", "fd00::/8 254"]);
-        assert!(router.warnings[0].contains("default route"), "{:?}", router.warnings);
+        assert_eq!(told(&router), ["0.0.0.0/0 51820", "10.2.0.0/16 254", "fd00::/8 254"]);
+        let rule = DefaultRule { version: IpVersion::V4, mark: 51820 };
+        assert_eq!((router.rules(), router.update.fwmark), (vec![rule], Some(51820)));
+        router.update.fwmark = Some(7);
+        assert_eq!(told(&router)[0], "0.0.0.0/0 7", "a mark that is configured is the table's number too");
         router.table = Table::Number(7);
         assert_eq!(told(&router), ["0.0.0.0/0 7", "10.2.0.0/16 7", "fd00::/8 7"]);
+        assert_eq!(router.rules(), [], "a table that is named is a person's affair");
         router.table = Table::Off;
         assert!(router.routes().is_empty());
     }

@@ -2,8 +2,7 @@
 //! file, SIGHUP and the UAPI socket all speak.
 
 use std::fmt;
-use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -89,22 +88,6 @@ pub enum PeerEndpoint {
     },
 }
 
-impl PeerEndpoint {
-    /// The address now. Looking up a name blocks.
-    ///
-    /// # Errors
-    /// The name has no address, or no name server answers.
-    pub fn resolve(&self) -> io::Result<SocketAddr> {
-        match self {
-            PeerEndpoint::Address(address) => Ok(*address),
-            PeerEndpoint::Name { host, port } => {
-                let no_address = || io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
-                (host.as_str(), *port).to_socket_addrs()?.next().ok_or_else(no_address)
-            }
-        }
-    }
-}
-
 impl fmt::Display for PeerEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -148,6 +131,22 @@ pub struct PeerStatus {
     pub allowed_ips: Vec<IpNet>,
 }
 
+impl PeerStatus {
+    /// A peer of which nothing but the key is known.
+    pub const fn new(public_key: PublicKey) -> Self {
+        PeerStatus {
+            public_key,
+            preshared_key: PresharedKey::NONE,
+            endpoint: None,
+            last_handshake: None,
+            sent_bytes: 0,
+            received_bytes: 0,
+            persistent_keepalive: 0,
+            allowed_ips: Vec::new(),
+        }
+    }
+}
+
 /// Reads a network as `wg` does: an address without a length stands for itself alone, and host bits
 /// are cleared.
 pub(in crate::control) fn parse_network(text: &str) -> Option<IpNet> {
@@ -182,11 +181,5 @@ mod tests {
         for text in ["", "10.0.0.0/33", "fd00::/129", "10.0.0/8", "10.0.0.1/-1", "x"] {
             assert_eq!(parse_network(text), None, "{text}");
         }
-    }
-
-    #[test]
-    fn an_address_is_its_own_resolution() {
-        let address: SocketAddr = "[fe80::1%2]:51820".parse().unwrap();
-        assert_eq!(PeerEndpoint::Address(address).resolve().unwrap(), address);
     }
 }

@@ -1,5 +1,6 @@
 //! The UAPI socket, through which `wg` and control planes configure a running router.
 
+pub mod client;
 pub mod protocol;
 mod server;
 
@@ -12,7 +13,8 @@ use super::config::update::{DeviceStatus, DeviceUpdate};
 /// What the socket talks to: a running router. Called on the admin thread, one call at a time; a
 /// call may wait for the peer actor, but not for the network.
 pub trait Device: Send + Sync {
-    /// Makes a change, whole or not at all.
+    /// Makes a change. If a part of it is refused, what stands before that part has been done, as with
+    /// every WireGuard; a listen port that is taken is found first.
     ///
     /// # Errors
     /// What `wg` will print; `EADDRINUSE` if the listen port is taken.
@@ -23,4 +25,7 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// What `wg` will print; `ENODEV` if the router is stopping.
     fn status(&self) -> Result<DeviceStatus, Errno>;
+
+    /// Its metrics in the Prometheus text format.
+    fn metrics(&self) -> String;
 }

@@ -3,6 +3,9 @@
 //!
 //! A request is `get=1` or `set=1`, then `key=value` lines, then an empty line; so is the answer,
 //! and it ends with `errno=N`. A failed `set` has a negative errno, a failed `get` a positive one.
+//!
+//! One request is ours alone: `get=metrics`. Its answer is the metrics in the Prometheus text format
+//! without their blank lines, and `errno=0`. Others hang up on it.
 
 use std::fmt::Write as _;
 use std::str::FromStr;
@@ -20,6 +23,8 @@ use crate::wireguard::keys::{KeyError, PresharedKey, PrivateKey, PublicKey};
 pub enum Request {
     /// What are the configuration and the counts?
     Get,
+    /// What are the metrics?
+    GetMetrics,
     /// Change the configuration; or what is wrong with the request. Then nothing is changed at all.
     Set(Result<DeviceUpdate, Errno>),
     /// A `get` with lines that a `get` does not have.
@@ -40,9 +45,17 @@ enum State {
     #[default]
     Idle,
     Get {
+        what: Subject,
         has_lines: bool,
     },
     Set(Box<Setting>),
+}
+
+/// What a `get` is about.
+#[derive(Clone, Copy, Debug)]
+enum Subject {
+    Device,
+    Metrics,
 }
 
 /// A `set` of which some lines have been read.
@@ -62,13 +75,14 @@ impl RequestParser {
         match &mut self.0 {
             State::Idle => {
                 self.0 = match line {
-                    "get=1" => State::Get { has_lines: false },
+                    "get=1" => State::Get { what: Subject::Device, has_lines: false },
+                    "get=metrics" => State::Get { what: Subject::Metrics, has_lines: false },
                     "set=1" => State::Set(Box::default()),
                     _ => return Err(NotARequest),
                 };
                 Ok(None)
             }
-            State::Get { has_lines } if !line.is_empty() => {
+            State::Get { has_lines, .. } if !line.is_empty() => {
                 *has_lines = true;
                 Ok(None)
             }
@@ -80,7 +94,9 @@ impl RequestParser {
             }
             _ => Ok(match std::mem::take(&mut self.0) {
                 State::Idle => None,
-                State::Get { has_lines } => Some(if has_lines { Request::BadGet } else { Request::Get }),
+                State::Get { has_lines: true, .. } => Some(Request::BadGet),
+                State::Get { what: Subject::Device, .. } => Some(Request::Get),
+                State::Get { what: Subject::Metrics, .. } => Some(Request::GetMetrics),
                 State::Set(setting) => Some(Request::Set(setting.mistake.map_or(Ok(setting.update), Err))),
             }),
         }
@@ -166,6 +182,21 @@ pub fn get_answer(result: Result<DeviceStatus, Errno>) -> Zeroizing<String> {
             out
         }
     }
+}
+
+/// The answer to a `get` of the metrics.
+pub fn metrics_answer(metrics: &str) -> String {
+    // An empty line would end the answer.
+    let mut out: String = metrics.lines().filter(|line| !line.is_empty()).fold(
+        String::with_capacity(metrics.len() + 16),
+        |mut out, line| {
+            out.push_str(line);
+            out.push('\n');
+            out
+        },
+    );
+    out.push_str("errno=0\n\n");
+    out
 }
 
 fn write_status(out: &mut String, status: &DeviceStatus) -> std::fmt::Result {

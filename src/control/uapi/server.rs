@@ -197,6 +197,7 @@ async fn converse(stream: UnixStream, device: &dyn Device) -> io::Result<()> {
 async fn answer(writer: &mut OwnedWriteHalf, request: Request, device: &dyn Device) -> io::Result<()> {
     match request {
         Request::Get => writer.write_all(protocol::get_answer(device.status()).as_bytes()).await,
+        Request::GetMetrics => writer.write_all(protocol::metrics_answer(&device.metrics()).as_bytes()).await,
         Request::BadGet => {
             writer.write_all(protocol::get_answer(Err(nix::errno::Errno::EINVAL)).as_bytes()).await
         }

@@ -28,6 +28,10 @@ impl Device for Remembering {
     fn status(&self) -> Result<DeviceStatus, Errno> {
         Ok(self.0.lock().unwrap().clone())
     }
+
+    fn metrics(&self) -> String {
+        "# HELP a_total A\na_total{queue=\"0\"} 1\n\nb 2\n".into()
+    }
 }
 
 /// A directory that no other test uses.
@@ -73,6 +77,13 @@ fn several_requests_on_one_connection_are_answered_in_order() {
     let get = "listen_port=7\nerrno=0\n\n";
     let set = format!("errno=-{}\n\nerrno=-{}\n\n", Errno::EADDRINUSE as i32, Errno::EINVAL as i32);
     assert_eq!(answers, format!("errno=0\n\n{get}{set}{get}"));
+}
+
+#[test]
+fn metrics_are_told_in_one_answer_without_the_blank_lines_that_would_end_it() {
+    let answers = with_server(|path| ask(&path, b"get=metrics\n\nget=1\n\n"));
+    let metrics = "# HELP a_total A\na_total{queue=\"0\"} 1\nb 2\nerrno=0\n\n";
+    assert_eq!(answers, format!("{metrics}errno=0\n\n"));
 }
 
 #[test]

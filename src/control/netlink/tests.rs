@@ -42,6 +42,7 @@ fn setup() -> Setup {
         gso_max_segs: 45,
         addresses: vec!["10.9.0.1/24".parse().unwrap(), "fd09::1/64".parse().unwrap()],
         routes: vec![route("10.10.0.0/16", 254), route("fd10::/32", 254), route("0.0.0.0/0", 1234)],
+        rules: [IpVersion::V4, IpVersion::V6].map(|version| DefaultRule { version, mark: 1234 }).to_vec(),
         up: true,
     }
 }
@@ -74,6 +75,43 @@ fn an_interface_gets_all_that_its_setup_says_and_doing_it_twice_does_no_harm() {
         }
         assert!(ip("-4 addr show lw0").unwrap().contains("inet 10.9.0.1/24"));
         assert!(ip("route show table 1234").unwrap().contains("default dev lw0"));
+        for rules in ["-4 rule", "-6 rule"].map(|words| ip(words).unwrap()) {
+            let rule = |text: &str| rules.lines().filter(|line| line.ends_with(text)).count();
+            assert_eq!(rule("from all lookup main suppress_prefixlength 0"), 1, "{rules}");
+            assert_eq!(rule("not from all fwmark 0x4d2 lookup 1234"), 1, "{rules}");
+        }
+    });
+}
+
+#[test]
+fn a_change_takes_away_what_is_no_longer_wanted_and_leaves_the_rest() {
+    in_fresh_namespace(|| {
+        add_link("lw0");
+        set_up("lw0", &setup()).unwrap();
+        let mut after = setup();
+        // A route by another hand, which is nobody's to remove.
+        let Some(_) = ip("route add 10.99.0.0/16 dev lw0") else { return };
+        after.mtu = 1300;
+        after.addresses = vec!["10.9.0.2/24".parse().unwrap(), "10.9.0.3/24".parse().unwrap()];
+        after.routes.remove(1);
+        after.rules.remove(1);
+        change("lw0", &setup(), &after).unwrap();
+        change("lw0", &setup(), &after).unwrap();
+        assert!(ip("link show lw0").unwrap().contains("mtu 1300"));
+        let addresses = ip("-o addr show dev lw0 scope global").unwrap();
+        let told = |text: &str| addresses.contains(text);
+        assert!(told("10.9.0.2/24") && told("10.9.0.3/24"), "{addresses}");
+        assert!(!told("10.9.0.1/24") && !told("fd09::1"), "{addresses}");
+        let routes = ip("route show dev lw0").unwrap();
+        assert!(
+            routes.contains("10.10.0.0/16") && !ip("-6 route").unwrap().contains("fd10::/32"),
+            "{routes}"
+        );
+        assert!(ip("route show table 1234").unwrap().contains("default dev lw0"));
+        assert!(ip("-4 rule").unwrap().contains("lookup 1234"));
+        assert!(!ip("-6 rule").unwrap().contains("lookup 1234"));
+        clean_up(&after).unwrap();
+        assert_eq!(ip("-4 rule").unwrap().lines().count(), 3, "local, main, default");
     });
 }
 

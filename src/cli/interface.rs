@@ -1,33 +1,51 @@
 //! `laneway IFNAME`: what wireguard-go's command does, so that `wg-quick` and others can start us in
 //! its place. The interface is created and left to `wg` and `ip`; environment variables are those of
 //! wireguard-go's `main.go`.
+//!
+//! Unless it is told to stay in the foreground, the command ends when the interface and its control
+//! socket are there, and a process in the background goes on. What keeps it from getting there is said
+//! by the command, which ends with the status it would have had in the foreground.
 
 use std::env;
 
 use super::{Failure, launch, log};
 use crate::control::config::env::Environment;
 use crate::control::config::{ConfigError, RouterConfig};
+use crate::sys::daemon::{self, Process};
 
-/// Runs the interface until it is told to stop.
+/// Runs the interface until it is told to stop, or in the background. The exit status.
 ///
 /// # Errors
-/// Neither `foreground` nor `WG_PROCESS_FOREGROUND=1`; a mistake in the environment; or what kept
-/// the router from running.
-pub fn run(interface: &str, foreground: bool) -> Result<(), Failure> {
-    if !foreground && env::var_os("WG_PROCESS_FOREGROUND").is_none_or(|value| value != "1") {
-        return Err(Failure::Background);
-    }
+/// A mistake in the environment, or what kept the router from running.
+pub fn run(interface: &str, foreground: bool) -> Result<u8, Failure> {
     let environment = Environment::of_process()?;
     let mut config = RouterConfig::for_interface(interface, &environment)?;
     config.tun_fd = descriptor("WG_TUN_FD")?;
     config.uapi_fd = descriptor("WG_UAPI_FD")?;
+    let level = env::var("LOG_LEVEL").ok();
     if environment.log.is_none()
-        && let Ok(level) = env::var("LOG_LEVEL")
+        && let Some(level) = &level
     {
-        filter(&level).clone_into(&mut config.log);
+        filter(level).clone_into(&mut config.log);
     }
-    log::init(&config.log, config.log_format);
-    Ok(launch::launch(config, environment)?)
+    let start = |config: RouterConfig, ready: launch::OnReady| {
+        log::init(&config.log, config.log_format);
+        launch::launch(config, environment.clone(), ready)
+    };
+    if foreground || env::var_os("WG_PROCESS_FOREGROUND").is_some_and(|value| value == "1") {
+        start(config, Box::new(|| Ok(())))?;
+        return Ok(0);
+    }
+    // The process in the background has another working directory.
+    config.uapi_dir = std::path::absolute(&config.uapi_dir).map_err(Failure::Background)?;
+    let keep_output = environment.log.is_some() || level.is_some_and(|level| filter(&level) != "off");
+    match daemon::split().map_err(Failure::Background)? {
+        Process::Parent(parent) => parent.wait().map_err(Failure::Background),
+        Process::Child(child) => {
+            start(config, Box::new(move || child.ready(keep_output)))?;
+            Ok(0)
+        }
+    }
 }
 
 /// The number of a descriptor that the process was started with.

@@ -1,0 +1,90 @@
+//! SIGHUP: the file is read again and what it says now is brought about, while packets flow.
+//!
+//! Peers change as with `wg syncconf`: those that stay keep their sessions, counters and endpoints.
+//! Addresses, routes, rules and MTU follow the file too. What it takes a restart to change (lanes, offloads
+//! and whatever else the environment says) is not in the file. A file with a mistake changes nothing.
+
+use std::path::PathBuf;
+use std::thread;
+
+use nix::errno::Errno;
+
+use super::config::env::Environment;
+use super::config::{ConfigError, RouterConfig};
+use super::netlink::{self, NetlinkError, Setup};
+use super::parts::interface_setup;
+use super::uapi::Device as _;
+use crate::control::device::DeviceHandle;
+
+/// Reloads one router.
+#[derive(Debug)]
+pub struct Reloader {
+    interface: String,
+    config: RouterConfig,
+    environment: Environment,
+    device: DeviceHandle,
+}
+
+/// Why the router is not as its file says.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// There is no file.
+    #[error("there is no configuration file to read again")]
+    NoFile,
+    /// The file has a mistake. Nothing has changed.
+    #[error("everything stays as it is: {0}")]
+    Mistake(#[from] ConfigError),
+    /// The router refused it.
+    #[error("{} cannot be applied: {errno}", file.display())]
+    Refused {
+        /// The file.
+        file: PathBuf,
+        /// What the control socket would answer.
+        errno: Errno,
+    },
+    /// Keys, port and peers are as the file says. Of addresses, routes and MTU some are not.
+    #[error("peers are as the file has them now, but the interface is not: {0}")]
+    Interface(#[from] NetlinkError),
+}
+
+impl Reloader {
+    /// For the router at `device`, which was started on `interface` as `config` says.
+    pub fn new(
+        interface: String,
+        config: RouterConfig,
+        environment: Environment,
+        device: DeviceHandle,
+    ) -> Self {
+        Reloader { interface, config, environment, device }
+    }
+
+    /// Reads the file again. May be called inside an async runtime, which waits meanwhile.
+    ///
+    /// # Errors
+    /// See [`ReloadError`]; the router goes on in any case.
+    ///
+    /// # Panics
+    /// If changing the interface does.
+    pub fn reload(&mut self) -> Result<(), ReloadError> {
+        let next = self.config.read_again(&self.environment)?.ok_or(ReloadError::NoFile)?;
+        for warning in &next.warnings {
+            tracing::warn!("{warning}");
+        }
+        self.device.apply(next.update.clone()).map_err(|errno| {
+            let file = next.file.clone().unwrap_or_default();
+            ReloadError::Refused { file, errno }
+        })?;
+        let before = interface_setup(&std::mem::replace(&mut self.config, next));
+        let after = self.setup();
+        // On a thread of its own, for it runs a runtime of its own.
+        let interface = &self.interface;
+        let changed =
+            thread::scope(|scope| scope.spawn(|| netlink::change(interface, &before, &after)).join());
+        Ok(changed.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?)
+    }
+
+    /// How the interface is set up now.
+    pub fn setup(&self) -> Setup {
+        interface_setup(&self.config)
+    }
+}

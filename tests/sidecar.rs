@@ -1,0 +1,318 @@
+//! `laneway run`: a router from a file, which follows the file and the names in it while it runs.
+
+mod support;
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use laneway::cli::demo::lab::{Lab, Side};
+use nix::sys::signal::Signal;
+use support::binary::{self, BINARY, Laneway};
+use support::folder::Folder;
+use support::ping::{answers, ping};
+use support::process::{Process, command_in, output};
+use support::tunnel::{Family, PORT, address, allowed_ips};
+use support::wg::{self, KeyPair, Setting, control_socket};
+use support::{device_name, lab, require_root, wait_until};
+
+/// A sidecar at the left, and a router at the right that only answers.
+struct Sidecar {
+    lab: Lab,
+    right: Laneway,
+    keys: [KeyPair; 2],
+    folder: Folder,
+    device: String,
+}
+
+impl Sidecar {
+    fn new() -> Sidecar {
+        let lab = lab();
+        let right = Laneway::start(&lab.right, &[]);
+        let keys = [KeyPair::generate(&lab.left), KeyPair::generate(&lab.right)];
+        wg::set(&lab.right, &right.device, &keys[1], &Setting::new(&keys[0], 1));
+        address(&lab.right, &right.device, 2);
+        Sidecar { lab, right, keys, folder: Folder::new(), device: device_name("lw") }
+    }
+
+    /// Writes the file with these lines for the interface and the peer; its path.
+    fn write(&self, interface: &str, peer: &str) -> String {
+        let text = format!(
+            "[Interface]\nPrivateKey = {}\nListenPort = {PORT}\n{interface}\n[Peer]\nPublicKey = {}\n{peer}\n",
+            self.keys[0].private, self.keys[1].public
+        );
+        self.folder.write(&format!("{}.conf", self.device), &text)
+    }
+
+    /// Starts the sidecar from the file and waits for its control socket.
+    fn start(&self, command: &mut std::process::Command) -> Process {
+        let mut process = Process::start_quietly(command);
+        wait_until("the sidecar", || {
+            assert!(process.is_running(), "it ended at once: {}", process.said());
+            control_socket(&self.device).exists()
+        });
+        process
+    }
+
+    fn run(&self, interface: &str, peer: &str) -> Process {
+        let file = self.write(interface, peer);
+        let environment = [("LANEWAY_METRICS_ADDR", "off")];
+        self.start(&mut binary::command(&self.lab.left, &["run", "--config", &file], &environment))
+    }
+
+    fn left(&self, words: &str) -> String {
+        output(&self.lab.left.namespace, &words.split(' ').collect::<Vec<_>>(), "")
+    }
+
+    fn endpoint(&self) -> String {
+        format!("Endpoint = {}", Family::V4.endpoint(&self.lab.right))
+    }
+}
+
+/// The addresses of the left end, in the words of the file.
+fn addresses() -> String {
+    format!("Address = {}/24, {}/64", Family::V4.inside(1), Family::V6.inside(1))
+}
+
+#[test]
+fn a_hangup_brings_about_what_the_file_says_now_and_interrupts_nothing() {
+    if !require_root() {
+        return;
+    }
+    let sidecar = Sidecar::new();
+    let endpoint = sidecar.endpoint();
+    let process = sidecar.run(
+        &format!("{}\nAddress = 10.50.0.1/24\nMTU = 1400", addresses()),
+        &format!("{endpoint}\nAllowedIPs = {}, 10.60.0.0/16", allowed_ips(2)),
+    );
+    ping(&sidecar.lab.left.namespace, Family::V4.inside(2));
+    let before = wg::peers(&sidecar.lab.left, &sidecar.device).remove(0);
+    let link = || sidecar.left(&format!("ip addr show {}", sidecar.device));
+    let routes = || sidecar.left("ip route");
+    assert!(link().contains("10.50.0.1/24") && link().contains("mtu 1400"), "{}", link());
+    assert!(routes().contains("10.60.0.0/16"), "{}", routes());
+
+    let nobody = KeyPair::generate(&sidecar.lab.left).public;
+    sidecar.write(
+        &format!("{}\nAddress = 10.51.0.1/24\nMTU = 1380", addresses()),
+        &format!(
+            "{endpoint}\nAllowedIPs = {}, 10.61.0.0/16\n[Peer]\nPublicKey = {nobody}\nAllowedIPs = 10.62.0.0/16",
+            allowed_ips(2)
+        ),
+    );
+    process.signal(Signal::SIGHUP);
+    wait_until("the new configuration", || link().contains("mtu 1380") && routes().contains("10.62.0.0/16"));
+    assert!(link().contains("10.51.0.1/24") && !link().contains("10.50.0.1"), "{}", link());
+    assert!(routes().contains("10.61.0.0/16") && !routes().contains("10.60.0.0/16"), "{}", routes());
+    let peers = wg::peers(&sidecar.lab.left, &sidecar.device);
+    assert_eq!(peers.len(), 2);
+    let after = peers.into_iter().find(|peer| peer.public == before.public).expect("the peer stays");
+    assert_eq!(after.latest_handshake, before.latest_handshake, "the session went on");
+    assert!(after.sent >= before.sent && after.endpoint == before.endpoint, "{before:?} {after:?}");
+    ping(&sidecar.lab.left.namespace, Family::V6.inside(2));
+}
+
+#[test]
+fn a_file_with_a_mistake_changes_nothing_and_is_told_where_it_is() {
+    if !require_root() {
+        return;
+    }
+    let sidecar = Sidecar::new();
+    let peer = format!("{}\nAllowedIPs = {}", sidecar.endpoint(), allowed_ips(2));
+    let process = sidecar.run(&addresses(), &peer);
+    ping(&sidecar.lab.left.namespace, Family::V4.inside(2));
+    let before = (sidecar.left("ip addr"), sidecar.left(&format!("wg showconf {}", sidecar.device)));
+    let file = sidecar.write("Address = 10.51.0.1/24\nMTU = 1300", "AllowedIPs = 10.0.0.0/33");
+    process.signal(Signal::SIGHUP);
+    wait_until("a word about it", || process.said().contains(&format!("{file}:8: AllowedIPs: ")));
+    assert_eq!(before, (sidecar.left("ip addr"), sidecar.left(&format!("wg showconf {}", sidecar.device))));
+    ping(&sidecar.lab.left.namespace, Family::V4.inside(2));
+}
+
+#[test]
+fn everything_goes_through_the_tunnel_if_the_peer_may_have_everything() {
+    if !require_root() {
+        return;
+    }
+    let sidecar = Sidecar::new();
+    // A route that is nearer than the tunnel, and must stay so.
+    sidecar.left("ip route add 198.51.100.0/24 via 192.0.2.2");
+    let rules = || ["ip -4 rule", "ip -6 rule"].map(|words| sidecar.left(words));
+    let before = rules();
+    let peer = |networks: &str| format!("{}\nAllowedIPs = {networks}", sidecar.endpoint());
+    let mut process = sidecar.run(&addresses(), &peer("0.0.0.0/0, ::/0"));
+    for family in Family::ALL {
+        ping(&sidecar.lab.left.namespace, family.inside(2));
+    }
+    // The right end has no such address and says so, through the tunnel.
+    let way = |to: &str| sidecar.left(&format!("ip route get {to}"));
+    assert!(way("203.0.113.1").contains(&sidecar.device), "{}", way("203.0.113.1"));
+    assert!(way("198.51.100.1").contains("dev underlay"), "{}", way("198.51.100.1"));
+    assert!(way("2001:db8:ffff::1").contains(&sidecar.device), "{}", way("2001:db8:ffff::1"));
+
+    sidecar.write(&addresses(), &peer("0.0.0.0/0"));
+    process.signal(Signal::SIGHUP);
+    wait_until("one rule less", || rules()[1] == before[1]);
+    assert_ne!(rules()[0], before[0]);
+    ping(&sidecar.lab.left.namespace, Family::V4.inside(2));
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.wait(), Some(0), "{}", process.said());
+    assert_eq!(rules(), before, "rules do not go with the interface, and are removed");
+}
+
+#[test]
+fn a_peer_that_moves_is_found_by_its_name_again() {
+    if !require_root() {
+        return;
+    }
+    let sidecar = Sidecar::new();
+    let zone = Zone::serve(&sidecar.lab.left);
+    let peer = format!("Endpoint = peer.example:{PORT}\nAllowedIPs = {}", allowed_ips(2));
+    let mut process = sidecar.start(&mut with_names(&sidecar, &peer));
+    let left = || wg::peers(&sidecar.lab.left, &sidecar.device).remove(0);
+
+    // Not there yet: no reason to give up, neither for us nor for packets that come later.
+    wait_until("a question", || zone.asked() > 1);
+    assert_eq!(left().endpoint, "(none)");
+    zone.set("peer.example", sidecar.lab.right.underlay4);
+    wait_until("an address", || left().endpoint == format!("{}:{PORT}", sidecar.lab.right.underlay4));
+    ping(&sidecar.lab.left.namespace, Family::V4.inside(2));
+
+    // The peer gets another address, and nobody tells us but the name.
+    let moved = Ipv4Addr::new(192, 0, 2, 77);
+    zone.set("peer.example", moved);
+    let asked = zone.asked();
+    let right = |words: &str| output(&sidecar.lab.right.namespace, &words.split(' ').collect::<Vec<_>>(), "");
+    right(&format!("ip addr del {}/24 dev underlay", sidecar.lab.right.underlay4));
+    right(&format!("ip addr add {moved}/24 dev underlay"));
+    // A right end without sessions: the left one has to begin, and does so at the old address first.
+    right(&format!("wg set {} peer {} remove", sidecar.right.device, sidecar.keys[0].public));
+    wg::set(&sidecar.lab.right, &sidecar.right.device, &sidecar.keys[1], &Setting::new(&sidecar.keys[0], 1));
+    sidecar.left(&format!("wg set {} private-key /dev/null", sidecar.device));
+    output(
+        &sidecar.lab.left.namespace,
+        &["wg", "set", &sidecar.device, "private-key", "/dev/stdin"],
+        &sidecar.keys[0].private,
+    );
+    wait_until("an echo from where the peer is now", || {
+        answers(&sidecar.lab.left.namespace, Family::V4.inside(2))
+    });
+    assert_eq!(left().endpoint, format!("{moved}:{PORT}"));
+    assert!(zone.asked() > asked);
+
+    // A name server that says nothing holds nobody up.
+    zone.fall_silent();
+    sidecar
+        .write(&addresses(), &format!("Endpoint = silent.example:{PORT}\nAllowedIPs = {}", allowed_ips(2)));
+    process.signal(Signal::SIGHUP);
+    wait_until("a question", || zone.was_asked_for("silent.example"));
+    assert!(answers(&sidecar.lab.left.namespace, Family::V4.inside(2)), "the peer is where it was");
+    assert_eq!(left().endpoint, format!("{moved}:{PORT}"));
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.wait(), Some(0), "nor does it hold up the end");
+}
+
+/// The command of a sidecar whose names are looked up at `127.0.0.1`: in a mount namespace of its own, where
+/// `/etc/resolv.conf` says so.
+fn with_names(sidecar: &Sidecar, peer: &str) -> std::process::Command {
+    let file = sidecar.write(&addresses(), peer);
+    // One attempt of a second, so that a question that nobody answers is soon over.
+    let resolver =
+        sidecar.folder.write("resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n");
+    let switch = sidecar.folder.write("nsswitch.conf", "hosts: files dns\n");
+    let script = format!(
+        "mount --bind {resolver} /etc/resolv.conf && mount --bind {switch} /etc/nsswitch.conf && \
+         exec {BINARY} run --config {file}"
+    );
+    let mut command = command_in(&sidecar.lab.left.namespace, "unshare");
+    command.args(["--mount", "sh", "-c", &script]).env("LANEWAY_METRICS_ADDR", "off");
+    command.stdin(Stdio::null());
+    command
+}
+
+/// A name server with a few names, at 127.0.0.1 in one side of the lab.
+struct Zone {
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    addresses: HashMap<String, Ipv4Addr>,
+    questions: Vec<String>,
+    silent: bool,
+    over: bool,
+}
+
+impl Zone {
+    fn serve(side: &Side) -> Zone {
+        let socket = side.namespace.run(|| UdpSocket::bind("127.0.0.1:53")).expect("enter").expect("bind");
+        socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
+        let shared = Arc::<Mutex<Shared>>::default();
+        let zone = Zone { shared: Arc::clone(&shared) };
+        thread::spawn(move || {
+            let mut question = [0; 512];
+            while !shared.lock().expect("no panic").over {
+                let Ok((len, from)) = socket.recv_from(&mut question) else { continue };
+                if let Some(answer) = answer(&question[..len], &mut shared.lock().expect("no panic")) {
+                    socket.send_to(&answer, from).expect("send");
+                }
+            }
+        });
+        zone
+    }
+
+    fn set(&self, name: &str, address: Ipv4Addr) {
+        self.shared.lock().expect("no panic").addresses.insert(name.into(), address);
+    }
+
+    fn fall_silent(&self) {
+        self.shared.lock().expect("no panic").silent = true;
+    }
+
+    fn asked(&self) -> usize {
+        self.shared.lock().expect("no panic").questions.len()
+    }
+
+    fn was_asked_for(&self, name: &str) -> bool {
+        self.shared.lock().expect("no panic").questions.iter().any(|asked| asked == name)
+    }
+}
+
+impl Drop for Zone {
+    fn drop(&mut self) {
+        self.shared.lock().expect("no panic").over = true;
+    }
+}
+
+/// Answers one question (RFC 1035, section 4): an address, no address of that type, or no such name.
+fn answer(question: &[u8], zone: &mut Shared) -> Option<Vec<u8>> {
+    let mut labels = Vec::new();
+    let mut at = 12;
+    while question[at] != 0 {
+        let length = usize::from(question[at]);
+        labels.push(String::from_utf8_lossy(&question[at + 1..][..length]).into_owned());
+        at += 1 + length;
+    }
+    let end = at + 5;
+    let name = labels.join(".");
+    let address = zone.addresses.get(&name).copied();
+    zone.questions.push(name);
+    if zone.silent {
+        return None;
+    }
+    let is_a = question[at + 1..at + 3] == [0, 1];
+    let records = u8::from(is_a && address.is_some());
+    let no_such_name = if address.is_none() { 3 } else { 0 };
+    // A response, authoritative, recursion available; one question, and as many answers as there are.
+    let header = [question[0], question[1], 0x85, 0x80 | no_such_name, 0, 1, 0, records, 0, 0, 0, 0];
+    let mut answer = [&header[..], &question[12..end]].concat();
+    if let (true, Some(address)) = (is_a, address) {
+        // The name again, by its place; type A, class IN, no time to live, four bytes.
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
+        answer.extend(address.octets());
+    }
+    Some(answer)
+}

@@ -1,0 +1,48 @@
+//! A directory for the files of one test.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::device_name;
+
+/// The directory, removed with all that is in it at the end.
+#[derive(Debug)]
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// An empty directory.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[must_use]
+    pub fn new() -> Folder {
+        let path = std::env::temp_dir().join(device_name("lw-"));
+        fs::create_dir_all(&path).expect("make a directory");
+        Folder(path)
+    }
+
+    /// The path of the file called `name`.
+    ///
+    /// # Panics
+    /// When the path is not text.
+    #[must_use]
+    pub fn join(&self, name: &str) -> String {
+        self.0.join(name).to_str().expect("text").to_owned()
+    }
+
+    /// Writes a file; its path.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write(&self, name: &str, text: &str) -> String {
+        let path = self.join(name);
+        fs::write(&path, text).expect("write a file");
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
