@@ -3,13 +3,15 @@
 
 use std::io;
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::control::admin::{self, Admin, AdminError, End, OpenUapi};
-use crate::control::config::RouterConfig;
 use crate::control::config::env::Environment;
+use crate::control::config::{RouterConfig, Switch};
 use crate::control::netlink;
 use crate::control::reload::Reloader;
+use crate::control::sandbox::{capabilities, syscalls};
 use crate::control::supervisor::{Router, StartError};
 use crate::control::uapi::{self, UapiError};
 use crate::sys::inherited;
@@ -67,6 +69,7 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
         fd.map(|fd| inherited::adopt(fd).map_err(error(fd))).transpose()
     };
     let tun = adopt("WG_TUN_FD", config.tun_fd)?;
+    give_up_capabilities(&config);
     let uapi = adopt("WG_UAPI_FD", config.uapi_fd)?.map(uapi::Server::inherited).transpose()?;
     let metrics = config.metrics_addr.map(admin::listen).transpose()?;
 
@@ -74,8 +77,14 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
     let (directory, interface) = (config.uapi_dir.clone(), router.interface().to_owned());
     let open_uapi = move || uapi.map_or_else(|| uapi::Server::bind(&directory, &interface), Ok);
     let device = router.device().clone();
+    let seccomp = config.seccomp;
     let reloader = Reloader::new(router.interface().to_owned(), config, environment, device);
     let reloader = Arc::new(Mutex::new(reloader));
+    let ready = Box::new(move || {
+        ready()?;
+        restrict_system_calls(seccomp);
+        Ok(())
+    });
     let outcome = attend(router, metrics, Box::new(open_uapi), Arc::clone(&reloader), ready);
     if let Err(error) = netlink::clean_up(&lock(&reloader).setup()) {
         tracing::warn!("something is left behind: {error}");
@@ -120,6 +129,24 @@ fn attend(
     }
     let router = Arc::into_inner(router).expect("the admin thread had the other share, and it has ended");
     router.stop().map_err(LaunchError::Failed)
+}
+
+/// To be called before there are threads.
+fn give_up_capabilities(config: &RouterConfig) {
+    let files = config.file.iter().chain(&config.private_key_file);
+    if let Err(error) = capabilities::give_up(files.map(PathBuf::as_path)) {
+        tracing::warn!("the router keeps more capabilities than it needs: {error}");
+    }
+}
+
+/// To be called when everything is open that takes more than a running router needs.
+fn restrict_system_calls(seccomp: Switch) {
+    if !seccomp.is_on() {
+        return;
+    }
+    if let Err(error) = syscalls::restrict() {
+        tracing::warn!("{error}; LANEWAY_SECCOMP=off does without it");
+    }
 }
 
 fn on_hangup(reloader: &mut Reloader) {

@@ -13,6 +13,7 @@ mod parts;
 pub mod readiness;
 pub mod reload;
 pub mod roll;
+pub mod sandbox;
 mod schedule;
 pub mod supervisor;
 pub mod uapi;

@@ -111,7 +111,7 @@ pub(super) fn open(
     let sockets = underlay::bind(config.update.listen_port.unwrap_or(0), lanes, options)?;
     let port = sockets.first().map_or(0, UdpSocket::port);
     netlink::set_up(&tun.name, &interface_setup(config))?;
-    announce(config, &tun, port, &cpus);
+    announce(config, &tun, &sockets, &cpus);
 
     let actor_bell = Arc::new(Doorbell::new()?);
     let shared = Shared {
@@ -257,18 +257,23 @@ fn wire(
 }
 
 /// The one line at the start that says what this router is.
-fn announce(config: &RouterConfig, tun: &TunDevice, port: u16, cpus: &[LaneCpus]) {
+fn announce(config: &RouterConfig, tun: &TunDevice, sockets: &[UdpSocket], cpus: &[LaneCpus]) {
     let pinned = |cpu: Option<usize>| cpu.map_or_else(|| "any".into(), |cpu| cpu.to_string());
     let cpus: Vec<String> =
         cpus.iter().map(|lane| format!("{}+{}", pinned(lane.inside), pinned(lane.outside))).collect();
+    let addresses: Vec<String> = config.addresses.iter().map(ToString::to_string).collect();
+    let socket = sockets.first().expect("a router has a lane");
     tracing::info!(
         interface = tun.name,
-        lanes = cpus.len(),
+        queues = cpus.len(),
         cpus = cpus.join(","),
         tso = tun.offloads.tcp,
         uso = tun.offloads.udp,
+        gso = socket.gso(),
+        gro = socket.gro(),
         mtu = config.mtu,
-        port,
+        addresses = addresses.join(","),
+        port = socket.port(),
         "router is up"
     );
 }

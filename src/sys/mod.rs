@@ -5,6 +5,7 @@ pub mod clock;
 pub mod daemon;
 pub mod inherited;
 pub mod netns;
+pub mod seccomp;
 pub mod tun;
 pub mod udp;
 pub mod wake;

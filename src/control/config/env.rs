@@ -17,7 +17,7 @@ use crate::lane::telemetry::LARGEST;
 use crate::wireguard::keys::PublicKey;
 
 /// Every variable that starts with [`PREFIX`].
-const NAMES: [&str; 22] = [
+const NAMES: [&str; 23] = [
     "LANEWAY_CONFIG",
     "LANEWAY_INTERFACE",
     "LANEWAY_QUEUES",
@@ -40,6 +40,7 @@ const NAMES: [&str; 22] = [
     "LANEWAY_LOG_FORMAT",
     "LANEWAY_REJECT",
     "LANEWAY_UAPI_DIR",
+    "LANEWAY_SECCOMP",
 ];
 const PREFIX: &str = "LANEWAY_";
 
@@ -90,6 +91,8 @@ pub struct Environment {
     pub reject: Option<RejectPolicy>,
     /// `LANEWAY_UAPI_DIR`: the directory of UAPI sockets.
     pub uapi_dir: Option<PathBuf>,
+    /// `LANEWAY_SECCOMP`: whether unneeded system calls are given up.
+    pub seccomp: Option<Switch>,
 }
 
 impl Environment {
@@ -166,6 +169,7 @@ impl Environment {
                 self.reject = Some(value.one_of(&policies)?);
             }
             "LANEWAY_UAPI_DIR" => self.uapi_dir = Some(value.path()?),
+            "LANEWAY_SECCOMP" => self.seccomp = Some(value.switch()?),
             unknown => {
                 return Err(ConfigError::UnknownVariable { name: unknown.to_owned(), near: near(unknown) });
             }
@@ -319,6 +323,7 @@ mod tests {
             "json",
             "drop",
             "/tmp/wg",
+            "off",
         ];
         let vars: Vec<_> = NAMES.into_iter().zip(values).collect();
         let environment = read(&vars).unwrap();
@@ -345,6 +350,7 @@ mod tests {
             log_format: Some(LogFormat::Json),
             reject: Some(RejectPolicy::Drop),
             uapi_dir: Some("/tmp/wg".into()),
+            seccomp: Some(Switch::Off),
         };
         assert_eq!(environment, expected);
     }

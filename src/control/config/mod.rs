@@ -85,6 +85,10 @@ pub struct RouterConfig {
     pub log: String,
     /// How they look.
     pub log_format: LogFormat,
+    /// Whether a running router gives up the system calls that it does not need.
+    pub seccomp: Switch,
+    /// The file that the private key was read from, if that is one of its own.
+    pub private_key_file: Option<PathBuf>,
     /// The file this was read from, and is read from again on SIGHUP.
     pub file: Option<PathBuf>,
     /// Keys, port and peers.
@@ -193,6 +197,8 @@ impl RouterConfig {
             uapi_fd: None,
             log: "info".to_owned(),
             log_format: LogFormat::default(),
+            seccomp: Switch::default(),
+            private_key_file: None,
             file: None,
             update: DeviceUpdate::default(),
             warnings: Vec::new(),
@@ -332,8 +338,10 @@ impl RouterConfig {
         self.log_format = e.log_format.unwrap_or(self.log_format);
         self.reject = e.reject.unwrap_or(self.reject);
         self.uapi_dir = e.uapi_dir.unwrap_or_else(|| self.uapi_dir.clone());
+        self.seccomp = e.seccomp.unwrap_or(self.seccomp);
         if let Some(path) = &e.private_key_file {
             self.update.private_key = Some(Some(read_key(path)?));
+            self.private_key_file = Some(path.clone());
         }
         Ok(())
     }
