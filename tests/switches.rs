@@ -20,6 +20,7 @@ fn crossed(tune: impl Fn(&mut RouterConfig)) -> Option<[laneway::cli::exposition
 fn without_offloads_inside_every_read_and_write_is_one_packet() {
     let Some(metrics) = crossed(|config| config.tun_offload = Switch::Off) else { return };
     for metrics in metrics {
+        assert!(metrics.sum("laneway_tun_gso_enabled", &[]) < 1.0);
         for kind in ["tso4", "tso6", "uso4", "uso6"] {
             let labels = [("kind", kind)];
             assert!(metrics.sum("laneway_tun_read_superpackets_total", &labels) < 1.0, "{kind}");

@@ -15,7 +15,7 @@ use super::actor::PeerActor;
 use super::config::RouterConfig;
 use super::device::{Bound, DeviceHandle};
 use super::lookups::Lookups;
-use super::metrics::{PeerMetrics, ProcessMetrics, SocketMetrics};
+use super::metrics::{InboxMetrics, LaneInboxes, PeerMetrics, ProcessMetrics, SocketMetrics};
 use super::names::Names;
 use super::netlink;
 use super::schedule::Schedule;
@@ -80,6 +80,12 @@ struct Ends {
     commands: Arc<CommandBox>,
 }
 
+impl Ends {
+    fn inboxes(&self) -> LaneInboxes {
+        LaneInboxes { inside: Arc::clone(&self.inbound), outside: Arc::clone(&self.outbound) }
+    }
+}
+
 /// Opens device and sockets, sets the interface up and wires everything together.
 pub(super) fn open(
     config: &RouterConfig,
@@ -121,6 +127,7 @@ pub(super) fn open(
         shutdown: Arc::clone(shutdown),
     };
     let ends = (0..lanes).map(|lane| lane_ends(config, lane, lanes)).collect::<Result<Vec<_>, _>>()?;
+    let inboxes = ends.iter().map(Ends::inboxes).collect();
     let (device, requests) = DeviceHandle::new(Arc::clone(&actor_bell), Arc::clone(&shared.registry));
     let drops: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
     let settings = Settings { backend: config.aead.backend(), ..Settings::default() };
@@ -143,6 +150,7 @@ pub(super) fn open(
     let lanes = wire(config, &shared, ends, tun.queues, sockets, cpus)?;
     let Shared { registry, mtu, own, peers, .. } = shared;
     registry.collect_from(SocketMetrics::new(lanes.iter().map(|(_, outside, _)| &outside.socket_drops)));
+    registry.collect_from(InboxMetrics(inboxes));
     registry.collect_from(PeerMetrics {
         interface: tun.name.clone(),
         peers: Arc::clone(&peers),

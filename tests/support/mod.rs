@@ -14,6 +14,7 @@ pub mod implementation;
 pub mod network;
 pub mod ping;
 pub mod process;
+pub mod prometheus;
 pub mod router;
 pub mod routers;
 pub mod tunnel;

@@ -20,10 +20,11 @@ use nix::unistd::Pid;
 use super::wait_until;
 
 /// The programs of others that tests run, and the Debian packages that have them.
-const PACKAGES: [(&str, &str); 7] = [
+const PACKAGES: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),
+    ("prometheus", "prometheus"),
     ("setpriv", "util-linux"),
     ("wg", "wireguard-tools"),
     ("wg-quick", "wireguard-tools"),

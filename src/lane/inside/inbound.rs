@@ -11,7 +11,7 @@ use crate::lane::batch::InboundBatch;
 use crate::lane::bounds::WINDOW_BATCHES;
 use crate::lane::inbox::Inbox;
 use crate::lane::telemetry::InsideTelemetry;
-use crate::offload::{QueueWriter, Window};
+use crate::offload::{Limits, QueueWriter, Window};
 
 /// Segments in a window that are worth a write at once: past a superpacket's worth, more waiting
 /// only pushes the bytes out of the cache before they are copied.
@@ -38,6 +38,11 @@ impl Inbound {
     /// Whether no batch waits.
     pub fn is_empty(&self) -> bool {
         self.inbox.is_empty()
+    }
+
+    /// Whether the queue takes superpackets.
+    pub fn merges(&self) -> bool {
+        self.writer.limits() != Limits::NONE
     }
 
     /// Coalesces and writes the batches that wait, up to a bound; whether there were any.

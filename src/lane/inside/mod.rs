@@ -74,6 +74,7 @@ impl InsideWorker {
 
     fn work(&mut self) -> Result<(), WorkerError> {
         let mut spin = Spin::new(self.spin);
+        self.telemetry.gso_enabled.set(f64::from(u8::from(self.inbound.merges())));
         while !self.sleeper.stopped() {
             if self.turn()? {
                 spin.worked();

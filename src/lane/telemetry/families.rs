@@ -43,7 +43,7 @@ pub(super) const FAMILIES: &[Family] = &[
     counter("laneway_udp_gso_disabled_total", "Times UDP GSO was switched off for a socket"),
     counter("laneway_udp_send_errors_total", "UDP sends the kernel refused"),
     counter("laneway_udp_socket_drops_total", "Datagrams the kernel dropped at the socket, mostly because its receive buffer was full"),
-    gauge("laneway_inbox_depth", "Batches that waited in a worker's inbox when it last looked"),
+    gauge("laneway_inbox_depth", "Batches that wait in a worker's inbox"),
     counter("laneway_inbox_full_total", "Times a worker found the inbox it hands batches to full"),
     counter("laneway_inbox_dropped_segments_total", "Segments dropped because the inbox they were meant for was full"),
     counter("laneway_pool_exhausted_total", "Times a worker had no free slab and had to wait for one to come back"),

@@ -77,14 +77,12 @@ pub struct InsideTelemetry {
     pub coalesce_seal: LabelledTally,
     /// Refused TUN writes by errno.
     pub write_errors: LabelledTally,
-    /// 1 while the queue takes superpackets. Set it when that changes.
+    /// 1 while the queue takes superpackets. Set it at the start; a fallback clears it.
     pub gso_enabled: Gauge,
     /// Packets that were not sent, by how their sender was told: index it with [`RejectKind`].
     pub rejects: LabelledTally,
     /// Packets for the device's own address that were written back.
     pub self_forwarded_packets: Tally,
-    /// Batches in this worker's own inbox. Set it once per wake-up.
-    pub inbox_depth: Gauge,
     /// Times the outside worker's inbox had no room.
     pub inbox_full: Tally,
     /// Times no slab was free.
@@ -153,7 +151,6 @@ impl InsideTelemetry {
             ),
             self_forwarded_packets: tally("laneway_self_forwarded_packets_total"),
             gso_enabled: registry.gauge("laneway_tun_gso_enabled", &lane),
-            inbox_depth: registry.gauge("laneway_inbox_depth", &worker),
             inbox_full: Tally::register(registry, "laneway_inbox_full_total", &worker),
             pool_exhausted: Tally::register(registry, "laneway_pool_exhausted_total", &worker),
             restarts: Tally::register(registry, "laneway_worker_restarts_total", &worker),
@@ -193,6 +190,9 @@ impl InsideTelemetry {
         for (reason, times) in tally.seals.into_iter().enumerate() {
             self.coalesce_seal.add(reason, times);
         }
+        if tally.fallbacks > 0 {
+            self.gso_enabled.set(0.0);
+        }
         tally.errors.take(|errno, times| self.write_errors.add(errno, times));
         tally.drops.take(|reason, packets| self.inbound_drops.add(reason, packets));
     }
@@ -217,5 +217,23 @@ impl InsideTelemetry {
         self.restarts.publish();
         self.outbound_drops.publish();
         self.inbound_drops.publish();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_that_falls_back_to_single_packets_says_so() {
+        let registry = Registry::new();
+        let mut telemetry = InsideTelemetry::register(&registry, 0);
+        telemetry.gso_enabled.set(1.0);
+        let shown =
+            |value| registry.render().contains(&format!("laneway_tun_gso_enabled{{queue=\"0\"}} {value}\n"));
+        telemetry.note_writes(&mut WriteTally::default());
+        assert!(shown(1));
+        telemetry.note_writes(&mut WriteTally { fallbacks: 1, ..WriteTally::default() });
+        assert!(shown(0));
     }
 }

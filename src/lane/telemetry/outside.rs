@@ -1,7 +1,5 @@
 //! What an outside worker counts: its UDP socket, both ways.
 
-use metrics::Gauge;
-
 use super::histogram::ExactHistogram;
 use super::registry::Registry;
 use super::tally::{LabelledTally, PublishedDrops, Tally};
@@ -27,8 +25,6 @@ pub struct OutsideTelemetry {
     pub send_errors: LabelledTally,
     /// Segments opened.
     pub segments: Tally,
-    /// Batches in this worker's own inbox. Set it once per wake-up.
-    pub inbox_depth: Gauge,
     /// Times an inside worker's inbox had no room.
     pub inbox_full: Tally,
     /// Segments dropped because of that.
@@ -68,7 +64,6 @@ impl OutsideTelemetry {
                 "laneway_segments_total",
                 &[lane[0], ("direction", "inbound")],
             ),
-            inbox_depth: registry.gauge("laneway_inbox_depth", &worker),
             inbox_full: of_worker("laneway_inbox_full_total"),
             inbox_dropped_segments: tally("laneway_inbox_dropped_segments_total"),
             pool_exhausted: of_worker("laneway_pool_exhausted_total"),

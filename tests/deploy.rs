@@ -1,0 +1,103 @@
+//! What is in deploy/: that the units and manifests fit this program and each other.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use laneway::control::config::env::Environment;
+use laneway::control::config::file::FileConfig;
+
+/// A key as `wg genkey` prints one.
+const KEY: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
+
+#[test]
+fn every_manifest_names_the_image_of_this_version() {
+    let image = concat!("laneway:", env!("CARGO_PKG_VERSION"));
+    let default = concat!("laneway:${LANEWAY_VERSION:-", env!("CARGO_PKG_VERSION"), "}");
+    let mut images = 0;
+    for (path, text) in manifests() {
+        for line in text.lines().filter_map(|line| line.trim().strip_prefix("image: laneway")) {
+            let found = format!("laneway{line}");
+            assert!(found == image || found == default, "{}: {found}", path.display());
+            images += 1;
+        }
+    }
+    assert!(images >= 4, "{images} images");
+}
+
+#[test]
+fn every_variable_that_a_manifest_sets_is_one_that_the_router_takes() {
+    let mut variables = 0;
+    for (path, text) in manifests() {
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        for pair in lines.windows(2) {
+            let named = pair[0].strip_prefix("- name: ").filter(|name| name.starts_with("LANEWAY_"));
+            let (Some(name), Some(value)) = (named, pair[1].strip_prefix("value: ")) else { continue };
+            // What Kubernetes fills in.
+            let value = value.replace("$(HOST)", "192.0.2.1").replace("$(NODE)", "node-a");
+            let read = Environment::read([(OsString::from(name), OsString::from(value))]);
+            assert!(read.is_ok(), "{}: {}", path.display(), read.unwrap_err());
+            variables += 1;
+        }
+    }
+    assert!(variables >= 10, "{variables} variables");
+}
+
+#[test]
+fn the_configuration_of_the_sidecar_is_whole_once_its_gaps_are_filled() {
+    let path = repository("deploy/kubernetes/sidecar.yaml");
+    let text = fs::read_to_string(&path).expect("the manifest");
+    let file = text.lines().skip_while(|line| line.trim() != "lw0.conf: |").skip(1);
+    let file: Vec<&str> = file.take_while(|line| *line != "---").map(str::trim).collect();
+    let file = file.join("\n");
+
+    let refused = FileConfig::parse(&path, &file).expect_err("the peer's key is missing");
+    assert!(refused.to_string().contains("PublicKey"), "{refused}");
+    let filled = file
+        .replace("REPLACE with the peer's public key", KEY)
+        .replace("REPLACE with the peer's address", "gateway.example.org");
+    let filled = FileConfig::parse(&path, &filled).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((filled.addresses.len(), filled.update.peers.len()), (1, 1));
+    assert_eq!(filled.warnings, [""; 0]);
+}
+
+#[test]
+fn systemd_finds_nothing_wrong_with_the_unit_and_little_that_it_leaves_open() {
+    let unit = fs::read_to_string(repository("deploy/systemd/laneway@.service")).expect("the unit");
+    // The installed program may not be there.
+    let installed = "/usr/local/bin/laneway";
+    assert!(unit.contains(installed));
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("units-{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("a folder");
+    let copy = folder.join("laneway@.service");
+    fs::write(&copy, unit.replace(installed, env!("CARGO_BIN_EXE_laneway"))).expect("write the unit");
+
+    // The exposure is counted from 0 to 10; the threshold is ten times that.
+    let checks: [&[&str]; 2] =
+        [&["verify", "--man=no"], &["security", "--offline=yes", "--threshold=30", "--no-pager"]];
+    for arguments in checks {
+        let done = Command::new("systemd-analyze").args(arguments).arg(&copy).output();
+        let done = done.expect("systemd-analyze, from Debian's package systemd");
+        let said = [done.stdout, done.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        // A key that it does not know is no failure to it, but a line that names the file.
+        let complains = arguments[0] == "verify" && said.contains("laneway@.service:");
+        assert!(done.status.success() && !complains, "{arguments:?}: {said}");
+    }
+    fs::remove_dir_all(&folder).expect("remove the folder");
+}
+
+/// The YAML files of deploy/ that run containers, with their content.
+fn manifests() -> Vec<(PathBuf, String)> {
+    let folders = ["deploy/kubernetes", "deploy/compose"].map(repository);
+    let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).expect("a folder"));
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let manifests = paths.filter(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    manifests.map(|path| (path.clone(), fs::read_to_string(&path).expect("a manifest"))).collect()
+}
+
+/// A path of this repository.
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
