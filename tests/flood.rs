@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ use laneway::wireguard::limiter::LoadLimits;
 use support::flood::{Flood, RATE, target};
 use support::router::{self, total};
 use support::tunnel::Family;
-use support::{bulk, lab, ping::answers, require_root, wait_until};
+use support::{Finally, bulk, lab, ping::answers, require_root, wait_until};
 
 /// Two routers that carry traffic, and the key of the right one, which is flooded.
 fn tunnel() -> (Lab, [Router; 2], PublicKey) {
@@ -55,14 +55,6 @@ fn under_flood<T>(
         wait_until("the flood", || dropped() > RATE);
         played
     })
-}
-
-struct Finally<'a>(&'a AtomicBool);
-
-impl Drop for Finally<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
 }
 
 #[test]

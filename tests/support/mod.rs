@@ -91,6 +91,15 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Sets a flag when it is dropped, so that threads which look at it end even when their test fails.
+pub struct Finally<'a>(pub &'a AtomicBool);
+
+impl Drop for Finally<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// Carries `bytes` on each of `streams` TCP connections from one side to `address` on the other, and compares
 /// every byte on arrival.
 ///

@@ -22,6 +22,7 @@ use super::wait_until;
 /// The programs of others that tests run, and the Debian packages that have them.
 const PACKAGES: &[(&str, &str)] = &[
     ("ip", "iproute2"),
+    ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),
     ("prometheus", "prometheus"),
