@@ -16,6 +16,7 @@ use arrayvec::ArrayVec;
 use crossbeam::channel::Receiver;
 use nix::errno::Errno;
 
+use super::config::SpreadPorts;
 use super::config::update::{DeviceStatus, DeviceUpdate};
 use super::device::{self, Bound, Request};
 use super::lookups::{Answer, Lookups};
@@ -60,6 +61,7 @@ pub(super) struct PeerActor {
     pub(super) inside_bells: Vec<Arc<Doorbell>>,
     /// The sockets' port and mark, and how to bind anew.
     pub(super) bound: Bound,
+    pub(super) spread_ports: SpreadPorts,
     /// How it sleeps.
     pub(super) sleeper: Sleeper,
     /// Where keys come from.

@@ -19,10 +19,11 @@ use super::draft::Draft;
 use super::uapi::Device;
 use crate::lane::doorbell::{Awaited, Doorbell};
 use crate::lane::mailbox::{CommandBox, OutsideCommand};
+use crate::lane::outside::LaneSockets;
 use crate::lane::peers::PeerRecord;
 use crate::lane::telemetry::Registry;
 use crate::sys::clock;
-use crate::underlay::{self, BindError, Endpoint, SocketOptions};
+use crate::underlay::{BindError, Endpoint, SocketOptions};
 use crate::units::PeerId;
 use crate::wireguard::keys::{PresharedKey, PrivateKey, PublicKey};
 use crate::wireguard::protocol::AddPeerError;
@@ -174,16 +175,18 @@ fn rebind(actor: &mut PeerActor, port: u16) -> Result<(), Errno> {
     if port == actor.bound.port {
         return Ok(());
     }
-    let sockets = underlay::bind(port, actor.commands.len(), actor.bound.options).map_err(|error| {
+    let spread = actor.spread_ports.is_on();
+    let opened = LaneSockets::open(port, actor.commands.len(), spread, actor.bound.options);
+    let sockets = opened.map_err(|error| {
         tracing::warn!("the listen port stays {}: {error}", actor.bound.port);
         match error {
             BindError::PortTaken { .. } => Errno::EADDRINUSE,
             _ => Errno::EACCES,
         }
     })?;
-    actor.bound.port = sockets.first().map_or(port, underlay::UdpSocket::port);
-    for (commands, socket) in actor.commands.iter().zip(sockets) {
-        tell(commands, OutsideCommand::Rebind(Box::new(socket)))?;
+    actor.bound.port = sockets.first().map_or(port, |sockets| sockets.shared.port());
+    for (commands, sockets) in actor.commands.iter().zip(sockets) {
+        tell(commands, OutsideCommand::Rebind(Box::new(sockets)))?;
     }
     Ok(())
 }
@@ -278,7 +281,7 @@ fn add_peer(actor: &mut PeerActor, draft: &mut Draft, key: PublicKey) -> Result<
             return Err(Errno::EINVAL);
         }
     };
-    draft.add_peer(PeerRecord::new(peer, key));
+    draft.add_peer(PeerRecord::new(peer, key, actor.spread_ports.includes(&key)));
     Ok(Some(peer))
 }
 

@@ -27,6 +27,7 @@ use crate::lane::drain::Drain;
 use crate::lane::inbox::{Inbox, Pool};
 use crate::lane::inside::{self, InsideWorker, OwnAddresses};
 use crate::lane::mailbox::{CommandBox, PeerInbox};
+use crate::lane::outside::LaneSockets;
 use crate::lane::outside::{self, OutsideWorker};
 use crate::lane::peers::{Peers, Snapshot};
 use crate::lane::pinning::{self, LaneCpus};
@@ -34,7 +35,7 @@ use crate::lane::sleep::Sleeper;
 use crate::lane::telemetry::{InsideTelemetry, OutsideTelemetry, PeerTelemetry, Registry};
 use crate::lane::topology::Topology;
 use crate::offload::{self, Offload, Shutdown, TunDevice};
-use crate::underlay::{self, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions, UdpSocket};
+use crate::underlay::{self, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions};
 use crate::wireguard::keys::OsEntropy;
 use crate::wireguard::messages::{DATA_OVERHEAD, padded_len};
 use crate::wireguard::outputs::{HandshakeDrop, Outputs};
@@ -111,8 +112,9 @@ pub(super) fn open(
         gso: udp_offload,
         gro: udp_offload,
     };
-    let sockets = underlay::bind(config.update.listen_port.unwrap_or(0), lanes, options)?;
-    let port = sockets.first().map_or(0, UdpSocket::port);
+    let spread = config.spread_ports.is_on();
+    let sockets = LaneSockets::open(config.update.listen_port.unwrap_or(0), lanes, spread, options)?;
+    let port = sockets.first().map_or(0, |sockets| sockets.shared.port());
     netlink::set_up(&tun.name, &interface_setup(config))?;
     announce(config, &tun, &sockets, &cpus);
 
@@ -139,6 +141,7 @@ pub(super) fn open(
         commands: ends.iter().map(|ends| Arc::clone(&ends.commands)).collect(),
         inside_bells: ends.iter().map(|ends| Arc::clone(&ends.inside_bell)).collect(),
         bound: Bound { port, options },
+        spread_ports: config.spread_ports.clone(),
         names: Names::default(),
         lookups: Lookups::new(Arc::clone(&actor_bell)),
         sleeper: Sleeper::new(actor_bell, Arc::clone(shutdown)),
@@ -201,7 +204,7 @@ fn wire(
     shared: &Shared,
     ends: Vec<Ends>,
     queues: Vec<Offload>,
-    sockets: Vec<UdpSocket>,
+    sockets: Vec<LaneSockets>,
     cpus: Vec<LaneCpus>,
 ) -> std::io::Result<Lanes> {
     let inboxes: Vec<_> = ends.iter().map(|ends| Arc::clone(&ends.inbound)).collect();
@@ -209,7 +212,7 @@ fn wire(
     let sleeper = |bell: &Arc<Doorbell>| Sleeper::new(Arc::clone(bell), Arc::clone(&shared.shutdown));
     let mut lanes = Lanes::with_capacity(cpus.len());
     let drains = Drain::of_lanes(ends.len());
-    for (lane, ((((ends, queue), socket), cpus), (inside_drain, outside_drain))) in
+    for (lane, ((((ends, queue), sockets), cpus), (inside_drain, outside_drain))) in
         ends.into_iter().zip(queues).zip(sockets).zip(cpus).zip(drains).enumerate()
     {
         let outgoing_home = Arc::clone(ends.outbound_pool.home());
@@ -232,7 +235,7 @@ fn wire(
         };
         let outside = OutsideWorker {
             outbound: outside::Outbound::new(
-                underlay::Sender::new(&socket),
+                underlay::Sender::new(&sockets.shared),
                 Arc::clone(&ends.outbound),
                 outgoing_home,
             ),
@@ -243,8 +246,8 @@ fn wire(
                 Arc::clone(&shared.sessions),
                 Arc::clone(&shared.actor),
             ),
-            socket_drops: Arc::new(DropWatch::new(&socket)?),
-            socket,
+            socket_drops: Arc::new(DropWatch::new(&sockets.shared)?),
+            sockets,
             commands: ends.commands,
             peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
             sleeper: sleeper(&ends.outside_bell),
@@ -258,12 +261,12 @@ fn wire(
 }
 
 /// The one line at the start that says what this router is.
-fn announce(config: &RouterConfig, tun: &TunDevice, sockets: &[UdpSocket], cpus: &[LaneCpus]) {
+fn announce(config: &RouterConfig, tun: &TunDevice, sockets: &[LaneSockets], cpus: &[LaneCpus]) {
     let pinned = |cpu: Option<usize>| cpu.map_or_else(|| "any".into(), |cpu| cpu.to_string());
     let cpus: Vec<String> =
         cpus.iter().map(|lane| format!("{}+{}", pinned(lane.inside), pinned(lane.outside))).collect();
     let addresses: Vec<String> = config.addresses.iter().map(ToString::to_string).collect();
-    let socket = sockets.first().expect("a router has a lane");
+    let socket = &sockets.first().expect("a router has a lane").shared;
     tracing::info!(
         interface = tun.name,
         queues = cpus.len(),
@@ -272,6 +275,7 @@ fn announce(config: &RouterConfig, tun: &TunDevice, sockets: &[UdpSocket], cpus:
         uso = tun.offloads.udp,
         gso = socket.gso(),
         gro = socket.gro(),
+        aead = %config.aead.backend(),
         mtu = config.mtu,
         addresses = addresses.join(","),
         port = socket.port(),

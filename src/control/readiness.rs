@@ -87,7 +87,7 @@ mod tests {
         let ready = Readiness::new(Arc::clone(&peers), Some(key), Arc::clone(&shutdown));
         let check = || ready.check(clock::now());
         assert_eq!(check(), Err(NotReady::UnknownPeer(key)));
-        let record = Arc::new(PeerRecord::new(PeerId(0), key));
+        let record = Arc::new(PeerRecord::new(PeerId(0), key, false));
         peers.store(Arc::new(Snapshot { peers: vec![Some(record)], ..Snapshot::default() }));
         assert_eq!(check(), Err(NotReady::NoSession(key)));
         ready.set_interface_up(false);

@@ -3,6 +3,10 @@
 use crate::underlay::DEPTH;
 use crate::units::MAX_PACKET;
 
+/// The most lanes there can be: as many queues as a TUN can have (`MAX_TAP_QUEUES` in Linux's
+/// `drivers/net/tun.c`).
+pub const MAX_LANES: usize = 256;
+
 /// Bytes of one slab: the longest UDP payload, or the longest GSO run, and no less than a whole
 /// receive with UDP GRO.
 pub const SLAB_BYTES: usize = 64 * 1024;

@@ -8,8 +8,9 @@ use crossbeam::queue::ArrayQueue;
 
 use super::bounds::{CONTROL_QUEUE, EVENT_QUEUE, HANDSHAKE_QUEUE, ORDER_QUEUE};
 use super::doorbell::{Awaited, Doorbell};
+use super::outside::LaneSockets;
 use super::peers::PeerRecord;
-use crate::underlay::{Endpoint, UdpSocket};
+use crate::underlay::Endpoint;
 use crate::units::PeerId;
 
 /// The longest message that is not data: a handshake initiation (whitepaper section 5.4.2).
@@ -110,8 +111,8 @@ pub enum OutsideCommand {
         /// Where it goes.
         to: Endpoint,
     },
-    /// Use this socket from now on and close the old one: the listen port has changed.
-    Rebind(Box<UdpSocket>),
+    /// Use these sockets from now on and close the old ones: the listen port has changed.
+    Rebind(Box<LaneSockets>),
     /// Mark what is sent with this.
     Fwmark(u32),
 }

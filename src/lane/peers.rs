@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use crossbeam::atomic::AtomicCell;
 
+use super::bounds::MAX_LANES;
 use super::path_limit::PathLimit;
 use crate::routes::Routes;
 use crate::underlay::Endpoint;
@@ -44,13 +45,15 @@ pub struct PeerRecord {
     /// How many of its handshakes were given up. A packet staged before the last of them is
     /// dropped.
     pub failed_handshakes: AtomicU32,
+    /// It sends each lane's data from a port of its own, and takes ours from such ports.
+    pub spreads: bool,
     /// A worker has asked for a handshake and the peer actor has not answered yet.
     pub asked: AtomicBool,
 }
 
 impl PeerRecord {
     /// A peer without session, endpoint or traffic.
-    pub fn new(id: PeerId, public_key: PublicKey) -> Self {
+    pub fn new(id: PeerId, public_key: PublicKey, spreads: bool) -> Self {
         Self {
             id,
             public_key,
@@ -62,8 +65,23 @@ impl PeerRecord {
             friendly_name: ArcSwapOption::empty(),
             last_handshake: AtomicU64::new(0),
             failed_handshakes: AtomicU32::new(0),
+            spreads,
             asked: AtomicBool::new(false),
         }
+    }
+
+    /// Whether what came from `from` came from where the peer is taken to be. One that spreads its
+    /// lanes over ports is there on the ports above, too.
+    #[inline]
+    pub fn is_at(&self, from: Endpoint) -> bool {
+        let Some(known) = self.endpoint.load() else { return false };
+        if known == from || !self.spreads {
+            return known == from;
+        }
+        let above = from.address.port().wrapping_sub(known.address.port());
+        let mut on_same_port = from;
+        on_same_port.address.set_port(known.address.port());
+        on_same_port == known && usize::from(above) < MAX_LANES
     }
 
     /// The peer is at `endpoint` from now on. What was learned about the path to another address goes.

@@ -13,6 +13,9 @@ use super::doorbell::{Awaited, Doorbell};
 use super::pulse::Pulse;
 use crate::offload::Shutdown;
 
+/// Descriptors that an actor waits for, at the most.
+const MAX_DEVICES: usize = 2;
+
 /// The router was told to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopped;
@@ -53,35 +56,34 @@ impl Sleeper {
         self.shutdown.signal();
     }
 
-    /// Sleeps until `device` has one of its events, someone brings what is `awaited`, `limit` is
+    /// Sleeps until one of `devices` has one of its events, someone brings what is `awaited`, `limit` is
     /// over, or the router stops. `idle` is asked once the doorbell is armed: if it says that there
-    /// is something to do after all, there is no sleep. Returns what `device` is ready for.
+    /// is something to do after all, there is no sleep.
     ///
     /// # Errors
     /// The router was told to stop.
     ///
     /// # Panics
-    /// If the kernel refuses to poll: a descriptor is not what its owner thinks it is.
-    pub fn sleep(
+    /// If there are over two devices, or if the kernel refuses to poll: a descriptor is not what its
+    /// owner thinks it is.
+    pub fn sleep<'a>(
         &self,
         awaited: Awaited,
-        device: Option<(BorrowedFd<'_>, PollFlags)>,
+        devices: impl IntoIterator<Item = (BorrowedFd<'a>, PollFlags)>,
         limit: Option<Duration>,
         idle: impl FnOnce() -> bool,
-    ) -> Result<PollFlags, Stopped> {
+    ) -> Result<(), Stopped> {
         self.pulse.beat();
         self.bell.arm(awaited);
         // A question that came before the bell was armed rang nobody.
         if self.pulse.is_asked() || !idle() {
             self.bell.disarm(false);
-            return Ok(PollFlags::empty());
+            return Ok(());
         }
-        let mut fds: ArrayVec<PollFd<'_>, 3> = ArrayVec::new();
+        let mut fds: ArrayVec<PollFd<'_>, { 2 + MAX_DEVICES }> = ArrayVec::new();
         fds.push(PollFd::new(self.bell.event().as_fd(), PollFlags::POLLIN));
         fds.push(PollFd::new(self.shutdown.as_fd(), PollFlags::POLLIN));
-        if let Some((fd, events)) = device {
-            fds.push(PollFd::new(fd, events));
-        }
+        fds.extend(devices.into_iter().map(|(fd, events)| PollFd::new(fd, events)));
         // Rounded up: a timer that fires early would poll again and again until it is due.
         let timeout = limit.map_or(PollTimeout::NONE, |limit| {
             let millis = limit.as_nanos().div_ceil(1_000_000);
@@ -92,8 +94,7 @@ impl Sleeper {
         self.bell.disarm(outcome.is_ok() && !ready(0).is_empty());
         match outcome {
             Ok(_) if !ready(1).is_empty() => Err(Stopped),
-            Ok(_) => Ok(ready(2)),
-            Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOMEM) => Ok(PollFlags::empty()),
+            Ok(_) | Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOMEM) => Ok(()),
             Err(errno) => panic!("poll on descriptors this actor owns: {errno}"),
         }
     }

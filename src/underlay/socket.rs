@@ -56,6 +56,14 @@ pub enum BindError {
         /// The port that was asked for.
         port: u16,
     },
+    /// Lanes need ports of their own above this one, and there are not as many.
+    #[error(
+        "there are too few ports above UDP port {port} for the lanes: set a lower ListenPort, or LANEWAY_SPREAD_PORTS=off"
+    )]
+    NoPortsAbove {
+        /// The router's port.
+        port: u16,
+    },
     /// The mark could not be set.
     #[error("the firewall mark {fwmark:#x} cannot be set: grant CAP_NET_ADMIN, or leave FwMark out")]
     MarkForbidden {

@@ -11,13 +11,13 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use super::error::ConfigError;
-use super::{AeadChoice, LogFormat, MTU_RANGE, Queues, RejectPolicy, Switch};
+use super::{AeadChoice, LogFormat, MTU_RANGE, Queues, RejectPolicy, SpreadPorts, Switch};
 use crate::lane::cpu_list::{CpuList, CpuListError};
 use crate::lane::telemetry::LARGEST;
 use crate::wireguard::keys::PublicKey;
 
 /// Every variable that starts with [`PREFIX`].
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 25] = [
     "LANEWAY_CONFIG",
     "LANEWAY_INTERFACE",
     "LANEWAY_QUEUES",
@@ -40,6 +40,7 @@ const NAMES: [&str; 24] = [
     "LANEWAY_LOG_FORMAT",
     "LANEWAY_REJECT",
     "LANEWAY_AEAD",
+    "LANEWAY_SPREAD_PORTS",
     "LANEWAY_UAPI_DIR",
     "LANEWAY_SECCOMP",
 ];
@@ -92,6 +93,8 @@ pub struct Environment {
     pub reject: Option<RejectPolicy>,
     /// `LANEWAY_AEAD`: what seals and opens.
     pub aead: Option<AeadChoice>,
+    /// `LANEWAY_SPREAD_PORTS`: the peers that each lane sends to from a port of its own.
+    pub spread_ports: Option<SpreadPorts>,
     /// `LANEWAY_UAPI_DIR`: the directory of UAPI sockets.
     pub uapi_dir: Option<PathBuf>,
     /// `LANEWAY_SECCOMP`: whether unneeded system calls are given up.
@@ -175,6 +178,7 @@ impl Environment {
                 let choices = [("portable", AeadChoice::Portable), ("auto", AeadChoice::Auto)];
                 self.aead = Some(value.one_of(&choices)?);
             }
+            "LANEWAY_SPREAD_PORTS" => self.spread_ports = Some(value.spread_ports()?),
             "LANEWAY_UAPI_DIR" => self.uapi_dir = Some(value.path()?),
             "LANEWAY_SECCOMP" => self.seccomp = Some(value.switch()?),
             unknown => {
@@ -266,6 +270,11 @@ impl Value<'_> {
         self.text()?.parse().map_err(|_| self.refuse("a peer's public key in base64, as `wg show` prints it"))
     }
 
+    fn spread_ports(&self) -> Result<SpreadPorts, ConfigError> {
+        let allowed = "`off`, `all`, or peers' public keys in base64 with commas between them";
+        self.text()?.parse().map_err(|_| self.refuse(allowed))
+    }
+
     fn log_filter(&self) -> Result<String, ConfigError> {
         let text = self.text()?;
         let refuse = |error| self.refuse(format!("a filter as in `info` or `laneway=debug` ({error})"));
@@ -330,6 +339,7 @@ mod tests {
             "json",
             "drop",
             "auto",
+            "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=",
             "/tmp/wg",
             "off",
         ];
@@ -358,6 +368,9 @@ mod tests {
             log_format: Some(LogFormat::Json),
             reject: Some(RejectPolicy::Drop),
             aead: Some(AeadChoice::Auto),
+            spread_ports: Some(SpreadPorts::Peers(vec![
+                "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=".parse().unwrap(),
+            ])),
             uapi_dir: Some("/tmp/wg".into()),
             seccomp: Some(Switch::Off),
         };

@@ -6,6 +6,7 @@
 pub mod env;
 mod error;
 pub mod file;
+mod spread;
 pub mod update;
 
 use std::fs;
@@ -19,10 +20,12 @@ use zeroize::Zeroizing;
 use env::Environment;
 pub use error::ConfigError;
 use file::FileConfig;
+pub use spread::SpreadPorts;
 use update::DeviceUpdate;
 
 use super::metrics::PEER_LIMIT;
 use super::netlink::{DefaultRule, IpVersion, Route};
+use crate::lane::bounds::MAX_LANES;
 use crate::lane::cpu_list::CpuList;
 pub use crate::lane::inside::RejectPolicy;
 use crate::lane::pinning::Wishes;
@@ -74,6 +77,8 @@ pub struct RouterConfig {
     pub reject: RejectPolicy,
     /// What seals and opens.
     pub aead: AeadChoice,
+    /// The peers that each lane sends to from a port of its own.
+    pub spread_ports: SpreadPorts,
     /// Where `/metrics` is served.
     pub metrics_addr: Option<SocketAddr>,
     /// How many peers have series of their own in the metrics.
@@ -112,7 +117,7 @@ pub enum Queues {
 
 impl Queues {
     /// As many queues as a TUN can have (`MAX_TAP_QUEUES` in Linux's `drivers/net/tun.c`).
-    pub const MOST: usize = 256;
+    pub const MOST: usize = MAX_LANES;
 
     /// The number of lanes on a machine where this process may use `cpus` CPUs.
     pub fn count(self, cpus: usize) -> usize {
@@ -214,6 +219,7 @@ impl RouterConfig {
             socket_buffer: 32 << 20,
             reject: RejectPolicy::default(),
             aead: AeadChoice::default(),
+            spread_ports: SpreadPorts::default(),
             metrics_addr: None,
             metrics_peers: PEER_LIMIT,
             ready_peer: None,
@@ -362,6 +368,7 @@ impl RouterConfig {
         self.log_format = e.log_format.unwrap_or(self.log_format);
         self.reject = e.reject.unwrap_or(self.reject);
         self.aead = e.aead.unwrap_or(self.aead);
+        self.spread_ports = e.spread_ports.unwrap_or_else(|| self.spread_ports.clone());
         self.uapi_dir = e.uapi_dir.unwrap_or_else(|| self.uapi_dir.clone());
         self.seccomp = e.seccomp.unwrap_or(self.seccomp);
         if let Some(path) = &e.private_key_file {

@@ -94,7 +94,7 @@ mod tests {
         for id in 0..peers {
             let mut key = [0; 32];
             key[..4].copy_from_slice(&id.to_be_bytes());
-            let peer = Arc::new(PeerRecord::new(PeerId(id), PublicKey::from_bytes(key)));
+            let peer = Arc::new(PeerRecord::new(PeerId(id), PublicKey::from_bytes(key), false));
             peer.friendly_name.store(Some(Arc::new(format!("\"{id}\""))));
             peer.sent_bytes.store(7, Ordering::Relaxed);
             for net in 0..nets {

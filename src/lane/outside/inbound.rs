@@ -264,7 +264,7 @@ impl Inbound {
         } else {
             session.activity().received_keepalive(context.now);
         }
-        if peer.endpoint.load() != Some(context.from) {
+        if !peer.is_at(context.from) {
             peer.move_to(context.from);
         }
         if session.awaits_confirmation() {

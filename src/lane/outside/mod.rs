@@ -1,4 +1,4 @@
-//! The outside worker: owner of one UDP socket.
+//! The outside worker: owner of a lane's UDP sockets, mostly one.
 //!
 //! Each turn it does as it is told ([`OutsideCommand`]), sends what its inbox holds ([`outbound`]),
 //! receives and opens what has arrived ([`inbound`]), and sleeps if there was nothing. Sending comes
@@ -6,15 +6,14 @@
 
 mod inbound;
 mod outbound;
+mod sockets;
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::poll::PollFlags;
-
 pub use inbound::Inbound;
 pub use outbound::Outbound;
+pub use sockets::LaneSockets;
 
 use super::doorbell::Awaited;
 use super::drain::{Drain, Served};
@@ -26,12 +25,12 @@ use super::telemetry::OutsideTelemetry;
 use super::worker::WorkerError;
 use crate::drops::DropReason;
 use crate::sys::clock;
-use crate::underlay::{DropWatch, UdpSocket};
+use crate::underlay::DropWatch;
 
 /// What an outside worker is made of. See the [module](self) for what it does.
 pub struct OutsideWorker {
-    /// Its socket.
-    pub socket: UdpSocket,
+    /// Its sockets.
+    pub sockets: LaneSockets,
     /// Sends what its inside worker sealed.
     pub outbound: Outbound,
     /// Opens what the socket receives, for the inside workers.
@@ -82,13 +81,13 @@ impl OutsideWorker {
     /// Receives no more, and sends what comes until nothing can come any more.
     fn finish(&mut self) {
         self.sleeper.stop_all();
-        let Self { socket, inbound, outbound, peers, telemetry, drain, .. } = self;
+        let Self { sockets, inbound, outbound, peers, telemetry, drain, .. } = self;
         drain.finish(|| {
             inbound.hand_on_held(clock::now(), telemetry);
             if !inbound.is_held() {
                 drain.close();
             }
-            match outbound.serve(socket, peers.load(), telemetry) {
+            match outbound.serve(sockets, peers.load(), telemetry) {
                 true => Served::Some,
                 false if inbound.is_held() || !outbound.is_empty() => Served::Blocked,
                 false => Served::Nothing,
@@ -109,9 +108,11 @@ impl OutsideWorker {
     fn turn(&mut self) -> Result<bool, WorkerError> {
         self.sleeper.beat();
         let commanded = self.obey();
-        let sent = self.outbound.serve(&self.socket, self.peers.load(), &mut self.telemetry);
-        let received =
-            self.inbound.receive(&self.socket, self.peers.load(), clock::now(), &mut self.telemetry)?;
+        let sent = self.outbound.serve(&self.sockets, self.peers.load(), &mut self.telemetry);
+        let mut received = false;
+        for socket in self.sockets.iter() {
+            received |= self.inbound.receive(socket, self.peers.load(), clock::now(), &mut self.telemetry)?;
+        }
         let worked = commanded || sent || received;
         if worked {
             self.telemetry.publish();
@@ -125,15 +126,15 @@ impl OutsideWorker {
             obeyed = true;
             match command {
                 OutsideCommand::Send { message, to } => {
-                    self.outbound.send_control(&self.socket, &message, &to, &mut self.telemetry);
+                    self.outbound.send_control(&self.sockets.shared, &message, &to, &mut self.telemetry);
                 }
-                OutsideCommand::Rebind(socket) => {
-                    self.outbound.use_socket(&socket);
-                    self.socket_drops.follow(&socket);
-                    self.socket = *socket;
+                OutsideCommand::Rebind(sockets) => {
+                    self.outbound.use_socket(&sockets.shared);
+                    self.socket_drops.follow(&sockets.shared);
+                    self.sockets = *sockets;
                 }
                 OutsideCommand::Fwmark(mark) => {
-                    if let Err(error) = self.socket.set_fwmark(mark) {
+                    if let Err(error) = self.sockets.set_fwmark(mark) {
                         tracing::warn!("the mark {mark:#x} cannot be set (it takes CAP_NET_ADMIN): {error}");
                     }
                 }
@@ -148,13 +149,12 @@ impl OutsideWorker {
             self.telemetry.pool_exhausted.add(1);
         }
         let held = self.inbound.is_held();
-        let mut events = PollFlags::empty();
-        events.set(PollFlags::POLLIN, !starved && !held);
-        events.set(PollFlags::POLLOUT, self.outbound.is_blocked());
+        let blocked = self.outbound.blocked();
+        let events = self.sockets.events(!starved && !held, blocked);
         let awaited = if starved || held { Awaited::ANY } else { Awaited::WORK };
         let limit = held.then_some(inbound::OFFER_AGAIN);
-        self.sleeper.sleep(awaited, Some((self.socket.as_fd(), events)), limit, || {
-            (self.outbound.is_blocked() || self.outbound.is_empty())
+        self.sleeper.sleep(awaited, events, limit, || {
+            (blocked.is_some() || self.outbound.is_empty())
                 && self.commands.is_empty()
                 && starved == self.inbound.is_starved()
         })?;

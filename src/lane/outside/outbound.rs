@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::sockets::{LaneSockets, Port};
 use crate::drops::DropReason;
 use crate::lane::batch::{OutboundBatch, Run};
 use crate::lane::inbox::Inbox;
@@ -29,8 +30,8 @@ struct Progress {
     run: usize,
     /// Its bytes that are on their way.
     sent: usize,
-    /// The socket had no room for more.
-    blocked: bool,
+    /// The socket that had no room for more.
+    blocked: Option<Port>,
 }
 
 impl Outbound {
@@ -44,21 +45,21 @@ impl Outbound {
         self.current.is_none() && self.inbox.is_empty()
     }
 
-    /// Whether the socket's buffer is full.
-    pub fn is_blocked(&self) -> bool {
+    /// The socket whose buffer is full.
+    pub(super) fn blocked(&self) -> Option<Port> {
         self.progress.blocked
     }
 
     /// The next sends go to another socket, which may be able to group where the last one could not.
     pub fn use_socket(&mut self, socket: &UdpSocket) {
         self.sender = Sender::new(socket);
-        self.progress.blocked = false;
+        self.progress.blocked = None;
     }
 
     /// Sends all that waits, or as much as the socket takes; whether anything was sent.
     pub fn serve(
         &mut self,
-        socket: &UdpSocket,
+        sockets: &LaneSockets,
         snapshot: &Snapshot,
         telemetry: &mut OutsideTelemetry,
     ) -> bool {
@@ -66,9 +67,9 @@ impl Outbound {
         while let Some(batch) = self.current.take().or_else(|| self.inbox.pop()) {
             self.current = Some(batch);
             let before = (self.progress.run, self.progress.sent);
-            self.send_batch(socket, snapshot, telemetry);
+            self.send_batch(sockets, snapshot, telemetry);
             served |= before != (self.progress.run, self.progress.sent);
-            if self.progress.blocked {
+            if self.progress.blocked.is_some() {
                 break;
             }
             self.finish_batch();
@@ -115,18 +116,20 @@ impl Outbound {
         unsent
     }
 
-    fn send_batch(&mut self, socket: &UdpSocket, snapshot: &Snapshot, telemetry: &mut OutsideTelemetry) {
+    fn send_batch(&mut self, sockets: &LaneSockets, snapshot: &Snapshot, telemetry: &mut OutsideTelemetry) {
         let Some(batch) = &self.current else { return };
         let progress = &mut self.progress;
-        progress.blocked = false;
+        progress.blocked = None;
         while let Some(run) = batch.runs.get(progress.run) {
             let bytes = &batch.data[run.start as usize + progress.sent..(run.start + run.len) as usize];
+            let port = sockets.towards(snapshot.peer(run.peer).map(Arc::as_ref));
+            let socket = sockets.on(port);
             match self.sender.send_run(socket, bytes, usize::from(run.stride), &run.to) {
                 Ok(notices) => take_notice(notices, run, socket, snapshot),
                 Err(SendFailure::WouldBlock { sent, notices }) => {
                     take_notice(notices, run, socket, snapshot);
                     progress.sent += sent;
-                    progress.blocked = true;
+                    progress.blocked = Some(port);
                     return;
                 }
                 Err(SendFailure::Refused { lost, notices, .. }) => {
