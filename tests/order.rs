@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use laneway::cli::demo::lab::{Lab, Side};
-use laneway::control::config::Queues;
+use laneway::control::config::{Queues, SpreadPorts};
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 use support::ping::answers;
 use support::tunnel::Family;
@@ -46,19 +46,24 @@ const SILENCE: Duration = Duration::from_millis(500);
 #[test]
 fn every_flow_arrives_in_order_with_one_lane_whatever_its_inboxes_hold() {
     for depth in [Some(1), Some(2), None] {
-        flows_cross_in_order(1, depth);
+        flows_cross_in_order(1, depth, &SpreadPorts::Off);
     }
 }
 
 #[test]
 fn every_flow_arrives_in_order_with_three_lanes_whatever_their_inboxes_hold() {
     for depth in [Some(1), Some(2), None] {
-        flows_cross_in_order(3, depth);
+        flows_cross_in_order(3, depth, &SpreadPorts::Off);
     }
 }
 
+#[test]
+fn every_flow_arrives_in_order_with_three_lanes_that_have_ports_of_their_own() {
+    flows_cross_in_order(3, None, &SpreadPorts::All);
+}
+
 /// Sends all flows at once, with TCP among them, through routers of so many lanes.
-fn flows_cross_in_order(lanes: usize, inbox_depth: Option<usize>) {
+fn flows_cross_in_order(lanes: usize, inbox_depth: Option<usize>, spread_ports: &SpreadPorts) {
     if !require_root() {
         return;
     }
@@ -66,6 +71,7 @@ fn flows_cross_in_order(lanes: usize, inbox_depth: Option<usize>) {
     let _routers = routers::start(&lab, |config| {
         config.queues = Queues::Fixed(lanes);
         config.inbox_depth = inbox_depth;
+        config.spread_ports = spread_ports.clone();
     });
     // The handshake is done and both protocols cross before the flood begins.
     for inside in Family::ALL {

@@ -1,0 +1,109 @@
+//! What is there for two Laneways only, and what becomes of it when the other one is none: a suite of its own,
+//! ports of its own for each lane; and the faster AEAD, which nobody else may notice.
+
+mod support;
+
+use laneway::control::config::{AeadChoice, Queues, SpreadPorts};
+use laneway::control::supervisor::Router;
+use laneway::control::uapi::Device as _;
+use laneway::wireguard::suite::Suite;
+use support::binary::Laneway;
+use support::ping::answers;
+use support::tunnel::{self, Family, PORT};
+use support::wireguard_go::WireGuardGo;
+use support::{bulk, exercise, lab, require_root, routers, wait_until};
+
+/// So many lanes that the kernel's hash does not bring all ports of one router to one lane of the other.
+const LANES: usize = 8;
+
+#[test]
+fn two_laneways_set_to_aes_carry_everything() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let _routers = routers::start(&lab, |config| config.update.peers[0].suite = Some(Suite::Aes256Gcm));
+    exercise(&lab);
+}
+
+#[test]
+fn a_laneway_set_to_aes_and_one_that_is_not_exchange_nothing_and_say_why() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let [_left, right] = routers::start(&lab, |config| {
+        let is_left = config.addresses.iter().any(|net| net.addr() == Family::V4.inside(1));
+        config.update.peers[0].suite = is_left.then_some(Suite::Aes256Gcm);
+    });
+    assert!(!answers(&lab.left.namespace, Family::V4.inside(2)));
+    let refused = [("reason", "suite")];
+    wait_until("a refused handshake", || {
+        routers::metrics(&right).sum("laneway_handshake_messages_dropped_total", &refused) > 0.0
+    });
+}
+
+#[test]
+fn the_fastest_aead_of_this_machine_speaks_with_wireguard_go() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let (left, right) = (
+        Laneway::start(&lab.left, &[("LANEWAY_AEAD", "auto"), ("LANEWAY_QUEUES", "2")]),
+        WireGuardGo::start(&lab.right),
+    );
+    tunnel::join(&lab, &left.device, &right.device, Family::V4);
+    exercise(&lab);
+}
+
+#[test]
+fn lanes_with_ports_of_their_own_are_received_by_more_than_one_lane() {
+    if !require_root() {
+        return;
+    }
+    let receiving = |spread: &SpreadPorts| {
+        let lab = lab();
+        let [left, right] = routers::start(&lab, |config| {
+            config.queues = Queues::Fixed(LANES);
+            config.spread_ports = spread.clone();
+            config.aead = AeadChoice::Auto;
+        });
+        wait_until("an echo", || answers(&lab.left.namespace, Family::V4.inside(2)));
+        bulk(&lab.left, &lab.right, Family::V4.inside(2), 16, 2 << 20);
+        bulk(&lab.right, &lab.left, Family::V6.inside(1), 16, 2 << 20);
+        for router in [&left, &right] {
+            let endpoint = router.device().status().expect("it runs").peers[0].endpoint;
+            assert_eq!(endpoint.map(|endpoint| endpoint.port()), Some(PORT), "nobody has moved");
+        }
+        [&left, &right].map(|router| lanes_that_received(router))
+    };
+    assert_eq!(receiving(&SpreadPorts::Off), [1, 1], "one pair of ports, one lane");
+    let spread = receiving(&SpreadPorts::All);
+    assert!(spread.iter().all(|&lanes| lanes > 1), "{spread:?} lanes received");
+}
+
+#[test]
+fn a_plain_peer_that_is_sent_to_from_many_ports_still_carries_everything() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let (left, right) = (
+        Laneway::start(&lab.left, &[("LANEWAY_SPREAD_PORTS", "all"), ("LANEWAY_QUEUES", "3")]),
+        WireGuardGo::start(&lab.right),
+    );
+    tunnel::join(&lab, &left.device, &right.device, Family::V6);
+    exercise(&lab);
+}
+
+/// How many lanes have received more than a handshake and some echoes.
+fn lanes_that_received(router: &Router) -> usize {
+    let metrics = routers::metrics(router);
+    let segments = |lane: usize| {
+        let lane = lane.to_string();
+        let labels = [("queue", lane.as_str()), ("direction", "inbound")];
+        metrics.sum("laneway_segments_total", &labels)
+    };
+    (0..LANES).filter(|lane| segments(*lane) > 100.0).count()
+}
