@@ -10,8 +10,8 @@ use super::process::{attempt, output};
 /// that fits IPv4, and one that has to be fragmented.
 pub const SIZES: [u16; 5] = [0, 17, 1024, 1392, 4000];
 
-/// Pings `address` from `namespace` with each of [`SIZES`]. Two of three echoes must come back, for the first
-/// may wait for a handshake. `ping` itself compares the payload.
+/// Pings `address` from `namespace` with each of [`SIZES`] until two echoes of it are back, for the first may wait
+/// for a handshake. `ping` itself compares the payload.
 ///
 /// # Panics
 /// When echoes do not come back or come back changed; the message holds what `ping` said.
@@ -19,10 +19,11 @@ pub fn ping(namespace: &Namespace, address: IpAddr) {
     let address = address.to_string();
     for size in SIZES {
         let size = size.to_string();
-        let words = ["ping", "-n", "-c", "3", "-i", "0.05", "-W", "5", "-s", &size, &address];
+        // With a deadline `ping` waits for its count. Without one it gives up two round trips after the last
+        // request, which on a busy machine is too soon.
+        let words = ["ping", "-n", "-c", "2", "-i", "0.05", "-w", "10", "-s", &size, &address];
         let said = output(namespace, &words, "");
-        let back = ["3 received", "2 received"].iter().any(|count| said.contains(count));
-        assert!(back && !said.contains("wrong data"), "{said}");
+        assert!(!said.contains("wrong data"), "{said}");
     }
 }
 
