@@ -36,7 +36,7 @@ fn main() {
     Flood::prepare(&lab.left, &lab.right);
     let keys = [router::key(), router::key()];
     let victim = keys[1].public_key();
-    let routers = router::pair_of(&lab, Family::V4, &keys, |_| {});
+    let routers = router::pair_of(&lab, Family::V4, &keys, |_, _| {});
     ping(&lab.left.namespace, Family::V4.inside(2));
     for flood in Flood::ALL {
         let mut ratios = Vec::new();

@@ -78,7 +78,7 @@ impl Kind {
 }
 
 /// Whether a handshake message claims that its sender has had something from us before: an answer does, and an
-/// initiation that bears a cookie. A flood from addresses that are not the sender's cannot make good that claim.
+/// initiation that bears a cookie. A flood from addresses that are not the sender's cannot make good on that claim.
 pub fn claims_acquaintance(datagram: &[u8]) -> bool {
     match Kind::of(datagram) {
         Some(Kind::Initiation) => datagram[mac2_offset(INITIATION)..] != [0; 16],
