@@ -8,6 +8,7 @@ use laneway::drops::DropTally;
 use laneway::units::{Nanos, PeerId};
 use laneway::wireguard::aead::Backend;
 use laneway::wireguard::messages::DATA_OVERHEAD;
+use laneway::wireguard::replay::WINDOW;
 use laneway::wireguard::session::{MessageLimits, OpenedRun, Role, Session, SessionKeys, SessionParts};
 use laneway::wireguard::suite::Suite;
 use zeroize::Zeroizing;
@@ -27,6 +28,7 @@ fn end(role: Role, suite: Suite, backend: Backend) -> Session {
         keys: SessionKeys { suite, send: Zeroizing::new([send; 32]), receive: Zeroizing::new([receive; 32]) },
         limits: MessageLimits::default(),
         backend,
+        window: WINDOW,
     })
 }
 

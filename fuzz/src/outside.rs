@@ -11,6 +11,7 @@ use laneway::wireguard::keys::{Entropy, PrivateKey};
 use laneway::wireguard::messages::{DATA_HEADER, DATA_OVERHEAD, INITIATION};
 use laneway::wireguard::outputs::{Output, Outputs};
 use laneway::wireguard::protocol::{Protocol, Settings};
+use laneway::wireguard::replay::WINDOW;
 use laneway::wireguard::session::{MessageLimits, OpenedRun, Role, Session, SessionKeys, SessionParts};
 use laneway::wireguard::suite::Suite;
 use laneway::wireguard::table::SessionTable;
@@ -115,6 +116,7 @@ fn session(role: Role, suite: Suite, backend: Backend) -> Session {
         keys: SessionKeys { suite, send: Zeroizing::new([send; 32]), receive: Zeroizing::new([receive; 32]) },
         limits: MessageLimits::default(),
         backend,
+        window: WINDOW,
     })
 }
 

@@ -40,6 +40,7 @@ use crate::wireguard::keys::OsEntropy;
 use crate::wireguard::messages::{DATA_OVERHEAD, padded_len};
 use crate::wireguard::outputs::{HandshakeDrop, Outputs};
 use crate::wireguard::protocol::{Protocol, Settings};
+use crate::wireguard::replay;
 use crate::wireguard::table::SessionTable;
 
 /// The workers of each lane and where they run.
@@ -132,7 +133,8 @@ pub(super) fn open(
     let inboxes = ends.iter().map(Ends::inboxes).collect();
     let (device, requests) = DeviceHandle::new(Arc::clone(&actor_bell), Arc::clone(&shared.registry));
     let drops: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
-    let settings = Settings { backend: config.aead.backend(), ..Settings::default() };
+    let settings =
+        Settings { backend: config.aead.backend(), window: replay::window_for(lanes), ..Settings::default() };
     let actor = PeerActor {
         protocol: Protocol::new(None, Arc::clone(&shared.sessions), settings),
         peers: Arc::clone(&shared.peers),

@@ -28,7 +28,7 @@ mod noise;
 pub mod outputs;
 mod peer;
 pub mod protocol;
-mod replay;
+pub mod replay;
 mod rotation;
 pub mod session;
 pub mod suite;

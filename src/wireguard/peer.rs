@@ -8,15 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::activity::Activity;
-use super::aead::Backend;
 use super::cookie::CookieJar;
 use super::indices::Indices;
 use super::keys::{Entropy, PresharedKey, PrivateKey, PublicKey};
 use super::messages::{self, CookieReply, Response};
 use super::noise::{Initiation, Received};
 use super::outputs::{HandshakeDrop, Output, Outputs, SendTo};
+use super::protocol::Settings;
 use super::rotation::{Retired, Rotation};
-use super::session::{MessageLimits, Role, Session, SessionKeys, SessionParts};
+use super::session::{Role, Session, SessionKeys, SessionParts};
 use super::suite::Suite;
 use super::tai64n::{StampGuard, Stamps};
 use super::timers::{
@@ -36,8 +36,7 @@ pub(super) struct Step<'a> {
     pub(super) entropy: &'a mut dyn Entropy,
     pub(super) private: &'a PrivateKey,
     pub(super) indices: &'a mut Indices,
-    pub(super) limits: MessageLimits,
-    pub(super) backend: Backend,
+    pub(super) settings: Settings,
 }
 
 /// A configured peer.
@@ -400,8 +399,9 @@ impl Peer {
             remote_index,
             created: step.now,
             keys,
-            limits: step.limits,
-            backend: step.backend,
+            limits: step.settings.messages,
+            backend: step.settings.backend,
+            window: step.settings.window,
         }))
     }
 

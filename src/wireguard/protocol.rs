@@ -23,6 +23,7 @@ use super::messages::{CookieReply, Handshake, Initiation, Kind, Response};
 use super::noise::Received;
 use super::outputs::{HandshakeDrop, Output, Outputs, SendTo};
 use super::peer::{MAX_INDICES, Peer, Step};
+use super::replay::WINDOW;
 use super::session::MessageLimits;
 use super::suite::Suite;
 use super::table::{PLACES, SessionTable};
@@ -32,7 +33,7 @@ use crate::units::{Nanos, PeerId};
 pub const MAX_PEERS: usize = PLACES / MAX_INDICES;
 
 /// What can be set about the protocol. The defaults are right for all but tests.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// How many messages a session carries.
     pub messages: MessageLimits,
@@ -40,6 +41,20 @@ pub struct Settings {
     pub load: LoadLimits,
     /// What seals and opens transport data.
     pub backend: Backend,
+    /// How far behind the greatest counter seen another is still taken
+    /// ([`window_for`](super::replay::window_for)).
+    pub window: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            messages: MessageLimits::default(),
+            load: LoadLimits::default(),
+            backend: Backend::default(),
+            window: WINDOW,
+        }
+    }
 }
 
 /// Why a peer cannot be added.
@@ -347,8 +362,8 @@ impl Protocol {
     ) -> Option<(&'a mut Peer, Step<'a>)> {
         let private = &self.identity.as_ref()?.private;
         let peer = self.peers.get_mut(peer.0 as usize)?.as_deref_mut()?;
-        let Settings { messages: limits, backend, .. } = self.settings;
-        Some((peer, Step { now, unix, entropy, private, indices: &mut self.indices, limits, backend }))
+        let settings = self.settings;
+        Some((peer, Step { now, unix, entropy, private, indices: &mut self.indices, settings }))
     }
 
     fn get(&self, peer: PeerId) -> Option<&Peer> {

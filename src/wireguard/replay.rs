@@ -1,30 +1,40 @@
-//! Which counters of a session were seen: a sliding window as in RFC 6479, over 8192 counters.
+//! Which counters of a session were seen: a sliding window as in RFC 6479.
 //!
 //! Consulted only after a packet has been authenticated (whitepaper, section 5.4.6), so nobody
 //! without the key can move it.
 
-/// How far a counter may lie behind the greatest one seen and still be taken.
-pub(super) const WINDOW: u64 = 8192;
+/// How far a counter may lie behind the greatest one seen and still be taken. The lanes of the sender draw
+/// counters from one well, and one that has to wait for a CPU sends late: each further lane adds as much
+/// again, up to [`LARGEST`].
+pub const WINDOW: u64 = 8192;
 
-/// Words in the ring: one more than the window fills, so that the word being cleared for new
-/// counters never holds one that is still inside the window.
-const WORDS: u64 = WINDOW / 64 + 1;
+/// The largest window: 16 KiB a session.
+pub const LARGEST: u64 = 65_536;
+
+/// The window between routers with so many lanes.
+pub fn window_for(lanes: usize) -> u64 {
+    (WINDOW * lanes.max(1) as u64).min(LARGEST)
+}
 
 /// The counters of one session that were seen.
 #[derive(Debug)]
 pub(super) struct ReplayWindow {
+    /// How far back it reaches.
+    window: u64,
     /// One more than the greatest counter seen; 0 if none was.
     next: u64,
-    seen: [u64; WORDS as usize],
-}
-
-impl Default for ReplayWindow {
-    fn default() -> Self {
-        ReplayWindow { next: 0, seen: [0; WORDS as usize] }
-    }
+    /// A ring of as many words as are a power of two and more than the window fills, so that a word
+    /// being cleared for new counters never holds one that is still inside the window.
+    seen: Box<[u64]>,
 }
 
 impl ReplayWindow {
+    /// A window over `window` counters that has seen none.
+    pub(super) fn new(window: u64) -> Self {
+        let words = (window.div_ceil(64) + 1).next_power_of_two();
+        ReplayWindow { window, next: 0, seen: vec![0; words as usize].into_boxed_slice() }
+    }
+
     /// Marks `counter` as seen. Says whether it is new: false if it was seen before, or lies too
     /// far back to tell.
     ///
@@ -36,10 +46,10 @@ impl ReplayWindow {
                 return false;
             }
             self.advance(counter);
-        } else if self.next - counter > WINDOW {
+        } else if self.next - counter > self.window {
             return false;
         }
-        let word = &mut self.seen[(counter / 64 % WORDS) as usize];
+        let word = self.word(counter / 64);
         let bit = 1 << (counter % 64);
         let new = *word & bit == 0;
         *word |= bit;
@@ -50,11 +60,17 @@ impl ReplayWindow {
     fn advance(&mut self, greatest: u64) {
         // Nothing was seen yet: all words are clear, and the first may already be in use.
         let reached = if self.next == 0 { 0 } else { (self.next - 1) / 64 };
-        let skipped = (greatest / 64 - reached).min(WORDS);
+        let skipped = (greatest / 64 - reached).min(self.seen.len() as u64);
         for word in 1..=skipped {
-            self.seen[((reached + word) % WORDS) as usize] = 0;
+            *self.word(reached + word) = 0;
         }
         self.next = greatest + 1;
+    }
+
+    #[inline]
+    fn word(&mut self, number: u64) -> &mut u64 {
+        let mask = self.seen.len() - 1;
+        &mut self.seen[number as usize & mask]
     }
 }
 
@@ -66,15 +82,15 @@ mod tests {
     use proptest::prelude::*;
 
     /// The definition, without any cleverness.
-    #[derive(Default)]
     struct Model {
+        window: u64,
         greatest: Option<u64>,
         seen: HashSet<u64>,
     }
 
     impl Model {
         fn accept(&mut self, counter: u64) -> bool {
-            let in_window = self.greatest.is_none_or(|g| counter > g || g - counter < WINDOW);
+            let in_window = self.greatest.is_none_or(|g| counter > g || g - counter < self.window);
             self.greatest = self.greatest.max(Some(counter));
             in_window && self.seen.insert(counter)
         }
@@ -82,9 +98,11 @@ mod tests {
 
     #[test]
     fn the_window_is_exactly_as_long_as_it_says() {
-        for base in [0, 1, 63, 64, 1 << 40] {
-            let mut window = ReplayWindow::default();
-            assert!(window.accept(base + WINDOW));
+        for (base, len) in
+            [(0, 1), (1, 2), (63, 8), (64, 1), (1 << 40, 3)].map(|(base, lanes)| (base, window_for(lanes)))
+        {
+            let mut window = ReplayWindow::new(len);
+            assert!(window.accept(base + len));
             assert!(!window.accept(base), "just behind the window");
             assert!(window.accept(base + 1), "the last place inside");
             assert!(!window.accept(base + 1), "seen before");
@@ -93,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_jump_over_everything_forgets_everything() {
-        let mut window = ReplayWindow::default();
+        let mut window = ReplayWindow::new(WINDOW);
         assert!((0..300).all(|counter| window.accept(counter)));
         assert!(window.accept(u64::MAX - 1));
         assert!(!window.accept(u64::MAX));
@@ -104,14 +122,15 @@ mod tests {
     proptest! {
         #[test]
         fn it_agrees_with_the_definition(
+            lanes in 0..10_usize,
             start in prop_oneof![Just(0), 0..u64::MAX / 2],
             steps in prop::collection::vec(
                 prop_oneof![-64i64..64, -8300i64..8300, -8194i64..-8190, -100_000i64..100_000],
                 1..400,
             ),
         ) {
-            let mut window = ReplayWindow::default();
-            let mut model = Model::default();
+            let mut window = ReplayWindow::new(window_for(lanes));
+            let mut model = Model { window: window_for(lanes), greatest: None, seen: HashSet::new() };
             let mut counter = start;
             for step in steps {
                 counter = counter.saturating_add_signed(step);

@@ -79,6 +79,7 @@ impl Rotation {
 #[cfg(test)]
 mod tests {
     use super::super::aead::Backend;
+    use super::super::replay::WINDOW;
     use super::super::session::{MessageLimits, Role, SessionKeys, SessionParts};
     use super::super::suite::Suite;
     use super::*;
@@ -99,6 +100,7 @@ mod tests {
                 receive: Zeroizing::new([0; 32]),
             },
             backend: Backend::default(),
+            window: WINDOW,
             limits: MessageLimits::default(),
         }))
     }

@@ -81,6 +81,8 @@ pub struct SessionParts {
     pub limits: MessageLimits,
     /// What seals and opens.
     pub backend: Backend,
+    /// How far behind the greatest counter seen another is still taken.
+    pub window: u64,
 }
 
 /// A key pair in use, with its counters.
@@ -131,7 +133,7 @@ impl Session {
             receive_key: TransportKey::new(&parts.keys.receive, parts.keys.suite, parts.backend),
             awaits_confirmation: AtomicBool::new(parts.role == Role::Responder),
             next_counter: CachePadded::default(),
-            replay: CachePadded::default(),
+            replay: CachePadded::new(Mutex::new(ReplayWindow::new(parts.window))),
         }
     }
 
@@ -291,6 +293,7 @@ impl fmt::Debug for Session {
 
 #[cfg(test)]
 mod tests {
+    use super::super::replay::WINDOW;
     use super::*;
     use proptest::prelude::*;
 
@@ -313,6 +316,7 @@ mod tests {
                 },
                 limits,
                 backend: Backend::default(),
+                window: WINDOW,
             })
         };
         (end(Role::Initiator, 1, 2, 3, 4), end(Role::Responder, 2, 1, 4, 3))

@@ -104,6 +104,7 @@ fn place(index: u32) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::super::aead::Backend;
+    use super::super::replay::WINDOW;
     use super::super::session::{MessageLimits, Role, SessionKeys, SessionParts};
     use super::super::suite::Suite;
     use super::*;
@@ -124,6 +125,7 @@ mod tests {
                 receive: Zeroizing::new([0; 32]),
             },
             backend: Backend::default(),
+            window: WINDOW,
             limits: MessageLimits::default(),
         }))
     }
