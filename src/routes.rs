@@ -37,11 +37,6 @@ impl<T> Routes<T> {
         self.map.get(&net.trunc())
     }
 
-    /// Keeps only the prefixes for which `keep` is true.
-    pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
-        self.map.retain(|_, owner| keep(owner));
-    }
-
     /// The owner of the longest prefix that holds `address`.
     #[inline]
     pub fn lookup(&self, address: IpAddr) -> Option<&T> {

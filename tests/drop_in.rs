@@ -3,17 +3,22 @@
 mod support;
 
 use std::fs;
-use std::os::fd::AsRawFd as _;
+use std::net::UdpSocket;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use laneway::cli::demo::lab::{Lab, Side};
+use laneway::cli::exposition::Exposition;
+use laneway::control::uapi::client;
 use laneway::sys::netns::Namespace;
+use laneway::sys::tun::{self, Flags};
 use nix::sys::signal::Signal;
 use support::background::{self, Background};
 use support::binary::{BINARY, Laneway};
 use support::folder::Folder;
 use support::ping::{answers, ping};
-use support::process::{attempt, command_in, output};
+use support::process::{Process, attempt, command_in, output};
 use support::tunnel::{Family, PORT, address, allowed_ips, join};
 use support::wg::{self, KeyPair, Setting, control_socket};
 use support::wireguard_go::WireGuardGo;
@@ -95,8 +100,7 @@ fn in_the_background_it_ends_as_clean_as_in_the_foreground() {
         return;
     }
     let lab = lab();
-    type End = fn(&Side, &Background);
-    let ends: [End; 4] = [
+    let ends: [fn(&Side, &Background); 4] = [
         |_, router| router.signal(Signal::SIGTERM),
         |_, router| router.signal(Signal::SIGINT),
         |side, router| drop(output(&side.namespace, &["ip", "link", "del", &router.device], "")),
@@ -141,10 +145,70 @@ fn an_interface_that_moves_to_another_network_takes_no_sockets_with_it() {
 }
 
 #[test]
+fn an_address_that_is_given_while_it_runs_is_its_own() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let laneway = Laneway::start(&lab.left, &[]);
+    let own = Family::V4.inside(1);
+    address(&lab.left, &laneway.device, 1);
+    // The kernel sends to its own addresses by way of the device when the rule for local ones comes later.
+    for words in [
+        format!("route add {own} dev {} table 100", laneway.device),
+        format!("rule add pref 10 to {own} iif lo table 100"),
+        "rule add pref 20 lookup local".to_owned(),
+        "rule del pref 0".to_owned(),
+    ] {
+        output(&lab.left.namespace, &["ip"].into_iter().chain(words.split(' ')).collect::<Vec<_>>(), "");
+    }
+    let socket = lab.left.namespace.run(|| UdpSocket::bind("0.0.0.0:0")).expect("enter").expect("bind");
+    wait_until("a packet that came back", || {
+        socket.send_to(b"to myself", (own, 9)).expect("send");
+        let metrics = client::metrics(Path::new("/var/run/wireguard"), &laneway.device).expect("an answer");
+        let metrics = Exposition::parse(&metrics.expect("it is ours")).expect("metrics");
+        metrics.sum("laneway_self_forwarded_packets_total", &[]) > 0.0
+    });
+}
+
+#[test]
+fn a_device_and_a_socket_that_another_program_has_opened_are_taken_over() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let device = device_name("lw");
+    let open = || fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun").expect("a TUN");
+    let tun = lab.left.namespace.run(|| {
+        let tun = open();
+        tun::set_interface(&tun, &device, Flags::QUEUE).expect("an interface");
+        tun
+    });
+    let socket = control_socket(&device);
+    fs::create_dir_all(socket.parent().expect("a directory")).expect("make it");
+    let listener = UnixListener::bind(&socket).expect("listen");
+    // Handed over as standard input and output, and moved from there to numbers that do not mean anything.
+    let mut command = command_in(&lab.left.namespace, "sh");
+    let script = format!("exec {BINARY} -f {device} 3<&0 4<&1 </dev/null >/dev/null");
+    command.args(["-c", &script]).envs([("WG_TUN_FD", "3"), ("WG_UAPI_FD", "4")]);
+    command.stdin(tun.expect("enter")).stdout(OwnedFd::from(listener));
+    let mut process = Process::start_quietly(&mut command);
+    drop(command);
+    let right = Laneway::start(&lab.right, &[]);
+    join(&lab, &device, &right.device, Family::V4);
+    ping(&lab.left.namespace, Family::V4.inside(2));
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.wait(), Some(0), "{}", process.said());
+    wait_until("the end of the device", || links(&lab.left).len() == 2);
+    assert!(socket.exists(), "it is its maker's");
+    fs::remove_file(socket).expect("remove the socket");
+}
+
+#[test]
 fn wg_quick_brings_a_tunnel_up_and_down() {
     let Some(quick) = Quick::new() else { return };
-    let route = format!("Table = auto\n[Peer]\nAllowedIPs = {}, 10.99.0.0/16\n", allowed_ips(2));
-    let router = quick.up(&route);
+    let section = format!("Table = auto\n[Peer]\nAllowedIPs = {}, 10.99.0.0/16\n", allowed_ips(2));
+    let router = quick.up(&section);
     let routes = output(&quick.lab.left.namespace, &["ip", "route", "show", "dev", &quick.device], "");
     assert!(routes.contains("10.99.0.0/16"), "{routes}");
     ping(&quick.lab.left.namespace, Family::V4.inside(2));

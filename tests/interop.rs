@@ -3,29 +3,10 @@
 
 mod support;
 
-use laneway::cli::demo::lab::Side;
-use support::binary::Laneway;
-use support::boringtun::BoringTun;
+use support::implementation::Kind;
 use support::tunnel::{self, Family};
 use support::wg::{self, KeyPair, Setting};
-use support::wireguard_go::WireGuardGo;
 use support::{exercise, lab, require_root};
-
-/// An implementation of WireGuard.
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    /// The command under test, with this many lanes.
-    Laneway(&'static str),
-    WireGuardGo,
-    BoringTun,
-}
-
-/// A running one. Dropping it ends it.
-enum Running {
-    Laneway(Laneway),
-    WireGuardGo(WireGuardGo),
-    BoringTun(BoringTun),
-}
 
 /// One tunnel: who sends the first handshake message, who answers, over what.
 struct Row {
@@ -108,25 +89,5 @@ impl Row {
         wg::set(&lab.left, left.device(), &keys[0], &to_right);
         tunnel::address(&lab.left, left.device(), 1);
         exercise(&lab);
-    }
-}
-
-impl Kind {
-    fn start(self, side: &Side) -> Running {
-        match self {
-            Kind::Laneway(lanes) => Running::Laneway(Laneway::start(side, &[("LANEWAY_QUEUES", lanes)])),
-            Kind::WireGuardGo => Running::WireGuardGo(WireGuardGo::start(side)),
-            Kind::BoringTun => Running::BoringTun(BoringTun::start(side)),
-        }
-    }
-}
-
-impl Running {
-    fn device(&self) -> &str {
-        match self {
-            Running::Laneway(running) => &running.device,
-            Running::WireGuardGo(running) => &running.device,
-            Running::BoringTun(running) => &running.device,
-        }
     }
 }

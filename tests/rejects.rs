@@ -14,7 +14,8 @@ use laneway::control::config::RejectPolicy;
 use laneway::control::supervisor::Router;
 use laneway::lane::inside::{REJECT_BURST, REJECTS_PER_SECOND};
 use socket2::{Domain, Protocol, Socket, Type};
-use support::process::{command_in, output};
+use support::network::{ip, sysctl};
+use support::process::command_in;
 use support::router::{self, DEVICE, config, key, peer, total};
 use support::tunnel::Family;
 use support::{DEADLINE, bulk, lab, ping::ping, require_root, wait_until};
@@ -26,16 +27,6 @@ const NOBODY: [IpAddr; 2] =
 /// Addresses of a peer that has no endpoint.
 const LOST: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 8, 0, 1)), IpAddr::V6(Ipv6Addr::new(0xfd98, 0, 0, 0, 0, 0, 0, 1))];
-
-fn ip(side: &Side, words: &str) {
-    let words: Vec<_> = std::iter::once("ip").chain(words.split(' ')).collect();
-    output(&side.namespace, &words, "");
-}
-
-fn sysctl(side: &Side, name: &str, value: &str) {
-    let path = format!("/proc/sys/net/{name}");
-    side.namespace.run(|| std::fs::write(&path, value)).unwrap().unwrap_or_else(|e| panic!("{path}: {e}"));
-}
 
 /// A lab with a router on the left that has one peer without endpoint, and routes to it and to nobody.
 fn alone(policy: RejectPolicy) -> (Lab, Router) {

@@ -6,20 +6,26 @@ mod support;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, UdpSocket};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
 use laneway::cli::demo::lab::Lab;
+use laneway::wireguard::keys::PublicKey;
 use nix::errno::Errno;
-use support::binary::Laneway;
+use support::binary::{BINARY, Laneway};
 use support::ping::{answers, ping};
 use support::process::{attempt, output};
 use support::tunnel::{Family, PORT, address, allowed_ips};
 use support::wg::{self, KeyPair, PeerLine, Setting};
-use support::{bulk, lab, require_root, wait_until};
+use support::{bulk, echo, lab, require_root, wait_until};
 
 /// A key whose owner does not exist, for a peer that is only there to have something.
 const NOBODY: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
+
+/// Echoes of a flood, and changes of the configuration meanwhile, at the least.
+const ECHOES: u32 = 2000;
+const CHANGES: u32 = 20;
 
 /// Two laneways that have exchanged packets. The left one began.
 struct Tunnel {
@@ -243,40 +249,36 @@ fn syncconf_under_traffic_keeps_sessions_and_counts_and_corrupts_nothing() {
 }
 
 #[test]
-fn syncconf_under_a_flood_of_pings_loses_none() {
+fn syncconf_under_a_flood_of_echoes_loses_none() {
     if !require_root() {
         return;
     }
-    const PINGS: &str = "2000";
     let tunnel = Tunnel::up();
     let before = tunnel.peer();
-    let (mut changes, mut last) = (0, before.clone());
-    let said = thread::scope(|scope| {
+    let changes = AtomicU32::new(0);
+    let flood = thread::scope(|scope| {
         let flood = scope.spawn(|| {
-            // Every echo is asked for when the one before is back, or after 10 ms.
-            let target = Family::V4.inside(2).to_string();
-            let words = ["ping", "-n", "-q", "-f", "-c", PINGS, "-W", "10", &target];
-            output(&tunnel.lab.left.namespace, &words, "")
+            let enough = |sent| sent >= ECHOES && changes.load(Relaxed) >= CHANGES;
+            echo::flood(&tunnel.lab.left, &tunnel.lab.right, Family::V4.inside(2), enough)
         });
         let more = format!("[Peer]\nPublicKey = {NOBODY}\nAllowedIPs = 10.9.0.0/16\n");
-        while !flood.is_finished() || changes == 0 {
+        let mut last = before.clone();
+        while !flood.is_finished() {
             for file in [tunnel.file(&more), tunnel.file("")] {
                 tunnel.wg("syncconf", &["/dev/stdin"], &file).expect("syncconf");
-                changes += 1;
+                changes.fetch_add(1, Relaxed);
             }
             let now = tunnel.peer();
             assert!(now.sent >= last.sent && now.received >= last.received, "{last:?} {now:?}");
             last = now;
         }
-        flood.join().expect("ping")
+        flood.join().expect("it does not panic")
     });
-    assert!(
-        said.contains(&format!("{PINGS} packets transmitted, {PINGS} received")),
-        "{changes} changes: {said}"
-    );
+    assert!(flood.sent >= ECHOES && flood.lost.is_empty() && flood.surplus == 0, "{changes:?}: {flood:?}");
     let after = tunnel.peer();
     assert_eq!(after.latest_handshake, before.latest_handshake, "the session went on");
-    assert!(after.sent >= before.sent + 2000 * 64, "{before:?} {after:?}");
+    // Four bytes, and at the least the headers of UDP, IPv4 and of the message around them.
+    assert!(after.sent >= before.sent + u64::from(flood.sent) * (4 + 8 + 20 + 32), "{before:?} {after:?}");
 }
 
 #[test]
@@ -296,6 +298,58 @@ fn one_connection_carries_several_requests_and_errnos_have_their_sign() {
 
     let bad_get = tunnel.talk("get=1\nlisten_port=1\n\n");
     assert_eq!(bad_get, format!("errno={}\n\n", Errno::EINVAL as i32));
+}
+
+#[test]
+fn replacing_all_peers_leaves_a_kept_one_its_session_and_nothing_that_is_not_named() {
+    if !require_root() {
+        return;
+    }
+    let tunnel = Tunnel::up();
+    let right = &tunnel.keys[1].public;
+    let handshake = tunnel.peer().latest_handshake;
+    let words = ["peer", right, "persistent-keepalive", "25", "preshared-key", "/dev/stdin"];
+    tunnel.wg("set", &words, NOBODY).expect("more about the peer");
+    let key = PublicKey::to_hex(&right.parse().expect("wg made it"));
+    let request =
+        format!("set=1\nreplace_peers=true\npublic_key={key}\nallowed_ip={}/32\n\n", Family::V4.inside(2));
+    assert_eq!(tunnel.talk(&request), "errno=0\n\n");
+    let shown = |what| tunnel.wg("show", &[what], "").expect("show");
+    assert_eq!(shown("preshared-keys").trim(), format!("{right}\t(none)"));
+    assert_eq!(shown("persistent-keepalive").trim(), format!("{right}\toff"));
+    assert_eq!(tunnel.peer().allowed_ips, format!("{}/32", Family::V4.inside(2)));
+    ping(&tunnel.lab.left.namespace, Family::V4.inside(2));
+    assert_eq!(tunnel.peer().latest_handshake, handshake, "the session went on");
+}
+
+#[test]
+fn a_list_of_peers_that_has_ourselves_in_it_is_taken_without_us() {
+    if !require_root() {
+        return;
+    }
+    let tunnel = Tunnel::up();
+    tunnel
+        .wg("set", &["peer", &tunnel.keys[0].public, "allowed-ips", "10.9.0.0/16"], "")
+        .expect("no mistake");
+    assert_eq!(tunnel.peer().public, tunnel.keys[1].public);
+}
+
+#[test]
+fn a_link_local_endpoint_is_told_with_its_interface_and_shown_so() {
+    if !require_root() {
+        return;
+    }
+    let tunnel = Tunnel::up();
+    let words = ["ip", "-6", "-brief", "addr", "show", "underlay", "scope", "link"];
+    let shown = output(&tunnel.lab.right.namespace, &words, "");
+    let address =
+        shown.split_whitespace().find_map(|word| word.strip_suffix("/64")).expect("a link-local address");
+    let endpoint = format!("[{address}%underlay]:{PORT}");
+    tunnel.wg("set", &["peer", &tunnel.keys[1].public, "endpoint", &endpoint], "").expect("an endpoint");
+    assert_eq!(tunnel.peer().endpoint, endpoint);
+    let ours = output(&tunnel.lab.left.namespace, &[BINARY, "show", &tunnel.left.device], "");
+    assert!(ours.contains(&format!("  endpoint: {endpoint}\n")), "{ours}");
+    ping(&tunnel.lab.left.namespace, Family::V4.inside(2));
 }
 
 #[test]

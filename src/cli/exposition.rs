@@ -71,7 +71,8 @@ impl Exposition {
 
     /// The sum over [`Exposition::select`]; zero when there is none, as for a counter nobody has touched.
     pub fn sum(&self, name: &str, labels: &[Label<'_>]) -> f64 {
-        self.select(name, labels).map(|sample| sample.value).sum()
+        // The sum of nothing is -0 to Rust, and would be printed so.
+        self.select(name, labels).map(|sample| sample.value).sum::<f64>() + 0.0
     }
 
     /// Whether any sample is called `name`.

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::control::admin::{self, Admin, AdminError, End, OpenUapi};
+use crate::control::admin::{self, Admin, AdminError, End, Link, OpenUapi};
 use crate::control::config::env::Environment;
 use crate::control::config::{RouterConfig, Switch};
 use crate::control::netlink;
@@ -101,7 +101,12 @@ fn attend(
     ready: OnReady,
 ) -> Result<(), LaunchError> {
     let router = Arc::new(router);
-    let of_link = Arc::clone(&router);
+    let (of_mtu, of_addresses) = (Arc::clone(&router), Arc::clone(&router));
+    let link = Link {
+        interface: router.interface().to_owned(),
+        on_mtu: Box::new(move |mtu| of_mtu.set_mtu(mtu)),
+        on_addresses: Box::new(move |own| of_addresses.set_addresses(own)),
+    };
     let admin = Admin {
         registry: Arc::clone(router.registry()),
         roll: Arc::clone(router.roll()),
@@ -110,7 +115,7 @@ fn attend(
         shutdown: Arc::clone(router.shutdown()),
         metrics,
         uapi: Some(open_uapi),
-        link: Some((router.interface().to_owned(), Box::new(move |mtu| of_link.set_mtu(mtu)))),
+        link: Some(link),
         signals: Some(Box::new(move || on_hangup(&mut lock(&reloader)))),
     };
     let panicked = |_| LaunchError::Failed("the admin thread panicked; please report this".to_owned());

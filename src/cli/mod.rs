@@ -28,7 +28,7 @@ use show::{ShowArgs, ShowError};
 #[derive(Clone, Debug, Parser)]
 #[command(name = "laneway", version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 pub struct Cli {
-    /// Stay in the foreground, as WG_PROCESS_FOREGROUND=1 does
+    /// Stay in the foreground, as `WG_PROCESS_FOREGROUND=1` does
     #[arg(short, long)]
     foreground: bool,
 

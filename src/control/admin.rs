@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -18,7 +18,7 @@ use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::http::{self, Shown};
-use super::netlink::{LinkEvent, LinkWatch, NetlinkError};
+use super::netlink::{AddressWatch, LinkEvent, LinkWatch, NetlinkError};
 use super::readiness::Readiness;
 use super::roll::Roll;
 use super::uapi::{self, Device, UapiError};
@@ -43,18 +43,29 @@ pub struct Admin {
     /// Opens the UAPI socket. It is called last: tools wait for the socket to appear, and then
     /// expect to find the interface and to be able to end us with a signal.
     pub uapi: Option<OpenUapi>,
-    /// The interface to watch, in the network namespace of the thread that calls
-    /// [`spawn`](Self::spawn), and what to do when its MTU changes.
-    pub link: Option<(String, OnMtu)>,
+    /// The interface to watch.
+    pub link: Option<Link>,
     /// What to do on signals; without it they are left alone, as by a router that is part of another
     /// program.
     pub signals: Option<OnReload>,
 }
 
+/// An interface to watch, in the network namespace of the thread that calls [`Admin::spawn`].
+pub struct Link {
+    /// Its name.
+    pub interface: String,
+    /// Told its MTU in bytes, at first and when it changes.
+    pub on_mtu: OnMtu,
+    /// Told its addresses, at first and when they change.
+    pub on_addresses: OnAddresses,
+}
+
 /// Opens the UAPI socket.
 pub type OpenUapi = Box<dyn FnOnce() -> Result<uapi::Server, UapiError> + Send>;
-/// Told a new MTU in bytes.
+/// Told an MTU in bytes.
 pub type OnMtu = Box<dyn Fn(usize) + Send>;
+/// Told addresses.
+pub type OnAddresses = Box<dyn Fn(&[IpAddr]) + Send>;
 /// Called on SIGHUP. It may read files.
 pub type OnReload = Box<dyn FnMut() + Send>;
 
@@ -151,9 +162,16 @@ struct Duties {
     device: Arc<dyn Device>,
     uapi: Option<uapi::Server>,
     stopped: AsyncFd<OwnedFd>,
-    link: Option<(LinkWatch, OnMtu)>,
+    link: Option<Watched>,
     readiness: Arc<Readiness>,
     signals: Option<Signals>,
+}
+
+/// The interface and the news about it.
+struct Watched {
+    link: Link,
+    state: LinkWatch,
+    addresses: AddressWatch,
 }
 
 struct Signals {
@@ -171,7 +189,11 @@ impl Duties {
             http::spawn(listener, shown)?;
         }
         let link = match admin.link {
-            Some((interface, on_mtu)) => Some((LinkWatch::open(&interface).await?, on_mtu)),
+            Some(link) => Some(Watched {
+                state: LinkWatch::open(&link.interface).await?,
+                addresses: AddressWatch::open(&link.interface).await?,
+                link,
+            }),
             None => None,
         };
         let signals = match admin.signals {
@@ -212,20 +234,34 @@ async fn terminated(signals: Option<Signals>) {
 }
 
 /// Passes on news about the interface; never returns.
-async fn follow(link: Option<(LinkWatch, OnMtu)>, readiness: &Readiness) {
-    if let Some((mut watch, on_mtu)) = link {
-        let mut event = watch.last();
-        while let LinkEvent::Changed { mtu, up } = event {
-            readiness.set_interface_up(up);
-            on_mtu(mtu as usize);
-            event = watch.next().await;
-            if let LinkEvent::Changed { mtu, up } = event {
-                tracing::info!("the interface has MTU {mtu} and is {}", if up { "up" } else { "down" });
-            }
-        }
-        tracing::info!("the interface has left this network namespace");
+async fn follow(link: Option<Watched>, readiness: &Readiness) {
+    if let Some(Watched { link, state, addresses }) = link {
+        tokio::join!(
+            follow_state(state, &link.on_mtu, readiness),
+            follow_addresses(addresses, &link.on_addresses)
+        );
     }
     std::future::pending::<()>().await;
+}
+
+async fn follow_state(mut watch: LinkWatch, on_mtu: &OnMtu, readiness: &Readiness) {
+    let mut event = watch.last();
+    while let LinkEvent::Changed { mtu, up } = event {
+        readiness.set_interface_up(up);
+        on_mtu(mtu as usize);
+        event = watch.next().await;
+        if let LinkEvent::Changed { mtu, up } = event {
+            tracing::info!("the interface has MTU {mtu} and is {}", if up { "up" } else { "down" });
+        }
+    }
+    tracing::info!("the interface has left this network namespace");
+}
+
+async fn follow_addresses(mut watch: AddressWatch, on_addresses: &OnAddresses) {
+    on_addresses(watch.last());
+    while let Some(addresses) = watch.next().await {
+        on_addresses(addresses);
+    }
 }
 
 async fn socket_gone(uapi: Option<uapi::Server>, device: Arc<dyn Device>) {

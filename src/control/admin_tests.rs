@@ -90,7 +90,14 @@ fn removing_the_control_socket_stops_the_router() {
 
 #[test]
 fn an_interface_that_is_not_there_is_told_at_once() {
-    let admin = Admin { link: Some(("lw-not-there".into(), Box::new(|_| {}))), ..admin() };
+    let admin = Admin {
+        link: Some(Link {
+            interface: "lw-not-there".into(),
+            on_mtu: Box::new(|_| {}),
+            on_addresses: Box::new(|_| {}),
+        }),
+        ..admin()
+    };
     assert!(matches!(admin.spawn(), Err(AdminError::Netlink(_))));
 }
 

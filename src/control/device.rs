@@ -7,7 +7,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
 use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
@@ -16,22 +15,21 @@ use nix::errno::Errno;
 
 use super::actor::PeerActor;
 use super::config::update::{DeviceStatus, DeviceUpdate, PeerEndpoint, PeerStatus, PeerUpdate};
+use super::draft::Draft;
 use super::uapi::Device;
 use crate::lane::doorbell::{Awaited, Doorbell};
 use crate::lane::mailbox::{CommandBox, OutsideCommand};
-use crate::lane::peers::{PeerRecord, Snapshot};
+use crate::lane::peers::PeerRecord;
 use crate::lane::telemetry::Registry;
 use crate::sys::clock;
 use crate::underlay::{self, BindError, Endpoint, SocketOptions};
 use crate::units::PeerId;
-use crate::wireguard::keys::{PrivateKey, PublicKey};
+use crate::wireguard::keys::{PresharedKey, PrivateKey, PublicKey};
+use crate::wireguard::protocol::AddPeerError;
 
 /// Requests that may wait for the peer actor. Whoever asks waits for the answer, so there are no
 /// more than there are connections to the control socket.
 const REQUESTS: usize = 64;
-
-/// How long an outside worker may take to make room for a command. One that takes longer is stuck.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the control socket and the supervisor ask of the peer actor.
 #[derive(Debug)]
@@ -98,7 +96,7 @@ pub(super) fn answer(actor: &mut PeerActor, request: Request) {
 }
 
 /// Brings everything in line with `update`.
-pub(super) fn apply(actor: &mut PeerActor, update: DeviceUpdate) -> Result<(), Errno> {
+pub(super) fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(), Errno> {
     // What is most likely to be refused comes first: then nothing has changed.
     if let Some(port) = update.listen_port {
         rebind(actor, port)?;
@@ -112,23 +110,29 @@ pub(super) fn apply(actor: &mut PeerActor, update: DeviceUpdate) -> Result<(), E
     if let Some(key) = update.private_key {
         set_private_key(actor, key);
     }
-    let mut snapshot = Snapshot::clone(&actor.peers.load());
+    let mut draft = Draft::of(&actor.peers.load());
     if update.replace_peers {
-        let named: HashSet<PublicKey> = update.peers.iter().map(|peer| peer.public_key).collect();
-        let unnamed = snapshot.peers.iter().flatten().filter(|peer| !named.contains(&peer.public_key));
-        let unnamed: Vec<PeerId> = unnamed.map(|peer| peer.id).collect();
-        for peer in unnamed {
-            remove_peer(actor, &mut snapshot, peer);
-        }
         // Kept peers begin with what the update says and nothing else.
-        snapshot.routes = crate::routes::Routes::default();
+        let mut named = HashSet::new();
+        for peer in &mut update.peers {
+            if named.insert(peer.public_key) {
+                peer.preshared_key.get_or_insert(PresharedKey::NONE);
+                peer.persistent_keepalive.get_or_insert(0);
+            }
+        }
+        let unnamed = draft.peers().filter(|peer| !named.contains(&peer.public_key));
+        let unnamed: Vec<PeerId> = unnamed.map(|peer| peer.id).collect();
+        draft.clear_all();
+        for peer in unnamed {
+            remove_peer(actor, &mut draft, peer);
+        }
     }
     let mut touched = Vec::new();
     let outcome = update.peers.into_iter().try_for_each(|peer| {
-        touched.extend(apply_peer(actor, &mut snapshot, peer)?);
+        touched.extend(apply_peer(actor, &mut draft, peer)?);
         Ok(())
     });
-    actor.peers.store(Arc::new(snapshot));
+    actor.peers.store(Arc::new(draft.finish()));
     for peer in touched {
         actor.look_at(peer);
     }
@@ -193,45 +197,35 @@ fn set_private_key(actor: &mut PeerActor, key: Option<PrivateKey>) {
         }
     }
     if let Some(peer) = change.removed {
-        let mut snapshot = Snapshot::clone(&actor.peers.load());
-        forget_peer(actor, &mut snapshot, peer);
-        actor.peers.store(Arc::new(snapshot));
+        let mut draft = Draft::of(&actor.peers.load());
+        forget_peer(actor, &mut draft, peer);
+        actor.peers.store(Arc::new(draft.finish()));
     }
 }
 
-/// Tells an outside worker what must not be lost. Its box may be full of handshake messages; it empties
-/// the box without ever waiting for us.
+/// Tells an outside worker what must not be lost.
 fn tell(commands: &CommandBox, command: OutsideCommand) -> Result<(), Errno> {
-    let patience_ends = clock::now().after(PATIENCE);
-    while !commands.has_room() {
-        if clock::now() > patience_ends {
-            return Err(Errno::EBUSY);
-        }
-        thread::sleep(PATIENCE / 1000);
-    }
-    assert!(commands.push(command), "nobody else puts commands in");
-    Ok(())
+    if commands.push(command) { Ok(()) } else { Err(Errno::EBUSY) }
 }
 
 /// Changes one peer; the peer, if there is one to look at now.
-fn apply_peer(
-    actor: &mut PeerActor,
-    snapshot: &mut Snapshot,
-    update: PeerUpdate,
-) -> Result<Option<PeerId>, Errno> {
+fn apply_peer(actor: &mut PeerActor, draft: &mut Draft, update: PeerUpdate) -> Result<Option<PeerId>, Errno> {
     let known = actor.protocol.peer_by_key(&update.public_key);
     if update.remove {
         if let Some(peer) = known {
-            remove_peer(actor, snapshot, peer);
+            remove_peer(actor, draft, peer);
         }
         return Ok(None);
     }
     let peer = match known {
         Some(peer) => peer,
         None if update.update_only => return Ok(None),
-        None => add_peer(actor, snapshot, update.public_key)?,
+        None => match add_peer(actor, draft, update.public_key)? {
+            Some(peer) => peer,
+            None => return Ok(None),
+        },
     };
-    let record = Arc::clone(snapshot.peer(peer).expect("protocol and snapshot have the same peers"));
+    let record = Arc::clone(draft.peer(peer).expect("protocol and snapshot have the same peers"));
     if let Some(name) = update.friendly_name {
         record.friendly_name.store((!name.is_empty()).then(|| Arc::new(name)));
     }
@@ -252,40 +246,44 @@ fn apply_peer(
         actor.protocol.set_persistent_keepalive(peer, interval);
     }
     if update.replace_allowed_ips {
-        snapshot.routes.retain(|owner| owner.id != peer);
+        draft.clear(peer);
     }
     for change in update.allowed_ips {
-        if !change.remove {
-            snapshot.routes.insert(change.net, Arc::clone(&record));
-        } else if snapshot.routes.get(change.net).is_some_and(|owner| owner.id == peer) {
-            snapshot.routes.remove(change.net);
+        if change.remove {
+            draft.disallow(change.net, peer);
+        } else {
+            draft.allow(change.net, &record);
         }
     }
     Ok(Some(peer))
 }
 
-fn add_peer(actor: &mut PeerActor, snapshot: &mut Snapshot, key: PublicKey) -> Result<PeerId, Errno> {
-    let peer = actor.protocol.add_peer(key).map_err(|error| {
-        tracing::warn!("{key} is not added: {error}");
-        Errno::EINVAL
-    })?;
-    let index = peer.0 as usize;
-    if snapshot.peers.len() <= index {
-        snapshot.peers.resize(index + 1, None);
-    }
-    snapshot.peers[index] = Some(Arc::new(PeerRecord::new(peer, key)));
-    Ok(peer)
+/// Adds a peer; `None` if it is ourselves. Tools give the same list of peers to all of them, so that is
+/// no mistake.
+fn add_peer(actor: &mut PeerActor, draft: &mut Draft, key: PublicKey) -> Result<Option<PeerId>, Errno> {
+    let peer = match actor.protocol.add_peer(key) {
+        Ok(peer) => peer,
+        Err(error @ AddPeerError::OwnKey(_)) => {
+            tracing::info!("a peer is left out: {error}");
+            return Ok(None);
+        }
+        Err(error) => {
+            tracing::warn!("{key} is not added: {error}");
+            return Err(Errno::EINVAL);
+        }
+    };
+    draft.add_peer(PeerRecord::new(peer, key));
+    Ok(Some(peer))
 }
 
-fn remove_peer(actor: &mut PeerActor, snapshot: &mut Snapshot, peer: PeerId) {
+fn remove_peer(actor: &mut PeerActor, draft: &mut Draft, peer: PeerId) {
     actor.protocol.remove_peer(peer);
-    forget_peer(actor, snapshot, peer);
+    forget_peer(actor, draft, peer);
 }
 
 /// Takes a peer that the protocol no longer has out of all that workers see.
-fn forget_peer(actor: &mut PeerActor, snapshot: &mut Snapshot, peer: PeerId) {
+fn forget_peer(actor: &mut PeerActor, draft: &mut Draft, peer: PeerId) {
     actor.schedule.set(peer, None);
     actor.names.forget(peer);
-    snapshot.routes.retain(|owner| owner.id != peer);
-    snapshot.peers[peer.0 as usize] = None;
+    draft.remove_peer(peer);
 }

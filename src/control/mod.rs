@@ -4,6 +4,7 @@ mod actor;
 pub mod admin;
 pub mod config;
 pub mod device;
+mod draft;
 mod http;
 mod lookups;
 pub mod metrics;

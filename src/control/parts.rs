@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
 use super::actor::PeerActor;
@@ -24,7 +25,7 @@ use crate::lane::bounds::{self, INBOX_DEPTH};
 use crate::lane::doorbell::Doorbell;
 use crate::lane::drain::Drain;
 use crate::lane::inbox::{Inbox, Pool};
-use crate::lane::inside::{self, InsideWorker};
+use crate::lane::inside::{self, InsideWorker, OwnAddresses};
 use crate::lane::mailbox::{CommandBox, PeerInbox};
 use crate::lane::outside::{self, OutsideWorker};
 use crate::lane::peers::{Peers, Snapshot};
@@ -51,6 +52,7 @@ pub(super) struct Parts {
     pub(super) device: DeviceHandle,
     pub(super) registry: Arc<Registry>,
     pub(super) mtu: Arc<AtomicUsize>,
+    pub(super) own: Arc<OwnAddresses>,
     pub(super) peers: Arc<Peers>,
 }
 
@@ -61,6 +63,7 @@ struct Shared {
     actor: Arc<PeerInbox>,
     registry: Arc<Registry>,
     mtu: Arc<AtomicUsize>,
+    own: Arc<OwnAddresses>,
     shutdown: Arc<Shutdown>,
 }
 
@@ -114,6 +117,7 @@ pub(super) fn open(
         actor: Arc::new(PeerInbox::new(Arc::clone(&actor_bell))),
         registry: Arc::new(Registry::new()),
         mtu: Arc::new(AtomicUsize::new(config.mtu.into())),
+        own: Arc::new(ArcSwap::from_pointee(config.addresses.iter().map(IpNet::addr).collect())),
         shutdown: Arc::clone(shutdown),
     };
     let ends = (0..lanes).map(|lane| lane_ends(config, lane, lanes)).collect::<Result<Vec<_>, _>>()?;
@@ -136,7 +140,7 @@ pub(super) fn open(
         outputs: Outputs::default(),
     };
     let lanes = wire(config, &shared, ends, tun.queues, sockets, cpus)?;
-    let Shared { registry, mtu, peers, .. } = shared;
+    let Shared { registry, mtu, own, peers, .. } = shared;
     registry.collect_from(SocketMetrics::new(lanes.iter().map(|(_, outside, _)| &outside.socket_drops)));
     registry.collect_from(PeerMetrics {
         interface: tun.name.clone(),
@@ -144,7 +148,7 @@ pub(super) fn open(
         limit: config.metrics_peers,
     });
     registry.collect_from(ProcessMetrics);
-    Ok(Parts { interface: tun.name, lanes, actor, device, registry, mtu, peers })
+    Ok(Parts { interface: tun.name, lanes, actor, device, registry, mtu, own, peers })
 }
 
 /// The segments of `mtu` bytes that one superpacket may hold so that it leaves in one GSO send: at
@@ -209,11 +213,7 @@ fn wire(
                 Arc::clone(&shared.actor),
                 Arc::clone(&shared.mtu),
             ),
-            rejects: inside::Rejects::new(
-                queue.rejecter,
-                config.reject,
-                config.addresses.iter().map(IpNet::addr),
-            ),
+            rejects: inside::Rejects::new(queue.rejecter, config.reject, Arc::clone(&shared.own)),
             peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
             sleeper: sleeper(&ends.inside_bell),
             drain: inside_drain,

@@ -7,6 +7,7 @@
 //! A worker that panics is restarted on its open descriptors, a bounded number of times; what it was
 //! in the middle of is lost and counted. A worker whose device or socket is gone ends the router.
 
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +25,7 @@ use super::parts::{self, Lanes};
 use super::readiness::Readiness;
 use super::roll::{Member, Roll};
 use crate::drops::DropReason;
-use crate::lane::inside::InsideWorker;
+use crate::lane::inside::{InsideWorker, OwnAddresses};
 use crate::lane::outside::OutsideWorker;
 use crate::lane::peers::Peers;
 use crate::lane::pinning::{self, LaneCpus, NotAllowed};
@@ -45,6 +46,7 @@ pub struct Router {
     device: DeviceHandle,
     registry: Arc<Registry>,
     mtu: Arc<AtomicUsize>,
+    own: Arc<OwnAddresses>,
     peers: Arc<Peers>,
     ready_peer: Option<PublicKey>,
     roll: Arc<Roll>,
@@ -84,7 +86,7 @@ impl Router {
     /// See [`StartError`]; nothing is left behind.
     pub fn start(config: &RouterConfig, tun: Option<OwnedFd>) -> Result<Router, StartError> {
         let shutdown = Arc::new(Shutdown::new()?);
-        let parts::Parts { interface, lanes, mut actor, device, registry, mtu, peers } =
+        let parts::Parts { interface, lanes, mut actor, device, registry, mtu, own, peers } =
             parts::open(config, tun, &shutdown)?;
         actor.apply(config.update.clone()).map_err(|errno| {
             StartError::Config(format!("the configuration of {interface} cannot be applied: {errno}"))
@@ -94,6 +96,7 @@ impl Router {
             device,
             registry,
             mtu,
+            own,
             peers,
             ready_peer: config.ready_peer,
             roll: Arc::default(),
@@ -136,6 +139,11 @@ impl Router {
     /// Is signalled when the router stops, whoever stops it.
     pub fn shutdown(&self) -> &Arc<Shutdown> {
         &self.shutdown
+    }
+
+    /// The interface has these addresses from now on.
+    pub fn set_addresses(&self, own: &[IpAddr]) {
+        self.own.store(Arc::new(own.to_vec()));
     }
 
     /// The interface has another MTU from now on.

@@ -31,8 +31,10 @@ pub const DRAIN_CAP: usize = 64;
 /// slab itself travels on: copying would cost more than the slab.
 pub const COPY_BELOW: usize = 8 * 1024;
 
-/// Handshake messages that may wait for the peer actor. Newest are dropped beyond it.
-pub const HANDSHAKE_QUEUE: usize = 256;
+/// Handshake messages that may wait for the peer actor: 50 milliseconds of 20,000 a second, so that in a
+/// flood a peer's own message is not dropped because the actor had to wait for a processor. Newest are
+/// dropped beyond it.
+pub const HANDSHAKE_QUEUE: usize = 1024;
 
 /// Events that may wait for the peer actor. Each is either repeated by the next batch or found by
 /// the peer's own timers, so one that finds the queue full is not lost for good.
@@ -40,6 +42,9 @@ pub const EVENT_QUEUE: usize = 1024;
 
 /// Handshake messages and keepalives that may wait for an outside worker.
 pub const CONTROL_QUEUE: usize = 256;
+
+/// Orders (another socket, another mark) that may wait for an outside worker. An update brings two at most.
+pub const ORDER_QUEUE: usize = 16;
 
 /// The batches an outside worker owns. With a single lane they are as many as one inbox holds, so
 /// that it can never be full: the slabs run out first, and the socket's buffer holds what comes. With

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
 
-use super::bounds::{CONTROL_QUEUE, EVENT_QUEUE, HANDSHAKE_QUEUE};
+use super::bounds::{CONTROL_QUEUE, EVENT_QUEUE, HANDSHAKE_QUEUE, ORDER_QUEUE};
 use super::doorbell::{Awaited, Doorbell};
 use super::peers::PeerRecord;
 use crate::underlay::{Endpoint, UdpSocket};
@@ -116,40 +116,58 @@ pub enum OutsideCommand {
     Fwmark(u32),
 }
 
-/// Commands on their way to one outside worker.
+/// Commands on their way to one outside worker. Orders of the operator have a queue of their own and go
+/// first: messages fill theirs when somebody floods us with handshakes.
 #[derive(Debug)]
 pub struct CommandBox {
-    commands: ArrayQueue<OutsideCommand>,
+    orders: ArrayQueue<OutsideCommand>,
+    messages: ArrayQueue<OutsideCommand>,
     bell: Arc<Doorbell>,
 }
 
 impl CommandBox {
     /// An empty box for the worker at `bell`.
     pub fn new(bell: Arc<Doorbell>) -> Self {
-        Self { commands: ArrayQueue::new(CONTROL_QUEUE), bell }
+        let (orders, messages) = (ArrayQueue::new(ORDER_QUEUE), ArrayQueue::new(CONTROL_QUEUE));
+        Self { orders, messages, bell }
     }
 
     /// Puts a command in; false if the box is full and the command was dropped. A handshake message
     /// may be dropped then, its timer sends another.
     #[must_use]
     pub fn push(&self, command: OutsideCommand) -> bool {
-        let taken = self.commands.push(command).is_ok();
+        let queue = match command {
+            OutsideCommand::Send { .. } => &self.messages,
+            OutsideCommand::Rebind(_) | OutsideCommand::Fwmark(_) => &self.orders,
+        };
+        let taken = queue.push(command).is_ok();
         self.bell.ring(Awaited::WORK);
         taken
     }
 
-    /// Whether a command would be taken.
-    pub fn has_room(&self) -> bool {
-        !self.commands.is_full()
-    }
-
-    /// The oldest command.
+    /// The oldest order, or the oldest message if there is none.
     pub fn pop(&self) -> Option<OutsideCommand> {
-        self.commands.pop()
+        self.orders.pop().or_else(|| self.messages.pop())
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.commands.is_empty()
+        self.orders.is_empty() && self.messages.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_gets_through_when_messages_fill_the_box() {
+        let commands = CommandBox::new(Arc::new(Doorbell::new().unwrap()));
+        let to = Endpoint::new(([192, 0, 2, 1], 51820).into());
+        let flood = || commands.push(OutsideCommand::Send { message: ControlMessage::new(), to });
+        assert_eq!((0..2 * CONTROL_QUEUE).filter(|_| flood()).count(), CONTROL_QUEUE);
+        assert!(commands.push(OutsideCommand::Fwmark(7)));
+        assert!(matches!(commands.pop(), Some(OutsideCommand::Fwmark(7))));
+        assert!(matches!(commands.pop(), Some(OutsideCommand::Send { .. })));
     }
 }

@@ -67,7 +67,7 @@ impl Parent {
         }
         loop {
             match waitpid(self.child, None) {
-                Ok(WaitStatus::Exited(_, status)) => return Ok(status as u8),
+                Ok(WaitStatus::Exited(_, status)) => return Ok(status.cast_unsigned() as u8),
                 Ok(WaitStatus::Signaled(_, signal, _)) => {
                     return Err(io::Error::other(format!("{signal} ended it before it was ready")));
                 }

@@ -19,9 +19,11 @@ pub struct LoadLimits {
 }
 
 impl Default for LoadLimits {
-    /// A handshake costs a core about a quarter of a millisecond. Load begins at a tenth of one core.
+    /// Load begins at a tenth of one core. A handshake that we answer costs 0.29 ms of one, a stranger's
+    /// 0.14 ms, an initiation that only gets a cookie 0.0035 ms, and one with a wrong first MAC 0.0004 ms
+    /// (`cargo bench --bench handshake` on an AMD EPYC of 2.6 GHz).
     fn default() -> Self {
-        LoadLimits { begins_over: 400, ends_at: 200 }
+        LoadLimits { begins_over: 350, ends_at: 175 }
     }
 }
 

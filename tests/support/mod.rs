@@ -7,7 +7,11 @@
 pub mod background;
 pub mod binary;
 pub mod boringtun;
+pub mod echo;
+pub mod flood;
 pub mod folder;
+pub mod implementation;
+pub mod network;
 pub mod ping;
 pub mod process;
 pub mod router;

@@ -51,7 +51,16 @@ pub fn pair(lab: &Lab, outside: Family) -> [Router; 2] {
 
 /// The same, with `tune` to change their settings before they start.
 pub fn pair_with(lab: &Lab, outside: Family, tune: impl Fn(&mut RouterConfig)) -> [Router; 2] {
-    let keys = [key(), key()];
+    pair_of(lab, outside, &[key(), key()], tune)
+}
+
+/// The same, with these keys.
+pub fn pair_of(
+    lab: &Lab,
+    outside: Family,
+    keys: &[PrivateKey; 2],
+    tune: impl Fn(&mut RouterConfig),
+) -> [Router; 2] {
     let sides = [&lab.left, &lab.right];
     [0, 1].map(|own: usize| {
         let other = 1 - own;

@@ -1,7 +1,10 @@
 //! A device in the words and the order of `wg show`.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
+
+use nix::net::if_::if_indextoname;
 
 use crate::cli::exposition::Exposition;
 use crate::control::config::update::{DeviceStatus, PeerStatus};
@@ -91,7 +94,7 @@ impl Device<'_> {
             writeln!(f, "  preshared key: {}", self.secret(&peer.preshared_key.to_base64()))?;
         }
         if let Some(endpoint) = peer.endpoint {
-            writeln!(f, "  endpoint: {endpoint}")?;
+            writeln!(f, "  endpoint: {}", Endpoint(endpoint))?;
         }
         let allowed_ips: Vec<_> = peer.allowed_ips.iter().map(ToString::to_string).collect();
         let allowed_ips = if allowed_ips.is_empty() { "(none)".to_owned() } else { allowed_ips.join(", ") };
@@ -109,6 +112,25 @@ impl Device<'_> {
         }
         Ok(())
     }
+}
+
+/// An address and port, with the name of the interface that a link-local address belongs to.
+struct Endpoint(SocketAddr);
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            SocketAddr::V6(address) if let Some(interface) = name_of(address.scope_id()) => {
+                write!(f, "[{}%{interface}]:{}", address.ip(), address.port())
+            }
+            address => address.fmt(f),
+        }
+    }
+}
+
+/// The interface of this number, in the network that the command is run in.
+fn name_of(scope: u32) -> Option<String> {
+    if_indextoname(scope).ok()?.into_string().ok()
 }
 
 /// A number of bytes.
@@ -181,7 +203,7 @@ mod tests {
         };
         let heard = PeerStatus {
             preshared_key: PresharedKey::from_bytes([1; 32]),
-            endpoint: Some("[fe80::1%2]:51820".parse().unwrap()),
+            endpoint: Some("[fe80::1%1]:51820".parse().unwrap()),
             sent_bytes: 1536,
             received_bytes: 7,
             persistent_keepalive: 61,
@@ -212,7 +234,7 @@ mod tests {
             "interface: wg0\n  public key: {}\n  private key: (hidden)\n  listening port: 51820\n  fwmark: 0xca6c\n  \
              queue 2: 0 segments sent from 0 reads, 6 segments received to 4 writes, 1 dropped\n  \
              queue 10: 5 segments sent from 3 reads, 0 segments received to 0 writes, 0 dropped\n\n\
-             peer: {first}\n  preshared key: (hidden)\n  endpoint: [fe80::1%2]:51820\n  \
+             peer: {first}\n  preshared key: (hidden)\n  endpoint: [fe80::1%lo]:51820\n  \
              allowed ips: 10.0.0.0/24, fd00::2/128\n  latest handshake: 1 hour, 1 minute, 1 second ago\n  \
              transfer: 7 B received, 1.50 KiB sent\n  persistent keepalive: every 1 minute, 1 second\n\n\
              peer: {second}\n  allowed ips: (none)\n  latest handshake: 1 hour, 2 minutes, 41 seconds ago\n\n\

@@ -2,10 +2,11 @@
 //! file, SIGHUP and the UAPI socket all speak.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use nix::net::if_::if_nametoindex;
 
 use crate::wireguard::keys::{PresharedKey, PrivateKey, PublicKey};
 
@@ -158,9 +159,20 @@ pub(super) fn parse_interface_address(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
-/// Reads `192.0.2.1:51820` or `[fe80::1%2]:51820`.
+/// Reads `192.0.2.1:51820`, `[2001:db8::1]:51820` or `[fe80::1%2]:51820`.
 pub(in crate::control) fn parse_address(text: &str) -> Option<SocketAddr> {
     text.parse().ok()
+}
+
+/// The same, with a scope that may be an interface's name, as `wg` writes it: `[fe80::1%eth0]:51820`. The
+/// name is looked up in the calling thread's network namespace.
+pub(in crate::control) fn parse_scoped_address(text: &str) -> Option<SocketAddr> {
+    parse_address(text).or_else(|| {
+        let (ip, rest) = text.strip_prefix('[')?.split_once('%')?;
+        let (interface, port) = rest.split_once("]:")?;
+        let scope = if_nametoindex(interface).ok()?;
+        Some(SocketAddrV6::new(ip.parse().ok()?, port.parse().ok()?, 0, scope).into())
+    })
 }
 
 #[cfg(test)]
@@ -180,6 +192,25 @@ mod tests {
         }
         for text in ["", "10.0.0.0/33", "fd00::/129", "10.0.0/8", "10.0.0.1/-1", "x"] {
             assert_eq!(parse_network(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_scope_of_an_address_is_a_number_or_an_interface() {
+        let told = |text| parse_scoped_address(text).map(|address| address.to_string());
+        for text in ["[fe80::1%1]:7", "[fe80::1%lo]:7"] {
+            assert_eq!(told(text).as_deref(), Some("[fe80::1%1]:7"), "loopback is always the first: {text}");
+        }
+        assert_eq!(told("[::1]:7").as_deref(), Some("[::1]:7"));
+        for text in [
+            "[fe80::1%nothing0]:7",
+            "[fe80::1%]:7",
+            "[x%lo]:7",
+            "[fe80::1%lo]",
+            "fe80::1%lo:7",
+            "1.2.3.4%lo:7",
+        ] {
+            assert_eq!(told(text), None, "{text}");
         }
     }
 }

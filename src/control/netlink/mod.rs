@@ -3,6 +3,7 @@
 //!
 //! Sockets are opened in the calling thread's network namespace and stay in it.
 
+mod addresses;
 mod rules;
 mod watch;
 
@@ -17,6 +18,7 @@ use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 use tokio::runtime;
 
+pub use addresses::AddressWatch;
 pub use rules::{DefaultRule, IpVersion};
 pub use watch::{LinkEvent, LinkWatch};
 

@@ -143,3 +143,30 @@ fn a_new_mtu_and_the_end_of_the_interface_are_told() {
         runtime().unwrap().block_on(work);
     });
 }
+
+#[test]
+fn addresses_are_told_whoever_gives_and_takes_them() {
+    in_fresh_namespace(|| {
+        add_link("lw0");
+        let work = async {
+            let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+            tokio::spawn(connection);
+            let index = find(&handle, "lw0").await.unwrap().header.index;
+            let add = async |address: &str| {
+                handle.address().add(index, address.parse().unwrap(), 24).execute().await.unwrap();
+            };
+            add("10.9.0.1").await;
+            let mut watch = AddressWatch::open("lw0").await.unwrap();
+            let addresses =
+                |all: &[&str]| all.iter().map(|a| a.parse::<IpAddr>().unwrap()).collect::<Vec<_>>();
+            assert_eq!(watch.last(), addresses(&["10.9.0.1"]));
+            add("fd09::1").await;
+            assert_eq!(watch.next().await.unwrap(), addresses(&["10.9.0.1", "fd09::1"]));
+            remove_address(&handle, index, "lw0", "10.9.0.1/24".parse().unwrap()).await.unwrap();
+            assert_eq!(watch.next().await.unwrap(), addresses(&["fd09::1"]));
+            handle.link().del(index).execute().await.unwrap();
+            assert_eq!(watch.next().await.unwrap(), addresses(&[]));
+        };
+        runtime().unwrap().block_on(work);
+    });
+}

@@ -14,7 +14,8 @@ use nix::errno::Errno;
 use zeroize::Zeroizing;
 
 use crate::control::config::update::{
-    AllowedIpChange, DeviceStatus, DeviceUpdate, PeerEndpoint, PeerUpdate, parse_address, parse_network,
+    AllowedIpChange, DeviceStatus, DeviceUpdate, PeerEndpoint, PeerUpdate, parse_network,
+    parse_scoped_address,
 };
 use crate::wireguard::keys::{KeyError, PresharedKey, PrivateKey, PublicKey};
 
@@ -141,7 +142,7 @@ impl PeerUpdate {
             "update_only" => self.update_only = is_true(value)?,
             "preshared_key" => self.preshared_key = Some(PresharedKey::from_hex(value).map_err(bad)?),
             "endpoint" => {
-                let address = parse_address(value).ok_or(Errno::EINVAL)?;
+                let address = parse_scoped_address(value).ok_or(Errno::EINVAL)?;
                 self.endpoint = Some(PeerEndpoint::Address(address));
             }
             "persistent_keepalive_interval" => self.persistent_keepalive = Some(number(value)?),

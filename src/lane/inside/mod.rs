@@ -17,7 +17,7 @@ use nix::poll::PollFlags;
 
 pub use inbound::Inbound;
 pub use outbound::Outbound;
-pub use reject::{REJECT_BURST, REJECTS_PER_SECOND, RejectPolicy, Rejects};
+pub use reject::{OwnAddresses, REJECT_BURST, REJECTS_PER_SECOND, RejectPolicy, Rejects};
 
 use super::batch::OutboundBatch;
 use super::doorbell::Awaited;

@@ -5,7 +5,10 @@
 //! reject scratch. At most one reject a superpacket, and at most so many a second.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
+
+use arc_swap::{ArcSwap, Cache};
 
 use crate::lane::telemetry::{InsideTelemetry, RejectKind};
 use crate::offload::{QueueRejecter, Superpacket};
@@ -31,11 +34,14 @@ pub enum RejectPolicy {
     Drop,
 }
 
+/// The device's own addresses, which change while it runs.
+pub type OwnAddresses = ArcSwap<Vec<IpAddr>>;
+
 /// The rejecting part of an inside worker.
 pub struct Rejects {
     rejecter: QueueRejecter,
     policy: RejectPolicy,
-    own: Box<[IpAddr]>,
+    own: Cache<Arc<OwnAddresses>, Arc<Vec<IpAddr>>>,
     scratch: Box<[u8; MAX_REJECT]>,
     refusals: TokenBucket,
     /// Too-big messages have a bucket of their own: without them a path that has narrowed swallows
@@ -46,11 +52,11 @@ pub struct Rejects {
 impl Rejects {
     /// Writes to `rejecter`, on a device whose addresses are `own`. The policy is for packets without a
     /// peer or endpoint; senders of packets that are too long are told in any case.
-    pub fn new(rejecter: QueueRejecter, policy: RejectPolicy, own: impl IntoIterator<Item = IpAddr>) -> Self {
+    pub fn new(rejecter: QueueRejecter, policy: RejectPolicy, own: Arc<OwnAddresses>) -> Self {
         Self {
             rejecter,
             policy,
-            own: own.into_iter().collect(),
+            own: Cache::new(own),
             scratch: Box::new([0; MAX_REJECT]),
             refusals: TokenBucket::default(),
             too_big: TokenBucket::default(),
@@ -60,7 +66,7 @@ impl Rejects {
     /// Writes `packet` back if it is for this device itself; whether it was.
     #[inline]
     pub(super) fn self_forward(&mut self, packet: &Superpacket<'_>, telemetry: &mut InsideTelemetry) -> bool {
-        let own = self.own.contains(&packet.destination());
+        let own = self.own.load().contains(&packet.destination());
         if own {
             self.rejecter.self_forward(packet);
             telemetry.self_forwarded_packets.add(packet.segments() as u64);

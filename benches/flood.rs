@@ -1,0 +1,111 @@
+//! What a flood of handshake messages costs live traffic: bulk TCP through two routers, alone and with 20,000 bad
+//! handshakes a second at the receiving one, in turn. Needs root, for namespaces.
+//!
+//! Everything shares the processors of this machine, the flood's sender too, which a real router would not
+//! pay for: its own time is printed.
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use laneway::cli::demo::lab::Lab;
+use laneway::cli::demo::traffic::{self, Limit, Plan};
+use laneway::control::supervisor::Router;
+use support::flood::{Flood, target};
+use support::tunnel::Family;
+use support::{lab, ping::ping, require_root, router, routers};
+
+/// How long each measurement takes.
+const SECONDS: Duration = Duration::from_secs(5);
+
+/// Measurements with and without, of each flood.
+const ROUNDS: usize = 3;
+
+fn main() {
+    // Cargo's own tools ask every bench what it has.
+    if std::env::args().any(|argument| argument == "--list") || !require_root() {
+        return;
+    }
+    let lab = lab();
+    Flood::prepare(&lab.left, &lab.right);
+    let keys = [router::key(), router::key()];
+    let victim = keys[1].public_key();
+    let routers = router::pair_of(&lab, Family::V4, &keys, |_| {});
+    ping(&lab.left.namespace, Family::V4.inside(2));
+    for flood in Flood::ALL {
+        let mut ratios = Vec::new();
+        for _ in 0..ROUNDS {
+            let alone = bulk(&lab);
+            let over = AtomicBool::new(false);
+            let before = cpu();
+            let (flooded, sent) = thread::scope(|scope| {
+                let sender = scope.spawn(|| flood.run(&lab.left, target(&lab.right), &victim, &over));
+                let flooded = bulk(&lab);
+                over.store(true, Relaxed);
+                (flooded, sender.join().expect("the flood"))
+            });
+            ratios.push(flooded / alone);
+            println!(
+                "{flood:?}: {alone:.2} Gbit/s alone, {flooded:.2} under {} a second; of a processor, {}",
+                sent / SECONDS.as_secs(),
+                share(&before, &cpu()),
+            );
+        }
+        ratios.sort_by(f64::total_cmp);
+        println!("{flood:?}: {:.0} % of the throughput is left (median)", 100.0 * ratios[ROUNDS / 2]);
+        outcome(&routers[1]);
+    }
+}
+
+/// 10⁹ bits a second of TCP through the tunnel.
+fn bulk(lab: &Lab) -> f64 {
+    let (from, to) = (&lab.left.namespace, &lab.right.namespace);
+    let plan = Plan { from, to, address: Family::V4.inside(2), streams: 2, limit: Limit::Time(SECONDS) };
+    let outcome = traffic::run(&plan, &AtomicBool::new(false), |_| {});
+    outcome.unwrap_or_else(|error| panic!("{error}")).gbit_per_second
+}
+
+/// What became of the flood so far, by reason.
+fn outcome(router: &Router) {
+    let metrics = router.metrics_text();
+    let family = "laneway_handshake_messages_dropped_total";
+    for line in metrics.lines().filter(|line| line.starts_with(family) && !line.ends_with(" 0")) {
+        println!("    {line}");
+    }
+    let full =
+        routers::metrics(router).sum("laneway_dropped_packets_total", &[("reason", "peer_inbox_full")]);
+    println!("    {full} found the peer actor's inbox full");
+}
+
+/// Clock ticks of each thread, by name (`proc_pid_stat(5)`).
+fn cpu() -> Vec<(String, u64)> {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("/proc").filter_map(Result::ok);
+    let mut threads = Vec::new();
+    for task in tasks {
+        let Ok(stat) = std::fs::read_to_string(task.path().join("stat")) else { continue };
+        let Some((name, rest)) = stat.split_once('(').and_then(|(_, rest)| rest.split_once(')')) else {
+            continue;
+        };
+        let ticks = rest.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok());
+        threads.push((format!("{name} {}", task.file_name().to_string_lossy()), ticks.sum()));
+    }
+    threads
+}
+
+/// The share of a processor that each of the routers' threads took between two moments.
+fn share(before: &[(String, u64)], after: &[(String, u64)]) -> String {
+    const TICKS: f64 = 100.0;
+    let mut shares = Vec::new();
+    for (name, ticks) in after {
+        let earlier = before.iter().find(|(other, _)| other == name).map_or(0, |(_, ticks)| *ticks);
+        let share = (ticks - earlier) as f64 / TICKS / SECONDS.as_secs_f64();
+        let short = name.split(' ').next().unwrap_or_default();
+        if share > 0.005 {
+            shares.push(format!("{short} {:.0} %", 100.0 * share));
+        }
+    }
+    shares.join(", ")
+}

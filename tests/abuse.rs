@@ -1,0 +1,257 @@
+//! Somebody stands on the path and plays: repeats, changes and cuts what he saw, sends from addresses that are not
+//! his, or is a peer himself and lies about who he is. What the sans-IO tests of `laneway::wireguard` show message
+//! by message is shown here over real sockets, where it also matters where an answer goes.
+
+mod support;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use laneway::cli::demo::lab::{CABLE, Lab, Side};
+use laneway::control::config::update::{DeviceUpdate, PeerEndpoint, PeerUpdate};
+use laneway::control::supervisor::Router;
+use laneway::control::uapi::Device as _;
+use laneway::wireguard::keys::PrivateKey;
+use laneway::wireguard::messages::{DATA_OVERHEAD, Kind};
+use support::network::ip;
+use support::router::{self, DEVICE, total};
+use support::tunnel::{Family, PORT};
+use support::{lab, ping::answers, require_root, wait_until};
+
+/// Two routers, and between them one who sees and carries every datagram. The left one takes him for the right
+/// one and begins; the right one learns that the left one is where he is.
+struct Tapped {
+    lab: Lab,
+    left: Router,
+    right: Router,
+    keys: [PrivateKey; 2],
+    tap: UdpSocket,
+    /// What he saw, in order, and whether it went to the right.
+    seen: Mutex<Vec<(bool, Vec<u8>)>>,
+}
+
+impl Tapped {
+    fn new() -> Tapped {
+        let lab = lab();
+        let tap = bind(&lab.left, "192.0.2.1:4000");
+        tap.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
+        let keys = [router::key(), router::key()];
+        let [left, right] = router::pair_of(&lab, Family::V4, &keys, |_| {});
+        let tapped = Tapped { lab, left, right, keys, tap, seen: Mutex::default() };
+        tapped.tell(&tapped.left, 1, PeerEndpoint::Address(tapped.tap.local_addr().expect("bound")));
+        tapped
+    }
+
+    /// Changes the endpoint of a router's peer, which has the key of this number.
+    fn tell(&self, router: &Router, peer: usize, endpoint: PeerEndpoint) {
+        let peer = PeerUpdate { endpoint: Some(endpoint), ..PeerUpdate::new(self.keys[peer].public_key()) };
+        let update = DeviceUpdate { peers: vec![peer], ..DeviceUpdate::default() };
+        router.device().apply(update).expect("an endpoint");
+    }
+
+    fn right_endpoint(&self) -> SocketAddr {
+        Family::V4.endpoint(&self.lab.right)
+    }
+
+    /// Carries everything until `scene` is over.
+    fn play<T>(&self, scene: impl FnOnce() -> T) -> T {
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| self.carry(&over));
+            // A scene that fails must not leave the carrier running.
+            let _end = Finally(&over);
+            scene()
+        })
+    }
+
+    fn carry(&self, over: &AtomicBool) {
+        let (left, right) = (Family::V4.endpoint(&self.lab.left), self.right_endpoint());
+        let mut room = [0; 65_536];
+        while !over.load(Relaxed) {
+            let Ok((len, from)) = self.tap.recv_from(&mut room) else { continue };
+            let to_right = from == left;
+            self.seen.lock().expect("no panic").push((to_right, room[..len].to_vec()));
+            let _ = self.tap.send_to(&room[..len], if to_right { right } else { left });
+        }
+    }
+
+    fn left_reaches_right(&self) -> bool {
+        answers(&self.lab.left.namespace, Family::V4.inside(2))
+    }
+
+    /// Where the right router believes the left one to be.
+    fn learned(&self) -> Option<SocketAddr> {
+        self.right.device().status().expect("it runs").peers[0].endpoint
+    }
+}
+
+struct Finally<'a>(&'a AtomicBool);
+
+impl Drop for Finally<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+fn bind(side: &Side, address: &str) -> UdpSocket {
+    let bound = side.namespace.run(|| UdpSocket::bind(address)).expect("enter a namespace");
+    bound.unwrap_or_else(|error| panic!("{address}: {error}"))
+}
+
+fn dropped(router: &Router, reason: &str) -> u64 {
+    let labels = ["direction=\"inbound\"", &format!("reason=\"{reason}\"")];
+    total(router, "laneway_dropped_packets_total", &labels)
+}
+
+fn refused(router: &Router, reason: &str) -> u64 {
+    let label = format!("reason=\"{reason}\"");
+    total(router, "laneway_handshake_messages_dropped_total", &[&label])
+}
+
+#[test]
+fn what_was_seen_and_is_played_again_is_counted_and_changes_nothing() {
+    if !require_root() {
+        return;
+    }
+    let tapped = Tapped::new();
+    tapped.play(|| wait_until("an echo", || tapped.left_reaches_right()));
+    let tap = Some(tapped.tap.local_addr().expect("bound"));
+    assert_eq!(tapped.learned(), tap);
+    let seen = std::mem::take(&mut *tapped.seen.lock().expect("no panic"));
+    let of = |right: bool, kind| {
+        let of_kind =
+            |(to_right, message): &&(bool, Vec<u8>)| *to_right == right && Kind::of(message) == kind;
+        seen.iter().filter(of_kind).map(|(_, message)| message.clone()).collect::<Vec<_>>()
+    };
+    let initiations = of(true, Some(Kind::Initiation));
+    let responses = of(false, Some(Kind::Response));
+    let [there, back] = [true, false].map(|right| of(right, Some(Kind::Data)));
+    assert!(!initiations.is_empty() && !responses.is_empty() && there.len() > 1 && !back.is_empty());
+
+    let count = |router: &Router, messages: &[Vec<u8>], before: u64, counted: &dyn Fn(&Router) -> u64| {
+        wait_until("the count", || counted(router) == before + messages.len() as u64);
+    };
+    let elsewhere = bind(&tapped.lab.left, "192.0.2.1:4001");
+    let send = |messages: &[Vec<u8>], to: SocketAddr| {
+        messages.iter().for_each(|message| assert!(elsewhere.send_to(message, to).is_ok()));
+    };
+    let (left, right) = (Family::V4.endpoint(&tapped.lab.left), tapped.right_endpoint());
+
+    send(&initiations, right);
+    count(&tapped.right, &initiations, 0, &|router| refused(router, "replay"));
+    send(&responses, left);
+    count(&tapped.left, &responses, 0, &|router| refused(router, "unknown_index"));
+    for (messages, to, router) in [(&there, right, &tapped.right), (&back, left, &tapped.left)] {
+        send(messages, to);
+        count(router, messages, 0, &|router| dropped(router, "replay"));
+        // Changed in the counter, in the payload, in the tag, and cut short.
+        let changes: [&dyn Fn(&mut Vec<u8>); 4] = [
+            &|message| message[8] ^= 1,
+            &|message| message[DATA_OVERHEAD - 16] ^= 1,
+            &|message| *message.last_mut().expect("a tag") ^= 1,
+            &|message| message.truncate(message.len() - 1),
+        ];
+        for (number, change) in changes.iter().enumerate() {
+            // A keepalive that is cut short is too short for any message.
+            let mut changed = messages.clone();
+            changed.retain(|message| message.len() > DATA_OVERHEAD);
+            changed.iter_mut().for_each(change);
+            let before = dropped(router, "authentication");
+            assert_eq!(before, (number * changed.len()) as u64);
+            send(&changed, to);
+            count(router, &changed, before, &|router| dropped(router, "authentication"));
+        }
+    }
+    assert_eq!(tapped.learned(), tap, "nobody has moved");
+    tapped.play(|| wait_until("an echo", || tapped.left_reaches_right()));
+    let handshakes = total(&tapped.right, "laneway_handshakes_total", &["role=\"responder\""]);
+    assert_eq!(handshakes, initiations.len() as u64, "the session went on");
+}
+
+#[test]
+fn a_peer_is_followed_to_where_its_last_authentic_packet_came_from() {
+    if !require_root() {
+        return;
+    }
+    let tapped = Tapped::new();
+    tapped.play(|| wait_until("an echo", || tapped.left_reaches_right()));
+    let handshakes = || total(&tapped.right, "laneway_handshakes_total", &["role=\"responder\""]);
+    let before = handshakes();
+
+    // The left router leaves out the middle, then moves to another port, another address and the other protocol.
+    let right = tapped.right_endpoint();
+    tapped.tell(&tapped.left, 1, PeerEndpoint::Address(right));
+    assert!(tapped.left_reaches_right());
+    assert_eq!(tapped.learned(), Some(Family::V4.endpoint(&tapped.lab.left)));
+
+    let port = DeviceUpdate { listen_port: Some(4321), ..DeviceUpdate::default() };
+    tapped.left.device().apply(port).expect("another port");
+    assert!(tapped.left_reaches_right());
+    assert_eq!(tapped.learned(), Some((tapped.lab.left.underlay4, 4321).into()));
+
+    let other = Ipv4Addr::new(192, 0, 2, 77);
+    ip(&tapped.lab.left, &format!("address del {}/24 dev {CABLE}", tapped.lab.left.underlay4));
+    tapped.lab.left.address(CABLE, other.into(), 24).expect("an address");
+    wait_until("an echo from another address", || tapped.left_reaches_right());
+    let moved = tapped.learned().expect("it is somewhere");
+    assert!(moved == (other, 4321).into(), "{moved}");
+
+    let six: SocketAddr = (tapped.lab.right.underlay6, PORT).into();
+    tapped.tell(&tapped.left, 1, PeerEndpoint::Address(six));
+    assert!(tapped.left_reaches_right());
+    assert_eq!(tapped.learned(), Some((tapped.lab.left.underlay6, 4321).into()));
+    // And the other way: the right one has never been told where the left one is.
+    assert!(answers(&tapped.lab.right.namespace, Family::V6.inside(1)));
+    assert_eq!(handshakes(), before, "one session went everywhere");
+}
+
+/// The right router knows two peers: the left one, which may send from 10.66.0.0/16 and fd66::/16, and one that
+/// never comes, to which a part of each belongs.
+#[test]
+fn a_peer_that_lies_about_its_inner_address_is_not_heard() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let keys = [router::key(), router::key()];
+    let [_left, right] = router::pair_of(&lab, Family::V4, &keys, |_| {});
+    let mut left_again = router::peer(keys[0].public_key(), &["10.66.0.0/16", "fd66::/16"]);
+    left_again.update_only = true;
+    let other = router::peer(router::key().public_key(), &["10.66.1.0/24", "fd66:0:1::/48"]);
+    let update = DeviceUpdate { peers: vec![left_again, other], ..DeviceUpdate::default() };
+    right.device().apply(update).expect("two peers");
+    for net in ["10.66.0.0/16", "10.99.0.0/16", "fd66::/16", "fd99::/16"] {
+        ip(&lab.right, &format!("route add {net} dev {DEVICE}"));
+    }
+    // Its own addresses, those of the other peer, and those of nobody.
+    let sources: [(&str, bool); 6] = [
+        ("10.66.2.1", true),
+        ("10.66.1.1", false),
+        ("10.99.0.1", false),
+        ("fd66:0:2::1", true),
+        ("fd66:0:1::1", false),
+        ("fd99::1", false),
+    ];
+    for (source, allowed) in sources {
+        let source: IpAddr = source.parse().expect("an address");
+        let (family, whole) = if source.is_ipv4() { (Family::V4, 32) } else { (Family::V6, 128) };
+        lab.left.address(DEVICE, source, whole).expect("an address");
+        let (listener, to) = (family.inside(2), SocketAddr::new(family.inside(2), 9999));
+        let hears = lab.right.namespace.run(|| UdpSocket::bind((listener, 9999))).expect("enter");
+        let hears = hears.expect("a socket");
+        hears.set_nonblocking(true).expect("an option");
+        let says = lab.left.namespace.run(|| UdpSocket::bind((source, 0))).expect("enter").expect("a socket");
+        let before = dropped(&right, "source_not_allowed");
+        let mut heard = None;
+        wait_until("an outcome", || {
+            says.send_to(b"it is me", to).expect("send");
+            heard = heard.or(hears.recv_from(&mut [0; 100]).ok().map(|(_, from)| from.ip()));
+            heard.is_some() || dropped(&right, "source_not_allowed") > before
+        });
+        assert_eq!(heard, allowed.then_some(source));
+        assert_eq!(dropped(&right, "source_not_allowed") > before, !allowed, "{source}");
+    }
+}

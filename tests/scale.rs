@@ -1,0 +1,225 @@
+//! Ten thousand peers and fifty thousand allowed IPs: they load, they show, they stay small, and while they are
+//! idle they cost nothing.
+//!
+//! It is a test binary of its own because it counts what the whole process allocates. Its tests run one by one.
+
+mod support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use laneway::control::config::update::{AllowedIpChange, DeviceUpdate, PeerEndpoint, PeerUpdate};
+use laneway::control::uapi::Device as _;
+use laneway::wireguard::keys::PublicKey;
+use support::binary::{Laneway, command};
+use support::process::{Process, attempt, output};
+use support::tunnel::{Family, PORT};
+use support::{bulk, device_name, lab, ping::ping, require_root, router, wait_until};
+
+const PEERS: u32 = 10_000;
+
+/// Allowed IPs of each peer.
+const PREFIXES: usize = 5;
+
+/// The most that an idle peer may take, in bytes, without its prefixes.
+const PEER_BYTES: usize = 4096;
+
+/// The most that a prefix may take, in bytes: two nodes of a tree whose array may have grown for as many again.
+const PREFIX_BYTES: usize = 256;
+
+/// How often the peer actor may wake in [`IDLE`] while ten thousand idle peers are configured.
+const WAKES: u64 = 4;
+
+/// How long idleness is watched.
+const IDLE: Duration = Duration::from_secs(2);
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Bytes that are allocated now, in the whole process.
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+
+/// The system's allocator, counting.
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator unchanged, and the counting neither allocates nor unwinds.
+#[allow(unsafe_code)]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        LIVE.fetch_add(layout.size(), Relaxed);
+        // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: the caller keeps the contract of `GlobalAlloc::dealloc`.
+        unsafe { System.dealloc(old, layout) }
+    }
+}
+
+/// The key of peer `number`. Nobody has its private half.
+fn key(number: u32) -> PublicKey {
+    let mut bytes = [0x5a; 32];
+    bytes[..4].copy_from_slice(&number.to_le_bytes());
+    PublicKey::from_bytes(bytes)
+}
+
+/// What peer `number` is allowed: networks and single addresses of both families, one inside another.
+fn prefixes(number: u32) -> [IpNet; PREFIXES] {
+    let [_, _, high, low] = number.to_be_bytes();
+    let v4 = |address: [u8; 4], length| IpNet::new(Ipv4Addr::from(address).into(), length);
+    let v6 = |first: u16, length| {
+        let address = Ipv6Addr::new(first, number as u16, 0, 0, 0, 0, 0, 0);
+        IpNet::new(IpAddr::V6(address), length)
+    };
+    let all = [
+        v4([10, high, low, 0], 24),
+        v4([10, high, low, 128], 25),
+        v4([172, 16, high, low], 32),
+        v6(0xfd00, 32),
+        v6(0xfd01, 128),
+    ];
+    all.map(|net| net.expect("a prefix"))
+}
+
+fn peer(number: u32, prefixes: &[IpNet]) -> PeerUpdate {
+    let allow = |net: &IpNet| AllowedIpChange { net: *net, remove: false };
+    let endpoint = (Ipv4Addr::new(198, 51, 100, 1), 1024 + number as u16).into();
+    PeerUpdate {
+        endpoint: Some(PeerEndpoint::Address(endpoint)),
+        replace_allowed_ips: true,
+        allowed_ips: prefixes.iter().map(allow).collect(),
+        ..PeerUpdate::new(key(number))
+    }
+}
+
+/// The peers in a file as `wg` and, with an address, `laneway run` read it.
+fn file(address: &str) -> String {
+    let mut text = format!("[Interface]\n{address}ListenPort = {PORT}\n");
+    for number in 0..PEERS {
+        let nets = prefixes(number).map(|net| net.to_string()).join(", ");
+        let _ = write!(text, "[Peer]\nPublicKey = {}\nAllowedIPs = {nets}\n", key(number));
+    }
+    text
+}
+
+/// One test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[test]
+fn ten_thousand_peers_load_change_and_show_through_wg() {
+    if !require_root() {
+        return;
+    }
+    let _turn = alone();
+    let lab = lab();
+    let laneway = Laneway::start(&lab.left, &[]);
+    let start = Instant::now();
+    let step = |what: &str, words: &[&str], input: &str| {
+        let said = output(&lab.left.namespace, words, input);
+        println!("{what}: {} ms after the start", start.elapsed().as_millis());
+        said
+    };
+    let (device, all) = (laneway.device.as_str(), file(""));
+    // The first fills the device, the others replace every prefix by itself.
+    for command in ["setconf", "syncconf", "addconf"] {
+        step(command, &["wg", command, device, "/dev/stdin"], &all);
+        let dump = step("show", &["wg", "show", device, "dump"], "");
+        assert_eq!(dump.lines().count(), 1 + PEERS as usize);
+        let shown: usize = dump.lines().skip(1).map(|line| line.matches('/').count()).sum();
+        assert!(shown >= PEERS as usize * PREFIXES, "{shown} prefixes after {command}");
+    }
+    let none = format!("[Interface]\nListenPort = {PORT}\n");
+    step("syncconf to nothing", &["wg", "syncconf", device, "/dev/stdin"], &none);
+    assert_eq!(step("show", &["wg", "show", device, "peers"], ""), "");
+}
+
+#[test]
+fn ten_thousand_peers_load_from_a_file_with_their_routes() {
+    if !require_root() {
+        return;
+    }
+    let _turn = alone();
+    let lab = lab();
+    let device = device_name("lw");
+    let path = std::env::temp_dir().join(format!("{device}.conf"));
+    let private = output(&lab.left.namespace, &["wg", "genkey"], "");
+    fs::write(&path, file(&format!("PrivateKey = {private}Address = 10.77.0.1/32\n"))).expect("write a file");
+    let arguments = ["run", "--config", path.to_str().expect("text")];
+    let start = Instant::now();
+    let environment = [("LANEWAY_METRICS_ADDR", "off")];
+    let mut laneway = Process::start_quietly(&mut command(&lab.left, &arguments, &environment));
+    let wg = ["wg", "show", &device, "peers"];
+    wait_until("all peers", || {
+        assert!(laneway.is_running(), "{}", laneway.said());
+        attempt(&lab.left.namespace, &wg, "").is_ok_and(|peers| peers.lines().count() == PEERS as usize)
+    });
+    println!("up with all routes after {} ms", start.elapsed().as_millis());
+    for (family, count) in [("-4", 3), ("-6", 2)] {
+        let routes = output(&lab.left.namespace, &["ip", family, "route", "show", "dev", &device], "");
+        let static_routes = routes.lines().filter(|route| !route.contains("kernel")).count();
+        assert_eq!(static_routes, count * PEERS as usize);
+    }
+    let _ = fs::remove_file(path);
+}
+
+#[test]
+fn an_idle_peer_is_small_and_its_timers_cost_nothing() {
+    if !require_root() {
+        return;
+    }
+    let _turn = alone();
+    let lab = lab();
+    let routers = router::pair(&lab, Family::V4);
+    let live = || LIVE.load(Relaxed);
+    let load = |prefixes: &dyn Fn(u32) -> Vec<IpNet>| {
+        let peers = (0..PEERS).map(|number| peer(number, &prefixes(number))).collect();
+        routers[0].device().apply(DeviceUpdate { peers, ..DeviceUpdate::default() }).expect("room for all");
+        // Workers let go of what was before when they next have something to do.
+        ping(&lab.left.namespace, Family::V4.inside(2));
+        live()
+    };
+    let empty = live();
+    let peers = load(&|_| Vec::new());
+    let all = load(&|number| prefixes(number).to_vec());
+    let each = peers.saturating_sub(empty) / PEERS as usize;
+    let prefix = all.saturating_sub(peers) / (PEERS as usize * PREFIXES);
+    println!("{each} bytes an idle peer, {prefix} bytes an allowed IP");
+    assert!(each > 0 && each < PEER_BYTES, "{each} bytes an idle peer");
+    assert!(prefix > 0 && prefix < PREFIX_BYTES, "{prefix} bytes an allowed IP");
+
+    // Among all of them the one that is there is found, and as fast.
+    bulk(&lab.left, &lab.right, Family::V6.inside(2), 1, 8 << 20);
+    drop(routers);
+
+    let alone = router::start(&lab.left, &router::config(1, &router::key()));
+    let peers = (0..PEERS).map(|number| peer(number, &prefixes(number))).collect();
+    alone.device().apply(DeviceUpdate { peers, ..DeviceUpdate::default() }).expect("room for all");
+    let before = wakes();
+    thread::sleep(IDLE);
+    let woke = wakes() - before;
+    assert!(woke <= WAKES, "the peer actor woke {woke} times for nothing");
+}
+
+/// How often the peer actor's thread has slept (`proc_pid_status(5)`).
+fn wakes() -> u64 {
+    let tasks = fs::read_dir("/proc/self/task").expect("/proc");
+    let peers = tasks
+        .filter_map(Result::ok)
+        .map(|task| task.path())
+        .find(|task| fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "peers"));
+    let status = fs::read_to_string(peers.expect("the actor's thread").join("status")).expect("/proc");
+    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.and_then(|count| count.trim().parse().ok()).expect("a count")
+}

@@ -1,0 +1,58 @@
+//! Networks of any shape, for what two ends of one cable cannot show: hosts with two paths, routers in between,
+//! address translation.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsRawFd as _;
+
+use laneway::cli::demo::lab::Side;
+use laneway::sys::netns::Namespace;
+
+use super::process::output;
+
+/// A host of its own without any cable, whose peers reach it at these addresses once it has them.
+///
+/// # Panics
+/// When the kernel gives no namespace.
+pub fn host(underlay4: [u8; 4], underlay6: &str) -> Side {
+    let namespace = Namespace::create().unwrap_or_else(|error| panic!("a network namespace: {error}"));
+    let underlay6: Ipv6Addr = underlay6.parse().expect("an IPv6 address");
+    let host = Side { namespace, underlay4: Ipv4Addr::from(underlay4), underlay6 };
+    ip(&host, "link set lo up");
+    // Nobody else is on a cable, and a tentative address would refuse its first second.
+    sysctl(&host, "ipv6/conf/default/accept_dad", "0");
+    host
+}
+
+/// Lays a cable between two hosts. Each end has a name and its addresses with their prefix lengths.
+///
+/// # Panics
+/// When there is a device of that name, or an address is none.
+pub fn cable(left: (&Side, &str, &[&str]), right: (&Side, &str, &[&str])) {
+    let far = format!("/proc/{}/fd/{}", std::process::id(), right.0.namespace.as_raw_fd());
+    ip(left.0, &format!("link add {} type veth peer name {} netns {far}", left.1, right.1));
+    for (host, name, addresses) in [left, right] {
+        ip(host, &format!("link set {name} up"));
+        for address in addresses {
+            ip(host, &format!("address add {address} dev {name}"));
+        }
+    }
+}
+
+/// Runs `ip` with these words, separated by single spaces, at a host.
+///
+/// # Panics
+/// When it fails; the message holds what it said.
+pub fn ip(host: &Side, words: &str) {
+    let words: Vec<_> = std::iter::once("ip").chain(words.split(' ')).collect();
+    output(&host.namespace, &words, "");
+}
+
+/// Sets a value below `/proc/sys/net` at a host.
+///
+/// # Panics
+/// When there is no such setting.
+pub fn sysctl(host: &Side, name: &str, value: &str) {
+    let path = format!("/proc/sys/net/{name}");
+    let written = host.namespace.run(|| std::fs::write(&path, value)).expect("enter a namespace");
+    written.unwrap_or_else(|error| panic!("{path}: {error}"));
+}
