@@ -63,7 +63,11 @@ fn a_thread_that_stands_still_makes_the_process_unhealthy_until_it_goes_on() {
             "{body}"
         );
         // Who looks at the metrics is not held up by it.
-        assert_eq!(get(&lab.left, "/metrics").0, 200);
+        let (status, metrics) = get(&lab.left, "/metrics");
+        assert_eq!(status, 200);
+        for series in ["laneway_worker_cpu_seconds_total{worker=\"admin\"} ", "process_open_fds "] {
+            assert!(metrics.contains(&format!("\n{series}")), "{series}: {metrics}");
+        }
 
         ptrace::detach(stopped, None).unwrap();
         wait_until("the thread to go on", || get(&lab.left, "/healthz").0 == 200);

@@ -183,11 +183,6 @@ struct Signals {
 
 impl Duties {
     async fn begin(admin: Admin) -> Result<Self, AdminError> {
-        if let Some(listener) = admin.metrics {
-            let shown =
-                Shown { registry: admin.registry, roll: admin.roll, readiness: Arc::clone(&admin.readiness) };
-            http::spawn(listener, shown)?;
-        }
         let link = match admin.link {
             Some(link) => Some(Watched {
                 state: LinkWatch::open(&link.interface).await?,
@@ -207,6 +202,12 @@ impl Duties {
         };
         let stopped = wake::readable(admin.shutdown.as_fd().try_clone_to_owned()?)?;
         let uapi = admin.uapi.map(|open| open()).transpose()?;
+        // Who gets an answer finds everything in its place.
+        if let Some(listener) = admin.metrics {
+            let shown =
+                Shown { registry: admin.registry, roll: admin.roll, readiness: Arc::clone(&admin.readiness) };
+            http::spawn(listener, shown)?;
+        }
         Ok(Duties { device: admin.device, uapi, stopped, link, readiness: admin.readiness, signals })
     }
 

@@ -25,7 +25,10 @@ fn collect(page: &mut Page) -> ProcResult<()> {
     page.sample("process_resident_memory_bytes", &[], stat.rss_bytes().get());
     page.sample("process_virtual_memory_bytes", &[], stat.vsize);
     page.sample("process_threads", &[], stat.num_threads);
-    page.sample("process_open_fds", &[], process.fd_count()?);
+    // Not to be read by a user whose process has capabilities from its file.
+    if let Ok(descriptors) = process.fd_count() {
+        page.sample("process_open_fds", &[], descriptors);
+    }
     if let LimitValue::Value(limit) = process.limits()?.max_open_files.soft_limit {
         page.sample("process_max_fds", &[], limit);
     }

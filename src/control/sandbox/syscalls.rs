@@ -2,8 +2,8 @@
 //! not have them, because libraries know how to do without a call that a kernel lacks.
 //!
 //! No program can be started, no process forked, no file system mounted, no other process looked into. The
-//! kernel knows that the answer depends on the call's number alone (Linux 5.11), so the data path pays
-//! nothing for it.
+//! kernel keeps the answers that depend on a call's number alone (Linux 5.11), so the data path pays little:
+//! some ten nanoseconds up to a hundred for each call, which moves up to 64 KiB.
 
 use std::collections::BTreeMap;
 use std::io;
