@@ -15,7 +15,7 @@ const SIZES: [u32; 3] = [10, 1_000, 50_000];
 /// Addresses looked up in turn, so that the cache does not hold the one way down the tree.
 const ASKED: u32 = 1024;
 
-/// The address with this number, scattered over what is private: 10.0.0.0/8 and fd00::/8.
+/// The address with this number, scattered over what is private: `10.0.0.0/8` and `fd00::/8`.
 fn address(number: u32, six: bool) -> IpAddr {
     // An odd factor maps numbers one to one (Knuth, "The Art of Computer Programming", section 6.4).
     let scattered = number.wrapping_mul(2_654_435_761);
@@ -45,7 +45,7 @@ fn lookup(c: &mut Criterion) {
         for size in SIZES {
             let routes = table(size, six);
             let asked: Vec<IpAddr> =
-                (0..ASKED).map(|n| address(n * (size / ASKED | 1) % size, six)).collect();
+                (0..ASKED).map(|n| address(n * ((size / ASKED) | 1) % size, six)).collect();
             assert!(asked.iter().all(|address| routes.lookup(*address).is_some()));
             let mut turn = asked.iter().cycle();
             group.bench_function(BenchmarkId::from_parameter(size), |bencher| {

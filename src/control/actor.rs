@@ -37,8 +37,8 @@ use crate::wireguard::outputs::{MAX_OUTPUTS, Output, Outputs, SendTo};
 use crate::wireguard::protocol::Protocol;
 use crate::wireguard::session::Role;
 
-/// Handshake messages that are worked on before events and timers get their turn again. One costs
-/// up to some hundred microseconds of elliptic curves.
+/// Handshake messages of strangers, and of others, that are worked on before events and timers get their
+/// turn again. One costs up to some hundred microseconds of elliptic curves.
 const HANDSHAKES_A_TURN: usize = 16;
 
 /// The lane that sends what no lane asked for.
@@ -138,9 +138,14 @@ impl PeerActor {
             self.hear(event);
         }
         for _ in 0..HANDSHAKES_A_TURN {
-            let Some(datagram) = self.inbox.next_handshake() else { break };
+            let [acquaintance, stranger] = [self.inbox.next_acquaintance(), self.inbox.next_stranger()];
+            if acquaintance.is_none() && stranger.is_none() {
+                break;
+            }
             worked = true;
-            self.receive(&datagram);
+            for datagram in acquaintance.iter().chain(&stranger) {
+                self.receive(datagram);
+            }
         }
         while let Some(answer) = self.lookups.next() {
             worked = true;

@@ -107,8 +107,11 @@ fn note(prefixes: &mut Vec<Vec<IpNet>>, peer: PeerId, net: IpNet) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::Nanos;
     use crate::wireguard::keys::PublicKey;
+    use crate::wireguard::session::{MessageLimits, Role, Session, SessionKeys, SessionParts};
     use proptest::prelude::*;
+    use zeroize::Zeroizing;
 
     const PEERS: u32 = 3;
 
@@ -157,12 +160,26 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_peer_leaves_neither_prefix_nor_record() {
+    fn a_removed_peer_leaves_neither_prefix_nor_record_nor_keys() {
         let mut draft = draft();
         let record = Arc::clone(draft.peer(PeerId(1)).unwrap());
         draft.allow("10.0.0.0/8".parse().unwrap(), &record);
+        let key = || Zeroizing::new([1; 32]);
+        let session = Arc::new(Session::new(SessionParts {
+            peer: PeerId(1),
+            activity: Arc::default(),
+            role: Role::Initiator,
+            local_index: 1,
+            remote_index: 1,
+            created: Nanos(1),
+            keys: SessionKeys { send: key(), receive: key() },
+            limits: MessageLimits::default(),
+        }));
+        let alive = Arc::downgrade(&session);
+        record.sending.store(Some(session));
         draft.remove_peer(PeerId(1));
         assert!(draft.peer(PeerId(1)).is_none() && owners(&draft).is_empty());
         assert_eq!(draft.peers().count(), 2);
+        assert!(alive.upgrade().is_none(), "although a worker may still hold the record");
     }
 }

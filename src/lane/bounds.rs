@@ -31,9 +31,9 @@ pub const DRAIN_CAP: usize = 64;
 /// slab itself travels on: copying would cost more than the slab.
 pub const COPY_BELOW: usize = 8 * 1024;
 
-/// Handshake messages that may wait for the peer actor: 50 milliseconds of 20,000 a second, so that in a
-/// flood a peer's own message is not dropped because the actor had to wait for a processor. Newest are
-/// dropped beyond it.
+/// Handshake messages that may wait for the peer actor, of strangers and of others each: 50 milliseconds of
+/// 20,000 a second, so that in a flood a peer's own message is not dropped because the actor had to wait
+/// for a processor. Newest are dropped beyond it.
 pub const HANDSHAKE_QUEUE: usize = 1024;
 
 /// Events that may wait for the peer actor. Each is either repeated by the next batch or found by
@@ -42,6 +42,9 @@ pub const EVENT_QUEUE: usize = 1024;
 
 /// Handshake messages and keepalives that may wait for an outside worker.
 pub const CONTROL_QUEUE: usize = 256;
+
+/// Cookies that may wait for an outside worker, as many as the messages that can ask for them.
+pub const COOKIE_QUEUE: usize = HANDSHAKE_QUEUE;
 
 /// Orders (another socket, another mark) that may wait for an outside worker. An update brings two at most.
 pub const ORDER_QUEUE: usize = 16;

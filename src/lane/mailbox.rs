@@ -6,11 +6,12 @@ use std::sync::atomic::Ordering;
 use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
 
-use super::bounds::{CONTROL_QUEUE, EVENT_QUEUE, HANDSHAKE_QUEUE, ORDER_QUEUE};
+use super::bounds::{CONTROL_QUEUE, COOKIE_QUEUE, EVENT_QUEUE, HANDSHAKE_QUEUE, ORDER_QUEUE};
 use super::doorbell::{Awaited, Doorbell};
 use super::peers::PeerRecord;
 use crate::underlay::{Endpoint, UdpSocket};
 use crate::units::PeerId;
+use crate::wireguard::messages::{Kind, claims_acquaintance};
 
 /// The longest message that is not data: a handshake initiation (whitepaper section 5.4.2).
 pub const MAX_CONTROL_MESSAGE: usize = 148;
@@ -39,10 +40,12 @@ pub enum PeerEvent {
     Confirmed(u32),
 }
 
-/// What comes in at the peer actor's door.
+/// What comes in at the peer actor's door. Handshake messages have two queues, so that strangers who fill
+/// one with first messages do not keep out the answers to ours, nor who has been given a cookie.
 #[derive(Debug)]
 pub struct PeerInbox {
-    handshakes: ArrayQueue<HandshakeDatagram>,
+    acquaintances: ArrayQueue<HandshakeDatagram>,
+    strangers: ArrayQueue<HandshakeDatagram>,
     events: ArrayQueue<PeerEvent>,
     bell: Arc<Doorbell>,
 }
@@ -50,13 +53,21 @@ pub struct PeerInbox {
 impl PeerInbox {
     /// Empty queues for the actor at `bell`.
     pub fn new(bell: Arc<Doorbell>) -> Self {
-        Self { handshakes: ArrayQueue::new(HANDSHAKE_QUEUE), events: ArrayQueue::new(EVENT_QUEUE), bell }
+        let handshakes = || ArrayQueue::new(HANDSHAKE_QUEUE);
+        Self {
+            acquaintances: handshakes(),
+            strangers: handshakes(),
+            events: ArrayQueue::new(EVENT_QUEUE),
+            bell,
+        }
     }
 
-    /// Hands a handshake message up; false if the queue is full and the message was dropped.
+    /// Hands a handshake message up; false if its queue is full and the message was dropped.
     #[must_use]
     pub fn handshake(&self, datagram: HandshakeDatagram) -> bool {
-        let taken = self.handshakes.push(datagram).is_ok();
+        let queue =
+            if claims_acquaintance(&datagram.message) { &self.acquaintances } else { &self.strangers };
+        let taken = queue.push(datagram).is_ok();
         self.bell.ring(Awaited::WORK);
         taken
     }
@@ -78,9 +89,16 @@ impl PeerInbox {
         self.tell(PeerEvent::Confirmed(local_index));
     }
 
-    /// The oldest handshake message.
-    pub fn next_handshake(&self) -> Option<HandshakeDatagram> {
-        self.handshakes.pop()
+    /// The oldest message of somebody who claims to know us
+    /// ([`claims_acquaintance`]). To be asked for as often as [`next_stranger`](Self::next_stranger): a
+    /// claim is not a proof.
+    pub fn next_acquaintance(&self) -> Option<HandshakeDatagram> {
+        self.acquaintances.pop()
+    }
+
+    /// The oldest other handshake message.
+    pub fn next_stranger(&self) -> Option<HandshakeDatagram> {
+        self.strangers.pop()
     }
 
     /// The oldest event.
@@ -90,7 +108,7 @@ impl PeerInbox {
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.handshakes.is_empty() && self.events.is_empty()
+        self.acquaintances.is_empty() && self.strangers.is_empty() && self.events.is_empty()
     }
 
     fn tell(&self, event: PeerEvent) -> bool {
@@ -116,58 +134,92 @@ pub enum OutsideCommand {
     Fwmark(u32),
 }
 
-/// Commands on their way to one outside worker. Orders of the operator have a queue of their own and go
-/// first: messages fill theirs when somebody floods us with handshakes.
+/// Commands on their way to one outside worker: first what the operator orders, then messages to peers, then
+/// cookies, of which a flood of handshakes wants more than all others together.
 #[derive(Debug)]
 pub struct CommandBox {
     orders: ArrayQueue<OutsideCommand>,
     messages: ArrayQueue<OutsideCommand>,
+    cookies: ArrayQueue<OutsideCommand>,
     bell: Arc<Doorbell>,
 }
 
 impl CommandBox {
     /// An empty box for the worker at `bell`.
     pub fn new(bell: Arc<Doorbell>) -> Self {
-        let (orders, messages) = (ArrayQueue::new(ORDER_QUEUE), ArrayQueue::new(CONTROL_QUEUE));
-        Self { orders, messages, bell }
+        let [orders, messages, cookies] = [ORDER_QUEUE, CONTROL_QUEUE, COOKIE_QUEUE].map(ArrayQueue::new);
+        Self { orders, messages, cookies, bell }
     }
 
-    /// Puts a command in; false if the box is full and the command was dropped. A handshake message
+    /// Puts a command in; false if there is no room for its kind and it was dropped. A handshake message
     /// may be dropped then, its timer sends another.
     #[must_use]
     pub fn push(&self, command: OutsideCommand) -> bool {
-        let queue = match command {
-            OutsideCommand::Send { .. } => &self.messages,
+        let queue = match &command {
             OutsideCommand::Rebind(_) | OutsideCommand::Fwmark(_) => &self.orders,
+            OutsideCommand::Send { message, .. } => match Kind::of(message) {
+                Some(Kind::CookieReply) => &self.cookies,
+                _ => &self.messages,
+            },
         };
         let taken = queue.push(command).is_ok();
         self.bell.ring(Awaited::WORK);
         taken
     }
 
-    /// The oldest order, or the oldest message if there is none.
+    /// What is to be done next.
     pub fn pop(&self) -> Option<OutsideCommand> {
-        self.orders.pop().or_else(|| self.messages.pop())
+        self.orders.pop().or_else(|| self.messages.pop()).or_else(|| self.cookies.pop())
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.orders.is_empty() && self.messages.is_empty()
+        self.orders.is_empty() && self.messages.is_empty() && self.cookies.is_empty()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wireguard::messages::{COOKIE_REPLY, INITIATION, RESPONSE};
+
+    /// A message of this kind and length, with `last` as its last byte.
+    fn message(kind: u8, len: usize, last: u8) -> ControlMessage {
+        let mut message: ControlMessage = std::iter::repeat_n(0, len).collect();
+        message[0] = kind;
+        message[len - 1] = last;
+        message
+    }
+
+    fn to() -> Endpoint {
+        Endpoint::new(([192, 0, 2, 1], 51820).into())
+    }
 
     #[test]
-    fn an_order_gets_through_when_messages_fill_the_box() {
+    fn orders_and_messages_to_peers_get_through_when_a_flood_wants_cookies() {
         let commands = CommandBox::new(Arc::new(Doorbell::new().unwrap()));
-        let to = Endpoint::new(([192, 0, 2, 1], 51820).into());
-        let flood = || commands.push(OutsideCommand::Send { message: ControlMessage::new(), to });
-        assert_eq!((0..2 * CONTROL_QUEUE).filter(|_| flood()).count(), CONTROL_QUEUE);
+        let send = |message| commands.push(OutsideCommand::Send { message, to: to() });
+        let cookies = (0..2 * COOKIE_QUEUE).filter(|_| send(message(3, COOKIE_REPLY, 0))).count();
+        assert_eq!(cookies, COOKIE_QUEUE);
+        assert!(send(message(2, RESPONSE, 0)));
         assert!(commands.push(OutsideCommand::Fwmark(7)));
         assert!(matches!(commands.pop(), Some(OutsideCommand::Fwmark(7))));
-        assert!(matches!(commands.pop(), Some(OutsideCommand::Send { .. })));
+        for kind in [2, 3] {
+            let next = commands.pop();
+            assert!(matches!(&next, Some(OutsideCommand::Send { message, .. }) if message[0] == kind));
+        }
+    }
+
+    #[test]
+    fn who_has_a_cookie_gets_in_when_strangers_fill_the_queue() {
+        let inbox = PeerInbox::new(Arc::new(Doorbell::new().unwrap()));
+        let arrives = |message| inbox.handshake(HandshakeDatagram { message, from: to(), lane: 0 });
+        let strangers = (0..2 * HANDSHAKE_QUEUE).filter(|_| arrives(message(1, INITIATION, 0))).count();
+        assert_eq!(strangers, HANDSHAKE_QUEUE);
+        for known in [message(1, INITIATION, 9), message(2, RESPONSE, 0), message(3, COOKIE_REPLY, 0)] {
+            assert!(arrives(known.clone()));
+            assert_eq!(inbox.next_acquaintance().unwrap().message, known);
+        }
+        assert!(inbox.next_acquaintance().is_none() && inbox.next_stranger().is_some());
     }
 }

@@ -77,6 +77,16 @@ impl Kind {
     }
 }
 
+/// Whether a handshake message claims that its sender has had something from us before: an answer does, and an
+/// initiation that bears a cookie. A flood from addresses that are not the sender's cannot make good on that claim.
+pub fn claims_acquaintance(datagram: &[u8]) -> bool {
+    match Kind::of(datagram) {
+        Some(Kind::Initiation) => datagram[mac2_offset(INITIATION)..] != [0; 16],
+        Some(Kind::Response | Kind::CookieReply) => true,
+        Some(Kind::Data) | None => false,
+    }
+}
+
 /// The length a payload of `len` bytes has after padding, in bytes: the next multiple of
 /// [`PADDING`], but never over `mtu`, so that padding does not make a packet too big. A payload
 /// that is already over `mtu` stays as it is.

@@ -82,11 +82,28 @@ pub fn links(side: &Side) -> Vec<String> {
 ///
 /// # Panics
 /// When it does not within [`DEADLINE`]; the message names `what`.
-pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
+    wait_within(DEADLINE, what, condition);
+}
+
+/// The same with another limit, for what has to be tried several times.
+///
+/// # Panics
+/// When `condition` does not hold in time; the message names `what`.
+pub fn wait_within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < DEADLINE, "{what}: not within {} s", DEADLINE.as_secs());
+        assert!(start.elapsed() < limit, "{what}: not within {} s", limit.as_secs());
         thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Sets a flag when it is dropped, so that threads which look at it end even when their test fails.
+pub struct Finally<'a>(pub &'a AtomicBool);
+
+impl Drop for Finally<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
     }
 }
 

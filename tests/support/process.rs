@@ -20,8 +20,9 @@ use nix::unistd::Pid;
 use super::wait_until;
 
 /// The programs of others that tests run, and the Debian packages that have them.
-const PACKAGES: [(&str, &str); 7] = [
+const PACKAGES: [(&str, &str); 8] = [
     ("ip", "iproute2"),
+    ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),
     ("setpriv", "util-linux"),

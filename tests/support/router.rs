@@ -51,15 +51,15 @@ pub fn pair(lab: &Lab, outside: Family) -> [Router; 2] {
 
 /// The same, with `tune` to change their settings before they start.
 pub fn pair_with(lab: &Lab, outside: Family, tune: impl Fn(&mut RouterConfig)) -> [Router; 2] {
-    pair_of(lab, outside, &[key(), key()], tune)
+    pair_of(lab, outside, &[key(), key()], |_, config| tune(config))
 }
 
-/// The same, with these keys.
+/// The same with these keys, and with `tune` told which of the two it tunes.
 pub fn pair_of(
     lab: &Lab,
     outside: Family,
     keys: &[PrivateKey; 2],
-    tune: impl Fn(&mut RouterConfig),
+    tune: impl Fn(usize, &mut RouterConfig),
 ) -> [Router; 2] {
     let sides = [&lab.left, &lab.right];
     [0, 1].map(|own: usize| {
@@ -69,7 +69,7 @@ pub fn pair_of(
         let mut peer = peer(keys[other].public_key(), &[&allowed[0], &allowed[1]]);
         peer.endpoint = Some(PeerEndpoint::Address(outside.endpoint(sides[other])));
         config.update.peers = vec![peer];
-        tune(&mut config);
+        tune(own, &mut config);
         start(sides[own], &config)
     })
 }

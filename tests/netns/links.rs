@@ -1,0 +1,178 @@
+//! What links do: addresses with a scope, wide and narrow ones, ones that are dead for a while, and a device that
+//! moves to another namespace.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use laneway::cli::demo::lab::{CABLE, Side};
+
+use super::support::network::{host, ip};
+use super::support::ping::{answers, ping};
+use super::support::process::{attempt, output};
+use super::support::tunnel::{self, Family, PORT};
+use super::support::{DEADLINE, bulk, lab, require_root, wait_until};
+use super::{MOBILE, OTHERS, Tunnel, endpoint_of_peer, reaches};
+
+#[test]
+fn a_peer_can_be_at_a_link_local_address() {
+    if !require_root() {
+        return;
+    }
+    for other in OTHERS {
+        let lab = lab();
+        let link_local = |side: &Side| {
+            let words = ["ip", "-6", "-brief", "address", "show", "dev", CABLE, "scope", "link"];
+            let shown = output(&side.namespace, &words, "");
+            let address = shown.split_whitespace().nth(2).and_then(|net| net.split('/').next());
+            address.expect("a link-local address").to_owned()
+        };
+        for side in [&lab.left, &lab.right] {
+            let words = ["ip", "-6", "address", "show", "dev", CABLE, "tentative"];
+            wait_until("the address", || output(&side.namespace, &words, "").is_empty());
+        }
+        let endpoint = format!("[{}%{CABLE}]:{PORT}", link_local(&lab.right));
+        let tunnel = Tunnel::new(&lab.left, &lab.right, other, &endpoint);
+        reaches(&lab.left, 2);
+        bulk(&lab.left, &lab.right, Family::V4.inside(2), 1, 4 << 20);
+        let seen = endpoint_of_peer(&lab.right, tunnel.right.device());
+        // Some show the scope and some do not.
+        assert!(seen.starts_with(&format!("[{}", link_local(&lab.left))), "{seen}");
+        reaches(&lab.right, 1);
+        bulk(&lab.right, &lab.left, Family::V6.inside(1), 1, 4 << 20);
+    }
+}
+
+#[test]
+fn wide_and_narrow_devices_carry_the_largest_packets_that_fit() {
+    if !require_root() {
+        return;
+    }
+    for other in OTHERS {
+        let lab = lab();
+        for side in [&lab.left, &lab.right] {
+            ip(side, &format!("link set {CABLE} mtu 40000"));
+        }
+        let endpoint = Family::V4.endpoint(&lab.right).to_string();
+        let tunnel = Tunnel::new(&lab.left, &lab.right, other, &endpoint);
+        for mtu in [1280_u16, 9000, 34_736] {
+            ip(&lab.left, &format!("link set {} mtu {mtu}", tunnel.left.device()));
+            ip(&lab.right, &format!("link set {} mtu {mtu}", tunnel.right.device()));
+            reaches(&lab.left, 2);
+            let size = (mtu - 28).to_string();
+            let address = Family::V4.inside(2).to_string();
+            let words = ["ping", "-n", "-c", "1", "-W", "5", "-M", "do", "-s", &size, &address];
+            wait_until("the largest echo", || attempt(&lab.left.namespace, &words, "").is_ok());
+            bulk(&lab.left, &lab.right, Family::V4.inside(2), 2, 8 << 20);
+            bulk(&lab.right, &lab.left, Family::V6.inside(1), 2, 8 << 20);
+        }
+    }
+}
+
+/// The TUN device moves to another namespace; the UDP sockets stay where they were opened. So a namespace without
+/// any other device has the tunnel as its only way out.
+#[test]
+fn the_device_can_move_to_a_namespace_that_has_nothing_else() {
+    if !require_root() {
+        return;
+    }
+    for other in OTHERS {
+        let lab = lab();
+        let endpoint = Family::V4.endpoint(&lab.right).to_string();
+        let tunnel = Tunnel::new(&lab.left, &lab.right, other, &endpoint);
+        let cell = host([0; 4], "::");
+        let path = format!("/proc/{}/fd/{}", std::process::id(), cell.namespace.as_raw_fd());
+        let device = tunnel.left.device();
+        ip(&lab.left, &format!("link set {device} netns {path}"));
+        tunnel::address(&cell, device, 1);
+        ip(&cell, &format!("route add default dev {device}"));
+        reaches(&cell, 2);
+        ping(&cell.namespace, Family::V6.inside(2));
+        bulk(&cell, &lab.right, Family::V4.inside(2), 2, 8 << 20);
+        bulk(&lab.right, &cell, Family::V6.inside(1), 2, 8 << 20);
+        assert!(!answers(&lab.left.namespace, Family::V4.inside(2)), "it is no longer here");
+    }
+}
+
+/// The cable is down for longer than TCP's first retries, and the peer's port is closed for as long.
+#[test]
+fn a_connection_outlives_an_endpoint_that_is_dead_for_a_while() {
+    if !require_root() {
+        return;
+    }
+    for other in MOBILE {
+        let lab = lab();
+        let endpoint = Family::V4.endpoint(&lab.right).to_string();
+        let tunnel = Tunnel::new(&lab.left, &lab.right, other, &endpoint);
+        reaches(&lab.left, 2);
+        let address = SocketAddr::new(Family::V4.inside(2), 7777);
+        let listener = lab.right.namespace.run(|| TcpListener::bind(address)).expect("enter");
+        let listener = listener.expect("a listener");
+        let client = lab.left.namespace.run(|| TcpStream::connect(address)).expect("enter");
+        let mut client = client.expect("a connection");
+        let (mut server, _) = listener.accept().expect("a connection");
+        server.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        let mut speak = |word: &[u8]| {
+            client.write_all(word).expect("write");
+            let mut heard = vec![0; word.len()];
+            server.read_exact(&mut heard).expect("read");
+            assert_eq!(heard, word);
+        };
+        speak(b"before");
+        let silence = Duration::from_millis(1200);
+        for (dead, alive) in [
+            (format!("ip link set {CABLE} down"), format!("ip link set {CABLE} up")),
+            (
+                format!("wg set {} listen-port 51999", tunnel.right.device()),
+                format!("wg set {} listen-port {PORT}", tunnel.right.device()),
+            ),
+        ] {
+            let run = |words: &str| {
+                output(&lab.right.namespace, &words.split(' ').collect::<Vec<_>>(), "");
+            };
+            run(&dead);
+            let start = Instant::now();
+            assert!(!answers(&lab.left.namespace, Family::V4.inside(2)));
+            thread::sleep(silence.saturating_sub(start.elapsed()));
+            run(&alive);
+            speak(b"after");
+        }
+        tunnel.tell_right(&lab.right, &["persistent-keepalive", "0"]);
+        reaches(&lab.left, 2);
+    }
+}
+
+#[test]
+fn udp_of_every_size_crosses_both_ways() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    for other in OTHERS {
+        let endpoint = Family::V6.endpoint(&lab.right).to_string();
+        let _tunnel = Tunnel::new(&lab.left, &lab.right, other, &endpoint);
+        reaches(&lab.left, 2);
+        for family in Family::ALL {
+            let bind = |side: &Side, number| {
+                let bound = side.namespace.run(|| UdpSocket::bind((family.inside(number), 0)));
+                let socket = bound.expect("enter").expect("a socket");
+                socket.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout");
+                socket
+            };
+            let ends = [bind(&lab.left, 1), bind(&lab.right, 2)];
+            let addresses = ends.each_ref().map(|end| end.local_addr().expect("bound"));
+            for len in (0..=1372_usize).step_by(49).chain([1371, 1372, 1392, 4000, 60_000]) {
+                let sent: Vec<u8> = (0..len).map(|at| (at * 7 + len) as u8).collect();
+                for (from, to) in [(0, 1), (1, 0)] {
+                    let mut room = vec![0; 65_536];
+                    wait_until("the datagram", || {
+                        ends[from].send_to(&sent, addresses[to]).expect("send");
+                        ends[to].recv_from(&mut room).is_ok_and(|(got, _)| room[..got] == sent)
+                    });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Networks as people have them: hosts behind address translation, with two paths, with a default route through the
+//! tunnel, with narrow and wide links. The topics are those of the kernel's own test of WireGuard
+//! (`tools/testing/selftests/wireguard/netns.sh`) as far as a userspace implementation can run them, and what
+//! other tests here do not show already: `interop` (families, preshared keys), `uapi` (ports, prefixes that move),
+//! `rejects` (paths that narrow), `abuse` (peers that move), `faults` (kills and restarts).
+
+mod links;
+mod routing;
+#[path = "../support/mod.rs"]
+mod support;
+mod translation;
+
+use laneway::cli::demo::lab::Side;
+use support::implementation::{Kind, Running};
+use support::ping::answers;
+use support::process::{attempt, output};
+use support::tunnel::{self, Family};
+use support::wg::{self, KeyPair, Setting};
+use support::{lab, require_root, wait_until};
+
+/// Who is at the other end.
+const OTHERS: [Kind; 3] = [Kind::Laneway("1"), Kind::WireGuardGo, Kind::BoringTun];
+
+/// The same without boringtun, which neither answers from the address that was asked nor changes its port while it
+/// runs.
+const MOBILE: [Kind; 2] = [Kind::Laneway("1"), Kind::WireGuardGo];
+
+/// A Laneway at `left` and somebody at `right`, who know each other's keys. The left one begins.
+struct Tunnel {
+    left: Running,
+    right: Running,
+    keys: [KeyPair; 2],
+}
+
+impl Tunnel {
+    fn new(left: &Side, right: &Side, other: Kind, endpoint: &str) -> Tunnel {
+        println!("with {other:?}");
+        let tunnel = Tunnel {
+            left: Kind::Laneway("2").start(left),
+            right: other.start(right),
+            keys: [KeyPair::generate(left), KeyPair::generate(right)],
+        };
+        wg::set(right, tunnel.right.device(), &tunnel.keys[1], &Setting::new(&tunnel.keys[0], 1));
+        tunnel::address(right, tunnel.right.device(), 2);
+        wg::set(left, tunnel.left.device(), &tunnel.keys[0], &Setting::new(&tunnel.keys[1], 2));
+        tunnel.tell_left(left, &["endpoint", endpoint]);
+        tunnel::address(left, tunnel.left.device(), 1);
+        tunnel
+    }
+
+    /// Tells the left one more about its peer.
+    fn tell_left(&self, side: &Side, words: &[&str]) {
+        let start = ["wg", "set", self.left.device(), "peer", &self.keys[1].public];
+        output(&side.namespace, &[&start[..], words].concat(), "");
+    }
+
+    /// The same for the right one.
+    fn tell_right(&self, side: &Side, words: &[&str]) {
+        let start = ["wg", "set", self.right.device(), "peer", &self.keys[0].public];
+        output(&side.namespace, &[&start[..], words].concat(), "");
+    }
+}
+
+/// Waits until an echo comes back, over either protocol.
+fn reaches(from: &Side, host: u8) {
+    for family in Family::ALL {
+        wait_until("an echo", || answers(&from.namespace, family.inside(host)));
+    }
+}
+
+fn endpoint_of_peer(side: &Side, device: &str) -> String {
+    wg::peers(side, device).remove(0).endpoint
+}
+
+#[test]
+fn a_new_private_key_and_a_peer_that_is_oneself() {
+    if !require_root() {
+        return;
+    }
+    for other in OTHERS {
+        let lab = lab();
+        let endpoint = Family::V4.endpoint(&lab.right).to_string();
+        let tunnel = Tunnel::new(&lab.left, &lab.right, other, &endpoint);
+        reaches(&lab.left, 2);
+        let (left, right) = (tunnel.left.device(), tunnel.right.device());
+        let new = KeyPair::generate(&lab.left);
+        output(&lab.left.namespace, &["wg", "set", left, "private-key", "/dev/stdin"], &new.private);
+        assert!(!answers(&lab.left.namespace, Family::V4.inside(2)), "nobody knows the new key yet");
+        let allowed = tunnel::allowed_ips(1);
+        output(&lab.right.namespace, &["wg", "set", right, "peer", &new.public, "allowed-ips", &allowed], "");
+        reaches(&lab.left, 2);
+
+        // Who takes the key of a peer has that peer no more; and nobody is a peer of oneself.
+        let words = ["wg", "set", left, "private-key", "/dev/stdin"];
+        output(&lab.left.namespace, &words, &tunnel.keys[1].private);
+        assert_eq!(wg::peers(&lab.left, left).len(), 0);
+        let own = &tunnel.keys[1].public;
+        let _ = attempt(&lab.left.namespace, &["wg", "set", left, "peer", own], "");
+        assert_eq!(wg::peers(&lab.left, left).len(), 0);
+    }
+}

@@ -1,0 +1,110 @@
+//! A peer behind a router that translates addresses (NAT).
+
+use std::thread;
+use std::time::Duration;
+
+use laneway::cli::demo::lab::Side;
+
+use super::support::implementation::Kind;
+use super::support::network::{cable, host, ip, sysctl};
+use super::support::ping::answers;
+use super::support::process::attempt;
+use super::support::tunnel::Family;
+use super::support::{require_root, wait_until, wg};
+use super::{OTHERS, Tunnel, endpoint_of_peer, reaches};
+
+/// A host at home, its router that translates addresses and soon forgets, and a host in the world.
+///
+/// ```text
+///   host 192.168.7.2 ── 192.168.7.1 router 192.0.2.1 ── 192.0.2.2 world
+/// ```
+struct Home {
+    host: Side,
+    router: Side,
+    world: Side,
+}
+
+/// Seconds after which the router forgets who sent a datagram.
+const FORGETS_AFTER: u64 = 2;
+
+impl Home {
+    /// `None` where the kernel does not translate addresses: the test is left out.
+    fn new() -> Option<Home> {
+        let inside = host([192, 168, 7, 2], "::");
+        let router = host([192, 0, 2, 1], "::");
+        let world = host([192, 0, 2, 2], "::");
+        cable((&inside, "lan", &["192.168.7.2/24"]), (&router, "lan", &["192.168.7.1/24"]));
+        cable((&router, "wan", &["192.0.2.1/24"]), (&world, "wan", &["192.0.2.2/24"]));
+        ip(&inside, "route add default via 192.168.7.1");
+        sysctl(&router, "ipv4/ip_forward", "1");
+        let rules = "table ip home { chain leaving { type nat hook postrouting priority 100; \
+                     oifname \"wan\" masquerade; }; }";
+        if let Err(said) = attempt(&router.namespace, &["nft", "-f", "-"], rules) {
+            eprintln!("left out: this kernel does not translate addresses: {said}");
+            return None;
+        }
+        for name in ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"] {
+            sysctl(&router, &format!("netfilter/{name}"), &FORGETS_AFTER.to_string());
+        }
+        Some(Home { host: inside, router, world })
+    }
+
+    /// Long enough for the router to forget everything that was silent.
+    fn be_silent() {
+        thread::sleep(Duration::from_secs(2 * FORGETS_AFTER));
+    }
+}
+
+#[test]
+fn a_persistent_keepalive_keeps_the_way_home_open_and_without_it_it_closes() {
+    if !require_root() {
+        return;
+    }
+    // Most of the time is waiting, so all wait at once.
+    thread::scope(|scope| {
+        for other in OTHERS {
+            scope.spawn(move || keeps_the_way_home_open(other));
+        }
+    });
+}
+
+fn keeps_the_way_home_open(other: Kind) {
+    let Some(net) = Home::new() else { return };
+    let tunnel = Tunnel::new(&net.host, &net.world, other, "192.0.2.2:51820");
+    reaches(&net.host, 2);
+    let seen = endpoint_of_peer(&net.world, tunnel.right.device());
+    assert!(seen.starts_with("192.0.2.1:"), "{seen} is not the router");
+    let hears = || answers(&net.world.namespace, Family::V4.inside(1));
+    wait_until("the way back", hears);
+    Home::be_silent();
+    assert!(!hears(), "the router should have forgotten");
+
+    tunnel.tell_left(&net.host, &["persistent-keepalive", "1"]);
+    wait_until("the way back", hears);
+    Home::be_silent();
+    // It may close for a moment where a keepalive comes late, on a busy machine.
+    wait_until("the way back", hears);
+}
+
+#[test]
+fn a_peer_is_found_again_when_the_router_before_it_gets_another_address() {
+    if !require_root() {
+        return;
+    }
+    let Some(net) = Home::new() else { return };
+    for other in OTHERS {
+        let tunnel = Tunnel::new(&net.host, &net.world, other, "192.0.2.2:51820");
+        tunnel.tell_left(&net.host, &["persistent-keepalive", "1"]);
+        reaches(&net.host, 2);
+        let handshake = wg::peers(&net.host, tunnel.left.device())[0].latest_handshake;
+        for (new, old) in [("192.0.2.9", "192.0.2.1"), ("192.0.2.1", "192.0.2.9")] {
+            ip(&net.router, &format!("address del {old}/24 dev wan"));
+            ip(&net.router, &format!("address add {new}/24 dev wan"));
+            let (world, device) = (&net.world, tunnel.right.device());
+            wait_until("the new address", || endpoint_of_peer(world, device).starts_with(new));
+            wait_until("an echo", || answers(&net.world.namespace, Family::V4.inside(1)));
+        }
+        let peer = &wg::peers(&net.host, tunnel.left.device())[0];
+        assert_eq!(peer.latest_handshake, handshake, "the session went on");
+    }
+}
