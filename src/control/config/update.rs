@@ -157,15 +157,17 @@ pub(super) fn parse_interface_address(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
-/// Reads `192.0.2.1:51820`, `[fe80::1%2]:51820` or `[fe80::1%eth0]:51820`. The name is what `wg` writes.
+/// Reads `192.0.2.1:51820` or `[fe80::1%2]:51820`.
 pub(in crate::control) fn parse_address(text: &str) -> Option<SocketAddr> {
-    let named = || {
-        let (address, rest) = text.strip_prefix('[')?.split_once('%')?;
-        let (interface, port) = rest.split_once("]:")?;
-        let scope = if_nametoindex(interface).ok()?;
-        Some(SocketAddrV6::new(address.parse().ok()?, port.parse().ok()?, 0, scope).into())
-    };
-    text.parse().ok().or_else(named)
+    text.parse().ok()
+}
+
+/// Reads `[fe80::1%eth0]:51820`, as `wg` writes it. The interface has to be there.
+pub(in crate::control) fn parse_address_with_interface(text: &str) -> Option<SocketAddr> {
+    let (address, rest) = text.strip_prefix('[')?.split_once('%')?;
+    let (interface, port) = rest.split_once("]:")?;
+    let scope = if_nametoindex(interface).ok()?;
+    Some(SocketAddrV6::new(address.parse().ok()?, port.parse().ok()?, 0, scope).into())
 }
 
 #[cfg(test)]
@@ -189,16 +191,14 @@ mod tests {
     }
 
     #[test]
-    fn the_scope_of_an_address_is_a_number_or_the_name_of_an_interface() {
-        let loopback = if_nametoindex("lo").unwrap();
-        let scoped = SocketAddrV6::new("fe80::1".parse().unwrap(), 51820, 0, loopback).into();
-        for text in ["[fe80::1%lo]:51820".to_owned(), format!("[fe80::1%{loopback}]:51820")] {
-            assert_eq!(parse_address(&text), Some(scoped), "{text}");
-        }
+    fn the_scope_of_an_address_may_be_the_name_of_an_interface() {
+        let scope = if_nametoindex("lo").unwrap();
+        let scoped = SocketAddrV6::new("fe80::1".parse().unwrap(), 51820, 0, scope).into();
+        assert_eq!(parse_address_with_interface("[fe80::1%lo]:51820"), Some(scoped));
         for text in
             ["[fe80::1%]:1", "[fe80::1%nobody]:1", "[fe80::1%lo]", "[%lo]:1", "fe80::1%lo:1", "[x%lo]:1"]
         {
-            assert_eq!(parse_address(text), None, "{text}");
+            assert_eq!(parse_address_with_interface(text), None, "{text}");
         }
     }
 

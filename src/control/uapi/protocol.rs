@@ -11,7 +11,8 @@ use nix::errno::Errno;
 use zeroize::Zeroizing;
 
 use crate::control::config::update::{
-    AllowedIpChange, DeviceStatus, DeviceUpdate, PeerEndpoint, PeerUpdate, parse_address, parse_network,
+    AllowedIpChange, DeviceStatus, DeviceUpdate, PeerEndpoint, PeerUpdate, parse_address,
+    parse_address_with_interface, parse_network,
 };
 use crate::wireguard::keys::{KeyError, PresharedKey, PrivateKey, PublicKey};
 
@@ -125,7 +126,8 @@ impl PeerUpdate {
             "update_only" => self.update_only = is_true(value)?,
             "preshared_key" => self.preshared_key = Some(PresharedKey::from_hex(value).map_err(bad)?),
             "endpoint" => {
-                let address = parse_address(value).ok_or(Errno::EINVAL)?;
+                let address = parse_address(value).or_else(|| parse_address_with_interface(value));
+                let address = address.ok_or(Errno::EINVAL)?;
                 self.endpoint = Some(PeerEndpoint::Address(address));
             }
             "persistent_keepalive_interval" => self.persistent_keepalive = Some(number(value)?),
