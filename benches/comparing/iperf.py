@@ -1,7 +1,7 @@
 """iperf3: one server for one client, and what its report says."""
 
 import json
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from .lab import Failed, LabError, wait_until
 
@@ -21,6 +21,15 @@ def server(namespace, port=PORT):
         process.stop()
 
 
+@contextmanager
+def servers(namespace, ports):
+    """A server on each of the ports, which it gives back."""
+    with ExitStack() as all_of_them:
+        for port in ports:
+            all_of_them.enter_context(server(namespace, port))
+        yield ports
+
+
 def client(target, seconds, *options, port=PORT):
     """The command line of a client."""
     return ["iperf3", "--client", target, "--port", port, "--time", seconds, "--json",
@@ -31,9 +40,9 @@ def tcp(streams, *options):
     return ["--parallel", streams, "--congestion", CONGESTION_CONTROL, *options]
 
 
-def udp(payload, *options):
-    """Datagrams with `payload` bytes, as fast as they can be sent unless options say otherwise."""
-    return ["--udp", "--bitrate", 0, "--length", payload, *options]
+def udp(payload, *options, bitrate=0):
+    """Datagrams with `payload` bytes; a bit rate of zero is as fast as they can be sent."""
+    return ["--udp", "--bitrate", bitrate, "--length", payload, *options]
 
 
 def run(namespace, target, seconds, *options):
@@ -51,7 +60,7 @@ def report(text):
     try:
         whole = json.loads(text)
     except ValueError:
-        raise LabError(f"iperf3 wrote no report: {text.strip()[-200:]}") from None
+        raise LabError("iperf3 wrote no report", text) from None
     if "error" in whole:
         raise LabError(f"iperf3: {whole['error']}")
     end = whole["end"]

@@ -22,7 +22,10 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class LabError(Exception):
-    """A step did not work; the text says which, and what the program said."""
+    """A step did not work; the text says which, and the end of what the program said."""
+
+    def __init__(self, text, said=""):
+        super().__init__(f"{text}: {' '.join(said.split())[-200:]}" if said else text)
 
 
 def stop_on_signals():
@@ -59,7 +62,7 @@ class Failed(LabError):
     """A program ended with a status other than zero."""
 
     def __init__(self, argv, status, printed, said):
-        super().__init__(f"{' '.join(argv)}: status {status}: {(said or printed).strip()[-400:]}")
+        super().__init__(f"{' '.join(argv)}: status {status}", said or printed)
         self.printed = printed
 
 
@@ -81,16 +84,14 @@ class Process:
 
     def must_run(self):
         if not self.runs():
-            raise LabError(f"{self.name} ended by itself: {self.printed().strip()[-400:]}")
+            raise LabError(f"{self.name} ended by itself", self.printed())
 
     def finish(self, seconds):
-        """Waits for its end and returns what it printed."""
+        """Waits for its end, which may be a failure, and returns what it printed."""
         try:
-            status = self._child.wait(seconds)
+            self._child.wait(seconds)
         except subprocess.TimeoutExpired:
             raise LabError(f"{self.name}: not done within {seconds} s") from None
-        if status:
-            raise Failed([self.name], status, self.printed(), "")
         return self.printed()
 
     def printed(self):

@@ -31,12 +31,18 @@ def peak_memory(process):
     return int(re.search(r"^VmHWM:\s+(\d+) kB$", status, re.M)[1]) / 1024
 
 
-def busy_cores(seconds=0.5):
-    """How many cores the whole machine keeps busy while we wait."""
-    idle, start = _idle(), time.monotonic()
-    time.sleep(seconds)
-    took = time.monotonic() - start
-    return max(0.0, os.cpu_count() - (_idle() - idle) / took)
+class OtherWork:
+    """What the machine does besides us and the processes we start, from now on."""
+
+    def __init__(self):
+        self._start, self._idle, self._ours = time.monotonic(), _idle(), _ours()
+
+    def cores(self):
+        """Cores busy with it, on average. To be asked when all our processes have ended: those that
+        run are not counted as ours. Kernel threads are others."""
+        took = time.monotonic() - self._start
+        busy = os.cpu_count() * took - (_idle() - self._idle)
+        return max(0.0, busy - (_ours() - self._ours)) / took
 
 
 def tcp_counter(process, name):
@@ -47,5 +53,10 @@ def tcp_counter(process, name):
 
 
 def _idle():
-    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
-    return (int(fields[4]) + int(fields[5])) / _TICKS
+    """Seconds that all cores had nothing to do, or that the machine below us took."""
+    _, _, _, _, idle, waiting, _, _, stolen = Path("/proc/stat").read_text().split()[:9]
+    return (int(idle) + int(waiting) + int(stolen)) / _TICKS
+
+
+def _ours():
+    return sum(os.times()[:4])

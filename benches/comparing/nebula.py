@@ -22,6 +22,9 @@ class Nebula(Program):
     def cipher(self):
         return "aes" if self.suite == "aes256gcm" else "chachapoly"
 
+    def settings(self):
+        return [f"cipher={self.cipher}", f"buffers of {SOCKET_BUFFER >> 20} MiB"]
+
     def start_ends(self, lab, ends):
         folder = lab.folder / ends[0].device
         folder.mkdir(exist_ok=True)

@@ -35,14 +35,14 @@ def build(*targets):
     return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 
 
-def laneway(path, lanes, aead, suite):
-    """Our own program."""
+def laneway(path, lanes=None, aead=None, suite=""):
+    """Our own program; what is not given is left to its defaults."""
     environ = {}
     if lanes:
         environ["LANEWAY_QUEUES"] = str(lanes)
     if aead:
         environ["LANEWAY_AEAD"] = aead
-    return Program("laneway", str(path), environ, suite)
+    return Program("laneway", installed(path), environ, suite)
 
 
 def rivals(named, suite):
@@ -55,13 +55,19 @@ def rivals(named, suite):
 
 
 def rival(text, suite):
+    """The program that a text of the form PROGRAM or NAME=PROGRAM means."""
     name, _, path = text.rpartition("=")
-    found = shutil.which(path)
-    if not found:
-        raise LabError(f"{path}: no such program")
+    name = name or Path(path).name
     if Path(path).name.startswith("nebula"):
-        return Nebula(name or "nebula", found, suite=suite)
-    return Program(name or Path(path).name, found)
+        return Nebula(name, installed(path), suite=suite)
+    return Program(name, installed(path))
+
+
+def installed(program):
+    found = shutil.which(program)
+    if not found:
+        raise LabError(f"{program}: no such program")
+    return found
 
 
 def check_names(programs):

@@ -20,7 +20,7 @@ def markdown(results, programs, options):
     subject, *others = names
     figures = all_loads.figures(options.loads)
     parts = [
-        f"## {time.strftime('%Y-%m-%d')}, {machine()}",
+        heading(),
         "\n".join(how(results, options)),
         "\n".join(f"- **{program.name}**: {program.version()}" for program in programs),
         "Medians of the rounds (↓: less is better):",
@@ -33,15 +33,24 @@ def markdown(results, programs, options):
     return "\n\n".join(parts)
 
 
+def heading():
+    return f"## {time.strftime('%Y-%m-%d')}, {machine()}"
+
+
 def how(results, options):
     """How it was measured, a sentence a line."""
-    iperf = " ".join(run(["iperf3", "--version"]).split()[:2])
-    yield (f"{len(results.rounds)} rounds, {options.seconds} s a load; Linux {platform.release()}, "
-           f"{iperf}, TCP with {CONGESTION_CONTROL}; Laneway at {commit()}.")
+    rounds = "1 round" if len(results.rounds) == 1 else f"{len(results.rounds)} rounds"
+    yield f"{rounds}, {versions(options.seconds)}"
     yield ("Each datagram crosses the cable by itself." if options.per_packet_underlay else
            "A batch of UDP GSO crosses the cable as one.")
-    yield (f"Before a round other work kept at most {results.other_work:.1f} "
-           f"of {os.cpu_count()} cores busy.")
+    yield f"Other work kept {results.other_work:.2f} of {os.cpu_count()} cores busy."
+
+
+def versions(seconds):
+    """What was measured with what."""
+    iperf = " ".join(run(["iperf3", "--version"]).split()[:2])
+    return (f"{seconds} s a load; Linux {platform.release()}, {iperf}, TCP with {CONGESTION_CONTROL}; "
+            f"Laneway at {commit()}.")
 
 
 def write_json(path, results, programs, options):

@@ -21,7 +21,7 @@ class Results:
     rounds: list = field(default_factory=list)
     notes: list = field(default_factory=list)
     failures: int = 0
-    other_work: float = 0.0   # cores busy before a round, at the most
+    other_work: float = 0.0   # cores that were busy with neither programs nor loads, on average
 
     def fail(self, text):
         self.failures += 1
@@ -35,6 +35,7 @@ class Results:
 def compare(programs, loads, rounds, seconds, echo, per_packet):
     """Runs the rounds and returns what they brought."""
     results = Results()
+    other_work = meters.OtherWork()
     with Lab() as lab:
         near, far = lab.namespace("a"), lab.namespace("b")
         lab.cable(near, far, CABLE, *(f"{address}/24" for address in UNDERLAY))
@@ -42,9 +43,9 @@ def compare(programs, loads, rounds, seconds, echo, per_packet):
             for namespace in (near, far):
                 cut_into_packets(namespace, CABLE)
         for number in range(rounds):
-            results.other_work = max(results.other_work, meters.busy_cores())
             sides = list(zip((near, far), UNDERLAY))
             run_round(lab, sides, programs, loads, seconds, echo, number, results)
+    results.other_work = other_work.cores()
     return results
 
 
@@ -91,7 +92,7 @@ def put_on(load, tunnel, tunnels, seconds, echo, number, results):
 def measure(load, tunnel, tunnels, seconds, echo):
     """The figures of one load, and the cores that the other tunnels kept busy meanwhile."""
     near, far = tunnel.ends
-    line = Line(near.namespace, far.namespace, far.address, echo)
+    line = Line(near.namespace, far.namespace, far.address, far.device, echo)
     idle = [process for other in tunnels if other is not tunnel for process in other.processes]
     before = crossings(tunnel)
     cpu, idle_cpu = total_cpu(tunnel.processes), total_cpu(idle)

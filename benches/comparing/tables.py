@@ -46,7 +46,8 @@ def number(found):
 def spread(found):
     if not found:
         return "none"
-    return f"**{median(found):.2f}** ({min(found):.2f} to {max(found):.2f})"
+    middle = f"**{median(found):.2f}**"
+    return middle if len(found) == 1 else f"{middle} ({min(found):.2f} to {max(found):.2f})"
 
 
 def markdown(header, rows):

@@ -79,15 +79,17 @@ class Program:
     version_option = "--version"
 
     def version(self):
-        """The first line that it prints of itself, with what of its environment is set for it."""
+        """The first line that it prints of itself, and its settings."""
         try:
             said = run([self.path, self.version_option]).strip().split("\n")[0]
         except LabError:
             said = "version unknown"
-        set_for_it = [f"{name}={value}" for name, value in self.environ.items()]
-        if self.suite:
-            set_for_it.append(f"suite={self.suite}")
-        return ", ".join([said, *set_for_it])
+        return ", ".join([said, *self.settings()])
+
+    def settings(self):
+        """What is not as it is by default."""
+        suite = {"suite": self.suite} if self.suite else {}
+        return [f"{name}={value}" for name, value in {**self.environ, **suite}.items()]
 
     def start(self, lab, sides, index):
         """Starts it between two (namespace, underlay address) sides, as tunnel number `index`, and
