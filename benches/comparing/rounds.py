@@ -1,0 +1,139 @@
+"""The rounds: every load over every tunnel in turn, so that what changes on the machine meanwhile
+changes for all of them."""
+
+import sys
+from dataclasses import dataclass, field
+
+from . import meters
+from .lab import Lab, LabError, cut_into_packets
+from .loads import MEMORY, Line
+
+CABLE = "underlay"
+UNDERLAY = ("192.0.2.1", "192.0.2.2")
+ATTEMPTS = 2
+# Cores that tunnels without a load may keep busy before it is worth a note.
+IDLE_CORES = 0.05
+
+
+@dataclass
+class Results:
+    """The figures of each round by program and key, and what was odd."""
+    rounds: list = field(default_factory=list)
+    notes: list = field(default_factory=list)
+    failures: int = 0
+    other_work: float = 0.0   # cores that were busy with neither programs nor loads, on average
+
+    def fail(self, text):
+        self.failures += 1
+        self.note(text)
+
+    def note(self, text):
+        self.notes.append(text)
+        say(text)
+
+
+def compare(programs, loads, rounds, seconds, echo, per_packet):
+    """Runs the rounds and returns what they brought."""
+    results = Results()
+    other_work = meters.OtherWork()
+    with Lab() as lab:
+        near, far = lab.namespace("a"), lab.namespace("b")
+        lab.cable(near, far, CABLE, *(f"{address}/24" for address in UNDERLAY))
+        if per_packet:
+            for namespace in (near, far):
+                cut_into_packets(namespace, CABLE)
+        for number in range(rounds):
+            sides = list(zip((near, far), UNDERLAY))
+            run_round(lab, sides, programs, loads, seconds, echo, number, results)
+    results.other_work = other_work.cores()
+    return results
+
+
+def run_round(lab, sides, programs, loads, seconds, echo, number, results):
+    """Starts all programs, puts the loads on them in turn, and stops them."""
+    figures = {program.name: {} for program in programs}
+    results.rounds.append(figures)
+    tunnels = []
+    try:
+        for index, program in turned(list(enumerate(programs)), number):
+            try:
+                tunnels.append(program.start(lab, sides, index))
+            except LabError as error:
+                results.fail(f"round {number + 1}: {program.name} did not start: {error}")
+        for place, load in enumerate(loads):
+            for tunnel in turned(tunnels, place):
+                values = put_on(load, tunnel, tunnels, seconds, echo, number, results)
+                figures[tunnel.name].update(values)
+        for tunnel in tunnels:
+            peak = max((meters.peak_memory(end) for end in tunnel.processes if end.runs()), default=None)
+            if peak is not None:
+                figures[tunnel.name][MEMORY.key] = peak
+    finally:
+        for tunnel in tunnels:
+            tunnel.stop()
+
+
+def put_on(load, tunnel, tunnels, seconds, echo, number, results):
+    """Puts a load on a tunnel, a second time if it fails; returns its figures, or none."""
+    where = f"round {number + 1}, {load.name}, {tunnel.name}"
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            values, idle_cores = measure(load, tunnel, tunnels, seconds, echo)
+        except LabError as error:
+            (results.fail if attempt == ATTEMPTS else results.note)(f"{where}: failed: {error}")
+            continue
+        say(f"{where}: " + ", ".join(f"{figure.unit} {values[figure.key]:.4g}" for figure in load.figures))
+        if idle_cores > IDLE_CORES:
+            results.note(f"{where}: the tunnels without a load kept {idle_cores:.2f} cores busy")
+        return values
+    return {}
+
+
+def measure(load, tunnel, tunnels, seconds, echo):
+    """The figures of one load, and the cores that the other tunnels kept busy meanwhile."""
+    near, far = tunnel.ends
+    line = Line(near.namespace, far.namespace, far.address, far.device, echo)
+    idle = [process for other in tunnels if other is not tunnel for process in other.processes]
+    before = crossings(tunnel)
+    cpu, idle_cpu = total_cpu(tunnel.processes), total_cpu(idle)
+    outcome = load.run(line, seconds)
+    cpu, idle_cpu = total_cpu(tunnel.processes) - cpu, total_cpu(idle) - idle_cpu
+    check_crossings(before, crossings(tunnel), outcome)
+    values = dict(outcome.values)
+    if load.bulk:
+        values[load.cpu.key] = cpu / ((outcome.forward + outcome.backward) * 8e-9)
+    return values, idle_cpu / seconds
+
+
+def crossings(tunnel):
+    """Bytes that each device has carried so far: (device, forward, backward)."""
+    counted = []
+    for end, is_near in zip(tunnel.ends, (True, False)):
+        for device, sends_forward in ((end.device, is_near), (CABLE, is_near)):
+            received, sent = meters.device_bytes(end.namespace, device)
+            counted.append((device, sent, received) if sends_forward else (device, received, sent))
+    return counted
+
+
+def check_crossings(before, after, outcome):
+    """Makes sure that what arrived went over both ends of tunnel and cable."""
+    for (device, *old), (_, *new) in zip(before, after):
+        for way, payload, start, end in zip(("forward", "backward"),
+                                            (outcome.forward, outcome.backward), old, new):
+            if end - start < payload:
+                raise LabError(f"{payload} bytes arrived {way}, but {device} carried {end - start}")
+
+
+def total_cpu(processes):
+    return sum(meters.cpu_seconds(process) for process in processes)
+
+
+def turned(items, by):
+    """The items with another one first each time."""
+    by %= max(1, len(items))
+    return items[by:] + items[:by]
+
+
+def say(text):
+    """Tells whoever waits how far it is; standard output is for the tables."""
+    print(text, file=sys.stderr, flush=True)
