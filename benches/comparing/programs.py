@@ -40,8 +40,8 @@ def build(*targets):
 
 
 def laneway(path, lanes=None, aead=None, suite=""):
-    """Our own program; what is not given is left to its defaults."""
-    environ = {}
+    """Our own program. What is not given is left to our own environment, and then to its defaults."""
+    environ = {name: value for name, value in os.environ.items() if name.startswith("LANEWAY_")}
     if lanes:
         environ["LANEWAY_QUEUES"] = str(lanes)
     if aead:

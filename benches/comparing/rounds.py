@@ -93,7 +93,8 @@ def measure(load, tunnel, tunnels, seconds, echo):
     """The figures of one load, and the cores that the other tunnels kept busy meanwhile."""
     near, far = tunnel.ends
     line = Line(near.namespace, far.namespace, far.address, far.device, echo)
-    idle = [process for other in tunnels if other is not tunnel for process in other.processes]
+    idle = [process for other in tunnels if other is not tunnel
+            for process in other.processes if process.runs()]
     before = crossings(tunnel)
     cpu, idle_cpu = total_cpu(tunnel.processes), total_cpu(idle)
     outcome = load.run(line, seconds)
@@ -107,11 +108,12 @@ def measure(load, tunnel, tunnels, seconds, echo):
 
 def crossings(tunnel):
     """Bytes that each device has carried so far: (device, forward, backward)."""
+    near, _ = tunnel.ends
     counted = []
-    for end, is_near in zip(tunnel.ends, (True, False)):
-        for device, sends_forward in ((end.device, is_near), (CABLE, is_near)):
+    for end in tunnel.ends:
+        for device in (end.device, CABLE):
             received, sent = meters.device_bytes(end.namespace, device)
-            counted.append((device, sent, received) if sends_forward else (device, received, sent))
+            counted.append((device, sent, received) if end is near else (device, received, sent))
     return counted
 
 
