@@ -158,7 +158,8 @@ fn ask(address: &str, connections: &str, seconds: &str) -> Result<(), Box<dyn Er
     let p50 = percentile(&times, 50).ok_or("no answer at all")?;
     let p99 = percentile(&times, 99).ok_or("no answer at all")?;
     println!(
-        r#"{{"transactions": {}, "message_bytes": {MESSAGE}, "seconds": {:.6}, "p50_us": {:.1}, "p99_us": {:.1}}}"#,
+        "{{\"transactions\": {}, \"message_bytes\": {MESSAGE}, \"seconds\": {:.6}, \
+         \"p50_us\": {:.1}, \"p99_us\": {:.1}}}",
         times.len(),
         took.as_secs_f64(),
         p50.as_secs_f64() * 1e6,

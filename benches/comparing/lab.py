@@ -2,7 +2,8 @@
 
 A namespace has no name. A process that only sleeps holds it, and the kernel takes it and its
 devices away with the last process inside. All processes here are ended by their pid when the
-laboratory is left, and by the kernel should this program be killed, so nothing can stay behind.
+laboratory is left, and by the kernel should this program be killed; all that can stay behind then
+are a folder of logs and the files of control sockets.
 """
 
 import ctypes
@@ -75,7 +76,7 @@ class Process:
         with open(log, "wb") as out:
             self._child = subprocess.Popen(
                 [str(word) for word in argv], stdin=subprocess.DEVNULL, stdout=out,
-                stderr=subprocess.STDOUT, env={**os.environ, **(environ or {})},
+                stderr=subprocess.STDOUT, env={**_environment(), **(environ or {})},
                 start_new_session=True, preexec_fn=_die_with_us)
         self.pid = self._child.pid
 
@@ -202,6 +203,11 @@ def cut_into_packets(namespace, device):
     """Makes each datagram cross a veth by itself, as on a wire, and lets the receiver merge them."""
     # A veth does GRO only for a sender that does no TSO.
     namespace.run("ethtool", "-K", device, "tso", "off", "tx-udp-segmentation", "off", "gro", "on")
+
+
+def _environment():
+    """Ours without what would tune a Laneway: that is said, and told, for each program."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("LANEWAY_")}
 
 
 def _die_with_us():

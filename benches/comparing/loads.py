@@ -48,6 +48,7 @@ class Outcome:
 class Load:
     """Something to send. `bulk` loads have their CPU time counted for each Gbit that arrives."""
     bulk = True
+    needs_echo = False
 
     def __init__(self, name, title, *figures):
         self.name = name
@@ -107,6 +108,7 @@ class Udp(Load):
 class Ask(Load):
     """Requests and answers over TCP: each connection asks when it has been answered."""
     bulk = False
+    needs_echo = True
 
     def __init__(self, name, connections):
         title = f"Request and answer, {connections} at once"

@@ -2,10 +2,10 @@
 
 import os
 import shutil
-import sys
+import subprocess
 from pathlib import Path
 
-from .lab import LabError, run
+from .lab import LabError
 from .nebula import Nebula
 from .tunnels import Program
 
@@ -29,15 +29,19 @@ def need(*tools):
 
 def build(*targets):
     """Builds targets of this repository in release mode; returns the folder they are in."""
-    print(f"building {' '.join(targets)}", file=sys.stderr, flush=True)
-    run(["cargo", "build", "--release", "--locked", f"--manifest-path={ROOT}/Cargo.toml", *targets],
-        timeout=3600)
+    argv = ["cargo", "build", "--release", "--locked", f"--manifest-path={ROOT}/Cargo.toml", *targets]
+    try:
+        status = subprocess.run(argv).returncode
+    except FileNotFoundError:
+        raise LabError("cargo is needed, or programs that are already built (--help)") from None
+    if status:
+        raise LabError("the build failed")
     return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 
 
 def laneway(path, lanes=None, aead=None, suite=""):
-    """Our own program; what is not given is left to its defaults."""
-    environ = {}
+    """Our own program. What is not given is left to our own environment, and then to its defaults."""
+    environ = {name: value for name, value in os.environ.items() if name.startswith("LANEWAY_")}
     if lanes:
         environ["LANEWAY_QUEUES"] = str(lanes)
     if aead:

@@ -32,68 +32,75 @@ class Results:
         say(text)
 
 
-def compare(programs, loads, rounds, seconds, echo, per_packet):
-    """Runs the rounds and returns what they brought."""
-    results = Results()
-    other_work = meters.OtherWork()
-    with Lab() as lab:
-        near, far = lab.namespace("a"), lab.namespace("b")
-        lab.cable(near, far, CABLE, *(f"{address}/24" for address in UNDERLAY))
-        if per_packet:
-            for namespace in (near, far):
-                cut_into_packets(namespace, CABLE)
-        for number in range(rounds):
+@dataclass
+class Comparison:
+    """What is put on what."""
+    programs: list
+    loads: list
+    seconds: int         # a load
+    echo: str            # the program that asks and answers
+    results: Results = field(default_factory=Results)
+
+    def run(self, rounds, per_packet):
+        """Runs the rounds and returns what they brought."""
+        other_work = meters.OtherWork()
+        with Lab() as lab:
+            near, far = lab.namespace("a"), lab.namespace("b")
+            lab.cable(near, far, CABLE, *(f"{address}/24" for address in UNDERLAY))
+            if per_packet:
+                for namespace in (near, far):
+                    cut_into_packets(namespace, CABLE)
             sides = list(zip((near, far), UNDERLAY))
-            run_round(lab, sides, programs, loads, seconds, echo, number, results)
-    results.other_work = other_work.cores()
-    return results
+            for number in range(1, rounds + 1):
+                self._round(lab, sides, number)
+        self.results.other_work = other_work.cores()
+        return self.results
 
-
-def run_round(lab, sides, programs, loads, seconds, echo, number, results):
-    """Starts all programs, puts the loads on them in turn, and stops them."""
-    figures = {program.name: {} for program in programs}
-    results.rounds.append(figures)
-    tunnels = []
-    try:
-        for index, program in turned(list(enumerate(programs)), number):
-            try:
-                tunnels.append(program.start(lab, sides, index))
-            except LabError as error:
-                results.fail(f"round {number + 1}: {program.name} did not start: {error}")
-        for place, load in enumerate(loads):
-            for tunnel in turned(tunnels, place):
-                values = put_on(load, tunnel, tunnels, seconds, echo, number, results)
-                figures[tunnel.name].update(values)
-        for tunnel in tunnels:
-            peak = max((meters.peak_memory(end) for end in tunnel.processes if end.runs()), default=None)
-            if peak is not None:
-                figures[tunnel.name][MEMORY.key] = peak
-    finally:
-        for tunnel in tunnels:
-            tunnel.stop()
-
-
-def put_on(load, tunnel, tunnels, seconds, echo, number, results):
-    """Puts a load on a tunnel, a second time if it fails; returns its figures, or none."""
-    where = f"round {number + 1}, {load.name}, {tunnel.name}"
-    for attempt in range(1, ATTEMPTS + 1):
+    def _round(self, lab, sides, number):
+        """Starts all programs, puts the loads on them in turn, and stops them."""
+        figures = {program.name: {} for program in self.programs}
+        self.results.rounds.append(figures)
+        tunnels = []
         try:
-            values, idle_cores = measure(load, tunnel, tunnels, seconds, echo)
-        except LabError as error:
-            (results.fail if attempt == ATTEMPTS else results.note)(f"{where}: failed: {error}")
-            continue
-        say(f"{where}: " + ", ".join(f"{figure.unit} {values[figure.key]:.4g}" for figure in load.figures))
-        if idle_cores > IDLE_CORES:
-            results.note(f"{where}: the tunnels without a load kept {idle_cores:.2f} cores busy")
-        return values
-    return {}
+            for index, program in turned(list(enumerate(self.programs)), number):
+                try:
+                    tunnels.append(program.start(lab, sides, index))
+                except LabError as error:
+                    self.results.fail(f"round {number}: {program.name} did not start: {error}")
+            for place, load in enumerate(self.loads, number):
+                for tunnel in turned(tunnels, place):
+                    where = f"round {number}, {load.name}, {tunnel.name}"
+                    figures[tunnel.name].update(self._put(load, tunnel, tunnels, where))
+            for tunnel in tunnels:
+                if all(process.runs() for process in tunnel.processes):
+                    figures[tunnel.name][MEMORY.key] = max(map(meters.peak_memory, tunnel.processes))
+        finally:
+            for tunnel in tunnels:
+                tunnel.stop()
+
+    def _put(self, load, tunnel, tunnels, where):
+        """Puts a load on a tunnel, a second time if it fails; returns its figures, or none."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                values, idle_cores = measure(load, tunnel, tunnels, self.seconds, self.echo)
+            except LabError as error:
+                tell = self.results.note if attempt < ATTEMPTS else self.results.fail
+                tell(f"{where}: failed: {error}")
+                continue
+            told = (f"{values[figure.key]:.4g} {figure.unit}" for figure in load.figures)
+            say(f"{where}: {', '.join(told)}")
+            if idle_cores > IDLE_CORES:
+                self.results.note(f"{where}: the tunnels without a load kept {idle_cores:.2f} cores busy")
+            return values
+        return {}
 
 
 def measure(load, tunnel, tunnels, seconds, echo):
     """The figures of one load, and the cores that the other tunnels kept busy meanwhile."""
     near, far = tunnel.ends
     line = Line(near.namespace, far.namespace, far.address, far.device, echo)
-    idle = [process for other in tunnels if other is not tunnel for process in other.processes]
+    idle = [process for other in tunnels if other is not tunnel
+            for process in other.processes if process.runs()]
     before = crossings(tunnel)
     cpu, idle_cpu = total_cpu(tunnel.processes), total_cpu(idle)
     outcome = load.run(line, seconds)
@@ -107,11 +114,12 @@ def measure(load, tunnel, tunnels, seconds, echo):
 
 def crossings(tunnel):
     """Bytes that each device has carried so far: (device, forward, backward)."""
+    near, _ = tunnel.ends
     counted = []
-    for end, is_near in zip(tunnel.ends, (True, False)):
-        for device, sends_forward in ((end.device, is_near), (CABLE, is_near)):
+    for end in tunnel.ends:
+        for device in (end.device, CABLE):
             received, sent = meters.device_bytes(end.namespace, device)
-            counted.append((device, sent, received) if sends_forward else (device, received, sent))
+            counted.append((device, sent, received) if end is near else (device, received, sent))
     return counted
 
 

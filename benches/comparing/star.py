@@ -64,21 +64,26 @@ def build(lab, laneway, lanes, peers):
     hub = End(lab.namespace("h"), "", FIRST_PORT, f"lw{os.getpid()}-h", "10.77.0.1")
     ends = []
     for number in range(1, peers + 1):
-        # 198.18.0.0/15 is for benchmarks (RFC 2544).
-        near, far = f"198.18.{number}.1", f"198.18.{number}.2"
-        namespace = lab.namespace(str(number))
-        lab.cable(hub.namespace, namespace, f"cable{number}", f"{near}/30", f"{far}/30")
-        ends.append(End(namespace, near, FIRST_PORT, f"lw{os.getpid()}-{number}", f"10.77.0.{1 + number}"))
+        end = End(lab.namespace(str(number)), f"198.18.{number}.2", FIRST_PORT,
+                  f"lw{os.getpid()}-{number}", f"10.77.0.{1 + number}")
+        lab.cable(hub.namespace, end.namespace, f"cable{number}",
+                  f"{hub_side(number)}/30", f"{end.underlay}/30")
+        ends.append(end)
     hub_keys, keys = Keys.new(), [Keys.new() for _ in ends]
     hub_program.start_one(lab, hub)
     configure(hub.device, hub_keys, hub.port,
               [Peer(own.public, (f"{end.address}/32",)) for own, end in zip(keys, ends)])
-    for end, own in zip(ends, keys):
+    for number, (end, own) in enumerate(zip(ends, keys), 1):
         peer_program.start_one(lab, end)
         configure(end.device, own, end.port,
-                  [Peer(hub_keys.public, (f"{hub.address}/32",), f"{end.underlay}:{hub.port}")])
+                  [Peer(hub_keys.public, (f"{hub.address}/32",), f"{hub_side(number)}:{hub.port}")])
         Tunnel(peer_program, (end, hub)).wait_for_answer()
     return hub, ends
+
+
+def hub_side(number):
+    """The hub's address on the cable to a peer. 198.18.0.0/15 is for benchmarks (RFC 2544)."""
+    return f"198.18.{number}.1"
 
 
 def at_once(hub, ends, seconds, options):

@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import os
 import unittest
+from unittest import mock
 
 from . import iperf, options, programs, rounds, tables
 from .lab import LabError
@@ -115,10 +117,11 @@ class CommandLine(unittest.TestCase):
         with self.assertRaises(LabError):
             programs.check_names([programs.rival("sh", ""), programs.rival("sh", "")])
 
-    def test_only_what_is_asked_for_is_set(self):
-        self.assertEqual(programs.laneway("sh").settings(), [])
-        self.assertEqual(programs.laneway("sh", 2, "auto", "aes256gcm").settings(),
-                         ["LANEWAY_QUEUES=2", "LANEWAY_AEAD=auto", "suite=aes256gcm"])
+    def test_what_is_asked_for_or_in_the_environment_is_told(self):
+        with mock.patch.dict(os.environ, {"PATH": os.environ["PATH"], "LANEWAY_QUEUES": "1"}, clear=True):
+            self.assertEqual(programs.laneway("sh").settings(), ["LANEWAY_QUEUES=1"])
+            self.assertEqual(programs.laneway("sh", 2, "auto", "aes256gcm").settings(),
+                             ["LANEWAY_QUEUES=2", "LANEWAY_AEAD=auto", "suite=aes256gcm"])
 
 
 if __name__ == "__main__":

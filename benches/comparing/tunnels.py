@@ -122,7 +122,7 @@ class Program:
         control.unlink(missing_ok=True)
         lab.will_leave(control)
         # boringtun and gotatun give their rights up otherwise, and fail where nobody is logged in.
-        environ = {"LOG_LEVEL": "error", "WG_SUDO": "1", **self.environ}
+        environ = {"LOG_LEVEL": "error", "WG_SUDO": "true", **self.environ}
         end.process = end.namespace.start(self.name, [self.path, "-f", end.device], environ)
 
         def ready():
