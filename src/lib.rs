@@ -28,7 +28,8 @@
 //! everything, and [`sys`] below everything: the only unsafe code there is.
 //!
 //! Dependencies point one way: `cli` → `control` → `lane` → {`offload`, `underlay`, `wireguard`,
-//! `routes`} → `packet` → nothing, with `sys` under those that talk to the kernel.
+//! `routes`} → `packet` → nothing, with `sys` under those that talk to the kernel or want more of the
+//! processor than every processor has.
 //!
 //! # What always holds
 //!
