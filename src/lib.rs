@@ -29,7 +29,8 @@
 //! vector registers (`sys::avx512`, an AEAD for eight datagrams at a time).
 //!
 //! Dependencies point one way: `cli` → `control` → `lane` → {`offload`, `underlay`, `wireguard`,
-//! `routes`} → `packet` → nothing, with `sys` under those that talk to the kernel.
+//! `routes`} → `packet` → nothing, with `sys` under those that talk to the kernel or want more of the
+//! processor than every processor has.
 //!
 //! # What always holds
 //!

@@ -14,6 +14,9 @@ use parsers::{TARGETS, Target};
 /// Mutations of each target's corpus.
 const RUNS: u64 = 3_000;
 
+/// The same where a run agrees on keys, which takes milliseconds.
+const KEY_RUNS: u64 = 1_000;
+
 #[test]
 fn every_target_has_a_corpus_and_takes_it() {
     for (name, target) in TARGETS {
@@ -25,50 +28,70 @@ fn every_target_has_a_corpus_and_takes_it() {
 
 #[test]
 fn views_of_packets_hold_for_any_bytes() {
-    mutate("views");
+    mutate("views", RUNS);
 }
 
 #[test]
 fn superpackets_are_refused_or_cut_into_whole_packets() {
-    mutate("superpacket");
+    mutate("superpacket", RUNS);
 }
 
 #[test]
 fn what_is_coalesced_and_cut_again_is_what_it_was() {
-    mutate("coalesce");
+    mutate("coalesce", RUNS);
+}
+
+#[test]
+fn a_packet_that_goes_no_further_is_answered_once_or_not_at_all() {
+    mutate("rejects", RUNS);
 }
 
 #[test]
 fn strange_handshake_messages_neither_succeed_nor_stand_in_the_way() {
-    mutate("handshake");
+    mutate("handshake", KEY_RUNS);
+}
+
+#[test]
+fn strange_cookies_are_not_kept_and_do_not_stand_in_the_way() {
+    mutate("cookie_reply", KEY_RUNS);
 }
 
 #[test]
 fn only_what_was_sealed_is_opened() {
-    mutate("open_run");
+    mutate("open_run", RUNS);
 }
 
 #[test]
 fn any_lines_may_come_at_the_control_socket() {
-    mutate("uapi");
+    mutate("uapi", RUNS);
 }
 
 #[test]
 fn any_text_may_be_in_the_configuration_file() {
-    mutate("config_file");
+    mutate("config_file", RUNS);
 }
 
 #[test]
 fn any_bytes_may_be_in_the_environment() {
-    mutate("environment");
+    mutate("environment", RUNS);
 }
 
-/// Calls a target with mutations of its corpus, and of what it became by them.
-fn mutate(name: &str) {
+#[test]
+fn any_bytes_may_be_the_answer_to_a_question_for_the_status() {
+    mutate("status", RUNS);
+}
+
+#[test]
+fn any_text_may_stand_in_the_place_of_metrics() {
+    mutate("exposition", RUNS);
+}
+
+/// Calls a target so many times with mutations of its corpus, and of what it became by them.
+fn mutate(name: &str, runs: u64) {
     let (_, target) = TARGETS.into_iter().find(|(other, _)| *other == name).expect("a target");
     let corpus = corpus(name);
     let first = number("LANEWAY_FUZZ_SEED").unwrap_or_else(|| u64::from(std::process::id()) << 32);
-    for seed in first..first + number("LANEWAY_FUZZ_RUNS").unwrap_or(RUNS) {
+    for seed in first..first + number("LANEWAY_FUZZ_RUNS").unwrap_or(runs) {
         let mut dice = Dice(seed);
         let mut bytes = corpus[dice.below(corpus.len())].clone();
         for _ in 0..=dice.below(8) {

@@ -276,8 +276,8 @@ fn a_packet_for_the_devices_own_address_comes_back_whole() {
 
 /// A cable that narrows while bulk TCP runs, over either protocol outside and inside. What fits the path
 /// leaves grouped again. IPv6 at the smallest MTU there is does not fit behind more headers: it is
-/// fragmented outside, datagram by datagram, and arrives. That a path which has grown again is used again
-/// takes minutes: the unit tests of `lane::path_limit` show it.
+/// fragmented outside, datagram by datagram, and arrives. `ageing` shows that a path which has grown again is used
+/// again.
 #[test]
 fn tcp_adapts_to_a_path_that_narrows_under_it() {
     const BYTES: u64 = 128 << 20;

@@ -7,25 +7,31 @@
 
 mod inside;
 mod outside;
+mod rejects;
 mod text;
 
 pub use inside::{coalesce, superpacket, views};
-pub use outside::{handshake, open_run};
-pub use text::{config_file, environment, uapi};
+pub use outside::{cookie_reply, handshake, open_run};
+pub use rejects::rejects;
+pub use text::{config_file, environment, exposition, status, uapi};
 
 /// A function that bytes are given to.
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("views", views),
     ("superpacket", superpacket),
     ("coalesce", coalesce),
+    ("rejects", rejects),
     ("handshake", handshake),
+    ("cookie_reply", cookie_reply),
     ("open_run", open_run),
     ("uapi", uapi),
     ("config_file", config_file),
     ("environment", environment),
+    ("status", status),
+    ("exposition", exposition),
 ];
 
 /// Takes numbers from the front of the bytes; zeroes once they have run out.

@@ -8,13 +8,15 @@ use laneway::drops::DropTally;
 use laneway::units::{Nanos, PeerId};
 use laneway::wireguard::aead::Backend;
 use laneway::wireguard::keys::{Entropy, PrivateKey};
-use laneway::wireguard::messages::{DATA_HEADER, DATA_OVERHEAD, INITIATION};
+use laneway::wireguard::limiter::LoadLimits;
+use laneway::wireguard::messages::{COOKIE_REPLY, DATA_HEADER, DATA_OVERHEAD, INITIATION};
 use laneway::wireguard::outputs::{Output, Outputs};
 use laneway::wireguard::protocol::{Protocol, Settings};
 use laneway::wireguard::replay::WINDOW;
 use laneway::wireguard::session::{MessageLimits, OpenedRun, Role, Session, SessionKeys, SessionParts};
 use laneway::wireguard::suite::Suite;
 use laneway::wireguard::table::SessionTable;
+use laneway::wireguard::timers::{MAX_JITTER, REKEY_TIMEOUT};
 use zeroize::Zeroizing;
 
 use super::Taker;
@@ -22,17 +24,9 @@ use super::Taker;
 /// Datagrams, raw or as changes of a real message, at a peer that has just sent an initiation and
 /// one that waits: none is answered as if it were real, and the real handshake then succeeds.
 pub fn handshake(bytes: &[u8]) {
-    let (mut near, mut far) = (End::new(1, 2), End::new(2, 1));
+    let (mut near, mut far) = (End::new(1, 2, CALM), End::new(2, 1, CALM));
     let initiation = near.begin();
-    let mut take = Taker(bytes);
-    for _ in 0..16 {
-        if take.0.is_empty() {
-            break;
-        }
-        let how = take.byte();
-        let len = usize::from(take.u16()) % 300;
-        let strange = take.bytes(len);
-        let strange = if how & 1 == 0 { strange.to_vec() } else { changed(&initiation, strange) };
+    for (how, strange) in strange_messages(bytes, &initiation) {
         // Nobody looks at the last field, mac2, before there is too much to do (section 5.3).
         if strange.len() == initiation.len() && strange[..MAC2] == initiation[..MAC2] {
             continue;
@@ -46,6 +40,29 @@ pub fn handshake(bytes: &[u8]) {
         near.receive(&answer);
     }
     assert!(near.has_session, "strange messages stood in the way of the real ones");
+}
+
+/// Cookie replies, raw or as changes of a real one, at a peer that was just asked for a cookie: it keeps none
+/// and sends nothing. The next real one then opens the other end, which is under load.
+pub fn cookie_reply(bytes: &[u8]) {
+    let (mut near, mut far) = (End::new(1, 2, CALM), End::new(2, 1, LOADED));
+    let initiation = near.begin();
+    let reply = far.receive(&initiation).remove(0);
+    assert_eq!(reply.len(), COOKIE_REPLY, "who is under load asks for a cookie");
+    for (_, strange) in strange_messages(bytes, &reply) {
+        if strange != reply {
+            assert!(near.receive(&strange).is_empty(), "a strange cookie reply was answered");
+        }
+    }
+    let again = near.retry();
+    assert_eq!(again[MAC2..], [0; 16], "a strange cookie was kept");
+    let reply = far.receive(&again).remove(0);
+    assert!(near.receive(&reply).is_empty(), "a cookie makes nobody send (section 5.4.7)");
+    let with_cookie = near.retry();
+    for answer in far.receive(&with_cookie) {
+        near.receive(&answer);
+    }
+    assert!(near.has_session, "strange cookie replies stood in the way of the real one");
 }
 
 /// A sealed run with changes: what is opened is what was sealed, at its place, and what was changed is
@@ -94,6 +111,20 @@ pub fn open_run(bytes: &[u8]) {
     assert_eq!(expected.next(), None, "an intact datagram was not opened");
 }
 
+/// Up to sixteen messages: a byte that says how each is meant, a length, and so many bytes, which are the message
+/// if the byte is even, or changes of `real`.
+fn strange_messages(bytes: &[u8], real: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let mut take = Taker(bytes);
+    let mut messages = Vec::new();
+    while !take.0.is_empty() && messages.len() < 16 {
+        let how = take.byte();
+        let len = usize::from(take.u16()) % 300;
+        let strange = take.bytes(len);
+        messages.push((how, if how & 1 == 0 { strange.to_vec() } else { changed(real, strange) }));
+    }
+    messages
+}
+
 /// The message with bytes changed, as pairs of a place and what is added to it say.
 fn changed(message: &[u8], changes: &[u8]) -> Vec<u8> {
     let mut message = message.to_vec();
@@ -126,25 +157,35 @@ struct End {
     peer: PeerId,
     out: Outputs,
     entropy: Counting,
+    now: Nanos,
     has_session: bool,
 }
 
 impl End {
-    fn new(own: u64, other: u64) -> Self {
+    fn new(own: u64, other: u64, load: LoadLimits) -> Self {
         let key = |seed| PrivateKey::generate(&mut Counting(seed));
-        let mut protocol = Protocol::new(Some(key(own)), Arc::new(SessionTable::new()), Settings::default());
+        let settings = Settings { load, ..Settings::default() };
+        let mut protocol = Protocol::new(Some(key(own)), Arc::new(SessionTable::new()), settings);
         let peer = protocol.add_peer(key(other).public_key()).expect("a first peer");
-        Self { protocol, peer, out: Outputs::new(), entropy: Counting(own << 32), has_session: false }
+        let (out, entropy) = (Outputs::new(), Counting(own << 32));
+        Self { protocol, peer, out, entropy, now: Nanos(1_000_000_000), has_session: false }
     }
 
     fn begin(&mut self) -> Vec<u8> {
-        self.protocol.data_waits(NOW, UNIX, &mut self.entropy, self.peer, &mut self.out);
+        self.protocol.data_waits(self.now, UNIX, &mut self.entropy, self.peer, &mut self.out);
+        self.take().remove(0)
+    }
+
+    /// The initiation that follows one without an answer.
+    fn retry(&mut self) -> Vec<u8> {
+        self.now = self.now.after(REKEY_TIMEOUT + MAX_JITTER);
+        self.protocol.poll(self.now, UNIX, &mut self.entropy, self.peer, &mut self.out);
         self.take().remove(0)
     }
 
     fn receive(&mut self, datagram: &[u8]) -> Vec<Vec<u8>> {
         let from = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 51820));
-        self.protocol.handle_datagram(NOW, UNIX, &mut self.entropy, from, datagram, &mut self.out);
+        self.protocol.handle_datagram(self.now, UNIX, &mut self.entropy, from, datagram, &mut self.out);
         self.take()
     }
 
@@ -163,7 +204,9 @@ impl End {
 
 /// Where an initiation's mac2 starts.
 const MAC2: usize = INITIATION - 16;
-const NOW: Nanos = Nanos(1_000_000_000);
+/// Never under load, and always.
+const CALM: LoadLimits = LoadLimits { begins_over: u32::MAX, ends_at: u32::MAX };
+const LOADED: LoadLimits = LoadLimits { begins_over: 0, ends_at: 0 };
 const UNIX: Duration = Duration::from_secs(1_700_000_000);
 
 /// The same in every run, so that a finding is one in the next run, too.

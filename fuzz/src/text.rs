@@ -1,12 +1,15 @@
-//! What whoever configures a router can write: control socket, file and environment.
+//! What whoever configures a router can write (control socket, file and environment), and what a running router, ours
+//! or another's, can answer.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
+use laneway::cli::exposition::Exposition;
 use laneway::control::config::env::Environment;
 use laneway::control::config::file::FileConfig;
-use laneway::control::uapi::protocol::{Request, RequestParser};
+use laneway::control::uapi::client::read_status;
+use laneway::control::uapi::protocol::{Request, RequestParser, get_answer};
 
 /// Lines at the control socket. An update has no more peers and networks than lines.
 pub fn uapi(bytes: &[u8]) {
@@ -54,5 +57,34 @@ pub fn environment(bytes: &[u8]) {
     if let Err(mistake) = Environment::read(variables) {
         let mistake = mistake.to_string();
         assert!(mistake.contains("LANEWAY_"), "{mistake}");
+    }
+}
+
+/// An answer to a question for the status: refused, or understood as a status that says the same when we say it.
+pub fn status(bytes: &[u8]) {
+    let answer = read_status(bytes).expect("memory can be read");
+    let Some(Ok(status)) = answer else { return };
+    let networks: usize = status.peers.iter().map(|peer| peer.allowed_ips.len()).sum();
+    assert!(status.peers.len() + networks <= bytes.split(|byte| *byte == b'\n').count());
+    let ours = get_answer(Ok(status.clone()));
+    assert_eq!(read_status(ours.as_bytes()).expect("memory can be read"), Some(Ok(status)));
+}
+
+/// Metrics in the Prometheus text format: every sample is found by its name, and what is wrong is said with the line.
+pub fn exposition(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    match Exposition::parse(&text) {
+        Ok(metrics) => {
+            let samples =
+                text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+            for sample in samples {
+                let name = sample.split(|c: char| c == '{' || c.is_whitespace()).next().unwrap_or_default();
+                assert!(metrics.has(name), "{name:?} is missing");
+            }
+        }
+        Err(mistake) => {
+            let mistake = mistake.to_string();
+            assert!(mistake.starts_with("line "), "{mistake}");
+        }
     }
 }

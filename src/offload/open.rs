@@ -164,7 +164,7 @@ fn finish(
         attach(&fd, &name, Flags::QUEUE)?;
         fds.push(fd);
     }
-    let offloads = negotiate(&fds, offload)?;
+    let offloads = negotiate(&fds, offload, |fd, mask| tun::set_offload(fd, mask))?;
     let limits = Limits::for_kernel(&kernel_release(), offloads.tcp, offloads.udp);
     let queue = |fd: OwnedFd| {
         let fd = Arc::new(fd);
@@ -180,7 +180,11 @@ fn finish(
 
 /// Finds the best mask that the kernel takes. The mask is the device's, not the queue's, and the
 /// last one set wins: every queue sets the same.
-fn negotiate(fds: &[OwnedFd], offload: bool) -> Result<Offloads, OpenError> {
+fn negotiate<Q>(
+    queues: &[Q],
+    offload: bool,
+    set: impl Fn(&Q, u32) -> Result<(), Errno>,
+) -> Result<Offloads, OpenError> {
     let ladder = [
         Offloads { tcp: true, udp: true },
         Offloads { tcp: true, udp: false }, // Linux before 6.2
@@ -189,7 +193,7 @@ fn negotiate(fds: &[OwnedFd], offload: bool) -> Result<Offloads, OpenError> {
     let rungs = if offload { &ladder[..] } else { &ladder[2..] };
     let mut refusal = Errno::EINVAL;
     for rung in rungs {
-        match fds.iter().try_for_each(|fd| tun::set_offload(fd, rung.mask())) {
+        match queues.iter().try_for_each(|queue| set(queue, rung.mask())) {
             Ok(()) => return Ok(*rung),
             Err(errno) => refusal = errno,
         }
@@ -260,6 +264,8 @@ fn os(operation: &'static str, errno: Errno) -> OpenError {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[test]
@@ -271,6 +277,37 @@ mod tests {
         assert!(check("lane%d", MAX_QUEUES).is_ok());
         assert!(matches!(check("lane0", 0), Err(OpenError::Queues { queues: 0 })));
         assert!(matches!(check("lane0", 257), Err(OpenError::Queues { queues: 257 })));
+    }
+
+    /// What three queues of a kernel that knows only `known` offloads have set in the end.
+    fn negotiated(known: u32, offload: bool) -> (Offloads, [u32; 3]) {
+        let queues: [Cell<u32>; 3] = Default::default();
+        let set = |queue: &Cell<u32>, mask: u32| {
+            if mask & !known != 0 {
+                return Err(Errno::EINVAL);
+            }
+            queue.set(mask);
+            Ok(())
+        };
+        let offloads = negotiate(&queues, offload, set).expect("no offload at all is always taken");
+        (offloads, queues.map(Cell::into_inner))
+    }
+
+    #[test]
+    fn every_queue_sets_the_most_that_the_kernel_knows() {
+        use offload::{CSUM, TSO, USO};
+        let all = Offloads { tcp: true, udp: true };
+        let tcp = Offloads { tcp: true, udp: false };
+        assert_eq!(negotiated(CSUM | TSO | USO, true), (all, [CSUM | TSO | USO; 3]));
+        assert_eq!(negotiated(CSUM | TSO, true), (tcp, [CSUM | TSO; 3]), "Linux before 6.2");
+        assert_eq!(negotiated(CSUM, true), (Offloads::default(), [0; 3]), "checksums alone are of no use");
+        assert_eq!(negotiated(CSUM | TSO | USO, false), (Offloads::default(), [0; 3]), "not asked for");
+    }
+
+    #[test]
+    fn a_refusal_of_everything_is_an_error() {
+        let refused = negotiate(&[()], true, |(), _| Err(Errno::EPERM));
+        assert!(matches!(refused, Err(OpenError::Os { operation: "TUNSETOFFLOAD", .. })));
     }
 
     #[test]

@@ -251,6 +251,17 @@ fn each_refusal_has_its_reason() {
     assert_eq!(tcp(|h| h.csum_offset = 6), DropReason::ChecksumStart);
     assert_eq!(tcp(|h| h.csum_offset = u16::MAX), DropReason::ChecksumStart);
 
+    let v6 = Build::v6().payload(1000);
+    let tcp6 = |change: fn(&mut VirtioHeader)| {
+        let mut header = v6.tso(300);
+        change(&mut header);
+        refused(header, v6.tcp())
+    };
+    assert_eq!(tcp6(|h| h.gso_type = VirtioHeader::GSO_TCPV4), DropReason::GsoMismatch);
+    assert_eq!(tcp6(|h| h.csum_start = 39), DropReason::ChecksumStart);
+    assert_eq!(refused(tso, whole.udp()), DropReason::GsoMismatch, "TSO of UDP");
+    assert_eq!(refused(whole.uso(300), whole.tcp()), DropReason::GsoMismatch, "USO of TCP");
+
     let plain = |csum_start, csum_offset| {
         let flags = VirtioHeader::NEEDS_CSUM;
         refused(VirtioHeader { flags, csum_start, csum_offset, ..VirtioHeader::default() }, whole.tcp())

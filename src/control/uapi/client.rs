@@ -123,7 +123,10 @@ fn ask(path: &Path, request: &str) -> Result<UnixStream, ClientError> {
 
 /// Reads an answer to `get=1` up to its `errno`; `None` if it is none. Keys that are not known are read
 /// over: other implementations have more.
-fn read_status(mut answer: impl BufRead) -> io::Result<Option<Result<DeviceStatus, Errno>>> {
+///
+/// # Errors
+/// What `answer` says when it is read.
+pub fn read_status(mut answer: impl BufRead) -> io::Result<Option<Result<DeviceStatus, Errno>>> {
     let mut status = DeviceStatus::default();
     // As in the server: the buffer never grows, so no copy of a key stays behind.
     let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE as usize));

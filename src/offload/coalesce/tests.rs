@@ -277,25 +277,29 @@ fn packets_whose_headers_differ_are_not_merged() {
         ("don't fragment", &|b| b.dont_fragment = true),
     ];
     for (what, change) in differ {
-        for v6 in [false, true] {
-            let expected = match (what, v6) {
-                ("flow label", false) | ("don't fragment", true) => vec![3], // there is no such field
+        for (v6, is_udp) in [(false, false), (true, false), (false, true), (true, true)] {
+            let expected = match what {
+                "flow label" if !v6 => vec![3], // there is no such field
+                "don't fragment" if v6 => vec![3],
+                "window" | "acknowledgement" | "options" if is_udp => vec![3],
                 _ => vec![1, 2],
             };
-            let version = |b: &mut Build| b.v6 = v6;
-            let changed = |b: &mut Build| {
-                version(b);
-                change(b);
+            let packet = |n: u16, changed| {
+                let change = |b: &mut Build| {
+                    b.v6 = v6;
+                    if changed {
+                        change(b);
+                    }
+                };
+                if is_udp { udp_with(n, change) } else { tcp_with(n.into(), change) }
             };
-            let packets = [tcp_with(0, version), tcp_with(1, changed), tcp_with(2, changed)];
-            assert_eq!(sizes(&packets), expected, "{what}, v6: {v6}");
+            let packets = [packet(0, false), packet(1, true), packet(2, true)];
+            assert_eq!(sizes(&packets), expected, "{what}, v6: {v6}, UDP: {is_udp}");
             assert_eq!(coalesce(&packets).writes.concat(), packets);
         }
     }
     assert_eq!(sizes(&[tcp_with(0, timestamps(1)), tcp_with(1, timestamps(2))]), [1, 1]);
     assert_eq!(sizes(&[tcp_with(0, timestamps(1)), tcp_with(1, timestamps(1))]), [2]);
-    assert_eq!(sizes(&[udp(0), udp_with(1, |b| b.ttl = 63)]), [1, 1]);
-    assert_eq!(sizes(&[udp(0), udp_with(1, |b| b.tos = 3)]), [1, 1]);
 }
 
 #[test]
@@ -303,6 +307,9 @@ fn identifications_must_count_up_unless_fragmenting_is_forbidden() {
     let id = |n: u32, id: u16, dont_fragment| tcp_with(n, |b| (b.id, b.dont_fragment) = (id, dont_fragment));
     assert_eq!(sizes(&[id(0, 5, false), id(1, 5, false)]), [1, 1]);
     assert_eq!(sizes(&[id(0, 5, false), id(1, 7, false)]), [1, 1]);
+    assert_eq!(sizes(&[id(0, 5, true), id(1, 5, true), id(2, 900, true)]), [3]);
+    let id = |n: u16, id: u16, dont_fragment| udp_with(n, |b| (b.id, b.dont_fragment) = (id, dont_fragment));
+    assert_eq!(sizes(&[id(0, 5, false), id(1, 5, false), id(2, 7, false)]), [1, 1, 1]);
     assert_eq!(sizes(&[id(0, 5, true), id(1, 5, true), id(2, 900, true)]), [3]);
 }
 
@@ -389,6 +396,7 @@ fn udp_without_a_checksum_is_not_merged() {
 #[test]
 fn padding_is_trimmed_before_anything_looks_at_it() {
     let padded = |packet: Vec<u8>| [&packet[..], &[0; 12]].concat();
+    assert_eq!(coalesce(&[padded(udp(0)), padded(udp(1))]).writes, [[udp(0), udp(1)]]);
     let collector = coalesce(&[padded(tcp(0)), padded(tcp(1)), padded(tcp_with(2, |b| b.payload.clear()))]);
     assert_eq!(collector.writes, [vec![tcp(0), tcp(1)], vec![tcp_with(2, |b| b.payload.clear())]]);
 }

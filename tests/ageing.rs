@@ -1,0 +1,91 @@
+//! A path that was narrow and has grown again is used again, once what is known of it is too old.
+//!
+//! That takes five minutes, and the test does not wait for them: in this process `clock_gettime` is the test's, so
+//! that it can put the clock forward under two running routers. That is why it is a test binary of its own.
+
+mod support;
+
+use std::net::UdpSocket;
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::time::Duration;
+
+use laneway::cli::demo::lab::{CABLE, Lab};
+use laneway::lane::path_limit::HOLDS;
+use laneway::sys::clock;
+use laneway::sys::udp::IntOption;
+use support::network::ip;
+use support::router::{self, total};
+use support::tunnel::Family;
+use support::{bulk, lab, require_root, wait_until};
+
+/// How far the clock that routers go by is ahead of the kernel's, in seconds.
+static AHEAD: AtomicI64 = AtomicI64::new(0);
+
+/// Stands in the place of the C library's for all code of this process.
+#[allow(unsafe_code)]
+#[unsafe(no_mangle)]
+unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, time: *mut libc::timespec) -> libc::c_int {
+    // SAFETY: the caller lets the kernel write to `time` (clock_gettime(2)), and then it is a time.
+    unsafe {
+        let result = libc::syscall(libc::SYS_clock_gettime, clock, time);
+        if result == 0 && clock == libc::CLOCK_BOOTTIME {
+            (*time).tv_sec += AHEAD.load(Relaxed);
+        }
+        result as libc::c_int
+    }
+}
+
+/// The payload of a datagram that fits the tunnel's MTU, and not a path of 1,280 bytes.
+const PAYLOAD: usize = 1300;
+
+#[test]
+fn a_path_that_has_grown_again_is_used_again_after_its_limit_has_aged() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let routers = router::pair(&lab, Family::V4);
+    cable_mtu(&lab, 1280);
+    bulk(&lab.left, &lab.right, Family::V4.inside(2), 1, 4 << 20);
+    wait_until("the path to be too narrow", || {
+        total(&routers[0], "laneway_rejects_total", &["kind=\"too_big\""]) > 0
+    });
+
+    cable_mtu(&lab, 1500);
+    let (from, to) = (socket(&lab, 1), socket(&lab, 2));
+    from.connect(to.local_addr().unwrap()).unwrap();
+    for _ in 0..3 {
+        from.send(&[1; PAYLOAD]).unwrap();
+        let refused = from.recv(&mut [0; PAYLOAD]).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EMSGSIZE), "the limit still holds");
+    }
+
+    let before = clock::now();
+    AHEAD.store(HOLDS.as_secs().cast_signed(), Relaxed);
+    assert!(clock::now().since(before) >= HOLDS, "the clock is not ours");
+    // The session has aged with the limit, so the first datagrams wait for a handshake; and one may meet a turn of
+    // the router that began before.
+    to.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    wait_until("a datagram that the path now takes", || {
+        let mut datagram = [0; PAYLOAD];
+        let crossed = from.send(&[2; PAYLOAD]).and_then(|_| to.recv(&mut datagram));
+        crossed.is_ok_and(|len| datagram[..len] == [2; PAYLOAD])
+    });
+}
+
+fn cable_mtu(lab: &Lab, mtu: u32) {
+    for side in [&lab.left, &lab.right] {
+        ip(side, &format!("link set {CABLE} mtu {mtu}"));
+    }
+}
+
+/// A socket of this host number inside the tunnel. Its datagrams may not be fragmented and pay no heed to what the
+/// kernel has noted of the path: here only the router stands in their way.
+fn socket(lab: &Lab, host: u8) -> UdpSocket {
+    let side = if host == 1 { &lab.left } else { &lab.right };
+    let socket = side.namespace.run(|| UdpSocket::bind((Family::V4.inside(host), 0))).unwrap().unwrap();
+    IntOption::IPV4_MTU_DISCOVER.set(socket.as_fd(), libc::IP_PMTUDISC_PROBE).unwrap();
+    socket.set_read_timeout(Some(support::DEADLINE)).unwrap();
+    socket
+}

@@ -1,0 +1,40 @@
+//! TUN devices at the ends of the way: what is written to one comes out of another.
+
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+
+use laneway::offload::{Offload, Read, Shutdown, TunDevice, open_queues};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::superpacket::is_ours;
+use super::support::DEADLINE;
+
+/// Opens a device with one queue in the namespace of this thread.
+pub(super) fn tun(name: &str, offload: bool) -> TunDevice {
+    open_queues(name, 1, offload, &Arc::new(Shutdown::new().unwrap())).unwrap()
+}
+
+/// Writes what [`Case::frame`](super::superpacket::Case::frame) made.
+pub(super) fn write(device: &TunDevice, frame: &[u8]) {
+    let written = nix::unistd::write(device.queues[0].reader.as_fd(), frame);
+    assert_eq!(written, Ok(frame.len()), "the kernel takes the superpacket");
+}
+
+/// The next `count` packets from a device without offloads.
+pub(super) fn read(queue: &mut Offload, count: usize, what: &str) -> Vec<Vec<u8>> {
+    let mut packets = Vec::with_capacity(count);
+    while packets.len() < count {
+        match queue.reader.read().unwrap() {
+            Read::Packet(packet) => {
+                packets.extend(is_ours(packet.packet()).then(|| packet.packet().to_vec()));
+            }
+            Read::Malformed(reason) => panic!("the kernel wrote a bad packet: {}", reason.label()),
+            Read::Empty => {
+                let mut fds = [PollFd::new(queue.reader.as_fd(), PollFlags::POLLIN)];
+                let ready = poll(&mut fds, PollTimeout::try_from(DEADLINE).unwrap()).unwrap();
+                assert!(ready > 0, "{} of {count} packets came: {what}", packets.len());
+            }
+        }
+    }
+    packets
+}
