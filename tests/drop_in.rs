@@ -208,12 +208,12 @@ fn a_device_and_a_socket_that_another_program_has_opened_are_taken_over() {
 fn wg_quick_brings_a_tunnel_up_and_down() {
     let Some(quick) = Quick::new() else { return };
     let section = format!("Table = auto\n[Peer]\nAllowedIPs = {}, 10.99.0.0/16\n", allowed_ips(2));
-    let router = quick.up(&section);
+    let laneway = quick.up(&section);
     let routes = output(&quick.lab.left.namespace, &["ip", "route", "show", "dev", &quick.device], "");
     assert!(routes.contains("10.99.0.0/16"), "{routes}");
     ping(&quick.lab.left.namespace, Family::V4.inside(2));
     bulk(&quick.lab.left, &quick.lab.right, Family::V6.inside(2), 1, 1 << 20);
-    quick.down(&router);
+    quick.down(&laneway);
 }
 
 #[test]

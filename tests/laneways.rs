@@ -76,7 +76,7 @@ fn lanes_with_ports_of_their_own_are_received_by_more_than_one_lane() {
             let endpoint = router.device().status().expect("it runs").peers[0].endpoint;
             assert_eq!(endpoint.map(|endpoint| endpoint.port()), Some(PORT), "nobody has moved");
         }
-        [&left, &right].map(|router| lanes_that_received(router))
+        [&left, &right].map(lanes_that_received)
     };
     assert_eq!(receiving(&SpreadPorts::Off), [1, 1], "one pair of ports, one lane");
     let spread = receiving(&SpreadPorts::All);

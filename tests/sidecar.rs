@@ -169,9 +169,9 @@ fn a_peer_that_moves_is_found_by_its_name_again() {
         return;
     }
     let sidecar = Sidecar::new();
-    let zone = Zone::serve(&sidecar.lab.left);
+    let zone = Zone::serve(&sidecar.lab.left, Ipv4Addr::LOCALHOST);
     let peer = format!("Endpoint = peer.example:{PORT}\nAllowedIPs = {}", allowed_ips(2));
-    let mut process = sidecar.start(&mut with_names(&sidecar, &peer));
+    let mut process = sidecar.start(&mut with_names(&sidecar, Ipv4Addr::LOCALHOST, &peer));
     let left = || wg::peers(&sidecar.lab.left, &sidecar.device).remove(0);
 
     // Not there yet: no reason to give up, neither for us nor for packets that come later.
@@ -215,13 +215,32 @@ fn a_peer_that_moves_is_found_by_its_name_again() {
     assert_eq!(process.wait(), Some(0), "nor does it hold up the end");
 }
 
-/// The command of a sidecar whose names are looked up at `127.0.0.1`: in a mount namespace of its own, where
+#[test]
+fn a_name_is_looked_up_before_everything_goes_through_the_tunnel() {
+    if !require_root() {
+        return;
+    }
+    let sidecar = Sidecar::new();
+    // A name server behind the default route, which will lead into the tunnel.
+    let server = Ipv4Addr::new(203, 0, 113, 53);
+    let words = format!("ip addr add {server}/32 dev lo");
+    output(&sidecar.lab.right.namespace, &words.split(' ').collect::<Vec<_>>(), "");
+    sidecar.left("ip route add default via 192.0.2.2");
+    let zone = Zone::serve(&sidecar.lab.right, server);
+    zone.set("peer.example", sidecar.lab.right.underlay4);
+    let peer = format!("Endpoint = peer.example:{PORT}\nAllowedIPs = 0.0.0.0/0");
+    let _process = sidecar.start(&mut with_names(&sidecar, server, &peer));
+    assert!(sidecar.left(&format!("ip route get {server}")).contains(&sidecar.device));
+    ping(&sidecar.lab.left.namespace, Family::V4.inside(2));
+}
+
+/// The command of a sidecar whose names are looked up at `server`: in a mount namespace of its own, where
 /// `/etc/resolv.conf` says so.
-fn with_names(sidecar: &Sidecar, peer: &str) -> std::process::Command {
+fn with_names(sidecar: &Sidecar, server: Ipv4Addr, peer: &str) -> std::process::Command {
     let file = sidecar.write(&addresses(), peer);
     // One attempt of a second, so that a question that nobody answers is soon over.
-    let resolver =
-        sidecar.folder.write("resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n");
+    let resolver = format!("nameserver {server}\noptions timeout:1 attempts:1\n");
+    let resolver = sidecar.folder.write("resolv.conf", &resolver);
     let switch = sidecar.folder.write("nsswitch.conf", "hosts: files dns\n");
     let script = format!(
         "mount --bind {resolver} /etc/resolv.conf && mount --bind {switch} /etc/nsswitch.conf && \
@@ -233,7 +252,7 @@ fn with_names(sidecar: &Sidecar, peer: &str) -> std::process::Command {
     command
 }
 
-/// A name server with a few names, at 127.0.0.1 in one side of the lab.
+/// A name server with a few names, in one side of the lab.
 struct Zone {
     shared: Arc<Mutex<Shared>>,
 }
@@ -247,8 +266,8 @@ struct Shared {
 }
 
 impl Zone {
-    fn serve(side: &Side) -> Zone {
-        let socket = side.namespace.run(|| UdpSocket::bind("127.0.0.1:53")).expect("enter").expect("bind");
+    fn serve(side: &Side, address: Ipv4Addr) -> Zone {
+        let socket = side.namespace.run(|| UdpSocket::bind((address, 53))).expect("enter").expect("bind");
         socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
         let shared = Arc::<Mutex<Shared>>::default();
         let zone = Zone { shared: Arc::clone(&shared) };

@@ -85,7 +85,9 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
         restrict_system_calls(seccomp);
         Ok(())
     });
-    let outcome = attend(router, metrics, Box::new(open_uapi), Arc::clone(&reloader), ready);
+    let led = lock(&reloader).add_rules().map_err(|error| LaunchError::Start(error.into()));
+    let outcome =
+        led.and_then(|()| attend(router, metrics, Box::new(open_uapi), Arc::clone(&reloader), ready));
     if let Err(error) = netlink::clean_up(&lock(&reloader).setup()) {
         tracing::warn!("something is left behind: {error}");
     }

@@ -340,7 +340,7 @@ impl PeerActor {
         let next = self.schedule.next().into_iter().chain(name).min();
         let limit = next.map(|when| when.since(clock::now()));
         let nothing_new = || self.inbox.is_empty() && self.requests.is_empty() && self.lookups.is_empty();
-        self.sleeper.sleep(Awaited::WORK, None, limit, nothing_new).map(|_| ())
+        self.sleeper.sleep(Awaited::WORK, None, limit, nothing_new)
     }
 }
 

@@ -121,7 +121,7 @@ mod tests {
     fn draft() -> Draft {
         let mut draft = Draft::of(&Snapshot::default());
         (0..PEERS).for_each(|id| {
-            draft.add_peer(PeerRecord::new(PeerId(id), PublicKey::from_bytes([0; 32]), false))
+            draft.add_peer(PeerRecord::new(PeerId(id), PublicKey::from_bytes([0; 32]), false));
         });
         draft
     }

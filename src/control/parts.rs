@@ -116,7 +116,8 @@ pub(super) fn open(
     let spread = config.spread_ports.is_on();
     let sockets = LaneSockets::open(config.update.listen_port.unwrap_or(0), lanes, spread, options)?;
     let port = sockets.first().map_or(0, |sockets| sockets.shared.port());
-    netlink::set_up(&tun.name, &interface_setup(config))?;
+    // Rules wait until names have been looked up: see `Reloader::add_rules`.
+    netlink::set_up(&tun.name, &netlink::Setup { rules: Vec::new(), ..interface_setup(config) })?;
     announce(config, &tun, &sockets, &cpus);
 
     let actor_bell = Arc::new(Doorbell::new()?);

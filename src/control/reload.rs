@@ -4,17 +4,24 @@
 //! Addresses, routes, rules and MTU follow the file too. What it takes a restart to change (lanes, offloads
 //! and whatever else the environment says) is not in the file. A file with a mistake changes nothing.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
 use super::config::env::Environment;
+use super::config::update::PeerEndpoint;
 use super::config::{ConfigError, RouterConfig};
+use super::device::DeviceHandle;
 use super::netlink::{self, NetlinkError, Setup};
 use super::parts::interface_setup;
 use super::uapi::Device as _;
-use crate::control::device::DeviceHandle;
+
+/// How long names are waited for before everything goes through the tunnel: two name servers that do not
+/// answer, and one that does (resolv.conf(5), "timeout").
+const PATIENCE: Duration = Duration::from_secs(12);
 
 /// Reloads one router.
 #[derive(Debug)]
@@ -56,6 +63,40 @@ impl Reloader {
         device: DeviceHandle,
     ) -> Self {
         Reloader { interface, config, environment, device }
+    }
+
+    /// Adds the rules that lead everything into the interface. Questions to name servers will go there too,
+    /// and get no answer before a peer has been reached: so names are looked up first, if that does not take
+    /// too long.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    ///
+    /// # Panics
+    /// Inside an async runtime.
+    pub fn add_rules(&self) -> Result<(), NetlinkError> {
+        let setup = self.setup();
+        if setup.rules.is_empty() {
+            return Ok(());
+        }
+        let begin = Instant::now();
+        while let Some(name) = self.unresolved() {
+            if begin.elapsed() > PATIENCE {
+                tracing::warn!("{name} has no address yet, and is asked for through the tunnel from now on");
+                break;
+            }
+            thread::sleep(PATIENCE / 100);
+        }
+        netlink::change(&self.interface, &Setup { rules: Vec::new(), ..setup.clone() }, &setup)
+    }
+
+    /// An endpoint of the file that is a name, and has no address yet.
+    fn unresolved(&self) -> Option<&PeerEndpoint> {
+        let status = self.device.status().ok()?;
+        let located = status.peers.iter().filter(|peer| peer.endpoint.is_some());
+        let located: HashSet<_> = located.map(|peer| peer.public_key).collect();
+        let mut peers = self.config.update.peers.iter();
+        peers.find_map(|peer| peer.endpoint.as_ref().filter(|_| !located.contains(&peer.public_key)))
     }
 
     /// Reads the file again. May be called inside an async runtime, which waits meanwhile.

@@ -1,4 +1,5 @@
-//! The only unsafe code: thin typed wrappers over libc and nix. Every block argues why it is sound.
+//! The only unsafe code: thin typed wrappers over libc and nix, and the AEAD in vector registers. Every
+//! block argues why it is sound.
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
