@@ -15,6 +15,7 @@ impl Avx2 {
     }
 
     /// Does `work`. What of it the compiler inlines here, it compiles for AVX2.
+    #[allow(clippy::unused_self)] // the proof
     #[inline]
     pub(crate) fn run<R>(self, work: impl FnOnce() -> R) -> R {
         // SAFETY: whoever has a `self` has asked the CPU.

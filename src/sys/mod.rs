@@ -1,4 +1,4 @@
-//! The only unsafe code: thin typed wrappers over libc and nix, and the AEAD in vector registers. Every
+//! The only unsafe code: thin typed wrappers over libc and nix, and what is done in vector registers. Every
 //! block argues why it is sound.
 #![allow(unsafe_code)]
 

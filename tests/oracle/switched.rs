@@ -12,7 +12,6 @@ use laneway::control::config::Switch;
 use laneway::control::config::update::AllowedIpChange;
 use laneway::control::supervisor::Router;
 use laneway::offload::{SuperpacketKind, TunDevice, VIRTIO_HEADER_LEN};
-use laneway::packet::Ipv4;
 
 use super::device::{self, read, write};
 use super::random::Random;
@@ -42,7 +41,8 @@ const SETTINGS: [(Switch, Switch); 4] = [
     (Switch::Off, Switch::Off),
 ];
 
-/// Sends the same cases with each setting, and compares what arrives with what arrived with all offloads.
+/// Sends the same cases with each setting, and compares byte for byte what arrives with what arrived with all
+/// offloads.
 pub(super) fn compare(random: &mut Random) {
     let cases: Vec<_> = (0..CASES).map(|number| Case::any(random, number).with_neighbours()).collect();
     let mut arrived = SETTINGS.map(|(tun, udp)| Path::new(tun, udp).carry(&cases)).into_iter();
@@ -107,7 +107,7 @@ impl Path {
             let packets = read(&mut self.plain.queues[0], count, &format!("{together:?}"));
             for case in together {
                 let one = &case[0].frame()[VIRTIO_HEADER_LEN..];
-                flows.push(of_flow(one, &packets).into_iter().map(comparable).collect());
+                flows.push(of_flow(one, &packets));
             }
         }
         self.has_kept_its_settings();
@@ -135,15 +135,4 @@ fn device(side: &Side, name: &str, offload: bool) -> TunDevice {
     let device = side.namespace.run(|| device::tun(name, offload)).expect("enter a namespace");
     ip(side, &format!("link set {name} up mtu {MTU} txqueuelen 10000"));
     device
-}
-
-/// The packet without identification and header checksum if it may not be fragmented: then the identification
-/// means nothing (RFC 6864, section 4.1), and merging does not keep it.
-fn comparable(mut packet: Vec<u8>) -> Vec<u8> {
-    let dont_fragment = |view: Ipv4<_>| view.fragment_field() & Ipv4::DONT_FRAGMENT != 0;
-    if Ipv4::new_checked(&packet[..]).is_some_and(dont_fragment) {
-        packet[4..6].fill(0);
-        packet[10..12].fill(0);
-    }
-    packet
 }
