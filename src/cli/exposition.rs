@@ -104,6 +104,7 @@ fn parse_sample(line: &str) -> Result<Sample, &'static str> {
         Some(rest) => parse_labels(rest)?,
         None => (Vec::new(), rest),
     };
+    let rest = rest.strip_prefix([' ', '\t']).ok_or("no space before the value")?;
     let value = rest.split_whitespace().next().ok_or("no value")?;
     // Rust reads "+Inf" and "NaN" as the format spells them.
     let value = value.parse().map_err(|_| "the value is no number")?;
