@@ -6,7 +6,7 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use laneway::cli::exposition::Exposition;
 use laneway::control::config::Queues;
@@ -48,7 +48,14 @@ fn what_was_taken_in_goes_out_before_the_end() {
         let routers = router::pair_with(&lab, Family::V4, |config| config.queues = Queues::Fixed(lanes));
         ping(&lab.left.namespace, Family::V4.inside(2));
         let registries = routers.each_ref().map(|router| Arc::clone(router.registry()));
-        let before = registries.each_ref().map(|registry| under_way(registry));
+        // Workers tell what they did at the end of a turn, each at its own.
+        let mut before = registries.each_ref().map(|registry| under_way(registry));
+        wait_until("counts that stand still", || {
+            let last = before;
+            thread::sleep(Duration::from_millis(100));
+            before = registries.each_ref().map(|registry| under_way(registry));
+            before == last
+        });
 
         // Nobody reads what arrives: the routers' own drops are all that counts.
         let sink = lab.right.namespace.run(|| UdpSocket::bind((Family::V4.inside(2), 9))).unwrap().unwrap();

@@ -17,7 +17,7 @@ pub const LIMIT: Duration = Duration::from_secs(1);
 
 /// How long a worker pauses when it can do nothing but wait for others. Its doorbell is of no use now:
 /// the signal to stop ends every sleep at once.
-const PAUSE: Duration = Duration::from_micros(200);
+pub(super) const PAUSE: Duration = Duration::from_micros(200);
 
 /// Which of the workers of one kind take in nothing any more, lane by lane.
 #[derive(Debug)]

@@ -11,6 +11,7 @@ mod reject;
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use nix::poll::PollFlags;
@@ -21,7 +22,7 @@ pub use reject::{OwnAddresses, REJECT_BURST, REJECTS_PER_SECOND, RejectPolicy, R
 
 use super::batch::OutboundBatch;
 use super::doorbell::Awaited;
-use super::drain::{Drain, Served};
+use super::drain::{self, Drain, Served};
 use super::inbox::Pool;
 use super::peers::{Peers, Snapshot};
 use super::sleep::{Sleeper, Stopped};
@@ -207,11 +208,32 @@ impl Turn<'_> {
             if let Some(batch) = pool.take() {
                 return Ok(batch);
             }
+            if self.sleeper.stopped() {
+                return self.last_slab(pool);
+            }
             if !self.inbound.serve(self.telemetry) {
-                self.sleeper
-                    .sleep(Awaited::ANY, None, None, || self.inbound.is_empty() && pool.is_empty())?;
-            } else if self.sleeper.stopped() {
+                // Whether it was told to stop shows at the next turn.
+                let _ = self
+                    .sleeper
+                    .sleep(Awaited::ANY, None, None, || self.inbound.is_empty() && pool.is_empty());
+            }
+        }
+    }
+
+    /// The router stops: the outside worker still sends what it was given, and that frees slabs for the
+    /// packet in hand, unless its socket takes nothing any more.
+    #[cold]
+    fn last_slab(&mut self, pool: &mut Pool<OutboundBatch>) -> Result<Box<OutboundBatch>, Stopped> {
+        let start = clock::now();
+        loop {
+            if let Some(batch) = pool.take() {
+                return Ok(batch);
+            }
+            if clock::now().since(start) > drain::LIMIT / 2 {
                 return Err(Stopped);
+            }
+            if !self.inbound.serve(self.telemetry) {
+                thread::sleep(drain::PAUSE);
             }
         }
     }
