@@ -23,9 +23,7 @@ use super::lookups::{Answer, Lookups};
 use super::names::Names;
 use super::schedule::Schedule;
 use crate::lane::doorbell::{Awaited, Doorbell};
-use crate::lane::mailbox::{
-    CommandBox, ControlMessage, HandshakeDatagram, OutsideCommand, PeerEvent, PeerInbox,
-};
+use crate::lane::mailbox::{CommandBox, ControlMessage, HandshakeDatagram, PeerEvent, PeerInbox};
 use crate::lane::peers::{PeerRecord, Peers};
 use crate::lane::sleep::{Sleeper, Stopped};
 use crate::lane::telemetry::PeerTelemetry;
@@ -329,7 +327,7 @@ impl PeerActor {
         if let Some(record) = record {
             record.sent_bytes.fetch_add(message.len() as u64, Ordering::Relaxed);
         }
-        if !self.commands[lane].push(OutsideCommand::Send { message, to }) {
+        if !self.commands[lane].send(message, to) {
             tracing::trace!("lane {lane} has no room for a control message");
         }
     }

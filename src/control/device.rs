@@ -18,7 +18,6 @@ use super::config::update::{DeviceStatus, DeviceUpdate, PeerEndpoint, PeerStatus
 use super::draft::Draft;
 use super::uapi::Device;
 use crate::lane::doorbell::{Awaited, Doorbell};
-use crate::lane::mailbox::{CommandBox, OutsideCommand};
 use crate::lane::outside::LaneSockets;
 use crate::lane::peers::PeerRecord;
 use crate::lane::telemetry::Registry;
@@ -105,7 +104,7 @@ pub(super) fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(
     if let Some(mark) = update.fwmark {
         actor.bound.options.fwmark = mark;
         for commands in &actor.commands {
-            tell(commands, OutsideCommand::Fwmark(mark))?;
+            commands.set_fwmark(mark);
         }
     }
     if let Some(key) = update.private_key {
@@ -186,7 +185,7 @@ fn rebind(actor: &mut PeerActor, port: u16) -> Result<(), Errno> {
     })?;
     actor.bound.port = sockets.first().map_or(port, |sockets| sockets.shared.port());
     for (commands, sockets) in actor.commands.iter().zip(sockets) {
-        tell(commands, OutsideCommand::Rebind(Box::new(sockets)))?;
+        commands.rebind(Box::new(sockets));
     }
     Ok(())
 }
@@ -205,11 +204,6 @@ fn set_private_key(actor: &mut PeerActor, key: Option<PrivateKey>) {
         forget_peer(actor, &mut draft, peer);
         actor.peers.store(Arc::new(draft.finish()));
     }
-}
-
-/// Tells an outside worker what must not be lost.
-fn tell(commands: &CommandBox, command: OutsideCommand) -> Result<(), Errno> {
-    if commands.push(command) { Ok(()) } else { Err(Errno::EBUSY) }
 }
 
 /// Changes one peer; the peer, if there is one to look at now.

@@ -50,9 +50,6 @@ pub const CONTROL_QUEUE: usize = 256;
 /// Cookies that may wait for an outside worker, as many as the messages that can ask for them.
 pub const COOKIE_QUEUE: usize = HANDSHAKE_QUEUE;
 
-/// Orders (another socket, another mark) that may wait for an outside worker. An update brings two at most.
-pub const ORDER_QUEUE: usize = 16;
-
 /// The batches an outside worker owns. With a single lane they are as many as one inbox holds, so
 /// that it can never be full: the slabs run out first, and the socket's buffer holds what comes. With
 /// more lanes a full inbox must not take the slabs that other lanes' packets need, and each message

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
 
-use super::bounds::{CONTROL_QUEUE, COOKIE_QUEUE, EVENT_QUEUE, HANDSHAKE_QUEUE, ORDER_QUEUE};
+use super::bounds::{CONTROL_QUEUE, COOKIE_QUEUE, EVENT_QUEUE, HANDSHAKE_QUEUE};
 use super::doorbell::{Awaited, Doorbell};
 use super::outside::LaneSockets;
 use super::peers::PeerRecord;
@@ -137,9 +137,13 @@ pub enum OutsideCommand {
 
 /// Commands on their way to one outside worker: first what the operator orders, then messages to peers, then
 /// cookies, of which a flood of handshakes wants more than all others together.
+///
+/// Of each order only the latest counts, so an order takes the place of one that was not carried out yet, and
+/// there is always room. New sockets come before the mark: they were opened with the mark of their time.
 #[derive(Debug)]
 pub struct CommandBox {
-    orders: ArrayQueue<OutsideCommand>,
+    rebind: ArrayQueue<OutsideCommand>,
+    fwmark: ArrayQueue<OutsideCommand>,
     messages: ArrayQueue<OutsideCommand>,
     cookies: ArrayQueue<OutsideCommand>,
     bell: Arc<Doorbell>,
@@ -148,34 +152,43 @@ pub struct CommandBox {
 impl CommandBox {
     /// An empty box for the worker at `bell`.
     pub fn new(bell: Arc<Doorbell>) -> Self {
-        let [orders, messages, cookies] = [ORDER_QUEUE, CONTROL_QUEUE, COOKIE_QUEUE].map(ArrayQueue::new);
-        Self { orders, messages, cookies, bell }
+        let [rebind, fwmark, messages, cookies] = [1, 1, CONTROL_QUEUE, COOKIE_QUEUE].map(ArrayQueue::new);
+        Self { rebind, fwmark, messages, cookies, bell }
     }
 
-    /// Puts a command in; false if there is no room for its kind and it was dropped. A handshake message
-    /// may be dropped then, its timer sends another.
+    /// New sockets, see [`OutsideCommand::Rebind`].
+    pub fn rebind(&self, sockets: Box<LaneSockets>) {
+        self.rebind.force_push(OutsideCommand::Rebind(sockets));
+        self.bell.ring(Awaited::WORK);
+    }
+
+    /// Another mark, see [`OutsideCommand::Fwmark`].
+    pub fn set_fwmark(&self, mark: u32) {
+        self.fwmark.force_push(OutsideCommand::Fwmark(mark));
+        self.bell.ring(Awaited::WORK);
+    }
+
+    /// A message to send; false if there is no room for its kind and it was dropped. That of a handshake
+    /// may be dropped, its timer sends another.
     #[must_use]
-    pub fn push(&self, command: OutsideCommand) -> bool {
-        let queue = match &command {
-            OutsideCommand::Rebind(_) | OutsideCommand::Fwmark(_) => &self.orders,
-            OutsideCommand::Send { message, .. } => match Kind::of(message) {
-                Some(Kind::CookieReply) => &self.cookies,
-                _ => &self.messages,
-            },
+    pub fn send(&self, message: ControlMessage, to: Endpoint) -> bool {
+        let queue = match Kind::of(&message) {
+            Some(Kind::CookieReply) => &self.cookies,
+            _ => &self.messages,
         };
-        let taken = queue.push(command).is_ok();
+        let taken = queue.push(OutsideCommand::Send { message, to }).is_ok();
         self.bell.ring(Awaited::WORK);
         taken
     }
 
     /// What is to be done next.
     pub fn pop(&self) -> Option<OutsideCommand> {
-        self.orders.pop().or_else(|| self.messages.pop()).or_else(|| self.cookies.pop())
+        [&self.rebind, &self.fwmark, &self.messages, &self.cookies].into_iter().find_map(ArrayQueue::pop)
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.orders.is_empty() && self.messages.is_empty() && self.cookies.is_empty()
+        [&self.rebind, &self.fwmark, &self.messages, &self.cookies].into_iter().all(ArrayQueue::is_empty)
     }
 }
 
@@ -199,16 +212,26 @@ mod tests {
     #[test]
     fn orders_and_messages_to_peers_get_through_when_a_flood_wants_cookies() {
         let commands = CommandBox::new(Arc::new(Doorbell::new().unwrap()));
-        let send = |message| commands.push(OutsideCommand::Send { message, to: to() });
+        let send = |message| commands.send(message, to());
         let cookies = (0..2 * COOKIE_QUEUE).filter(|_| send(message(3, COOKIE_REPLY, 0))).count();
         assert_eq!(cookies, COOKIE_QUEUE);
         assert!(send(message(2, RESPONSE, 0)));
-        assert!(commands.push(OutsideCommand::Fwmark(7)));
+        commands.set_fwmark(7);
         assert!(matches!(commands.pop(), Some(OutsideCommand::Fwmark(7))));
         for kind in [2, 3] {
             let next = commands.pop();
             assert!(matches!(&next, Some(OutsideCommand::Send { message, .. }) if message[0] == kind));
         }
+    }
+
+    #[test]
+    fn an_order_takes_the_place_of_the_one_before() {
+        let commands = CommandBox::new(Arc::new(Doorbell::new().unwrap()));
+        for mark in 0..1000 {
+            commands.set_fwmark(mark);
+        }
+        assert!(matches!(commands.pop(), Some(OutsideCommand::Fwmark(999))));
+        assert!(commands.is_empty());
     }
 
     #[test]
