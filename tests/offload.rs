@@ -383,7 +383,7 @@ fn a_borrowed_read_can_be_written_back_at_once() {
             setsockopt(&socket, UdpGsoSegment, &1000).unwrap();
         }
         socket.send_to(&[1; 1400], "10.1.0.2:9").unwrap();
-        let Offload { reader, writer, rejecter } = &mut device.queues[0];
+        let Offload { reader, writer, rejecter, .. } = &mut device.queues[0];
         let mut forwarded = 0;
         while forwarded == 0 {
             poll(&mut [PollFd::new(reader.as_fd(), PollFlags::POLLIN)], PollTimeout::from(10_000u16))

@@ -19,6 +19,7 @@ use laneway::cli::demo::lab::{Lab, Side};
 use laneway::control::config::{Queues, SpreadPorts};
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 use support::ping::answers;
+use support::router::total;
 use support::tunnel::Family;
 use support::{DEADLINE, bulk, lab, require_root, routers, wait_until};
 
@@ -35,6 +36,9 @@ const GSO_SIZE: usize = 1200;
 /// Datagrams that a sender sends in one go: all flows together have more on their way than short inboxes hold, and
 /// less than starves TCP for good.
 const BURST: usize = 48;
+
+/// Datagrams in one go where lone ones are to find sleeping workers, and others are to come right behind them.
+const CHANGING: [usize; 8] = [1, 1, 2, 1, BURST, 1, 3, 7];
 
 /// How long a sender waits for a burst to arrive before it takes the rest for lost.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -62,6 +66,36 @@ fn every_flow_arrives_in_order_with_three_lanes_that_have_ports_of_their_own() {
     flows_cross_in_order(3, None, &SpreadPorts::All);
 }
 
+#[test]
+fn lone_packets_that_take_a_shortcut_and_bursts_between_them_arrive_in_order() {
+    for lanes in [1, 3] {
+        lone_packets_and_bursts_stay_in_order(lanes);
+    }
+}
+
+/// Sends one flow at a time, so that workers sleep between bursts.
+fn lone_packets_and_bursts_stay_in_order(lanes: usize) {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let routers = routers::start(&lab, |config| config.queues = Queues::Fixed(lanes));
+    let taken = |router: usize, direction: &str| {
+        let direction = format!("direction=\"{direction}\"");
+        total(&routers[router], "laneway_shortcuts_total", &[&direction])
+    };
+    for inside in Family::ALL {
+        wait_until("an echo", || answers(&lab.left.namespace, inside.inside(2)));
+        let before = (taken(0, "outbound"), taken(1, "inbound"));
+        let flow = Flow::new(&lab.left, &lab.right, inside.inside(2));
+        thread::scope(|scope| {
+            scope.spawn(|| flow.send(Style::Changing));
+            flow.receive(&format!("{inside:?}, {lanes} lanes"));
+        });
+        assert!(taken(0, "outbound") > before.0 && taken(1, "inbound") > before.1, "none took a shortcut");
+    }
+}
+
 /// Sends all flows at once, with TCP among them, through routers of so many lanes.
 fn flows_cross_in_order(lanes: usize, inbox_depth: Option<usize>, spread_ports: &SpreadPorts) {
     if !require_root() {
@@ -86,7 +120,8 @@ fn flows_cross_in_order(lanes: usize, inbox_depth: Option<usize>, spread_ports: 
     }
     thread::scope(|scope| {
         for (number, flow) in flows.iter().enumerate() {
-            scope.spawn(move || flow.send(number % FLOWS == 0));
+            let style = if number % FLOWS == 0 { Style::Grouped } else { Style::OneByOne };
+            scope.spawn(move || flow.send(style));
             scope.spawn(move || {
                 flow.receive(&format!("flow {number}, {lanes} lanes, inboxes {inbox_depth:?}"));
             });
@@ -98,6 +133,17 @@ fn flows_cross_in_order(lanes: usize, inbox_depth: Option<usize>, spread_ports: 
 fn tcp_crosses(lab: &Lab) {
     bulk(&lab.left, &lab.right, Family::V4.inside(2), 2, 4 << 20);
     bulk(&lab.right, &lab.left, Family::V6.inside(1), 2, 4 << 20);
+}
+
+/// How a sender sends its bursts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Style {
+    /// In one call, all datagrams equally long.
+    Grouped,
+    /// One by one, with lengths that change all the time.
+    OneByOne,
+    /// One by one, and as many as in [`CHANGING`].
+    Changing,
 }
 
 /// One way from a socket to another, and what its two ends know of each other.
@@ -121,20 +167,24 @@ impl Flow {
         Flow { sender, receiver, arrived: AtomicUsize::new(0), sent: AtomicBool::new(false) }
     }
 
-    /// Sends numbers until enough of them have arrived, each in a datagram of its own: with `gso` all equal and a
-    /// burst in one call, otherwise one by one, with lengths that change all the time.
-    fn send(&self, gso: bool) {
-        if gso {
+    /// Sends numbers until enough of them have arrived, each in a datagram of its own.
+    fn send(&self, style: Style) {
+        if style == Style::Grouped {
             setsockopt(&self.sender, UdpGsoSegment, &i32::try_from(GSO_SIZE).expect("a datagram's size"))
                 .expect("UDP GSO");
         }
         let start = Instant::now();
         let mut number = 0;
+        let mut changing = CHANGING.iter().cycle();
         while self.arrived.load(Relaxed) < ENOUGH && start.elapsed() < DEADLINE {
-            let burst = number..number + BURST as u32;
+            let len = match style {
+                Style::Changing => *changing.next().expect("it is endless"),
+                Style::Grouped | Style::OneByOne => BURST,
+            };
+            let burst = number..number + len as u32;
             number = burst.end;
-            let goal = self.arrived.load(Relaxed) + BURST;
-            if gso {
+            let goal = self.arrived.load(Relaxed) + len;
+            if style == Style::Grouped {
                 let datagrams: Vec<u8> = burst.flat_map(|number| datagram(number, GSO_SIZE)).collect();
                 self.sender.send(&datagrams).expect("send");
             } else {

@@ -185,7 +185,7 @@ fn rebind(actor: &mut PeerActor, port: u16) -> Result<(), Errno> {
     })?;
     actor.bound.port = sockets.first().map_or(port, |sockets| sockets.shared.port());
     for (commands, sockets) in actor.commands.iter().zip(sockets) {
-        commands.rebind(Box::new(sockets));
+        commands.rebind(Arc::new(sockets));
     }
     Ok(())
 }

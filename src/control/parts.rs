@@ -31,10 +31,13 @@ use crate::lane::outside::LaneSockets;
 use crate::lane::outside::{self, OutsideWorker};
 use crate::lane::peers::{Peers, Snapshot};
 use crate::lane::pinning::{self, LaneCpus};
+use crate::lane::shortcut::{SendShortcut, WriteShortcut};
 use crate::lane::sleep::Sleeper;
-use crate::lane::telemetry::{InsideTelemetry, OutsideTelemetry, PeerTelemetry, Registry};
+use crate::lane::telemetry::{
+    InsideTelemetry, OutsideTelemetry, PeerTelemetry, Registry, SentShortcuts, WrittenShortcuts,
+};
 use crate::lane::topology::Topology;
-use crate::offload::{self, Offload, Shutdown, TunDevice};
+use crate::offload::{self, Offload, QueueShortcut, Shutdown, TunDevice};
 use crate::underlay::{self, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions};
 use crate::wireguard::keys::OsEntropy;
 use crate::wireguard::messages::{DATA_OVERHEAD, padded_len};
@@ -213,18 +216,23 @@ fn wire(
     let inboxes: Vec<_> = ends.iter().map(|ends| Arc::clone(&ends.inbound)).collect();
     let homes: Vec<_> = ends.iter().map(|ends| Arc::clone(ends.inbound_pool.home())).collect();
     let sleeper = |bell: &Arc<Doorbell>| Sleeper::new(Arc::clone(bell), Arc::clone(&shared.shutdown));
+    let ways_in: Vec<_> = queues.iter().map(|queue| queue.shortcut.clone()).collect();
     let mut lanes = Lanes::with_capacity(cpus.len());
     let drains = Drain::of_lanes(ends.len());
     for (lane, ((((ends, queue), sockets), cpus), (inside_drain, outside_drain))) in
         ends.into_iter().zip(queues).zip(sockets).zip(cpus).zip(drains).enumerate()
     {
         let outgoing_home = Arc::clone(ends.outbound_pool.home());
+        let socket_drops = Arc::new(DropWatch::new(&sockets.shared)?);
+        let sender = underlay::Sender::new(&sockets.shared);
+        let sockets = Arc::new(ArcSwap::from_pointee(sockets));
         let inside = InsideWorker {
             reader: queue.reader,
             inbound: inside::Inbound::new(queue.writer, Arc::clone(&ends.inbound), homes.clone()),
             outbound: inside::Outbound::new(
                 ends.outbound_pool,
                 Arc::clone(&ends.outbound),
+                SendShortcut::new(Arc::clone(&sockets), SentShortcuts::register(&shared.registry, lane)),
                 Arc::clone(&shared.actor),
                 Arc::clone(&shared.mtu),
             ),
@@ -237,19 +245,16 @@ fn wire(
             telemetry: InsideTelemetry::register(&shared.registry, lane),
         };
         let outside = OutsideWorker {
-            outbound: outside::Outbound::new(
-                underlay::Sender::new(&sockets.shared),
-                Arc::clone(&ends.outbound),
-                outgoing_home,
-            ),
+            outbound: outside::Outbound::new(sender, Arc::clone(&ends.outbound), outgoing_home),
             inbound: outside::Inbound::new(
                 lane,
                 ends.inbound_pool,
                 inboxes.clone(),
+                shortcuts_to(&ways_in, &shared.registry),
                 Arc::clone(&shared.sessions),
                 Arc::clone(&shared.actor),
             ),
-            socket_drops: Arc::new(DropWatch::new(&sockets.shared)?),
+            socket_drops,
             sockets,
             commands: ends.commands,
             peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
@@ -261,6 +266,14 @@ fn wire(
         lanes.push((inside, outside, cpus));
     }
     Ok(lanes)
+}
+
+/// An outside worker's ways into all queues, past their inside workers.
+fn shortcuts_to(queues: &[QueueShortcut], registry: &Registry) -> Vec<WriteShortcut> {
+    let counted = |(lane, queue): (usize, &QueueShortcut)| {
+        WriteShortcut::new(queue.clone(), WrittenShortcuts::register(registry, lane))
+    };
+    queues.iter().enumerate().map(counted).collect()
 }
 
 /// The one line at the start that says what this router is.

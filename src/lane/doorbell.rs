@@ -44,9 +44,15 @@ impl Doorbell {
     #[inline]
     pub fn ring(&self, what: Awaited) {
         fence(Ordering::SeqCst);
-        if self.awaited.load(Ordering::Relaxed) & what.0 != 0 {
+        if self.is_armed(what) {
             self.wake();
         }
+    }
+
+    /// Whether the owner sleeps, or is about to, and waits for `what`. It may wake at any time.
+    #[inline]
+    pub fn is_armed(&self, what: Awaited) -> bool {
+        self.awaited.load(Ordering::Relaxed) & what.0 != 0
     }
 
     #[cold]

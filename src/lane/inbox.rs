@@ -43,6 +43,12 @@ impl<T> Inbox<T> {
         self.ring.pop()
     }
 
+    /// Whether a push now would have to wake the consumer.
+    #[inline]
+    pub fn would_wake(&self) -> bool {
+        self.bell.is_armed(self.brings)
+    }
+
     /// How many batches wait.
     pub fn len(&self) -> usize {
         self.ring.len()
@@ -103,6 +109,12 @@ impl<T> Pool<T> {
     /// How many batches are free.
     pub fn available(&self) -> usize {
         self.free.len() + self.home.len()
+    }
+
+    /// Whether all batches but one are at home: whatever was handed over before that one has been dealt
+    /// with.
+    pub fn is_home_but_one(&self) -> bool {
+        self.available() + 1 == self.size()
     }
 
     /// Whether [`Pool::take`] would find nothing.

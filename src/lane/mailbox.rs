@@ -130,7 +130,7 @@ pub enum OutsideCommand {
         to: Endpoint,
     },
     /// Use these sockets from now on and close the old ones: the listen port has changed.
-    Rebind(Box<LaneSockets>),
+    Rebind(Arc<LaneSockets>),
     /// Mark what is sent with this.
     Fwmark(u32),
 }
@@ -157,7 +157,7 @@ impl CommandBox {
     }
 
     /// New sockets, see [`OutsideCommand::Rebind`].
-    pub fn rebind(&self, sockets: Box<LaneSockets>) {
+    pub fn rebind(&self, sockets: Arc<LaneSockets>) {
         self.rebind.force_push(OutsideCommand::Rebind(sockets));
         self.bell.ring(Awaited::WORK);
     }

@@ -12,7 +12,8 @@
 //!
 //! Whoever reads a batch does the heavy work on it; the other side only writes it out. So both
 //! threads are loaded in both directions, each descriptor has one owner, and no lock stands on the
-//! way.
+//! way. Only a lone packet that finds the other worker asleep does not wake it: whoever read it
+//! writes it out as well ([`shortcut`]).
 //!
 //! What full means:
 //!
@@ -45,6 +46,7 @@ pub mod path_limit;
 pub mod peers;
 pub mod pinning;
 pub mod pulse;
+pub mod shortcut;
 pub mod sleep;
 pub mod spin;
 pub mod staging;

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! - `open`: creates the interface, attaches the queues, negotiates.
-//! - `reader`, `writer`, `rejecter`: the three parts of a queue; `port` is what the writing two share.
+//! - `reader`, `writer`, `rejecter`: the three parts of a queue; `port` is what the writing two share, and
+//!   `shortcut` with them.
 //! - `virtio`, `superpacket`, `segment`: what a read means, and how it is cut.
 //! - `coalesce`, `limits`, `assemble`: what may be merged, and what is then written.
 //!
@@ -26,6 +27,7 @@ mod port;
 mod reader;
 mod rejecter;
 mod segment;
+mod shortcut;
 mod shutdown;
 mod superpacket;
 mod tally;
@@ -40,6 +42,7 @@ pub use limits::Limits;
 pub use open::{Offload, Offloads, OpenError, TunDevice, inherit_queue, open_queues};
 pub use reader::{DrainEnd, QueueError, QueueReader, Read};
 pub use rejecter::QueueRejecter;
+pub use shortcut::QueueShortcut;
 pub use shutdown::Shutdown;
 pub use superpacket::{Superpacket, SuperpacketKind};
 pub use tally::WriteTally;

@@ -13,6 +13,7 @@ use super::limits::Limits;
 use super::port::Port;
 use super::reader::QueueReader;
 use super::rejecter::QueueRejecter;
+use super::shortcut::QueueShortcut;
 use super::shutdown::Shutdown;
 use super::writer::QueueWriter;
 use crate::sys::tun::{self, Flags, offload};
@@ -41,6 +42,8 @@ pub struct Offload {
     pub writer: QueueWriter,
     /// Answers what was read.
     pub rejecter: QueueRejecter,
+    /// Writes lone packets for whoever finds the owner of the three asleep.
+    pub shortcut: QueueShortcut,
 }
 
 /// What the kernel may leave to us, and we to it.
@@ -172,7 +175,8 @@ fn finish(
         Offload {
             reader: QueueReader::new(fd),
             writer: QueueWriter::new(port.clone(), limits),
-            rejecter: QueueRejecter::new(port),
+            rejecter: QueueRejecter::new(port.clone()),
+            shortcut: QueueShortcut::new(port),
         }
     };
     Ok(TunDevice { name, offloads, queues: fds.into_iter().map(queue).collect() })

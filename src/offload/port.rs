@@ -41,6 +41,12 @@ impl Port {
         }
     }
 
+    /// Writes one complete packet; whether the kernel took it at once.
+    #[inline]
+    pub(super) fn try_packet(&self, packet: &[u8]) -> bool {
+        writev(&self.fd, &[IoSlice::new(&PLAIN), IoSlice::new(packet)]) == Ok(PLAIN.len() + packet.len())
+    }
+
     /// Writes `frame`, virtio header and packet, with one call.
     #[inline]
     pub(super) fn write_frame(&self, frame: &[u8]) -> Result<(), Errno> {

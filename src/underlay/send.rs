@@ -254,10 +254,7 @@ pub struct Kernel;
 
 impl Transmit for Kernel {
     fn transmit(&mut self, path: &Path<'_>, payload: &[u8], segment: Option<u16>) -> Result<(), Errno> {
-        let family = path.socket.family();
-        let name = name::encode(family, path.address).ok_or(Errno::EAFNOSUPPORT)?;
-        let control = control::encode(family, segment, path.source);
-        udp::send(path.socket.as_fd(), payload, &name, &control)
+        transmit(path.socket, payload, path.address, path.source, segment)
     }
 
     fn is_over_mtu(&mut self, path: &Path<'_>, len: usize) -> bool {
@@ -266,6 +263,30 @@ impl Transmit for Kernel {
         let endpoint = Endpoint { address: path.address, source: path.source };
         path.socket.path_mtu(&endpoint).is_ok_and(|mtu| ip_header + UDP_HEADER + len > mtu)
     }
+}
+
+impl UdpSocket {
+    /// Sends one datagram, or nothing, without waiting for room. A [`Sender`] does what can be done about a
+    /// refusal.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn send_one(&self, datagram: &[u8], to: &Endpoint) -> Result<(), Errno> {
+        transmit(self, datagram, to.address, to.source, None)
+    }
+}
+
+/// Sends all of `payload`, cut every `segment` bytes, or nothing of it.
+fn transmit(
+    socket: &UdpSocket,
+    payload: &[u8],
+    to: SocketAddr,
+    source: Option<LocalSource>,
+    segment: Option<u16>,
+) -> Result<(), Errno> {
+    let family = socket.family();
+    let name = name::encode(family, to).ok_or(Errno::EAFNOSUPPORT)?;
+    udp::send(socket.as_fd(), payload, &name, &control::encode(family, segment, source))
 }
 
 /// Whether `errno` can mean that the source address, or the route from it, is gone: `EINVAL` is what

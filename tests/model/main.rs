@@ -15,7 +15,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use lane::doorbell::{Awaited, Doorbell};
 use lane::inbox::{Inbox, Pool};
 use loom::sync::Arc;
+use loom::sync::atomic::AtomicU32;
 use stand_ins::{Side, leave_out_fence_of, spawn_producer};
+
+/// The batch after which nothing comes.
+const LAST: u32 = u32::MAX;
 
 /// Tries every order, with at most `preemptions` places where a thread is interrupted that could
 /// have gone on. Known faults of this kind need one or two.
@@ -161,6 +165,63 @@ fn one_slab_feeds_a_stream_while_both_ends_sleep() {
         }
         sender.join().unwrap();
     });
+}
+
+/// A producer that lets nothing it handed over be overtaken, or, unless it `looks` whether its other batches
+/// are at home, that only looks whether the consumer sleeps.
+fn takes_shortcuts(looks: bool) {
+    let (inbox, bell) = inbox_of(3);
+    let mut pool = Pool::new(2, Arc::new(Doorbell::new().unwrap()), || 0);
+    let home = Arc::clone(pool.home());
+    let written = Arc::new(AtomicU32::new(0));
+    // Relaxed: only what the rings order is ordered.
+    let write = |written: &AtomicU32, n| {
+        assert_eq!(written.load(Relaxed), n, "overtaken");
+        written.store(n + 1, Relaxed);
+    };
+    let producer = spawn_producer({
+        let (inbox, written) = (Arc::clone(&inbox), Arc::clone(&written));
+        move || {
+            let mut handed = 0;
+            for n in 0..2 {
+                let mut slab = pool.take().expect("there are two");
+                if inbox.would_wake() && (!looks || pool.is_home_but_one()) {
+                    write(&written, n);
+                    pool.put_back(slab);
+                } else {
+                    *slab = n;
+                    inbox.push(slab).expect("an outbox holds every batch of its pool");
+                    handed += 1;
+                }
+            }
+            // The consumer is not to wait for what was not handed over.
+            inbox.push(Box::new(LAST)).expect("there is room for one more");
+            handed
+        }
+    });
+    let mut served = 0;
+    loop {
+        let batch = receive(&inbox, &bell);
+        if batch == LAST {
+            break;
+        }
+        write(&written, batch);
+        served += 1;
+        home.push(Box::new(batch)).expect("a return ring holds every batch of its pool");
+    }
+    assert_eq!(producer.join().unwrap(), served);
+    assert_eq!(written.load(Relaxed), 2);
+}
+
+#[test]
+fn a_lone_packet_that_takes_the_shortcut_overtakes_nothing() {
+    explore(3, || takes_shortcuts(true));
+}
+
+#[test]
+#[should_panic(expected = "overtaken")]
+fn one_that_only_looks_whether_the_consumer_sleeps_can_overtake() {
+    explore(3, || takes_shortcuts(false));
 }
 
 #[test]

@@ -90,8 +90,8 @@ impl InsideWorker {
     /// Reads no more, and writes what comes until nothing can come any more.
     fn finish(&mut self) {
         self.sleeper.stop_all();
-        let Self { inbound, outbound, telemetry, drain, .. } = self;
-        outbound.flush(telemetry);
+        let Self { inbound, outbound, peers, telemetry, drain, .. } = self;
+        outbound.flush(peers.load(), telemetry);
         telemetry.outbound_drops.add(DropReason::Shutdown, outbound.drop_staged());
         drain.close();
         drain.finish(|| if inbound.serve(telemetry) { Served::Some } else { Served::Nothing });
@@ -145,7 +145,7 @@ impl InsideWorker {
                 }
             }
         };
-        outbound.flush(turn.telemetry);
+        outbound.flush(turn.snapshot, turn.telemetry);
         if packets > 0 {
             telemetry.note_drain(packets, end);
         }
@@ -160,7 +160,7 @@ impl InsideWorker {
         }
         let mut turn = Turn { now, snapshot: peers.load(), inbound, rejects, sleeper, telemetry };
         let released = outbound.release_staged(&mut turn)?;
-        outbound.flush(telemetry);
+        outbound.flush(turn.snapshot, turn.telemetry);
         Ok(released)
     }
 

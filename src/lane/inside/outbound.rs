@@ -10,7 +10,8 @@
 //!
 //! Counters are reserved in the order of the queue and all goes through one inbox, so packets of a
 //! flow leave in the order they came. The inbox cannot be full: it holds as many batches as there
-//! are. What runs out is slabs, and then the queue is not read.
+//! are. What runs out is slabs, and then the queue is not read. A lone datagram whose outside worker sleeps
+//! is sent from here ([`crate::lane::shortcut`]).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,7 +24,8 @@ use crate::lane::bounds::SLAB_BYTES;
 use crate::lane::inbox::{Inbox, Pool};
 use crate::lane::mailbox::PeerInbox;
 use crate::lane::path_limit::told_mtu;
-use crate::lane::peers::PeerRecord;
+use crate::lane::peers::{PeerRecord, Snapshot};
+use crate::lane::shortcut::SendShortcut;
 use crate::lane::sleep::Stopped;
 use crate::lane::staging::Staging;
 use crate::lane::telemetry::InsideTelemetry;
@@ -41,6 +43,7 @@ const MAX_INNER: usize = MAX_RUN_BYTES - DATA_OVERHEAD;
 pub struct Outbound {
     pool: Pool<OutboundBatch>,
     outbox: Arc<Inbox<OutboundBatch>>,
+    shortcut: SendShortcut,
     actor: Arc<PeerInbox>,
     mtu: Arc<AtomicUsize>,
     batch: Option<Box<OutboundBatch>>,
@@ -73,17 +76,19 @@ impl OpenRun {
 }
 
 impl Outbound {
-    /// Seals into the slabs of `pool` and puts them into `outbox`, which holds all of them.
-    /// `mtu` is the TUN's, in bytes.
+    /// Seals into the slabs of `pool` and puts them into `outbox`, which holds all of them, unless the
+    /// `shortcut` can be taken. `mtu` is the TUN's, in bytes.
     pub fn new(
         pool: Pool<OutboundBatch>,
         outbox: Arc<Inbox<OutboundBatch>>,
+        shortcut: SendShortcut,
         actor: Arc<PeerInbox>,
         mtu: Arc<AtomicUsize>,
     ) -> Self {
         Self {
             pool,
             outbox,
+            shortcut,
             actor,
             mtu,
             batch: None,
@@ -123,10 +128,13 @@ impl Outbound {
         Ok(())
     }
 
-    /// Ends the open run and hands over what is in the current slab.
-    pub(super) fn flush(&mut self, telemetry: &mut InsideTelemetry) {
+    /// Ends the open run, and hands over or sends what is in the current slab.
+    pub(super) fn flush(&mut self, snapshot: &Snapshot, telemetry: &mut InsideTelemetry) {
         self.close_run(telemetry);
-        if self.batch.as_ref().is_some_and(|batch| !batch.runs.is_empty()) {
+        let Some(batch) = self.batch.as_mut().filter(|batch| !batch.runs.is_empty()) else { return };
+        if self.shortcut.send(batch, &self.pool, &self.outbox, snapshot) {
+            batch.runs.clear();
+        } else {
             self.hand_over();
         }
     }

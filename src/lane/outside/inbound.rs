@@ -8,7 +8,7 @@
 //! 3. handshake messages go up to the peer actor;
 //! 4. the slab goes to the inside worker that the first packet's flow hash names. Packets of other
 //!    workers' flows, and small receives, are copied into a batch that waits for the end of this
-//!    receive.
+//!    receive. A lone packet whose inside worker sleeps is written from here ([`crate::lane::shortcut`]).
 //!
 //! A packet of a flow is only ever placed behind what is already there for the same worker, so the
 //! flow stays in order. When an inbox is full, what is in hand waits and nothing more is received:
@@ -31,6 +31,7 @@ use crate::lane::bounds::{COPY_BELOW, slabs_per_message};
 use crate::lane::inbox::{Inbox, Pool};
 use crate::lane::mailbox::{HandshakeDatagram, PeerInbox};
 use crate::lane::peers::{PeerRecord, Snapshot};
+use crate::lane::shortcut::WriteShortcut;
 use crate::lane::telemetry::OutsideTelemetry;
 use crate::packet::{flow, ip};
 use crate::sys::clock;
@@ -55,6 +56,7 @@ pub struct Inbound {
     receiver: Receiver,
     pool: Pool<InboundBatch>,
     inboxes: Vec<Arc<Inbox<InboundBatch>>>,
+    shortcuts: Vec<WriteShortcut>,
     pending: Vec<Option<Box<InboundBatch>>>,
     /// Batches that met a full inbox, with their lanes, in order.
     held: VecDeque<(usize, Box<InboundBatch>)>,
@@ -75,11 +77,13 @@ struct Context<'w> {
 }
 
 impl Inbound {
-    /// Receives into the slabs of `pool` for the inside workers behind `inboxes`, one a lane.
+    /// Receives into the slabs of `pool` for the inside workers behind `inboxes`, one a lane, whose queues
+    /// `shortcuts` lead to.
     pub fn new(
         lane: usize,
         pool: Pool<InboundBatch>,
         inboxes: Vec<Arc<Inbox<InboundBatch>>>,
+        shortcuts: Vec<WriteShortcut>,
         sessions: Arc<SessionTable>,
         actor: Arc<PeerInbox>,
     ) -> Self {
@@ -90,6 +94,7 @@ impl Inbound {
             receiver: Receiver::new(),
             pool,
             inboxes,
+            shortcuts,
             pending,
             held,
             held_since: Nanos::NEVER,
@@ -328,9 +333,13 @@ impl Inbound {
         }
     }
 
-    /// Puts what was collected for `lane` into its inside worker's inbox.
+    /// Puts what was collected for `lane` into its inside worker's inbox, or into its queue.
     fn hand_over(&mut self, lane: usize, telemetry: &mut OutsideTelemetry) {
-        let Some(batch) = self.pending[lane].take() else { return };
+        let Some(mut batch) = self.pending[lane].take() else { return };
+        if self.shortcuts[lane].write(&batch, &self.pool, &self.inboxes[lane]) {
+            batch.segments.clear();
+            return self.pool.put_back(batch);
+        }
         // Behind a batch that waits everything waits, so nothing overtakes.
         if self.held.is_empty() {
             match self.inboxes[lane].push(batch) {

@@ -11,6 +11,7 @@ mod sockets;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 pub use inbound::Inbound;
 pub use outbound::Outbound;
 pub use sockets::LaneSockets;
@@ -29,8 +30,9 @@ use crate::underlay::DropWatch;
 
 /// What an outside worker is made of. See the [module](self) for what it does.
 pub struct OutsideWorker {
-    /// Its sockets.
-    pub sockets: LaneSockets,
+    /// Its sockets. Only this worker changes them; its inside worker may send from them, see
+    /// [`shortcut`](super::shortcut).
+    pub sockets: Arc<ArcSwap<LaneSockets>>,
     /// Sends what its inside worker sealed.
     pub outbound: Outbound,
     /// Opens what the socket receives, for the inside workers.
@@ -82,12 +84,13 @@ impl OutsideWorker {
     fn finish(&mut self) {
         self.sleeper.stop_all();
         let Self { sockets, inbound, outbound, peers, telemetry, drain, .. } = self;
+        let sockets = sockets.load();
         drain.finish(|| {
             inbound.hand_on_held(clock::now(), telemetry);
             if !inbound.is_held() {
                 drain.close();
             }
-            match outbound.serve(sockets, peers.load(), telemetry) {
+            match outbound.serve(&sockets, peers.load(), telemetry) {
                 true => Served::Some,
                 false if inbound.is_held() || !outbound.is_empty() => Served::Blocked,
                 false => Served::Nothing,
@@ -108,9 +111,10 @@ impl OutsideWorker {
     fn turn(&mut self) -> Result<bool, WorkerError> {
         self.sleeper.beat();
         let commanded = self.obey();
-        let sent = self.outbound.serve(&self.sockets, self.peers.load(), &mut self.telemetry);
+        let sockets = self.sockets.load();
+        let sent = self.outbound.serve(&sockets, self.peers.load(), &mut self.telemetry);
         let mut received = false;
-        for socket in self.sockets.iter() {
+        for socket in sockets.iter() {
             received |= self.inbound.receive(socket, self.peers.load(), clock::now(), &mut self.telemetry)?;
         }
         let worked = commanded || sent || received;
@@ -126,15 +130,16 @@ impl OutsideWorker {
             obeyed = true;
             match command {
                 OutsideCommand::Send { message, to } => {
-                    self.outbound.send_control(&self.sockets.shared, &message, &to, &mut self.telemetry);
+                    let sockets = self.sockets.load();
+                    self.outbound.send_control(&sockets.shared, &message, &to, &mut self.telemetry);
                 }
                 OutsideCommand::Rebind(sockets) => {
                     self.outbound.use_socket(&sockets.shared);
                     self.socket_drops.follow(&sockets.shared);
-                    self.sockets = *sockets;
+                    self.sockets.store(sockets);
                 }
                 OutsideCommand::Fwmark(mark) => {
-                    if let Err(error) = self.sockets.set_fwmark(mark) {
+                    if let Err(error) = self.sockets.load().set_fwmark(mark) {
                         tracing::warn!("the mark {mark:#x} cannot be set (it takes CAP_NET_ADMIN): {error}");
                     }
                 }
@@ -150,7 +155,8 @@ impl OutsideWorker {
         }
         let held = self.inbound.is_held();
         let blocked = self.outbound.blocked();
-        let events = self.sockets.events(!starved && !held, blocked);
+        let sockets = self.sockets.load();
+        let events = sockets.events(!starved && !held, blocked);
         let awaited = if starved || held { Awaited::ANY } else { Awaited::WORK };
         let limit = held.then_some(inbound::OFFER_AGAIN);
         self.sleeper.sleep(awaited, events, limit, || {

@@ -33,7 +33,7 @@ pub struct LaneSockets {
 
 /// One of the sockets of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Port {
+pub(in crate::lane) enum Port {
     Shared,
     Own,
 }
@@ -72,13 +72,13 @@ impl LaneSockets {
 
     /// From where data for `peer` is sent.
     #[inline]
-    pub(super) fn towards(&self, peer: Option<&PeerRecord>) -> Port {
+    pub(in crate::lane) fn towards(&self, peer: Option<&PeerRecord>) -> Port {
         if self.own.is_some() && peer.is_some_and(|peer| peer.spreads) { Port::Own } else { Port::Shared }
     }
 
     /// The socket on `port`.
     #[inline]
-    pub(super) fn on(&self, port: Port) -> &UdpSocket {
+    pub(in crate::lane) fn on(&self, port: Port) -> &UdpSocket {
         match (port, &self.own) {
             (Port::Own, Some(own)) => own,
             _ => &self.shared,

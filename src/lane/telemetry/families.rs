@@ -43,6 +43,7 @@ pub(super) const FAMILIES: &[Family] = &[
     counter("laneway_udp_gso_disabled_total", "Times UDP GSO was switched off for a socket"),
     counter("laneway_udp_send_errors_total", "UDP sends the kernel refused"),
     counter("laneway_udp_socket_drops_total", "Datagrams the kernel dropped at the socket, mostly because its receive buffer was full"),
+    counter("laneway_shortcuts_total", "Lone packets that a worker wrote out itself because the lane's other worker slept"),
     gauge("laneway_inbox_depth", "Batches that wait in a worker's inbox"),
     counter("laneway_inbox_full_total", "Times a worker found the inbox it hands batches to full"),
     counter("laneway_inbox_dropped_segments_total", "Segments dropped because the inbox they were meant for was full"),

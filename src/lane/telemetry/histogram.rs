@@ -3,7 +3,7 @@
 //!
 //! The exporter's own histograms allocate on every sample and keep samples until the next scrape.
 //! All our values are at most 128, so a worker counts each value in a bin of its own instead: one
-//! load and one store, no allocation ever, and the scrape sums the bins into buckets.
+//! addition, no allocation ever, and the scrape sums the bins into buckets.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ const BUCKETS: [usize; 8] = [1, 2, 4, 8, 16, 32, 64, 128];
 
 const _: () = assert!(BUCKETS[BUCKETS.len() - 1] == LARGEST);
 
-/// The writing side of a histogram. There is one per histogram, so counting needs no read-modify-write.
+/// The writing side of a histogram.
 #[derive(Debug)]
 pub struct ExactHistogram(Arc<Bins>);
 
@@ -32,8 +32,7 @@ impl ExactHistogram {
     /// Counts `value` `times` times.
     #[inline]
     pub fn record_many(&mut self, value: usize, times: u64) {
-        let bin = &self.0.0[value.min(LARGEST)];
-        bin.store(bin.load(Ordering::Relaxed) + times, Ordering::Relaxed);
+        self.0.0[value.min(LARGEST)].fetch_add(times, Ordering::Relaxed);
     }
 }
 
@@ -44,7 +43,12 @@ pub(super) struct Bins([AtomicU64; LARGEST + 1]);
 /// A histogram that nothing has been counted in, as its two sides.
 pub(super) fn histogram() -> (ExactHistogram, Arc<Bins>) {
     let bins = Arc::new(Bins([const { AtomicU64::new(0) }; LARGEST + 1]));
-    (ExactHistogram(bins.clone()), bins)
+    (writer(&bins), bins)
+}
+
+/// One more writing side of the histogram with these bins.
+pub(super) fn writer(bins: &Arc<Bins>) -> ExactHistogram {
+    ExactHistogram(Arc::clone(bins))
 }
 
 impl Bins {

@@ -97,9 +97,6 @@ pub struct InsideTelemetry {
 
 impl InsideTelemetry {
     /// Registers the counts of lane `queue`'s inside worker.
-    ///
-    /// # Panics
-    /// If that worker is registered already.
     pub fn register(registry: &Registry, queue: usize) -> Self {
         let queue = queue.to_string();
         let lane = [("queue", queue.as_str())];

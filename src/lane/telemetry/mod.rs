@@ -25,6 +25,7 @@ mod outside;
 mod page;
 mod peers;
 mod registry;
+mod shortcuts;
 mod tally;
 
 pub use histogram::{ExactHistogram, LARGEST};
@@ -33,4 +34,5 @@ pub use outside::OutsideTelemetry;
 pub use page::{Collector, Page};
 pub use peers::PeerTelemetry;
 pub use registry::Registry;
+pub use shortcuts::{SentShortcuts, WrittenShortcuts};
 pub use tally::{LabelledTally, PublishedDrops, Tally};

@@ -41,9 +41,6 @@ pub struct OutsideTelemetry {
 
 impl OutsideTelemetry {
     /// Registers the counts of lane `queue`'s outside worker.
-    ///
-    /// # Panics
-    /// If that worker is registered already.
     pub fn register(registry: &Registry, queue: usize) -> Self {
         let queue = queue.to_string();
         let lane = [("queue", queue.as_str())];

@@ -7,7 +7,7 @@ use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
 use super::families::{FAMILIES, Kind, family};
-use super::histogram::{Bins, ExactHistogram, histogram};
+use super::histogram::{Bins, ExactHistogram, histogram, writer};
 use super::page::{Collector, Page};
 
 /// Labels of one series: names and values.
@@ -82,17 +82,16 @@ impl Registry {
         self.recorder.register_gauge(&key(family(name, Kind::Gauge).name, labels), &METADATA)
     }
 
-    /// A histogram. A series has one writer.
-    ///
-    /// # Panics
-    /// If the series has been registered before.
+    /// A histogram. Asking for the same series again gives another writing side of it.
     pub(super) fn histogram(&self, name: &'static str, labels: Labels<'_>) -> ExactHistogram {
         let name = family(name, Kind::Histogram).name;
         let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
         let labels = labels.join(",");
         let mut histograms = self.histograms.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = histograms.iter().any(|series| series.name == name && series.labels == labels);
-        assert!(!taken, "{name}{{{labels}}} has a writer already");
+        let known = histograms.iter().find(|series| series.name == name && series.labels == labels);
+        if let Some(series) = known {
+            return writer(&series.bins);
+        }
         let (writer, bins) = histogram();
         histograms.push(Series { name, labels, bins });
         writer
