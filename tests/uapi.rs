@@ -145,6 +145,18 @@ fn the_listen_port_changes_under_a_running_tunnel() {
 }
 
 #[test]
+fn a_listen_port_can_be_taken_up_again_at_once() {
+    if !require_root() {
+        return;
+    }
+    let tunnel = Tunnel::up();
+    let there_and_back = "set=1\nlisten_port=4321\n\nset=1\nlisten_port=4322\n\n";
+    let orders = there_and_back.repeat(20);
+    assert_eq!(tunnel.talk(&orders), "errno=0\n\n".repeat(40));
+    wait_until("an echo", || answers(&tunnel.lab.left.namespace, Family::V4.inside(2)));
+}
+
+#[test]
 fn a_listen_port_that_is_taken_is_refused_and_the_old_one_stays() {
     if !require_root() {
         return;

@@ -5,8 +5,9 @@
 //! change with one swap of the snapshot, so no packet sees half of an update.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::thread;
 use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
@@ -77,13 +78,18 @@ impl Device for DeviceHandle {
     }
 }
 
+/// How long an order for another port waits for workers to let go of old sockets on it.
+const LETTING_GO: Duration = Duration::from_millis(200);
+
 /// The sockets as they are bound, and how to bind them anew.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Bound {
     /// The UDP port of all lanes.
     pub port: u16,
     /// How the sockets are opened, with the mark in force.
     pub options: SocketOptions,
+    /// All that were ever opened and may still be open: the workers have them.
+    pub sockets: Vec<Weak<LaneSockets>>,
 }
 
 /// Answers one request.
@@ -174,9 +180,7 @@ fn rebind(actor: &mut PeerActor, port: u16) -> Result<(), Errno> {
     if port == actor.bound.port {
         return Ok(());
     }
-    let spread = actor.spread_ports.is_on();
-    let opened = LaneSockets::open(port, actor.commands.len(), spread, actor.bound.options);
-    let sockets = opened.map_err(|error| {
+    let sockets = open(actor, port).map_err(|error| {
         tracing::warn!("the listen port stays {}: {error}", actor.bound.port);
         match error {
             BindError::PortTaken { .. } => Errno::EADDRINUSE,
@@ -184,10 +188,28 @@ fn rebind(actor: &mut PeerActor, port: u16) -> Result<(), Errno> {
         }
     })?;
     actor.bound.port = sockets.first().map_or(port, |sockets| sockets.shared.port());
+    actor.bound.sockets.retain(|sockets| sockets.strong_count() > 0);
     for (commands, sockets) in actor.commands.iter().zip(sockets) {
-        commands.rebind(Arc::new(sockets));
+        let sockets = Arc::new(sockets);
+        actor.bound.sockets.push(Arc::downgrade(&sockets));
+        commands.rebind(sockets);
     }
     Ok(())
+}
+
+/// Opens sockets on `port`. If it is one that was left just before, workers may still have the old ones.
+fn open(actor: &PeerActor, port: u16) -> Result<Vec<LaneSockets>, BindError> {
+    let start = clock::now();
+    loop {
+        let leaving = actor.bound.sockets.iter().filter_map(Weak::upgrade).any(|old| old.has_port(port));
+        let spread = actor.spread_ports.is_on();
+        match LaneSockets::open(port, actor.commands.len(), spread, actor.bound.options) {
+            Err(BindError::PortTaken { .. }) if leaving && clock::now().since(start) < LETTING_GO => {
+                thread::sleep(LETTING_GO / 200);
+            }
+            opened => return opened,
+        }
+    }
 }
 
 /// Every session was made with the old key, so none is used any more. A peer that turns out to be

@@ -118,6 +118,7 @@ pub(super) fn open(
     };
     let spread = config.spread_ports.is_on();
     let sockets = LaneSockets::open(config.update.listen_port.unwrap_or(0), lanes, spread, options)?;
+    let sockets: Vec<_> = sockets.into_iter().map(Arc::new).collect();
     let port = sockets.first().map_or(0, |sockets| sockets.shared.port());
     // Rules wait until names have been looked up: see `Reloader::add_rules`.
     netlink::set_up(&tun.name, &netlink::Setup { rules: Vec::new(), ..interface_setup(config) })?;
@@ -146,7 +147,7 @@ pub(super) fn open(
         requests,
         commands: ends.iter().map(|ends| Arc::clone(&ends.commands)).collect(),
         inside_bells: ends.iter().map(|ends| Arc::clone(&ends.inside_bell)).collect(),
-        bound: Bound { port, options },
+        bound: Bound { port, options, sockets: sockets.iter().map(Arc::downgrade).collect() },
         spread_ports: config.spread_ports.clone(),
         names: Names::default(),
         lookups: Lookups::new(Arc::clone(&actor_bell)),
@@ -210,7 +211,7 @@ fn wire(
     shared: &Shared,
     ends: Vec<Ends>,
     queues: Vec<Offload>,
-    sockets: Vec<LaneSockets>,
+    sockets: Vec<Arc<LaneSockets>>,
     cpus: Vec<LaneCpus>,
 ) -> std::io::Result<Lanes> {
     let inboxes: Vec<_> = ends.iter().map(|ends| Arc::clone(&ends.inbound)).collect();
@@ -225,7 +226,7 @@ fn wire(
         let outgoing_home = Arc::clone(ends.outbound_pool.home());
         let socket_drops = Arc::new(DropWatch::new(&sockets.shared)?);
         let sender = underlay::Sender::new(&sockets.shared);
-        let sockets = Arc::new(ArcSwap::from_pointee(sockets));
+        let sockets = Arc::new(ArcSwap::new(sockets));
         let inside = InsideWorker {
             reader: queue.reader,
             inbound: inside::Inbound::new(queue.writer, Arc::clone(&ends.inbound), homes.clone()),
@@ -277,7 +278,7 @@ fn shortcuts_to(queues: &[QueueShortcut], registry: &Registry) -> Vec<WriteShort
 }
 
 /// The one line at the start that says what this router is.
-fn announce(config: &RouterConfig, tun: &TunDevice, sockets: &[LaneSockets], cpus: &[LaneCpus]) {
+fn announce(config: &RouterConfig, tun: &TunDevice, sockets: &[Arc<LaneSockets>], cpus: &[LaneCpus]) {
     let pinned = |cpu: Option<usize>| cpu.map_or_else(|| "any".into(), |cpu| cpu.to_string());
     let cpus: Vec<String> =
         cpus.iter().map(|lane| format!("{}+{}", pinned(lane.inside), pinned(lane.outside))).collect();
