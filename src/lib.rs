@@ -36,7 +36,8 @@
 //! # What always holds
 //!
 //! - **Order.** Packets of one flow leave in the order they came. Counters are reserved in the order
-//!   of the queue, everything goes through one inbox, and nothing overtakes what waits.
+//!   of the queue, everything goes through one inbox, and nothing overtakes what waits: a lone packet
+//!   passes a worker only if that one sleeps and has dealt with all before it ([`lane::shortcut`]).
 //! - **Bounds.** Slabs, rings and tables are made at the start, and their sizes are named constants
 //!   ([`lane::bounds`]). A full queue has one documented meaning ([`lane`]) and a counter.
 //! - **No silent loss.** Every packet that goes no further has a [`drops::DropReason`], and every
@@ -44,8 +45,9 @@
 //! - **Three kinds of failure.** Bad bytes are dropped and counted. Trouble with the system or the
 //!   configuration is a typed error that says what to do. A broken invariant is a panic; a worker that
 //!   panics is restarted on its open descriptors.
-//! - **One owner per descriptor.** No lock stands on the way of a data packet, except the replay
-//!   window's, which is taken once a run by the one worker that receives a session.
+//! - **One owner per descriptor.** While it sleeps, its lane's other worker may put in lone packets. No lock
+//!   stands on the way of a data packet, except the replay window's, which is taken once a run by the one
+//!   worker that receives a session.
 //!
 //! # Words
 //!
