@@ -152,15 +152,16 @@ impl Peer {
         if received.suite() != self.suite {
             return Err(HandshakeDrop::Suite);
         }
+        if !self.guard.is_new(received.stamp()) {
+            return Err(HandshakeDrop::Replay);
+        }
         if self
             .initiation_taken
             .is_some_and(|taken| taken <= step.now && step.now.since(taken) < INITIATION_INTERVAL)
         {
             return Err(HandshakeDrop::TooSoon);
         }
-        if !self.guard.accept(received.stamp()) {
-            return Err(HandshakeDrop::Replay);
-        }
+        self.guard.accept(received.stamp());
         let (noise, keys) = received.answer(&self.psk).map_err(|_| HandshakeDrop::Authentication)?;
         self.initiation_taken = Some(step.now);
         self.activity.received_handshake(step.now);

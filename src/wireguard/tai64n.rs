@@ -76,11 +76,14 @@ pub(super) struct StampGuard {
 }
 
 impl StampGuard {
-    /// Whether `stamp` is greater than all before. Remembers it if so.
-    pub(super) fn accept(&mut self, stamp: Tai64n) -> bool {
-        let new = stamp > self.greatest;
+    /// Whether `stamp` is greater than all that were accepted.
+    pub(super) fn is_new(&self, stamp: Tai64n) -> bool {
+        stamp > self.greatest
+    }
+
+    /// Takes only what is greater than `stamp` from now on.
+    pub(super) fn accept(&mut self, stamp: Tai64n) {
         self.greatest = self.greatest.max(stamp);
-        new
     }
 }
 
@@ -110,9 +113,11 @@ mod tests {
     fn an_initiation_is_taken_once_and_never_after_a_later_one() {
         let mut guard = StampGuard::default();
         let [a, b] = [1, 2].map(|s| Tai64n::whitened(Duration::from_secs(s)));
-        assert!(guard.accept(b));
-        assert!(!guard.accept(b) && !guard.accept(a));
-        assert!(guard.accept(b.next()));
+        assert!(guard.is_new(a) && guard.is_new(b));
+        guard.accept(b);
+        assert!(!guard.is_new(b) && !guard.is_new(a));
+        guard.accept(a);
+        assert!(!guard.is_new(b) && guard.is_new(b.next()));
     }
 
     proptest! {

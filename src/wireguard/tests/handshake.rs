@@ -58,8 +58,19 @@ fn a_replayed_initiation_is_dropped() {
     b.receive(at(0.0), &initiation);
     b.receive(at(0.001), &initiation);
     b.receive(at(60.0), &initiation);
-    assert_eq!(b.dropped, [HandshakeDrop::TooSoon, HandshakeDrop::Replay]);
+    assert_eq!(b.dropped, [HandshakeDrop::Replay; 2]);
     assert_eq!(b.roamed, 1, "the endpoint stays where it is");
+}
+
+#[test]
+fn two_initiations_at_once_are_answered_once_and_the_later_one_counts_when_it_comes_again() {
+    let (mut a, mut b) = pair(Settings::default());
+    let first = a.wants_to_send(at(0.0)).remove(0);
+    let second = a.poll(at(5.4)).remove(0);
+    assert_eq!(b.receive(at(5.5), &first).1.len(), 1);
+    b.receive(at(5.501), &second);
+    assert_eq!(b.dropped, [HandshakeDrop::TooSoon]);
+    assert_eq!(b.receive(at(6.0), &second).1.len(), 1, "what was dropped was not taken");
 }
 
 #[test]
