@@ -159,7 +159,8 @@ impl Host<'_> {
     }
 
     fn assert_nothing_is_left(&self) {
-        assert_eq!(links(self.side), self.links);
+        // The kernel takes devices away in its own time.
+        wait_until("the devices from before", || links(self.side) == self.links);
         let left: Vec<String> = named().into_iter().filter(|name| !self.named.contains(name)).collect();
         assert_eq!(left, [""; 0]);
     }

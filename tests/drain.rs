@@ -6,14 +6,14 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use laneway::cli::exposition::Exposition;
 use laneway::control::config::Queues;
 use laneway::lane::telemetry::Registry;
 use support::ping::ping;
 use support::tunnel::Family;
-use support::{DEADLINE, lab, require_root, router, wait_until};
+use support::{DEADLINE, Finally, lab, require_root, router, settled, wait_until};
 
 /// What a router has taken in but not passed on, nor counted as lost on the way: sealed and not sent, opened and
 /// not written. Negative by the messages that are not data.
@@ -48,19 +48,13 @@ fn what_was_taken_in_goes_out_before_the_end() {
         let routers = router::pair_with(&lab, Family::V4, |config| config.queues = Queues::Fixed(lanes));
         ping(&lab.left.namespace, Family::V4.inside(2));
         let registries = routers.each_ref().map(|router| Arc::clone(router.registry()));
-        // Workers tell what they did at the end of a turn, each at its own.
-        let mut before = registries.each_ref().map(|registry| under_way(registry));
-        wait_until("counts that stand still", || {
-            let last = before;
-            thread::sleep(Duration::from_millis(100));
-            before = registries.each_ref().map(|registry| under_way(registry));
-            before == last
-        });
+        let before = settled("the counts", || registries.each_ref().map(|registry| under_way(registry)));
 
         // Nobody reads what arrives: the routers' own drops are all that counts.
         let sink = lab.right.namespace.run(|| UdpSocket::bind((Family::V4.inside(2), 9))).unwrap().unwrap();
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
+            let _end = Finally(&over);
             for _ in 0..3 {
                 let socket = lab.left.namespace.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
                 let over = &over;
@@ -81,7 +75,6 @@ fn what_was_taken_in_goes_out_before_the_end() {
             right.stop().unwrap();
             left.stop().unwrap();
             assert!(start.elapsed() < DEADLINE, "{:?}", start.elapsed());
-            over.store(true, Relaxed);
         });
         drop(sink);
 

@@ -11,7 +11,7 @@ use support::binary::Laneway;
 use support::ping::answers;
 use support::tunnel::{self, Family, PORT};
 use support::wireguard_go::WireGuardGo;
-use support::{bulk, exercise, lab, require_root, routers, wait_until};
+use support::{bulk, exercise, lab, require_root, routers, settled, wait_until};
 
 /// So many lanes that the kernel's hash does not bring all ports of one router to one lane of the other.
 const LANES: usize = 8;
@@ -99,11 +99,14 @@ fn a_plain_peer_that_is_sent_to_from_many_ports_still_carries_everything() {
 
 /// How many lanes have received more than a handshake and some echoes.
 fn lanes_that_received(router: &Router) -> usize {
-    let metrics = routers::metrics(router);
-    let segments = |lane: usize| {
-        let lane = lane.to_string();
-        let labels = [("queue", lane.as_str()), ("direction", "inbound")];
-        metrics.sum("laneway_segments_total", &labels)
+    let segments = || {
+        let metrics = routers::metrics(router);
+        let of = |lane: usize| {
+            let lane = lane.to_string();
+            let labels = [("queue", lane.as_str()), ("direction", "inbound")];
+            metrics.sum("laneway_segments_total", &labels)
+        };
+        (0..LANES).map(of).collect::<Vec<_>>()
     };
-    (0..LANES).filter(|lane| segments(*lane) > 100.0).count()
+    settled("the counts", segments).into_iter().filter(|segments| *segments > 100.0).count()
 }

@@ -18,11 +18,12 @@ fn affinities(laneway: &Laneway) -> BTreeMap<String, String> {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         line.unwrap_or_else(|| panic!("{name} in {status}")).trim().to_owned()
     };
+    // Threads that were there for the start only may end meanwhile.
     let affinity = |task: fs::DirEntry| {
-        let status = fs::read_to_string(task.path().join("status")).unwrap();
-        (field(&status, "Name:"), field(&status, "Cpus_allowed_list:"))
+        let status = fs::read_to_string(task.path().join("status")).ok()?;
+        Some((field(&status, "Name:"), field(&status, "Cpus_allowed_list:")))
     };
-    tasks.map(|task| affinity(task.unwrap())).collect()
+    tasks.filter_map(|task| affinity(task.unwrap())).collect()
 }
 
 #[test]

@@ -75,10 +75,16 @@ fn every_alert_has_a_test() {
 /// Each family that a router shows has come to Prometheus with its type and help.
 fn assert_families_are_known(lab: &Lab, prometheus: &Prometheus<'_>) {
     let text = get(&lab.left, (Ipv4Addr::LOCALHOST, METRICS).into(), "/metrics").expect("metrics");
-    let known = prometheus.metadata();
-    let helps: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# HELP ")).collect();
+    let helps = text.lines().filter_map(|line| line.strip_prefix("# HELP "));
+    let helps: Vec<_> = helps.filter_map(|line| line.split_once(' ')).collect();
     assert!(helps.len() > 40, "{helps:#?}");
-    for (family, help) in helps.into_iter().filter_map(|line| line.split_once(' ')) {
+    // Some families are there only once there is something to tell.
+    let mut known = Value::Null;
+    wait_until("every family to be scraped", || {
+        known = prometheus.metadata();
+        helps.iter().all(|(family, _)| known[*family].is_array())
+    });
+    for (family, help) in helps {
         assert_eq!(known[family][0]["help"], help, "{family}");
         let kind = known[family][0]["type"].as_str().expect("a type");
         assert!(text.contains(&format!("# TYPE {family} {kind}\n")), "{family} is no {kind}");
@@ -108,11 +114,15 @@ fn assert_panels_fill(lab: &Lab, prometheus: &Prometheus<'_>, targets: &[SocketA
     });
 }
 
-/// With two routers that are well, nothing fires but what tells of a machine that has too much to do.
+/// With two routers that are well, nothing fires but what tells of a machine that has too much to do. On such a one a
+/// scrape may come too late, too, but not time and again.
 fn assert_no_false_alarm(prometheus: &Prometheus<'_>) {
+    let late = "LanewayDown";
     let load = "LanewayInboxFull|LanewaySocketDrops|LanewayWorkerSaturated|LanewayDropsPackets";
-    let alarms = prometheus.query(&format!("ALERTS{{alertname!~\"{load}\", alertstate=\"firing\"}}"));
+    let firing = |of: &str| prometheus.query(&format!("ALERTS{{alertname{of}, alertstate=\"firing\"}}"));
+    let alarms = firing(&format!("!~\"{load}|{late}\""));
     assert!(alarms.is_empty(), "{alarms:?}");
+    wait_until("scrapes in time", || firing(&format!("=\"{late}\"")).is_empty());
 }
 
 /// Every query of the dashboard as Grafana would send it.

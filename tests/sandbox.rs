@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 
 use laneway::cli::demo::lab::Side;
 use nix::sys::signal::Signal;
-use support::binary::{Laneway, command};
+use support::binary::{Laneway, command, serves};
 use support::folder::Folder;
 use support::process::{Process, output};
 use support::wg::{KeyPair, control_socket};
@@ -80,7 +80,7 @@ fn sidecar(side: &Side, folder: &Folder, device: &str) -> (String, Process) {
     let mut process = Process::start_quietly(&mut command(side, &["run", "--config", &file], &environment));
     wait_until("the sidecar", || {
         assert!(process.is_running(), "{}", process.said());
-        control_socket(device).exists()
+        serves(device)
     });
     (file, process)
 }
@@ -114,6 +114,7 @@ fn one_line_at_the_start_says_what_the_router_is() {
     }
     let (lab, folder, device) = (lab(), Folder::new(), device_name("lw"));
     let (_, process) = sidecar(&lab.left, &folder, &device);
+    wait_until("the line", || process.said().contains("router is up"));
     let said = process.said();
     let lines: Vec<serde_json::Value> =
         said.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect();

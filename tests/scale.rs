@@ -19,9 +19,10 @@ use laneway::control::config::update::{AllowedIpChange, DeviceUpdate, PeerEndpoi
 use laneway::control::uapi::Device as _;
 use laneway::wireguard::keys::PublicKey;
 use support::binary::{Laneway, command};
+use support::folder::Folder;
 use support::process::{Process, attempt, output};
 use support::tunnel::{Family, PORT};
-use support::{bulk, device_name, lab, ping::ping, require_root, router, wait_until};
+use support::{DEADLINE, bulk, device_name, lab, ping::ping, require_root, router, wait_within};
 
 const PEERS: u32 = 10_000;
 
@@ -153,15 +154,16 @@ fn ten_thousand_peers_load_from_a_file_with_their_routes() {
     let _turn = alone();
     let lab = lab();
     let device = device_name("lw");
-    let path = std::env::temp_dir().join(format!("{device}.conf"));
+    let folder = Folder::new();
     let private = output(&lab.left.namespace, &["wg", "genkey"], "");
-    fs::write(&path, file(&format!("PrivateKey = {private}Address = 10.77.0.1/32\n"))).expect("write a file");
-    let arguments = ["run", "--config", path.to_str().expect("text")];
+    let text = file(&format!("PrivateKey = {private}Address = 10.77.0.1/32\n"));
+    let path = folder.write(&format!("{device}.conf"), &text);
+    let arguments = ["run", "--config", &path];
     let start = Instant::now();
     let environment = [("LANEWAY_METRICS_ADDR", "off")];
     let mut laneway = Process::start_quietly(&mut command(&lab.left, &arguments, &environment));
     let wg = ["wg", "show", &device, "peers"];
-    wait_until("all peers", || {
+    wait_within(3 * DEADLINE, "all peers", || {
         assert!(laneway.is_running(), "{}", laneway.said());
         attempt(&lab.left.namespace, &wg, "").is_ok_and(|peers| peers.lines().count() == PEERS as usize)
     });
@@ -171,7 +173,6 @@ fn ten_thousand_peers_load_from_a_file_with_their_routes() {
         let static_routes = routes.lines().filter(|route| !route.contains("kernel")).count();
         assert_eq!(static_routes, count * PEERS as usize);
     }
-    let _ = fs::remove_file(path);
 }
 
 #[test]
@@ -206,10 +207,12 @@ fn an_idle_peer_is_small_and_its_timers_cost_nothing() {
     let alone = router::start(&lab.left, &router::config(1, &router::key()));
     let peers = (0..PEERS).map(|number| peer(number, &prefixes(number))).collect();
     alone.device().apply(DeviceUpdate { peers, ..DeviceUpdate::default() }).expect("room for all");
-    let before = wakes();
+    let (start, before) = (Instant::now(), wakes());
     thread::sleep(IDLE);
     let woke = wakes() - before;
-    assert!(woke <= WAKES, "the peer actor woke {woke} times for nothing");
+    // A busy machine may let us sleep longer.
+    let most = WAKES * start.elapsed().as_millis().div_ceil(IDLE.as_millis()) as u64;
+    assert!(woke <= most, "the peer actor woke {woke} times for nothing");
 }
 
 /// How often the peer actor's thread has slept (`proc_pid_status(5)`).

@@ -3,9 +3,18 @@
 mod support;
 
 use laneway::control::config::{RouterConfig, Switch};
-use support::{exercise, lab, require_root, routers};
+use laneway::control::supervisor::Router;
+use support::{exercise, lab, require_root, routers, settled};
 
-/// Lets everything cross between two routers with these settings; their metrics after that.
+/// What is counted of every packet on its way, by different workers.
+const COUNTS: [&str; 4] = [
+    "laneway_tun_read_superpackets_total",
+    "laneway_udp_send_runs_total",
+    "laneway_udp_run_segments_sum",
+    "laneway_tun_write_superpackets_total",
+];
+
+/// Lets everything cross between two routers with these settings; their metrics once all of that is counted.
 fn crossed(tune: impl Fn(&mut RouterConfig)) -> Option<[laneway::cli::exposition::Exposition; 2]> {
     if !require_root() {
         return None;
@@ -13,6 +22,11 @@ fn crossed(tune: impl Fn(&mut RouterConfig)) -> Option<[laneway::cli::exposition
     let lab = lab();
     let routers = routers::start(&lab, tune);
     exercise(&lab);
+    let counts = |router: &Router| {
+        let metrics = routers::metrics(router);
+        COUNTS.map(|family| metrics.sum(family, &[]))
+    };
+    settled("the counts", || routers.each_ref().map(counts));
     Some(routers.each_ref().map(routers::metrics))
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use laneway::cli::demo::lab::{CABLE, Side};
 
-use super::support::network::{host, ip};
+use super::support::network::{host, ip, link_local};
 use super::support::ping::{answers, ping};
 use super::support::process::{attempt, output};
 use super::support::tunnel::{self, Family, PORT};
@@ -23,23 +23,14 @@ fn a_peer_can_be_at_a_link_local_address() {
     }
     for other in OTHERS {
         let lab = lab();
-        let link_local = |side: &Side| {
-            let words = ["ip", "-6", "-brief", "address", "show", "dev", CABLE, "scope", "link"];
-            let shown = output(&side.namespace, &words, "");
-            let address = shown.split_whitespace().nth(2).and_then(|net| net.split('/').next());
-            address.expect("a link-local address").to_owned()
-        };
-        for side in [&lab.left, &lab.right] {
-            let words = ["ip", "-6", "address", "show", "dev", CABLE, "tentative"];
-            wait_until("the address", || output(&side.namespace, &words, "").is_empty());
-        }
-        let endpoint = format!("[{}%{CABLE}]:{PORT}", link_local(&lab.right));
+        let [left, right] = [&lab.left, &lab.right].map(|side| link_local(side, CABLE));
+        let endpoint = format!("[{right}%{CABLE}]:{PORT}");
         let tunnel = Tunnel::new(&lab.left, &lab.right, other, &endpoint);
         reaches(&lab.left, 2);
         bulk(&lab.left, &lab.right, Family::V4.inside(2), 1, 4 << 20);
         let seen = endpoint_of_peer(&lab.right, tunnel.right.device());
         // Some show the scope and some do not.
-        assert!(seen.starts_with(&format!("[{}", link_local(&lab.left))), "{seen}");
+        assert!(seen.starts_with(&format!("[{left}")), "{seen}");
         reaches(&lab.right, 1);
         bulk(&lab.right, &lab.left, Family::V6.inside(1), 1, 4 << 20);
     }

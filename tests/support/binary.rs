@@ -2,7 +2,7 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use laneway::cli::demo::lab::Side;
@@ -42,7 +42,7 @@ impl Laneway {
         let mut process = Process::start_quietly(&mut command);
         wait_until("laneway", || {
             assert!(process.is_running(), "laneway ended at once: {}", process.said());
-            serves(&control_socket(device)).is_ok_and(|answered| answered)
+            serves(device)
         });
         Laneway { device: device.to_owned(), process }
     }
@@ -53,12 +53,16 @@ impl Laneway {
     }
 }
 
-/// Whether somebody answers at this socket. That it exists is not enough: it may be what a kill left behind.
-fn serves(socket: &Path) -> io::Result<bool> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(DEADLINE))?;
-    stream.write_all(b"get=1\n\n")?;
-    Ok(stream.read(&mut [0; 1])? > 0)
+/// Whether somebody answers at this device's control socket. That it exists is not enough: it may be what a kill left
+/// behind.
+pub fn serves(device: &str) -> bool {
+    let ask = || -> io::Result<bool> {
+        let mut stream = UnixStream::connect(control_socket(device))?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        stream.write_all(b"get=1\n\n")?;
+        Ok(stream.read(&mut [0; 1])? > 0)
+    };
+    ask().is_ok_and(|answers| answers)
 }
 
 /// The command with these arguments and variables, for one side of the lab. Variables of the test's own

@@ -26,15 +26,19 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use laneway::cli::demo::lab::{Lab, Side};
+use laneway::cli::demo::lab::{CABLE, Lab, Side};
 use laneway::cli::demo::traffic::{self, Limit, Outcome, Plan};
 
 use self::ping::ping;
 use self::process::output;
 use self::tunnel::Family;
 
-/// How long something that must happen soon may take on a busy machine before a test gives up.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+/// How long something that must happen soon may take before a test gives up: on a machine that is slow and has
+/// other things to do, much longer than on one that is neither. Where all is well nobody waits for it.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long TCP may be silent among floods that starve it. Each of its retries comes twice as late as the one before.
+const SILENCE: Duration = Duration::from_secs(180);
 
 /// Whether this machine lets the test make namespaces. `LANEWAY_SKIP_NETNS=1` says that it does not and that
 /// this is known: the test returns early. Otherwise a missing right is a failure that says what to do.
@@ -53,9 +57,17 @@ pub fn require_root() -> bool {
     true
 }
 
-/// A fresh pair of namespaces with a cable between them.
+/// A fresh pair of namespaces with a cable between them, over which packets go.
 pub fn lab() -> Lab {
-    Lab::create().unwrap_or_else(|error| panic!("{error}"))
+    let lab = Lab::create().unwrap_or_else(|error| panic!("{error}"));
+    // The kernel looks at carriers in its own time, and until then has nothing but drops for the cable's packets.
+    for side in [&lab.left, &lab.right] {
+        let words = ["ip", "-brief", "link", "show", "dev", CABLE];
+        wait_until("the cable", || {
+            output(&side.namespace, &words, "").split_whitespace().nth(1) == Some("UP")
+        });
+    }
+    lab
 }
 
 /// A device name that no other test of this machine uses: `prefix`, the process, a number. Tests share the
@@ -99,6 +111,23 @@ pub fn wait_within(limit: Duration, what: &str, mut condition: impl FnMut() -> b
     }
 }
 
+/// Waits until `read` gives the same twice in a row, a while apart, and returns it: workers tell what they did at
+/// the end of a turn, each at its own, and so a little after others can see it.
+///
+/// # Panics
+/// When it goes on changing; the message names `what`.
+pub fn settled<T: PartialEq>(what: &str, mut read: impl FnMut() -> T) -> T {
+    let mut last = read();
+    wait_until(&format!("{what} to stand still"), || {
+        thread::sleep(Duration::from_millis(200));
+        let now = read();
+        let same = now == last;
+        last = now;
+        same
+    });
+    last
+}
+
 /// Sets a flag when it is dropped, so that threads which look at it end even when their test fails.
 pub struct Finally<'a>(pub &'a AtomicBool);
 
@@ -115,7 +144,7 @@ impl Drop for Finally<'_> {
 /// When a byte is wrong or missing.
 pub fn bulk(from: &Side, to: &Side, address: IpAddr, streams: u16, bytes: u64) -> Outcome {
     let (from, to) = (&from.namespace, &to.namespace);
-    let plan = Plan { from, to, address, streams, limit: Limit::Bytes(bytes) };
+    let plan = Plan { from, to, address, streams, limit: Limit::Bytes(bytes), patience: SILENCE };
     let outcome =
         traffic::run(&plan, &AtomicBool::new(false), |_| {}).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(outcome.verified, u64::from(streams) * bytes);

@@ -8,6 +8,7 @@ use laneway::cli::demo::lab::Side;
 use laneway::sys::netns::Namespace;
 
 use super::process::output;
+use super::wait_until;
 
 /// A host of its own without any cable, whose peers reach it at these addresses once it has them.
 ///
@@ -36,6 +37,25 @@ pub fn cable(left: (&Side, &str, &[&str]), right: (&Side, &str, &[&str])) {
             ip(host, &format!("address add {address} dev {name}"));
         }
     }
+}
+
+/// The link-local IPv6 address of a device, once it can be used: the kernel makes one when it learns that the cable
+/// is whole, and then asks whether anybody has it.
+///
+/// # Panics
+/// When there is none in time.
+pub fn link_local(host: &Side, device: &str) -> String {
+    let mut found = None;
+    wait_until("a link-local address", || {
+        let words = ["ip", "-6", "-oneline", "address", "show", "dev", device, "scope", "link"];
+        let shown = output(&host.namespace, &words, "");
+        let usable = shown.lines().find(|line| !line.contains("tentative"));
+        let address =
+            usable.and_then(|line| line.split_whitespace().find_map(|word| word.strip_suffix("/64")));
+        found = address.map(str::to_owned);
+        found.is_some()
+    });
+    found.expect("it was waited for")
 }
 
 /// Runs `ip` with these words, separated by single spaces, at a host.

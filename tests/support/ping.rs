@@ -27,7 +27,17 @@ pub fn ping(namespace: &Namespace, address: IpAddr) {
     }
 }
 
-/// Whether one echo comes back from `address` within a second.
+/// Sends one echo request to `address` and waits for the answer as long as that takes.
+///
+/// # Panics
+/// When it does not come; the message holds what `ping` said.
+pub fn once(namespace: &Namespace, address: IpAddr) {
+    let (address, patience) = (address.to_string(), DEADLINE.as_secs().to_string());
+    output(namespace, &["ping", "-n", "-c", "1", "-W", &patience, &address], "");
+}
+
+/// Whether one echo comes back from `address` within a second: for what is tried again and again, and for what must
+/// not come back.
 pub fn answers(namespace: &Namespace, address: IpAddr) -> bool {
     attempt(namespace, &["ping", "-n", "-c", "1", "-W", "1", &address.to_string()], "").is_ok()
 }

@@ -164,7 +164,7 @@ impl Drop for Process {
         }
         // A polite end first: programs remove their sockets then.
         self.signal(Signal::SIGTERM);
-        for _ in 0..50 {
+        for _ in 0..500 {
             if !self.is_running() {
                 return;
             }

@@ -30,7 +30,7 @@ use self::lab::{Lab, LabError};
 use self::progress::Display;
 use self::report::Report;
 use self::table::Table;
-use self::traffic::{Limit, Outcome, Plan, Progress, TrafficError};
+use self::traffic::{Limit, Outcome, PATIENCE, Plan, Progress, TrafficError};
 use crate::cli::exposition::{Exposition, ExpositionError};
 
 /// The names of the two routers in table and JSON. Traffic goes from the first to the second, and then back.
@@ -217,6 +217,7 @@ fn there_and_back(
         address: IpAddr::V4(INSIDE4[1]),
         streams: args.streams(),
         limit: Limit::Time(time / 2),
+        patience: PATIENCE,
     };
     let back = Plan { from: there.to, to: there.from, address: IpAddr::V4(INSIDE4[0]), ..there };
     let outcome = traffic::run(&there, interrupt.flag(), &mut watch)?;

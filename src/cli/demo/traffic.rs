@@ -18,11 +18,9 @@ use thiserror::Error;
 use super::pattern::{PIECE, Pattern};
 use crate::sys::netns::Namespace;
 
-/// How long the first connection may take: the tunnel makes its handshake meanwhile.
-const CONNECT: Duration = Duration::from_secs(10);
-
-/// A stream that brings no byte for this long has stalled.
-const STALL: Duration = Duration::from_secs(10);
+/// What somebody who watches waits for a connection, or for the next byte: ten seconds are enough for a handshake,
+/// and for TCP to come round after losses.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often threads look up from their sockets, and how often the watcher is called.
 const TICK: Duration = Duration::from_millis(100);
@@ -40,6 +38,9 @@ pub struct Plan<'a> {
     pub streams: u16,
     /// When to stop.
     pub limit: Limit,
+    /// How long a connection may take (the tunnel makes its handshake meanwhile), and how long a stream may bring
+    /// no byte before it has stalled.
+    pub patience: Duration,
 }
 
 /// When a run of traffic is over.
@@ -120,10 +121,12 @@ pub enum TrafficError {
         received: u64,
     },
     /// Nothing came for a long time.
-    #[error("stream {stream} stalled: no byte in {} s after {received} bytes", STALL.as_secs())]
+    #[error("stream {stream} stalled: no byte in {} s after {received} bytes", patience.as_secs())]
     Stalled {
         /// The stream's number, from 0.
         stream: u16,
+        /// How long it was waited for.
+        patience: Duration,
         /// Bytes found right before.
         received: u64,
     },
@@ -165,7 +168,7 @@ pub fn run(
                 .spawn_scoped(scope, move || send(sender, stream, plan.limit, pattern, wire));
             let receiving =
                 thread::Builder::new().name(format!("receive-{stream}")).spawn_scoped(scope, move || {
-                    let received = receive(receiver, stream, pattern, wire);
+                    let received = receive(receiver, stream, plan.patience, pattern, wire);
                     if received.is_err() {
                         wire.halt.store(true, Relaxed);
                     }
@@ -222,13 +225,13 @@ struct Wire {
 fn connect(plan: &Plan<'_>, stop: &AtomicBool) -> Result<Vec<(TcpStream, TcpStream)>, TrafficError> {
     let listener = plan.to.run(|| TcpListener::bind((plan.address, 0)))??;
     // Linux takes the receive timeout of a listener as that of accept(2).
-    SockRef::from(&listener).set_read_timeout(Some(CONNECT))?;
+    SockRef::from(&listener).set_read_timeout(Some(plan.patience))?;
     let to = listener.local_addr()?;
     (0..plan.streams)
         .map(|stream| {
             let failed = |cause| TrafficError::Connect { stream, to, cause };
-            let sender = plan.from.run(|| connect_one(to, stop))?.map_err(failed)?;
-            let (receiver, _) = listener.accept().map_err(failed)?;
+            let sender = plan.from.run(|| connect_one(to, plan.patience, stop))?.map_err(failed)?;
+            let receiver = accept_from(&listener, sender.local_addr()?).map_err(failed)?;
             sender.set_write_timeout(Some(TICK))?;
             receiver.set_read_timeout(Some(TICK))?;
             Ok((sender, receiver))
@@ -237,12 +240,22 @@ fn connect(plan: &Plan<'_>, stop: &AtomicBool) -> Result<Vec<(TcpStream, TcpStre
 }
 
 /// Tries in short attempts: the first SYN may be lost while the tunnel is still coming up.
-fn connect_one(to: SocketAddr, stop: &AtomicBool) -> io::Result<TcpStream> {
+fn connect_one(to: SocketAddr, patience: Duration, stop: &AtomicBool) -> io::Result<TcpStream> {
     let start = Instant::now();
     loop {
-        match TcpStream::connect_timeout(&to, CONNECT / 10) {
-            Err(_) if start.elapsed() < CONNECT && !stop.load(Relaxed) => thread::sleep(TICK / 10),
+        match TcpStream::connect_timeout(&to, patience / 10) {
+            Err(_) if start.elapsed() < patience && !stop.load(Relaxed) => thread::sleep(TICK / 10),
             settled => return settled,
+        }
+    }
+}
+
+/// The connection that came from `peer`. An attempt that was given up may have come through after all.
+fn accept_from(listener: &TcpListener, peer: SocketAddr) -> io::Result<TcpStream> {
+    loop {
+        let (stream, from) = listener.accept()?;
+        if from == peer {
+            return Ok(stream);
         }
     }
 }
@@ -271,7 +284,13 @@ fn send(
 }
 
 /// Reads to the end of the stream, checks every byte and says how many were right.
-fn receive(mut socket: TcpStream, stream: u16, pattern: &Pattern, wire: &Wire) -> Result<u64, TrafficError> {
+fn receive(
+    mut socket: TcpStream,
+    stream: u16,
+    patience: Duration,
+    pattern: &Pattern,
+    wire: &Wire,
+) -> Result<u64, TrafficError> {
     let mut buffer = vec![0; PIECE];
     let mut received = 0;
     let mut last = Instant::now();
@@ -279,8 +298,10 @@ fn receive(mut socket: TcpStream, stream: u16, pattern: &Pattern, wire: &Wire) -
         let length = match socket.read(&mut buffer) {
             Ok(0) => return Ok(received),
             Ok(length) => length,
-            Err(error) if is_pause(&error) && last.elapsed() < STALL => continue,
-            Err(error) if is_pause(&error) => return Err(TrafficError::Stalled { stream, received }),
+            Err(error) if is_pause(&error) && last.elapsed() < patience => continue,
+            Err(error) if is_pause(&error) => {
+                return Err(TrafficError::Stalled { stream, patience, received });
+            }
             Err(cause) => return Err(TrafficError::Socket { stream, cause }),
         };
         if let Some(offset) = pattern.first_wrong(stream, received, &buffer[..length]) {
@@ -304,6 +325,7 @@ fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
 
     #[test]
     fn two_runs_in_a_row_have_the_rate_of_both_together() {
@@ -318,8 +340,6 @@ mod tests {
         assert!((both.gbit_per_second - 4.0).abs() < 1e-9, "{both:?}");
         assert_eq!(run(0, 0.0).then(run(0, 0.0)).verified, 0);
     }
-    use std::net::Ipv4Addr;
-
     const LENGTH: u64 = 1_000_000;
 
     #[test]
@@ -328,7 +348,7 @@ mod tests {
         let (near, far) = pair();
         let (sent, received) = thread::scope(|scope| {
             let sending = scope.spawn(|| send(near, 3, Limit::Bytes(LENGTH), &pattern, &wire));
-            (receive(far, 3, &pattern, &wire), join(sending))
+            (receive(far, 3, PATIENCE, &pattern, &wire), join(sending))
         });
         assert_eq!((sent.unwrap(), received.unwrap(), wire.verified.into_inner()), (LENGTH, LENGTH, LENGTH));
     }
@@ -342,7 +362,7 @@ mod tests {
         let received = thread::scope(|scope| {
             // The receiver hangs up at the wrong byte, so the rest may not be taken any more.
             scope.spawn(move || near.write_all(&piece));
-            receive(far, 3, &pattern, &wire)
+            receive(far, 3, PATIENCE, &pattern, &wire)
         });
         assert!(matches!(received, Err(TrafficError::Wrong { stream: 3, offset: 77_777 })), "{received:?}");
         assert!(wire.verified.into_inner() < 77_777);
@@ -354,7 +374,7 @@ mod tests {
         let (near, far) = pair();
         let (sent, received) = thread::scope(|scope| {
             let sending = scope.spawn(|| send(near, 0, Limit::Time(Duration::MAX), &pattern, &wire));
-            let receiving = scope.spawn(|| receive(far, 0, &pattern, &wire));
+            let receiving = scope.spawn(|| receive(far, 0, PATIENCE, &pattern, &wire));
             while wire.verified.load(Relaxed) == 0 {
                 thread::yield_now();
             }
