@@ -5,6 +5,9 @@
 //! and when the UAPI socket's file is removed. It does not stop the router when the interface is gone
 //! from its network namespace, for it may have moved to another and work on there; if it was deleted,
 //! the workers notice.
+//!
+//! It never waits for the peer actor: what does (a request of the control socket, a reload) has a thread of
+//! its own for as long as it takes. So it can still say which thread is stuck.
 
 use std::fmt;
 use std::io;
@@ -16,6 +19,7 @@ use std::thread::{self, JoinHandle};
 use tokio::io::unix::AsyncFd;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task;
 
 use super::http::{self, Shown};
 use super::netlink::{AddressWatch, LinkEvent, LinkWatch, NetlinkError};
@@ -25,6 +29,9 @@ use super::uapi::{self, Device, UapiError};
 use crate::lane::telemetry::Registry;
 use crate::offload::Shutdown;
 use crate::sys::wake;
+
+/// Threads that wait for the router at one time: one for each client of the control socket, and a reload.
+const WAITING: usize = uapi::MAX_CLIENTS + 1;
 
 /// What the admin thread looks after. What is `None` is not looked after.
 pub struct Admin {
@@ -66,7 +73,7 @@ pub type OpenUapi = Box<dyn FnOnce() -> Result<uapi::Server, UapiError> + Send>;
 pub type OnMtu = Box<dyn Fn(usize) + Send>;
 /// Told addresses.
 pub type OnAddresses = Box<dyn Fn(&[IpAddr]) + Send>;
-/// Called on SIGHUP. It may read files.
+/// Called on SIGHUP, one call at a time, where it may read files and wait for the router.
 pub type OnReload = Box<dyn FnMut() + Send>;
 
 /// Why the admin thread ended.
@@ -123,10 +130,7 @@ impl Admin {
         let (ready, started) = std::sync::mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("admin".into()).spawn(move || {
             member.begin();
-            let shutdown = Arc::clone(&self.shutdown);
-            let end = run(self, &ready);
-            shutdown.signal();
-            end
+            run(self, &ready)
         })?;
         // A thread that ends before it is ready has panicked; joining it says so.
         match started.recv() {
@@ -143,8 +147,11 @@ impl fmt::Debug for Admin {
 }
 
 fn run(admin: Admin, ready: &std::sync::mpsc::SyncSender<Result<(), AdminError>>) -> End {
+    let shutdown = Arc::clone(&admin.shutdown);
     let started = runtime::Builder::new_current_thread()
         .enable_all()
+        .thread_name("request")
+        .max_blocking_threads(WAITING)
         .build()
         .map_err(AdminError::from)
         .and_then(|runtime| runtime.block_on(Duties::begin(admin)).map(|duties| (runtime, duties)));
@@ -154,7 +161,11 @@ fn run(admin: Admin, ready: &std::sync::mpsc::SyncSender<Result<(), AdminError>>
     };
     // Whoever spawned us waits for this; if it is gone all the same, the shutdown signal ends us.
     let _ = ready.send(result);
-    begun.map_or(End::Stopped, |(runtime, duties)| runtime.block_on(duties.fulfil()))
+    let end = begun.map(|(runtime, duties)| (runtime.block_on(duties.fulfil()), runtime));
+    shutdown.signal();
+    // Only now, for dropping the runtime waits for requests that are under way: a router that stops answers
+    // them.
+    end.map_or(End::Stopped, |(end, _runtime)| end)
 }
 
 /// What the thread waits for, opened.
@@ -224,14 +235,25 @@ impl Duties {
 }
 
 async fn terminated(signals: Option<Signals>) {
-    let Some(mut signals) = signals else { return std::future::pending().await };
-    loop {
-        tokio::select! {
-            _ = signals.terminate.recv() => return,
-            _ = signals.interrupt.recv() => return,
-            _ = signals.hangup.recv() => (signals.reload)(),
-        }
+    let Some(signals) = signals else { return std::future::pending().await };
+    let Signals { mut terminate, mut interrupt, hangup, reload } = signals;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = follow_hangups(hangup, reload) => unreachable!("it waits for ever"),
     }
+}
+
+/// Reloads on each SIGHUP; never returns.
+async fn follow_hangups(mut hangup: Signal, mut reload: OnReload) {
+    while hangup.recv().await.is_some() {
+        let reloaded = task::spawn_blocking(move || {
+            reload();
+            reload
+        });
+        reload = reloaded.await.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
+    }
+    std::future::pending().await
 }
 
 /// Passes on news about the interface; never returns.

@@ -99,13 +99,13 @@ impl Reloader {
         peers.find_map(|peer| peer.endpoint.as_ref().filter(|_| !located.contains(&peer.public_key)))
     }
 
-    /// Reads the file again. May be called inside an async runtime, which waits meanwhile.
+    /// Reads the file again, and waits until the router has taken it.
     ///
     /// # Errors
     /// See [`ReloadError`]; the router goes on in any case.
     ///
     /// # Panics
-    /// If changing the interface does.
+    /// Inside an async runtime.
     pub fn reload(&mut self) -> Result<(), ReloadError> {
         let next = self.config.read_again(&self.environment)?.ok_or(ReloadError::NoFile)?;
         for warning in &next.warnings {
@@ -117,11 +117,7 @@ impl Reloader {
         })?;
         let before = interface_setup(&std::mem::replace(&mut self.config, next));
         let after = self.setup();
-        // On a thread of its own, for it runs a runtime of its own.
-        let interface = &self.interface;
-        let changed =
-            thread::scope(|scope| scope.spawn(|| netlink::change(interface, &before, &after)).join());
-        Ok(changed.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?)
+        Ok(netlink::change(&self.interface, &before, &after)?)
     }
 
     /// How the interface is set up now.
