@@ -7,6 +7,7 @@ use std::process::Output;
 use laneway::cli::demo::lab::Lab;
 use serde_json::Value;
 use support::binary::BINARY;
+use support::folder::Folder;
 use support::process::{command_in, output};
 use support::{lab, require_root, wait_until};
 
@@ -130,4 +131,24 @@ fn a_mistake_in_the_environment_and_a_taken_port_are_found() {
     let port = held.local_addr().unwrap().port().to_string();
     let (taken, status) = report(&lab, &[], &[("LANEWAY_LISTEN_PORT", &port)]);
     assert_eq!((status, &check(&taken, "UDP socket")["verdict"]), (Some(0), &"limited".into()));
+}
+
+#[test]
+fn where_ipv6_is_switched_off_only_who_wants_it_is_told_to_switch_it_on() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let switch = ["sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"];
+    output(&lab.left.namespace, &switch, "");
+    let (none, status) = report(&lab, &[], &[]);
+    assert_eq!((status, &check(&none, "IPv6")["verdict"]), (Some(0), &"good".into()));
+
+    let folder = Folder::new();
+    let text = "[Interface]\nAddress = 10.77.0.1/24, fd77::1/64\n";
+    let (wanted, status) = report(&lab, &[], &[("LANEWAY_CONFIG", &folder.write("lw0.conf", text))]);
+    let ipv6 = check(&wanted, "IPv6");
+    assert_eq!((status, &ipv6["verdict"]), (Some(1), &"missing".into()), "{wanted:#}");
+    assert!(ipv6["found"].as_str().unwrap().contains("fd77::1/64"), "{ipv6:#}");
+    assert_eq!(ipv6["remedy"]["host"], "sysctl -w net.ipv6.conf.all.disable_ipv6=0");
 }

@@ -4,18 +4,21 @@ mod support;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
 
 use laneway::cli::demo::lab::Side;
 use nix::sys::ptrace;
+use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
-use support::binary::Laneway;
+use support::binary::{self, Laneway};
+use support::folder::Folder;
 use support::ping::ping;
-use support::process::output;
+use support::process::{Process, output};
 use support::tunnel::{Family, address};
-use support::wg::{self, KeyPair, Setting};
-use support::{DEADLINE, lab, require_root, wait_until};
+use support::wg::{self, KeyPair, Setting, control_socket};
+use support::{DEADLINE, device_name, lab, require_root, wait_until};
 
 /// Where every router of these tests serves HTTP: namespaces keep them apart.
 const PORT: u16 = 9586;
@@ -32,9 +35,42 @@ fn get(side: &Side, path: &str) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
+/// Asserts that `/healthz` says that `thread` does not run. Others may be late too for a moment, on a busy
+/// machine, but in the end it is the only one.
+fn assert_names(side: &Side, thread: &str) {
+    wait_until(thread, || {
+        let (status, body) = get(side, "/healthz");
+        let lines: Vec<_> = body.lines().collect();
+        let named = format!("{thread} has not run for ");
+        assert!(status == 503 && lines.iter().any(|line| line.starts_with(&named)), "{status} {body}");
+        lines.len() == 1
+    });
+}
+
+/// A thread of a process that stands still until this is dropped. A tracer can stop one thread, which no
+/// signal can.
+struct Stopped(Pid);
+
+impl Stopped {
+    fn new(process: &Process, name: &str) -> Stopped {
+        let thread = thread(process, name);
+        ptrace::seize(thread, ptrace::Options::empty()).unwrap();
+        ptrace::interrupt(thread).unwrap();
+        waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+        Stopped(thread)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let detached = ptrace::detach(self.0, None);
+        assert!(detached.is_ok() || std::thread::panicking(), "{detached:?}");
+    }
+}
+
 /// The kernel's number for a thread of the process.
-fn thread(laneway: &Laneway, name: &str) -> Pid {
-    let tasks = fs::read_dir(format!("/proc/{}/task", laneway.process.id())).unwrap();
+fn thread(process: &Process, name: &str) -> Pid {
+    let tasks = fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
     // Another thread may end meanwhile.
     let is_it = |task: &fs::DirEntry| {
         fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name)
@@ -52,20 +88,9 @@ fn a_thread_that_stands_still_makes_the_process_unhealthy_until_it_goes_on() {
     let laneway = Laneway::start(&lab.left, &[SERVED]);
     wait_until("health", || get(&lab.left, "/healthz") == (200, "ok\n".to_owned()));
     for name in ["inside-0", "outside-0", "peers"] {
-        // A tracer can stop one thread of a process, which no signal can.
-        let stopped = thread(&laneway, name);
-        ptrace::seize(stopped, ptrace::Options::empty()).unwrap();
-        ptrace::interrupt(stopped).unwrap();
-        waitpid(stopped, Some(WaitPidFlag::__WALL)).unwrap();
+        let stopped = Stopped::new(&laneway.process, name);
 
-        // Others may be late too for a moment, on a busy machine, but only this one stands still.
-        wait_until(name, || {
-            let (status, body) = get(&lab.left, "/healthz");
-            let lines: Vec<_> = body.lines().collect();
-            let named = format!("{name} has not run for ");
-            assert!(status == 503 && lines.iter().any(|line| line.starts_with(&named)), "{status} {body}");
-            lines.len() == 1
-        });
+        assert_names(&lab.left, name);
         // Who looks at the metrics is not held up by it.
         let (status, metrics) = get(&lab.left, "/metrics");
         assert_eq!(status, 200);
@@ -73,9 +98,55 @@ fn a_thread_that_stands_still_makes_the_process_unhealthy_until_it_goes_on() {
             assert!(metrics.contains(&format!("\n{series}")), "{series}: {metrics}");
         }
 
-        ptrace::detach(stopped, None).unwrap();
+        drop(stopped);
         wait_until("the thread to go on", || get(&lab.left, "/healthz").0 == 200);
     }
+}
+
+#[test]
+fn requests_that_wait_for_a_thread_that_stands_still_hold_nobody_else_up() {
+    if !require_root() {
+        return;
+    }
+    let lab = lab();
+    let (device, folder, keys) = (device_name("lw"), Folder::new(), KeyPair::generate(&lab.left));
+    let write = |port: u16| {
+        let text = format!("[Interface]\nPrivateKey = {}\nListenPort = {port}\n", keys.private);
+        folder.write(&format!("{device}.conf"), &text)
+    };
+    let file = write(51820);
+    let mut command = binary::command(&lab.left, &["run", "--config", &file], &[SERVED]);
+    let mut process = Process::start_quietly(&mut command);
+    let socket = control_socket(&device);
+    wait_until("the router", || {
+        assert!(process.is_running(), "it ended at once: {}", process.said());
+        socket.exists()
+    });
+
+    let stopped = Stopped::new(&process, "peers");
+    let clients = ["get=1\n\n", "set=1\nfwmark=7\n\n", "get=1\n\n"].map(|request| {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        stream
+    });
+    write(51821);
+    process.signal(Signal::SIGHUP);
+    assert_names(&lab.left, "peers");
+    assert_eq!(get(&lab.left, "/metrics").0, 200);
+
+    // Whoever waited long enough is answered.
+    drop(stopped);
+    for mut client in clients {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert!(answer.ends_with("errno=0\n\n"), "{answer}");
+    }
+    wait_until("the reload", || process.said().contains("the configuration is as the file has it now"));
+    assert_eq!(output(&lab.left.namespace, &["wg", "show", &device, "listen-port"], "").trim(), "51821");
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.wait(), Some(0), "{}", process.said());
 }
 
 #[test]

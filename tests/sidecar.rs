@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::HashMap;
+use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -242,6 +243,41 @@ fn a_name_is_looked_up_before_everything_goes_through_the_tunnel() {
     let _process = sidecar.start(&mut with_names(&sidecar, server, &peer));
     assert!(sidecar.left(&format!("ip route get {server}")).contains(&sidecar.device));
     ping(&sidecar.lab.left.namespace, Family::V4.inside(2));
+}
+
+#[test]
+fn a_name_that_is_waited_for_does_not_hold_up_the_end() {
+    if !require_root() {
+        return;
+    }
+    let sidecar = Sidecar::new();
+    let state = || ["ip -4 rule", "ip -6 rule", "ip -brief link"].map(|words| sidecar.left(words));
+    let before = state();
+    let zone = Zone::serve(&sidecar.lab.left, Ipv4Addr::LOCALHOST);
+    zone.fall_silent();
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let peer = format!("Endpoint = {signal}.example:{PORT}\nAllowedIPs = 0.0.0.0/0, ::/0");
+        let command = &mut with_names(&sidecar, Ipv4Addr::LOCALHOST, &peer);
+        let mut process = Process::start_quietly(command.env("LANEWAY_LOG", "info"));
+        wait_until("a question, and a way to end it", || {
+            zone.was_asked_for(&format!("{signal}.example")) && handles(&process, signal)
+        });
+        process.signal(signal);
+        assert_eq!(process.wait(), Some(0), "{}", process.said());
+        let said = process.said();
+        assert!(said.contains("stopping: a signal asked for it"), "{said}");
+        assert!(!said.contains("has no address yet"), "it waited for the name all the same: {said}");
+        assert!(!said.contains("left behind"), "{said}");
+        assert_eq!(state(), before);
+        assert!(!control_socket(&sidecar.device).exists());
+    }
+}
+
+/// Whether the process has a handler for the signal.
+fn handles(process: &Process, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.id())).expect("a process");
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("a line about signals");
+    u64::from_str_radix(caught.trim(), 16).expect("a mask") >> (signal as u32 - 1) & 1 == 1
 }
 
 /// The command of a sidecar whose names are looked up at `server`: in a mount namespace of its own, where

@@ -46,6 +46,7 @@ fn serve_metrics(router: &Router, listener: TcpListener) -> Result<(), AdminErro
         device: Arc::new(router.device().clone()),
         shutdown: Arc::clone(router.shutdown()),
         metrics: Some(listener),
+        before: None,
         uapi: None,
         link: None,
         signals: None,

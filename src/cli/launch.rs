@@ -85,9 +85,7 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
         restrict_system_calls(seccomp);
         Ok(())
     });
-    let led = lock(&reloader).add_rules().map_err(|error| LaunchError::Start(error.into()));
-    let outcome =
-        led.and_then(|()| attend(router, metrics, Box::new(open_uapi), Arc::clone(&reloader), ready));
+    let outcome = attend(router, metrics, Box::new(open_uapi), Arc::clone(&reloader), ready);
     if let Err(error) = netlink::clean_up(&lock(&reloader).setup()) {
         tracing::warn!("something is left behind: {error}");
     }
@@ -109,6 +107,7 @@ fn attend(
         on_mtu: Box::new(move |mtu| of_mtu.set_mtu(mtu)),
         on_addresses: Box::new(move |own| of_addresses.set_addresses(own)),
     };
+    let (leading, shutdown) = (Arc::clone(&reloader), Arc::clone(router.shutdown()));
     let admin = Admin {
         registry: Arc::clone(router.registry()),
         roll: Arc::clone(router.roll()),
@@ -116,6 +115,7 @@ fn attend(
         device: Arc::new(router.device().clone()),
         shutdown: Arc::clone(router.shutdown()),
         metrics,
+        before: Some(Box::new(move || lock(&leading).add_rules(&shutdown))),
         uapi: Some(open_uapi),
         link: Some(link),
         signals: Some(Box::new(move || on_hangup(&mut lock(&reloader)))),

@@ -5,17 +5,24 @@
 //! and when the UAPI socket's file is removed. It does not stop the router when the interface is gone
 //! from its network namespace, for it may have moved to another and work on there; if it was deleted,
 //! the workers notice.
+//!
+//! It never waits for the peer actor: what does (a request of the control socket, a reload) has a thread of
+//! its own for as long as it takes. So it can still say which thread is stuck.
 
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::panic;
 use std::sync::Arc;
+use std::sync::mpsc::{self, SyncSender};
 use std::thread::{self, JoinHandle};
 
 use tokio::io::unix::AsyncFd;
-use tokio::runtime;
+use tokio::runtime::{self, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task;
 
 use super::http::{self, Shown};
 use super::netlink::{AddressWatch, LinkEvent, LinkWatch, NetlinkError};
@@ -25,6 +32,9 @@ use super::uapi::{self, Device, UapiError};
 use crate::lane::telemetry::Registry;
 use crate::offload::Shutdown;
 use crate::sys::wake;
+
+/// Threads that wait for the router at one time: one for each client of the control socket, and a reload.
+const WAITING: usize = uapi::MAX_CLIENTS + 1;
 
 /// What the admin thread looks after. What is `None` is not looked after.
 pub struct Admin {
@@ -40,6 +50,9 @@ pub struct Admin {
     pub shutdown: Arc<Shutdown>,
     /// Where HTTP is served. It may have been bound in another network namespace.
     pub metrics: Option<TcpListener>,
+    /// What is to be done before the UAPI socket is opened. It may take its time: a signal that comes
+    /// meanwhile stops the router.
+    pub before: Option<Before>,
     /// Opens the UAPI socket. It is called last: tools wait for the socket to appear, and then
     /// expect to find the interface and to be able to end us with a signal.
     pub uapi: Option<OpenUapi>,
@@ -60,13 +73,15 @@ pub struct Link {
     pub on_addresses: OnAddresses,
 }
 
+/// Done before the UAPI socket is opened. It is to return soon once the router is told to stop.
+pub type Before = Box<dyn FnOnce() -> Result<(), NetlinkError> + Send>;
 /// Opens the UAPI socket.
 pub type OpenUapi = Box<dyn FnOnce() -> Result<uapi::Server, UapiError> + Send>;
 /// Told an MTU in bytes.
 pub type OnMtu = Box<dyn Fn(usize) + Send>;
 /// Told addresses.
 pub type OnAddresses = Box<dyn Fn(&[IpAddr]) + Send>;
-/// Called on SIGHUP. It may read files.
+/// Called on SIGHUP, one call at a time, where it may read files and wait for the router.
 pub type OnReload = Box<dyn FnMut() + Send>;
 
 /// Why the admin thread ended.
@@ -114,19 +129,21 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, AdminError> {
 
 impl Admin {
     /// Starts the thread. When this returns, signals are handled, the interface is watched and the UAPI
-    /// socket is there.
+    /// socket is there; or the router has been told to stop in the meantime.
     ///
     /// # Errors
     /// The interface does not exist, the UAPI socket cannot be had, or the system lacks something.
     pub fn spawn(self) -> Result<JoinHandle<End>, AdminError> {
         let member = self.roll.enlist(None, "admin", None);
-        let (ready, started) = std::sync::mpsc::sync_channel(1);
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .thread_name("request")
+            .max_blocking_threads(WAITING)
+            .build()?;
+        let (ready, started) = mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("admin".into()).spawn(move || {
             member.begin();
-            let shutdown = Arc::clone(&self.shutdown);
-            let end = run(self, &ready);
-            shutdown.signal();
-            end
+            run(runtime, self, &ready)
         })?;
         // A thread that ends before it is ready has panicked; joining it says so.
         match started.recv() {
@@ -142,19 +159,24 @@ impl fmt::Debug for Admin {
     }
 }
 
-fn run(admin: Admin, ready: &std::sync::mpsc::SyncSender<Result<(), AdminError>>) -> End {
-    let started = runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(AdminError::from)
-        .and_then(|runtime| runtime.block_on(Duties::begin(admin)).map(|duties| (runtime, duties)));
-    let (result, begun) = match started {
-        Ok(begun) => (Ok(()), Some(begun)),
-        Err(error) => (Err(error), None),
-    };
-    // Whoever spawned us waits for this; if it is gone all the same, the shutdown signal ends us.
-    let _ = ready.send(result);
-    begun.map_or(End::Stopped, |(runtime, duties)| runtime.block_on(duties.fulfil()))
+fn run(runtime: Runtime, admin: Admin, ready: &SyncSender<Result<(), AdminError>>) -> End {
+    let shutdown = Arc::clone(&admin.shutdown);
+    let end = runtime.block_on(async {
+        let (result, begun) = match Duties::begin(admin).await {
+            Ok(begun) => (Ok(()), begun),
+            Err(error) => (Err(error), Break(End::Stopped)),
+        };
+        // Whoever spawned us waits for this; if it is gone all the same, the shutdown signal ends us.
+        let _ = ready.send(result);
+        match begun {
+            Continue(duties) => duties.fulfil().await,
+            Break(end) => end,
+        }
+    });
+    shutdown.signal();
+    // Only now, for this waits for the requests that are under way: a router that stops answers them.
+    drop(runtime);
+    end
 }
 
 /// What the thread waits for, opened.
@@ -164,7 +186,8 @@ struct Duties {
     stopped: AsyncFd<OwnedFd>,
     link: Option<Watched>,
     readiness: Arc<Readiness>,
-    signals: Option<Signals>,
+    ends: Option<[Signal; 2]>,
+    hangups: Option<Hangups>,
 }
 
 /// The interface and the news about it.
@@ -174,15 +197,14 @@ struct Watched {
     addresses: AddressWatch,
 }
 
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
+struct Hangups {
+    signal: Signal,
     reload: OnReload,
 }
 
 impl Duties {
-    async fn begin(admin: Admin) -> Result<Self, AdminError> {
+    /// Opens it all, unless the router is told to stop before.
+    async fn begin(admin: Admin) -> Result<ControlFlow<End, Self>, AdminError> {
         let link = match admin.link {
             Some(link) => Some(Watched {
                 state: LinkWatch::open(&link.interface).await?,
@@ -191,16 +213,21 @@ impl Duties {
             }),
             None => None,
         };
-        let signals = match admin.signals {
-            Some(reload) => Some(Signals {
-                terminate: signal(SignalKind::terminate())?,
-                interrupt: signal(SignalKind::interrupt())?,
-                hangup: signal(SignalKind::hangup())?,
-                reload,
-            }),
-            None => None,
+        let (mut ends, hangups) = match admin.signals {
+            Some(reload) => (
+                Some([signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?]),
+                Some(Hangups { signal: signal(SignalKind::hangup())?, reload }),
+            ),
+            None => (None, None),
         };
         let stopped = wake::readable(admin.shutdown.as_fd().try_clone_to_owned()?)?;
+        if let Some(before) = admin.before {
+            tokio::select! {
+                done = task::spawn_blocking(before) => returned(done)?,
+                _ = stopped.readable() => return Ok(Break(End::Stopped)),
+                () = terminated(&mut ends) => return Ok(Break(End::Signalled)),
+            }
+        }
         let uapi = admin.uapi.map(|open| open()).transpose()?;
         // Who gets an answer finds everything in its place.
         if let Some(listener) = admin.metrics {
@@ -208,30 +235,48 @@ impl Duties {
                 Shown { registry: admin.registry, roll: admin.roll, readiness: Arc::clone(&admin.readiness) };
             http::spawn(listener, shown)?;
         }
-        Ok(Duties { device: admin.device, uapi, stopped, link, readiness: admin.readiness, signals })
+        let (device, readiness) = (admin.device, admin.readiness);
+        Ok(Continue(Duties { device, uapi, stopped, link, readiness, ends, hangups }))
     }
 
     async fn fulfil(self) -> End {
-        let Duties { device, uapi, stopped, link, readiness, signals } = self;
+        let Duties { device, uapi, stopped, link, readiness, mut ends, hangups } = self;
         tokio::select! {
             // If the descriptor itself fails, nobody could tell us to stop any more.
             _ = stopped.readable() => End::Stopped,
-            () = terminated(signals) => End::Signalled,
+            () = terminated(&mut ends) => End::Signalled,
             () = socket_gone(uapi, device) => End::SocketGone,
             () = follow(link, &readiness) => unreachable!("it waits for ever"),
+            () = follow_hangups(hangups) => unreachable!("it waits for ever"),
         }
     }
 }
 
-async fn terminated(signals: Option<Signals>) {
-    let Some(mut signals) = signals else { return std::future::pending().await };
-    loop {
-        tokio::select! {
-            _ = signals.terminate.recv() => return,
-            _ = signals.interrupt.recv() => return,
-            _ = signals.hangup.recv() => (signals.reload)(),
-        }
+/// Waits for one of the signals that end the router.
+async fn terminated(ends: &mut Option<[Signal; 2]>) {
+    let Some([terminate, interrupt]) = ends else { return std::future::pending().await };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
+}
+
+/// Reloads on each SIGHUP; never returns.
+async fn follow_hangups(hangups: Option<Hangups>) {
+    let Some(Hangups { mut signal, mut reload }) = hangups else { return std::future::pending().await };
+    while signal.recv().await.is_some() {
+        let reloaded = task::spawn_blocking(move || {
+            reload();
+            reload
+        });
+        reload = returned(reloaded.await);
+    }
+    std::future::pending::<()>().await;
+}
+
+/// What work on another thread has returned; if it panicked, so do we.
+fn returned<T>(work: Result<T, task::JoinError>) -> T {
+    work.unwrap_or_else(|failed| panic::resume_unwind(failed.into_panic()))
 }
 
 /// Passes on news about the interface; never returns.

@@ -36,6 +36,7 @@ fn admin() -> Admin {
         device: Arc::new(Stopping),
         shutdown,
         metrics: None,
+        before: None,
         uapi: None,
         link: None,
         signals: None,

@@ -5,11 +5,12 @@
 //! and whatever else the environment says) is not in the file. A file with a mistake changes nothing.
 
 use std::collections::HashSet;
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
 
 use super::config::env::Environment;
 use super::config::update::PeerEndpoint;
@@ -18,10 +19,14 @@ use super::device::DeviceHandle;
 use super::netlink::{self, NetlinkError, Setup};
 use super::parts::interface_setup;
 use super::uapi::Device as _;
+use crate::offload::Shutdown;
 
 /// How long names are waited for before everything goes through the tunnel: two name servers that do not
 /// answer, and one that does (resolv.conf(5), "timeout").
 const PATIENCE: Duration = Duration::from_secs(12);
+
+/// How often we look whether they have addresses, in milliseconds.
+const LOOK: u8 = 100;
 
 /// Reloads one router.
 #[derive(Debug)]
@@ -67,14 +72,14 @@ impl Reloader {
 
     /// Adds the rules that lead everything into the interface. Questions to name servers will go there too,
     /// and get no answer before a peer has been reached: so names are looked up first, if that does not take
-    /// too long.
+    /// too long. If `shutdown` is signalled meanwhile, there is nothing to lead there any more.
     ///
     /// # Errors
     /// The kernel refuses.
     ///
     /// # Panics
     /// Inside an async runtime.
-    pub fn add_rules(&self) -> Result<(), NetlinkError> {
+    pub fn add_rules(&self, shutdown: &Shutdown) -> Result<(), NetlinkError> {
         let setup = self.setup();
         if setup.rules.is_empty() {
             return Ok(());
@@ -85,7 +90,11 @@ impl Reloader {
                 tracing::warn!("{name} has no address yet, and is asked for through the tunnel from now on");
                 break;
             }
-            thread::sleep(PATIENCE / 100);
+            // Also if this wait fails we have waited: names are asked for elsewhere.
+            let _ = poll(&mut [PollFd::new(shutdown.as_fd(), PollFlags::POLLIN)], LOOK);
+            if shutdown.is_signalled() {
+                return Ok(());
+            }
         }
         netlink::change(&self.interface, &Setup { rules: Vec::new(), ..setup.clone() }, &setup)
     }
@@ -99,13 +108,13 @@ impl Reloader {
         peers.find_map(|peer| peer.endpoint.as_ref().filter(|_| !located.contains(&peer.public_key)))
     }
 
-    /// Reads the file again. May be called inside an async runtime, which waits meanwhile.
+    /// Reads the file again, and waits until the router has taken it.
     ///
     /// # Errors
     /// See [`ReloadError`]; the router goes on in any case.
     ///
     /// # Panics
-    /// If changing the interface does.
+    /// Inside an async runtime.
     pub fn reload(&mut self) -> Result<(), ReloadError> {
         let next = self.config.read_again(&self.environment)?.ok_or(ReloadError::NoFile)?;
         for warning in &next.warnings {
@@ -117,11 +126,7 @@ impl Reloader {
         })?;
         let before = interface_setup(&std::mem::replace(&mut self.config, next));
         let after = self.setup();
-        // On a thread of its own, for it runs a runtime of its own.
-        let interface = &self.interface;
-        let changed =
-            thread::scope(|scope| scope.spawn(|| netlink::change(interface, &before, &after)).join());
-        Ok(changed.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?)
+        Ok(netlink::change(&self.interface, &before, &after)?)
     }
 
     /// How the interface is set up now.

@@ -3,10 +3,13 @@
 use std::fs;
 use std::path::Path;
 
+use ipnet::IpNet;
 use nix::unistd::{AccessFlags, access};
 
 use super::check::Check;
 use super::remedies;
+use crate::control::config::RouterConfig;
+use crate::control::netlink;
 use crate::control::sandbox::capabilities;
 
 pub(super) fn kernel() -> Check {
@@ -56,6 +59,23 @@ pub(super) fn reverse_path_filter() -> Check {
             "strict, and marks do not count: with AllowedIPs = 0.0.0.0/0 answers would be dropped",
             remedies::SRC_VALID_MARK,
         ),
+    }
+}
+
+/// Whether an interface that is made now takes IPv6 addresses and routes, as far as `config` has any.
+pub(super) fn ipv6(config: &RouterConfig) -> Check {
+    let name = "IPv6";
+    let off = netlink::ipv6_setting("default", "disable_ipv6");
+    let nets = config.addresses.iter().copied().chain(config.routes().into_iter().map(|route| route.net));
+    let wanted = nets.into_iter().find(|net| matches!(net, IpNet::V6(_)));
+    let (found, remedy) = match off {
+        Some(0) => return Check::good(name, "on"),
+        Some(_) => ("switched off for new interfaces", remedies::IPV6),
+        None => ("this kernel runs without it", remedies::IPV6_KERNEL),
+    };
+    match wanted {
+        Some(net) => Check::missing(name, format!("{found}, and the configuration has {net}"), remedy),
+        None => Check::good(name, format!("{found}, and the configuration has none")),
     }
 }
 

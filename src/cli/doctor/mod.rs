@@ -61,6 +61,7 @@ fn examine(args: &DoctorArgs) -> Report {
     checks.push(cpus::plan(&config));
     checks.push(cpus::quota(&config));
     checks.push(host::control_socket(&config.uapi_dir));
+    checks.push(host::ipv6(&config));
     checks.push(host::reverse_path_filter());
     checks.push(host::forwarding());
     Report { runs: checks.iter().all(|check| check.verdict != Verdict::Missing), checks }

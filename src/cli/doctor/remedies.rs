@@ -89,3 +89,19 @@ pub(super) const SRC_VALID_MARK: Remedy = Remedy {
     systemd: "ExecStartPre=+sysctl -w net.ipv4.conf.all.src_valid_mark=1",
     host: "sysctl -w net.ipv4.conf.all.src_valid_mark=1",
 };
+
+pub(super) const IPV6: Remedy = Remedy {
+    docker: "--sysctl net.ipv6.conf.all.disable_ipv6=0, or leave IPv6 out of the configuration",
+    compose: "sysctls: [net.ipv6.conf.all.disable_ipv6=0], or leave IPv6 out of the configuration",
+    kubernetes: "an init container that may write net.ipv6.conf.all.disable_ipv6=0, or no IPv6 in the configuration",
+    systemd: "ExecStartPre=+sysctl -w net.ipv6.conf.all.disable_ipv6=0",
+    host: "sysctl -w net.ipv6.conf.all.disable_ipv6=0",
+};
+
+pub(super) const IPV6_KERNEL: Remedy = Remedy {
+    docker: "leave IPv6 out of the configuration, or start the host without ipv6.disable=1",
+    compose: "leave IPv6 out of the configuration, or start the host without ipv6.disable=1",
+    kubernetes: "leave IPv6 out of the configuration, or start the node without ipv6.disable=1",
+    systemd: "leave IPv6 out of the configuration, or start the kernel without ipv6.disable=1",
+    host: "leave IPv6 out of the configuration, or start the kernel without ipv6.disable=1",
+};

@@ -7,6 +7,7 @@ mod addresses;
 mod rules;
 mod watch;
 
+use std::fs;
 use std::io;
 use std::net::IpAddr;
 
@@ -65,6 +66,18 @@ pub enum NetlinkError {
         what: String,
         /// What the kernel said.
         errno: Errno,
+    },
+    /// IPv6 is switched off for the interface.
+    #[error(
+        "cannot {what}: IPv6 is switched off here (disable_ipv6 of {interface} is 1); leave it out, or switch IPv6 \
+         on: `--sysctl net.ipv6.conf.all.disable_ipv6=0` in Docker, `sysctl -w net.ipv6.conf.all.disable_ipv6=0` on a \
+         host"
+    )]
+    NoIpv6 {
+        /// What was attempted, with its value.
+        what: String,
+        /// The interface.
+        interface: String,
     },
     /// The kernel's answer makes no sense.
     #[error("cannot {what}: {problem}")]
@@ -164,7 +177,8 @@ async fn apply(handle: &Handle, interface: &str, setup: &Setup, known: &[Route])
     for address in &setup.addresses {
         let request = handle.address().add(index, address.addr(), address.prefix_len());
         let what = format!("give {interface} the address {address}");
-        unless(Errno::EEXIST, request.execute().await).map_err(|error| refused(what, &error))?;
+        unless(Errno::EEXIST, request.execute().await)
+            .map_err(|error| refused_for(*address, interface, what, &error))?;
     }
     if setup.up {
         change(link().up(), format!("bring {interface} up")).await?;
@@ -180,7 +194,7 @@ async fn apply(handle: &Handle, interface: &str, setup: &Setup, known: &[Route])
                     );
                 }
             }
-            result => result.map_err(|error| refused(what, &error))?,
+            result => result.map_err(|error| refused_for(route.net, interface, what, &error))?,
         }
     }
     for rule in &setup.rules {
@@ -246,13 +260,30 @@ fn refused(what: String, error: &rtnetlink::Error) -> NetlinkError {
     }
 }
 
+/// The same for what was to be done with `net` on `interface`.
+fn refused_for(net: IpNet, interface: &str, what: String, error: &rtnetlink::Error) -> NetlinkError {
+    // The kernel's word for a missing capability is EPERM.
+    let off = || ipv6_setting(interface, "disable_ipv6") == Some(1);
+    if matches!(net, IpNet::V6(_)) && errno(error) == Some(Errno::EACCES) && off() {
+        return NetlinkError::NoIpv6 { what, interface: interface.to_owned() };
+    }
+    refused(what, error)
+}
+
+/// A number among the IPv6 settings of `interface`, or of `default` for interfaces that are yet to be made, in
+/// the calling thread's network namespace. `None` if there is none, as in a kernel without IPv6.
+pub fn ipv6_setting(interface: &str, name: &str) -> Option<u32> {
+    let path = format!("/proc/sys/net/ipv6/conf/{interface}/{name}");
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
 fn hint(errno: Errno) -> &'static str {
     match errno {
         Errno::EPERM | Errno::EACCES => {
             "; it takes CAP_NET_ADMIN: `--cap-add NET_ADMIN` in Docker, \
              `securityContext.capabilities.add: [NET_ADMIN]` in Kubernetes"
         }
-        Errno::EOPNOTSUPP => "; IPv6 may be disabled here (sysctl net.ipv6.conf.all.disable_ipv6)",
+        Errno::EOPNOTSUPP => "; this kernel may have been started without IPv6 (ipv6.disable=1)",
         _ => "",
     }
 }

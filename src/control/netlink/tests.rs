@@ -5,6 +5,7 @@ use std::fs;
 use std::process::Command;
 use std::thread;
 
+use caps::{CapSet, Capability};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Uid;
 
@@ -120,6 +121,38 @@ fn an_interface_that_is_not_there_is_named() {
     in_fresh_namespace(|| {
         let message = set_up("lw9", &setup()).unwrap_err().to_string();
         assert!(message.starts_with("cannot find the interface lw9: "), "{message}");
+    });
+}
+
+#[test]
+fn where_ipv6_is_switched_off_that_is_what_is_said_and_no_capability_is_asked_for() {
+    in_fresh_namespace(|| {
+        fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
+        add_link("lw0");
+        let mut setup = setup();
+        let refused = |setup: &Setup, what: &str| {
+            let message = set_up("lw0", setup).unwrap_err().to_string();
+            assert!(message.starts_with(&format!("cannot {what}")), "{message}");
+            assert!(message.contains("net.ipv6.conf.all.disable_ipv6=0"), "{message}");
+            assert!(!message.contains("NET_ADMIN"), "{message}");
+        };
+        refused(&setup, "give lw0 the address fd09::1/64");
+        setup.addresses.pop();
+        refused(&setup, "add a route to fd10::/32 through lw0");
+        // The remedy is one.
+        fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "0").unwrap();
+        set_up("lw0", &setup).unwrap();
+    });
+}
+
+#[test]
+fn without_the_capability_it_is_the_capability_that_is_asked_for() {
+    in_fresh_namespace(|| {
+        fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
+        add_link("lw0");
+        caps::drop(None, CapSet::Effective, Capability::CAP_NET_ADMIN).unwrap();
+        let message = set_up("lw0", &setup()).unwrap_err().to_string();
+        assert!(message.contains("--cap-add NET_ADMIN"), "{message}");
     });
 }
 

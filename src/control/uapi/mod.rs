@@ -6,12 +6,12 @@ mod server;
 
 use nix::errno::Errno;
 
-pub use server::{Server, UapiError};
+pub use server::{MAX_CLIENTS, Server, UapiError};
 
 use super::config::update::{DeviceStatus, DeviceUpdate};
 
-/// What the socket talks to: a running router. Called on the admin thread, one call at a time; a
-/// call may wait for the peer actor, but not for the network.
+/// What the socket talks to: a running router. Each client has a call at a time, on a thread that has nothing
+/// else to do meanwhile: a call may wait for the peer actor, but not for the network.
 pub trait Device: Send + Sync {
     /// Makes a change. If a part of it is refused, what stands before that part has been done, as with
     /// every WireGuard; a listen port that is taken is found first.

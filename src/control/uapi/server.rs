@@ -13,6 +13,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
+use tokio::task;
 use zeroize::Zeroizing;
 
 use super::Device;
@@ -22,8 +23,8 @@ use super::protocol::{self, NotARequest, Request, RequestParser};
 const MAX_LINE: u64 = 256;
 /// The longest request, in bytes: room for 20,000 peers with a dozen allowed IPs each.
 const MAX_REQUEST: usize = 16 << 20;
-/// Clients at a time. More wait until one is done.
-const MAX_CLIENTS: usize = 16;
+/// Clients at a time, each with one request. More wait until one is done.
+pub const MAX_CLIENTS: usize = 16;
 /// How often we look whether the socket's file is still there.
 const WATCH: Duration = Duration::from_millis(500);
 
@@ -122,7 +123,7 @@ impl Server {
                         let device = device.clone();
                         tokio::spawn(async move {
                             // What a client loses by its own fault, or by going away, is no news.
-                            let _ = converse(stream, device.as_ref()).await;
+                            let _ = converse(stream, &device).await;
                             drop(place);
                         });
                     }
@@ -168,7 +169,7 @@ impl Drop for Server {
 }
 
 /// Answers one client until it hangs up.
-async fn converse(stream: UnixStream, device: &dyn Device) -> io::Result<()> {
+async fn converse(stream: UnixStream, device: &Arc<dyn Device>) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let mut parser = RequestParser::default();
@@ -194,16 +195,21 @@ async fn converse(stream: UnixStream, device: &dyn Device) -> io::Result<()> {
     }
 }
 
-async fn answer(writer: &mut OwnedWriteHalf, request: Request, device: &dyn Device) -> io::Result<()> {
+async fn answer(writer: &mut OwnedWriteHalf, request: Request, device: &Arc<dyn Device>) -> io::Result<()> {
+    // The device may take its time, and others must not wait for it.
+    let device = Arc::clone(device);
+    let said = task::spawn_blocking(move || reply(request, device.as_ref())).await?;
+    writer.write_all(said.as_bytes()).await
+}
+
+fn reply(request: Request, device: &dyn Device) -> Zeroizing<String> {
     match request {
-        Request::Get => writer.write_all(protocol::get_answer(device.status()).as_bytes()).await,
-        Request::GetMetrics => writer.write_all(protocol::metrics_answer(&device.metrics()).as_bytes()).await,
-        Request::BadGet => {
-            writer.write_all(protocol::get_answer(Err(nix::errno::Errno::EINVAL)).as_bytes()).await
-        }
+        Request::Get => protocol::get_answer(device.status()),
+        Request::GetMetrics => Zeroizing::new(protocol::metrics_answer(&device.metrics())),
+        Request::BadGet => protocol::get_answer(Err(nix::errno::Errno::EINVAL)),
         Request::Set(update) => {
             let result = update.and_then(|update| device.apply(update));
-            writer.write_all(protocol::set_answer(result).as_bytes()).await
+            Zeroizing::new(protocol::set_answer(result))
         }
     }
 }
