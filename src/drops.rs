@@ -59,6 +59,8 @@ reasons! {
     TooBig = "too_big",
     /// The kernel refused the datagram.
     SendError = "send_error",
+    /// A handshake message, cookie or keepalive of our own found its queue to the outside worker full.
+    ControlQueueFull = "control_queue_full",
 
     // On the way in.
     /// An empty datagram.

@@ -17,7 +17,7 @@ use support::folder::Folder;
 use support::ping::{self, answers, ping};
 use support::process::{Process, command_in, output};
 use support::tunnel::{Family, PORT, address, allowed_ips};
-use support::wg::{self, KeyPair, Setting};
+use support::wg::{self, KeyPair, Setting, control_socket};
 use support::{device_name, lab, require_root, wait_until};
 
 /// A sidecar at the left, and a router at the right that only answers.

@@ -22,6 +22,7 @@ use super::device::{self, Bound, Request};
 use super::lookups::{Answer, Lookups};
 use super::names::Names;
 use super::schedule::Schedule;
+use crate::drops::DropReason;
 use crate::lane::doorbell::{Awaited, Doorbell};
 use crate::lane::mailbox::{CommandBox, ControlMessage, HandshakeDatagram, PeerEvent, PeerInbox};
 use crate::lane::peers::{PeerRecord, Peers};
@@ -116,7 +117,7 @@ impl PeerActor {
 
     /// Seals and sends an empty data message.
     fn send_keepalive(&mut self, peer: PeerId) {
-        let snapshot = self.peers.load();
+        let snapshot = self.peers.load_full();
         let Some(record) = snapshot.peer(peer) else { return };
         let (Some(session), Some(to)) = (record.sending.load_full(), record.endpoint.load()) else { return };
         let Some(counter) = session.reserve(1) else { return };
@@ -323,12 +324,12 @@ impl PeerActor {
         }
     }
 
-    fn send(&self, lane: usize, message: ControlMessage, to: Endpoint, record: Option<&Arc<PeerRecord>>) {
+    fn send(&mut self, lane: usize, message: ControlMessage, to: Endpoint, record: Option<&Arc<PeerRecord>>) {
         if let Some(record) = record {
             record.sent_bytes.fetch_add(message.len() as u64, Ordering::Relaxed);
         }
         if !self.commands[lane].send(message, to) {
-            tracing::trace!("lane {lane} has no room for a control message");
+            self.telemetry.outbound_drops.add(DropReason::ControlQueueFull, 1);
         }
     }
 
@@ -346,3 +347,7 @@ impl PeerActor {
 pub(super) fn unix_now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
+
+#[cfg(test)]
+#[path = "actor_tests.rs"]
+mod tests;

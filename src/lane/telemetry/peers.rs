@@ -1,4 +1,4 @@
-//! What the peer actor counts: handshakes, and packets that waited for one in vain.
+//! What the peer actor counts: handshakes, and what it drops.
 
 use super::registry::Registry;
 use super::tally::{LabelledTally, PublishedDrops, Tally};
@@ -13,7 +13,7 @@ pub struct PeerTelemetry {
     pub responded: Tally,
     /// Handshake messages that were not acted on, by the index of their reason.
     pub messages_dropped: LabelledTally,
-    /// Packets that were dropped while they waited for a session.
+    /// Messages of the actor's own that were dropped before an outside worker had them.
     pub outbound_drops: PublishedDrops,
     /// Datagrams for the peer actor that were dropped.
     pub inbound_drops: PublishedDrops,

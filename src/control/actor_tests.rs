@@ -1,0 +1,62 @@
+//! What the peer actor does when those who should take its messages do not come. As root only;
+//! `LANEWAY_SKIP_NETNS=1` leaves it out.
+
+use nix::unistd::Uid;
+
+use super::*;
+use crate::cli::exposition::Exposition;
+use crate::control::config::RouterConfig;
+use crate::control::parts::{self, Parts};
+use crate::lane::bounds::COOKIE_QUEUE;
+use crate::offload::Shutdown;
+use crate::sys::netns::Namespace;
+use crate::wireguard::keys::{PrivateKey, PublicKey};
+use crate::wireguard::protocol::Settings;
+use crate::wireguard::table::SessionTable;
+
+/// Message 1 for the owner of `victim` from somebody whom it does not know.
+fn initiation_of_a_stranger(victim: PublicKey) -> ControlMessage {
+    let mut entropy = OsEntropy::new().unwrap();
+    let key = PrivateKey::generate(&mut entropy);
+    let mut stranger = Protocol::new(Some(key), Arc::new(SessionTable::new()), Settings::default());
+    let peer = stranger.add_peer(victim).unwrap();
+    let mut out = Outputs::new();
+    stranger.data_waits(clock::now(), unix_now(), &mut entropy, peer, &mut out);
+    let sent = out.drain().find_map(|output| match output {
+        Output::Send { datagram, .. } => Some(datagram),
+        _ => None,
+    });
+    sent.unwrap()
+}
+
+#[test]
+fn a_cookie_that_finds_its_queue_full_is_counted() {
+    if !Uid::effective().is_root() || std::env::var_os("LANEWAY_SKIP_NETNS").is_some() {
+        eprintln!("skipped: needs root and no LANEWAY_SKIP_NETNS");
+        return;
+    }
+    let key = PrivateKey::generate(&mut OsEntropy::new().unwrap());
+    let mut config = RouterConfig::named("lane0");
+    config.update.private_key = Some(Some(key.clone()));
+    let shutdown = Arc::new(Shutdown::new().unwrap());
+    let opened = Namespace::create().unwrap().run(|| parts::open(&config, None, &shutdown));
+    // The lanes are there and do not run.
+    let Parts { mut actor, registry, lanes: _lanes, .. } = opened.unwrap().unwrap();
+    actor.apply(config.update.clone()).unwrap();
+
+    let message = initiation_of_a_stranger(key.public_key());
+    let from = Endpoint::new("192.0.2.9:4000".parse().unwrap());
+    let mut count = |family: &str, reason: &str| {
+        actor.receive(&HandshakeDatagram { message: message.clone(), from, lane: FIRST_LANE });
+        actor.telemetry.publish();
+        let metrics = Exposition::parse(&registry.render()).unwrap();
+        metrics.sum(family, &[("reason", reason)])
+    };
+    // Each message may ask for a cookie once there are too many of them.
+    let demanded = "laneway_handshake_messages_dropped_total";
+    while count(demanded, "cookie_demanded") < f64::from(u16::try_from(COOKIE_QUEUE).unwrap()) {}
+    for dropped in [1.0, 2.0, 3.0_f64] {
+        let counted = count("laneway_dropped_packets_total", "control_queue_full");
+        assert!((counted - dropped).abs() < f64::EPSILON, "{counted} instead of {dropped}");
+    }
+}
