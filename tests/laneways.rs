@@ -3,9 +3,10 @@
 
 mod support;
 
-use laneway::control::config::{AeadChoice, Queues, SpreadPorts};
+use laneway::control::config::{Queues, SpreadPorts};
 use laneway::control::supervisor::Router;
 use laneway::control::uapi::Device as _;
+use laneway::wireguard::aead::Backend;
 use laneway::wireguard::suite::Suite;
 use support::binary::Laneway;
 use support::ping::answers;
@@ -67,7 +68,7 @@ fn lanes_with_ports_of_their_own_are_received_by_more_than_one_lane() {
         let [left, right] = routers::start(&lab, |config| {
             config.queues = Queues::Fixed(LANES);
             config.spread_ports = spread.clone();
-            config.aead = AeadChoice::Auto;
+            config.aead = Backend::fastest();
         });
         wait_until("an echo", || answers(&lab.left.namespace, Family::V4.inside(2)));
         bulk(&lab.left, &lab.right, Family::V4.inside(2), 16, 2 << 20);
