@@ -49,13 +49,29 @@ fn the_fastest_aead_of_this_machine_speaks_with_wireguard_go() {
     if !require_root() {
         return;
     }
+    speaks_with_wireguard_go("auto", Backend::fastest());
+}
+
+#[cfg(feature = "ipsec-mb")]
+#[test]
+fn intels_library_speaks_with_wireguard_go() {
+    if !require_root() {
+        return;
+    }
+    speaks_with_wireguard_go("ipsec-mb", Backend::ipsec_mb().unwrap());
+}
+
+/// What is asked for, and what its line at the start says it has.
+fn speaks_with_wireguard_go(choice: &str, has: Backend) {
     let lab = lab();
     let (left, right) = (
-        Laneway::start(&lab.left, &[("LANEWAY_AEAD", "auto"), ("LANEWAY_QUEUES", "2")]),
+        Laneway::start(&lab.left, &[("LANEWAY_AEAD", choice), ("LANEWAY_QUEUES", "2")]),
         WireGuardGo::start(&lab.right),
     );
     tunnel::join(&lab, &left.device, &right.device, Family::V4);
     exercise(&lab);
+    let said = left.process.said();
+    assert!(said.contains(&format!("aead={has} ")), "{said}");
 }
 
 #[test]

@@ -2,9 +2,10 @@
 //! (libipsec-mb). Only with the feature `ipsec-mb`.
 //!
 //! The library works through messages one after the other, in the widest registers the CPU has. It does
-//! that inside the call, allocates only when a [`Manager`] is made, and keeps nothing of a message or
-//! a key but addresses. A manager belongs to one thread. The one thing that all of them write is the
-//! library's last error, an `int` that nobody reads here after the making.
+//! that inside the call, allocates only when a [`Manager`] is made, and keeps of a message and a key nothing
+//! but their addresses there; the key stream of the last message stays on the stack until the stack is used
+//! again. A manager belongs to one thread. The one thing that all of them write is the library's last
+//! error, an `int` that is read here only when one is made.
 //!
 //! What the library offers are macros over a structure of its own, so `shim.c` stands in between.
 
@@ -29,6 +30,10 @@ pub(crate) enum Trouble {
     /// What the library says.
     Library(&'static CStr),
 }
+
+/// The library did not finish every message, so it is not the one this was built for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unfinished;
 
 /// A message: where its text is, what it is sealed under, and in the end its tag.
 #[repr(C)]
@@ -67,17 +72,17 @@ impl Manager {
     }
 
     /// Seals the messages in place, without associated data.
-    pub(crate) fn seal(&mut self, key: &[u8; 32], messages: &mut [Message<'_>]) {
-        self.run(key, true, messages);
+    pub(crate) fn seal(&mut self, key: &[u8; 32], messages: &mut [Message<'_>]) -> Result<(), Unfinished> {
+        self.run(key, true, messages)
     }
 
     /// Opens the messages in place, without associated data. Whether their tags are the right ones
     /// is for the caller to see.
-    pub(crate) fn open(&mut self, key: &[u8; 32], messages: &mut [Message<'_>]) {
-        self.run(key, false, messages);
+    pub(crate) fn open(&mut self, key: &[u8; 32], messages: &mut [Message<'_>]) -> Result<(), Unfinished> {
+        self.run(key, false, messages)
     }
 
-    fn run(&mut self, key: &[u8; 32], seals: bool, messages: &mut [Message<'_>]) {
+    fn run(&mut self, key: &[u8; 32], seals: bool, messages: &mut [Message<'_>]) -> Result<(), Unfinished> {
         for lot in messages.chunks_mut(MOST) {
             let count = lot.len() as u32;
             // SAFETY: the manager is alive and, as this is neither `Send` nor `Sync`, this thread's alone. Each
@@ -85,8 +90,11 @@ impl Manager {
             // handed over outlives the call, in which the library finishes.
             let done =
                 unsafe { laneway_imb_run(self.0, key.as_ptr(), seals.into(), lot.as_mut_ptr(), count) };
-            assert!(done == count, "libipsec-mb finishes every message");
+            if done != count {
+                return Err(Unfinished);
+            }
         }
+        Ok(())
     }
 }
 

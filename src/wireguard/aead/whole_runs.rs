@@ -9,12 +9,15 @@ use arrayvec::ArrayVec;
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-use super::{Unavailable, Verdicts, nonce};
+use super::{Backend, Suite, TransportKey, Unavailable, Verdicts, nonce};
 use crate::sys::ipsec_mb::{Manager, Message, Trouble};
 use crate::wireguard::messages::{DATA_HEADER, DATA_OVERHEAD, TAG, data_counter};
 
 /// Datagrams in one call. The library keeps 200 bytes for each, which are in the cache if there are few.
 const LOT: usize = 16;
+
+/// The library was tried before anybody could have a key for it.
+const FINISHES: &str = "libipsec-mb finishes every message";
 
 thread_local! {
     static MANAGER: RefCell<Option<Manager>> = const { RefCell::new(None) };
@@ -31,6 +34,22 @@ pub(super) fn prepare_thread() -> Result<(), Unavailable> {
         }
         Ok(())
     })
+}
+
+/// Makes this thread's manager, and sees whether it seals as AWS-LC does: the library is found when the
+/// program starts, and its structures change from version to version.
+pub(super) fn try_out() -> Result<(), Unavailable> {
+    const LEN: usize = 1000;
+    prepare_thread()?;
+    let key = [7; 32];
+    let mut datagram = [0x5a; LEN];
+    TransportKey::new(&key, Suite::ChaCha20Poly1305, Backend::Portable).seal_run(9, &mut datagram, LEN);
+    let mut text = [0x5a; LEN - DATA_OVERHEAD];
+    let mut messages = [Message::new(nonce(9), &mut text)];
+    let sealed = with_manager(|manager| manager.seal(&key, &mut messages));
+    let tag = *messages[0].tag();
+    let right = sealed.is_ok() && datagram[DATA_HEADER..] == *[&text[..], &tag].concat();
+    if right { Ok(()) } else { Err(Unavailable::Wrong) }
 }
 
 /// A ChaCha20-Poly1305 key for whole runs.
@@ -57,7 +76,7 @@ impl WholeRuns {
                 messages.push(Message::new(nonce(counter), payload));
                 tags.push(tag);
             }
-            with_manager(|manager| manager.seal(&self.key, &mut messages));
+            with_manager(|manager| manager.seal(&self.key, &mut messages)).expect(FINISHES);
             for (tag, message) in tags.into_iter().zip(&messages) {
                 *tag = *message.tag();
             }
@@ -81,7 +100,7 @@ impl WholeRuns {
                 messages.push(Message::new(nonce, payload));
                 tags.push(u128::from_ne_bytes(*tag));
             }
-            with_manager(|manager| manager.open(&self.key, &mut messages));
+            with_manager(|manager| manager.open(&self.key, &mut messages)).expect(FINISHES);
             for (i, (came, message)) in tags.into_iter().zip(&messages).enumerate() {
                 let right = u128::from_ne_bytes(*message.tag());
                 authentic |= Verdicts::from(came.ct_eq(&right).unwrap_u8()) << (start + i);
@@ -98,8 +117,8 @@ fn parts(datagram: &mut [u8]) -> Option<(&mut [u8], &mut [u8; TAG])> {
 
 /// # Panics
 /// If the thread had no manager and memory runs out: the library was found to work at the start.
-fn with_manager(work: impl FnOnce(&mut Manager)) {
+fn with_manager<R>(work: impl FnOnce(&mut Manager) -> R) -> R {
     MANAGER.with_borrow_mut(|manager| {
-        work(manager.get_or_insert_with(|| Manager::new().expect("libipsec-mb has worked before")));
-    });
+        work(manager.get_or_insert_with(|| Manager::new().expect("libipsec-mb has worked before")))
+    })
 }
