@@ -9,6 +9,7 @@
 //!
 //! What the library offers are macros over a structure of its own, so `shim.c` stands in between.
 
+use std::arch::is_x86_feature_detected;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
@@ -25,7 +26,7 @@ pub(crate) struct Manager(NonNull<c_void>);
 /// Why there is no [`Manager`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// The CPU lacks even what the least of the library's variants needs.
+    /// The CPU has no AVX2, or not what the library's variants want beside it.
     Cpu,
     /// What the library says.
     Library(&'static CStr),
@@ -60,6 +61,10 @@ impl<'a> Message<'a> {
 impl Manager {
     /// Allocates a manager, some 200 KiB.
     pub(crate) fn new() -> Result<Self, Trouble> {
+        // The variant for older CPUs reads some bytes behind a text (seen with 1.3), and is slow.
+        if !is_x86_feature_detected!("avx2") {
+            return Err(Trouble::Cpu);
+        }
         let mut made = ptr::null_mut();
         // SAFETY: it writes one pointer, into `made`.
         let error = unsafe { laneway_imb_new(&raw mut made) };

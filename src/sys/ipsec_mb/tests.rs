@@ -59,7 +59,7 @@ fn more_messages_than_the_library_takes_are_sealed_all_the_same() {
     assert_eq!(texts, expected);
 }
 
-/// With nothing mapped beside the text, whatever its length: a single byte too many would be the end.
+/// Nothing is mapped beside the text, so to touch a byte too many would be the end.
 #[test]
 fn nothing_beside_a_text_is_touched() {
     // SAFETY: a mapping of its own, at a place that the kernel picks.

@@ -54,8 +54,8 @@ pub enum Unavailable {
         "this program was built without it; build it with `--features ipsec-mb`, or choose `portable` or `auto`"
     )]
     NotBuilt,
-    /// The library wants another CPU.
-    #[error("libipsec-mb needs a CPU with SSE4.2, AES and PCLMULQDQ; choose `portable` or `auto`")]
+    /// It wants another CPU.
+    #[error("libipsec-mb is for CPUs with AVX2, AES and PCLMULQDQ; choose `portable` or `auto`")]
     Cpu,
     /// The library's own words.
     #[error("libipsec-mb: {0}")]
