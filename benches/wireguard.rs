@@ -33,9 +33,7 @@ fn end(role: Role, suite: Suite, backend: Backend) -> Session {
 }
 
 fn superpacket(c: &mut Criterion) {
-    let mut backends = vec![Backend::Portable, Backend::fastest()];
-    backends.dedup();
-    for backend in backends {
+    for backend in Backend::all() {
         superpacket_by(c, &format!("{backend}"), Suite::ChaCha20Poly1305, backend);
     }
     superpacket_by(c, "aes256gcm", Suite::Aes256Gcm, Backend::Portable);

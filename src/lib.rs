@@ -25,9 +25,9 @@
 //!
 //! Beside that way stand [`control`] (the peer actor with the handshakes, the supervisor,
 //! configuration, the control socket, metrics and probes over HTTP, least privilege), [`cli`] on top of
-//! everything, and [`sys`] below everything: the only unsafe code there is, that is calls of the kernel and
+//! everything, and [`sys`] below everything: the only unsafe code there is, that is calls of the kernel,
 //! vector registers (`sys::avx512`, an AEAD for eight datagrams at a time; `sys::avx2`, plain code compiled for
-//! wider ones).
+//! wider ones) and, with the feature `ipsec-mb`, calls of a C library (`sys::ipsec_mb`).
 //!
 //! Dependencies point one way: `cli` → `control` → `lane` → {`offload`, `underlay`, `wireguard`,
 //! `routes`} → `packet` → nothing, with `sys` under those that talk to the kernel or want more of the

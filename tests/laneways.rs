@@ -3,9 +3,10 @@
 
 mod support;
 
-use laneway::control::config::{AeadChoice, Queues, SpreadPorts};
+use laneway::control::config::{Queues, SpreadPorts};
 use laneway::control::supervisor::Router;
 use laneway::control::uapi::Device as _;
+use laneway::wireguard::aead::Backend;
 use laneway::wireguard::suite::Suite;
 use support::binary::Laneway;
 use support::ping::answers;
@@ -48,13 +49,29 @@ fn the_fastest_aead_of_this_machine_speaks_with_wireguard_go() {
     if !require_root() {
         return;
     }
+    speaks_with_wireguard_go("auto", Backend::fastest());
+}
+
+#[cfg(feature = "ipsec-mb")]
+#[test]
+fn intels_library_speaks_with_wireguard_go() {
+    if !require_root() {
+        return;
+    }
+    speaks_with_wireguard_go("ipsec-mb", Backend::ipsec_mb().unwrap());
+}
+
+/// What is asked for, and what its line at the start says it has.
+fn speaks_with_wireguard_go(choice: &str, has: Backend) {
     let lab = lab();
     let (left, right) = (
-        Laneway::start(&lab.left, &[("LANEWAY_AEAD", "auto"), ("LANEWAY_QUEUES", "2")]),
+        Laneway::start(&lab.left, &[("LANEWAY_AEAD", choice), ("LANEWAY_QUEUES", "2")]),
         WireGuardGo::start(&lab.right),
     );
     tunnel::join(&lab, &left.device, &right.device, Family::V4);
     exercise(&lab);
+    let said = left.process.said();
+    assert!(said.contains(&format!("aead={has} ")), "{said}");
 }
 
 #[test]
@@ -67,7 +84,7 @@ fn lanes_with_ports_of_their_own_are_received_by_more_than_one_lane() {
         let [left, right] = routers::start(&lab, |config| {
             config.queues = Queues::Fixed(LANES);
             config.spread_ports = spread.clone();
-            config.aead = AeadChoice::Auto;
+            config.aead = Backend::fastest();
         });
         wait_until("an echo", || answers(&lab.left.namespace, Family::V4.inside(2)));
         bulk(&lab.left, &lab.right, Family::V4.inside(2), 16, 2 << 20);

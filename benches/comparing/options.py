@@ -26,7 +26,8 @@ def parse(arguments):
     parser.add_argument("--loads", type=loads, metavar="A,B", default=list(LOADS.values()),
                         help="only these")
     parser.add_argument("--lanes", type=at_least_one, metavar="N", help="Laneway's lanes (LANEWAY_QUEUES)")
-    parser.add_argument("--aead", choices=("portable", "auto"), help="Laneway's cipher code (LANEWAY_AEAD)")
+    parser.add_argument("--aead", choices=("portable", "auto", "ipsec-mb"),
+                        help="Laneway's cipher code (LANEWAY_AEAD); ipsec-mb needs --laneway, a build with that feature")
     parser.add_argument("--suite", choices=("chacha20poly1305", "aes256gcm"), default="chacha20poly1305",
                         help="Laneway's transport suite, and nebula's cipher")
     parser.add_argument("--per-packet-underlay", action="store_true",

@@ -139,7 +139,7 @@ pub(super) fn open(
     let (device, requests) = DeviceHandle::new(Arc::clone(&actor_bell), Arc::clone(&shared.registry));
     let drops: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
     let settings =
-        Settings { backend: config.aead.backend(), window: replay::window_for(lanes), ..Settings::default() };
+        Settings { backend: config.aead, window: replay::window_for(lanes), ..Settings::default() };
     let actor = PeerActor {
         protocol: Protocol::new(None, Arc::clone(&shared.sessions), settings),
         peers: Arc::clone(&shared.peers),
@@ -292,7 +292,7 @@ fn announce(config: &RouterConfig, tun: &TunDevice, sockets: &[Arc<LaneSockets>]
         uso = tun.offloads.udp,
         gso = socket.gso(),
         gro = socket.gro(),
-        aead = %config.aead.backend(),
+        aead = %config.aead,
         mtu = config.mtu,
         addresses = addresses.join(","),
         port = socket.port(),

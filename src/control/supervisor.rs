@@ -34,6 +34,7 @@ use crate::lane::telemetry::Registry;
 use crate::lane::worker::WorkerError;
 use crate::offload::{OpenError, QueueError, Shutdown};
 use crate::underlay::BindError;
+use crate::wireguard::aead::Backend;
 use crate::wireguard::keys::PublicKey;
 
 /// How often a worker that panicked is restarted before the router gives up.
@@ -49,6 +50,7 @@ pub struct Router {
     own: Arc<OwnAddresses>,
     peers: Arc<Peers>,
     ready_peer: Option<PublicKey>,
+    aead: Backend,
     roll: Arc<Roll>,
     shutdown: Arc<Shutdown>,
     failure: Arc<Mutex<Option<String>>>,
@@ -99,6 +101,7 @@ impl Router {
             own,
             peers,
             ready_peer: config.ready_peer,
+            aead: config.aead,
             roll: Arc::default(),
             shutdown,
             failure: Arc::default(),
@@ -190,8 +193,10 @@ impl Router {
     fn spawn_actor(&mut self, mut actor: PeerActor) -> io::Result<()> {
         let member = self.roll.enlist(None, "peers", Some(Arc::clone(actor.sleeper.pulse())));
         let end = self.ending(member.name());
+        let aead = self.aead;
         let thread = thread::Builder::new().name(member.name()).spawn(move || {
             member.begin();
+            aead.prepare_thread();
             let outcome = catch_unwind(AssertUnwindSafe(|| actor.run()));
             end.report(outcome.map_err(|_| "it panicked".into()));
         })?;
@@ -202,6 +207,7 @@ impl Router {
     fn spawn(&mut self, member: Arc<Member>, cpu: Option<usize>, mut worker: impl Worker) -> io::Result<()> {
         let name = member.name();
         let end = self.ending(name.clone());
+        let aead = self.aead;
         let thread = thread::Builder::new().name(name.clone()).spawn(move || {
             member.begin();
             if let Some(cpu) = cpu
@@ -209,6 +215,7 @@ impl Router {
             {
                 tracing::warn!("{name} cannot be pinned to CPU {cpu} and runs where the scheduler puts it");
             }
+            aead.prepare_thread();
             end.report(supervise(&name, &mut worker));
         })?;
         self.threads.push(thread);

@@ -1,5 +1,5 @@
-//! The only unsafe code: thin typed wrappers over libc and nix, and what is done in vector registers. Every
-//! block argues why it is sound.
+//! The only unsafe code: thin typed wrappers over libc, nix and what C library a feature brings, and what is
+//! done in vector registers. Every block argues why it is sound.
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
@@ -9,6 +9,8 @@ pub mod avx512;
 pub mod clock;
 pub mod daemon;
 pub mod inherited;
+#[cfg(feature = "ipsec-mb")]
+pub(crate) mod ipsec_mb;
 pub mod netns;
 pub mod seccomp;
 pub mod tun;

@@ -175,7 +175,11 @@ impl Environment {
                 self.reject = Some(value.one_of(&policies)?);
             }
             "LANEWAY_AEAD" => {
-                let choices = [("portable", AeadChoice::Portable), ("auto", AeadChoice::Auto)];
+                let choices = [
+                    ("portable", AeadChoice::Portable),
+                    ("auto", AeadChoice::Auto),
+                    ("ipsec-mb", AeadChoice::IpsecMb),
+                ];
                 self.aead = Some(value.one_of(&choices)?);
             }
             "LANEWAY_SPREAD_PORTS" => self.spread_ports = Some(value.spread_ports()?),
@@ -383,7 +387,7 @@ mod tests {
             ("LANEWAY_QUEUES", "0", "`auto` or a number from 1 to 256"),
             ("LANEWAY_PIN", "on", "`auto` or `off`"),
             ("LANEWAY_INSIDE_CPUS", "3-1", "as in `0-3,8`"),
-            ("LANEWAY_AEAD", "avx2", "`portable` or `auto`"),
+            ("LANEWAY_AEAD", "avx2", "`portable` or `auto` or `ipsec-mb`"),
             ("LANEWAY_DRAIN_CAP", "129", "from 1 to 128 packets"),
             ("LANEWAY_MTU", "100", "from 576 to"),
             ("LANEWAY_METRICS_ADDR", "9586", "`127.0.0.1:9586`"),

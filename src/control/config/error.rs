@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::wireguard::aead::Unavailable;
+
 /// Why a configuration is not acted on. The process ends with status 2 before it creates anything.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -46,6 +48,9 @@ pub enum ConfigError {
         /// Names that look like it.
         near: String,
     },
+    /// Intel's library is to seal and open, and cannot.
+    #[error("LANEWAY_AEAD=ipsec-mb: {0}")]
+    Aead(#[from] Unavailable),
     /// A key file does not hold a key.
     #[error("{}: {problem} (named by {named_by})", path.display())]
     KeyFile {

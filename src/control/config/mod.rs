@@ -29,7 +29,7 @@ use crate::lane::bounds::MAX_LANES;
 use crate::lane::cpu_list::CpuList;
 pub use crate::lane::inside::RejectPolicy;
 use crate::lane::pinning::Wishes;
-use crate::wireguard::aead::Backend;
+use crate::wireguard::aead::{Backend, Unavailable};
 use crate::wireguard::keys::{KeyError, PrivateKey, PublicKey};
 
 /// The least and the greatest MTU that is taken, in bytes. IPv4 demands 576 (RFC 1122, section
@@ -76,7 +76,7 @@ pub struct RouterConfig {
     /// What happens to packets without a route.
     pub reject: RejectPolicy,
     /// What seals and opens.
-    pub aead: AeadChoice,
+    pub aead: Backend,
     /// The peers that each lane sends to from a port of its own.
     pub spread_ports: SpreadPorts,
     /// Where `/metrics` is served.
@@ -166,22 +166,28 @@ impl Table {
     pub const DEFAULT_ROUTES: u32 = 51_820;
 }
 
-/// What computes ChaCha20-Poly1305.
+/// What shall compute ChaCha20-Poly1305.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AeadChoice {
     /// AWS-LC, everywhere.
     #[default]
     Portable,
-    /// The fastest that this CPU can run.
+    /// The fastest of our own that this CPU can run.
     Auto,
+    /// Intel's library.
+    IpsecMb,
 }
 
 impl AeadChoice {
     /// What that is here.
-    pub fn backend(self) -> Backend {
+    ///
+    /// # Errors
+    /// If it is not there, or does not work.
+    pub fn backend(self) -> Result<Backend, Unavailable> {
         match self {
-            AeadChoice::Portable => Backend::Portable,
-            AeadChoice::Auto => Backend::fastest(),
+            AeadChoice::Portable => Ok(Backend::Portable),
+            AeadChoice::Auto => Ok(Backend::fastest()),
+            AeadChoice::IpsecMb => Backend::ipsec_mb(),
         }
     }
 }
@@ -218,7 +224,7 @@ impl RouterConfig {
             udp_offload: Switch::default(),
             socket_buffer: 32 << 20,
             reject: RejectPolicy::default(),
-            aead: AeadChoice::default(),
+            aead: Backend::default(),
             spread_ports: SpreadPorts::default(),
             metrics_addr: None,
             metrics_peers: PEER_LIMIT,
@@ -367,7 +373,9 @@ impl RouterConfig {
         self.log = e.log.unwrap_or_else(|| self.log.clone());
         self.log_format = e.log_format.unwrap_or(self.log_format);
         self.reject = e.reject.unwrap_or(self.reject);
-        self.aead = e.aead.unwrap_or(self.aead);
+        if let Some(choice) = e.aead {
+            self.aead = choice.backend()?;
+        }
         self.spread_ports = e.spread_ports.unwrap_or_else(|| self.spread_ports.clone());
         self.uapi_dir = e.uapi_dir.unwrap_or_else(|| self.uapi_dir.clone());
         self.seccomp = e.seccomp.unwrap_or(self.seccomp);

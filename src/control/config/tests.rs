@@ -126,3 +126,18 @@ fn interface_names_are_those_that_linux_takes() {
         assert!(!is_interface_name(name), "{name}");
     }
 }
+
+#[test]
+fn intels_library_is_taken_or_it_is_said_why_not() {
+    let environment = Environment { aead: Some(AeadChoice::IpsecMb), ..Environment::default() };
+    let chosen = RouterConfig::for_run(None, &environment).map(|router| router.aead);
+    if cfg!(feature = "ipsec-mb") {
+        assert_eq!(chosen.unwrap(), Backend::ipsec_mb().unwrap());
+    } else {
+        let message = chosen.unwrap_err().to_string();
+        assert!(
+            message.starts_with("LANEWAY_AEAD=ipsec-mb: this program was built without it;"),
+            "{message}"
+        );
+    }
+}

@@ -9,11 +9,9 @@ fn portable(key: u8) -> TransportKey {
     TransportKey::new(&[key; 32], Suite::ChaCha20Poly1305, Backend::Portable)
 }
 
-/// Every way there is on this machine to do a suite.
-fn backends() -> Vec<Backend> {
-    let mut backends = vec![Backend::Portable, Backend::fastest()];
-    backends.dedup();
-    backends
+/// The ways there are on this machine to do ChaCha20-Poly1305, beside AWS-LC's.
+fn others() -> impl Iterator<Item = Backend> {
+    Backend::all().skip(1)
 }
 
 /// Datagrams of `stride` bytes, the last one of `last`, with `headers` from `first` on.
@@ -60,7 +58,7 @@ fn one_forged_datagram_does_not_spoil_its_neighbours() {
 
 #[test]
 fn the_suites_do_not_open_each_others_datagrams() {
-    for backend in backends() {
+    for backend in Backend::all() {
         let keys = Suite::ALL.map(|suite| TransportKey::new(&[3; 32], suite, backend));
         for (sealing, opening) in [(0, 1), (1, 0)] {
             let mut run = sealed_run(&keys[sealing]);
@@ -81,15 +79,22 @@ fn every_length_is_sealed_and_opened_as_aws_lc_does() {
         let (last, first) = (last.min(stride), u64::MAX / 3 + len as u64);
         let key: [u8; 32] = std::array::from_fn(|i| (len >> (i % 8)) as u8 ^ i as u8);
         let plain = unsealed(count, stride, last, first, len as u8);
-        let [mut expected, mut run] = [plain.clone(), plain.clone()];
-        let [portable, fastest] = [Backend::Portable, Backend::fastest()]
-            .map(|backend| TransportKey::new(&key, Suite::ChaCha20Poly1305, backend));
-        portable.seal_run(first, &mut expected, stride);
-        fastest.seal_run(first, &mut run, stride);
-        assert!(run == expected, "sealing {count} datagrams of {len} bytes");
-        assert_eq!(fastest.open_run(&mut run, stride), Verdicts::MAX >> (MAX_RUN - count));
-        for (opened, plain) in run.chunks(stride).zip(plain.chunks(stride)) {
-            assert!(opened[..opened.len() - TAG] == plain[..plain.len() - TAG], "opening {len} bytes");
+        let mut expected = plain.clone();
+        TransportKey::new(&key, Suite::ChaCha20Poly1305, Backend::Portable).seal_run(
+            first,
+            &mut expected,
+            stride,
+        );
+        for backend in others() {
+            let other = TransportKey::new(&key, Suite::ChaCha20Poly1305, backend);
+            let mut run = plain.clone();
+            other.seal_run(first, &mut run, stride);
+            assert!(run == expected, "{backend}: sealing {count} datagrams of {len} bytes");
+            assert_eq!(other.open_run(&mut run, stride), Verdicts::MAX >> (MAX_RUN - count), "{backend}");
+            for (opened, plain) in run.chunks(stride).zip(plain.chunks(stride)) {
+                let [opened, plain] = [opened, plain].map(|datagram| &datagram[..datagram.len() - TAG]);
+                assert!(opened == plain, "{backend}: opening {len} bytes");
+            }
         }
     }
 }
@@ -105,26 +110,74 @@ proptest! {
         forged in proptest::collection::vec((any::<prop::sample::Index>(), 0..8_u32), 0..6),
     ) {
         let stride = len + DATA_OVERHEAD;
-        let mut run = unsealed(count, stride, (stride - short % stride).max(DATA_OVERHEAD), first, 0xa5);
-        let mut one_by_one = run.clone();
-        let [portable, fastest] = [Backend::Portable, Backend::fastest()]
-            .map(|backend| TransportKey::new(&key, Suite::ChaCha20Poly1305, backend));
-        fastest.seal_run(first, &mut run, stride);
-        for (i, datagram) in one_by_one.chunks_mut(stride).enumerate() {
+        let plain = unsealed(count, stride, (stride - short % stride).max(DATA_OVERHEAD), first, 0xa5);
+        let portable = TransportKey::new(&key, Suite::ChaCha20Poly1305, Backend::Portable);
+        let mut sealed = plain.clone();
+        for (i, datagram) in sealed.chunks_mut(stride).enumerate() {
             portable.seal_run(first + i as u64, datagram, stride);
         }
-        prop_assert!(run == one_by_one);
-
+        let mut received = sealed.clone();
         for (at, bit) in forged {
-            let at = at.index(run.len());
-            run[at] ^= 1 << bit;
+            received[at.index(plain.len())] ^= 1 << bit;
         }
-        let expected: Verdicts = run
+        let expected: Verdicts = received
             .clone()
             .chunks_mut(stride)
             .enumerate()
             .map(|(i, datagram)| portable.open_run(datagram, stride) << i)
             .sum();
-        prop_assert_eq!(fastest.open_run(&mut run, stride), expected);
+        for backend in others() {
+            let other = TransportKey::new(&key, Suite::ChaCha20Poly1305, backend);
+            let mut run = plain.clone();
+            other.seal_run(first, &mut run, stride);
+            prop_assert!(run == sealed, "{}", backend);
+            prop_assert_eq!(other.open_run(&mut received.clone(), stride), expected, "{}", backend);
+        }
+    }
+}
+
+#[test]
+fn what_is_too_short_to_be_a_datagram_is_not_authentic() {
+    for backend in Backend::all() {
+        let key = TransportKey::new(&[3; 32], Suite::ChaCha20Poly1305, backend);
+        let mut run = sealed_run(&key);
+        run.truncate(2 * 48 + DATA_OVERHEAD - 1);
+        assert_eq!(key.open_run(&mut run, 48), 0b11, "{backend}");
+        assert_eq!(key.open_run(&mut [0; 5 * 31], 31), 0, "{backend}");
+    }
+}
+
+#[test]
+fn intels_library_is_there_if_and_only_if_it_was_built_in() {
+    let outcome = Backend::ipsec_mb().map(|backend| backend.to_string());
+    let expected =
+        if cfg!(feature = "ipsec-mb") { Ok("ipsec-mb".into()) } else { Err(Unavailable::NotBuilt) };
+    assert_eq!(outcome, expected);
+}
+
+#[test]
+fn threads_that_seal_and_open_at_the_same_time_do_not_disturb_each_other() {
+    const STRIDE: usize = 200;
+    for backend in Backend::all() {
+        std::thread::scope(|scope| {
+            for fill in 1..=4 {
+                scope.spawn(move || {
+                    backend.prepare_thread();
+                    let key = TransportKey::new(&[fill; 32], Suite::ChaCha20Poly1305, backend);
+                    for first in 0..500 {
+                        let plain = unsealed(45, STRIDE, 120, first, fill);
+                        let [mut run, mut expected] = [plain.clone(), plain];
+                        key.seal_run(first, &mut run, STRIDE);
+                        portable(fill).seal_run(first, &mut expected, STRIDE);
+                        assert!(run == expected, "{backend}");
+                        assert_eq!(
+                            key.open_run(&mut run, STRIDE),
+                            Verdicts::MAX >> (MAX_RUN - 45),
+                            "{backend}"
+                        );
+                    }
+                });
+            }
+        });
     }
 }
