@@ -10,6 +10,7 @@ pub mod clock;
 pub mod daemon;
 pub mod inherited;
 pub mod netns;
+pub mod reuseport;
 pub mod seccomp;
 pub mod tun;
 pub mod udp;
