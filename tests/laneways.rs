@@ -3,6 +3,9 @@
 
 mod support;
 
+use std::net::{IpAddr, UdpSocket};
+
+use laneway::cli::demo::lab::Side;
 use laneway::control::config::{Queues, SpreadPorts};
 use laneway::control::supervisor::Router;
 use laneway::control::uapi::Device as _;
@@ -14,8 +17,11 @@ use support::tunnel::{self, Family, PORT};
 use support::wireguard_go::WireGuardGo;
 use support::{bulk, exercise, lab, require_root, routers, settled, wait_until};
 
-/// So many lanes that the kernel's hash does not bring all ports of one router to one lane of the other.
-const LANES: usize = 8;
+/// Lanes of each router.
+const LANES: usize = 4;
+
+/// Flows that are sent at once, so that no lane of the sender is left out for long.
+const FLOWS: usize = 64;
 
 #[test]
 fn two_laneways_set_to_aes_carry_everything() {
@@ -75,13 +81,13 @@ fn speaks_with_wireguard_go(choice: &str, has: Backend) {
 }
 
 #[test]
-fn lanes_with_ports_of_their_own_are_received_by_more_than_one_lane() {
+fn each_lane_with_a_port_of_its_own_is_received_by_a_lane_of_its_own() {
     if !require_root() {
         return;
     }
-    let receiving = |spread: &SpreadPorts| {
+    let sides = |spread: &SpreadPorts| {
         let lab = lab();
-        let [left, right] = routers::start(&lab, |config| {
+        let routers = routers::start(&lab, |config| {
             config.queues = Queues::Fixed(LANES);
             config.spread_ports = spread.clone();
             config.aead = Backend::fastest();
@@ -89,15 +95,21 @@ fn lanes_with_ports_of_their_own_are_received_by_more_than_one_lane() {
         wait_until("an echo", || answers(&lab.left.namespace, Family::V4.inside(2)));
         bulk(&lab.left, &lab.right, Family::V4.inside(2), 16, 2 << 20);
         bulk(&lab.right, &lab.left, Family::V6.inside(1), 16, 2 << 20);
-        for router in [&left, &right] {
+        for router in &routers {
             let endpoint = router.device().status().expect("it runs").peers[0].endpoint;
             assert_eq!(endpoint.map(|endpoint| endpoint.port()), Some(PORT), "nobody has moved");
         }
-        [&left, &right].map(lanes_that_received)
+        (lab, routers)
     };
-    assert_eq!(receiving(&SpreadPorts::Off), [1, 1], "one pair of ports, one lane");
-    let spread = receiving(&SpreadPorts::All);
-    assert!(spread.iter().all(|&lanes| lanes > 1), "{spread:?} lanes received");
+    let (_lab, routers) = sides(&SpreadPorts::Off);
+    assert_eq!(routers.each_ref().map(lanes_that_received), [1, 1], "one pair of ports, one lane");
+    let (lab, [left, right]) = sides(&SpreadPorts::All);
+    for (from, host, router) in [(&lab.left, 2, &right), (&lab.right, 1, &left)] {
+        wait_until("something for each lane", || {
+            send_flows(from, Family::V4.inside(host));
+            lanes_that_received(router) == LANES
+        });
+    }
 }
 
 #[test]
@@ -114,7 +126,19 @@ fn a_plain_peer_that_is_sent_to_from_many_ports_still_carries_everything() {
     exercise(&lab);
 }
 
-/// How many lanes have received more than a handshake and some echoes.
+/// Sends a datagram of each of many flows; nobody has to listen.
+fn send_flows(from: &Side, to: IpAddr) {
+    from.namespace
+        .run(|| {
+            for _ in 0..FLOWS {
+                let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+                socket.send_to(b"a flow", (to, 9)).expect("send");
+            }
+        })
+        .expect("enter a namespace");
+}
+
+/// How many lanes have received data.
 fn lanes_that_received(router: &Router) -> usize {
     let segments = || {
         let metrics = routers::metrics(router);
@@ -125,5 +149,5 @@ fn lanes_that_received(router: &Router) -> usize {
         };
         (0..LANES).map(of).collect::<Vec<_>>()
     };
-    settled("the counts", segments).into_iter().filter(|segments| *segments > 100.0).count()
+    settled("the counts", segments).into_iter().filter(|segments| *segments > 0.0).count()
 }

@@ -12,6 +12,7 @@ pub mod inherited;
 #[cfg(feature = "ipsec-mb")]
 pub(crate) mod ipsec_mb;
 pub mod netns;
+pub mod reuseport;
 pub mod seccomp;
 pub mod tun;
 pub mod udp;

@@ -199,7 +199,7 @@ impl IntOption {
     /// The known path MTU of a connected IPv6 socket, in bytes.
     pub const IPV6_MTU: Self = Self::new(libc::SOL_IPV6, libc::IPV6_MTU);
 
-    const fn new(level: c_int, name: c_int) -> Self {
+    pub(super) const fn new(level: c_int, name: c_int) -> Self {
         IntOption { level, name }
     }
 

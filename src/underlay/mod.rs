@@ -11,6 +11,7 @@
 //! | File | Concern |
 //! |------|---------|
 //! | `socket` | opening, options, what the kernel granted |
+//! | `steer` | which socket gets what, where the sender spreads its ports |
 //! | `drop_watch` | what the kernel dropped at a socket |
 //! | `receive` | messages in |
 //! | `send` | runs out, and what to do when the kernel refuses one |
@@ -25,6 +26,7 @@ mod name;
 mod receive;
 mod send;
 mod socket;
+mod steer;
 mod tally;
 
 pub use drop_watch::DropWatch;
@@ -32,4 +34,5 @@ pub use endpoint::{Endpoint, LocalSource};
 pub use receive::{DEPTH, Received, Receiver};
 pub use send::{MAX_RUN_BYTES, MAX_RUN_SEGMENTS, Notices, SendFailure, Sender, max_run};
 pub use socket::{BindError, BufferSizes, SocketOptions, UdpSocket, bind};
+pub use steer::steer;
 pub use tally::{COUNTED_SEGMENTS, ReceiveTally, SegmentCounts, SendTally};

@@ -3,8 +3,9 @@
 //!
 //! All datagrams between two routers have the same addresses and ports, so whatever spreads datagrams
 //! by a hash of these (queues of a network card, `SO_REUSEPORT`) hands all of them to one queue and one
-//! worker. A lane that sends from its own port gives the other side one more hash per lane. Lane i uses the port
-//! i above the shared one; lane 0 has only the shared one.
+//! worker. A lane that sends from its own port gives the other side's card one more hash per lane, and the other
+//! side's kernel is told to hand each port to a worker of its own ([`underlay::steer`]). Lane i uses the port i above
+//! the shared one; lane 0 has only the shared one.
 //!
 //! Only peers that are known to be Laneways with the same setting are sent to from there: they do
 //! not take another port for another place ([`PeerRecord::is_at`](crate::lane::peers::PeerRecord::is_at)).
@@ -54,6 +55,9 @@ impl LaneSockets {
         loop {
             tries -= 1;
             let shared = underlay::bind(port, lanes, options)?;
+            if spread {
+                underlay::steer(&shared);
+            }
             match shared
                 .into_iter()
                 .enumerate()

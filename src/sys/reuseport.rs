@@ -1,0 +1,233 @@
+//! Which socket of a group that shares a UDP port (`SO_REUSEPORT`) gets a datagram: a classic BPF program in the
+//! place of the kernel's hash.
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+use libc::{
+    BPF_A, BPF_ABS, BPF_ADD, BPF_ALU, BPF_AND, BPF_B, BPF_H, BPF_IND, BPF_JA, BPF_JEQ, BPF_JMP, BPF_K,
+    BPF_LD, BPF_LSH, BPF_MEM, BPF_MISC, BPF_MOD, BPF_MUL, BPF_RET, BPF_RSH, BPF_ST, BPF_TAX, BPF_W, BPF_X,
+    BPF_XOR, sock_filter, socklen_t,
+};
+use nix::errno::Errno;
+
+/// Where the IP header begins. The program's own data begins with the payload, for the kernel has taken the UDP
+/// header off before it asks.
+const NET: u32 = libc::SKF_NET_OFF.cast_unsigned();
+
+/// 2^32 divided by the golden ratio: a multiplication by it carries every bit of an address to the upper half.
+const GOLDEN: u32 = 0x9e37_79b1;
+
+/// A socket that is in no group: the kernel takes its hash instead.
+const NO_SOCKET: u32 = u32::MAX;
+
+/// Makes the kernel pick among the `sockets` sockets of the group of `fd` by (hash of the source address) + (source
+/// port), modulo `sockets`. They are counted in the order in which they were bound.
+///
+/// What comes from as many consecutive ports of one address as there are sockets meets each of them, which no hash
+/// promises. What comes from one address and port meets the same one always, and who have the same port but
+/// different addresses, as WireGuard peers often do, are spread as by a hash.
+///
+/// # Errors
+/// The kernel's refusal: `ENOPROTOOPT` before Linux 4.5, `EINVAL` if `fd` is in no group.
+///
+/// # Panics
+/// If `sockets` is zero.
+pub fn pick_by_source(fd: BorrowedFd<'_>, sockets: u32) -> io::Result<()> {
+    assert!(sockets > 0, "a group has a socket");
+    let program = program(sockets);
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the kernel copies a sock_fprog and then `len` instructions from where it points to: an array of that
+    // length on this stack. It checks the program, writes nothing, and keeps no pointer.
+    let done = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const filter).cast(),
+            mem::size_of_val(&filter) as socklen_t,
+        )
+    };
+    Errno::result(done)?;
+    Ok(())
+}
+
+/// A load beyond what is there ends the program with 0, the first socket. IPv6 extension headers are left to the
+/// kernel's hash.
+#[rustfmt::skip]
+fn program(sockets: u32) -> [sock_filter; 33] {
+    const NEXT_HEADER: u32 = 6;
+    const PORT_AFTER_IPV6: u32 = 40;
+    const IPV4_SOURCE: u32 = 12;
+    const IPV6_SOURCE: u32 = 8;
+    [
+        /*  0 */ load(BPF_B, NET),
+        /*  1 */ alu(BPF_RSH, 4),
+        /*  2 */ skip_if(6, 8),
+        // IPv4: the UDP header begins where the length in the first byte says.
+        /*  3 */ load(BPF_B, NET),
+        /*  4 */ alu(BPF_AND, 0xf),
+        /*  5 */ alu(BPF_LSH, 2),
+        /*  6 */ keep_in_x(),
+        /*  7 */ op(BPF_LD | BPF_H | BPF_IND, NET),
+        /*  8 */ op(BPF_ST, 0),
+        /*  9 */ load(BPF_W, NET + IPV4_SOURCE),
+        /* 10 */ op(BPF_JMP | BPF_JA, 15),
+        // IPv6.
+        /* 11 */ load(BPF_B, NET + NEXT_HEADER),
+        /* 12 */ skip_if(libc::IPPROTO_UDP.cast_unsigned(), 1),
+        /* 13 */ op(BPF_RET | BPF_K, NO_SOCKET),
+        /* 14 */ load(BPF_H, NET + PORT_AFTER_IPV6),
+        /* 15 */ op(BPF_ST, 0),
+        /* 16 */ load(BPF_W, NET + IPV6_SOURCE),
+        /* 17 */ keep_in_x(),
+        /* 18 */ load(BPF_W, NET + IPV6_SOURCE + 4),
+        /* 19 */ with_x(BPF_XOR),
+        /* 20 */ keep_in_x(),
+        /* 21 */ load(BPF_W, NET + IPV6_SOURCE + 8),
+        /* 22 */ with_x(BPF_XOR),
+        /* 23 */ keep_in_x(),
+        /* 24 */ load(BPF_W, NET + IPV6_SOURCE + 12),
+        /* 25 */ with_x(BPF_XOR),
+        // Either: the port is kept in memory, the address is at hand.
+        /* 26 */ alu(BPF_MUL, GOLDEN),
+        /* 27 */ alu(BPF_RSH, 16),
+        /* 28 */ keep_in_x(),
+        /* 29 */ op(BPF_LD | BPF_MEM, 0),
+        /* 30 */ with_x(BPF_ADD),
+        /* 31 */ alu(BPF_MOD, sockets),
+        /* 32 */ op(BPF_RET | BPF_A, 0),
+    ]
+}
+
+const fn op(code: u32, k: u32) -> sock_filter {
+    sock_filter { code: code as u16, jt: 0, jf: 0, k }
+}
+
+const fn load(size: u32, at: u32) -> sock_filter {
+    op(BPF_LD | size | BPF_ABS, at)
+}
+
+const fn alu(what: u32, k: u32) -> sock_filter {
+    op(BPF_ALU | what | BPF_K, k)
+}
+
+const fn with_x(what: u32) -> sock_filter {
+    op(BPF_ALU | what | BPF_X, 0)
+}
+
+const fn keep_in_x() -> sock_filter {
+    op(BPF_MISC | BPF_TAX, 0)
+}
+
+/// Skips `count` instructions if what is at hand is `k`.
+const fn skip_if(k: u32, count: u8) -> sock_filter {
+    sock_filter { code: (BPF_JMP | BPF_JEQ | BPF_K) as u16, jt: count, jf: 0, k }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+    use std::os::fd::AsFd as _;
+    use std::time::Duration;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+    use crate::sys::udp::IntOption;
+
+    const SOCKETS: usize = 4;
+
+    /// So many sockets on one port of all addresses, IPv4 too, and the port.
+    fn group() -> (Vec<Socket>, u16) {
+        let mut port = 0;
+        let bind = |_| {
+            let socket = Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap();
+            socket.set_only_v6(false).unwrap();
+            socket.set_reuse_port(true).unwrap();
+            socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into()).unwrap();
+            port = socket.local_addr().unwrap().as_socket().unwrap().port();
+            socket
+        };
+        let sockets: Vec<_> = (0..SOCKETS).map(bind).collect();
+        pick_by_source(sockets[0].as_fd(), SOCKETS as u32).unwrap();
+        (sockets, port)
+    }
+
+    /// Which of the sockets gets what `from` sends.
+    fn met(group: &(Vec<Socket>, u16), from: &UdpSocket) -> usize {
+        let home: IpAddr = match from.local_addr().unwrap() {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        from.send_to(&[4; 64], (home, group.1)).unwrap();
+        let mut polled: Vec<_> = group.0.iter().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)).collect();
+        let patience = PollTimeout::try_from(Duration::from_secs(20)).unwrap();
+        assert_eq!(poll(&mut polled, patience), Ok(1));
+        let met = polled.iter().position(|socket| socket.any() == Some(true)).unwrap();
+        group.0[met].recv(&mut [mem::MaybeUninit::uninit(); 64]).unwrap();
+        met
+    }
+
+    /// Sockets on consecutive ports of this address.
+    fn consecutive(address: IpAddr) -> Vec<UdpSocket> {
+        loop {
+            let first = UdpSocket::bind((address, 0)).unwrap();
+            let port = first.local_addr().unwrap().port();
+            let more = (1..SOCKETS).map(|i| UdpSocket::bind((address, port.checked_add(i as u16)?)).ok());
+            if let Some(sockets) = std::iter::once(Some(first)).chain(more).collect() {
+                return sockets;
+            }
+        }
+    }
+
+    #[test]
+    fn each_of_as_many_consecutive_ports_meets_a_socket_of_its_own() {
+        let group = group();
+        let addresses: [IpAddr; 3] =
+            [Ipv4Addr::LOCALHOST.into(), [127, 9, 8, 7].into(), Ipv6Addr::LOCALHOST.into()];
+        for address in addresses {
+            for _ in 0..8 {
+                let senders = consecutive(address);
+                let met: Vec<_> = senders.iter().map(|sender| met(&group, sender)).collect();
+                let turned: Vec<_> = (0..SOCKETS).map(|i| (met[0] + i) % SOCKETS).collect();
+                assert_eq!(met, turned, "{address}");
+            }
+        }
+    }
+
+    #[test]
+    fn options_of_ipv4_hide_the_port_from_nobody() {
+        let group = group();
+        let senders = consecutive(Ipv4Addr::LOCALHOST.into());
+        let plain: Vec<_> = senders.iter().map(|sender| met(&group, sender)).collect();
+        for sender in &senders {
+            // Four times "no operation".
+            IntOption::new(libc::SOL_IP, libc::IP_OPTIONS).set(sender.as_fd(), 0x0101_0101).unwrap();
+        }
+        let with_options: Vec<_> = senders.iter().map(|sender| met(&group, sender)).collect();
+        assert_eq!(plain, with_options);
+    }
+
+    #[test]
+    fn peers_on_one_port_are_spread_by_their_addresses_and_each_keeps_its_socket() {
+        let group = group();
+        let port = UdpSocket::bind("127.0.1.0:0").unwrap().local_addr().unwrap().port();
+        let mut peers = [0; SOCKETS];
+        for host in 1..=64 {
+            let peer = UdpSocket::bind((Ipv4Addr::new(127, 0, 1, host), port)).unwrap();
+            let first = met(&group, &peer);
+            assert_eq!(met(&group, &peer), first);
+            peers[first] += 1;
+        }
+        assert!(peers.iter().all(|count| (8..=24).contains(count)), "{peers:?}");
+    }
+
+    #[test]
+    fn a_socket_without_a_group_is_refused() {
+        let alone = UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert_eq!(pick_by_source(alone.as_fd(), 1).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+    }
+}
