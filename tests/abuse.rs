@@ -116,7 +116,10 @@ fn what_was_seen_and_is_played_again_is_counted_and_changes_nothing() {
         return;
     }
     let tapped = Tapped::new();
-    tapped.play(|| wait_until("an echo", || tapped.left_reaches_right()));
+    tapped.play(|| {
+        wait_until("an echo", || tapped.left_reaches_right());
+        ping::once(&tapped.lab.left.namespace, Family::V4.inside(2));
+    });
     wait_until("the handshake to be counted", || tapped.handshakes() > 0);
     let handshakes = settled("the count", || tapped.handshakes());
     let tap = Some(tapped.tap.local_addr().expect("bound"));

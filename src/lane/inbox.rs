@@ -49,6 +49,11 @@ impl<T> Inbox<T> {
         self.bell.is_armed(self.brings)
     }
 
+    /// How many batches there is room for.
+    pub fn depth(&self) -> usize {
+        self.ring.capacity()
+    }
+
     /// How many batches wait.
     pub fn len(&self) -> usize {
         self.ring.len()

@@ -56,7 +56,9 @@ impl Outbound {
         self.progress.blocked = None;
     }
 
-    /// Sends all that waits, or as much as the socket takes; whether anything was sent.
+    /// Sends what waits, or as much as the socket takes; whether anything was sent. It ends after as many batches as
+    /// the inbox holds: an inside worker that fills it as fast as it is emptied must keep this one neither from its
+    /// orders nor from what it is to receive.
     pub fn serve(
         &mut self,
         sockets: &LaneSockets,
@@ -64,7 +66,8 @@ impl Outbound {
         telemetry: &mut OutsideTelemetry,
     ) -> bool {
         let mut served = false;
-        while let Some(batch) = self.current.take().or_else(|| self.inbox.pop()) {
+        for _ in 0..self.inbox.depth() {
+            let Some(batch) = self.current.take().or_else(|| self.inbox.pop()) else { break };
             self.current = Some(batch);
             let before = (self.progress.run, self.progress.sent);
             self.send_batch(sockets, snapshot, telemetry);
@@ -183,5 +186,66 @@ fn learn_path(peer: &PeerRecord, to: &Endpoint, socket: &UdpSocket) {
             peer.path_limit.learn(mtu, to.address, now);
         }
         Err(error) => tracing::debug!("the path MTU to {} is not known: {error}", to.address),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::thread;
+
+    use super::*;
+    use crate::cli::exposition::Exposition;
+    use crate::lane::doorbell::Doorbell;
+    use crate::lane::inbox::Pool;
+    use crate::lane::telemetry::Registry;
+    use crate::underlay::SocketOptions;
+    use crate::units::PeerId;
+
+    /// One datagram to this socket itself.
+    fn fill(batch: &mut OutboundBatch, port: u16) {
+        let to = Endpoint::new((Ipv4Addr::LOCALHOST, port).into());
+        batch.runs.push(Run { start: 0, len: 32, stride: 32, to, peer: PeerId(0) });
+    }
+
+    #[test]
+    fn it_comes_to_an_end_however_fast_its_inbox_is_filled() {
+        const DEPTH: usize = 4;
+        let sockets = LaneSockets::open(0, 1, false, SocketOptions::default()).unwrap().remove(0);
+        let port = sockets.shared.port();
+        let bell = || Arc::new(Doorbell::new().unwrap());
+        let inbox = Arc::new(Inbox::new(DEPTH, bell()));
+        let mut pool = Pool::new(4 * DEPTH, bell(), OutboundBatch::new);
+        let home = Arc::clone(pool.home());
+        let mut outbound = Outbound::new(Sender::new(&sockets.shared), Arc::clone(&inbox), home);
+        let (registry, snapshot) = (Registry::new(), Snapshot::default());
+        let mut telemetry = OutsideTelemetry::register(&registry, 0);
+        let (over, mut most) = (AtomicBool::new(false), 0.0_f64);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut batch = None;
+                while !over.load(Relaxed) {
+                    let Some(mut full) = batch.take().or_else(|| pool.take()) else { continue };
+                    if full.runs.is_empty() {
+                        fill(&mut full, port);
+                    }
+                    batch = inbox.push(full).err();
+                }
+            });
+            let mut sent = 0.0;
+            for _ in 0..500 {
+                while !inbox.is_full() {
+                    thread::yield_now();
+                }
+                outbound.serve(&sockets, &snapshot, &mut telemetry);
+                let metrics = Exposition::parse(&registry.render()).unwrap();
+                let now = metrics.sum("laneway_udp_run_segments_count", &[]);
+                most = (now - sent).max(most);
+                sent = now;
+            }
+            over.store(true, Relaxed);
+        });
+        assert!((1.0..=DEPTH as f64).contains(&most), "{most} batches in one go");
     }
 }
