@@ -1,8 +1,11 @@
 //! The AEAD (RFC 8439, section 2.8) without associated data, as WireGuard's transport data uses it.
 
-use super::chacha20::{Streams, split};
+use core::arch::x86_64::_mm512_setzero_si512;
+
+use super::bulk::{self, AHEAD, CHUNK};
+use super::chacha20::{Streams, split, squares};
 use super::messages::{Messages, Tags};
-use super::poly1305::Authenticators;
+use super::poly1305::{Authenticators, transposed};
 use super::{Avx512, LANES};
 
 // The proof is what the methods are about; it has nothing inside.
@@ -32,31 +35,49 @@ enum Direction {
 // One function for both, so that the cipher has one caller and stays in registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,avx512vbmi2")]
 fn run(direction: Direction, key: &[u32; 8], counters: [u64; LANES], mut messages: Messages<'_>) -> Tags {
+    let len = messages.len();
     let streams = Streams::new(key, counters);
-    let (mut sealed, mut tags) = (None, Tags::default());
-    let mut at = 0;
-    for number in (0..).step_by(2) {
-        let words = streams.blocks(number);
-        let (first, second) = split(&words);
-        if number == 0 {
-            // Block 0 is the authenticator's (section 2.6). What it authenticates is what is on the wire.
-            let authenticators = Authenticators::new(&words);
-            match direction {
-                Direction::Seal => sealed = Some(authenticators),
-                Direction::Open => tags = authenticators.tags(&messages),
+    let words = streams.blocks(0);
+    // Block 0 is the authenticator's (section 2.6).
+    let mut authenticators = Authenticators::new(&words);
+    // Blocks `number` and `number + 1` of every stream, which wait to be added.
+    let mut number = 0;
+    let mut stream = squares(&words);
+    // Bytes of each message that have been taken in, and the next ones, transposed.
+    let mut done = 0;
+    let mut ahead = [[_mm512_setzero_si512(); 2]; 4];
+    let mut tags = None;
+    loop {
+        // What is authenticated is what is on the wire: sealed already, or not yet opened.
+        let end = (number as usize + 1) * 64;
+        let wire = match direction {
+            Direction::Seal => end,
+            Direction::Open => len,
+        };
+        if end < len && done + AHEAD + CHUNK <= wire {
+            if done == 0 {
+                ahead = transposed(&messages.at(0));
             }
-        } else {
-            messages.add(at, &first);
-            at += 64;
+            number += 2;
+            bulk::chunk(&streams, number, &mut stream, &mut messages, &mut authenticators, &mut ahead, done);
+            done += CHUNK;
+            continue;
         }
-        messages.add(at, &second);
-        at += 64;
-        if at >= messages.len() {
+        if let Direction::Open = direction
+            && tags.is_none()
+        {
+            tags = Some(authenticators.tags(&messages, done));
+        }
+        let [first, second] = split(&stream);
+        if number > 0 {
+            messages.add(end - 128, &first);
+        }
+        messages.add(end - 64, &second);
+        if end >= len {
             break;
         }
+        number += 2;
+        stream = squares(&streams.blocks(number));
     }
-    match sealed {
-        Some(authenticators) => authenticators.tags(&messages),
-        None => tags,
-    }
+    tags.unwrap_or_else(|| authenticators.tags(&messages, done))
 }

@@ -1,11 +1,16 @@
 //! `ChaCha20` (RFC 8439, section 2.3): sixteen blocks at a time, two in a row of each of eight
 //! messages.
+//!
+//! A block is sixteen words of 32 bits, here sixteen registers of which each holds one word of all
+//! blocks. Additions are modulo 2^32 by themselves, so there are no bounds to keep.
 
 use core::arch::x86_64::{
-    __m512i, _mm512_add_epi32, _mm512_rol_epi32, _mm512_set1_epi32, _mm512_setr_epi32, _mm512_setzero_si512,
+    __m512i, _mm512_add_epi32, _mm512_set1_epi32, _mm512_setr_epi32, _mm512_setzero_si512,
     _mm512_shuffle_i32x4, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
-    _mm512_unpacklo_epi64, _mm512_xor_si512,
+    _mm512_unpacklo_epi64,
 };
+
+use zeroize::Zeroize as _;
 
 use super::LANES;
 
@@ -17,28 +22,81 @@ pub(super) struct Streams<'k> {
     key: &'k [u32; 8],
     /// Low and high word of each message's counter, in lanes i and i + 8.
     counters: [__m512i; 2],
+    /// The beginning of every block after three of the first four quarter rounds. They have nothing
+    /// to do with the number of the block, which is in the fourth. One could tell the key from this.
+    begun: Words,
 }
 
 /// Sixteen blocks word by word: element i has word i of all of them. The first block of message i
 /// is in lane i, the second in lane i + 8.
 pub(super) type Words = [__m512i; 16];
 
+/// Sixteen blocks halfway from words to bytes: quarter m of element `[i][k]` has words 4i to 4i + 3
+/// of the block in lane 4m + k.
+pub(super) type Squares = [[__m512i; 4]; 4];
+
 /// One block of each message.
 pub(super) type Blocks = [__m512i; LANES];
 
-/// Four quarter rounds (section 2.1) step by step, so that none waits for itself.
-macro_rules! quarter_rounds {
-    ($v:ident: $([$a:literal $b:literal $c:literal $d:literal])*) => {
-        quarter_rounds!(@ 16 $v: $([$a $b $d])*);
-        quarter_rounds!(@ 12 $v: $([$c $d $b])*);
-        quarter_rounds!(@ 8 $v: $([$a $b $d])*);
-        quarter_rounds!(@ 7 $v: $([$c $d $b])*);
-    };
-    (@ $bits:literal $v:ident: $([$x:literal $y:literal $z:literal])*) => {
-        $($v[$x] = _mm512_add_epi32($v[$x], $v[$y]);)*
-        $($v[$z] = _mm512_rol_epi32::<$bits>(_mm512_xor_si512($v[$z], $v[$x]));)*
+/// A quarter of some quarter rounds (section 2.1): `x += y; z ^= x; z <<<= bits`. The order, two of
+/// each, is the one that the CPU has been seen to run fastest; the compiler leaves it alone.
+macro_rules! steps {
+    ($bits:literal $v:ident: $([$x:literal $y:literal $z:literal])*) => {
+        $($v[$x] = core::arch::x86_64::_mm512_add_epi32($v[$x], $v[$y]);)*
+        $($v[$z] = core::arch::x86_64::_mm512_xor_si512($v[$z], $v[$x]);)*
+        $($v[$z] = core::arch::x86_64::_mm512_rol_epi32::<$bits>($v[$z]);)*
     };
 }
+
+/// One quarter round.
+macro_rules! quarter_round {
+    ($v:ident: $a:literal $b:literal $c:literal $d:literal) => {
+        steps!(16 $v: [$a $b $d]);
+        steps!(12 $v: [$c $d $b]);
+        steps!(8 $v: [$a $b $d]);
+        steps!(7 $v: [$c $d $b]);
+    };
+}
+
+/// The first or the second half, going by the two rotations, of four quarter rounds.
+macro_rules! half_round {
+    (columns $first:literal $second:literal $v:ident) => {
+        steps!($first $v: [0 4 12] [1 5 13]);
+        steps!($first $v: [2 6 14] [3 7 15]);
+        steps!($second $v: [8 12 4] [9 13 5]);
+        steps!($second $v: [10 14 6] [11 15 7]);
+    };
+    (diagonals $first:literal $second:literal $v:ident) => {
+        steps!($first $v: [0 5 15] [1 6 12]);
+        steps!($first $v: [2 7 13] [3 4 14]);
+        steps!($second $v: [10 15 5] [11 12 6]);
+        steps!($second $v: [8 13 7] [9 14 4]);
+    };
+}
+
+/// Four quarter rounds down the columns and four down the diagonals (section 2.3), and up to four
+/// pieces of other work, each behind a half round. The diagonal half can stand alone.
+macro_rules! double_round {
+    ($v:ident) => { double_round!($v {} {} {} {}) };
+    ($v:ident $first:block $second:block $third:block $fourth:block) => {
+        half_round!(columns 16 12 $v);
+        hold!($v[4], $v[5], $v[6], $v[7]);
+        $first
+        half_round!(columns 8 7 $v);
+        hold!($v[4], $v[5], $v[6], $v[7]);
+        $second
+        double_round!(diagonals $v $third $fourth);
+    };
+    (diagonals $v:ident $third:block $fourth:block) => {
+        half_round!(diagonals 16 12 $v);
+        hold!($v[4], $v[5], $v[6], $v[7]);
+        $third
+        half_round!(diagonals 8 7 $v);
+        hold!($v[4], $v[5], $v[6], $v[7]);
+        $fourth
+    };
+}
+pub(super) use {double_round, half_round, steps};
 
 impl<'k> Streams<'k> {
     /// The stream of message i is that of the nonce of WireGuard's `counters[i]`: 32 bits of zeros,
@@ -50,61 +108,109 @@ impl<'k> Streams<'k> {
             |[a, b, c, d, e, f, g, h]: [u32; LANES]| lanes([a, b, c, d, e, f, g, h, a, b, c, d, e, f, g, h]);
         let low = twice(counters.map(|counter| counter as u32));
         let high = twice(counters.map(|counter| (counter >> 32) as u32));
-        Streams { key, counters: [low, high] }
+        let mut streams = Streams { key, counters: [low, high], begun: [_mm512_setzero_si512(); 16] };
+        let mut v = streams.start(0);
+        quarter_round!(v: 1 5 9 13);
+        quarter_round!(v: 2 6 10 14);
+        quarter_round!(v: 3 7 11 15);
+        streams.begun = v;
+        streams
+    }
+
+    /// What blocks `number` and `number + 1` of every stream begin with.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn start(&self, number: u32) -> Words {
+        let (a, b) = (number, number + 1);
+        let [c0, c1, c2, c3] = CONSTANTS.map(|word| all(word));
+        let [k0, k1, k2, k3, k4, k5, k6, k7] = self.key.map(|word| all(word));
+        let n = lanes([a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b]);
+        let [low, high] = self.counters;
+        [c0, c1, c2, c3, k0, k1, k2, k3, k4, k5, k6, k7, n, _mm512_setzero_si512(), low, high]
+    }
+
+    /// Blocks `number` and `number + 1` after the first four quarter rounds, those of the columns.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn begin(&self, number: u32) -> Words {
+        let mut v = self.begun;
+        let start = self.start(number);
+        for i in [0, 4, 8, 12] {
+            v[i] = start[i];
+        }
+        quarter_round!(v: 0 4 8 12);
+        v
+    }
+
+    /// The blocks from what the rounds made of them: adds what they began with.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn end(&self, number: u32, mut v: Words) -> Words {
+        for (word, start) in v.iter_mut().zip(self.start(number)) {
+            *word = _mm512_add_epi32(*word, start);
+        }
+        v
     }
 
     /// Blocks `number` and `number + 1` of every stream.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(super) fn blocks(&self, number: u32) -> Words {
-        let (a, b) = (number, number + 1);
-        let [c0, c1, c2, c3] = CONSTANTS.map(|word| all(word));
-        let [k0, k1, k2, k3, k4, k5, k6, k7] = self.key.map(|word| all(word));
-        let n = lanes([a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b]);
-        let [low, high] = self.counters;
-        let zero = _mm512_setzero_si512();
-        let start = [c0, c1, c2, c3, k0, k1, k2, k3, k4, k5, k6, k7, n, zero, low, high];
-        let mut v = start;
-        for _ in 0..10 {
-            quarter_rounds!(v: [0 4 8 12] [1 5 9 13] [2 6 10 14] [3 7 11 15]);
-            quarter_rounds!(v: [0 5 10 15] [1 6 11 12] [2 7 8 13] [3 4 9 14]);
+        let mut v = self.begin(number);
+        double_round!(diagonals v {} {});
+        for _ in 1..10 {
+            double_round!(v);
         }
-        for (word, start) in v.iter_mut().zip(start) {
-            *word = _mm512_add_epi32(*word, start);
-        }
-        v
+        self.end(number, v)
     }
 }
 
-/// From words to bytes: the first and the second block of each message.
+impl Drop for Streams<'_> {
+    fn drop(&mut self) {
+        self.begun.zeroize();
+    }
+}
+
+/// The first half of the way from words to bytes: four words of four blocks make a square in each
+/// 128-bit quarter.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn split(words: &Words) -> (Blocks, Blocks) {
-    let zero = _mm512_setzero_si512();
-    // Four words of four blocks make a square in each 128-bit quarter. Of `quarters[i][k]`, quarter
-    // m holds words 4i to 4i + 3 of the block in lane 4m + k.
-    let mut quarters = [[zero; 4]; 4];
-    for (quarter, words) in quarters.iter_mut().zip(words.as_chunks::<4>().0) {
+pub(super) fn squares(words: &Words) -> Squares {
+    let mut squares = [[_mm512_setzero_si512(); 4]; 4];
+    for (square, words) in squares.iter_mut().zip(words.as_chunks::<4>().0) {
         let [a, b, c, d] = *words;
         let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
-        quarter[0] = _mm512_unpacklo_epi64(ab, cd);
-        quarter[1] = _mm512_unpackhi_epi64(ab, cd);
+        square[0] = _mm512_unpacklo_epi64(ab, cd);
+        square[1] = _mm512_unpackhi_epi64(ab, cd);
         let (ab, cd) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
-        quarter[2] = _mm512_unpacklo_epi64(ab, cd);
-        quarter[3] = _mm512_unpackhi_epi64(ab, cd);
+        square[2] = _mm512_unpacklo_epi64(ab, cd);
+        square[3] = _mm512_unpackhi_epi64(ab, cd);
     }
-    // And the quarters of four registers make another square.
-    let (mut first, mut second) = ([zero; LANES], [zero; LANES]);
+    squares
+}
+
+/// The second half, for messages k and k + 4: the first block of each, then the second of each. The
+/// quarters of four registers make another square.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn blocks_of_two(squares: &Squares, k: usize) -> [__m512i; 4] {
+    let [a, b, c, d] = [squares[0][k], squares[1][k], squares[2][k], squares[3][k]];
+    let (ab, cd) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0x44>(c, d));
+    let first = [_mm512_shuffle_i32x4::<0x88>(ab, cd), _mm512_shuffle_i32x4::<0xdd>(ab, cd)];
+    let (ab, cd) = (_mm512_shuffle_i32x4::<0xee>(a, b), _mm512_shuffle_i32x4::<0xee>(c, d));
+    let second = [_mm512_shuffle_i32x4::<0x88>(ab, cd), _mm512_shuffle_i32x4::<0xdd>(ab, cd)];
+    [first[0], first[1], second[0], second[1]]
+}
+
+/// The first and the second block of each message.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn split(squares: &Squares) -> [Blocks; 2] {
+    let mut blocks = [[_mm512_setzero_si512(); LANES]; 2];
     for k in 0..4 {
-        let [a, b, c, d] = [quarters[0][k], quarters[1][k], quarters[2][k], quarters[3][k]];
-        let (ab, cd) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0x44>(c, d));
-        first[k] = _mm512_shuffle_i32x4::<0x88>(ab, cd);
-        first[4 + k] = _mm512_shuffle_i32x4::<0xdd>(ab, cd);
-        let (ab, cd) = (_mm512_shuffle_i32x4::<0xee>(a, b), _mm512_shuffle_i32x4::<0xee>(c, d));
-        second[k] = _mm512_shuffle_i32x4::<0x88>(ab, cd);
-        second[4 + k] = _mm512_shuffle_i32x4::<0xdd>(ab, cd);
+        [blocks[0][k], blocks[0][k + 4], blocks[1][k], blocks[1][k + 4]] = blocks_of_two(squares, k);
     }
-    (first, second)
+    blocks
 }
 
 /// The same word in all lanes.

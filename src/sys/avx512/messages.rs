@@ -2,6 +2,7 @@
 
 use core::arch::x86_64::{__m512i, _mm512_setzero_si512, _mm512_xor_si512};
 
+use super::chacha20::Blocks;
 use super::{LANES, load, load_part, store, store_part};
 
 /// Bytes of a tag.
@@ -13,7 +14,8 @@ pub(crate) type Tags = [[u8; TAG]; LANES];
 /// Up to [`LANES`] messages, and what they lie in.
 pub(crate) struct Messages<'a> {
     buffer: &'a mut [u8],
-    stride: usize,
+    /// Where the message of each lane begins. Lanes without a message read the last one again.
+    starts: [usize; LANES],
     len: usize,
     count: usize,
 }
@@ -26,7 +28,8 @@ impl<'a> Messages<'a> {
     pub(crate) fn new(buffer: &'a mut [u8], stride: usize, len: usize, count: usize) -> Self {
         assert!((1..=LANES).contains(&count), "one message a lane");
         assert!((count - 1) * stride + len <= buffer.len(), "the messages lie in the buffer");
-        Messages { buffer, stride, len, count }
+        let starts = std::array::from_fn(|lane| lane.min(count - 1) * stride);
+        Messages { buffer, starts, len, count }
     }
 
     /// Bytes of each message.
@@ -35,14 +38,18 @@ impl<'a> Messages<'a> {
         self.len
     }
 
-    /// The 64 bytes from `at` on of each message, fewer at its end and zeros behind them. Lanes
-    /// without a message repeat the last one.
+    /// The 64 bytes from `at` on of the message of one lane.
     #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn whole(&self, lane: usize, at: usize) -> __m512i {
+        load(self.buffer[self.starts[lane] + at..].first_chunk().expect("a message reaches that far"))
+    }
+
+    /// The 64 bytes from `at` on of each message, fewer at its end and zeros behind them.
     #[target_feature(enable = "avx512f,avx512bw")]
-    pub(super) fn at(&self, at: usize) -> [__m512i; LANES] {
+    pub(super) fn at(&self, at: usize) -> Blocks {
         let mut blocks = [_mm512_setzero_si512(); LANES];
-        for (lane, block) in blocks.iter_mut().enumerate() {
-            let start = lane.min(self.count - 1) * self.stride;
+        for (start, block) in self.starts.iter().zip(&mut blocks) {
             let rest = &self.buffer[start + at..start + self.len];
             *block = match rest.first_chunk() {
                 Some(whole) => load(whole),
@@ -52,21 +59,28 @@ impl<'a> Messages<'a> {
         blocks
     }
 
-    /// Adds the key stream to the 64 bytes from `at` on of each message, fewer at its end.
+    /// Adds key stream to the 64 bytes from `at` on of the message of one lane.
     #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn add_whole(&mut self, lane: usize, at: usize, stream: __m512i) {
+        if lane < self.count {
+            let text = self.buffer[self.starts[lane] + at..].first_chunk_mut();
+            let text = text.expect("a message reaches that far");
+            store(text, _mm512_xor_si512(load(text), stream));
+        }
+    }
+
+    /// Adds key stream to the 64 bytes from `at` on of each message, fewer at its end.
     #[target_feature(enable = "avx512f,avx512bw")]
-    pub(super) fn add(&mut self, at: usize, stream: &[__m512i; LANES]) {
+    pub(super) fn add(&mut self, at: usize, stream: &Blocks) {
         if at >= self.len {
             return;
         }
-        for (lane, &stream) in stream.iter().enumerate() {
-            if lane < self.count {
-                let start = lane * self.stride;
-                let rest = &mut self.buffer[start + at..start + self.len];
-                match rest.first_chunk_mut() {
-                    Some(whole) => store(whole, _mm512_xor_si512(load(whole), stream)),
-                    None => store_part(rest, _mm512_xor_si512(load_part(rest), stream)),
-                }
+        for (&start, &stream) in self.starts[..self.count].iter().zip(stream) {
+            let rest = &mut self.buffer[start + at..start + self.len];
+            match rest.first_chunk_mut() {
+                Some(whole) => store(whole, _mm512_xor_si512(load(whole), stream)),
+                None => store_part(rest, _mm512_xor_si512(load_part(rest), stream)),
             }
         }
     }

@@ -8,19 +8,28 @@
 //! - [`chacha20`]: the key stream, two blocks of each of eight messages per call;
 //! - [`poly1305`]: eight authenticators, one in each 64-bit lane;
 //! - [`messages`]: what is sealed and opened, as places in a buffer;
-//! - [`aead`]: the two put together.
+//! - [`aead`]: the two put together;
+//! - [`bulk`]: the same for the middle of long messages, interleaved so that the CPU is busy.
 //!
-//! Only the loads, the stores and the way in are unsafe; arithmetic in vector registers is not.
+//! Only the loads, the stores, the way in and [`held`] are unsafe; arithmetic in vector registers is
+//! not.
 
 // The rows of a square, which have no better names.
 #![allow(clippy::many_single_char_names)]
 
+use core::arch::asm;
 use core::arch::x86_64::{
     __m512i, _mm512_loadu_si512, _mm512_mask_storeu_epi8, _mm512_maskz_loadu_epi8, _mm512_storeu_si512,
 };
 use std::arch::is_x86_feature_detected;
 
+/// [`held`], in place.
+macro_rules! hold {
+    ($($register:expr),*) => { $($register = $crate::sys::avx512::held($register);)* };
+}
+
 mod aead;
+mod bulk;
 mod chacha20;
 mod messages;
 mod poly1305;
@@ -46,6 +55,17 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512vbmi2");
         all.then_some(Avx512(()))
     }
+}
+
+/// The same value, of which the compiler knows nothing: it is computed before everything that is held
+/// later in the source, and what is computed from it comes after everything that was held earlier.
+/// Otherwise the compiler sorts interleaved work apart again. There are no instructions in this.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn held(mut register: __m512i) -> __m512i {
+    // SAFETY: it is a comment in the assembly, which leaves everything as it is.
+    unsafe { asm!("/* {0} */", inout(zmm_reg) register, options(nomem, nostack, preserves_flags)) };
+    register
 }
 
 /// 64 bytes as one register.

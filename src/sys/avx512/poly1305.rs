@@ -3,6 +3,23 @@
 //! Numbers modulo 2^130 - 5 are in limbs of 44, 44 and 42 bits, which leaves the 52-bit multiplier
 //! room for sums. 2^132 is 4 * 2^130, that is 20: a product that reaches over the top limb comes
 //! back in at the bottom 20 times.
+//!
+//! Up to four blocks go in at a time, (a + m1) r^4 + m2 r^3 + m3 r^2 + m4 r, and are reduced once.
+//!
+//! # Bounds
+//!
+//! The multiplier takes the low 52 bits of its factors, and sums are of 64 bits, so the first must
+//! stay below 2^52 and the second below 2^64:
+//!
+//! - *reduced*: limbs 0 and 2 are below 2^44 and 2^42, for they are masked; limb 1 is below
+//!   2^44 + 2^11, for a last carry is added to it ([`Products::reduced`]).
+//! - *factors*: powers of r are reduced. 20 times limb 1 is below 2^49, 20 times limb 2 below 2^47.
+//! - *numbers*: a block has limbs below 2^44, 2^44 and 2^41, and with the accumulator 2^45, 2^46 and
+//!   2^43.
+//! - *low sums*: twelve terms a limb (four blocks of three), each below 2^52: below 2^56.
+//! - *high sums*, of four terms of each kind: limb 0 below 4 (2^(45+44-52) + 2^(46+47-52) +
+//!   2^(43+49-52)) < 2^44; limb 1 below 4 (2^(45+45-52) + 2^(46+44-52) + 2^(43+47-52)) < 2^42; limb 2
+//!   below 4 (2^(45+42-52) + 2^(46+45-52) + 2^(43+44-52)) < 2^42.
 
 use core::arch::x86_64::{
     __m256i, __m512i, _mm512_add_epi64, _mm512_and_si512, _mm512_castsi512_si256, _mm512_cmplt_epu64_mask,
@@ -12,24 +29,26 @@ use core::arch::x86_64::{
     _mm512_unpackhi_epi64, _mm512_unpacklo_epi64,
 };
 
-use super::chacha20::Words;
+use super::chacha20::{Blocks, Words};
 use super::messages::{Messages, Tags};
-use super::{LANES, store};
+use super::store;
 
 /// Eight numbers, lowest limb first.
-type Limbs = [__m512i; 3];
+pub(super) type Limbs = [__m512i; 3];
+
+/// 16 bytes of each message: their low and high 64 bits.
+pub(super) type Block = [__m512i; 2];
 
 const LIMB: i64 = (1 << 44) - 1;
 const TOP_LIMB: i64 = (1 << 42) - 1;
 
 /// Eight authenticators (section 2.5.1).
 pub(super) struct Authenticators {
-    /// r, and r squared.
-    r: Factor,
-    r_squared: Factor,
+    /// r, r^2, r^3 and r^4.
+    pub(super) powers: [Factor; 4],
     /// s, the number added at the end: its low and high 64 bits.
     s: [__m512i; 2],
-    accumulator: Limbs,
+    pub(super) accumulator: Limbs,
 }
 
 impl Authenticators {
@@ -44,70 +63,50 @@ impl Authenticators {
         let low = _mm512_and_si512(pair(0), _mm512_set1_epi64(0x0fff_fffc_0fff_ffff));
         let high = _mm512_and_si512(pair(2), _mm512_set1_epi64(0x0fff_fffc_0fff_fffc));
         let r = Factor::new(limbs(low, high));
-        let mut square = Products::none();
-        square.add(r.limbs, &r);
-        Authenticators {
-            r_squared: Factor::new(square.reduced()),
-            r,
-            s: [pair(4), pair(6)],
-            accumulator: [_mm512_setzero_si512(); 3],
-        }
+        let r2 = r.times(&r);
+        let (r3, r4) = (r2.times(&r), r2.times(&r2));
+        let accumulator = [_mm512_setzero_si512(); 3];
+        Authenticators { powers: [r, r2, r3, r4], s: [pair(4), pair(6)], accumulator }
     }
 
-    /// The tags of messages without associated data (section 2.8).
-    #[inline]
+    /// The tags of messages without associated data (section 2.8), of which everything before `at`
+    /// has been taken in.
     #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
-    pub(super) fn tags(mut self, messages: &Messages<'_>) -> Tags {
+    pub(super) fn tags(&mut self, messages: &Messages<'_>, mut at: usize) -> Tags {
         let len = messages.len();
-        let whole = len - len % 64;
-        for at in (0..whole).step_by(64) {
-            let [a, b, c, d, e, f, g, h] = transposed(&messages.at(at));
-            self.two_blocks([a, b], [c, d]);
-            self.two_blocks([e, f], [g, h]);
-        }
-        if whole < len {
-            let words = transposed(&messages.at(whole));
-            for block in &words.as_chunks().0[..(len - whole).div_ceil(16)] {
-                self.block(*block);
-            }
+        while at < len {
+            let text = transposed(&messages.at(at));
+            self.blocks(&text[..(len - at).div_ceil(16).min(4)]);
+            at += 64;
         }
         // No associated data, then how many bytes of text.
-        self.block([_mm512_setzero_si512(), _mm512_set1_epi64((len as u64).cast_signed())]);
+        self.blocks(&[[_mm512_setzero_si512(), _mm512_set1_epi64((len as u64).cast_signed())]]);
         self.finish()
     }
 
-    /// Takes in the next 16 bytes of each message, given as low and high 64 bits.
-    #[inline]
+    /// Takes in the next one to four blocks of each message.
     #[target_feature(enable = "avx512f,avx512ifma,avx512vbmi2")]
-    pub(super) fn block(&mut self, block: [__m512i; 2]) {
+    pub(super) fn blocks(&mut self, blocks: &[Block]) {
         let mut sum = Products::none();
-        sum.add(self.plus(block), &self.r);
-        self.accumulator = sum.reduced();
-    }
-
-    /// Takes in the next 32 bytes: (a + first) * r^2 + second * r. Half of that does not wait for
-    /// what came before, and there is one reduction instead of two.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512ifma,avx512vbmi2")]
-    fn two_blocks(&mut self, first: [__m512i; 2], second: [__m512i; 2]) {
-        let mut sum = Products::none();
-        sum.add(number(second), &self.r);
-        sum.add(self.plus(first), &self.r_squared);
+        let mut accumulator = self.accumulator;
+        for (block, power) in blocks.iter().zip(self.powers[..blocks.len()].iter().rev()) {
+            sum.add(plus(accumulator, number(*block)), power);
+            accumulator = [_mm512_setzero_si512(); 3];
+        }
         self.accumulator = sum.reduced();
     }
 
     /// The accumulator plus a block.
     #[inline]
     #[target_feature(enable = "avx512f,avx512vbmi2")]
-    fn plus(&self, block: [__m512i; 2]) -> Limbs {
-        let block = number(block);
-        [0, 1, 2].map(|i| _mm512_add_epi64(self.accumulator[i], block[i]))
+    pub(super) fn plus(&self, block: Block) -> Limbs {
+        plus(self.accumulator, number(block))
     }
 
     /// The accumulator, reduced for good, plus s modulo 2^128.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    pub(super) fn finish(self) -> Tags {
+    pub(super) fn finish(&self) -> Tags {
         let (limb, top_limb) = (_mm512_set1_epi64(LIMB), _mm512_set1_epi64(TOP_LIMB));
         // After the first time round only a carry of one can be left, after the second none.
         let [h0, h1, h2] = carried(carried(self.accumulator));
@@ -142,7 +141,7 @@ impl Authenticators {
 }
 
 /// A number to multiply by.
-struct Factor {
+pub(super) struct Factor {
     limbs: Limbs,
     /// 20 times limbs 1 and 2.
     wrapped: [__m512i; 2],
@@ -155,10 +154,18 @@ impl Factor {
         let times_20 = |x| _mm512_add_epi64(_mm512_slli_epi64::<4>(x), _mm512_slli_epi64::<2>(x));
         Factor { limbs, wrapped: [times_20(limbs[1]), times_20(limbs[2])] }
     }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma")]
+    fn times(&self, other: &Factor) -> Factor {
+        let mut product = Products::none();
+        product.add(self.limbs, other);
+        Factor::new(product.reduced())
+    }
 }
 
 /// A sum of products, limb by limb, low and high 52 bits apart.
-struct Products {
+pub(super) struct Products {
     low: Limbs,
     high: Limbs,
 }
@@ -166,37 +173,48 @@ struct Products {
 impl Products {
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn none() -> Self {
+    pub(super) fn none() -> Self {
         Products { low: [_mm512_setzero_si512(); 3], high: [_mm512_setzero_si512(); 3] }
     }
 
-    /// Adds `x` times `factor`. Two of these fit before the sums have to be reduced.
+    /// Adds `x * factor`. Four of these fit before the sums have to be reduced.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma")]
     fn add(&mut self, x: Limbs, factor: &Factor) {
-        let [r0, r1, r2] = factor.limbs;
-        let [w1, w2] = factor.wrapped;
-        // Row i is what limb i of x is multiplied by, for each limb of the product.
-        for (x, row) in x.into_iter().zip([[r0, r1, r2], [w2, r0, r1], [w1, w2, r0]]) {
-            for (limb, factor) in row.into_iter().enumerate() {
-                self.low[limb] = _mm512_madd52lo_epu64(self.low[limb], x, factor);
-                self.high[limb] = _mm512_madd52hi_epu64(self.high[limb], x, factor);
-            }
+        for i in 0..3 {
+            self.add_row(x, factor, i);
         }
     }
 
-    /// The sum in limbs again, the middle one up to a few bits too long.
+    /// The part of [`Products::add`] that is about limb `i` of `x`. The compiler has to do it here.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma")]
+    pub(super) fn add_row(&mut self, x: Limbs, factor: &Factor, i: usize) {
+        let [r0, r1, r2] = factor.limbs;
+        let [w1, w2] = factor.wrapped;
+        // Row i is what limb i of x is multiplied by, for each limb of the product.
+        let row = [[r0, r1, r2], [w2, r0, r1], [w1, w2, r0]][i];
+        for (limb, factor) in row.into_iter().enumerate() {
+            self.low[limb] = _mm512_madd52lo_epu64(self.low[limb], x[i], factor);
+            self.high[limb] = _mm512_madd52hi_epu64(self.high[limb], x[i], factor);
+        }
+        hold!(self.low[0], self.low[1], self.low[2], self.high[0], self.high[1], self.high[2]);
+    }
+
+    /// The sum in limbs again, the middle one below 2^44 + 2^11.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn reduced(self) -> Limbs {
+    pub(super) fn reduced(&self) -> Limbs {
         let (limb, top_limb) = (_mm512_set1_epi64(LIMB), _mm512_set1_epi64(TOP_LIMB));
         let [l0, l1, l2] = self.low;
         let [h0, h1, h2] = self.high;
-        // A high part weighs 2^52: 8 bits over the next limb, 10 bits over the top.
+        // A high part weighs 2^52: 8 bits over the next limb, 10 bits over the top. With that and a
+        // carry of 13 bits at the most, limbs 1 and 2 are below 2^57.
         let l1 = _mm512_add_epi64(l1, _mm512_slli_epi64::<8>(h0));
         let l2 = _mm512_add_epi64(l2, _mm512_slli_epi64::<8>(h1));
         let l1 = _mm512_add_epi64(l1, _mm512_srli_epi64::<44>(l0));
         let l2 = _mm512_add_epi64(l2, _mm512_srli_epi64::<44>(l1));
+        // Below 2^52 + 2^15; 5 times that and a limb are below 2^55, which leaves a carry of 11 bits.
         let over = _mm512_add_epi64(_mm512_slli_epi64::<10>(h2), _mm512_srli_epi64::<42>(l2));
         let l0 = _mm512_add_epi64(_mm512_and_si512(l0, limb), times_5(over));
         let l1 = _mm512_add_epi64(_mm512_and_si512(l1, limb), _mm512_srli_epi64::<44>(l0));
@@ -217,12 +235,19 @@ fn carried([h0, h1, h2]: Limbs) -> Limbs {
     [_mm512_and_si512(h0, limb), h1, _mm512_and_si512(h2, top_limb)]
 }
 
-/// 128 bits in limbs, with the bit that marks the end of a whole block (section 2.5).
+/// Limb by limb.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn plus(x: Limbs, y: Limbs) -> Limbs {
+    [_mm512_add_epi64(x[0], y[0]), _mm512_add_epi64(x[1], y[1]), _mm512_add_epi64(x[2], y[2])]
+}
+
+/// A block in limbs, with the bit behind it that marks the end of a whole block (section 2.5).
 #[inline]
 #[target_feature(enable = "avx512f,avx512vbmi2")]
-fn number([low, high]: [__m512i; 2]) -> Limbs {
-    let [a, b, c] = limbs(low, high);
-    [a, b, _mm512_or_si512(c, _mm512_set1_epi64(1 << (128 - 88)))]
+pub(super) fn number([low, high]: Block) -> Limbs {
+    let [a, b, _] = limbs(low, high);
+    [a, b, _mm512_shrdi_epi64::<{ 88 - 64 }>(high, _mm512_set1_epi64(1))]
 }
 
 /// 128 bits in limbs.
@@ -247,23 +272,37 @@ fn joined(low: __m256i, high: __m256i) -> __m512i {
     _mm512_or_si512(_mm512_cvtepu32_epi64(low), _mm512_slli_epi64::<32>(_mm512_cvtepu32_epi64(high)))
 }
 
-/// Element i of the result has the 64-bit word i of each argument.
+/// Four blocks of each message from 64 bytes of each.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transposed(rows: &[__m512i; LANES]) -> [__m512i; LANES] {
-    let zero = _mm512_setzero_si512();
+pub(super) fn transposed(rows: &Blocks) -> [Block; 4] {
     let [a, b, c, d, e, f, g, h] = *rows;
-    let even = [(a, b), (c, d), (e, f), (g, h)].map(|(x, y)| _mm512_unpacklo_epi64(x, y));
-    let odd = [(a, b), (c, d), (e, f), (g, h)].map(|(x, y)| _mm512_unpackhi_epi64(x, y));
-    // Of these, quarter m has words 2m (even) or 2m + 1 (odd) of two rows.
-    let mut columns = [zero; LANES];
-    for (parity, [ab, cd, ef, gh]) in [even, odd].into_iter().enumerate() {
-        let (x, y) = (_mm512_shuffle_i64x2::<0x44>(ab, cd), _mm512_shuffle_i64x2::<0x44>(ef, gh));
-        columns[parity] = _mm512_shuffle_i64x2::<0x88>(x, y);
-        columns[2 + parity] = _mm512_shuffle_i64x2::<0xdd>(x, y);
-        let (x, y) = (_mm512_shuffle_i64x2::<0xee>(ab, cd), _mm512_shuffle_i64x2::<0xee>(ef, gh));
-        columns[4 + parity] = _mm512_shuffle_i64x2::<0x88>(x, y);
-        columns[6 + parity] = _mm512_shuffle_i64x2::<0xdd>(x, y);
-    }
-    columns
+    let low = columns([
+        _mm512_unpacklo_epi64(a, b),
+        _mm512_unpacklo_epi64(c, d),
+        _mm512_unpacklo_epi64(e, f),
+        _mm512_unpacklo_epi64(g, h),
+    ]);
+    let high = columns([
+        _mm512_unpackhi_epi64(a, b),
+        _mm512_unpackhi_epi64(c, d),
+        _mm512_unpackhi_epi64(e, f),
+        _mm512_unpackhi_epi64(g, h),
+    ]);
+    [[low[0], high[0]], [low[1], high[1]], [low[2], high[2]], [low[3], high[3]]]
+}
+
+/// Quarter m of each argument has 64-bit words of block m of two messages; element m of the result
+/// has those of all eight.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn columns([ab, cd, ef, gh]: [__m512i; 4]) -> [__m512i; 4] {
+    let (x, y) = (_mm512_shuffle_i64x2::<0x44>(ab, cd), _mm512_shuffle_i64x2::<0x44>(ef, gh));
+    let (z, w) = (_mm512_shuffle_i64x2::<0xee>(ab, cd), _mm512_shuffle_i64x2::<0xee>(ef, gh));
+    [
+        _mm512_shuffle_i64x2::<0x88>(x, y),
+        _mm512_shuffle_i64x2::<0xdd>(x, y),
+        _mm512_shuffle_i64x2::<0x88>(z, w),
+        _mm512_shuffle_i64x2::<0xdd>(z, w),
+    ]
 }

@@ -1,12 +1,16 @@
-//! The vectors of RFC 8439 that have the form of what WireGuard does. Where the CPU cannot run any
+//! The vectors of RFC 8439 that have the form of what WireGuard does, and what they do not reach: sums
+//! of many large numbers, and messages with a long middle. Where the CPU cannot run any
 //! of this there is nothing to test, and the tests say so.
 
 use core::arch::x86_64::{__m512i, _mm512_set1_epi32, _mm512_set1_epi64};
 
-use super::chacha20::{Streams, split};
+use chacha20poly1305::ChaCha20Poly1305;
+use chacha20poly1305::aead::{Aead as _, KeyInit as _};
+
+use super::chacha20::{Streams, split, squares};
 use super::messages::Tags;
-use super::poly1305::Authenticators;
-use super::{Avx512, LANES, TAG, store};
+use super::poly1305::{Authenticators, Block};
+use super::{Avx512, LANES, Messages, TAG, store};
 
 fn is_there() -> bool {
     let there = Avx512::detect().is_some();
@@ -24,8 +28,8 @@ fn hex<const N: usize>(text: &str) -> [u8; N] {
 /// One block of the key stream of every lane.
 #[target_feature(enable = "avx512f")]
 fn blocks(key: &[u32; 8], counters: [u64; LANES], number: u32) -> [[[u8; 64]; LANES]; 2] {
-    let (first, second) = split(&Streams::new(key, counters).blocks(number));
-    [first, second].map(|blocks| blocks.map(|block| bytes(block)))
+    split(&squares(&Streams::new(key, counters).blocks(number)))
+        .map(|blocks| blocks.map(|block| bytes(block)))
 }
 
 #[target_feature(enable = "avx512f")]
@@ -35,16 +39,21 @@ fn bytes(register: __m512i) -> [u8; 64] {
     bytes
 }
 
+/// The tags of `text`, taken in `step` blocks at a time.
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
-fn authenticated(key: [u8; 32], text: &[[u8; TAG]]) -> Tags {
+fn authenticated(key: [u8; 32], text: &[[u8; TAG]], step: usize) -> Tags {
     let mut words = [_mm512_set1_epi32(0); 16];
     for (word, bytes) in words.iter_mut().zip(key.as_chunks().0) {
         *word = _mm512_set1_epi32(i32::from_le_bytes(*bytes));
     }
     let mut authenticators = Authenticators::new(&words);
-    for block in text {
-        let [low, high] = [0, 8].map(|at| i64::from_le_bytes(block[at..at + 8].try_into().unwrap()));
-        authenticators.block([_mm512_set1_epi64(low), _mm512_set1_epi64(high)]);
+    let blocks: Vec<Block> = text
+        .iter()
+        .map(|block| [0, 8].map(|at| i64::from_le_bytes(block[at..at + 8].try_into().unwrap())))
+        .map(|[low, high]| [_mm512_set1_epi64(low), _mm512_set1_epi64(high)])
+        .collect();
+    for blocks in blocks.chunks(step) {
+        authenticators.blocks(blocks);
     }
     authenticators.finish()
 }
@@ -131,8 +140,63 @@ fn the_tags_are_those_of_rfc_8439_appendix_a_3() {
         key[..16].copy_from_slice(&hex::<16>(r));
         key[16..].copy_from_slice(&hex::<16>(s));
         let text: Vec<[u8; 16]> = text.iter().map(|block| hex(block)).collect();
-        // SAFETY: the CPU has what the function names: `is_there`.
-        let tags = unsafe { authenticated(key, &text) };
-        assert_eq!(tags, [hex(tag); LANES], "{r} {s} {text:x?}");
+        for step in 1..=4 {
+            // SAFETY: the CPU has what the function names: `is_there`.
+            let tags = unsafe { authenticated(key, &text, step) };
+            assert_eq!(tags, [hex(tag); LANES], "{r} {s} {text:x?}");
+        }
+    }
+}
+
+#[test]
+fn four_blocks_at_a_time_are_as_one_by_one_even_if_every_limb_is_as_large_as_it_gets() {
+    if !is_there() {
+        return;
+    }
+    let largest_r = "ffffff0ffcffff0ffcffff0ffcffff0f";
+    // The largest r there is (section 2.5), two others, and the largest and the smallest text.
+    for r in [largest_r, "fffbff0ffcffff0ffcfeff0ff8ffff0f", "00000000000000000000000000000001"] {
+        for text in [[0xff; TAG], [0; TAG]] {
+            let mut key = [0xff; 32];
+            key[..16].copy_from_slice(&hex::<16>(r));
+            let text = [text; 257];
+            // SAFETY: the CPU has what the function names: `is_there`.
+            let [one, rest @ ..] = [1, 2, 3, 4].map(|step| unsafe { authenticated(key, &text, step) });
+            assert_eq!(rest, [one; 3], "{r} {:x?}", text[0]);
+        }
+    }
+}
+
+#[test]
+fn messages_with_a_long_middle_are_sealed_and_opened_as_another_implementation_does() {
+    let Some(avx512) = Avx512::detect() else {
+        eprintln!("this CPU has no AVX-512: nothing was tested");
+        return;
+    };
+    let key: [u8; 32] = std::array::from_fn(|i| 7 * i as u8);
+    let words = std::array::from_fn(|i| u32::from_le_bytes(key.as_chunks().0[i]));
+    let other = ChaCha20Poly1305::new(&key.into());
+    // Around the ends of chunks, and as long as a datagram can get.
+    for len in (125..132).chain(189..196).chain(317..324).chain([4095, 8920, 9000, 65_472]) {
+        for count in 1..=LANES {
+            let stride = len + 5;
+            let plain: Vec<u8> = (0..count * stride).map(|i| ((i * i) >> 5) as u8).collect();
+            let counters = std::array::from_fn(|lane| u64::MAX / 9 * lane as u64 + len as u64);
+            let mut buffer = plain.clone();
+            let tags = avx512.seal(&words, counters, Messages::new(&mut buffer, stride, len, count));
+            for lane in 0..count {
+                let mut nonce = [0; 12];
+                nonce[4..].copy_from_slice(&counters[lane].to_le_bytes());
+                let (text, gap) = plain[lane * stride..][..stride].split_at(len);
+                let sealed = other.encrypt(&nonce.into(), text).unwrap();
+                let came = &buffer[lane * stride..][..stride];
+                assert!(came[..len] == sealed[..len], "text {lane} of {count}, {len} bytes");
+                assert_eq!(tags[lane], sealed[len..], "tag {lane} of {count}, {len} bytes");
+                assert_eq!(&came[len..], gap, "what is between messages is left alone");
+            }
+            let right = avx512.open(&words, counters, Messages::new(&mut buffer, stride, len, count));
+            assert_eq!(right[..count], tags[..count], "{count} of {len} bytes");
+            assert!(buffer == plain, "opening {count} of {len} bytes");
+        }
     }
 }

@@ -10,10 +10,15 @@ use super::{MAX_RUN, Verdicts};
 use crate::sys::avx512::{Avx512, LANES, Messages, TAG};
 use crate::wireguard::messages::{DATA_HEADER, DATA_OVERHEAD, data_counter};
 
-/// From how many datagrams on a lot that is not full is faster than one by one: that depends on how
-/// much of the time is for the text.
+/// From how many datagrams on a lot that is not full is faster than one by one. That depends on how
+/// much of the time is for the text: AWS-LC gains more from long ones.
 const fn worth_it(stride: usize) -> usize {
-    if stride < 192 { 2 } else { 5 }
+    match stride {
+        ..160 => 2,
+        160..256 => 3,
+        256..2560 => 4,
+        _ => 5,
+    }
 }
 
 /// A ChaCha20-Poly1305 key for lots of datagrams.
