@@ -50,12 +50,13 @@ fn a_cookie_that_finds_its_queue_full_is_counted() {
         actor.receive(&HandshakeDatagram { message: message.clone(), from, lane: FIRST_LANE });
         actor.telemetry.publish();
         let metrics = Exposition::parse(&registry.render()).unwrap();
-        metrics.sum(family, &[("reason", reason)]) as usize
+        metrics.sum(family, &[("reason", reason)])
     };
     // Each message may ask for a cookie once there are too many of them.
     let demanded = "laneway_handshake_messages_dropped_total";
-    while count(demanded, "cookie_demanded") < COOKIE_QUEUE {}
-    for dropped in 1..=3 {
-        assert_eq!(count("laneway_dropped_packets_total", "control_queue_full"), dropped);
+    while count(demanded, "cookie_demanded") < COOKIE_QUEUE as f64 {}
+    for dropped in [1.0, 2.0, 3.0] {
+        let counted = count("laneway_dropped_packets_total", "control_queue_full");
+        assert!((counted - dropped).abs() < 0.5, "{counted} were counted");
     }
 }

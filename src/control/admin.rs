@@ -271,7 +271,7 @@ async fn follow_hangups(hangups: Option<Hangups>) {
         });
         reload = returned(reloaded.await);
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// What work on another thread has returned; if it panicked, so do we.
