@@ -41,11 +41,24 @@ const WAKES: u64 = 4;
 /// How long idleness is watched.
 const IDLE: Duration = Duration::from_secs(2);
 
+/// Changes of one peer each.
+const CHANGES: u32 = 1000;
+
+/// Changes of one peer each by a command each. Starting `wg` takes longer than what it asks for.
+const COMMANDS: u32 = 100;
+
+/// The most that a change of one peer may allocate, in bytes, on average. A copy of all peers and prefixes is some
+/// megabytes.
+const CHANGE_BYTES: usize = 32 << 10;
+
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
 /// Bytes that are allocated now, in the whole process.
 static LIVE: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes that have ever been allocated.
+static EVER: AtomicUsize = AtomicUsize::new(0);
 
 /// The system's allocator, counting.
 struct Counting;
@@ -55,6 +68,7 @@ struct Counting;
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         LIVE.fetch_add(layout.size(), Relaxed);
+        EVER.fetch_add(layout.size(), Relaxed);
         // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`.
         unsafe { System.alloc(layout) }
     }
@@ -213,6 +227,71 @@ fn an_idle_peer_is_small_and_its_timers_cost_nothing() {
     // A busy machine may let us sleep longer.
     let most = WAKES * start.elapsed().as_millis().div_ceil(IDLE.as_millis()) as u64;
     assert!(woke <= most, "the peer actor woke {woke} times for nothing");
+}
+
+#[test]
+fn a_change_of_one_peer_copies_no_others() {
+    if !require_root() {
+        return;
+    }
+    let _turn = alone();
+    let lab = lab();
+    let router = router::start(&lab.left, &router::config(1, &router::key()));
+    let peers = (0..PEERS).map(|number| peer(number, &prefixes(number))).collect();
+    router.device().apply(DeviceUpdate { peers, ..DeviceUpdate::default() }).expect("room for all");
+    let each = |what: &str, change: &dyn Fn(u32) -> PeerUpdate| {
+        let (start, before) = (Instant::now(), EVER.load(Relaxed));
+        for number in 0..CHANGES {
+            let peers = vec![PeerUpdate { update_only: true, ..change(number) }];
+            router.device().apply(DeviceUpdate { peers, ..DeviceUpdate::default() }).expect("a change");
+        }
+        let allocated = (EVER.load(Relaxed) - before) / CHANGES as usize;
+        println!(
+            "{what}: {} us and {allocated} bytes each",
+            start.elapsed().as_micros() / u128::from(CHANGES)
+        );
+        assert!(allocated < CHANGE_BYTES, "{what}: {allocated} bytes");
+    };
+    each("persistent-keepalive", &|number| PeerUpdate {
+        persistent_keepalive: Some(0),
+        ..PeerUpdate::new(key(number))
+    });
+    each("allowed-ips as they are", &|number| peer(number, &prefixes(number)));
+    each("allowed-ips of another", &|number| peer(number, &prefixes(number + CHANGES)));
+    each("allowed-ips of its own", &|number| peer(number, &prefixes(number)));
+    // What it took from others they do not get back.
+    let status = router.device().status().expect("it runs");
+    let counts = |from: u32| {
+        status.peers[from as usize..].iter().take(CHANGES as usize).map(|peer| peer.allowed_ips.len())
+    };
+    assert!(counts(0).all(|count| count == PREFIXES) && counts(CHANGES).all(|count| count == 0));
+    assert!(counts(2 * CHANGES).all(|count| count == PREFIXES));
+}
+
+#[test]
+fn single_changes_come_through_wg() {
+    if !require_root() {
+        return;
+    }
+    let _turn = alone();
+    let lab = lab();
+    let laneway = Laneway::start(&lab.left, &[]);
+    let device = laneway.device.as_str();
+    output(&lab.left.namespace, &["wg", "setconf", device, "/dev/stdin"], &file(""));
+    let set = |number: u32, what: &str, value: &str| {
+        let key = key(number).to_string();
+        output(&lab.left.namespace, &["wg", "set", device, "peer", &key, what, value], "");
+    };
+    let start = Instant::now();
+    (0..COMMANDS).for_each(|number| set(number, "persistent-keepalive", "25"));
+    println!("{COMMANDS} times wg set persistent-keepalive: {} ms", start.elapsed().as_millis());
+    let start = Instant::now();
+    (0..COMMANDS).for_each(|number| set(number, "allowed-ips", &format!("192.0.2.{}/32", number % 64)));
+    println!("{COMMANDS} times wg set allowed-ips: {} ms", start.elapsed().as_millis());
+    let dump = output(&lab.left.namespace, &["wg", "show", device, "dump"], "");
+    let changed = dump.lines().filter(|line| line.ends_with("\t25")).count();
+    assert_eq!(changed, COMMANDS as usize);
+    assert_eq!(dump.matches("192.0.2.").count(), 64, "each address has one owner");
 }
 
 /// How often the peer actor's thread has slept (`proc_pid_status(5)`).

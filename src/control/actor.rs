@@ -19,6 +19,7 @@ use nix::errno::Errno;
 use super::config::SpreadPorts;
 use super::config::update::{DeviceStatus, DeviceUpdate};
 use super::device::{self, Bound, Request};
+use super::draft::Memory;
 use super::lookups::{Answer, Lookups};
 use super::names::Names;
 use super::schedule::Schedule;
@@ -50,6 +51,8 @@ pub(super) struct PeerActor {
     pub(super) protocol: Protocol,
     /// What the workers read.
     pub(super) peers: Arc<Peers>,
+    /// What the next change of that needs to know of the last.
+    pub(super) memory: Memory,
     /// What workers send up.
     pub(super) inbox: Arc<PeerInbox>,
     /// What the control socket and the supervisor ask.
@@ -153,6 +156,7 @@ impl PeerActor {
             self.take_answer(answer);
         }
         let now = clock::now();
+        self.memory.forget(now);
         while let Some(peer) = self.schedule.take_due(now) {
             worked = true;
             self.look_at(peer);
@@ -336,7 +340,7 @@ impl PeerActor {
     fn sleep(&self) -> Result<(), Stopped> {
         // A name that has to wait for another one's answer is begun with that.
         let name = self.names.next_due().filter(|_| self.lookups.has_room());
-        let next = self.schedule.next().into_iter().chain(name).min();
+        let next = [self.schedule.next(), self.memory.next_due(), name].into_iter().flatten().min();
         let limit = next.map(|when| when.since(clock::now()));
         let nothing_new = || self.inbox.is_empty() && self.requests.is_empty() && self.lookups.is_empty();
         self.sleeper.sleep(Awaited::WORK, None, limit, nothing_new)

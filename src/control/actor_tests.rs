@@ -54,9 +54,9 @@ fn a_cookie_that_finds_its_queue_full_is_counted() {
     };
     // Each message may ask for a cookie once there are too many of them.
     let demanded = "laneway_handshake_messages_dropped_total";
-    while count(demanded, "cookie_demanded") < f64::from(u16::try_from(COOKIE_QUEUE).unwrap()) {}
-    for dropped in [1.0, 2.0, 3.0_f64] {
+    while count(demanded, "cookie_demanded") < COOKIE_QUEUE as f64 {}
+    for dropped in [1.0, 2.0, 3.0] {
         let counted = count("laneway_dropped_packets_total", "control_queue_full");
-        assert!((counted - dropped).abs() < f64::EPSILON, "{counted} instead of {dropped}");
+        assert!((counted - dropped).abs() < 0.5, "{counted} were counted");
     }
 }

@@ -5,6 +5,7 @@
 //! change with one swap of the snapshot, so no packet sees half of an update.
 
 use std::collections::HashSet;
+use std::mem;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -116,7 +117,7 @@ pub(super) fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(
     if let Some(key) = update.private_key {
         set_private_key(actor, key);
     }
-    let mut draft = Draft::of(&actor.peers.load());
+    let mut draft = Draft::of(actor.peers.load_full(), mem::take(&mut actor.memory));
     if update.replace_peers {
         // Kept peers begin with what the update says and nothing else.
         let mut named = HashSet::new();
@@ -138,7 +139,7 @@ pub(super) fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(
         touched.extend(apply_peer(actor, &mut draft, peer)?);
         Ok(())
     });
-    actor.peers.store(Arc::new(draft.finish()));
+    actor.memory = draft.publish(&actor.peers, clock::now());
     for peer in touched {
         actor.look_at(peer);
     }
@@ -163,7 +164,7 @@ pub(super) fn status(actor: &PeerActor) -> DeviceStatus {
             sent_bytes: record.sent_bytes.load(Ordering::Relaxed),
             received_bytes: record.received_bytes.load(Ordering::Relaxed),
             persistent_keepalive: info.persistent_keepalive.map_or(0, |every| every.as_secs() as u16),
-            allowed_ips: std::mem::take(&mut allowed_ips[record.id.0 as usize]),
+            allowed_ips: mem::take(&mut allowed_ips[record.id.0 as usize]),
         }
     };
     DeviceStatus {
@@ -222,9 +223,9 @@ fn set_private_key(actor: &mut PeerActor, key: Option<PrivateKey>) {
         }
     }
     if let Some(peer) = change.removed {
-        let mut draft = Draft::of(&actor.peers.load());
+        let mut draft = Draft::of(actor.peers.load_full(), mem::take(&mut actor.memory));
         forget_peer(actor, &mut draft, peer);
-        actor.peers.store(Arc::new(draft.finish()));
+        actor.memory = draft.publish(&actor.peers, clock::now());
     }
 }
 
@@ -271,7 +272,9 @@ fn apply_peer(actor: &mut PeerActor, draft: &mut Draft, update: PeerUpdate) -> R
         actor.protocol.set_persistent_keepalive(peer, interval);
     }
     if update.replace_allowed_ips {
-        draft.clear(peer);
+        // What is given back below is not taken away: most of what tools say is so already.
+        let given = update.allowed_ips.iter().filter(|change| !change.remove);
+        draft.keep_only(peer, &given.map(|change| change.net.trunc()).collect());
     }
     for change in update.allowed_ips {
         if change.remove {

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use super::actor::PeerActor;
 use super::config::RouterConfig;
 use super::device::{Bound, DeviceHandle};
+use super::draft::Memory;
 use super::lookups::Lookups;
 use super::metrics::{InboxMetrics, LaneInboxes, PeerMetrics, ProcessMetrics, SocketMetrics};
 use super::names::Names;
@@ -143,6 +144,7 @@ pub(super) fn open(
     let actor = PeerActor {
         protocol: Protocol::new(None, Arc::clone(&shared.sessions), settings),
         peers: Arc::clone(&shared.peers),
+        memory: Memory::default(),
         inbox: Arc::clone(&shared.actor),
         requests,
         commands: ends.iter().map(|ends| Arc::clone(&ends.commands)).collect(),
