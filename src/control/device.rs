@@ -6,8 +6,8 @@
 
 use std::collections::HashSet;
 use std::mem;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::lane::peers::PeerRecord;
 use crate::lane::telemetry::Registry;
 use crate::sys::clock;
 use crate::underlay::{BindError, Endpoint, SocketOptions};
-use crate::units::PeerId;
+use crate::units::{Nanos, PeerId};
 use crate::wireguard::keys::{PresharedKey, PrivateKey, PublicKey};
 use crate::wireguard::protocol::AddPeerError;
 
@@ -79,18 +79,22 @@ impl Device for DeviceHandle {
     }
 }
 
-/// How long an order for another port waits for workers to let go of old sockets on it.
-const LETTING_GO: Duration = Duration::from_millis(200);
+/// How long workers may take to let go of the sockets of a port that was left. Each does so in its next turn; on a
+/// busy machine that may be a while away.
+const LETTING_GO: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether they have.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// The sockets as they are bound, and how to bind them anew.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Bound {
     /// The UDP port of all lanes.
     pub port: u16,
     /// How the sockets are opened, with the mark in force.
     pub options: SocketOptions,
-    /// All that were ever opened and may still be open: the workers have them.
-    pub sockets: Vec<Weak<LaneSockets>>,
+    /// When a port was left last.
+    pub left: Option<Nanos>,
 }
 
 /// Answers one request.
@@ -189,25 +193,21 @@ fn rebind(actor: &mut PeerActor, port: u16) -> Result<(), Errno> {
         }
     })?;
     actor.bound.port = sockets.first().map_or(port, |sockets| sockets.shared.port());
-    actor.bound.sockets.retain(|sockets| sockets.strong_count() > 0);
+    actor.bound.left = Some(clock::now());
     for (commands, sockets) in actor.commands.iter().zip(sockets) {
-        let sockets = Arc::new(sockets);
-        actor.bound.sockets.push(Arc::downgrade(&sockets));
-        commands.rebind(sockets);
+        commands.rebind(Arc::new(sockets));
     }
     Ok(())
 }
 
-/// Opens sockets on `port`. If it is one that was left just before, workers may still have the old ones.
+/// Opens sockets on `port`. If it is taken just after another was left, it may be by our own old sockets.
 fn open(actor: &PeerActor, port: u16) -> Result<Vec<LaneSockets>, BindError> {
-    let start = clock::now();
+    let spread = actor.spread_ports.is_on();
     loop {
-        let leaving = actor.bound.sockets.iter().filter_map(Weak::upgrade).any(|old| old.has_port(port));
-        let spread = actor.spread_ports.is_on();
-        match LaneSockets::open(port, actor.commands.len(), spread, actor.bound.options) {
-            Err(BindError::PortTaken { .. }) if leaving && clock::now().since(start) < LETTING_GO => {
-                thread::sleep(LETTING_GO / 200);
-            }
+        let opened = LaneSockets::open(port, actor.commands.len(), spread, actor.bound.options);
+        let just_left = actor.bound.left.is_some_and(|left| clock::now().since(left) < LETTING_GO);
+        match opened {
+            Err(BindError::PortTaken { .. }) if just_left => thread::sleep(LOOK),
             opened => return opened,
         }
     }

@@ -149,7 +149,7 @@ pub(super) fn open(
         requests,
         commands: ends.iter().map(|ends| Arc::clone(&ends.commands)).collect(),
         inside_bells: ends.iter().map(|ends| Arc::clone(&ends.inside_bell)).collect(),
-        bound: Bound { port, options, sockets: sockets.iter().map(Arc::downgrade).collect() },
+        bound: Bound { port, options, left: None },
         spread_ports: config.spread_ports.clone(),
         names: Names::default(),
         lookups: Lookups::new(Arc::clone(&actor_bell)),

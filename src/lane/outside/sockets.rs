@@ -74,11 +74,6 @@ impl LaneSockets {
         }
     }
 
-    /// Whether one of them is on `port`.
-    pub fn has_port(&self, port: u16) -> bool {
-        self.iter().any(|socket| socket.port() == port)
-    }
-
     /// From where data for `peer` is sent.
     #[inline]
     pub(in crate::lane) fn towards(&self, peer: Option<&PeerRecord>) -> Port {
