@@ -48,6 +48,9 @@ impl Eights {
                 datagram[stride - TAG..].copy_from_slice(&tag);
             }
         }
+        if end > 0 {
+            self.avx512.wipe();
+        }
         end
     }
 
@@ -74,6 +77,9 @@ impl Eights {
                 }
             }
         }
+        if end > 0 {
+            self.avx512.wipe();
+        }
         (end, authentic)
     }
 }
@@ -87,7 +93,9 @@ fn messages(lot: &mut [u8], stride: usize, count: usize) -> Messages<'_> {
 fn in_lots(len: usize, stride: usize) -> usize {
     let whole = if stride < DATA_OVERHEAD { 0 } else { (len / stride).min(MAX_RUN) };
     let rest = whole % LANES;
-    if rest < worth_it(stride) { whole - rest } else { whole }
+    // A run of one such lot has to pay for the wipe as well.
+    let enough = worth_it(stride) + usize::from(whole < LANES);
+    if rest < enough { whole - rest } else { whole }
 }
 
 /// The lots of the first `end` datagrams: where each begins, and how many are in it.
