@@ -170,9 +170,9 @@ impl Table {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AeadChoice {
     /// AWS-LC, everywhere.
-    #[default]
     Portable,
     /// The fastest of our own that this CPU can run.
+    #[default]
     Auto,
     /// Intel's library.
     IpsecMb,
@@ -224,7 +224,7 @@ impl RouterConfig {
             udp_offload: Switch::default(),
             socket_buffer: 32 << 20,
             reject: RejectPolicy::default(),
-            aead: Backend::default(),
+            aead: Backend::fastest(),
             spread_ports: SpreadPorts::default(),
             metrics_addr: None,
             metrics_peers: PEER_LIMIT,

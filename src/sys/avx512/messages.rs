@@ -24,9 +24,12 @@ impl<'a> Messages<'a> {
     /// Message i is the `len` bytes of `buffer` from `i * stride` on.
     ///
     /// # Panics
-    /// If there are none or over [`LANES`], or if they do not fit into the buffer.
+    /// If there are none or over [`LANES`], if they overlap or do not fit into the buffer, or if they
+    /// are longer than a datagram: the number of a block is of 32 bits.
     pub(crate) fn new(buffer: &'a mut [u8], stride: usize, len: usize, count: usize) -> Self {
         assert!((1..=LANES).contains(&count), "one message a lane");
+        assert!(len <= stride || count == 1, "messages do not overlap");
+        assert!(u16::try_from(len).is_ok(), "a message is no longer than a datagram");
         assert!((count - 1) * stride + len <= buffer.len(), "the messages lie in the buffer");
         let starts = std::array::from_fn(|lane| lane.min(count - 1) * stride);
         Messages { buffer, starts, len, count }

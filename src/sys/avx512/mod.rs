@@ -31,6 +31,8 @@ macro_rules! hold {
 mod aead;
 mod bulk;
 mod chacha20;
+#[cfg(test)]
+mod memory;
 mod messages;
 mod poly1305;
 #[cfg(test)]

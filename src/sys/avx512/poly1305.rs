@@ -33,6 +33,9 @@ use super::chacha20::{Blocks, Words};
 use super::messages::{Messages, Tags};
 use super::store;
 
+#[cfg(test)]
+mod edges;
+
 /// Eight numbers, lowest limb first.
 pub(super) type Limbs = [__m512i; 3];
 

@@ -48,6 +48,9 @@ impl Eights {
                 datagram[stride - TAG..].copy_from_slice(&tag);
             }
         }
+        if end > 0 {
+            self.avx512.wipe();
+        }
         end
     }
 
@@ -63,11 +66,19 @@ impl Eights {
                 *counter = data_counter(datagram);
             }
             let tags = self.avx512.open(&self.key, counters, messages(lot, stride, count));
-            for (lane, (datagram, tag)) in lot.chunks_exact(stride).zip(tags).enumerate() {
+            for (lane, (datagram, tag)) in lot.chunks_exact_mut(stride).zip(tags).enumerate() {
                 let [came, right] = [&datagram[stride - TAG..], &tag[..]]
                     .map(|tag| u128::from_ne_bytes(tag.try_into().expect("a tag's length")));
-                authentic |= Verdicts::from(came.ct_eq(&right).unwrap_u8()) << (start + lane);
+                let same = came.ct_eq(&right).unwrap_u8();
+                authentic |= Verdicts::from(same) << (start + lane);
+                if same == 0 {
+                    // It was decrypted before it was known to be forged.
+                    datagram[DATA_HEADER..stride - TAG].fill(0);
+                }
             }
+        }
+        if end > 0 {
+            self.avx512.wipe();
         }
         (end, authentic)
     }
@@ -82,7 +93,9 @@ fn messages(lot: &mut [u8], stride: usize, count: usize) -> Messages<'_> {
 fn in_lots(len: usize, stride: usize) -> usize {
     let whole = if stride < DATA_OVERHEAD { 0 } else { (len / stride).min(MAX_RUN) };
     let rest = whole % LANES;
-    if rest < worth_it(stride) { whole - rest } else { whole }
+    // A run of one such lot has to pay for the wipe as well.
+    let enough = worth_it(stride) + usize::from(whole < LANES);
+    if rest < enough { whole - rest } else { whole }
 }
 
 /// The lots of the first `end` datagrams: where each begins, and how many are in it.

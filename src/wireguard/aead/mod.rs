@@ -211,8 +211,8 @@ impl TransportKey {
     }
 
     /// Opens the datagrams of `run` in place, under the counters in their headers, and says which
-    /// are authentic. Datagrams under [`DATA_OVERHEAD`] bytes are not. What is in the place of a
-    /// datagram that is not authentic afterwards is undefined.
+    /// are authentic. Datagrams under [`DATA_OVERHEAD`] bytes are not. Payloads of others that are not
+    /// authentic are zeros afterwards, never what came out of the cipher.
     pub(super) fn open_run(&self, run: &mut [u8], stride: usize) -> Verdicts {
         let (done, mut authentic) = self.many.as_ref().map_or((0, 0), |many| many.open_run(run, stride));
         for (i, datagram) in run.chunks_mut(stride).enumerate().skip(done) {

@@ -71,6 +71,29 @@ fn the_suites_do_not_open_each_others_datagrams() {
 }
 
 #[test]
+fn nothing_is_left_of_the_payload_of_a_forged_datagram() {
+    for backend in Backend::all() {
+        let key = TransportKey::new(&[3; 32], Suite::ChaCha20Poly1305, backend);
+        for len in [1, 16, 100, 300, 1420] {
+            let stride = len + DATA_OVERHEAD;
+            let mut run = unsealed(11, stride, stride, 7, 0x55);
+            key.seal_run(7, &mut run, stride);
+            // A bit of the third's tag, and one of the last's payload.
+            run[3 * stride - 1] ^= 0x80;
+            run[10 * stride + DATA_HEADER] ^= 1;
+            assert_eq!(key.open_run(&mut run, stride), 0b011_1111_1011);
+            for (i, datagram) in run.chunks(stride).enumerate() {
+                let fill = if i == 2 || i == 10 { 0 } else { 0x55 };
+                assert!(
+                    datagram[DATA_HEADER..stride - TAG] == vec![fill; len],
+                    "{backend}, {i}, {len} bytes"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn every_length_is_sealed_and_opened_as_aws_lc_does() {
     for len in 0..=2048 {
         // Lots that are full, begun and left over, a shorter last one, and a counter of 64 bits.
