@@ -79,8 +79,15 @@ impl Device for DeviceHandle {
     }
 }
 
-/// How long an order for another port waits for workers to let go of old sockets on it.
-const LETTING_GO: Duration = Duration::from_millis(200);
+/// How long an order for another port waits for workers to let go of old sockets on it. Each does so in its next turn;
+/// on a busy machine that may be a while away.
+const LETTING_GO: Duration = Duration::from_secs(1);
+
+/// How long it may take from the last hold on old sockets to the end of them.
+const CLOSING: Duration = Duration::from_millis(20);
+
+/// How often it is looked whether the port is free.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// The sockets as they are bound, and how to bind them anew.
 #[derive(Clone, Debug)]
@@ -189,7 +196,13 @@ fn rebind(actor: &mut PeerActor, port: u16) -> Result<(), Errno> {
         }
     })?;
     actor.bound.port = sockets.first().map_or(port, |sockets| sockets.shared.port());
-    actor.bound.sockets.retain(|sockets| sockets.strong_count() > 0);
+    // The last ones stay on the list in any case: they may be about to be closed.
+    let mut before_the_last = actor.bound.sockets.len().saturating_sub(actor.commands.len());
+    actor.bound.sockets.retain(|sockets| {
+        let is_last = before_the_last == 0;
+        before_the_last = before_the_last.saturating_sub(1);
+        is_last || sockets.strong_count() > 0
+    });
     for (commands, sockets) in actor.commands.iter().zip(sockets) {
         let sockets = Arc::new(sockets);
         actor.bound.sockets.push(Arc::downgrade(&sockets));
@@ -202,12 +215,18 @@ fn rebind(actor: &mut PeerActor, port: u16) -> Result<(), Errno> {
 fn open(actor: &PeerActor, port: u16) -> Result<Vec<LaneSockets>, BindError> {
     let start = clock::now();
     loop {
-        let leaving = actor.bound.sockets.iter().filter_map(Weak::upgrade).any(|old| old.has_port(port));
+        let old = &actor.bound.sockets;
+        let held = old.iter().filter_map(Weak::upgrade).any(|old| old.has_port(port));
+        // Nobody holds them any more, but whoever let go of them last may not have closed them yet.
+        let closing = old.iter().any(|old| old.strong_count() == 0);
+        let patience = match (held, closing) {
+            (true, _) => LETTING_GO,
+            (false, true) => CLOSING,
+            (false, false) => Duration::ZERO,
+        };
         let spread = actor.spread_ports.is_on();
         match LaneSockets::open(port, actor.commands.len(), spread, actor.bound.options) {
-            Err(BindError::PortTaken { .. }) if leaving && clock::now().since(start) < LETTING_GO => {
-                thread::sleep(LETTING_GO / 200);
-            }
+            Err(BindError::PortTaken { .. }) if clock::now().since(start) < patience => thread::sleep(LOOK),
             opened => return opened,
         }
     }
