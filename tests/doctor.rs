@@ -9,7 +9,7 @@ use serde_json::Value;
 use support::binary::BINARY;
 use support::folder::Folder;
 use support::process::{command_in, output};
-use support::{lab, require_root, wait_until};
+use support::{lab, links, require_root, wait_until};
 
 /// Runs `words` before the doctor's own, in the left side of a lab.
 fn doctor(lab: &Lab, before: &[&str], arguments: &[&str], environment: &[(&str, &str)]) -> Output {
@@ -50,12 +50,11 @@ fn where_the_tests_run_a_router_runs_and_nothing_is_left_behind() {
         return;
     }
     let lab = lab();
-    let links = || output(&lab.left.namespace, &["ip", "-brief", "link"], "");
-    let before = links();
+    let before = links(&lab.left);
     let (report, status) = report(&lab, &[], &[]);
     assert_eq!((status, &report["runs"]), (Some(0), &Value::Bool(true)), "{report:#}");
     // The kernel takes devices away in its own time.
-    wait_until("the devices from before", || links() == before);
+    wait_until("the devices from before", || links(&lab.left) == before);
     for (name, word) in [
         ("configuration", "sound"),
         ("capabilities", "CAP_NET_ADMIN"),

@@ -18,7 +18,7 @@ use support::ping::{self, answers, ping};
 use support::process::{Process, command_in, output};
 use support::tunnel::{Family, PORT, address, allowed_ips};
 use support::wg::{self, KeyPair, Setting, control_socket};
-use support::{device_name, lab, require_root, wait_until};
+use support::{device_name, lab, links, require_root, wait_until};
 
 /// A sidecar at the left, and a router at the right that only answers.
 struct Sidecar {
@@ -251,7 +251,7 @@ fn a_name_that_is_waited_for_does_not_hold_up_the_end() {
         return;
     }
     let sidecar = Sidecar::new();
-    let state = || ["ip -4 rule", "ip -6 rule", "ip -brief link"].map(|words| sidecar.left(words));
+    let state = || (["ip -4 rule", "ip -6 rule"].map(|words| sidecar.left(words)), links(&sidecar.lab.left));
     let before = state();
     let zone = Zone::serve(&sidecar.lab.left, Ipv4Addr::LOCALHOST);
     zone.fall_silent();
