@@ -14,6 +14,7 @@ use laneway::control::supervisor::Router;
 use laneway::control::uapi::Device as _;
 use laneway::wireguard::keys::PublicKey;
 use laneway::wireguard::limiter::LoadLimits;
+use laneway::wireguard::timers::REKEY_AFTER_TIME;
 use support::flood::{Flood, RATE, target};
 use support::router::{self, total};
 use support::tunnel::Family;
@@ -82,7 +83,11 @@ fn live_traffic_goes_on_and_the_work_for_strangers_is_bounded() {
             bulk(&lab.right, &lab.left, Family::V6.inside(1), 2, 16 << 20);
         });
     }
-    assert_eq!(handshakes(right), 1, "the session went on, and there was no other");
+    let renewals = start.elapsed().as_secs() / REKEY_AFTER_TIME.as_secs();
+    assert!(
+        handshakes(right) <= 1 + renewals,
+        "the session went on, and there was no other but for renewals"
+    );
     assert!(refused(right, "mac1") >= BEGUN, "a wrong MAC costs no key agreement");
     assert!(refused(right, "cookie_demanded") >= BEGUN, "and without a cookie there is none");
     // A pause between two floods ends the load, so each second may begin anew.
@@ -108,7 +113,7 @@ fn a_peer_gets_in_during_a_flood_with_the_cookie_that_it_is_given() {
         // A cookie is used with the next initiation, 5 s after the first, and each message may get lost.
         wait_within(3 * DEADLINE, "an echo", || answers(&lab.left.namespace, Family::V4.inside(2)));
     });
-    wait_until("the handshake to be counted", || handshakes(right) == 2);
+    wait_until("the handshake to be counted", || handshakes(right) >= 2);
 }
 
 #[test]
