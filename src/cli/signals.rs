@@ -3,7 +3,7 @@
 //! It is there before anything else is made, so no signal meets a process that would die of it and leave something
 //! behind. Nothing can hold it up: it waits for nobody but the kernel, takes no lock and no memory, and
 //! says nothing to a log that may be full. So it can end the process when another thread is stuck, whichever
-//! that is ([`stopping`] has who waits for whom, and for how long).
+//! that is ([`stopping`] has who waits for whom, and for how long). Nobody watches it in turn.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
