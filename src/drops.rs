@@ -57,6 +57,8 @@ reasons! {
     HandshakeFailed = "handshake_failed",
     /// The packet does not fit the path to its peer.
     TooBig = "too_big",
+    /// A datagram of our own, back through the TUN: the route to its peer's endpoint leads into the tunnel.
+    RoutingLoop = "routing_loop",
     /// The kernel refused the datagram.
     SendError = "send_error",
     /// A handshake message, cookie or keepalive of our own found its queue to the outside worker full.

@@ -13,7 +13,8 @@
 //!            lane/inbox          the slab goes to the lane's outside worker
 //!            underlay/send       which sends each run with one system call
 //!            lane/inside/reject  what has no route is answered (packet/reject), and what does not
-//!                                fit the path (lane/path_limit)
+//!                                fit the path (lane/path_limit); what was sealed here before and
+//!                                comes back is dropped (lane/routing_loop)
 //!
 //! inbound    underlay/receive    runs of datagrams are received into slabs
 //!            wireguard/session   and opened there; replays and forgeries are dropped
@@ -45,6 +46,8 @@
 //! - **Three kinds of failure.** Bad bytes are dropped and counted. Trouble with the system or the
 //!   configuration is a typed error that says what to do. A broken invariant is a panic; a worker that
 //!   panics is restarted on its open descriptors.
+//! - **An end.** Nobody is waited for without a bound once the router is told to stop, and the thread that takes
+//!   the signals of a process waits for nobody at all ([`control::stopping`]).
 //! - **One owner per descriptor.** While it sleeps, its lane's other worker may put in lone packets. No lock
 //!   stands on the way of a data packet, except the replay window's, which is taken once a run by the one
 //!   worker that receives a session.

@@ -2,18 +2,15 @@
 
 mod support;
 
-use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 
 use laneway::cli::demo::lab::Side;
-use nix::sys::ptrace;
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::Pid;
 use support::binary::{self, Laneway};
 use support::folder::Folder;
+use support::freeze::Stopped;
 use support::ping::ping;
 use support::process::{Process, output};
 use support::tunnel::{Family, address};
@@ -45,38 +42,6 @@ fn assert_names(side: &Side, thread: &str) {
         assert!(status == 503 && lines.iter().any(|line| line.starts_with(&named)), "{status} {body}");
         lines.len() == 1
     });
-}
-
-/// A thread of a process that stands still until this is dropped. A tracer can stop one thread, which no
-/// signal can.
-struct Stopped(Pid);
-
-impl Stopped {
-    fn new(process: &Process, name: &str) -> Stopped {
-        let thread = thread(process, name);
-        ptrace::seize(thread, ptrace::Options::empty()).unwrap();
-        ptrace::interrupt(thread).unwrap();
-        waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
-        Stopped(thread)
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        let detached = ptrace::detach(self.0, None);
-        assert!(detached.is_ok() || std::thread::panicking(), "{detached:?}");
-    }
-}
-
-/// The kernel's number for a thread of the process.
-fn thread(process: &Process, name: &str) -> Pid {
-    let tasks = fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
-    // Another thread may end meanwhile.
-    let is_it = |task: &fs::DirEntry| {
-        fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name)
-    };
-    let task = tasks.map(Result::unwrap).find(is_it).unwrap_or_else(|| panic!("no thread is called {name}"));
-    Pid::from_raw(task.file_name().to_str().unwrap().parse().unwrap())
 }
 
 #[test]

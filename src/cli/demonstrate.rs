@@ -49,7 +49,7 @@ fn serve_metrics(router: &Router, listener: TcpListener) -> Result<(), AdminErro
         before: None,
         uapi: None,
         link: None,
-        signals: None,
+        hangups: None,
     };
     // The thread ends by itself when the router stops.
     admin.spawn().map(drop)

@@ -12,12 +12,14 @@ use super::{Failure, launch, log};
 use crate::control::config::env::Environment;
 use crate::control::config::{ConfigError, RouterConfig};
 use crate::sys::daemon::{self, Process};
+use crate::sys::signals;
 
 /// Runs the interface until it is told to stop, or in the background. The exit status.
 ///
 /// # Errors
 /// A mistake in the environment, or what kept the router from running.
 pub fn run(interface: &str, foreground: bool) -> Result<u8, Failure> {
+    signals::end_at_once().map_err(Failure::Signals)?;
     let environment = Environment::of_process()?;
     let mut config = RouterConfig::for_interface(interface, &environment)?;
     config.tun_fd = descriptor("WG_TUN_FD")?;
@@ -32,6 +34,7 @@ pub fn run(interface: &str, foreground: bool) -> Result<u8, Failure> {
         log::init(&config.log, config.log_format);
         launch::launch(config, environment.clone(), ready)
     };
+    signals::hold().map_err(Failure::Signals)?;
     if foreground || env::var_os("WG_PROCESS_FOREGROUND").is_some_and(|value| value == "1") {
         start(config, Box::new(|| Ok(())))?;
         return Ok(0);

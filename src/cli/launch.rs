@@ -3,17 +3,25 @@
 
 use std::io;
 use std::net::TcpListener;
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use crate::control::admin::{self, Admin, AdminError, End, Link, OpenUapi};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::signals::Signals;
+use crate::control::admin::{self, Admin, AdminError, End, Hangups, Link, OpenUapi};
 use crate::control::config::env::Environment;
 use crate::control::config::{RouterConfig, Switch};
 use crate::control::netlink;
 use crate::control::reload::Reloader;
 use crate::control::sandbox::{capabilities, syscalls};
+use crate::control::stopping::{self, StopError};
 use crate::control::supervisor::{Router, StartError};
 use crate::control::uapi::{self, UapiError};
+use crate::offload::Shutdown;
 use crate::sys::inherited;
 
 /// Why a router did not run, or stopped by itself.
@@ -43,22 +51,20 @@ pub enum LaunchError {
     /// It runs, but whoever waits for that cannot be told.
     #[error("cannot let go of the terminal: {0}")]
     Ready(#[source] io::Error),
-    /// It stopped because a part of it failed.
-    #[error("{0}")]
-    Failed(String),
+    /// It stopped because a part of it failed, or a part of it did not stop.
+    #[error(transparent)]
+    Stop(#[from] StopError),
 }
 
-/// Called once, when the interface and its control socket are there and signals are handled.
+/// Called once, when the interface and its control socket are there, unless the router is told to stop before.
 pub type OnReady = Box<dyn FnOnce() -> io::Result<()>>;
 
 /// Starts a router and waits until a signal, the end of its interface or of its control socket stops
-/// it; all of these are clean ends.
+/// it; all of these are clean ends. It ends within [`stopping::PROCESS`] then, or the process does. To be called
+/// while the process has one thread.
 ///
 /// # Errors
-/// What kept it from starting, or what made it fail.
-///
-/// # Panics
-/// If the admin thread leaves a share of the router behind, which it has no place for.
+/// What kept it from starting, what made it fail, or what did not stop.
 pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) -> Result<(), LaunchError> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -71,71 +77,110 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
     let tun = adopt("WG_TUN_FD", config.tun_fd)?;
     give_up_capabilities(&config);
     let uapi = adopt("WG_UAPI_FD", config.uapi_fd)?.map(uapi::Server::inherited).transpose()?;
+    let shutdown = Arc::new(Shutdown::new().map_err(StartError::System)?);
+    let signals = Signals::watch(&shutdown).map_err(StartError::System)?;
     let metrics = config.metrics_addr.map(admin::listen).transpose()?;
 
-    let router = Router::start(&config, tun)?;
+    let router = Router::start_with(&config, tun, Arc::clone(&shutdown))?;
     let (directory, interface) = (config.uapi_dir.clone(), router.interface().to_owned());
-    let open_uapi = move || uapi.map_or_else(|| uapi::Server::bind(&directory, &interface), Ok);
+    let noted = Arc::clone(&signals);
+    let open_uapi = move || {
+        let server = uapi.map_or_else(|| uapi::Server::bind(&directory, &interface), Ok)?;
+        server.file().cloned().into_iter().for_each(|file| noted.note_socket(file));
+        Ok(server)
+    };
     let device = router.device().clone();
     let seccomp = config.seccomp;
-    let reloader = Reloader::new(router.interface().to_owned(), config, environment, device);
-    let reloader = Arc::new(Mutex::new(reloader));
+    let reloader = Reloader::new(router.interface().to_owned(), config, environment, device, shutdown);
+    let rules = Arc::clone(reloader.rules());
     let ready = Box::new(move || {
         ready()?;
         restrict_system_calls(seccomp);
         Ok(())
     });
-    let outcome = attend(router, metrics, Box::new(open_uapi), Arc::clone(&reloader), ready);
-    if let Err(error) = netlink::clean_up(&lock(&reloader).setup()) {
+    let outcome = attend(router, metrics, Box::new(open_uapi), reloader, &signals, ready);
+    // First what must not be left behind: the log may be what somebody is stuck with.
+    let cleaned = netlink::clean_up(&rules.list());
+    signals.remove_socket();
+    if let Err(error) = cleaned {
         tracing::warn!("something is left behind: {error}");
     }
-    outcome
+    match outcome? {
+        // Whatever stopped it has said so itself.
+        _ if signals.told_to_stop() => tracing::info!("stopping: a signal asked for it"),
+        End::Stopped => {}
+        End::SocketGone => tracing::info!("stopping: the control socket was removed"),
+    }
+    Ok(())
 }
 
-/// Looks after a running router until something stops it.
+/// Looks after a running router until something stops it, and until it has stopped.
 fn attend(
     router: Router,
     metrics: Option<TcpListener>,
     open_uapi: OpenUapi,
-    reloader: Arc<Mutex<Reloader>>,
+    reloader: Reloader,
+    signals: &Signals,
     ready: OnReady,
-) -> Result<(), LaunchError> {
-    let router = Arc::new(router);
-    let (of_mtu, of_addresses) = (Arc::clone(&router), Arc::clone(&router));
+) -> Result<End, LaunchError> {
+    let shutdown = Arc::clone(router.shutdown());
+    let (of_mtu, of_addresses) = (router.bulletin(), router.bulletin());
     let link = Link {
         interface: router.interface().to_owned(),
         on_mtu: Box::new(move |mtu| of_mtu.set_mtu(mtu)),
         on_addresses: Box::new(move |own| of_addresses.set_addresses(own)),
     };
-    let (leading, shutdown) = (Arc::clone(&reloader), Arc::clone(router.shutdown()));
+    let reloader = Arc::new(Mutex::new(reloader));
+    let leading = Arc::clone(&reloader);
+    let hangups = Hangups {
+        heard: signals.hangups().map_err(AdminError::System)?,
+        reload: Box::new(move || on_hangup(&mut lock(&reloader))),
+    };
     let admin = Admin {
         registry: Arc::clone(router.registry()),
         roll: Arc::clone(router.roll()),
         readiness: Arc::new(router.readiness()),
         device: Arc::new(router.device().clone()),
-        shutdown: Arc::clone(router.shutdown()),
+        shutdown: Arc::clone(&shutdown),
         metrics,
-        before: Some(Box::new(move || lock(&leading).add_rules(&shutdown))),
+        before: Some(Box::new(move || lock(&leading).add_rules())),
         uapi: Some(open_uapi),
         link: Some(link),
-        signals: Some(Box::new(move || on_hangup(&mut lock(&reloader)))),
+        hangups: Some(hangups),
     };
-    let panicked = |_| LaunchError::Failed("the admin thread panicked; please report this".to_owned());
-    let thread = admin.spawn()?;
-    let told = ready();
+    let admin = admin.spawn()?;
+    // Nobody is to rely on what is about to end.
+    let told = if shutdown.is_signalled() { Ok(()) } else { ready() };
     if told.is_err() {
-        router.shutdown().signal();
+        shutdown.signal();
     }
-    let end = thread.join().map_err(panicked)?;
+    wait_for(&shutdown);
+    let deadline = Instant::now() + stopping::THREADS;
+    let end = stopping::join_until(admin, deadline);
+    let stopped = router.stop_until(deadline);
     told.map_err(LaunchError::Ready)?;
-    match end {
-        // Whatever stopped it has said so itself.
-        End::Stopped => {}
-        End::Signalled => tracing::info!("stopping: a signal asked for it"),
-        End::SocketGone => tracing::info!("stopping: the control socket was removed"),
+    let stuck = match (end, stopped) {
+        (Ok(Ok(end)), Ok(())) => return Ok(end),
+        (Ok(Err(_)), _) => StopError::Failed("the admin thread panicked; please report this".to_owned()),
+        (_, Err(failed @ StopError::Failed(_))) => failed,
+        (Ok(_), Err(stuck)) => stuck,
+        (Err(admin), Ok(())) => StopError::Stuck(vec![stopping::name_of(&admin)]),
+        (Err(admin), Err(StopError::Stuck(mut others))) => {
+            others.push(stopping::name_of(&admin));
+            StopError::Stuck(others)
+        }
+    };
+    Err(stuck.into())
+}
+
+/// Waits until the router is told to stop.
+fn wait_for(shutdown: &Shutdown) {
+    while !shutdown.is_signalled() {
+        match poll(&mut [PollFd::new(shutdown.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOMEM) => {}
+            Err(errno) => panic!("poll on a descriptor that is ours: {errno}"),
+        }
     }
-    let router = Arc::into_inner(router).expect("the admin thread had the other share, and it has ended");
-    router.stop().map_err(LaunchError::Failed)
 }
 
 /// To be called before there are threads.

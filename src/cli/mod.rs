@@ -10,12 +10,14 @@ pub mod launch;
 pub mod log;
 pub mod run;
 pub mod show;
+pub mod signals;
 
 use std::io;
 
 use clap::{Parser, Subcommand};
 
 use crate::control::config::{ConfigError, LogFormat};
+use crate::control::stopping::StopError;
 use crate::control::supervisor::StartError;
 use demo::{DemoArgs, DemoError, Ending};
 use doctor::DoctorArgs;
@@ -23,6 +25,7 @@ use keys::KeysError;
 use launch::LaunchError;
 use run::RunArgs;
 use show::{ShowArgs, ShowError};
+use signals::EXIT_STUCK;
 
 /// Userspace packet router: multiqueue TUN inside, WireGuard outside
 #[derive(Clone, Debug, Parser)]
@@ -67,6 +70,9 @@ pub enum Failure {
     /// There is no way to the background.
     #[error("cannot go to the background: {0}; -f stays in the foreground")]
     Background(#[source] io::Error),
+    /// Signals cannot be taken.
+    #[error("cannot take signals: {0}")]
+    Signals(#[source] io::Error),
     /// The router did not start, or failed.
     #[error(transparent)]
     Launch(#[from] LaunchError),
@@ -82,15 +88,17 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The process's exit status: 2 for a mistake in configuration, before anything was created, and
-    /// 1 for everything else.
+    /// The process's exit status: 2 for a mistake in configuration, before anything was created, 3 for a
+    /// router that was told to stop and of which a part did not, and 1 for everything else.
     pub fn status(&self) -> u8 {
         match self {
             Failure::Config(_)
             | Failure::NoInterface
             | Failure::Show(ShowError::Config(_))
             | Failure::Launch(LaunchError::Start(StartError::Pinning(_))) => 2,
+            Failure::Launch(LaunchError::Stop(StopError::Stuck(_))) => EXIT_STUCK,
             Failure::Background(_)
+            | Failure::Signals(_)
             | Failure::Launch(_)
             | Failure::Demo(_)
             | Failure::Show(_)

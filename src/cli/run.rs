@@ -7,6 +7,7 @@ use clap::Args;
 use super::{Failure, launch, log};
 use crate::control::config::RouterConfig;
 use crate::control::config::env::Environment;
+use crate::sys::signals;
 
 /// Run a router from a wg-quick style file and LANEWAY_* variables
 #[derive(Clone, Debug, Args)]
@@ -21,8 +22,10 @@ pub struct RunArgs {
 /// # Errors
 /// A mistake in the configuration, or what kept the router from running.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
+    signals::end_at_once().map_err(Failure::Signals)?;
     let environment = Environment::of_process()?;
     let config = RouterConfig::for_run(args.config.as_deref(), &environment)?;
+    signals::hold().map_err(Failure::Signals)?;
     log::init(&config.log, config.log_format);
     Ok(launch::launch(config, environment, Box::new(|| Ok(())))?)
 }

@@ -31,7 +31,7 @@ use crate::lane::sleep::{Sleeper, Stopped};
 use crate::lane::telemetry::PeerTelemetry;
 use crate::sys::clock;
 use crate::underlay::Endpoint;
-use crate::units::PeerId;
+use crate::units::{Nanos, PeerId};
 use crate::wireguard::keys::OsEntropy;
 use crate::wireguard::messages::DATA_OVERHEAD;
 use crate::wireguard::outputs::{MAX_OUTPUTS, Output, Outputs, SendTo};
@@ -41,6 +41,10 @@ use crate::wireguard::session::Role;
 /// Handshake messages of strangers, and of others, that are worked on before events and timers get their
 /// turn again. One costs up to some hundred microseconds of elliptic curves.
 const HANDSHAKES_A_TURN: usize = 16;
+
+/// How long there is no further line in the log about routing loops. With a default route that leads into the
+/// tunnel all peers have one.
+const LOOP_WARNINGS: Duration = Duration::from_secs(1);
 
 /// The lane that sends what no lane asked for.
 const FIRST_LANE: usize = 0;
@@ -76,6 +80,8 @@ pub(super) struct PeerActor {
     pub(super) names: Names,
     /// The names that are being looked up.
     pub(super) lookups: Lookups,
+    /// When the log last spoke of a routing loop.
+    pub(super) loop_warning: Nanos,
     /// Scratch: what the protocol answered.
     pub(super) outputs: Outputs,
 }
@@ -202,7 +208,27 @@ impl PeerActor {
                 self.protocol.confirmed(unix_now(), local_index, &mut self.outputs);
                 self.settle(None);
             }
+            PeerEvent::Loops(peer) => self.warn_of_loop(peer),
         }
+    }
+
+    /// Says that what is sent to `peer` comes back, unless that was said of another just before.
+    fn warn_of_loop(&mut self, peer: PeerId) {
+        let now = clock::now();
+        if now.since(self.loop_warning) < LOOP_WARNINGS {
+            return;
+        }
+        let snapshot = self.peers.load();
+        let Some(record) = snapshot.peer(peer) else { return };
+        let Some(endpoint) = record.endpoint.load() else { return };
+        self.loop_warning = now;
+        tracing::warn!(
+            "a routing loop: what is sent to the peer {} at {} is led into the tunnel again, and dropped; lead it \
+             outside by a route to {}, or by a mark (FwMark, `wg set ... fwmark`) and a rule for it",
+            record.public_key,
+            endpoint.address,
+            endpoint.address.ip(),
+        );
     }
 
     fn receive(&mut self, datagram: &HandshakeDatagram) {
@@ -323,6 +349,9 @@ impl PeerActor {
                 endpoint
             }
         };
+        if let Some(record) = record {
+            record.loop_watch.note_sent(&datagram);
+        }
         if let Some(to) = to {
             self.send(cause.map_or(FIRST_LANE, |datagram| datagram.lane), datagram, to, record);
         }

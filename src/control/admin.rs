@@ -1,8 +1,8 @@
 //! The admin thread: everything that is slow, rare or asked for from outside. It serves HTTP
-//! and the UAPI socket, and waits for signals and for news about the interface.
+//! and the UAPI socket, and waits for orders to reload and for news about the interface.
 //!
-//! It ends when the router is told to stop, and it is one of those who tell it: on SIGTERM, on SIGINT,
-//! and when the UAPI socket's file is removed. It does not stop the router when the interface is gone
+//! It ends when the router is told to stop, and it is one of those who tell it: when the UAPI socket's file is
+//! removed. It does not stop the router when the interface is gone
 //! from its network namespace, for it may have moved to another and work on there; if it was deleted,
 //! the workers notice.
 //!
@@ -16,18 +16,19 @@ use std::ops::ControlFlow::{self, Break, Continue};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::panic;
 use std::sync::Arc;
-use std::sync::mpsc::{self, SyncSender};
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{self, Runtime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task;
 
 use super::http::{self, Shown};
 use super::netlink::{AddressWatch, LinkEvent, LinkWatch, NetlinkError};
 use super::readiness::Readiness;
 use super::roll::Roll;
+use super::stopping;
 use super::uapi::{self, Device, UapiError};
 use crate::lane::telemetry::Registry;
 use crate::offload::Shutdown;
@@ -35,6 +36,9 @@ use crate::sys::wake;
 
 /// Threads that wait for the router at one time: one for each client of the control socket, and a reload.
 const WAITING: usize = uapi::MAX_CLIENTS + 1;
+
+/// How often whoever starts the thread looks whether there is still anything to wait for.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What the admin thread looks after. What is `None` is not looked after.
 pub struct Admin {
@@ -50,17 +54,24 @@ pub struct Admin {
     pub shutdown: Arc<Shutdown>,
     /// Where HTTP is served. It may have been bound in another network namespace.
     pub metrics: Option<TcpListener>,
-    /// What is to be done before the UAPI socket is opened. It may take its time: a signal that comes
-    /// meanwhile stops the router.
+    /// What is to be done before the UAPI socket is opened. It may take its time: a router that is told to stop
+    /// meanwhile does not wait for it.
     pub before: Option<Before>,
     /// Opens the UAPI socket. It is called last: tools wait for the socket to appear, and then
     /// expect to find the interface and to be able to end us with a signal.
     pub uapi: Option<OpenUapi>,
     /// The interface to watch.
     pub link: Option<Link>,
-    /// What to do on signals; without it they are left alone, as by a router that is part of another
-    /// program.
-    pub signals: Option<OnReload>,
+    /// How the router is told to read its configuration again.
+    pub hangups: Option<Hangups>,
+}
+
+/// Orders to reload.
+pub struct Hangups {
+    /// An eventfd that counts them.
+    pub heard: OwnedFd,
+    /// What to do.
+    pub reload: OnReload,
 }
 
 /// An interface to watch, in the network namespace of the thread that calls [`Admin::spawn`].
@@ -81,7 +92,7 @@ pub type OpenUapi = Box<dyn FnOnce() -> Result<uapi::Server, UapiError> + Send>;
 pub type OnMtu = Box<dyn Fn(usize) + Send>;
 /// Told addresses.
 pub type OnAddresses = Box<dyn Fn(&[IpAddr]) + Send>;
-/// Called on SIGHUP, one call at a time, where it may read files and wait for the router.
+/// Called to reload, one call at a time, where it may read files and wait for the router.
 pub type OnReload = Box<dyn FnMut() + Send>;
 
 /// Why the admin thread ended.
@@ -89,8 +100,6 @@ pub type OnReload = Box<dyn FnMut() + Send>;
 pub enum End {
     /// The router stopped.
     Stopped,
-    /// SIGTERM or SIGINT.
-    Signalled,
     /// The UAPI socket's file is gone.
     SocketGone,
 }
@@ -128,13 +137,14 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, AdminError> {
 }
 
 impl Admin {
-    /// Starts the thread. When this returns, signals are handled, the interface is watched and the UAPI
-    /// socket is there; or the router has been told to stop in the meantime.
+    /// Starts the thread. When this returns, the interface is watched and the UAPI socket is there; or the router
+    /// has been told to stop in the meantime.
     ///
     /// # Errors
     /// The interface does not exist, the UAPI socket cannot be had, or the system lacks something.
     pub fn spawn(self) -> Result<JoinHandle<End>, AdminError> {
         let member = self.roll.enlist(None, "admin", None);
+        let shutdown = Arc::clone(&self.shutdown);
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .thread_name("request")
@@ -145,10 +155,13 @@ impl Admin {
             member.begin();
             run(runtime, self, &ready)
         })?;
-        // A thread that ends before it is ready has panicked; joining it says so.
-        match started.recv() {
-            Ok(Err(error)) => Err(error),
-            Ok(Ok(())) | Err(_) => Ok(thread),
+        loop {
+            match started.recv_timeout(LOOK) {
+                Ok(Err(error)) => return Err(error),
+                Err(RecvTimeoutError::Timeout) if !shutdown.is_signalled() => {}
+                // A thread that ends before it is ready has panicked; joining it says so.
+                Ok(Ok(())) | Err(_) => return Ok(thread),
+            }
         }
     }
 }
@@ -160,10 +173,16 @@ impl fmt::Debug for Admin {
 }
 
 fn run(runtime: Runtime, admin: Admin, ready: &SyncSender<Result<(), AdminError>>) -> End {
-    let shutdown = Arc::clone(&admin.shutdown);
+    // Also if it panics: whoever looks after a router waits for nothing but its end.
+    let stops = Stops(Arc::clone(&admin.shutdown));
     let end = runtime.block_on(async {
         let (result, begun) = match Duties::begin(admin).await {
             Ok(begun) => (Ok(()), begun),
+            // What is missing may have gone because the router stops, the interface first of all.
+            Err(error) if stops.0.is_signalled() => {
+                tracing::debug!("stopped while it started: {error}");
+                (Ok(()), Break(End::Stopped))
+            }
             Err(error) => (Err(error), Break(End::Stopped)),
         };
         // Whoever spawned us waits for this; if it is gone all the same, the shutdown signal ends us.
@@ -173,10 +192,19 @@ fn run(runtime: Runtime, admin: Admin, ready: &SyncSender<Result<(), AdminError>
             Break(end) => end,
         }
     });
-    shutdown.signal();
+    drop(stops);
     // Only now, for this waits for the requests that are under way: a router that stops answers them.
-    drop(runtime);
+    runtime.shutdown_timeout(stopping::ANSWERS);
     end
+}
+
+/// Stops the router when it is dropped.
+struct Stops(Arc<Shutdown>);
+
+impl Drop for Stops {
+    fn drop(&mut self) {
+        self.0.signal();
+    }
 }
 
 /// What the thread waits for, opened.
@@ -186,8 +214,7 @@ struct Duties {
     stopped: AsyncFd<OwnedFd>,
     link: Option<Watched>,
     readiness: Arc<Readiness>,
-    ends: Option<[Signal; 2]>,
-    hangups: Option<Hangups>,
+    hangups: Option<Heard>,
 }
 
 /// The interface and the news about it.
@@ -197,8 +224,9 @@ struct Watched {
     addresses: AddressWatch,
 }
 
-struct Hangups {
-    signal: Signal,
+/// Orders to reload, to wait for.
+struct Heard {
+    orders: AsyncFd<OwnedFd>,
     reload: OnReload,
 }
 
@@ -213,20 +241,20 @@ impl Duties {
             }),
             None => None,
         };
-        let (mut ends, hangups) = match admin.signals {
-            Some(reload) => (
-                Some([signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?]),
-                Some(Hangups { signal: signal(SignalKind::hangup())?, reload }),
-            ),
-            None => (None, None),
+        let hangups = match admin.hangups {
+            Some(Hangups { heard, reload }) => Some(Heard { orders: wake::readable(heard)?, reload }),
+            None => None,
         };
         let stopped = wake::readable(admin.shutdown.as_fd().try_clone_to_owned()?)?;
         if let Some(before) = admin.before {
             tokio::select! {
                 done = task::spawn_blocking(before) => returned(done)?,
-                _ = stopped.readable() => return Ok(Break(End::Stopped)),
-                () = terminated(&mut ends) => return Ok(Break(End::Signalled)),
+                _ = stopped.readable() => {}
             }
+        }
+        // What would be opened now would be closed at once.
+        if admin.shutdown.is_signalled() {
+            return Ok(Break(End::Stopped));
         }
         let uapi = admin.uapi.map(|open| open()).transpose()?;
         // Who gets an answer finds everything in its place.
@@ -236,15 +264,14 @@ impl Duties {
             http::spawn(listener, shown)?;
         }
         let (device, readiness) = (admin.device, admin.readiness);
-        Ok(Continue(Duties { device, uapi, stopped, link, readiness, ends, hangups }))
+        Ok(Continue(Duties { device, uapi, stopped, link, readiness, hangups }))
     }
 
     async fn fulfil(self) -> End {
-        let Duties { device, uapi, stopped, link, readiness, mut ends, hangups } = self;
+        let Duties { device, uapi, stopped, link, readiness, hangups } = self;
         tokio::select! {
             // If the descriptor itself fails, nobody could tell us to stop any more.
             _ = stopped.readable() => End::Stopped,
-            () = terminated(&mut ends) => End::Signalled,
             () = socket_gone(uapi, device) => End::SocketGone,
             () = follow(link, &readiness) => unreachable!("it waits for ever"),
             () = follow_hangups(hangups) => unreachable!("it waits for ever"),
@@ -252,19 +279,15 @@ impl Duties {
     }
 }
 
-/// Waits for one of the signals that end the router.
-async fn terminated(ends: &mut Option<[Signal; 2]>) {
-    let Some([terminate, interrupt]) = ends else { return std::future::pending().await };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-}
-
-/// Reloads on each SIGHUP; never returns.
-async fn follow_hangups(hangups: Option<Hangups>) {
-    let Some(Hangups { mut signal, mut reload }) = hangups else { return std::future::pending().await };
-    while signal.recv().await.is_some() {
+/// Reloads when it is ordered to, once for what was ordered meanwhile; never returns.
+async fn follow_hangups(hangups: Option<Heard>) {
+    let Some(Heard { orders, mut reload }) = hangups else { return std::future::pending().await };
+    // If the descriptor itself fails, nobody could order anything any more.
+    while let Ok(mut ready) = orders.readable().await {
+        if nix::unistd::read(orders.get_ref(), &mut [0; 8]).is_err() {
+            ready.clear_ready();
+            continue;
+        }
         let reloaded = task::spawn_blocking(move || {
             reload();
             reload

@@ -39,7 +39,7 @@ fn admin() -> Admin {
         before: None,
         uapi: None,
         link: None,
-        signals: None,
+        hangups: None,
     }
 }
 

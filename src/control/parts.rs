@@ -40,6 +40,7 @@ use crate::lane::telemetry::{
 use crate::lane::topology::Topology;
 use crate::offload::{self, Offload, QueueShortcut, Shutdown, TunDevice};
 use crate::underlay::{self, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions};
+use crate::units::Nanos;
 use crate::wireguard::keys::OsEntropy;
 use crate::wireguard::messages::{DATA_OVERHEAD, padded_len};
 use crate::wireguard::outputs::{HandshakeDrop, Outputs};
@@ -157,6 +158,7 @@ pub(super) fn open(
         entropy: OsEntropy::new().map_err(std::io::Error::from)?,
         telemetry: PeerTelemetry::register(&shared.registry, &drops),
         schedule: Schedule::default(),
+        loop_warning: Nanos::NEVER,
         outputs: Outputs::default(),
     };
     let lanes = wire(config, &shared, ends, tun.queues, sockets, cpus)?;

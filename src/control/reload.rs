@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -16,7 +17,7 @@ use super::config::env::Environment;
 use super::config::update::PeerEndpoint;
 use super::config::{ConfigError, RouterConfig};
 use super::device::DeviceHandle;
-use super::netlink::{self, NetlinkError, Setup};
+use super::netlink::{self, DefaultRule, NetlinkError, Setup};
 use super::parts::interface_setup;
 use super::uapi::Device as _;
 use crate::offload::Shutdown;
@@ -28,6 +29,29 @@ const PATIENCE: Duration = Duration::from_secs(12);
 /// How often we look whether they have addresses, in milliseconds.
 const LOOK: u8 = 100;
 
+/// The rules that a router has made, and those that it may have made: all that have to be taken away. Whoever does
+/// that does not wait for a reload that is stuck.
+#[derive(Debug, Default)]
+pub struct OwnRules(Mutex<Vec<DefaultRule>>);
+
+impl OwnRules {
+    /// All of them.
+    pub fn list(&self) -> Vec<DefaultRule> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// These are about to be made, too.
+    fn add(&self, rules: &[DefaultRule]) {
+        let mut own = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        own.extend_from_slice(rules);
+    }
+
+    /// There are these and no others.
+    fn set(&self, rules: &[DefaultRule]) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = rules.to_vec();
+    }
+}
+
 /// Reloads one router.
 #[derive(Debug)]
 pub struct Reloader {
@@ -35,6 +59,8 @@ pub struct Reloader {
     config: RouterConfig,
     environment: Environment,
     device: DeviceHandle,
+    shutdown: Arc<Shutdown>,
+    rules: Arc<OwnRules>,
 }
 
 /// Why the router is not as its file says.
@@ -60,26 +86,33 @@ pub enum ReloadError {
 }
 
 impl Reloader {
-    /// For the router at `device`, which was started on `interface` as `config` says.
+    /// For the router at `device`, which was started on `interface` as `config` says and has no rules yet. Once
+    /// `shutdown` is signalled, no more are added.
     pub fn new(
         interface: String,
         config: RouterConfig,
         environment: Environment,
         device: DeviceHandle,
+        shutdown: Arc<Shutdown>,
     ) -> Self {
-        Reloader { interface, config, environment, device }
+        Reloader { interface, config, environment, device, shutdown, rules: Arc::default() }
+    }
+
+    /// The rules that have to be taken away at the end.
+    pub fn rules(&self) -> &Arc<OwnRules> {
+        &self.rules
     }
 
     /// Adds the rules that lead everything into the interface. Questions to name servers will go there too,
     /// and get no answer before a peer has been reached: so names are looked up first, if that does not take
-    /// too long. If `shutdown` is signalled meanwhile, there is nothing to lead there any more.
+    /// too long. If the router is told to stop meanwhile, there is nothing to lead there any more.
     ///
     /// # Errors
     /// The kernel refuses.
     ///
     /// # Panics
     /// Inside an async runtime.
-    pub fn add_rules(&self, shutdown: &Shutdown) -> Result<(), NetlinkError> {
+    pub fn add_rules(&self) -> Result<(), NetlinkError> {
         let setup = self.setup();
         if setup.rules.is_empty() {
             return Ok(());
@@ -91,12 +124,12 @@ impl Reloader {
                 break;
             }
             // Also if this wait fails we have waited: names are asked for elsewhere.
-            let _ = poll(&mut [PollFd::new(shutdown.as_fd(), PollFlags::POLLIN)], LOOK);
-            if shutdown.is_signalled() {
-                return Ok(());
+            let _ = poll(&mut [PollFd::new(self.shutdown.as_fd(), PollFlags::POLLIN)], LOOK);
+            if self.shutdown.is_signalled() {
+                break;
             }
         }
-        netlink::change(&self.interface, &Setup { rules: Vec::new(), ..setup.clone() }, &setup)
+        self.change(&Setup { rules: Vec::new(), ..setup.clone() }, &setup)
     }
 
     /// An endpoint of the file that is a name, and has no address yet.
@@ -126,7 +159,18 @@ impl Reloader {
         })?;
         let before = interface_setup(&std::mem::replace(&mut self.config, next));
         let after = self.setup();
-        Ok(netlink::change(&self.interface, &before, &after)?)
+        Ok(self.change(&before, &after)?)
+    }
+
+    /// Changes the interface, unless the router is stopping: nobody might take rules away any more.
+    fn change(&self, before: &Setup, after: &Setup) -> Result<(), NetlinkError> {
+        if self.shutdown.is_signalled() {
+            return Ok(());
+        }
+        self.rules.add(&after.rules);
+        netlink::change(&self.interface, before, after)?;
+        self.rules.set(&after.rules);
+        Ok(())
     }
 
     /// How the interface is set up now.

@@ -5,7 +5,8 @@
 //! namespace of the calling thread, and the threads stay there.
 //!
 //! A worker that panics is restarted on its open descriptors, a bounded number of times; what it was
-//! in the middle of is lost and counted. A worker whose device or socket is gone ends the router.
+//! in the middle of is lost and counted. A worker whose device or socket is gone ends the router. One that does
+//! not end when it is told to is left behind ([`stopping`]).
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -13,6 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 use std::{io, mem};
 
 use thiserror::Error;
@@ -24,6 +26,7 @@ use super::metrics::ThreadMetrics;
 use super::parts::{self, Lanes};
 use super::readiness::Readiness;
 use super::roll::{Member, Roll};
+use super::stopping::{self, StopError};
 use crate::drops::DropReason;
 use crate::lane::inside::{InsideWorker, OwnAddresses};
 use crate::lane::outside::OutsideWorker;
@@ -87,7 +90,18 @@ impl Router {
     /// # Errors
     /// See [`StartError`]; nothing is left behind.
     pub fn start(config: &RouterConfig, tun: Option<OwnedFd>) -> Result<Router, StartError> {
-        let shutdown = Arc::new(Shutdown::new()?);
+        Self::start_with(config, tun, Arc::new(Shutdown::new()?))
+    }
+
+    /// The same for a router that can be told to stop while it starts: by `shutdown`, at any time.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left behind.
+    pub fn start_with(
+        config: &RouterConfig,
+        tun: Option<OwnedFd>,
+        shutdown: Arc<Shutdown>,
+    ) -> Result<Router, StartError> {
         let parts::Parts { interface, lanes, mut actor, device, registry, mtu, own, peers } =
             parts::open(config, tun, &shutdown)?;
         actor.apply(config.update.clone()).map_err(|errno| {
@@ -144,14 +158,9 @@ impl Router {
         &self.shutdown
     }
 
-    /// The interface has these addresses from now on.
-    pub fn set_addresses(&self, own: &[IpAddr]) {
-        self.own.store(Arc::new(own.to_vec()));
-    }
-
-    /// The interface has another MTU from now on.
-    pub fn set_mtu(&self, mtu: usize) {
-        self.mtu.store(mtu, Ordering::Relaxed);
+    /// How it is told about its interface.
+    pub fn bulletin(&self) -> Bulletin {
+        Bulletin { mtu: Arc::clone(&self.mtu), own: Arc::clone(&self.own) }
     }
 
     /// Its metrics in the Prometheus text format.
@@ -159,22 +168,39 @@ impl Router {
         self.registry.render()
     }
 
-    /// Stops it and waits for its threads.
+    /// Stops it and waits for its threads, [`stopping::THREADS`] at the most.
     ///
     /// # Errors
-    /// What ended it before it was told to stop.
-    pub fn stop(mut self) -> Result<(), String> {
-        self.finish();
-        let failure = self.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        failure.map_or(Ok(()), Err)
+    /// What ended it before it was told to stop, or who did not stop.
+    pub fn stop(self) -> Result<(), StopError> {
+        self.stop_until(Instant::now() + stopping::THREADS)
     }
 
-    fn finish(&mut self) {
+    /// The same, but waits for its threads until `deadline`.
+    ///
+    /// # Errors
+    /// What ended it before it was told to stop, or who did not stop.
+    pub fn stop_until(mut self, deadline: Instant) -> Result<(), StopError> {
+        let stuck = self.finish(deadline);
+        let failure = self.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        match failure {
+            Some(failure) => Err(StopError::Failed(failure)),
+            None if stuck.is_empty() => Ok(()),
+            None => Err(StopError::Stuck(stuck)),
+        }
+    }
+
+    /// Waits for the threads; those that have not ended.
+    fn finish(&mut self, deadline: Instant) -> Vec<String> {
         self.shutdown.signal();
+        let mut stuck = Vec::new();
         for thread in mem::take(&mut self.threads) {
             // A thread's own panic was caught and reported where it happened.
-            let _ = thread.join();
+            if let Err(left) = stopping::join_until(thread, deadline) {
+                stuck.push(stopping::name_of(&left));
+            }
         }
+        stuck
     }
 
     fn spawn_lanes(&mut self, lanes: Lanes) -> io::Result<()> {
@@ -229,7 +255,29 @@ impl Router {
 
 impl Drop for Router {
     fn drop(&mut self) {
-        self.finish();
+        let stuck = self.finish(Instant::now() + stopping::THREADS);
+        if !stuck.is_empty() {
+            tracing::error!("{}", StopError::Stuck(stuck));
+        }
+    }
+}
+
+/// The news about its interface that a router acts on, whoever brings them.
+#[derive(Clone, Debug)]
+pub struct Bulletin {
+    mtu: Arc<AtomicUsize>,
+    own: Arc<OwnAddresses>,
+}
+
+impl Bulletin {
+    /// The interface has these addresses from now on.
+    pub fn set_addresses(&self, own: &[IpAddr]) {
+        self.own.store(Arc::new(own.to_vec()));
+    }
+
+    /// The interface has another MTU from now on.
+    pub fn set_mtu(&self, mtu: usize) {
+        self.mtu.store(mtu, Ordering::Relaxed);
     }
 }
 

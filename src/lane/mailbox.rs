@@ -39,6 +39,8 @@ pub enum PeerEvent {
     WantsHandshake(PeerId),
     /// Authenticated data came on the session with this local index, which is not in use yet.
     Confirmed(u32),
+    /// Our datagrams to this peer come back through the TUN.
+    Loops(PeerId),
 }
 
 /// What comes in at the peer actor's door. Handshake messages have two queues, so that strangers who fill
@@ -88,6 +90,12 @@ impl PeerInbox {
     /// full, the next batch of the session says it again.
     pub fn confirmed(&self, local_index: u32) {
         self.tell(PeerEvent::Confirmed(local_index));
+    }
+
+    /// Says that datagrams to the peer come back through the TUN. If the queue is full, somebody says it again
+    /// later.
+    pub fn loops(&self, peer: PeerId) {
+        self.tell(PeerEvent::Loops(peer));
     }
 
     /// The oldest message of somebody who claims to know us

@@ -46,6 +46,7 @@ pub mod path_limit;
 pub mod peers;
 pub mod pinning;
 pub mod pulse;
+pub mod routing_loop;
 pub mod shortcut;
 pub mod sleep;
 pub mod spin;

@@ -13,6 +13,7 @@ use crossbeam::atomic::AtomicCell;
 
 use super::bounds::MAX_LANES;
 use super::path_limit::PathLimit;
+use super::routing_loop::LoopWatch;
 use crate::routes::Routes;
 use crate::underlay::Endpoint;
 use crate::units::PeerId;
@@ -33,6 +34,8 @@ pub struct PeerRecord {
     pub endpoint: AtomicCell<Option<Endpoint>>,
     /// How long a packet for it may be, where its path is narrower than the TUN.
     pub path_limit: PathLimit,
+    /// How our own datagrams to it are known when they come back.
+    pub loop_watch: LoopWatch,
     /// Bytes of datagrams sent to it and received from it, as `wg show` counts them: whole data
     /// messages with header and tag, and handshake messages.
     pub sent_bytes: AtomicU64,
@@ -60,6 +63,7 @@ impl PeerRecord {
             sending: ArcSwapOption::empty(),
             endpoint: AtomicCell::new(None),
             path_limit: PathLimit::default(),
+            loop_watch: LoopWatch::default(),
             sent_bytes: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
             friendly_name: ArcSwapOption::empty(),

@@ -8,6 +8,7 @@ pub struct Udp<T>(T);
 
 /// Where the fields are, in bytes from the start.
 mod field {
+    pub(super) const DESTINATION: usize = 2;
     pub(super) const LENGTH: usize = 4;
     pub(super) const CHECKSUM: usize = 6;
 }
@@ -24,6 +25,12 @@ impl<T: AsRef<[u8]>> Udp<T> {
     #[inline]
     pub fn new_checked(bytes: T) -> Option<Udp<T>> {
         (bytes.as_ref().len() >= Udp::HEADER).then_some(Udp(bytes))
+    }
+
+    /// The port that it goes to.
+    #[inline]
+    pub fn destination_port(&self) -> u16 {
+        u16_at(self.0.as_ref(), field::DESTINATION)
     }
 
     /// Header and payload, in bytes, as the header says.
@@ -66,6 +73,7 @@ mod tests {
         let mut bytes = written.to_bytes();
         let mut view = Udp::new_checked(&mut bytes[..]).unwrap();
         assert_eq!((view.len(), view.checksum(), view.is_empty()), (30, 0xabcd, false));
+        assert_eq!(view.destination_port(), 2);
         view.stamp(8, 0xffff);
         assert!(view.is_empty());
         let (parsed, _) = UdpHeader::from_slice(&bytes).unwrap();

@@ -2,14 +2,22 @@
 //!
 //! The process forks while it has one thread. The child goes on in a session of its own and says when
 //! it is ready; the parent waits for that word and ends with it, or with the status of a child that
-//! ended before.
+//! ended before. A signal that asks the parent to end is meant for both.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd as _;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fork, pipe, setsid};
+
+use super::signals;
+
+/// How long a child that was told to end may take, in milliseconds: longer than it allows itself.
+const ENDS_WITHIN: u16 = 15_000;
 
 /// Which of the two processes this is.
 #[derive(Debug)]
@@ -33,7 +41,8 @@ pub struct Child {
     word: File,
 }
 
-/// Becomes two processes. The child is the leader of a new session, so no terminal can end it.
+/// Becomes two processes. The child is the leader of a new session, so no terminal can end it. Signals are to be
+/// held back ([`signals::hold`]): the parent passes them on, and the child is to take them itself.
 ///
 /// # Errors
 /// The process has other threads, which the child would lack, or the system has no room for another
@@ -56,23 +65,53 @@ pub fn split() -> io::Result<Process> {
 }
 
 impl Parent {
-    /// Waits until the child is ready, or has ended without being: the status to exit with.
+    /// Waits until the child is ready, or has ended without being: the status to exit with, which is 0 only if it
+    /// is ready. If a signal asks this process to end, the child is told to.
     ///
     /// # Errors
-    /// The child was ended by a signal.
+    /// The child was stopped before it was ready, or ended by a signal.
     pub fn wait(mut self) -> io::Result<u8> {
+        self.await_word()?;
         // Either the word comes, or the pipe's other end is closed by the child's end.
         if self.word.read(&mut [0])? == 1 {
             return Ok(0);
         }
         loop {
             match waitpid(self.child, None) {
+                Ok(WaitStatus::Exited(_, 0)) => {
+                    return Err(io::Error::other("it was stopped before it was ready"));
+                }
                 Ok(WaitStatus::Exited(_, status)) => return Ok(status.cast_unsigned() as u8),
                 Ok(WaitStatus::Signaled(_, signal, _)) => {
                     return Err(io::Error::other(format!("{signal} ended it before it was ready")));
                 }
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Waits until the pipe can be read, and passes signals on meanwhile.
+    fn await_word(&self) -> io::Result<()> {
+        let signals = signals::queue()?;
+        let mut patience = PollTimeout::NONE;
+        loop {
+            let mut events =
+                [self.word.as_fd(), signals.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            match poll(&mut events, patience) {
+                Ok(0) => return Err(io::Error::other("it was told to stop, and does not end")),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            if events[0].any() == Some(true) {
+                return Ok(());
+            }
+            while let Some(signal) = signals.read_signal()? {
+                // A terminal that hangs up is no concern of a process in the background.
+                if signal.ssi_signo != Signal::SIGHUP as u32 {
+                    patience = PollTimeout::from(ENDS_WITHIN);
+                    kill(self.child, Signal::SIGTERM)?;
+                }
             }
         }
     }

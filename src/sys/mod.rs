@@ -14,6 +14,7 @@ pub(crate) mod ipsec_mb;
 pub mod netns;
 pub mod reuseport;
 pub mod seccomp;
+pub mod signals;
 pub mod tun;
 pub mod udp;
 pub mod wake;

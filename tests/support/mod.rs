@@ -10,6 +10,7 @@ pub mod boringtun;
 pub mod echo;
 pub mod flood;
 pub mod folder;
+pub mod freeze;
 pub mod implementation;
 pub mod network;
 pub mod ping;

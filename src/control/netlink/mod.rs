@@ -129,19 +129,19 @@ pub fn change(interface: &str, before: &Setup, after: &Setup) -> Result<(), Netl
     })
 }
 
-/// Takes away what would outlive the interface.
+/// Takes away what would outlive the interface: its rules.
 ///
 /// # Errors
 /// The kernel refused to.
 ///
 /// # Panics
 /// Inside an async runtime, for it runs one of its own.
-pub fn clean_up(setup: &Setup) -> Result<(), NetlinkError> {
-    if setup.rules.is_empty() {
+pub fn clean_up(rules: &[DefaultRule]) -> Result<(), NetlinkError> {
+    if rules.is_empty() {
         return Ok(());
     }
     talk(async |handle| {
-        for rule in &setup.rules {
+        for rule in rules {
             rules::remove(&handle, *rule).await?;
         }
         Ok(())

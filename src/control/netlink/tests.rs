@@ -111,7 +111,7 @@ fn a_change_takes_away_what_is_no_longer_wanted_and_leaves_the_rest() {
         assert!(ip("route show table 1234").unwrap().contains("default dev lw0"));
         assert!(ip("-4 rule").unwrap().contains("lookup 1234"));
         assert!(!ip("-6 rule").unwrap().contains("lookup 1234"));
-        clean_up(&after).unwrap();
+        clean_up(&after.rules).unwrap();
         assert_eq!(ip("-4 rule").unwrap().lines().count(), 3, "local, main, default");
     });
 }

@@ -6,7 +6,7 @@ mod server;
 
 use nix::errno::Errno;
 
-pub use server::{MAX_CLIENTS, Server, UapiError};
+pub use server::{MAX_CLIENTS, Server, SocketFile, UapiError};
 
 use super::config::update::{DeviceStatus, DeviceUpdate};
 

@@ -32,8 +32,29 @@ const WATCH: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Server {
     listener: unix::UnixListener,
-    /// The file we made and its inode; `None` for a socket that was handed to us.
-    file: Option<(PathBuf, u64)>,
+    /// The file we made; `None` for a socket that was handed to us.
+    file: Option<Arc<SocketFile>>,
+}
+
+/// The file of a socket that we made.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl SocketFile {
+    /// Removes it, unless somebody else has done so. A file of this name that is not ours belongs to who came
+    /// after us.
+    pub fn remove(&self) {
+        if self.is_there() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode)
+    }
 }
 
 /// Why there is no UAPI socket.
@@ -88,7 +109,7 @@ impl Server {
             .map_err(os(&path, "set the mode"))?;
         let inode = fs::symlink_metadata(&unnamed).map_err(os(&path, "look at it"))?.ino();
         fs::rename(&unnamed, &path).map_err(os(&path, "name the socket"))?;
-        Ok(Server { listener, file: Some((path, inode)) })
+        Ok(Server { listener, file: Some(Arc::new(SocketFile { path, inode })) })
     }
 
     /// Serves a socket that listens already (`WG_UAPI_FD`). Its file is its maker's affair.
@@ -104,6 +125,11 @@ impl Server {
             Ok(false) => Err(UapiError::Inherited(io::ErrorKind::InvalidInput.into())),
             Err(errno) => Err(UapiError::Inherited(errno.into())),
         }
+    }
+
+    /// The file that was made for it, if one was.
+    pub fn file(&self) -> Option<&Arc<SocketFile>> {
+        self.file.as_ref()
     }
 
     /// Answers clients. Returns when the socket's file is gone: by old custom, removing it is how
@@ -145,25 +171,17 @@ impl Server {
         let mut ticks = tokio::time::interval(WATCH);
         loop {
             ticks.tick().await;
-            if self.file.is_some() && !self.file_is_ours() {
+            if self.file.as_ref().is_some_and(|file| !file.is_there()) {
                 return;
             }
         }
-    }
-
-    fn file_is_ours(&self) -> bool {
-        let Some((path, inode)) = &self.file else { return false };
-        fs::symlink_metadata(path).is_ok_and(|file| file.ino() == *inode)
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // A file of this name that is not ours belongs to who came after us.
-        if self.file_is_ours()
-            && let Some((path, _)) = &self.file
-        {
-            let _ = fs::remove_file(path);
+        if let Some(file) = &self.file {
+            file.remove();
         }
     }
 }

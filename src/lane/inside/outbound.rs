@@ -2,7 +2,8 @@
 //!
 //! 1. the destination picks the peer, and the peer has a session, or the superpacket is staged as it is
 //!    until it has. What is for this device itself goes back at once; without a peer, an endpoint, or
-//!    a path wide enough, the sender is told ([`super::reject`]);
+//!    a path wide enough, the sender is told ([`super::reject`]). What was sealed here before is dropped
+//!    ([`crate::lane::routing_loop`]);
 //! 2. each segment is cut straight into the slab, behind room for the message header;
 //! 3. neighbours for one destination grow into one run, as long as one GSO send can carry it;
 //! 4. when a run ends its counters are reserved and all its datagrams are sealed in one call;
@@ -205,6 +206,9 @@ impl Outbound {
             turn.refuse(packet, DropReason::NoEndpoint, Cause::Unreachable);
             return Ok(());
         };
+        if self.drop_if_looped(packet, peer, &to, Some(session), turn) {
+            return Ok(());
+        }
         let limit = peer.path_limit.get(turn.now).unwrap_or(MAX_INNER).min(MAX_INNER);
         if does_not_fit(packet, limit) {
             let mtu = told_mtu(limit, packet.packet()) as u16;
@@ -297,10 +301,34 @@ impl Outbound {
         }
     }
 
+    /// Drops a packet that is a datagram of our own to `peer`, which is at `to`; whether it was one. Nobody is
+    /// answered, for we are the sender.
+    #[inline]
+    fn drop_if_looped(
+        &self,
+        packet: &Superpacket<'_>,
+        peer: &PeerRecord,
+        to: &Endpoint,
+        session: Option<&Session>,
+        turn: &mut Turn<'_>,
+    ) -> bool {
+        if packet.destination() != to.address.ip() || !peer.loop_watch.is_own(packet.packet(), to, session) {
+            return false;
+        }
+        turn.telemetry.outbound_drops.add(DropReason::RoutingLoop, packet.segments() as u64);
+        if peer.loop_watch.may_tell(turn.now) {
+            self.actor.loops(peer.id);
+        }
+        true
+    }
+
     /// Puts a superpacket aside until its peer has a session.
     fn stage(&mut self, packet: &Superpacket<'_>, peer: &PeerRecord, turn: &mut Turn<'_>) {
-        if peer.endpoint.load().is_none() {
+        let Some(to) = peer.endpoint.load() else {
             return turn.refuse(packet, DropReason::NoEndpoint, Cause::Unreachable);
+        };
+        if self.drop_if_looped(packet, peer, &to, None, turn) {
+            return;
         }
         let attempt = peer.failed_handshakes.load(Ordering::Acquire);
         let dropped = self.staging.push(peer.id, attempt, [&packet.header().encode(), packet.packet()]);

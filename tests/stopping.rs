@@ -1,0 +1,238 @@
+//! A `laneway` process that is told to stop ends, whatever it is in the middle of and whoever is stuck, and leaves
+//! nothing behind.
+
+mod support;
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use laneway::cli::demo::lab::{Lab, Side};
+use laneway::cli::signals::EXIT_STUCK;
+use laneway::control::stopping;
+use nix::sys::signal::Signal;
+use support::background::{self, Background};
+use support::binary::{command, serves};
+use support::folder::Folder;
+use support::freeze::Stopped;
+use support::process::{Process, output};
+use support::wg::{KeyPair, control_socket};
+use support::{device_name, lab, links, require_root, wait_until};
+
+/// How late on a busy machine a process may be that keeps its bound.
+const LATE: Duration = Duration::from_secs(10);
+
+/// A sidecar that leads everything to its peer: it has an interface, addresses, routes, rules and a socket.
+struct Sidecar {
+    lab: Lab,
+    folder: Folder,
+    device: String,
+    before: String,
+}
+
+impl Sidecar {
+    fn new() -> Sidecar {
+        let (lab, folder, device) = (lab(), Folder::new(), device_name("lw"));
+        let [own, peer] = [KeyPair::generate(&lab.left), KeyPair::generate(&lab.left)];
+        let text = format!(
+            "[Interface]\nPrivateKey = {}\nAddress = 10.77.0.1/24, fd77::1/64\n\
+             [Peer]\nPublicKey = {}\nAllowedIPs = 0.0.0.0/0, ::/0\nEndpoint = {}:51820\n",
+            own.private, peer.public, lab.right.underlay4
+        );
+        folder.write(&format!("{device}.conf"), &text);
+        let before = state(&lab.left);
+        Sidecar { lab, folder, device, before }
+    }
+
+    fn start(&self) -> Process {
+        let file = self.folder.join(&format!("{}.conf", self.device));
+        let environment = [("LANEWAY_METRICS_ADDR", "off"), ("LANEWAY_LOG", "info")];
+        Process::start_quietly(&mut command(&self.lab.left, &["run", "--config", &file], &environment))
+    }
+
+    /// The same, when it is up.
+    fn start_and_wait(&self) -> Process {
+        let mut process = self.start();
+        wait_until("the router", || {
+            assert!(process.is_running(), "it ended at once: {}", process.said());
+            serves(&self.device)
+        });
+        process
+    }
+
+    /// Asserts that nothing of it is left.
+    fn assert_gone(&self, said: &str) {
+        assert!(!control_socket(&self.device).exists(), "the control socket is left: {said}");
+        // The kernel takes the device away in its own time.
+        wait_until("the state from before", || state(&self.lab.left) == self.before);
+    }
+}
+
+/// Devices, with which addresses and routes go, and the rules of a side.
+fn state(side: &Side) -> String {
+    let rules = [["ip", "-4", "rule"], ["ip", "-6", "rule"]].map(|words| output(&side.namespace, &words, ""));
+    format!("{:?}\n{}", links(side), rules.concat())
+}
+
+/// Whether a signal would not just end the process.
+fn takes(process: &Process, signal: Signal) -> bool {
+    // It may have ended.
+    let Ok(status) = fs::read_to_string(format!("/proc/{}/status", process.id())) else { return false };
+    let is_in = |set: &str| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(set)).expect("a line about signals");
+        u64::from_str_radix(mask.trim(), 16).expect("a mask") >> (signal as u32 - 1) & 1 == 1
+    };
+    is_in("SigCgt:") || is_in("SigBlk:")
+}
+
+/// Some milliseconds up to `most`, others each time; a bad generator does.
+fn pause(number: u64, most: u64) {
+    let micros = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+    thread::sleep(Duration::from_micros(micros % (most * 1000)));
+}
+
+#[test]
+fn whoever_is_stuck_a_signal_ends_it_in_time_and_the_log_names_who() {
+    if !require_root() {
+        return;
+    }
+    let sidecar = Sidecar::new();
+    for name in ["peers", "inside-0", "outside-0", "admin"] {
+        let mut process = sidecar.start_and_wait();
+        let stopped = Stopped::new(&process, name);
+        let start = Instant::now();
+        process.signal(Signal::SIGTERM);
+        stopped.wait_for_end();
+        assert_eq!(process.wait(), Some(EXIT_STUCK.into()), "{name}: {}", process.said());
+        assert!(start.elapsed() < stopping::PROCESS + LATE, "{name}: {:?}", start.elapsed());
+        let said = process.said();
+        let named = format!("laneway: {name} did not end within {} s", stopping::THREADS.as_secs());
+        assert!(said.contains(&named), "{said}");
+        sidecar.assert_gone(&said);
+    }
+}
+
+#[test]
+fn requests_and_a_reload_that_wait_for_who_is_stuck_do_not_hold_it_up() {
+    if !require_root() {
+        return;
+    }
+    let sidecar = Sidecar::new();
+    let mut process = sidecar.start_and_wait();
+    let stopped = Stopped::new(&process, "peers");
+    let mut client = UnixStream::connect(control_socket(&sidecar.device)).unwrap();
+    client.write_all(b"get=1\n\n").unwrap();
+    process.signal(Signal::SIGHUP);
+    // Both have a thread each while they wait.
+    let requests = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
+        let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.filter(|name| name.trim() == "request").count()
+    };
+    wait_until("both to wait", || requests() >= 2);
+    process.signal(Signal::SIGTERM);
+    stopped.wait_for_end();
+    assert_eq!(process.wait(), Some(EXIT_STUCK.into()), "{}", process.said());
+    let said = process.said();
+    assert!(said.contains("laneway: peers did not end"), "nobody else was stuck: {said}");
+    sidecar.assert_gone(&said);
+}
+
+#[test]
+fn even_a_main_thread_that_is_stuck_does_not_keep_the_process() {
+    if !require_root() {
+        return;
+    }
+    let sidecar = Sidecar::new();
+    let mut process = sidecar.start_and_wait();
+    let stopped = Stopped::new(&process, "laneway");
+    let start = Instant::now();
+    process.signal(Signal::SIGTERM);
+    // Its rules stay, for the thread that ends it by force cannot speak to the kernel about them. Nothing is at
+    // the end of them any more.
+    assert_eq!(process.wait(), Some(EXIT_STUCK.into()), "{}", process.said());
+    stopped.forget();
+    assert!(start.elapsed() >= stopping::PROCESS, "it was not given its time: {:?}", start.elapsed());
+    assert!(process.said().contains("ended by force"), "{}", process.said());
+    assert!(!control_socket(&sidecar.device).exists());
+    wait_until("the end of the device", || links(&sidecar.lab.left) == ["lo", "underlay"]);
+    // Who comes next finds the rules as its own, and takes them away.
+    let mut next = sidecar.start_and_wait();
+    next.signal(Signal::SIGTERM);
+    assert_eq!(next.wait(), Some(0), "{}", next.said());
+    sidecar.assert_gone(&next.said());
+}
+
+#[test]
+fn a_signal_at_any_moment_of_the_start_leaves_nothing() {
+    if !require_root() {
+        return;
+    }
+    let sidecar = Sidecar::new();
+    for number in 0..80 {
+        let signal = [Signal::SIGTERM, Signal::SIGINT][number as usize % 2];
+        let mut process = sidecar.start();
+        // First ever later from the moment that it takes signals; then at any, also before it has begun.
+        let taken = number < 60;
+        if taken {
+            wait_until("it to take signals", || takes(&process, signal) && takes(&process, Signal::SIGHUP));
+        }
+        pause(number, if number % 4 < 2 { 5 } else { 80 });
+        process.signal(signal);
+        let status = process.wait();
+        let said = process.said();
+        assert!(status == Some(0) || !taken && status.is_none(), "number {number}: {status:?} {said}");
+        sidecar.assert_gone(&format!("number {number}: {said}"));
+    }
+}
+
+#[test]
+fn a_sighup_during_the_start_is_a_reload_afterwards() {
+    if !require_root() {
+        return;
+    }
+    let sidecar = Sidecar::new();
+    for number in 0..8 {
+        let mut process = sidecar.start();
+        wait_until("it to take signals", || takes(&process, Signal::SIGHUP));
+        pause(number, 20);
+        process.signal(Signal::SIGHUP);
+        wait_until("the reload", || {
+            assert!(process.is_running(), "number {number}: it ended: {}", process.said());
+            process.said().contains("the configuration is as the file has it now")
+        });
+        process.signal(Signal::SIGTERM);
+        assert_eq!(process.wait(), Some(0), "{}", process.said());
+        sidecar.assert_gone(&process.said());
+    }
+}
+
+#[test]
+fn a_command_that_is_interrupted_on_its_way_to_the_background_leaves_nothing_there() {
+    if !require_root() {
+        return;
+    }
+    background::adopt_orphans();
+    let (lab, device) = (lab(), device_name("lw"));
+    for number in 0..20 {
+        let mut parent = Process::start_quietly(&mut command(&lab.left, &[&device], &[]));
+        wait_until("it to take signals", || {
+            takes(&parent, Signal::SIGTERM) && takes(&parent, Signal::SIGHUP)
+        });
+        pause(number, 30);
+        // It may have ended, being done.
+        if parent.is_running() {
+            parent.signal([Signal::SIGTERM, Signal::SIGINT][number as usize % 2]);
+        }
+        if parent.wait() == Some(0) && control_socket(&device).exists() {
+            // It was done before, unless it ended while it read its environment.
+            let router = Background::find(&device);
+            router.signal(Signal::SIGTERM);
+            assert_eq!(router.wait(), Some(0));
+        }
+        assert!(!control_socket(&device).exists(), "number {number}: {}", parent.said());
+        wait_until("the end of the device", || links(&lab.left) == ["lo", "underlay"]);
+    }
+}
