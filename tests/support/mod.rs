@@ -11,6 +11,7 @@ pub mod echo;
 pub mod flood;
 pub mod folder;
 pub mod implementation;
+pub mod kernel;
 pub mod network;
 pub mod ping;
 pub mod process;
