@@ -3,7 +3,12 @@
 
 mod support;
 
-use support::implementation::Kind;
+use std::thread;
+use std::time::Duration;
+
+use laneway::cli::demo::lab::Lab;
+use support::implementation::{Kind, Running};
+use support::kernel;
 use support::tunnel::{self, Family};
 use support::wg::{self, KeyPair, Setting};
 use support::{exercise, lab, require_root};
@@ -26,6 +31,13 @@ const WITH_BORINGTUN: [Row; 2] = [
     Row { begins: Kind::BoringTun, answers: Kind::Laneway("1"), outside: Family::V4, preshared: true },
 ];
 
+const WITH_THE_KERNEL: [Row; 4] = [
+    Row { begins: Kind::Laneway("1"), answers: Kind::Kernel, outside: Family::V4, preshared: true },
+    Row { begins: Kind::Laneway("2"), answers: Kind::Kernel, outside: Family::V6, preshared: false },
+    Row { begins: Kind::Kernel, answers: Kind::Laneway("2"), outside: Family::V4, preshared: false },
+    Row { begins: Kind::Kernel, answers: Kind::Laneway("1"), outside: Family::V6, preshared: true },
+];
+
 const WITH_ITSELF: [Row; 2] = [
     Row { begins: Kind::Laneway("1"), answers: Kind::Laneway("1"), outside: Family::V4, preshared: false },
     Row { begins: Kind::Laneway("1"), answers: Kind::Laneway("3"), outside: Family::V6, preshared: true },
@@ -39,6 +51,44 @@ fn laneway_and_wireguard_go_carry_everything_whichever_begins() {
 #[test]
 fn laneway_and_boringtun_carry_everything_whichever_begins() {
     WITH_BORINGTUN.iter().for_each(Row::run);
+}
+
+#[test]
+fn laneway_and_the_kernel_carry_everything_whichever_begins() {
+    if require_root() && kernel::available() {
+        WITH_THE_KERNEL.iter().for_each(Row::run);
+    }
+}
+
+/// A session is renewed after two minutes, by the one that began it.
+#[test]
+#[ignore = "takes over two minutes"]
+fn laneway_and_the_kernel_renew_a_session_under_way() {
+    if !require_root() || !kernel::available() {
+        return;
+    }
+    let watched = |row: &Row| {
+        let tunnel = row.set_up();
+        let (left, right) = (&tunnel.lab.left, &tunnel.lab.right);
+        let ends = [(left, tunnel.left.device()), (right, tunnel.right.device())];
+        let handshakes = || ends.map(|(side, device)| wg::peers(side, device)[0].latest_handshake);
+        exercise(&tunnel.lab);
+        let first = handshakes();
+        let renewed = || handshakes().iter().zip(first).all(|(now, first)| *now > first);
+        support::wait_within(Duration::from_secs(180), "a new session", || {
+            let through = [(left, 2), (right, 1)]
+                .map(|(from, host)| support::ping::answers(&from.namespace, Family::V4.inside(host)));
+            assert_eq!(through, [true; 2], "{:?} to {:?}", row.begins, row.answers);
+            renewed()
+        });
+        exercise(&tunnel.lab);
+    };
+    // Most of the time is waiting, so both wait at once.
+    thread::scope(|scope| {
+        for row in [&WITH_THE_KERNEL[1], &WITH_THE_KERNEL[3]] {
+            scope.spawn(move || watched(row));
+        }
+    });
 }
 
 #[test]
@@ -68,12 +118,23 @@ fn peers_with_different_preshared_keys_exchange_nothing() {
     support::wait_until("an echo", || support::ping::answers(&lab.left.namespace, Family::V4.inside(2)));
 }
 
+/// A row that is up.
+struct Tunnel {
+    left: Running,
+    right: Running,
+    lab: Lab,
+}
+
 impl Row {
-    /// Sets the tunnel up with `wg set` and sends everything through it.
+    /// Sets the tunnel up and sends everything through it.
     fn run(&self) {
-        if !require_root() {
-            return;
+        if require_root() {
+            exercise(&self.set_up().lab);
         }
+    }
+
+    /// Sets the tunnel up with `wg set`.
+    fn set_up(&self) -> Tunnel {
         println!("{:?} begins with {:?} over {:?}", self.begins, self.answers, self.outside);
         let lab = lab();
         let (left, right) = (self.begins.start(&lab.left), self.answers.start(&lab.right));
@@ -88,6 +149,6 @@ impl Row {
         tunnel::address(&lab.right, right.device(), 2);
         wg::set(&lab.left, left.device(), &keys[0], &to_right);
         tunnel::address(&lab.left, left.device(), 1);
-        exercise(&lab);
+        Tunnel { left, right, lab }
     }
 }

@@ -107,17 +107,25 @@ pub fn pseudo_header_between(source: IpAddr, destination: IpAddr, protocol: u8, 
 }
 
 /// From how many bytes on it pays to ask the CPU for wider registers.
+#[cfg(target_arch = "x86_64")]
 const LONG: usize = 128;
 
 /// Does `work` on `len` bytes with the widest registers that pay.
+#[cfg(target_arch = "x86_64")]
 #[inline]
 fn widely<R>(len: usize, work: impl FnOnce() -> R) -> R {
-    #[cfg(target_arch = "x86_64")]
     if len >= LONG
         && let Some(avx2) = Avx2::detect()
     {
         return avx2.run(work);
     }
+    work()
+}
+
+/// Does `work`: the registers that every CPU of this kind has are the widest.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+fn widely<R>(_len: usize, work: impl FnOnce() -> R) -> R {
     work()
 }
 

@@ -14,14 +14,14 @@ use super::support::ping::{answers, ping};
 use super::support::process::{attempt, output};
 use super::support::tunnel::{self, Family, PORT};
 use super::support::{DEADLINE, bulk, lab, require_root, wait_until};
-use super::{MOBILE, OTHERS, Tunnel, endpoint_of_peer, reaches};
+use super::{Tunnel, endpoint_of_peer, mobile, others, reaches};
 
 #[test]
 fn a_peer_can_be_at_a_link_local_address() {
     if !require_root() {
         return;
     }
-    for other in OTHERS {
+    for other in others() {
         let lab = lab();
         let [left, right] = [&lab.left, &lab.right].map(|side| link_local(side, CABLE));
         let endpoint = format!("[{right}%{CABLE}]:{PORT}");
@@ -41,7 +41,7 @@ fn wide_and_narrow_devices_carry_the_largest_packets_that_fit() {
     if !require_root() {
         return;
     }
-    for other in OTHERS {
+    for other in others() {
         let lab = lab();
         for side in [&lab.left, &lab.right] {
             ip(side, &format!("link set {CABLE} mtu 40000"));
@@ -69,7 +69,7 @@ fn the_device_can_move_to_a_namespace_that_has_nothing_else() {
     if !require_root() {
         return;
     }
-    for other in OTHERS {
+    for other in others() {
         let lab = lab();
         let endpoint = Family::V4.endpoint(&lab.right).to_string();
         let tunnel = Tunnel::new(&lab.left, &lab.right, other, &endpoint);
@@ -93,7 +93,7 @@ fn a_connection_outlives_an_endpoint_that_is_dead_for_a_while() {
     if !require_root() {
         return;
     }
-    for other in MOBILE {
+    for other in mobile() {
         let lab = lab();
         let endpoint = Family::V4.endpoint(&lab.right).to_string();
         let tunnel = Tunnel::new(&lab.left, &lab.right, other, &endpoint);
@@ -141,7 +141,7 @@ fn udp_of_every_size_crosses_both_ways() {
         return;
     }
     let lab = lab();
-    for other in OTHERS {
+    for other in others() {
         let endpoint = Family::V6.endpoint(&lab.right).to_string();
         let _tunnel = Tunnel::new(&lab.left, &lab.right, other, &endpoint);
         reaches(&lab.left, 2);

@@ -12,6 +12,7 @@ mod translation;
 
 use laneway::cli::demo::lab::Side;
 use support::implementation::{Kind, Running};
+use support::kernel;
 use support::ping::answers;
 use support::process::{attempt, output};
 use support::tunnel::{self, Family};
@@ -19,11 +20,16 @@ use support::wg::{self, KeyPair, Setting};
 use support::{lab, require_root, wait_until};
 
 /// Who is at the other end.
-const OTHERS: [Kind; 3] = [Kind::Laneway("1"), Kind::WireGuardGo, Kind::BoringTun];
+fn others() -> Vec<Kind> {
+    [mobile(), vec![Kind::BoringTun]].concat()
+}
 
 /// The same without boringtun, which neither answers from the address that was asked nor changes its port while it
 /// runs.
-const MOBILE: [Kind; 2] = [Kind::Laneway("1"), Kind::WireGuardGo];
+fn mobile() -> Vec<Kind> {
+    let kernel = kernel::available().then_some(Kind::Kernel);
+    [Kind::Laneway("1"), Kind::WireGuardGo].into_iter().chain(kernel).collect()
+}
 
 /// A Laneway at `left` and somebody at `right`, who know each other's keys. The left one begins.
 struct Tunnel {
@@ -77,7 +83,7 @@ fn a_new_private_key_and_a_peer_that_is_oneself() {
     if !require_root() {
         return;
     }
-    for other in OTHERS {
+    for other in others() {
         let lab = lab();
         let endpoint = Family::V4.endpoint(&lab.right).to_string();
         let tunnel = Tunnel::new(&lab.left, &lab.right, other, &endpoint);

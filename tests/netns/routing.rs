@@ -9,10 +9,13 @@ use super::support::process::output;
 use super::support::tunnel::{self, Family, PORT};
 use super::support::wg::{self, KeyPair, Setting};
 use super::support::{bulk, lab, require_root, wait_until};
-use super::{MOBILE, Tunnel, endpoint_of_peer, reaches};
+use super::{Tunnel, endpoint_of_peer, mobile, reaches};
 
 /// What the tunnel's own datagrams bear.
 const MARK: &str = "51820";
+
+/// Who is around the hub.
+const SPOKES: [Kind; 2] = [Kind::Laneway("1"), Kind::WireGuardGo];
 
 /// Everything goes through the tunnel, the way `wg-quick` does it: only what bears the mark, the tunnel's own
 /// datagrams, goes by the real default route.
@@ -27,7 +30,7 @@ fn with_a_mark_the_default_route_can_lead_through_the_tunnel() {
         ip(&lab.right, &format!("address add {address} dev lo"));
     }
     ip(&lab.left, &format!("route add default via {}", lab.right.underlay4));
-    for other in MOBILE {
+    for other in mobile() {
         let tunnel = Tunnel::new(&lab.left, &lab.right, other, "198.51.100.2:51820");
         let device = tunnel.left.device();
         reaches(&lab.left, 2);
@@ -124,7 +127,7 @@ fn a_packet_goes_to_the_peer_with_the_longest_prefix_whatever_was_there_before()
         [Ipv4Addr::new(10, 88, 0, 9).into(), Ipv6Addr::new(0xfd88, 0, 0, 0, 0, 0, 0, 9).into()];
     let mut running = Vec::new();
     let mut ears: Vec<Vec<UdpSocket>> = vec![Vec::new(), Vec::new()];
-    for (number, other) in MOBILE.into_iter().enumerate() {
+    for (number, other) in SPOKES.into_iter().enumerate() {
         let (spoke, host_number) = (&spokes[number], number as u8 + 2);
         let peer = other.start(spoke);
         wg::set(spoke, peer.device(), &keys[number + 1], &Setting::new(&keys[0], 1));

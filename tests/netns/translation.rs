@@ -11,7 +11,7 @@ use super::support::ping::answers;
 use super::support::process::attempt;
 use super::support::tunnel::Family;
 use super::support::{require_root, wait_until, wg};
-use super::{OTHERS, Tunnel, endpoint_of_peer, reaches};
+use super::{Tunnel, endpoint_of_peer, others, reaches};
 
 /// A host at home, its router that translates addresses and soon forgets, and a host in the world.
 ///
@@ -62,7 +62,7 @@ fn a_persistent_keepalive_keeps_the_way_home_open_and_without_it_it_closes() {
     }
     // Most of the time is waiting, so all wait at once.
     thread::scope(|scope| {
-        for other in OTHERS {
+        for other in others() {
             scope.spawn(move || keeps_the_way_home_open(other));
         }
     });
@@ -92,7 +92,7 @@ fn a_peer_is_found_again_when_the_router_before_it_gets_another_address() {
         return;
     }
     let Some(net) = Home::new() else { return };
-    for other in OTHERS {
+    for other in others() {
         let tunnel = Tunnel::new(&net.host, &net.world, other, "192.0.2.2:51820");
         tunnel.tell_left(&net.host, &["persistent-keepalive", "1"]);
         reaches(&net.host, 2);

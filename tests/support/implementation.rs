@@ -4,6 +4,7 @@ use laneway::cli::demo::lab::Side;
 
 use super::binary::Laneway;
 use super::boringtun::BoringTun;
+use super::kernel::KernelWireGuard;
 use super::wireguard_go::WireGuardGo;
 
 /// An implementation of WireGuard.
@@ -15,6 +16,8 @@ pub enum Kind {
     WireGuardGo,
     /// The Rust library.
     BoringTun,
+    /// The kernel's own, which not every kernel has: see [`kernel::available`](super::kernel::available).
+    Kernel,
 }
 
 /// A running one. Dropping it ends it.
@@ -25,6 +28,8 @@ pub enum Running {
     WireGuardGo(WireGuardGo),
     /// The Rust library.
     BoringTun(BoringTun),
+    /// The kernel's own.
+    Kernel(KernelWireGuard),
 }
 
 impl Kind {
@@ -37,17 +42,19 @@ impl Kind {
             Kind::Laneway(lanes) => Running::Laneway(Laneway::start(side, &[("LANEWAY_QUEUES", lanes)])),
             Kind::WireGuardGo => Running::WireGuardGo(WireGuardGo::start(side)),
             Kind::BoringTun => Running::BoringTun(BoringTun::start(side)),
+            Kind::Kernel => Running::Kernel(KernelWireGuard::start(side)),
         }
     }
 }
 
 impl Running {
-    /// The name of its TUN device.
+    /// The name of its device.
     pub fn device(&self) -> &str {
         match self {
             Running::Laneway(running) => &running.device,
             Running::WireGuardGo(running) => &running.device,
             Running::BoringTun(running) => &running.device,
+            Running::Kernel(running) => &running.device,
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod flood;
 pub mod folder;
 pub mod freeze;
 pub mod implementation;
+pub mod kernel;
 pub mod network;
 pub mod ping;
 pub mod process;
