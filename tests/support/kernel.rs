@@ -23,9 +23,8 @@ pub struct KernelWireGuard {
 /// When it is demanded and not there; the message holds what the kernel said.
 pub fn available() -> bool {
     let namespace = Namespace::create().unwrap_or_else(|error| panic!("a network namespace: {error}"));
-    let said = match attempt(&namespace, &["ip", "link", "add", "probe", "type", "wireguard"], "") {
-        Ok(_) => return true,
-        Err(said) => said,
+    let Err(said) = attempt(&namespace, &["ip", "link", "add", "probe", "type", "wireguard"], "") else {
+        return true;
     };
     let demanded = std::env::var_os("LANEWAY_KERNEL_WIREGUARD").is_some_and(|value| value == "1");
     assert!(!demanded, "this kernel has no WireGuard: {said}");
