@@ -36,6 +36,7 @@ use crate::lane::sleep::Sleeper;
 use crate::lane::telemetry::Registry;
 use crate::lane::worker::WorkerError;
 use crate::offload::{OpenError, QueueError, Shutdown};
+use crate::sys::scheduling::Scheduling;
 use crate::underlay::BindError;
 use crate::wireguard::aead::Backend;
 use crate::wireguard::keys::PublicKey;
@@ -54,6 +55,7 @@ pub struct Router {
     peers: Arc<Peers>,
     ready_peer: Option<PublicKey>,
     aead: Backend,
+    scheduling: Scheduling,
     roll: Arc<Roll>,
     shutdown: Arc<Shutdown>,
     failure: Arc<Mutex<Option<String>>>,
@@ -116,6 +118,7 @@ impl Router {
             peers,
             ready_peer: config.ready_peer,
             aead: config.aead,
+            scheduling: config.scheduling,
             roll: Arc::default(),
             shutdown,
             failure: Arc::default(),
@@ -233,13 +236,16 @@ impl Router {
     fn spawn(&mut self, member: Arc<Member>, cpu: Option<usize>, mut worker: impl Worker) -> io::Result<()> {
         let name = member.name();
         let end = self.ending(name.clone());
-        let aead = self.aead;
+        let (aead, scheduling) = (self.aead, self.scheduling);
         let thread = thread::Builder::new().name(name.clone()).spawn(move || {
             member.begin();
             if let Some(cpu) = cpu
                 && !pinning::pin(cpu)
             {
                 tracing::warn!("{name} cannot be pinned to CPU {cpu} and runs where the scheduler puts it");
+            }
+            if let Err(error) = scheduling.apply() {
+                tracing::warn!("{name} keeps the scheduling that it has: {error}");
             }
             aead.prepare_thread();
             end.report(supervise(&name, &mut worker));

@@ -13,6 +13,7 @@ pub mod inherited;
 pub(crate) mod ipsec_mb;
 pub mod netns;
 pub mod reuseport;
+pub mod scheduling;
 pub mod seccomp;
 pub mod signals;
 pub mod tun;

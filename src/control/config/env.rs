@@ -14,16 +14,18 @@ use super::error::ConfigError;
 use super::{AeadChoice, LogFormat, MTU_RANGE, Queues, RejectPolicy, SpreadPorts, Switch};
 use crate::lane::cpu_list::{CpuList, CpuListError};
 use crate::lane::telemetry::LARGEST;
+use crate::sys::scheduling::Scheduling;
 use crate::wireguard::keys::PublicKey;
 
 /// Every variable that starts with [`PREFIX`].
-const NAMES: [&str; 25] = [
+const NAMES: [&str; 26] = [
     "LANEWAY_CONFIG",
     "LANEWAY_INTERFACE",
     "LANEWAY_QUEUES",
     "LANEWAY_PIN",
     "LANEWAY_INSIDE_CPUS",
     "LANEWAY_OUTSIDE_CPUS",
+    "LANEWAY_SCHED",
     "LANEWAY_SPIN_US",
     "LANEWAY_INBOX_DEPTH",
     "LANEWAY_DRAIN_CAP",
@@ -61,6 +63,8 @@ pub struct Environment {
     pub inside_cpus: Option<CpuList>,
     /// `LANEWAY_OUTSIDE_CPUS`: where outside workers run.
     pub outside_cpus: Option<CpuList>,
+    /// `LANEWAY_SCHED`: how workers are scheduled.
+    pub scheduling: Option<Scheduling>,
     /// `LANEWAY_SPIN_US`: how long a worker polls before it sleeps.
     pub spin: Option<Duration>,
     /// `LANEWAY_INBOX_DEPTH`: batches per inbox.
@@ -135,6 +139,10 @@ impl Environment {
             "LANEWAY_PIN" => self.pin = Some(value.switch()?),
             "LANEWAY_INSIDE_CPUS" => self.inside_cpus = Some(value.cpus()?),
             "LANEWAY_OUTSIDE_CPUS" => self.outside_cpus = Some(value.cpus()?),
+            "LANEWAY_SCHED" => {
+                let policies = [("normal", Scheduling::Normal), ("batch", Scheduling::Batch)];
+                self.scheduling = Some(value.one_of(&policies)?);
+            }
             "LANEWAY_SPIN_US" => {
                 let micros = value.number(0, 1_000_000, "microseconds")?;
                 self.spin = Some(Duration::from_micros(micros));
@@ -327,6 +335,7 @@ mod tests {
             "off",
             "0-1",
             "2,3",
+            "batch",
             "50",
             "16",
             "32",
@@ -356,6 +365,7 @@ mod tests {
             pin: Some(Switch::Off),
             inside_cpus: Some("0-1".parse().unwrap()),
             outside_cpus: Some("2,3".parse().unwrap()),
+            scheduling: Some(Scheduling::Batch),
             spin: Some(Duration::from_micros(50)),
             inbox_depth: Some(16),
             drain_cap: Some(32),
@@ -387,6 +397,7 @@ mod tests {
             ("LANEWAY_QUEUES", "0", "`auto` or a number from 1 to 256"),
             ("LANEWAY_PIN", "on", "`auto` or `off`"),
             ("LANEWAY_INSIDE_CPUS", "3-1", "as in `0-3,8`"),
+            ("LANEWAY_SCHED", "fifo", "`normal` or `batch`"),
             ("LANEWAY_AEAD", "avx2", "`portable` or `auto` or `ipsec-mb`"),
             ("LANEWAY_DRAIN_CAP", "129", "from 1 to 128 packets"),
             ("LANEWAY_MTU", "100", "from 576 to"),

@@ -29,6 +29,7 @@ use crate::lane::bounds::MAX_LANES;
 use crate::lane::cpu_list::CpuList;
 pub use crate::lane::inside::RejectPolicy;
 use crate::lane::pinning::Wishes;
+use crate::sys::scheduling::Scheduling;
 use crate::wireguard::aead::{Backend, Unavailable};
 use crate::wireguard::keys::{KeyError, PrivateKey, PublicKey};
 
@@ -61,6 +62,8 @@ pub struct RouterConfig {
     pub inside_cpus: Option<CpuList>,
     /// CPUs for outside workers; `None` lets the router choose.
     pub outside_cpus: Option<CpuList>,
+    /// How the kernel schedules workers.
+    pub scheduling: Scheduling,
     /// How long a worker polls before it sleeps.
     pub spin: Duration,
     /// Batches per inbox; `None` for the lane's own choice.
@@ -217,6 +220,7 @@ impl RouterConfig {
             pin: Switch::default(),
             inside_cpus: None,
             outside_cpus: None,
+            scheduling: Scheduling::default(),
             spin: Duration::ZERO,
             inbox_depth: None,
             drain_cap: 64,
@@ -359,6 +363,7 @@ impl RouterConfig {
         self.pin = e.pin.unwrap_or(self.pin);
         self.inside_cpus = e.inside_cpus;
         self.outside_cpus = e.outside_cpus;
+        self.scheduling = e.scheduling.unwrap_or(self.scheduling);
         self.spin = e.spin.unwrap_or(self.spin);
         self.inbox_depth = e.inbox_depth;
         self.drain_cap = e.drain_cap.unwrap_or(self.drain_cap);
