@@ -12,6 +12,7 @@ use crate::control::config::{RouterConfig, Switch};
 use crate::control::netlink;
 use crate::control::reload::Reloader;
 use crate::control::sandbox::{capabilities, syscalls};
+use crate::control::service::ServiceManager;
 use crate::control::supervisor::{Router, StartError};
 use crate::control::uapi::{self, UapiError};
 use crate::sys::inherited;
@@ -70,6 +71,7 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
     };
     let tun = adopt("WG_TUN_FD", config.tun_fd)?;
     give_up_capabilities(&config);
+    let manager = Arc::new(ServiceManager::of_process());
     let uapi = adopt("WG_UAPI_FD", config.uapi_fd)?.map(uapi::Server::inherited).transpose()?;
     let metrics = config.metrics_addr.map(admin::listen).transpose()?;
 
@@ -78,14 +80,17 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
     let open_uapi = move || uapi.map_or_else(|| uapi::Server::bind(&directory, &interface), Ok);
     let device = router.device().clone();
     let seccomp = config.seccomp;
+    let up = format!("{} is up", router.interface());
     let reloader = Reloader::new(router.interface().to_owned(), config, environment, device);
     let reloader = Arc::new(Mutex::new(reloader));
+    let told = Arc::clone(&manager);
     let ready = Box::new(move || {
         ready()?;
         restrict_system_calls(seccomp);
+        told.ready(&up);
         Ok(())
     });
-    let outcome = attend(router, metrics, Box::new(open_uapi), Arc::clone(&reloader), ready);
+    let outcome = attend(router, metrics, Box::new(open_uapi), Arc::clone(&reloader), &manager, ready);
     if let Err(error) = netlink::clean_up(&lock(&reloader).setup()) {
         tracing::warn!("something is left behind: {error}");
     }
@@ -98,6 +103,7 @@ fn attend(
     metrics: Option<TcpListener>,
     open_uapi: OpenUapi,
     reloader: Arc<Mutex<Reloader>>,
+    manager: &Arc<ServiceManager>,
     ready: OnReady,
 ) -> Result<(), LaunchError> {
     let router = Arc::new(router);
@@ -107,6 +113,7 @@ fn attend(
         on_mtu: Box::new(move |mtu| of_mtu.set_mtu(mtu)),
         on_addresses: Box::new(move |own| of_addresses.set_addresses(own)),
     };
+    let asked = Arc::clone(manager);
     let (leading, shutdown) = (Arc::clone(&reloader), Arc::clone(router.shutdown()));
     let admin = Admin {
         registry: Arc::clone(router.registry()),
@@ -118,7 +125,7 @@ fn attend(
         before: Some(Box::new(move || lock(&leading).add_rules(&shutdown))),
         uapi: Some(open_uapi),
         link: Some(link),
-        signals: Some(Box::new(move || on_hangup(&mut lock(&reloader)))),
+        signals: Some(Box::new(move || on_hangup(&mut lock(&reloader), &asked))),
     };
     let panicked = |_| LaunchError::Failed("the admin thread panicked; please report this".to_owned());
     let thread = admin.spawn()?;
@@ -127,6 +134,7 @@ fn attend(
         router.shutdown().signal();
     }
     let end = thread.join().map_err(panicked)?;
+    manager.stopping();
     told.map_err(LaunchError::Ready)?;
     match end {
         // Whatever stopped it has said so itself.
@@ -156,10 +164,18 @@ fn restrict_system_calls(seccomp: Switch) {
     }
 }
 
-fn on_hangup(reloader: &mut Reloader) {
+fn on_hangup(reloader: &mut Reloader, manager: &ServiceManager) {
+    manager.reloading();
     match reloader.reload() {
-        Ok(()) => tracing::info!("the configuration is as the file has it now"),
-        Err(error) => tracing::error!("{error}"),
+        Ok(()) => {
+            const DONE: &str = "the configuration is as the file has it now";
+            tracing::info!("{DONE}");
+            manager.ready(DONE);
+        }
+        Err(error) => {
+            tracing::error!("{error}");
+            manager.ready(&format!("not reloaded: {error}"));
+        }
     }
 }
 

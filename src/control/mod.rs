@@ -16,5 +16,6 @@ pub mod reload;
 pub mod roll;
 pub mod sandbox;
 mod schedule;
+pub mod service;
 pub mod supervisor;
 pub mod uapi;
