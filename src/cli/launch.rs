@@ -18,6 +18,7 @@ use crate::control::config::{RouterConfig, Switch};
 use crate::control::netlink;
 use crate::control::reload::Reloader;
 use crate::control::sandbox::{capabilities, syscalls};
+use crate::control::service::ServiceManager;
 use crate::control::stopping::{self, StopError};
 use crate::control::supervisor::{Router, StartError};
 use crate::control::uapi::{self, UapiError};
@@ -76,6 +77,7 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
     };
     let tun = adopt("WG_TUN_FD", config.tun_fd)?;
     give_up_capabilities(&config);
+    let manager = Arc::new(ServiceManager::of_process());
     let uapi = adopt("WG_UAPI_FD", config.uapi_fd)?.map(uapi::Server::inherited).transpose()?;
     let shutdown = Arc::new(Shutdown::new().map_err(StartError::System)?);
     let signals = Signals::watch(&shutdown).map_err(StartError::System)?;
@@ -91,14 +93,17 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
     };
     let device = router.device().clone();
     let seccomp = config.seccomp;
+    let up = format!("{} is up", router.interface());
     let reloader = Reloader::new(router.interface().to_owned(), config, environment, device, shutdown);
     let rules = Arc::clone(reloader.rules());
+    let told = Arc::clone(&manager);
     let ready = Box::new(move || {
         ready()?;
         restrict_system_calls(seccomp);
+        told.ready(&up);
         Ok(())
     });
-    let outcome = attend(router, metrics, Box::new(open_uapi), reloader, &signals, ready);
+    let outcome = attend(router, metrics, Box::new(open_uapi), reloader, &signals, &manager, ready);
     // First what must not be left behind: the log may be what somebody is stuck with.
     let cleaned = netlink::clean_up(&rules.list());
     signals.remove_socket();
@@ -121,6 +126,7 @@ fn attend(
     open_uapi: OpenUapi,
     reloader: Reloader,
     signals: &Signals,
+    manager: &Arc<ServiceManager>,
     ready: OnReady,
 ) -> Result<End, LaunchError> {
     let shutdown = Arc::clone(router.shutdown());
@@ -132,9 +138,10 @@ fn attend(
     };
     let reloader = Arc::new(Mutex::new(reloader));
     let leading = Arc::clone(&reloader);
+    let asked = Arc::clone(manager);
     let hangups = Hangups {
         heard: signals.hangups().map_err(AdminError::System)?,
-        reload: Box::new(move || on_hangup(&mut lock(&reloader))),
+        reload: Box::new(move || on_hangup(&mut lock(&reloader), &asked)),
     };
     let admin = Admin {
         registry: Arc::clone(router.registry()),
@@ -155,6 +162,7 @@ fn attend(
         shutdown.signal();
     }
     wait_for(&shutdown);
+    manager.stopping();
     let deadline = Instant::now() + stopping::THREADS;
     let end = stopping::join_until(admin, deadline);
     let stopped = router.stop_until(deadline);
@@ -201,10 +209,18 @@ fn restrict_system_calls(seccomp: Switch) {
     }
 }
 
-fn on_hangup(reloader: &mut Reloader) {
+fn on_hangup(reloader: &mut Reloader, manager: &ServiceManager) {
+    manager.reloading();
     match reloader.reload() {
-        Ok(()) => tracing::info!("the configuration is as the file has it now"),
-        Err(error) => tracing::error!("{error}"),
+        Ok(()) => {
+            const DONE: &str = "the configuration is as the file has it now";
+            tracing::info!("{DONE}");
+            manager.ready(DONE);
+        }
+        Err(error) => {
+            tracing::error!("{error}");
+            manager.ready(&format!("not reloaded: {error}"));
+        }
     }
 }
 

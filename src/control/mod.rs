@@ -16,6 +16,7 @@ pub mod reload;
 pub mod roll;
 pub mod sandbox;
 mod schedule;
+pub mod service;
 pub mod stopping;
 pub mod supervisor;
 pub mod uapi;
