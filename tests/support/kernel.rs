@@ -16,18 +16,17 @@ pub struct KernelWireGuard {
     namespace: Namespace,
 }
 
-/// Whether this kernel has WireGuard. If it has not, tests leave it out and say so; `LANEWAY_KERNEL_WIREGUARD=1`
+/// Whether this kernel has WireGuard. If it has not, tests leave it out and say so; `KERNEL_WIREGUARD=1`
 /// makes that a failure.
 ///
 /// # Panics
 /// When it is demanded and not there; the message holds what the kernel said.
 pub fn available() -> bool {
     let namespace = Namespace::create().unwrap_or_else(|error| panic!("a network namespace: {error}"));
-    let said = match attempt(&namespace, &["ip", "link", "add", "probe", "type", "wireguard"], "") {
-        Ok(_) => return true,
-        Err(said) => said,
+    let Err(said) = attempt(&namespace, &["ip", "link", "add", "probe", "type", "wireguard"], "") else {
+        return true;
     };
-    let demanded = std::env::var_os("LANEWAY_KERNEL_WIREGUARD").is_some_and(|value| value == "1");
+    let demanded = std::env::var_os("KERNEL_WIREGUARD").is_some_and(|value| value == "1");
     assert!(!demanded, "this kernel has no WireGuard: {said}");
     eprintln!("left out: this kernel has no WireGuard: tests/kernels/run starts ones that have");
     false
