@@ -16,7 +16,7 @@ pub struct KernelWireGuard {
     namespace: Namespace,
 }
 
-/// Whether this kernel has WireGuard. If it has not, tests leave it out and say so; `LANEWAY_KERNEL_WIREGUARD=1`
+/// Whether this kernel has WireGuard. If it has not, tests leave it out and say so; `KERNEL_WIREGUARD=1`
 /// makes that a failure.
 ///
 /// # Panics
@@ -26,7 +26,7 @@ pub fn available() -> bool {
     let Err(said) = attempt(&namespace, &["ip", "link", "add", "probe", "type", "wireguard"], "") else {
         return true;
     };
-    let demanded = std::env::var_os("LANEWAY_KERNEL_WIREGUARD").is_some_and(|value| value == "1");
+    let demanded = std::env::var_os("KERNEL_WIREGUARD").is_some_and(|value| value == "1");
     assert!(!demanded, "this kernel has no WireGuard: {said}");
     eprintln!("left out: this kernel has no WireGuard: tests/kernels/run starts ones that have");
     false
