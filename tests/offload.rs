@@ -227,7 +227,12 @@ fn the_kernel_cuts_our_superpackets_into_the_very_segments_that_we_do() {
         let (from, to) = (&mut first.queues[0], &mut second.queues[0]);
         let payload: Vec<u8> = (0..20_001u32).map(|i| (i * 13 + i / 256) as u8).collect();
         let size = 1301;
+        let uso = first.offloads.udp;
         for (v6, tcp) in [(false, true), (true, true), (false, false), (true, false)] {
+            if !tcp && !uso {
+                eprintln!("left out: this kernel (before 6.2) has no USO");
+                continue;
+            }
             let whole = Shape { v6, ttl: 64, id: 0xfffa, sequence: u32::MAX - 3000, last: true };
             let build =
                 |shape: Shape, payload: &[u8]| if tcp { shape.tcp(payload) } else { shape.udp(payload) };
@@ -259,8 +264,10 @@ fn the_kernel_cuts_our_superpackets_into_the_very_segments_that_we_do() {
             }
         }
         let tally = from.writer.tally().take();
-        assert_eq!(tally.superpackets, [0, 1, 1, 1, 1]);
-        assert_eq!((tally.packets, tally.coalesced_segments), (64, 64));
+        let of_udp = u64::from(uso);
+        assert_eq!(tally.superpackets, [0, 1, 1, of_udp, of_udp]);
+        let segments = 32 + 32 * of_udp;
+        assert_eq!((tally.packets, tally.coalesced_segments), (segments, segments));
     });
 }
 

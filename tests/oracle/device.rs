@@ -4,6 +4,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use laneway::offload::{Offload, Read, Shutdown, TunDevice, open_queues};
+use laneway::sys::netns::Namespace;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::superpacket::is_ours;
@@ -12,6 +13,12 @@ use super::support::DEADLINE;
 /// Opens a device with one queue in the namespace of this thread.
 pub(super) fn tun(name: &str, offload: bool) -> TunDevice {
     open_queues(name, 1, offload, &Arc::new(Shutdown::new().unwrap())).unwrap()
+}
+
+/// Whether this kernel takes superpackets of UDP (from Linux 6.2 on). Where it does not, they are left out.
+pub(super) fn has_uso() -> bool {
+    let namespace = Namespace::create().unwrap();
+    namespace.run(|| tun("probe", true).offloads.udp).unwrap()
 }
 
 /// Writes what [`Case::frame`](super::superpacket::Case::frame) made.

@@ -46,8 +46,9 @@ pub(super) struct Case {
 }
 
 impl Case {
-    /// Kinds take turns, and so do sizes: tiny segments, long ones with an odd tail, any.
-    pub(super) fn any(random: &mut Random, number: usize) -> Case {
+    /// Kinds take turns, and so do sizes: tiny segments, long ones with an odd tail, any. Without `uso`, what would be
+    /// a superpacket of UDP is one packet.
+    pub(super) fn any(random: &mut Random, number: usize, uso: bool) -> Case {
         let kind = SuperpacketKind::ALL[1 + number % 4];
         let ip_options = match (random.one_in(3), kind) {
             (false, _) => 0,
@@ -77,6 +78,8 @@ impl Case {
             2 => room,
             _ => random.within(least, room),
         };
+        let (gso_size, payload) =
+            if uso || is_tcp(kind) { (gso_size, payload) } else { (0, payload.min(gso_size)) };
         let near_wrap = random.one_in(4);
         Case {
             kind,
@@ -102,7 +105,7 @@ impl Case {
     /// The same between two packets of its flow: one as long as its segments, which they follow without a gap, and
     /// one without payload behind them.
     pub(super) fn with_neighbours(self) -> [Case; 3] {
-        let len = self.gso_size.min(self.payload);
+        let len = if self.gso_size == 0 { self.payload } else { self.gso_size.min(self.payload) };
         let before = Case {
             gso_size: 0,
             payload: len,
@@ -208,6 +211,11 @@ impl Case {
         header.checksum = checksum;
         header.to_bytes().to_vec()
     }
+}
+
+/// Whether superpackets of this kind are among the cases.
+pub(super) fn occurs(kind: SuperpacketKind, uso: bool) -> bool {
+    uso || !matches!(kind, SuperpacketKind::Uso4 | SuperpacketKind::Uso6)
 }
 
 fn is_tcp(kind: SuperpacketKind) -> bool {
