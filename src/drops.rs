@@ -55,6 +55,8 @@ reasons! {
     StagingFull = "staging_full",
     /// Waited for a handshake that was given up.
     HandshakeFailed = "handshake_failed",
+    /// Waited for a handshake with a peer that was removed, or was sealed for one.
+    PeerRemoved = "peer_removed",
     /// The packet does not fit the path to its peer.
     TooBig = "too_big",
     /// A datagram of our own, back through the TUN: the route to its peer's endpoint leads into the tunnel.

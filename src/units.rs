@@ -28,13 +28,43 @@ impl Nanos {
     }
 }
 
-/// A configured peer, as a small index that is stable for the peer's life. An index is not used
-/// again while a session or a batch can still name it.
+/// The identity of a configured peer. An identity names one peer for as long as the process lives: a
+/// peer that is removed and added again has another one, so nothing that outlives the removal (a
+/// staged packet, a batch, an event) can be taken for the new peer's.
+///
+/// The low [`SLOT_BITS`](Self::SLOT_BITS) bits are a slot, which is reused and indexes tables; the bits
+/// above count how many peers the slot held before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PeerId(pub u32);
+pub struct PeerId(pub u64);
+
+impl PeerId {
+    /// Bits of the slot. The 40 bits above it last for 10^12 removals of one slot.
+    pub const SLOT_BITS: u32 = 24;
+
+    /// The identity of the peer that is number `generation` in `slot`.
+    ///
+    /// # Panics
+    /// If either does not fit.
+    pub fn new(slot: usize, generation: u64) -> Self {
+        assert!(slot < 1 << Self::SLOT_BITS && generation < 1 << (u64::BITS - Self::SLOT_BITS));
+        PeerId(generation << Self::SLOT_BITS | slot as u64)
+    }
+
+    /// The index of this peer in tables. Another peer may have used it before: compare the whole
+    /// identity of what is found there.
+    #[inline]
+    pub const fn slot(self) -> usize {
+        (self.0 & ((1 << Self::SLOT_BITS) - 1)) as usize
+    }
+
+    /// How many peers had the slot before.
+    pub const fn generation(self) -> u64 {
+        self.0 >> Self::SLOT_BITS
+    }
+}
 
 impl fmt::Display for PeerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "peer {}", self.0)
+        write!(f, "peer {}.{}", self.slot(), self.generation())
     }
 }

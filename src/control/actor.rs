@@ -1,12 +1,11 @@
-//! The peer actor: the one thread that owns the WireGuard protocol.
+//! The peer actor: the thread that owns the WireGuard protocol state.
 //!
-//! It turns what happens (handshake messages from the outside workers, their events, requests from
-//! the control socket, time) into calls of the sans-IO [`Protocol`], and what that answers into
-//! messages to send, sessions for the workers to use and snapshots for them to read. No data packet
-//! ever waits for it.
+//! It feeds the sans-IO [`Protocol`] with handshake messages and events from the workers, requests from the
+//! UAPI socket, and the time. It turns the protocol's outputs into messages to send, sessions for the
+//! workers, and snapshots that the workers read. Data packets never wait for it.
 //!
-//! Timers: after each call about a peer the protocol says when it wants to be asked again. A peer
-//! without sessions has no such moment and costs nothing.
+//! Timers: after each call about a peer, the protocol returns when it is next due for that peer. A peer
+//! without sessions has no timer and costs nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -38,56 +37,56 @@ use crate::wireguard::outputs::{MAX_OUTPUTS, Output, Outputs, SendTo};
 use crate::wireguard::protocol::Protocol;
 use crate::wireguard::session::Role;
 
-/// Handshake messages of strangers, and of others, that are worked on before events and timers get their
-/// turn again. One costs up to some hundred microseconds of elliptic curves.
+/// Maximum number of handshake messages taken from each queue, `priority` and `unverified`, before events and
+/// timers are handled again. One message costs up to some hundred microseconds of elliptic curve arithmetic.
 const HANDSHAKES_A_TURN: usize = 16;
 
-/// How long there is no further line in the log about routing loops. With a default route that leads into the
-/// tunnel all peers have one.
+/// Minimum interval between log lines about routing loops. A default route into the tunnel makes one for
+/// every peer.
 const LOOP_WARNINGS: Duration = Duration::from_secs(1);
 
-/// The lane that sends what no lane asked for.
+/// The lane that sends messages that are not responses to a datagram of another lane.
 const FIRST_LANE: usize = 0;
 
-/// What the peer actor is made of. See the [module](self).
+/// The state of the peer actor. See the [module](self).
 pub(super) struct PeerActor {
-    /// The protocol.
+    /// The WireGuard protocol.
     pub(super) protocol: Protocol,
-    /// What the workers read.
+    /// The snapshot that the workers read.
     pub(super) peers: Arc<Peers>,
-    /// What the next change of that needs to know of the last.
+    /// State kept from one change of the snapshot to the next.
     pub(super) memory: Memory,
-    /// What workers send up.
+    /// Channel of handshake messages and events from the workers.
     pub(super) inbox: Arc<PeerInbox>,
-    /// What the control socket and the supervisor ask.
+    /// Requests from the UAPI socket and from reloads.
     pub(super) requests: Receiver<Request>,
-    /// How each outside worker is told what to send.
+    /// The command channel to each outside worker, by lane.
     pub(super) commands: Vec<Arc<CommandBox>>,
-    /// How each inside worker is told that a session is there.
+    /// The doorbell of each inside worker, rung when its staged packets may be sendable.
     pub(super) inside_bells: Vec<Arc<Doorbell>>,
-    /// The sockets' port and mark, and how to bind anew.
+    /// The sockets' port, mark and options.
     pub(super) bound: Bound,
     pub(super) spread_ports: SpreadPorts,
-    /// How it sleeps.
+    /// Blocks the thread until there is work.
     pub(super) sleeper: Sleeper,
-    /// Where keys come from.
+    /// Source of randomness for keys.
     pub(super) entropy: OsEntropy,
-    /// Its counters.
+    /// The actor's counters.
     pub(super) telemetry: PeerTelemetry,
-    /// What it watches the clock for.
+    /// The protocol's timers.
     pub(super) schedule: Schedule,
     /// Peers whose endpoints are host names.
     pub(super) names: Names,
-    /// The names that are being looked up.
+    /// The host name lookups in progress.
     pub(super) lookups: Lookups,
-    /// When the log last spoke of a routing loop.
+    /// When a routing loop was last logged.
     pub(super) loop_warning: Nanos,
-    /// Scratch: what the protocol answered.
+    /// Scratch buffer for the protocol's outputs.
     pub(super) outputs: Outputs,
 }
 
 impl PeerActor {
-    /// Acts until the router stops.
+    /// Runs until the router stops.
     pub(super) fn run(&mut self) {
         loop {
             let worked = self.turn();
@@ -102,21 +101,21 @@ impl PeerActor {
         }
     }
 
-    /// Brings the protocol and the snapshot in line with `update`.
+    /// Applies `update` to the protocol, the snapshot and the sockets.
     ///
     /// # Errors
-    /// What the control socket answers. What came before the mistake has been done, as with every
-    /// WireGuard.
+    /// Returns the error number to report on the UAPI socket. Changes before the failed one remain applied,
+    /// as in other WireGuard implementations.
     pub(super) fn apply(&mut self, update: DeviceUpdate) -> Result<(), Errno> {
         device::apply(self, update)
     }
 
-    /// The state that `get=1` shows.
+    /// Returns the state that the UAPI request `get=1` reports.
     pub(super) fn status(&self) -> DeviceStatus {
         device::status(self)
     }
 
-    /// Lets the protocol do what is due for a peer, and notes when it wants to be asked again.
+    /// Runs the protocol's due timers for a peer and schedules the next.
     pub(super) fn look_at(&mut self, peer: PeerId) {
         let now = clock::now();
         let next = self.protocol.poll(now, unix_now(), &mut self.entropy, peer, &mut self.outputs);
@@ -124,7 +123,7 @@ impl PeerActor {
         self.carry_out(None);
     }
 
-    /// Seals and sends an empty data message.
+    /// Seals and sends a keepalive, which is an empty data message.
     fn send_keepalive(&mut self, peer: PeerId) {
         let snapshot = self.peers.load_full();
         let Some(record) = snapshot.peer(peer) else { return };
@@ -175,10 +174,10 @@ impl PeerActor {
         worked
     }
 
-    /// A name has been looked up.
+    /// Applies the result of a name lookup.
     fn take_answer(&mut self, answer: Answer) {
         let snapshot = self.peers.load_full();
-        // A peer that is gone has no name any more either, and the answer is not looked at.
+        // A removed peer has no name either, so its answer can be ignored.
         let Some(record) = snapshot.peer(answer.question.peer) else { return };
         let current = record.endpoint.load().map(|endpoint| endpoint.address);
         if let Some(found) = self.names.answered(answer, current) {
@@ -204,15 +203,15 @@ impl PeerActor {
                 self.carry_out(None);
                 self.look_at(peer);
             }
-            PeerEvent::Confirmed(local_index) => {
-                self.protocol.confirmed(unix_now(), local_index, &mut self.outputs);
+            PeerEvent::Confirmed(session) => {
+                self.protocol.confirmed(unix_now(), &session, &mut self.outputs);
                 self.settle(None);
             }
             PeerEvent::Loops(peer) => self.warn_of_loop(peer),
         }
     }
 
-    /// Says that what is sent to `peer` comes back, unless that was said of another just before.
+    /// Logs that datagrams to `peer` are routed back into the tunnel, at most once each [`LOOP_WARNINGS`].
     fn warn_of_loop(&mut self, peer: PeerId) {
         let now = clock::now();
         if now.since(self.loop_warning) < LOOP_WARNINGS {
@@ -223,8 +222,8 @@ impl PeerActor {
         let Some(endpoint) = record.endpoint.load() else { return };
         self.loop_warning = now;
         tracing::warn!(
-            "a routing loop: what is sent to the peer {} at {} is led into the tunnel again, and dropped; lead it \
-             outside by a route to {}, or by a mark (FwMark, `wg set ... fwmark`) and a rule for it",
+            "a routing loop: datagrams to the peer {} at {} are routed back into the tunnel and dropped; add \
+             a route to {} outside the tunnel, or set a mark (FwMark, `wg set ... fwmark`) and a rule for it",
             record.public_key,
             endpoint.address,
             endpoint.address.ip(),
@@ -243,15 +242,15 @@ impl PeerActor {
         self.settle(Some(datagram));
     }
 
-    /// Carries out what the protocol answered, and looks at the timers of those it is about.
+    /// Carries out the protocol's outputs and runs the timers of the peers concerned.
     fn settle(&mut self, cause: Option<&HandshakeDatagram>) {
         for peer in self.carry_out(cause) {
             self.look_at(peer);
         }
     }
 
-    /// Does what the protocol answered; the peers it is about. `cause` is the datagram it answered
-    /// to, if one.
+    /// Carries out the protocol's outputs. `cause` is the datagram that led to them, if any. Returns the
+    /// peers concerned.
     fn carry_out(&mut self, cause: Option<&HandshakeDatagram>) -> ArrayVec<PeerId, MAX_OUTPUTS> {
         let mut concerned = ArrayVec::new();
         let mut outputs = std::mem::take(&mut self.outputs);
@@ -262,7 +261,7 @@ impl PeerActor {
         concerned
     }
 
-    /// Does one thing; the peer it is about, if one.
+    /// Carries out one output. Returns the peer concerned, if any.
     fn act(&mut self, output: Output, cause: Option<&HandshakeDatagram>) -> Option<PeerId> {
         match output {
             Output::Send { to, datagram, peer } => {
@@ -283,7 +282,7 @@ impl PeerActor {
                 Some(peer)
             }
             Output::Roamed { peer } => {
-                let cause = cause.expect("only a received message shows where a peer is");
+                let cause = cause.expect("only a received datagram makes a peer roam");
                 self.with_record(peer, |record| {
                     record.move_to(cause.from);
                     record.received_bytes.fetch_add(cause.message.len() as u64, Ordering::Relaxed);
@@ -316,8 +315,8 @@ impl PeerActor {
         }
     }
 
-    /// Inside workers look at what they have staged.
-    fn wake_inside(&self) {
+    /// Wakes the inside workers, so that they route their staged packets again.
+    pub(super) fn wake_inside(&self) {
         for bell in &self.inside_bells {
             bell.ring(Awaited::WORK);
         }
@@ -367,7 +366,7 @@ impl PeerActor {
     }
 
     fn sleep(&self) -> Result<(), Stopped> {
-        // A name that has to wait for another one's answer is begun with that.
+        // Without room, a due name waits for an answer to another lookup, which wakes the actor.
         let name = self.names.next_due().filter(|_| self.lookups.has_room());
         let next = [self.schedule.next(), self.memory.next_due(), name].into_iter().flatten().min();
         let limit = next.map(|when| when.since(clock::now()));
@@ -376,7 +375,7 @@ impl PeerActor {
     }
 }
 
-/// The wall clock, for the time stamps of handshakes.
+/// Returns the time since the Unix epoch, for handshake timestamps.
 pub(super) fn unix_now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

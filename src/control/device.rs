@@ -1,7 +1,7 @@
-//! Configuration while running: how a [`DeviceUpdate`] becomes protocol state, snapshot and sockets,
-//! and how the control socket reaches the peer actor that does it.
+//! Configuration of a running router: applies a [`DeviceUpdate`] to protocol, snapshot and sockets, and
+//! passes requests to the peer actor.
 //!
-//! Updates are in place. A peer that is kept keeps its sessions, counters and endpoint; allowed IPs
+//! Updates are in place. A peer that remains keeps its sessions, counters and endpoint. Peers and allowed IPs
 //! change with one swap of the snapshot, so no packet sees half of an update.
 
 use std::collections::HashSet;
@@ -29,20 +29,21 @@ use crate::units::{Nanos, PeerId};
 use crate::wireguard::keys::{PresharedKey, PrivateKey, PublicKey};
 use crate::wireguard::protocol::AddPeerError;
 
-/// Requests that may wait for the peer actor. Whoever asks waits for the answer, so there are no
-/// more than there are connections to the control socket.
+/// Capacity of the request channel. Each requester waits for its answer, so UAPI connections and reloads
+/// bound the number of requests.
 const REQUESTS: usize = 64;
 
-/// What the control socket and the supervisor ask of the peer actor.
+/// A request to the peer actor, with the channel for its answer.
 #[derive(Debug)]
 pub enum Request {
-    /// Change the configuration.
+    /// Changes the configuration.
     Apply(DeviceUpdate, Sender<Result<(), Errno>>),
-    /// Say how things are.
+    /// Returns the current configuration and statistics.
     Status(Sender<DeviceStatus>),
 }
 
-/// The way to the peer actor for those who ask.
+/// Handle for requests to the peer actor. Each call blocks until the actor answers, and fails with `ENODEV`
+/// once the router has stopped.
 #[derive(Clone, Debug)]
 pub struct DeviceHandle {
     requests: Sender<Request>,
@@ -51,7 +52,7 @@ pub struct DeviceHandle {
 }
 
 impl DeviceHandle {
-    /// A handle, and the end of it that belongs to the actor at `bell`. Metrics come from `registry`.
+    /// Creates a handle, and the receiver for the actor that waits on `bell`. Metrics come from `registry`.
     pub fn new(bell: Arc<Doorbell>, registry: Arc<Registry>) -> (Self, Receiver<Request>) {
         let (requests, receiver) = channel::bounded(REQUESTS);
         (Self { requests, bell, registry }, receiver)
@@ -79,36 +80,39 @@ impl Device for DeviceHandle {
     }
 }
 
-/// How long workers may take to let go of the sockets of a port that was left. Each does so in its next turn; on a
-/// busy machine that may be a while away.
+/// How long workers may take to close the sockets of the previous port. Each does so in its next loop
+/// iteration, which may be delayed on a busy machine.
 const LETTING_GO: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether they have.
+/// Interval between attempts to bind a port that the workers may still hold.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// The sockets as they are bound, and how to bind them anew.
+/// The listen port and the options of the UDP sockets.
 #[derive(Clone, Copy, Debug)]
 pub struct Bound {
     /// The UDP port of all lanes.
     pub port: u16,
-    /// How the sockets are opened, with the mark in force.
+    /// Socket options, with the current mark.
     pub options: SocketOptions,
-    /// When a port was left last.
+    /// When the port was last changed.
     pub left: Option<Nanos>,
 }
 
 /// Answers one request.
 pub(super) fn answer(actor: &mut PeerActor, request: Request) {
-    // Whoever asked may be gone; then nobody misses the answer.
+    // The requester may be gone.
     match request {
         Request::Apply(update, answer) => drop(answer.send(actor.apply(update))),
         Request::Status(answer) => drop(answer.send(actor.status())),
     }
 }
 
-/// Brings everything in line with `update`.
+/// Applies `update` to protocol, snapshot and sockets.
+///
+/// # Errors
+/// Returns the error number to report on the UAPI socket. Changes before the failed one remain applied.
 pub(super) fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(), Errno> {
-    // What is most likely to be refused comes first: then nothing has changed.
+    // The step most likely to fail comes first, so that its failure changes nothing.
     if let Some(port) = update.listen_port {
         rebind(actor, port)?;
     }
@@ -123,7 +127,7 @@ pub(super) fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(
     }
     let mut draft = Draft::of(actor.peers.load_full(), mem::take(&mut actor.memory));
     if update.replace_peers {
-        // Kept peers begin with what the update says and nothing else.
+        // Settings of a remaining peer that the update does not give return to their defaults.
         let mut named = HashSet::new();
         for peer in &mut update.peers {
             if named.insert(peer.public_key) {
@@ -144,18 +148,20 @@ pub(super) fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(
         Ok(())
     });
     actor.memory = draft.publish(&actor.peers, clock::now());
+    // Staged packets are routed again: their peer may be gone, or their prefix may belong to another peer.
+    actor.wake_inside();
     for peer in touched {
         actor.look_at(peer);
     }
     outcome
 }
 
-/// What `get=1` shows.
+/// Returns the state that the UAPI request `get=1` reports.
 pub(super) fn status(actor: &PeerActor) -> DeviceStatus {
     let snapshot = actor.peers.load();
     let mut allowed_ips: Vec<Vec<IpNet>> = vec![Vec::new(); snapshot.peers.len()];
     for (net, owner) in snapshot.routes.iter() {
-        allowed_ips[owner.id.0 as usize].push(net);
+        allowed_ips[owner.id.slot()].push(net);
     }
     let peer = |record: &Arc<PeerRecord>| {
         let info = actor.protocol.peer(record.id).expect("protocol and snapshot have the same peers");
@@ -168,7 +174,7 @@ pub(super) fn status(actor: &PeerActor) -> DeviceStatus {
             sent_bytes: record.sent_bytes.load(Ordering::Relaxed),
             received_bytes: record.received_bytes.load(Ordering::Relaxed),
             persistent_keepalive: info.persistent_keepalive.map_or(0, |every| every.as_secs() as u16),
-            allowed_ips: mem::take(&mut allowed_ips[record.id.0 as usize]),
+            allowed_ips: mem::take(&mut allowed_ips[record.id.slot()]),
         }
     };
     DeviceStatus {
@@ -179,14 +185,14 @@ pub(super) fn status(actor: &PeerActor) -> DeviceStatus {
     }
 }
 
-/// New sockets on another port. The old ones stay until each worker has its new one, so a bound
-/// socket always has a reader.
+/// Moves all lanes to sockets on another port. Each old socket stays open until its worker has the new one,
+/// so a bound socket always has a reader.
 fn rebind(actor: &mut PeerActor, port: u16) -> Result<(), Errno> {
     if port == actor.bound.port {
         return Ok(());
     }
     let sockets = open(actor, port).map_err(|error| {
-        tracing::warn!("the listen port stays {}: {error}", actor.bound.port);
+        tracing::warn!("cannot change the listen port from {} to {port}: {error}", actor.bound.port);
         match error {
             BindError::PortTaken { .. } => Errno::EADDRINUSE,
             _ => Errno::EACCES,
@@ -200,7 +206,8 @@ fn rebind(actor: &mut PeerActor, port: u16) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Opens sockets on `port`. If it is taken just after another was left, it may be by our own old sockets.
+/// Opens sockets on `port`. Retries for a while if the port is taken shortly after a change of port, because
+/// this router's previous sockets may still hold it.
 fn open(actor: &PeerActor, port: u16) -> Result<Vec<LaneSockets>, BindError> {
     let spread = actor.spread_ports.is_on();
     loop {
@@ -213,8 +220,8 @@ fn open(actor: &PeerActor, port: u16) -> Result<Vec<LaneSockets>, BindError> {
     }
 }
 
-/// Every session was made with the old key, so none is used any more. A peer that turns out to be
-/// ourselves is gone.
+/// Sets or removes the private key. A change ends all sessions, which were made with the old key. A peer
+/// whose public key is now the router's own is removed.
 fn set_private_key(actor: &mut PeerActor, key: Option<PrivateKey>) {
     let change = actor.protocol.set_private_key(key);
     if change.changed {
@@ -226,10 +233,11 @@ fn set_private_key(actor: &mut PeerActor, key: Option<PrivateKey>) {
         let mut draft = Draft::of(actor.peers.load_full(), mem::take(&mut actor.memory));
         forget_peer(actor, &mut draft, peer);
         actor.memory = draft.publish(&actor.peers, clock::now());
+        actor.wake_inside();
     }
 }
 
-/// Changes one peer; the peer, if there is one to look at now.
+/// Applies an update to one peer. Returns the peer if it exists, so that its timers are run.
 fn apply_peer(actor: &mut PeerActor, draft: &mut Draft, update: PeerUpdate) -> Result<Option<PeerId>, Errno> {
     let known = actor.protocol.peer_by_key(&update.public_key);
     if update.remove {
@@ -263,7 +271,7 @@ fn apply_peer(actor: &mut PeerActor, draft: &mut Draft, update: PeerUpdate) -> R
             actor.names.forget(peer);
             record.move_to(Endpoint::new(address));
         }
-        // Until it has been looked up the peer stays where it is.
+        // The peer keeps its current endpoint until the name has been looked up.
         Some(PeerEndpoint::Name { host, port }) => actor.names.set(peer, host, port, clock::now()),
         None => {}
     }
@@ -272,7 +280,7 @@ fn apply_peer(actor: &mut PeerActor, draft: &mut Draft, update: PeerUpdate) -> R
         actor.protocol.set_persistent_keepalive(peer, interval);
     }
     if update.replace_allowed_ips {
-        // What is given back below is not taken away: most of what tools say is so already.
+        // Prefixes added again below are not removed first: tools mostly repeat the current configuration.
         let given = update.allowed_ips.iter().filter(|change| !change.remove);
         draft.keep_only(peer, &given.map(|change| change.net.trunc()).collect());
     }
@@ -286,17 +294,17 @@ fn apply_peer(actor: &mut PeerActor, draft: &mut Draft, update: PeerUpdate) -> R
     Ok(Some(peer))
 }
 
-/// Adds a peer; `None` if it is ourselves. Tools give the same list of peers to all of them, so that is
-/// no mistake.
+/// Adds a peer. Returns `None` if the key is the router's own, which is not an error: tools give the same
+/// list of peers to every router.
 fn add_peer(actor: &mut PeerActor, draft: &mut Draft, key: PublicKey) -> Result<Option<PeerId>, Errno> {
     let peer = match actor.protocol.add_peer(key) {
         Ok(peer) => peer,
         Err(error @ AddPeerError::OwnKey(_)) => {
-            tracing::info!("a peer is left out: {error}");
+            tracing::info!("peer skipped: {error}");
             return Ok(None);
         }
         Err(error) => {
-            tracing::warn!("{key} is not added: {error}");
+            tracing::warn!("cannot add the peer {key}: {error}");
             return Err(Errno::EINVAL);
         }
     };
@@ -309,7 +317,7 @@ fn remove_peer(actor: &mut PeerActor, draft: &mut Draft, peer: PeerId) {
     forget_peer(actor, draft, peer);
 }
 
-/// Takes a peer that the protocol no longer has out of all that workers see.
+/// Removes a peer that the protocol no longer has from the timers, the names and the snapshot.
 fn forget_peer(actor: &mut PeerActor, draft: &mut Draft, peer: PeerId) {
     actor.schedule.set(peer, None);
     actor.names.forget(peer);

@@ -1,15 +1,13 @@
-//! A snapshot that is being changed: what one update makes of the peers and their allowed IPs before the
-//! workers see any of it.
+//! Builds the next snapshot of peers and allowed IPs from the current one, and publishes it to the workers.
 //!
-//! With thousands of peers an update must cost what it changes, not what there is, for tools change one peer at a
-//! time (`wg set`), thousands of times. Three things see to that:
+//! The cost of an update must depend on what it changes, not on the number of peers, because tools change
+//! peers one at a time (`wg set`), thousands of times. Therefore:
 //!
-//! - An update that changes neither peers nor allowed IPs publishes nothing, and one that says what is so
-//!   already changes nothing.
-//! - The prefixes of one peer, which the table of routes cannot tell without being searched from end to end, are
-//!   kept beside it ([`Memory`]).
-//! - The snapshot before the one in force is kept for a while. Once no worker holds it any more it is brought up
-//!   to date, which takes the few changes that it missed, and becomes the next one. Otherwise all is copied.
+//! - An update that changes neither peers nor allowed IPs, or repeats the current ones, publishes nothing.
+//! - The prefixes of each peer, which the route table yields only by a full scan, are kept in an index beside
+//!   it ([`Memory`]).
+//! - The snapshot before the current one is kept for a while. If no worker reads it any more, the next update
+//!   applies the few changes that it missed and reuses it. Otherwise the current snapshot is copied.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -21,34 +19,34 @@ use crate::lane::peers::{PeerRecord, Peers, Snapshot};
 use crate::routes::Routes;
 use crate::units::{Nanos, PeerId};
 
-/// How many changes a snapshot may have missed and still be worth keeping.
+/// Maximum number of changes that a kept snapshot may have missed.
 const MISSED: usize = 1024;
 
-/// How long it is kept: one update of many follows the other sooner.
+/// How long the previous snapshot is kept. Updates that follow each other in a series come sooner.
 const KEPT: Duration = Duration::from_secs(5);
 
-/// The first of all prefixes in their order.
+/// The lowest prefix in sort order.
 const FIRST: IpNet = IpNet::V4(Ipv4Net::new_assert(std::net::Ipv4Addr::UNSPECIFIED, 0));
 
-/// The next snapshot, to be changed and published.
+/// The next snapshot, under construction.
 pub(super) struct Draft {
     base: Arc<Snapshot>,
-    /// What it has become, once something has changed.
+    /// The changed snapshot; `None` until the first change.
     changed: Option<Snapshot>,
-    /// What has changed; `None` if that is too much to be worth noting.
+    /// The changes made; `None` if there are too many to record.
     log: Option<Vec<Change>>,
     memory: Memory,
 }
 
-/// What is kept from one draft to the next.
+/// State kept from one update to the next.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    /// Every prefix in force, by the peer that has it.
+    /// Every allowed prefix, ordered by peer.
     nets: BTreeSet<(PeerId, IpNet)>,
     spare: Option<Spare>,
 }
 
-/// The snapshot before the one in force.
+/// The snapshot before the current one, and what it has missed.
 #[derive(Debug)]
 struct Spare {
     snapshot: Arc<Snapshot>,
@@ -59,34 +57,37 @@ struct Spare {
 /// One change of a snapshot.
 #[derive(Clone, Debug)]
 enum Change {
-    /// The peer of this id is another one, or none.
+    /// Sets or removes the peer in the slot of this id.
     Peer(PeerId, Option<Arc<PeerRecord>>),
-    /// The prefix belongs to another peer, or to none.
+    /// Assigns the prefix to a peer, or to none.
     Net(IpNet, Option<Arc<PeerRecord>>),
 }
 
 impl Draft {
-    /// A draft that begins as `snapshot`, the one in force, with what the draft before it left.
+    /// Starts from `snapshot`, the current one, with the state that the previous update left.
     pub(super) fn of(snapshot: Arc<Snapshot>, memory: Memory) -> Self {
         Draft { base: snapshot, changed: None, log: Some(Vec::new()), memory }
     }
 
-    /// Puts it in force at `now`, if it has changed, and leaves what the next draft needs.
+    /// Publishes the snapshot at `now` if it has changed. Returns the state for the next update.
     pub(super) fn publish(self, peers: &Peers, now: Nanos) -> Memory {
-        let Draft { changed, log, mut memory, .. } = self;
-        if let Some(changed) = changed {
+        let Draft { base, changed, log, mut memory } = self;
+        if let Some(mut changed) = changed {
+            changed.version = base.version + 1;
+            // The previous snapshot can be reused only without other references, this one included.
+            drop(base);
             let before = peers.swap(Arc::new(changed));
             memory.spare = log.map(|missed| Spare { snapshot: before, missed, until: now.after(KEPT) });
         }
         memory
     }
 
-    /// The record of `peer`, unless there is none.
+    /// Returns the record of `peer`, if it exists.
     pub(super) fn peer(&self, peer: PeerId) -> Option<&Arc<PeerRecord>> {
         self.snapshot().peer(peer)
     }
 
-    /// Every peer.
+    /// Iterates over all peers.
     pub(super) fn peers(&self) -> impl Iterator<Item = &Arc<PeerRecord>> {
         self.snapshot().peers.iter().flatten()
     }
@@ -96,8 +97,8 @@ impl Draft {
         self.change(Change::Peer(record.id, Some(Arc::new(record))));
     }
 
-    /// Takes `peer` out with all its allowed IPs. A worker that still holds the snapshot before this one
-    /// finds no session in its record.
+    /// Removes `peer` and all its allowed IPs. Also clears the session in its record, which workers may still
+    /// reach through an older snapshot.
     pub(super) fn remove_peer(&mut self, peer: PeerId) {
         self.keep_only(peer, &HashSet::new());
         let Some(record) = self.peer(peer) else { return };
@@ -105,7 +106,7 @@ impl Draft {
         self.change(Change::Peer(peer, None));
     }
 
-    /// Gives `net` to the peer of `record`; whoever had exactly this prefix loses it.
+    /// Assigns `net` to the peer of `record`, and takes it from the peer that had exactly this prefix.
     pub(super) fn allow(&mut self, net: IpNet, record: &Arc<PeerRecord>) {
         let net = net.trunc();
         let before = self.snapshot().routes.get(net);
@@ -119,7 +120,7 @@ impl Draft {
         self.change(Change::Net(net, Some(Arc::clone(record))));
     }
 
-    /// Takes `net` from `peer`; nothing happens if it is not that peer's.
+    /// Removes `net` from `peer`. Does nothing if the prefix belongs to another peer.
     pub(super) fn disallow(&mut self, net: IpNet, peer: PeerId) {
         let net = net.trunc();
         if self.memory.nets.remove(&(peer, net)) {
@@ -127,7 +128,7 @@ impl Draft {
         }
     }
 
-    /// Takes from `peer` all its allowed IPs but those among `kept`.
+    /// Removes all allowed IPs of `peer` that are not in `kept`.
     pub(super) fn keep_only(&mut self, peer: PeerId, kept: &HashSet<IpNet>) {
         let all = self.memory.nets.range((peer, FIRST)..).take_while(|(owner, _)| *owner == peer);
         let lost: Vec<IpNet> = all.map(|(_, net)| *net).filter(|net| !kept.contains(net)).collect();
@@ -136,7 +137,7 @@ impl Draft {
         }
     }
 
-    /// Takes all allowed IPs from everybody.
+    /// Removes all allowed IPs of all peers.
     pub(super) fn clear_all(&mut self) {
         self.changed().routes = Routes::default();
         self.memory.nets.clear();
@@ -164,19 +165,19 @@ impl Draft {
 }
 
 impl Memory {
-    /// When [`forget`](Self::forget) has something to do.
+    /// Returns when [`forget`](Self::forget) is next due.
     pub(super) fn next_due(&self) -> Option<Nanos> {
         self.spare.as_ref().map(|spare| spare.until)
     }
 
-    /// Gives the memory of a snapshot back that no update has used for long.
+    /// Frees the previous snapshot if no update has reused it in time.
     pub(super) fn forget(&mut self, now: Nanos) {
         self.spare = self.spare.take().filter(|spare| spare.until > now);
     }
 }
 
 impl Spare {
-    /// The snapshot in force, made of this one; `None` if somebody still reads it.
+    /// Brings the snapshot up to date. Returns `None` if a worker still reads it.
     fn catch_up(self) -> Option<Snapshot> {
         let mut snapshot = Arc::try_unwrap(self.snapshot).ok()?;
         for change in self.missed {
@@ -190,7 +191,7 @@ impl Change {
     fn make(self, snapshot: &mut Snapshot) {
         match self {
             Change::Peer(id, record) => {
-                let index = id.0 as usize;
+                let index = id.slot();
                 if snapshot.peers.len() <= index {
                     snapshot.peers.resize(index + 1, None);
                 }
@@ -213,7 +214,7 @@ mod tests {
     use proptest::prelude::*;
     use zeroize::Zeroizing;
 
-    const PEERS: u32 = 3;
+    const PEERS: u64 = 3;
 
     fn draft() -> Draft {
         let mut draft = Draft::of(Arc::default(), Memory::default());
@@ -223,13 +224,13 @@ mod tests {
         draft
     }
 
-    fn owners(snapshot: &Snapshot) -> Vec<(IpNet, u32)> {
+    fn owners(snapshot: &Snapshot) -> Vec<(IpNet, u64)> {
         let mut owners: Vec<_> = snapshot.routes.iter().map(|(net, owner)| (net, owner.id.0)).collect();
         owners.sort();
         owners
     }
 
-    /// `draft`, published, and the next one.
+    /// Publishes `draft` and returns the next one.
     fn publish(draft: Draft, peers: &Peers) -> Draft {
         let memory = draft.publish(peers, Nanos(1));
         let kept: Vec<_> = memory.nets.iter().map(|(peer, net)| (*net, peer.0)).collect();
@@ -247,8 +248,8 @@ mod tests {
         ) {
             let peers = Peers::default();
             let mut draft = draft();
-            let mut list: Vec<(IpNet, u32)> = Vec::new();
-            // What a worker has seen must not change under its hands.
+            let mut list: Vec<(IpNet, u64)> = Vec::new();
+            // A snapshot that a worker still reads must not change.
             let mut seen: Option<(Arc<Snapshot>, Vec<_>)> = None;
             for (what, id, low, six) in steps {
                 let text = if six { format!("fd00::{low}/128") } else { format!("10.0.0.{low}/32") };
@@ -315,12 +316,12 @@ mod tests {
         for low in 0..6 {
             let record = Arc::clone(draft.peer(PeerId(0)).unwrap());
             draft.allow(format!("10.0.0.{low}/32").parse().unwrap(), &record);
-            // The draft after this one must not hold what is to be used again.
+            // The next draft must not hold a reference to the snapshot that is reused.
             let memory = draft.publish(&peers, Nanos(1));
             used.push(peers.load().peers.as_ptr());
             draft = Draft::of(peers.load_full(), memory);
         }
-        assert_eq!((used[2], used[3]), (used[4], used[5]), "two take turns");
+        assert_eq!((used[2], used[3]), (used[4], used[5]), "two snapshots alternate");
         let mut memory = draft.publish(&peers, Nanos(2));
         assert_eq!(memory.next_due(), Some(Nanos(1).after(KEPT)));
         memory.forget(Nanos(1).after(KEPT));
@@ -350,6 +351,6 @@ mod tests {
         draft.remove_peer(PeerId(1));
         assert!(draft.peer(PeerId(1)).is_none() && owners(draft.snapshot()).is_empty());
         assert_eq!(draft.peers().count(), 2);
-        assert!(alive.upgrade().is_none(), "although a worker may still hold the record");
+        assert!(alive.upgrade().is_none(), "the session outlives its peer's removal");
     }
 }

@@ -1,37 +1,37 @@
-//! When what about which peer is due.
+//! Per-peer timer queue.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::units::{Nanos, PeerId};
 
-/// At most one moment for each peer. A peer without one costs nothing.
+/// At most one timer for each peer. A peer without a timer costs nothing.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
     due: BTreeSet<(Nanos, PeerId)>,
-    of_peer: Vec<Option<Nanos>>,
+    of_peer: HashMap<PeerId, Nanos>,
 }
 
 impl Schedule {
-    /// Sets or, with `None`, ends what was set for `peer`.
+    /// Sets the timer of `peer`, or cancels it with `None`.
     pub(super) fn set(&mut self, peer: PeerId, next: Option<Nanos>) {
-        let index = peer.0 as usize;
-        if self.of_peer.len() <= index {
-            self.of_peer.resize(index + 1, None);
-        }
-        if let Some(previous) = std::mem::replace(&mut self.of_peer[index], next) {
+        let previous = match next {
+            Some(next) => {
+                self.due.insert((next, peer));
+                self.of_peer.insert(peer, next)
+            }
+            None => self.of_peer.remove(&peer),
+        };
+        if let Some(previous) = previous.filter(|previous| Some(*previous) != next) {
             self.due.remove(&(previous, peer));
-        }
-        if let Some(next) = next {
-            self.due.insert((next, peer));
         }
     }
 
-    /// The next moment.
+    /// Returns when the next timer expires.
     pub(super) fn next(&self) -> Option<Nanos> {
         self.due.first().map(|(when, _)| *when)
     }
 
-    /// A peer whose moment has come, which is forgotten with this.
+    /// Takes the next timer that has expired at `now`. Returns its peer.
     pub(super) fn take_due(&mut self, now: Nanos) -> Option<PeerId> {
         let (when, peer) = *self.due.first()?;
         if when > now {

@@ -1,4 +1,5 @@
-//! The ways to and from the peer actor. None of them carries a data packet.
+//! The channels to the peer actor and from it to the outside workers. They carry control messages, never
+//! data packets.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,38 +14,41 @@ use super::peers::PeerRecord;
 use crate::underlay::Endpoint;
 use crate::units::PeerId;
 use crate::wireguard::messages::{Kind, claims_acquaintance};
+use crate::wireguard::session::Session;
 
-/// The longest message that is not data: a handshake initiation (whitepaper section 5.4.2).
+/// Length in bytes of the longest message other than data: the handshake initiation (whitepaper section
+/// 5.4.2).
 pub const MAX_CONTROL_MESSAGE: usize = 148;
 
-/// A handshake message or keepalive, complete on the wire.
+/// A handshake message or keepalive in wire format.
 pub type ControlMessage = ArrayVec<u8, MAX_CONTROL_MESSAGE>;
 
-/// A handshake message as an outside worker received it.
+/// A received handshake message.
 #[derive(Debug)]
 pub struct HandshakeDatagram {
-    /// The bytes.
+    /// The message in wire format.
     pub message: ControlMessage,
-    /// Who sent it, and which of our addresses it came to.
+    /// The sender's address, and the local address it was sent to.
     pub from: Endpoint,
-    /// The lane that received it; the answer leaves from there.
+    /// The lane that received it. The reply is sent from the same lane.
     pub lane: usize,
 }
 
-/// What workers tell the peer actor. Losing one delays, and breaks nothing: the next batch tells
-/// again.
-#[derive(Clone, Copy, Debug)]
+/// An event from a worker to the peer actor. Losing one only causes delay: the next batch sends it again.
+#[derive(Clone, Debug)]
 pub enum PeerEvent {
-    /// Packets wait for a session, or the session in use is due for renewal.
+    /// Packets wait for a session, or the current session is due for rekeying.
     WantsHandshake(PeerId),
-    /// Authenticated data came on the session with this local index, which is not in use yet.
-    Confirmed(u32),
-    /// Our datagrams to this peer come back through the TUN.
+    /// Authenticated data arrived on this session, which is not yet confirmed.
+    Confirmed(Arc<Session>),
+    /// Our datagrams to this peer come back through the TUN: a routing loop.
     Loops(PeerId),
 }
 
-/// What comes in at the peer actor's door. Handshake messages have two queues, so that strangers who fill
-/// one with first messages do not keep out the answers to ours, nor who has been given a cookie.
+/// The channel from the workers to the peer actor.
+///
+/// Handshake messages have two queues, so that a flood of initiations cannot crowd out responses, or
+/// peers holding a cookie.
 #[derive(Debug)]
 pub struct PeerInbox {
     acquaintances: ArrayQueue<HandshakeDatagram>,
@@ -54,7 +58,7 @@ pub struct PeerInbox {
 }
 
 impl PeerInbox {
-    /// Empty queues for the actor at `bell`.
+    /// Creates the channel to the actor that owns `bell`.
     pub fn new(bell: Arc<Doorbell>) -> Self {
         let handshakes = || ArrayQueue::new(HANDSHAKE_QUEUE);
         Self {
@@ -65,7 +69,7 @@ impl PeerInbox {
         }
     }
 
-    /// Hands a handshake message up; false if its queue is full and the message was dropped.
+    /// Sends a handshake message. Returns false if its queue is full and the message was dropped.
     #[must_use]
     pub fn handshake(&self, datagram: HandshakeDatagram) -> bool {
         let queue =
@@ -75,7 +79,7 @@ impl PeerInbox {
         taken
     }
 
-    /// Asks for a handshake with `peer`, once until the actor has answered.
+    /// Requests a handshake with `peer`, unless a request is pending.
     pub fn want_handshake(&self, peer: &PeerRecord) {
         let asked = &peer.asked;
         if asked.load(Ordering::Relaxed) || asked.swap(true, Ordering::AcqRel) {
@@ -86,36 +90,36 @@ impl PeerInbox {
         }
     }
 
-    /// Says that the peer has proved it has the session with this local index. If the queue is
-    /// full, the next batch of the session says it again.
-    pub fn confirmed(&self, local_index: u32) {
-        self.tell(PeerEvent::Confirmed(local_index));
+    /// Reports that the peer has confirmed `session` by sending authenticated data. If the queue is
+    /// full, the session's next batch reports it again.
+    pub fn confirmed(&self, session: Arc<Session>) {
+        self.tell(PeerEvent::Confirmed(session));
     }
 
-    /// Says that datagrams to the peer come back through the TUN. If the queue is full, somebody says it again
-    /// later.
+    /// Reports that our datagrams to `peer` come back through the TUN. If the queue is full, the report
+    /// is dropped; a later one follows while the loop persists.
     pub fn loops(&self, peer: PeerId) {
         self.tell(PeerEvent::Loops(peer));
     }
 
-    /// The oldest message of somebody who claims to know us
-    /// ([`claims_acquaintance`]). To be asked for as often as [`next_stranger`](Self::next_stranger): a
-    /// claim is not a proof.
+    /// Removes and returns the oldest priority message: one that claims earlier contact, such as a
+    /// response ([`claims_acquaintance`]). The claim may be false, so call
+    /// [`next_stranger`](Self::next_stranger) just as often.
     pub fn next_acquaintance(&self) -> Option<HandshakeDatagram> {
         self.acquaintances.pop()
     }
 
-    /// The oldest other handshake message.
+    /// Removes and returns the oldest unverified handshake message.
     pub fn next_stranger(&self) -> Option<HandshakeDatagram> {
         self.strangers.pop()
     }
 
-    /// The oldest event.
+    /// Removes and returns the oldest event.
     pub fn next_event(&self) -> Option<PeerEvent> {
         self.events.pop()
     }
 
-    /// Whether nothing waits.
+    /// Returns whether no message or event waits.
     pub fn is_empty(&self) -> bool {
         self.acquaintances.is_empty() && self.strangers.is_empty() && self.events.is_empty()
     }
@@ -127,27 +131,29 @@ impl PeerInbox {
     }
 }
 
-/// What an outside worker is told besides its batches.
+/// A command to an outside worker.
 #[derive(Debug)]
 pub enum OutsideCommand {
-    /// Send this.
+    /// Send a control message.
     Send {
-        /// The datagram.
+        /// The message in wire format.
         message: ControlMessage,
-        /// Where it goes.
+        /// The destination.
         to: Endpoint,
     },
-    /// Use these sockets from now on and close the old ones: the listen port has changed.
+    /// Replace the sockets, because the listen port has changed.
     Rebind(Arc<LaneSockets>),
-    /// Mark what is sent with this.
+    /// Set the firewall mark of outgoing datagrams.
     Fwmark(u32),
 }
 
-/// Commands on their way to one outside worker: first what the operator orders, then messages to peers, then
-/// cookies, of which a flood of handshakes wants more than all others together.
+/// The channel of commands to one outside worker.
 ///
-/// Of each order only the latest counts, so an order takes the place of one that was not carried out yet, and
-/// there is always room. New sockets come before the mark: they were opened with the mark of their time.
+/// Operator commands come first, then messages to peers, then cookie replies, so that a flood of
+/// handshakes cannot crowd out anything else.
+///
+/// An operator command replaces a pending one of its kind, so it is never dropped. Sockets are replaced
+/// before the mark is set, since the new sockets carry the mark in force when they were opened.
 #[derive(Debug)]
 pub struct CommandBox {
     rebind: ArrayQueue<OutsideCommand>,
@@ -158,26 +164,26 @@ pub struct CommandBox {
 }
 
 impl CommandBox {
-    /// An empty box for the worker at `bell`.
+    /// Creates the channel to the worker that owns `bell`.
     pub fn new(bell: Arc<Doorbell>) -> Self {
         let [rebind, fwmark, messages, cookies] = [1, 1, CONTROL_QUEUE, COOKIE_QUEUE].map(ArrayQueue::new);
         Self { rebind, fwmark, messages, cookies, bell }
     }
 
-    /// New sockets, see [`OutsideCommand::Rebind`].
+    /// Replaces the worker's sockets; see [`OutsideCommand::Rebind`].
     pub fn rebind(&self, sockets: Arc<LaneSockets>) {
         self.rebind.force_push(OutsideCommand::Rebind(sockets));
         self.bell.ring(Awaited::WORK);
     }
 
-    /// Another mark, see [`OutsideCommand::Fwmark`].
+    /// Sets the firewall mark; see [`OutsideCommand::Fwmark`].
     pub fn set_fwmark(&self, mark: u32) {
         self.fwmark.force_push(OutsideCommand::Fwmark(mark));
         self.bell.ring(Awaited::WORK);
     }
 
-    /// A message to send; false if there is no room for its kind and it was dropped. That of a handshake
-    /// may be dropped, its timer sends another.
+    /// Sends a control message to a peer. Returns false if the queue for its kind is full and the message
+    /// was dropped. A dropped handshake message is retried by its timer.
     #[must_use]
     pub fn send(&self, message: ControlMessage, to: Endpoint) -> bool {
         let queue = match Kind::of(&message) {
@@ -189,12 +195,12 @@ impl CommandBox {
         taken
     }
 
-    /// What is to be done next.
+    /// Removes and returns the next command.
     pub fn pop(&self) -> Option<OutsideCommand> {
         [&self.rebind, &self.fwmark, &self.messages, &self.cookies].into_iter().find_map(ArrayQueue::pop)
     }
 
-    /// Whether nothing waits.
+    /// Returns whether no command waits.
     pub fn is_empty(&self) -> bool {
         [&self.rebind, &self.fwmark, &self.messages, &self.cookies].into_iter().all(ArrayQueue::is_empty)
     }
@@ -205,7 +211,7 @@ mod tests {
     use super::*;
     use crate::wireguard::messages::{COOKIE_REPLY, INITIATION, RESPONSE};
 
-    /// A message of this kind and length, with `last` as its last byte.
+    /// Builds a message of this kind and length with `last` as its last byte.
     fn message(kind: u8, len: usize, last: u8) -> ControlMessage {
         let mut message: ControlMessage = std::iter::repeat_n(0, len).collect();
         message[0] = kind;

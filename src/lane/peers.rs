@@ -1,9 +1,8 @@
-//! What workers know of the peers: a table of allowed IPs and, behind it, one record a peer.
+//! The workers' view of the peers: a table of allowed IPs and one record per peer.
 //!
-//! The peer actor writes, workers read. Configuration (which peers, which allowed IPs) is an
-//! immutable [`Snapshot`] that is swapped whole; what changes while traffic flows (session,
-//! endpoint, counters) is in atomics of the peer's own record, so that a new session costs nothing
-//! but a pointer.
+//! The peer actor writes, workers read. Configuration (peers and allowed IPs) is an immutable
+//! [`Snapshot`] that is swapped as a whole. What changes with traffic (session, endpoint, counters) is
+//! in atomics of the peer's record, so installing a session only swaps a pointer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
@@ -23,39 +22,38 @@ use crate::wireguard::session::Session;
 /// One configured peer, as workers see it.
 #[derive(Debug)]
 pub struct PeerRecord {
-    /// Which peer it is.
+    /// The peer's id.
     pub id: PeerId,
-    /// Its public key.
+    /// The peer's public key.
     pub public_key: PublicKey,
-    /// The session that outbound packets are sealed with, if there is one.
+    /// The session that seals outbound packets, if any.
     pub sending: ArcSwapOption<Session>,
-    /// Where it was last heard from, or where configuration says it is. A worker that hears it
-    /// from elsewhere, authenticated, writes it (whitepaper section 2.1).
+    /// The source of the peer's latest authenticated datagram, or the configured endpoint. Workers
+    /// update it when the peer roams (whitepaper section 2.1).
     pub endpoint: AtomicCell<Option<Endpoint>>,
-    /// How long a packet for it may be, where its path is narrower than the TUN.
+    /// The longest packet that fits the path, where the path MTU is below the TUN's.
     pub path_limit: PathLimit,
-    /// How our own datagrams to it are known when they come back.
+    /// Recognizes our own datagrams to the peer when they come back through the TUN.
     pub loop_watch: LoopWatch,
-    /// Bytes of datagrams sent to it and received from it, as `wg show` counts them: whole data
-    /// messages with header and tag, and handshake messages.
+    /// Bytes sent to the peer, counted as in `wg show`: whole data messages with header and tag, and
+    /// handshake messages.
     pub sent_bytes: AtomicU64,
-    /// See [`PeerRecord::sent_bytes`].
+    /// Bytes received from the peer, counted as [`PeerRecord::sent_bytes`].
     pub received_bytes: AtomicU64,
-    /// What the person who configured it calls it, if anything. For people to read, nothing else.
+    /// The name from the configuration, if any. Used only for display.
     pub friendly_name: ArcSwapOption<String>,
-    /// When its last handshake was done, in seconds since the UNIX epoch; 0 if there was none.
+    /// When the latest handshake completed, in seconds since the UNIX epoch; 0 if there was none.
     pub last_handshake: AtomicU64,
-    /// How many of its handshakes were given up. A packet staged before the last of them is
-    /// dropped.
+    /// Number of handshakes given up. A packet staged before the latest of them is dropped.
     pub failed_handshakes: AtomicU32,
-    /// It sends each lane's data from a port of its own, and takes ours from such ports.
+    /// Whether the peer sends each lane's data from a separate port, and accepts ours from such ports.
     pub spreads: bool,
-    /// A worker has asked for a handshake and the peer actor has not answered yet.
+    /// Whether a worker has requested a handshake that the peer actor has not yet answered.
     pub asked: AtomicBool,
 }
 
 impl PeerRecord {
-    /// A peer without session, endpoint or traffic.
+    /// Creates the record of a peer without session, endpoint or traffic.
     pub fn new(id: PeerId, public_key: PublicKey, spreads: bool) -> Self {
         Self {
             id,
@@ -74,8 +72,8 @@ impl PeerRecord {
         }
     }
 
-    /// Whether what came from `from` came from where the peer is taken to be. One that spreads its
-    /// lanes over ports is there on the ports above, too.
+    /// Returns whether `from` is the peer's current endpoint. For a peer that spreads its lanes over
+    /// ports, the [`MAX_LANES`] - 1 ports above it match too.
     #[inline]
     pub fn is_at(&self, from: Endpoint) -> bool {
         let Some(known) = self.endpoint.load() else { return false };
@@ -88,7 +86,7 @@ impl PeerRecord {
         on_same_port == known && usize::from(above) < MAX_LANES
     }
 
-    /// The peer is at `endpoint` from now on. What was learned about the path to another address goes.
+    /// Sets the peer's endpoint. If the address has changed, forgets the path limit.
     pub fn move_to(&self, endpoint: Endpoint) {
         let before = self.endpoint.swap(Some(endpoint));
         if before.is_none_or(|before| before.address.ip() != endpoint.address.ip()) {
@@ -97,22 +95,24 @@ impl PeerRecord {
     }
 }
 
-/// The peers and their allowed IPs at one moment.
+/// The peers and their allowed IPs at one point in time.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// Whose each inner address is.
+    /// Maps inner addresses to peers.
     pub routes: Routes<Arc<PeerRecord>>,
-    /// By peer id; `None` where a peer was removed.
+    /// The records, indexed by [slot](PeerId::slot); `None` where a peer was removed.
     pub peers: Vec<Option<Arc<PeerRecord>>>,
+    /// Incremented when peers or allowed IPs change. Tells workers to route their staged packets again.
+    pub version: u64,
 }
 
 impl Snapshot {
-    /// The record of `peer`, unless it was removed.
+    /// Returns the record of `peer`, or `None` if it was removed.
     #[inline]
     pub fn peer(&self, peer: PeerId) -> Option<&Arc<PeerRecord>> {
-        self.peers.get(peer.0 as usize)?.as_ref()
+        self.peers.get(peer.slot())?.as_ref().filter(|record| record.id == peer)
     }
 }
 
-/// The snapshot in force. Workers keep an [`arc_swap::Cache`] of it and look once per batch.
+/// The current snapshot. Workers hold an [`arc_swap::Cache`] of it and load it once per batch.
 pub type Peers = ArcSwap<Snapshot>;

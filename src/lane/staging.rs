@@ -1,29 +1,33 @@
-//! Where packets wait for a handshake: bounded, allocated at the start, oldest dropped first.
+//! Bounded queues of packets that wait for a handshake, allocated at startup. The oldest packet is
+//! dropped first.
 //!
-//! An inside worker stages what it read for a peer that has no session, as it was read (a
-//! superpacket whole, with its virtio header), and takes it out in order when there is one. The
-//! bytes lie in chunks that the peers share, chained per peer, so that a waiting SYN costs one
-//! chunk and a waiting superpacket seventeen.
+//! An inside worker stages packets for a peer without a session as they were read (a superpacket whole,
+//! with its virtio header) and takes them out in order once there is a session. The bytes are in chunks
+//! shared by all peers and chained per peer: a waiting SYN takes one chunk, a waiting superpacket up to
+//! seventeen.
 
 use std::collections::HashMap;
 
 use crate::units::PeerId;
 
-/// Bytes of one chunk.
+/// Size of a chunk in bytes.
 const CHUNK: usize = 4096;
 
-/// Chunks of one lane: 1 MiB.
+/// Number of chunks of one lane: 1 MiB in total.
 const CHUNKS: usize = 256;
 
-/// Packets that may wait for one peer, as many as the kernel stages
-/// (`MAX_STAGED_PACKETS`, drivers/net/wireguard/queueing.h).
+/// Maximum number of peers with staged packets: each takes at least one chunk.
+pub const MAX_QUEUES: usize = CHUNKS;
+
+/// Maximum number of packets staged per peer, as in the kernel
+/// (`MAX_STAGED_PACKETS`, `drivers/net/wireguard/queueing.h`).
 const MAX_PACKETS: usize = 128;
 
 const NIL: u16 = u16::MAX;
 const LENGTH: usize = 4;
 const _: () = assert!(CHUNKS < NIL as usize);
 
-/// The packets of one lane that wait for handshakes.
+/// The packets of one lane that wait for a handshake.
 #[derive(Debug)]
 pub struct Staging {
     bytes: Box<[u8]>,
@@ -33,7 +37,7 @@ pub struct Staging {
     queues: HashMap<PeerId, Queue>,
 }
 
-/// One peer's packets: a chain of chunks with length-prefixed packets in it.
+/// One peer's packets: a chain of chunks that holds length-prefixed packets.
 #[derive(Clone, Copy, Debug)]
 struct Queue {
     head: u16,
@@ -45,7 +49,7 @@ struct Queue {
 }
 
 impl Staging {
-    /// Room for 1 MiB; at most one queue a chunk.
+    /// Allocates 1 MiB, for at most [`MAX_QUEUES`] peers.
     pub fn new() -> Self {
         let next = (1..=CHUNKS as u16).map(|n| if n == CHUNKS as u16 { NIL } else { n }).collect();
         Self {
@@ -57,26 +61,32 @@ impl Staging {
         }
     }
 
-    /// Whether nothing waits.
+    /// Returns whether no packet is staged.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.queues.is_empty()
     }
 
-    /// Whether something waits for `peer`.
+    /// Returns whether packets are staged for `peer`.
     pub fn holds(&self, peer: PeerId) -> bool {
         self.queues.contains_key(&peer)
     }
 
-    /// The peers something waits for, each with the handshake attempt its first packet saw.
+    /// Iterates over the peers with staged packets, each with the `attempt` of its first packet.
     pub fn peers(&self) -> impl Iterator<Item = (PeerId, u32)> {
         self.queues.iter().map(|(peer, queue)| (*peer, queue.attempt))
     }
 
-    /// Puts a packet at the end of `peer`'s queue. `attempt` numbers the peer's failed handshakes,
-    /// so that the owner can tell later whether the one this packet waited for has failed.
-    /// Returns how many packets had to be dropped for it: older ones of this peer, or the packet
-    /// itself if there is no room even then.
+    /// Returns the number of packets staged for `peer`.
+    pub fn packets(&self, peer: PeerId) -> usize {
+        self.queues.get(&peer).map_or(0, |queue| queue.packets)
+    }
+
+    /// Appends a packet, given as two parts, to `peer`'s queue. `attempt` is the peer's count of failed
+    /// handshakes, which tells the caller later whether the handshake this packet waits for has failed.
+    ///
+    /// Returns the number of packets dropped: older ones of this peer to make room, and the packet
+    /// itself if there is still no room.
     pub fn push(&mut self, peer: PeerId, attempt: u32, parts: [&[u8]; 2]) -> u64 {
         let len = parts[0].len() + parts[1].len();
         let mut dropped = 0;
@@ -96,8 +106,10 @@ impl Staging {
         dropped
     }
 
-    /// Copies the oldest packet of `peer` into `out` and removes it; its length in bytes. `out`
-    /// is as large as anything that was pushed.
+    /// Removes the oldest packet of `peer` and copies it to `out`. Returns its length in bytes.
+    ///
+    /// # Panics
+    /// If `out` is shorter than the packet.
     pub fn pop(&mut self, peer: PeerId, out: &mut [u8]) -> Option<usize> {
         let mut length = [0; LENGTH];
         self.read(peer, &mut length)?;
@@ -107,7 +119,7 @@ impl Staging {
         Some(len)
     }
 
-    /// Drops all that waits for `peer`; how many packets that were.
+    /// Drops all packets of `peer`. Returns their number.
     pub fn clear(&mut self, peer: PeerId) -> u64 {
         let Some(queue) = self.queues.remove(&peer) else { return 0 };
         let mut chunk = queue.head;
@@ -125,7 +137,7 @@ impl Staging {
         queue.is_none_or(|q| q.packets < MAX_PACKETS) && LENGTH + len <= tail_room + self.free_chunks * CHUNK
     }
 
-    /// Removes `peer`'s oldest packet unread.
+    /// Drops `peer`'s oldest packet. Returns false if there is none.
     fn skip(&mut self, peer: PeerId) -> bool {
         let mut length = [0; LENGTH];
         if self.read(peer, &mut length).is_none() {
@@ -176,7 +188,7 @@ impl Staging {
         Some(())
     }
 
-    /// Moves `peer`'s reading place on by `len` bytes, showing the pieces it passes.
+    /// Advances `peer`'s read position by `len` bytes and passes each piece to `piece`.
     fn advance(&mut self, peer: PeerId, mut len: usize, mut piece: impl FnMut(&[u8], usize)) {
         let mut queue = self.queues[&peer];
         while len > 0 {
@@ -243,7 +255,7 @@ mod tests {
         let big = vec![1; 65_545];
         let dropped: u64 = (0..40).map(|_| staging.push(PeerId(1), 0, [&big, &[]])).sum();
         assert_eq!(dropped, 40 - (CHUNK * CHUNKS / (big.len() + LENGTH)) as u64);
-        // Nothing is left for another peer, and nothing of the first is taken for it.
+        // No room is left for another peer, and the first peer's packets are not dropped for it.
         assert_eq!(staging.push(PeerId(2), 0, [&big, &[]]), 1);
         assert!(!staging.holds(PeerId(2)));
     }
@@ -251,10 +263,10 @@ mod tests {
     proptest! {
         #[test]
         fn packets_come_out_as_they_went_in(
-            steps in prop::collection::vec((0_u32..3, prop::option::of(0_usize..9000)), 0..200),
+            steps in prop::collection::vec((0_u64..3, prop::option::of(0_usize..9000)), 0..200),
         ) {
             let mut staging = Staging::new();
-            let mut model: HashMap<u32, VecDeque<Vec<u8>>> = HashMap::new();
+            let mut model: HashMap<u64, VecDeque<Vec<u8>>> = HashMap::new();
             let mut out = vec![0; 9000];
             for (n, (peer, step)) in steps.into_iter().enumerate() {
                 let queue = model.entry(peer).or_default();

@@ -1,6 +1,5 @@
-//! Which local indices are in use, and by which peer. The protocol's own side of the session
-//! table, and the only one that writes to it: an index is taken when a handshake starts, before
-//! there is a session.
+//! Allocation of local indices to peers. This is the protocol's side of the session table and its
+//! only writer: an index is allocated when a handshake starts, before its session exists.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,16 +9,16 @@ use super::session::Session;
 use super::table::{PLACE_BITS, PLACES, SessionTable};
 use crate::units::PeerId;
 
-/// As many free places rest before one is used again, while there are others.
+/// Number of free places held back before one is reused, while unused places are left.
 const RESTING: usize = 256;
 
-/// The local indices in use. Bounded by the places of the table.
+/// The local indices in use, at most one per place of the table.
 pub(super) struct Indices {
     table: Arc<SessionTable>,
-    /// By place: the last index that was here, and who has it now.
+    /// For each place, its last index and the peer that holds it now.
     taken: Vec<(u32, Option<PeerId>)>,
-    /// Places that are free again, the longest free first, so that a late datagram for a session
-    /// that is gone rarely meets another one.
+    /// Free places, the longest free first, so that a late datagram for a removed session rarely
+    /// reaches another session.
     free: VecDeque<u32>,
 }
 
@@ -28,7 +27,7 @@ impl Indices {
         Indices { table, taken: Vec::new(), free: VecDeque::new() }
     }
 
-    /// Takes an index for `peer`; `None` if all are in use.
+    /// Allocates an index for `peer`; returns `None` if all are in use.
     pub(super) fn take(&mut self, peer: PeerId, entropy: &mut dyn Entropy) -> Option<u32> {
         let mut random = [0; 4];
         entropy.fill(&mut random);
@@ -40,27 +39,27 @@ impl Indices {
         }
         let place = self.free.pop_front()?;
         let slot = &mut self.taken[place as usize];
-        // Not the same index twice in a row, whatever chance says.
+        // The same index is never used twice in a row, even if the random bits repeat.
         let step = if above | place == slot.0 { 1 << PLACE_BITS } else { 0 };
         *slot = ((above | place).wrapping_add(step), Some(peer));
         Some(slot.0)
     }
 
-    /// The peer that has `index`.
+    /// Returns the peer that holds `index`.
     pub(super) fn owner(&self, index: u32) -> Option<PeerId> {
         let &(taken, owner) = self.taken.get(index as usize % PLACES)?;
         if taken == index { owner } else { None }
     }
 
-    /// Lets workers find `session` by its index, which was taken before.
+    /// Makes `session` available to workers under its index, which was allocated before.
     pub(super) fn install(&self, session: Arc<Session>) {
-        assert_eq!(self.owner(session.local_index()), Some(session.peer()), "the index is the session's own");
+        assert_eq!(self.owner(session.local_index()), Some(session.peer()), "the peer holds the index");
         self.table.install(session);
     }
 
-    /// Gives `index` back. Its session, if it came to one, is not found any more.
+    /// Releases `index` and removes its session, if any, from the table.
     pub(super) fn release(&mut self, index: u32) {
-        assert!(self.owner(index).is_some(), "an index is given back once");
+        assert!(self.owner(index).is_some(), "an index is released once");
         self.table.remove(index);
         let place = index as usize % PLACES;
         self.taken[place].1 = None;
@@ -72,7 +71,7 @@ impl Indices {
 mod tests {
     use super::*;
 
-    /// The worst there can be: always the same.
+    /// The worst case: always the same bytes.
     struct Constant;
 
     impl Entropy for Constant {
@@ -86,15 +85,15 @@ mod tests {
         let mut indices = Indices::new(Arc::default());
         let mut last = Vec::new();
         for round in 0..10 * RESTING as u32 {
-            let index = indices.take(PeerId(round), &mut Constant).unwrap();
-            assert_eq!(indices.owner(index), Some(PeerId(round)));
+            let index = indices.take(PeerId(round.into()), &mut Constant).unwrap();
+            assert_eq!(indices.owner(index), Some(PeerId(round.into())));
             indices.release(index);
             assert_eq!(indices.owner(index), None);
-            assert!(!last.contains(&index), "used again too soon");
+            assert!(!last.contains(&index), "reused too soon");
             last.push(index);
             last.drain(..last.len().saturating_sub(RESTING));
         }
-        assert!(indices.taken.len() <= RESTING + 1, "places are used again");
+        assert!(indices.taken.len() <= RESTING + 1, "places are reused");
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! One peer's state: its sessions, the handshake under way, and what its timers are worked out
-//! from (whitepaper, section 6).
+//! State of one peer: its sessions, the handshake in progress, and the inputs of its timers
+//! (whitepaper, section 6).
 //!
-//! A handshake of ours and one of the peer's can be under way at the same time without disturbing
-//! each other; [`Rotation`] sorts out what comes of it.
+//! Handshakes started by both ends can be in progress at the same time; [`Rotation`] resolves which
+//! of the resulting sessions is used.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,11 +25,11 @@ use super::timers::{
 };
 use crate::units::{Nanos, PeerId};
 
-/// The most indices a peer has at one time: three sessions, the handshake of ours under way, and
-/// the session that is about to replace one of them.
+/// Maximum number of indices a peer holds at one time: three sessions, the initiated handshake in
+/// progress, and a new session that is about to replace one of the three.
 pub(super) const MAX_INDICES: usize = 5;
 
-/// What a step of a peer works with besides the peer.
+/// Context for a step of a peer's state machine.
 pub(super) struct Step<'a> {
     pub(super) now: Nanos,
     pub(super) unix: Duration,
@@ -43,16 +43,16 @@ pub(super) struct Step<'a> {
 pub(super) struct Peer {
     pub(super) public: PublicKey,
     pub(super) psk: PresharedKey,
-    /// When a handshake was last done, since the UNIX epoch.
+    /// Time of the last completed handshake, since the UNIX epoch.
     pub(super) last_handshake: Option<Duration>,
-    id: PeerId,
+    pub(super) id: PeerId,
     suite: Suite,
     activity: Arc<Activity>,
     rotation: Rotation,
-    /// Whether the workers were told to use a session, and not yet to stop.
+    /// Whether the workers have a session to send with ([`Output::Use`] without [`Output::Stop`]).
     sending: bool,
     attempt: Option<Attempt>,
-    /// When to start a handshake that could not start at once.
+    /// When to start a handshake that [`REKEY_TIMEOUT`] delays.
     handshake_wanted: Option<Nanos>,
     initiation_sent: Option<Nanos>,
     initiation_taken: Option<Nanos>,
@@ -66,11 +66,11 @@ pub(super) struct Peer {
     guard: StampGuard,
 }
 
-/// A handshake that we started and that has no response yet.
+/// An initiated handshake that awaits its response.
 struct Attempt {
     noise: Initiation,
     local_index: u32,
-    /// Initiations sent since somebody last wanted this handshake.
+    /// Number of initiations sent since the handshake was last requested.
     tries: u32,
     retry_at: Nanos,
 }
@@ -108,7 +108,8 @@ impl Peer {
         self.suite
     }
 
-    /// Whether that is a change. Then nothing is left of what was agreed on before.
+    /// Sets the cipher suite. Returns whether that changed it. If so, all sessions and handshakes are
+    /// dropped.
     pub(super) fn set_suite(&mut self, suite: Suite, indices: &mut Indices) -> bool {
         let changed = suite != self.suite;
         if changed {
@@ -125,13 +126,13 @@ impl Peer {
 
     pub(super) fn set_persistent_keepalive(&mut self, interval: Option<Duration>) {
         let interval = interval.filter(|interval| !interval.is_zero());
-        // Turned on, the first one goes out at once, as the kernel does: it opens the way through
-        // whatever made someone turn it on.
+        // When enabled, the first keepalive is sent immediately, as in the kernel, to open the NAT or
+        // firewall that it is meant to keep open.
         self.keepalive_wanted |= interval.is_some() && self.persistent_keepalive.is_none();
         self.persistent_keepalive = interval;
     }
 
-    /// Starts a handshake if one is needed and none is under way.
+    /// Starts a handshake if one is needed and none is in progress.
     pub(super) fn data_waits(&mut self, step: &mut Step<'_>, out: &mut Outputs) {
         if let Some(attempt) = &mut self.attempt {
             // "If a packet is explicitly queued up to be sent, then this timer is reset" (6.4).
@@ -141,7 +142,7 @@ impl Peer {
         }
     }
 
-    /// Answers an initiation of this peer that authenticates.
+    /// Answers an authenticated initiation of this peer.
     pub(super) fn answer(
         &mut self,
         step: &mut Step<'_>,
@@ -167,7 +168,7 @@ impl Peer {
         self.activity.received_handshake(step.now);
         out.push(Output::Roamed { peer: self.id });
 
-        let local_index = step.indices.take(self.id, step.entropy).expect("MAX_PEERS leaves enough indices");
+        let local_index = step.indices.take(self.id, step.entropy).expect("MAX_PEERS ensures a free index");
         let session = self.session(step, Role::Responder, local_index, remote_index, keys);
         step.indices.install(Arc::clone(&session));
         retire(&self.rotation.answered(session), step.indices);
@@ -179,7 +180,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Takes the response to the initiation under way.
+    /// Completes the handshake in progress with its response.
     pub(super) fn finish(
         &mut self,
         step: &mut Step<'_>,
@@ -199,34 +200,34 @@ impl Peer {
         step.indices.install(Arc::clone(&session));
         retire(&self.rotation.initiated(Arc::clone(&session)), step.indices);
         self.use_session(session, step.unix, out);
-        // The responder may not send before it has something from us (section 5.4.5).
+        // The responder may not send before it receives a message on the session (section 5.4.5).
         self.keepalive_asked = step.now;
         out.push(Output::SendKeepalive { peer: self.id });
         Ok(())
     }
 
-    /// Keeps the cookie for the next message.
+    /// Stores the cookie for the next handshake message.
     pub(super) fn store_cookie(&mut self, reply: CookieReply<'_>, now: Nanos) -> Result<(), HandshakeDrop> {
         if self.jar.store(reply, now) { Ok(()) } else { Err(HandshakeDrop::Authentication) }
     }
 
-    /// Something authentic came in on the session of this index.
+    /// Confirms `session` after an authentic message was received on it.
     pub(super) fn confirmed(
         &mut self,
         indices: &mut Indices,
         unix: Duration,
-        local_index: u32,
+        session: &Session,
         out: &mut Outputs,
     ) {
-        if let Some((session, retired)) = self.rotation.confirmed(local_index) {
+        if let Some((session, retired)) = self.rotation.confirmed(session) {
             retire(&retired, indices);
-            // A fresh session is here; ours under way would only replace it by another.
+            // The session is fresh; the handshake in progress would only replace it.
             self.give_up_attempt(indices);
             self.use_session(session, unix, out);
         }
     }
 
-    /// Does what is due and returns when to look again.
+    /// Performs what is due and returns when to poll again.
     pub(super) fn poll(&mut self, step: &mut Step<'_>, out: &mut Outputs) -> Option<Nanos> {
         self.expire_sessions(step, out);
         self.retry_handshake(step, out);
@@ -234,7 +235,7 @@ impl Peer {
         self.next_poll(step.now)
     }
 
-    /// Gives up all sessions and handshakes, as if there had been none.
+    /// Drops all sessions and the handshake in progress.
     pub(super) fn forget_sessions(&mut self, indices: &mut Indices) {
         retire(&self.rotation.clear(), indices);
         self.give_up_attempt(indices);
@@ -255,7 +256,7 @@ impl Peer {
 
     fn retry_handshake(&mut self, step: &mut Step<'_>, out: &mut Outputs) {
         if let Some(attempt) = &mut self.attempt {
-            // Only a clock that stepped back makes this differ.
+            // Only differs if the clock stepped back.
             attempt.retry_at = attempt.retry_at.min(step.now.after(REKEY_TIMEOUT).after(MAX_JITTER));
         }
         if let Some(attempt) = &self.attempt
@@ -272,7 +273,7 @@ impl Peer {
         }
         let unanswered = timers::new_handshake_at(&self.activity.snapshot(), self.jitter);
         if unanswered.is_some_and(|at| at <= step.now) {
-            // One new handshake per silence: the wait starts anew with the next data.
+            // One handshake per period of silence: the next data starts a new wait.
             self.activity.forget_unanswered();
             self.start_handshake(step, out);
         }
@@ -293,12 +294,12 @@ impl Peer {
         if self.sending {
             out.push(Output::SendKeepalive { peer: self.id });
         } else {
-            // The handshake ends with a keepalive.
+            // A completed handshake sends a keepalive.
             self.start_handshake(step, out);
         }
     }
 
-    /// The next moment at which anything can become due.
+    /// Returns the next time at which anything can become due.
     fn next_poll(&self, now: Nanos) -> Option<Nanos> {
         let times = self.activity.snapshot();
         let created = self.rotation.current().map(|session| session.created()).filter(|_| self.sending);
@@ -310,7 +311,7 @@ impl Peer {
             timers::new_handshake_at(&times, self.jitter),
             timers::passive_keepalive_at(&times, self.keepalive_asked).filter(|_| self.sending),
             self.persistent_keepalive_at(),
-            // Traffic comes and goes without a word, and what it makes due is at least this far off.
+            // Workers do not report traffic. Anything it makes due is at least this far in the future.
             self.sending.then(|| now.after(KEEPALIVE_TIMEOUT)),
         ]
         .into_iter()
@@ -318,8 +319,8 @@ impl Peer {
         .min()
     }
 
-    /// When the operator's keepalive is due. Not while a handshake is under way: there is nothing
-    /// to send it with, and the end of the handshake does its work.
+    /// Returns when the persistent keepalive is due; `None` while a handshake is in progress or pending,
+    /// which ends with a keepalive itself.
     fn persistent_keepalive_at(&self) -> Option<Nanos> {
         let interval = self
             .persistent_keepalive
@@ -329,19 +330,19 @@ impl Peer {
         Some(if self.keepalive_wanted { Nanos::NEVER } else { at })
     }
 
-    /// The session to send with, if it is young enough.
+    /// Returns the session to send with, if it is young enough.
     fn sendable(&self, now: Nanos) -> Option<&Arc<Session>> {
         self.rotation.current().filter(|session| session.can_send(now))
     }
 
     fn has_good_session(&self, now: Nanos) -> bool {
-        // What is due on receipt is due on sending before.
+        // A session due for rekeying on receipt is already due on sending.
         self.sending
             && self.sendable(now).is_some_and(|session| !session.rekey_due_on_send(now, session.sent()))
     }
 
-    /// Starts a handshake unless one is under way: now, or as soon as the last initiation is old
-    /// enough.
+    /// Starts a handshake unless one is in progress: now, or [`REKEY_TIMEOUT`] after the last
+    /// initiation.
     fn start_handshake(&mut self, step: &mut Step<'_>, out: &mut Outputs) {
         self.handshake_wanted = None;
         if self.attempt.is_some() {
@@ -355,7 +356,7 @@ impl Peer {
         }
     }
 
-    /// Sends an initiation with new keys and a new index, in place of the one under way.
+    /// Sends an initiation with a new ephemeral key and index, replacing the handshake in progress.
     fn initiate(&mut self, step: &mut Step<'_>, tries: u32, out: &mut Outputs) {
         self.give_up_attempt(step.indices);
         self.initiation_sent = Some(step.now);
@@ -364,11 +365,11 @@ impl Peer {
         let Ok((noise, message)) =
             Initiation::start(step.private, &self.public, self.suite, stamp, step.entropy)
         else {
-            // The configured key is none that anyone can agree with.
+            // The configured public key is a low-order point.
             out.push(Output::HandshakeFailed { peer: self.id });
             return;
         };
-        let local_index = step.indices.take(self.id, step.entropy).expect("MAX_PEERS leaves enough indices");
+        let local_index = step.indices.take(self.id, step.entropy).expect("MAX_PEERS ensures a free index");
         let retry_at = step.now.after(REKEY_TIMEOUT).after(self.jitter);
         self.attempt = Some(Attempt { noise, local_index, tries, retry_at });
 

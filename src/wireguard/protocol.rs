@@ -1,16 +1,16 @@
-//! The WireGuard protocol: everything but the packets. One thread owns it (the peer actor); the
-//! workers get sessions from it and tell it what they need.
+//! The WireGuard protocol state machine: peers, handshakes and timers, but no data packets. The peer
+//! actor's thread owns it; workers get their sessions from it.
 //!
-//! Handshake messages come from the outside workers, requests for sessions from the inside workers;
-//! what to do comes back as [`Outputs`]. No clock, socket or source of randomness is in here:
-//! `now`, `unix` (the wall clock, since the UNIX epoch) and `entropy` are arguments.
+//! Outside workers forward handshake messages, inside workers request sessions; the protocol returns
+//! what to do as [`Outputs`]. It has no clock, socket or source of randomness: `now`, `unix` (the
+//! wall clock, since the UNIX epoch) and `entropy` are arguments.
 //!
-//! After any other call that concerns a peer, and when the moment comes that it returned, call
-//! [`Protocol::poll`] for that peer.
+//! Call [`Protocol::poll`] for a peer after any other call that concerns the peer, and again at the
+//! time that `poll` returned.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::activity::Activity;
@@ -24,25 +24,26 @@ use super::noise::Received;
 use super::outputs::{HandshakeDrop, Output, Outputs, SendTo};
 use super::peer::{MAX_INDICES, Peer, Step};
 use super::replay::WINDOW;
-use super::session::MessageLimits;
+use super::session::{MessageLimits, Session};
 use super::suite::Suite;
 use super::table::{PLACES, SessionTable};
 use crate::units::{Nanos, PeerId};
 
-/// The most peers there can be.
+/// Maximum number of peers.
 pub const MAX_PEERS: usize = PLACES / MAX_INDICES;
 
-/// What can be set about the protocol. The defaults are right for all but tests.
+const _: () = assert!(MAX_PEERS <= 1 << PeerId::SLOT_BITS);
+
+/// Protocol settings.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// How many messages a session carries.
+    /// Message limits of a session. Only tests lower them.
     pub messages: MessageLimits,
-    /// When we count as under load.
+    /// Thresholds for being under load.
     pub load: LoadLimits,
-    /// What seals and opens transport data.
+    /// Implementation that seals and opens transport data.
     pub backend: Backend,
-    /// How far behind the greatest counter seen another is still taken
-    /// ([`window_for`](super::replay::window_for)).
+    /// Length of the replay window, in counters ([`window_for`](super::replay::window_for)).
     pub window: u64,
 }
 
@@ -57,59 +58,59 @@ impl Default for Settings {
     }
 }
 
-/// Why a peer cannot be added.
+/// Errors when adding a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddPeerError {
-    /// There is one with this key.
-    #[error("there already is a peer with public key {0}")]
+    /// A peer with this public key exists.
+    #[error("a peer with public key {0} already exists")]
     Exists(PublicKey),
-    /// It is our own key.
-    #[error("public key {0} is this interface's own: a peer needs a key of its own")]
+    /// The public key is the interface's own.
+    #[error("public key {0} is this interface's own; each peer needs its own key pair")]
     OwnKey(PublicKey),
-    /// There are [`MAX_PEERS`], counting removed ones that sessions in use still name.
-    #[error("no room for another peer: there are {MAX_PEERS}")]
+    /// There are [`MAX_PEERS`] peers.
+    #[error("the maximum of {MAX_PEERS} peers is reached; remove a peer first")]
     TooMany,
 }
 
-/// What a new private key led to.
+/// Effects of setting the private key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeyChange {
-    /// Whether it differs from the one before. If so, all sessions are gone, and the caller
+    /// Whether the key differs from the previous one. If so, all sessions are gone, and the caller
     /// withdraws the sending sessions of all peers.
     pub changed: bool,
-    /// A peer that was removed because its key is now our own.
+    /// A peer that was removed because its public key is now the interface's own.
     pub removed: Option<PeerId>,
 }
 
-/// What is configured and known about a peer.
+/// Configuration and state of a peer.
 #[derive(Clone, Copy, Debug)]
 pub struct PeerInfo<'a> {
-    /// Its identity.
+    /// The public key, which identifies the peer.
     pub public_key: &'a PublicKey,
-    /// The preshared key; all zeros for none.
+    /// The preshared key; all zeros if none is set.
     pub preshared_key: &'a PresharedKey,
-    /// What it is spoken to with.
+    /// The cipher suite for this peer.
     pub suite: Suite,
-    /// How long it may be silent before a keepalive goes out.
+    /// Silence, in both directions, after which a keepalive is sent; `None` if disabled.
     pub persistent_keepalive: Option<Duration>,
-    /// When a handshake was last done, since the UNIX epoch.
+    /// Time of the last completed handshake, since the UNIX epoch.
     pub last_handshake: Option<Duration>,
 }
 
-/// The protocol's state for one interface.
+/// Protocol state of one interface.
 pub struct Protocol {
     settings: Settings,
     identity: Option<Identity>,
     peers: Vec<Option<Box<Peer>>>,
     by_key: HashMap<PublicKey, PeerId>,
-    /// Ids of removed peers. Sessions and workers that can still name one hold its activity.
-    resting: VecDeque<(PeerId, Weak<Activity>)>,
+    /// The next ids of the slots of removed peers.
+    free: VecDeque<PeerId>,
     indices: Indices,
     load: LoadGauge,
     limiter: RateLimiter,
 }
 
-/// Who we are.
+/// The interface's key pair, and the cookies of messages sent to it.
 struct Identity {
     private: PrivateKey,
     public: PublicKey,
@@ -117,32 +118,32 @@ struct Identity {
 }
 
 impl Protocol {
-    /// A protocol without peers that puts its sessions in `table`.
+    /// Creates a protocol without peers that installs its sessions in `table`.
     pub fn new(private: Option<PrivateKey>, table: Arc<SessionTable>, settings: Settings) -> Self {
         Protocol {
             settings,
             identity: private.map(Identity::new),
             peers: Vec::new(),
             by_key: HashMap::new(),
-            resting: VecDeque::new(),
+            free: VecDeque::new(),
             indices: Indices::new(table),
             load: LoadGauge::new(settings.load),
             limiter: RateLimiter::new(),
         }
     }
 
-    /// Our private key.
+    /// Returns the interface's private key.
     pub fn private_key(&self) -> Option<&PrivateKey> {
         self.identity.as_ref().map(|identity| &identity.private)
     }
 
-    /// Our public key.
+    /// Returns the interface's public key.
     pub fn public_key(&self) -> Option<&PublicKey> {
         self.identity.as_ref().map(|identity| &identity.public)
     }
 
-    /// Sets or takes away our private key. With another key, sessions and handshakes under way are
-    /// given up; with the same one nothing happens.
+    /// Sets or removes the interface's private key. A different key drops all sessions and handshakes
+    /// in progress; the same key changes nothing.
     pub fn set_private_key(&mut self, private: Option<PrivateKey>) -> KeyChange {
         if private.as_ref() == self.private_key() {
             return KeyChange::default();
@@ -168,66 +169,67 @@ impl Protocol {
             return Err(AddPeerError::OwnKey(public));
         }
         let id = self.unused_id().ok_or(AddPeerError::TooMany)?;
-        self.peers[id.0 as usize] = Some(Box::new(Peer::new(id, public)));
+        self.peers[id.slot()] = Some(Box::new(Peer::new(id, public)));
         self.by_key.insert(public, id);
         Ok(id)
     }
 
-    /// Removes a peer with all its sessions; false if there is no such peer. Its id is not used
-    /// again while anybody holds one of its sessions or its [`activity`](Self::activity).
+    /// Removes a peer with all its sessions. Returns whether the peer existed. Its id is never
+    /// reused.
     pub fn remove_peer(&mut self, peer: PeerId) -> bool {
-        let Some(mut removed) = self.peers.get_mut(peer.0 as usize).and_then(Option::take) else {
+        let slot = self.peers.get_mut(peer.slot());
+        let Some(mut removed) = slot.and_then(|slot| slot.take_if(|found| found.id == peer)) else {
             return false;
         };
         removed.forget_sessions(&mut self.indices);
         self.by_key.remove(&removed.public);
-        self.resting.push_back((peer, Arc::downgrade(removed.activity())));
+        self.free.push_back(PeerId::new(peer.slot(), peer.generation() + 1));
         true
     }
 
-    /// The peer with this key.
+    /// Returns the peer with this public key.
     pub fn peer_by_key(&self, public: &PublicKey) -> Option<PeerId> {
         self.by_key.get(public).copied()
     }
 
-    /// All peers, in the order of their ids.
+    /// Returns all peers, ordered by slot.
     pub fn peers(&self) -> impl Iterator<Item = (PeerId, PeerInfo<'_>)> {
-        let ids = (0..).map(PeerId);
-        ids.zip(&self.peers).filter_map(|(id, peer)| Some((id, info(peer.as_deref()?))))
+        self.peers.iter().flatten().map(|peer| (peer.id, info(peer)))
     }
 
-    /// What is configured and known about `peer`.
+    /// Returns the configuration and state of `peer`.
     pub fn peer(&self, peer: PeerId) -> Option<PeerInfo<'_>> {
         self.get(peer).map(info)
     }
 
-    /// Where workers note the traffic of `peer`; its sessions hold it too.
+    /// Returns the record of the traffic of `peer`, which its sessions share.
     pub fn activity(&self, peer: PeerId) -> Option<&Arc<Activity>> {
         self.get(peer).map(Peer::activity)
     }
 
-    /// Sets the preshared key; false if there is no such peer. Counts from the next handshake on.
+    /// Sets the preshared key, which applies from the next handshake on. Returns whether the peer
+    /// exists.
     pub fn set_preshared_key(&mut self, peer: PeerId, psk: PresharedKey) -> bool {
         self.get_mut(peer).map(|peer| peer.psk = psk).is_some()
     }
 
-    /// Sets the suite; whether that changed anything. If so, the sessions with this peer are gone,
-    /// and the caller withdraws the sending one.
+    /// Sets the cipher suite. Returns whether that changed it. If so, the sessions with this peer are
+    /// gone, and the caller withdraws the sending one.
     pub fn set_suite(&mut self, peer: PeerId, suite: Suite) -> bool {
-        let peer = self.peers.get_mut(peer.0 as usize).and_then(Option::as_deref_mut);
-        peer.is_some_and(|peer| peer.set_suite(suite, &mut self.indices))
+        let found = self.peers.get_mut(peer.slot()).and_then(Option::as_deref_mut);
+        found.filter(|found| found.id == peer).is_some_and(|peer| peer.set_suite(suite, &mut self.indices))
     }
 
-    /// Sets how long `peer` may be silent before a keepalive goes out, `None` for as long as it
-    /// likes; false if there is no such peer.
+    /// Sets the interval of silence after which a keepalive is sent; `None` disables persistent
+    /// keepalives. Returns whether the peer exists.
     pub fn set_persistent_keepalive(&mut self, peer: PeerId, interval: Option<Duration>) -> bool {
         self.get_mut(peer).map(|peer| peer.set_persistent_keepalive(interval)).is_some()
     }
 
-    /// Handles a datagram that is not data: messages 1, 2 and 3. `from` is where it came from.
+    /// Handles a handshake datagram, messages 1 to 3. `from` is its source.
     ///
-    /// What is cheap to check comes first: the first MAC, then (under load) the cookie and the rate
-    /// limit, and only then key agreements (section 5.3).
+    /// Cheap checks come first: the first MAC, then (under load) the cookie and the rate limit, and
+    /// only then key agreements (section 5.3).
     pub fn handle_datagram(
         &mut self,
         now: Nanos,
@@ -248,10 +250,10 @@ impl Protocol {
         }
     }
 
-    /// A worker has data for `peer` and no session to send it with, or one that wants to be
-    /// replaced ([`rekey_due_on_send`](super::session::Session::rekey_due_on_send),
+    /// Reports that a worker has data for `peer` and no session to send it with, or a session that is
+    /// due for replacement ([`rekey_due_on_send`](super::session::Session::rekey_due_on_send),
     /// [`rekey_due_on_receive`](super::session::Session::rekey_due_on_receive)). Starts a handshake
-    /// if that is so and none is under way. May be called often.
+    /// if one is needed and none is in progress. Cheap to call repeatedly.
     pub fn data_waits(
         &mut self,
         now: Nanos,
@@ -265,18 +267,17 @@ impl Protocol {
         }
     }
 
-    /// Something authentic came in on a session that
-    /// [awaits confirmation](super::session::Session::awaits_confirmation). May be called often.
-    pub fn confirmed(&mut self, unix: Duration, local_index: u32, out: &mut Outputs) {
-        if let Some(peer) = self.indices.owner(local_index)
-            && let Some(peer) = self.peers[peer.0 as usize].as_deref_mut()
-        {
-            peer.confirmed(&mut self.indices, unix, local_index, out);
+    /// Reports that an authentic message was received on a session that
+    /// [awaits confirmation](super::session::Session::awaits_confirmation). Cheap to call repeatedly.
+    pub fn confirmed(&mut self, unix: Duration, session: &Session, out: &mut Outputs) {
+        let peer = self.peers.get_mut(session.peer().slot()).and_then(Option::as_deref_mut);
+        if let Some(peer) = peer.filter(|peer| peer.id == session.peer()) {
+            peer.confirmed(&mut self.indices, unix, session, out);
         }
     }
 
-    /// Does what is due for `peer`, and returns the moment to call this again; `None` if nothing
-    /// will be due before another call concerns this peer. An idle peer soon costs nothing.
+    /// Performs what is due for `peer` and returns when to poll it again; `None` if nothing becomes due
+    /// before another call concerns the peer, as for an idle peer.
     pub fn poll(
         &mut self,
         now: Nanos,
@@ -331,7 +332,7 @@ impl Protocol {
         peer.store_cookie(message, now)
     }
 
-    /// Decides whether message 1 or 2 gets to the expensive part, and says of which suite it is.
+    /// Checks whether message 1 or 2 may proceed to key agreement and returns its cipher suite.
     fn admit(
         &mut self,
         message: Handshake<'_>,
@@ -352,7 +353,8 @@ impl Protocol {
         if self.limiter.allow(from.ip(), now) { Ok(suite) } else { Err(HandshakeDrop::RateLimited) }
     }
 
-    /// A peer, and what its steps need; `None` without the peer or without a private key.
+    /// Returns a peer and the context for a step of it; `None` without the peer or without a private
+    /// key.
     fn step<'a>(
         &'a mut self,
         now: Nanos,
@@ -361,26 +363,25 @@ impl Protocol {
         peer: PeerId,
     ) -> Option<(&'a mut Peer, Step<'a>)> {
         let private = &self.identity.as_ref()?.private;
-        let peer = self.peers.get_mut(peer.0 as usize)?.as_deref_mut()?;
+        let peer = self.peers.get_mut(peer.slot())?.as_deref_mut().filter(|found| found.id == peer)?;
         let settings = self.settings;
         Some((peer, Step { now, unix, entropy, private, indices: &mut self.indices, settings }))
     }
 
     fn get(&self, peer: PeerId) -> Option<&Peer> {
-        self.peers.get(peer.0 as usize)?.as_deref()
+        self.peers.get(peer.slot())?.as_deref().filter(|found| found.id == peer)
     }
 
     fn get_mut(&mut self, peer: PeerId) -> Option<&mut Peer> {
-        self.peers.get_mut(peer.0 as usize)?.as_deref_mut()
+        self.peers.get_mut(peer.slot())?.as_deref_mut().filter(|found| found.id == peer)
     }
 
     fn unused_id(&mut self) -> Option<PeerId> {
-        if let Some(at) = self.resting.iter().position(|(_, activity)| activity.strong_count() == 0) {
-            return self.resting.remove(at).map(|(id, _)| id);
-        }
-        (self.peers.len() < MAX_PEERS).then(|| {
-            self.peers.push(None);
-            PeerId(self.peers.len() as u32 - 1)
+        self.free.pop_front().or_else(|| {
+            (self.peers.len() < MAX_PEERS).then(|| {
+                self.peers.push(None);
+                PeerId::new(self.peers.len() - 1, 0)
+            })
         })
     }
 }

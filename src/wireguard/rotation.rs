@@ -1,9 +1,9 @@
-//! The up to three sessions a peer has at a time, and how they take over from each other
-//! (whitepaper, section 6.2; the kernel's `add_new_keypair` and `wg_noise_received_with_keypair`).
+//! Session rotation: the up to three sessions of a peer and how they replace each other (whitepaper,
+//! section 6.2; the kernel's `add_new_keypair` and `wg_noise_received_with_keypair`).
 //!
-//! *current* is the one we send with. *previous* still opens what was on its way. *next* is one we
-//! answered for as responder: it becomes current when the first authentic packet on it proves that
-//! the initiator has it too.
+//! *current* is used to send. *previous* still opens datagrams in flight. *next* was created as
+//! responder: it becomes current when the first authentic message on it proves that the initiator
+//! has its keys.
 
 use std::sync::Arc;
 
@@ -20,16 +20,16 @@ pub(super) struct Rotation {
     next: Option<Arc<Session>>,
 }
 
-/// Sessions that are out of use now.
+/// Sessions that are no longer used.
 pub(super) type Retired = ArrayVec<Arc<Session>, 3>;
 
 impl Rotation {
-    /// The session to send with, whatever its age.
+    /// Returns the session to send with, regardless of its age.
     pub(super) fn current(&self) -> Option<&Arc<Session>> {
         self.current.as_ref()
     }
 
-    /// When the youngest session was made.
+    /// Returns when the youngest session was created.
     pub(super) fn youngest(&self) -> Option<Nanos> {
         [&self.previous, &self.current, &self.next]
             .into_iter()
@@ -38,12 +38,12 @@ impl Rotation {
             .max()
     }
 
-    /// Takes up a session that we initiated. It can be used at once: its response proves that the
-    /// responder has it.
+    /// Adds a session as initiator and returns the sessions it retires. The new session becomes current
+    /// immediately, because the response proves that the responder has its keys.
     pub(super) fn initiated(&mut self, session: Arc<Session>) -> Retired {
         let replaced = self.current.replace(session);
-        // Both ends started at once and the peer may be sending with `next` already: that one is
-        // worth more than what we used until now.
+        // Both ends started a handshake at once. The peer may already be sending with `next`, so it is
+        // kept instead of the session used so far.
         let (kept, retired) = match self.next.take() {
             Some(next) => {
                 next.set_confirmed();
@@ -55,22 +55,24 @@ impl Rotation {
         retired.into_iter().chain(previous).collect()
     }
 
-    /// Takes up a session that we answered for. It waits for its confirmation.
+    /// Adds a session as responder and returns the sessions it retires. The new session awaits
+    /// confirmation.
     pub(super) fn answered(&mut self, session: Arc<Session>) -> Retired {
         self.next.replace(session).into_iter().chain(self.previous.take()).collect()
     }
 
-    /// The first authentic packet came in on the session of this index. If that makes it the
-    /// current one, returns it and what it drove out.
-    pub(super) fn confirmed(&mut self, local_index: u32) -> Option<(Arc<Session>, Retired)> {
-        let session = self.next.take_if(|next| next.local_index() == local_index)?;
+    /// Confirms `session` after its first authentic message. If that makes it current, returns it and
+    /// the session it retires. Compares by pointer, because the index may belong to another session
+    /// by now.
+    pub(super) fn confirmed(&mut self, session: &Session) -> Option<(Arc<Session>, Retired)> {
+        let session = self.next.take_if(|next| std::ptr::eq(&raw const **next, session))?;
         session.set_confirmed();
         let replaced = self.current.replace(Arc::clone(&session));
         let retired = std::mem::replace(&mut self.previous, replaced).into_iter().collect();
         Some((session, retired))
     }
 
-    /// Gives all sessions up.
+    /// Removes and returns all sessions.
     pub(super) fn clear(&mut self) -> Retired {
         [self.previous.take(), self.current.take(), self.next.take()].into_iter().flatten().collect()
     }
@@ -136,14 +138,18 @@ mod tests {
     fn a_responder_goes_on_with_the_old_session_until_the_new_one_is_confirmed() {
         let mut rotation = Rotation::default();
         assert_eq!(initiate(&mut rotation, 1), NONE);
-        assert_eq!(answer(&mut rotation, 2), NONE);
+        let next = session(2, Role::Responder);
+        assert_eq!(indices(&rotation.answered(Arc::clone(&next))), NONE);
         assert_eq!(current(&rotation), Some(1));
-        assert!(rotation.confirmed(1).is_none(), "not the one that waits");
-        let (promoted, retired) = rotation.confirmed(2).unwrap();
+        let namesake = session(2, Role::Responder);
+        assert!(rotation.confirmed(&namesake).is_none(), "another session of the same index");
+        let used = Arc::clone(rotation.current().unwrap());
+        assert!(rotation.confirmed(&used).is_none(), "only `next` can be confirmed");
+        let (promoted, retired) = rotation.confirmed(&next).unwrap();
         assert_eq!((promoted.local_index(), indices(&retired)), (2, vec![]));
         assert!(!promoted.awaits_confirmation());
         assert_eq!(current(&rotation), Some(2));
-        assert!(rotation.confirmed(2).is_none(), "once is enough");
+        assert!(rotation.confirmed(&next).is_none(), "a session is confirmed once");
         assert_eq!(indices(&rotation.clear()), [1, 2]);
     }
 

@@ -1,8 +1,8 @@
-//! The peers, under the names and labels that existing WireGuard dashboards know.
+//! Metrics of each peer, with the names and labels that existing WireGuard dashboards use.
 //!
-//! A series a peer is right for tens of peers and hard on Prometheus for tens of thousands, so there
-//! are no more than a limit: the peers with the lowest numbers, which are those that were configured
-//! first. `laneway_peers` says how many were left out.
+//! One series per peer suits tens of peers but strains Prometheus at tens of thousands, so the number of peers
+//! with series is limited. The peers in the lowest slots have series, which are those configured first until
+//! slots are reused. `laneway_peers` reports how many peers have none.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -13,20 +13,20 @@ use ipnet::IpNet;
 use crate::lane::peers::{PeerRecord, Peers, Snapshot};
 use crate::lane::telemetry::{Collector, Page};
 
-/// Peers with series of their own, unless `LANEWAY_METRICS_PEERS` says otherwise.
+/// Default of `LANEWAY_METRICS_PEERS`, the maximum number of peers with series of their own.
 pub const PEER_LIMIT: usize = 1000;
 
-/// Allowed IPs that a label names; of more, it says how many there are.
+/// Maximum number of allowed IPs in a label. The label gives the number of those left out.
 const NETS_IN_LABEL: usize = 32;
 
-/// The peers of one router.
+/// Collector for the peers of one router.
 #[derive(Debug)]
 pub struct PeerMetrics {
     /// The interface's name.
     pub interface: String,
-    /// The snapshot in force.
+    /// The router's peers.
     pub peers: Arc<Peers>,
-    /// How many peers have series of their own.
+    /// Maximum number of peers with series of their own.
     pub limit: usize,
 }
 
@@ -39,7 +39,7 @@ impl Collector for PeerMetrics {
         page.sample("laneway_peers", &[("series", "none")], configured - shown.len());
         let nets = nets_by_peer(&snapshot);
         for peer in shown {
-            self.show(peer, &nets[peer.id.0 as usize], page);
+            self.show(peer, &nets[peer.id.slot()], page);
         }
     }
 }
@@ -64,12 +64,12 @@ impl PeerMetrics {
 fn nets_by_peer(snapshot: &Snapshot) -> Vec<Vec<IpNet>> {
     let mut nets = vec![Vec::new(); snapshot.peers.len()];
     for (net, owner) in snapshot.routes.iter() {
-        nets[owner.id.0 as usize].push(net);
+        nets[owner.id.slot()].push(net);
     }
     nets
 }
 
-/// `10.0.0.0/24,fd00::/64`, with the number of those left out at its end.
+/// Formats allowed IPs for a label: `10.0.0.0/24,fd00::/64`, followed by `,+N` if `N` are left out.
 fn listed(nets: &[IpNet]) -> String {
     let mut text = String::new();
     for net in nets.iter().take(NETS_IN_LABEL) {
@@ -94,7 +94,7 @@ mod tests {
         for id in 0..peers {
             let mut key = [0; 32];
             key[..4].copy_from_slice(&id.to_be_bytes());
-            let peer = Arc::new(PeerRecord::new(PeerId(id), PublicKey::from_bytes(key), false));
+            let peer = Arc::new(PeerRecord::new(PeerId(id.into()), PublicKey::from_bytes(key), false));
             peer.friendly_name.store(Some(Arc::new(format!("\"{id}\""))));
             peer.sent_bytes.store(7, Ordering::Relaxed);
             for net in 0..nets {

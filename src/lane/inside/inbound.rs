@@ -1,7 +1,7 @@
-//! Socket to TUN, second half: opened segments become superpackets again.
+//! UDP to TUN, second half: coalesces opened segments into superpackets and writes them.
 //!
-//! One coalescing window reaches over the batches that wait together, and no further: nothing is
-//! ever held back for more to come.
+//! A coalescing window covers only the batches that wait at the same time: a segment is never delayed
+//! in the hope that more will come.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use crate::lane::inbox::Inbox;
 use crate::lane::telemetry::InsideTelemetry;
 use crate::offload::{Limits, QueueWriter, Window};
 
-/// Segments in a window that are worth a write at once: past a superpacket's worth, more waiting
-/// only pushes the bytes out of the cache before they are copied.
+/// Number of segments at which a window is written. Beyond a superpacket's worth, waiting only evicts
+/// the bytes from the cache before they are copied.
 const WRITE_AT: usize = 32;
 
 /// The writing half of an inside worker.
@@ -25,8 +25,8 @@ pub struct Inbound {
 }
 
 impl Inbound {
-    /// Writes what comes in at `inbox` to `writer`, and sends emptied slabs back on the return
-    /// ring of the lane they belong to.
+    /// Creates a writer of the batches in `inbox` to the TUN queue `writer`. `homes` are the return
+    /// rings, by the lane that owns the batch.
     pub fn new(
         writer: QueueWriter,
         inbox: Arc<Inbox<InboundBatch>>,
@@ -35,20 +35,21 @@ impl Inbound {
         Self { writer, inbox, homes }
     }
 
-    /// Whether no batch waits.
+    /// Returns whether no batch waits.
     pub fn is_empty(&self) -> bool {
         self.inbox.is_empty()
     }
 
-    /// Whether the queue takes superpackets.
+    /// Returns whether the queue accepts superpackets.
     pub fn merges(&self) -> bool {
         self.writer.limits() != Limits::NONE
     }
 
-    /// Coalesces and writes the batches that wait, up to a bound; whether there were any.
+    /// Coalesces and writes up to [`WINDOW_BATCHES`] waiting batches and returns them to their pools.
+    /// Returns whether there were any.
     ///
     /// # Panics
-    /// If a return ring is full: there are more batches than were made.
+    /// If a return ring is full, that is, if there are more batches than the pool owns.
     pub fn serve(&mut self, telemetry: &mut InsideTelemetry) -> bool {
         let mut batches: ArrayVec<Box<InboundBatch>, WINDOW_BATCHES> = ArrayVec::new();
         while !batches.is_full()
@@ -69,7 +70,7 @@ impl Inbound {
         true
     }
 
-    /// Drops the batches that wait: how many packets.
+    /// Drops the waiting batches. Returns the number of packets dropped.
     pub(super) fn drop_waiting(&mut self) -> u64 {
         let mut lost = 0;
         while let Some(batch) = self.inbox.pop() {
@@ -78,7 +79,7 @@ impl Inbound {
         lost
     }
 
-    /// Coalesces and writes what is in `batches`, in order.
+    /// Coalesces and writes the packets of `batches`, in order.
     fn write(&mut self, batches: &[Box<InboundBatch>]) {
         let mut window = Window::new(self.writer.limits());
         for batch in batches {

@@ -1,9 +1,9 @@
-//! The inside worker: owner of one TUN queue.
+//! The inside worker, which owns one TUN queue.
 //!
-//! Each turn it first writes what its inbox holds ([`inbound`]), then drains the TUN queue and
-//! seals what it reads ([`outbound`]) or tells the sender why not ([`reject`]), then sleeps if there
-//! was neither. The inbox comes first
-//! because nothing else empties it, while the kernel's queue pushes back on its senders.
+//! Each turn it writes the packets in its ring to the queue ([`inbound`]), then drains the queue and
+//! seals what it reads ([`outbound`]) or answers the sender ([`reject`]). If there was nothing to do, it
+//! sleeps. The ring comes first because nothing else empties it, while the kernel's queue pushes back on
+//! its senders.
 
 mod inbound;
 mod outbound;
@@ -35,35 +35,35 @@ use crate::packet::reject::Cause;
 use crate::sys::clock;
 use crate::units::Nanos;
 
-/// What an inside worker is made of. See the [module](self) for what it does.
+/// An inside worker. See the [module documentation](self).
 pub struct InsideWorker {
-    /// The reading end of its TUN queue.
+    /// Reads from the TUN queue.
     pub reader: QueueReader,
-    /// Writes packets from its inbox to the queue.
+    /// Writes packets from the ring to the TUN queue.
     pub inbound: Inbound,
-    /// Seals packets from the queue for its outside worker.
+    /// Seals packets from the TUN queue for the outside worker.
     pub outbound: Outbound,
     /// Answers packets that are not sent.
     pub rejects: Rejects,
-    /// Whose packets are whose.
+    /// The current peers and allowed IPs.
     pub peers: arc_swap::Cache<Arc<Peers>, Arc<Snapshot>>,
-    /// How it sleeps.
+    /// Blocks the thread while there is no work.
     pub sleeper: Sleeper,
-    /// How it stops.
+    /// The shutdown protocol.
     pub drain: Drain,
-    /// TUN reads after one wake, at the most.
+    /// Maximum number of TUN reads per wake.
     pub drain_cap: usize,
-    /// How long it looks for work before it sleeps.
+    /// How long to poll for work before sleeping.
     pub spin: Duration,
-    /// Its counters.
+    /// The worker's metrics.
     pub telemetry: InsideTelemetry,
 }
 
 impl InsideWorker {
-    /// Works until the router stops, and then writes what its inbox still holds.
+    /// Runs until the router stops, then writes what the ring still holds.
     ///
     /// # Errors
-    /// The queue is gone: its device was deleted, or the kernel refuses to read it.
+    /// If the TUN queue fails, for example because the device was deleted.
     pub fn run(&mut self) -> Result<(), WorkerError> {
         let outcome = self.work();
         self.finish();
@@ -87,7 +87,7 @@ impl InsideWorker {
         Ok(())
     }
 
-    /// Reads no more, and writes what comes until nothing can come any more.
+    /// Stops reading, and writes what the ring brings until the outside workers have closed.
     fn finish(&mut self) {
         self.sleeper.stop_all();
         let Self { inbound, outbound, peers, telemetry, drain, .. } = self;
@@ -99,30 +99,32 @@ impl InsideWorker {
         telemetry.publish();
     }
 
-    /// Forgets what it was in the middle of, after a panic. Returns how many sealed or half sealed
-    /// datagrams are lost with it.
+    /// Discards unfinished work after a panic. Returns the number of sealed datagrams lost.
     pub fn recover(&mut self) -> u64 {
         self.outbound.abandon()
     }
 
-    /// Writes, reads, and says whether there was anything to do.
+    /// Runs one turn. Returns whether there was anything to do.
     fn turn(&mut self) -> Result<bool, WorkerError> {
         self.sleeper.beat();
         let wrote = self.inbound.serve(&mut self.telemetry);
-        let now = clock::now();
-        let released = self.release_staged(now)?;
-        let read = self.drain(now)?;
-        let worked = wrote || released || read;
+        let worked = self.seal()? || wrote;
         if worked {
             self.telemetry.publish();
         }
         Ok(worked)
     }
 
-    /// Reads until the queue is empty or something else ends the drain; whether it read anything.
-    fn drain(&mut self, now: Nanos) -> Result<bool, WorkerError> {
+    /// Seals staged packets that now have a session, then drains the TUN queue. Returns whether there was
+    /// anything to do.
+    ///
+    /// Both use the same snapshot. With two, a packet could overtake an earlier one of its flow that is
+    /// still staged for the previous owner of the allowed IPs.
+    fn seal(&mut self) -> Result<bool, WorkerError> {
         let Self { reader, inbound, outbound, rejects, peers, sleeper, telemetry, drain_cap, .. } = self;
-        let mut turn = Turn { now, snapshot: peers.load(), inbound, rejects, sleeper, telemetry };
+        let snapshot = peers.load();
+        let mut turn = Turn { now: clock::now(), snapshot, inbound, rejects, sleeper, telemetry };
+        let released = outbound.release_staged(&mut turn)?;
         let mut packets = 0;
         let end = loop {
             if packets == *drain_cap {
@@ -149,19 +151,7 @@ impl InsideWorker {
         if packets > 0 {
             telemetry.note_drain(packets, end);
         }
-        Ok(packets > 0)
-    }
-
-    /// Seals what waited for a handshake that is done, and drops what waited for one that failed.
-    fn release_staged(&mut self, now: Nanos) -> Result<bool, WorkerError> {
-        let Self { inbound, outbound, rejects, peers, sleeper, telemetry, .. } = self;
-        if outbound.nothing_staged() {
-            return Ok(false);
-        }
-        let mut turn = Turn { now, snapshot: peers.load(), inbound, rejects, sleeper, telemetry };
-        let released = outbound.release_staged(&mut turn)?;
-        outbound.flush(turn.snapshot, turn.telemetry);
-        Ok(released)
+        Ok(released || packets > 0)
     }
 
     fn sleep(&mut self) -> Result<(), Stopped> {
@@ -169,18 +159,21 @@ impl InsideWorker {
         if starved {
             self.telemetry.pool_exhausted.add(1);
         }
-        // Without a slab the queue is not read: it fills, and the kernel makes its senders wait.
+        // Without a free batch the queue is not read: it fills up, and the kernel blocks its senders.
         let queue = (!starved).then(|| (self.reader.as_fd(), PollFlags::POLLIN));
         let awaited = if starved { Awaited::ANY } else { Awaited::WORK };
+        let peers = self.peers.arc_swap();
         self.sleeper.sleep(awaited, queue, None, || {
-            self.inbound.is_empty() && starved == self.outbound.is_starved()
+            self.inbound.is_empty()
+                && starved == self.outbound.is_starved()
+                && (starved || !self.outbound.has_releasable(&peers.load()))
         })?;
         self.telemetry.wakeups.add(1);
         Ok(())
     }
 }
 
-/// What the outbound path works with during one turn.
+/// The state the outbound path uses during one turn.
 struct Turn<'w> {
     now: Nanos,
     snapshot: &'w Snapshot,
@@ -191,14 +184,14 @@ struct Turn<'w> {
 }
 
 impl Turn<'_> {
-    /// Drops `packet` for `reason` and tells its sender the `cause`.
+    /// Drops `packet`, counted under `reason`, and answers its sender with `cause`.
     fn refuse(&mut self, packet: &Superpacket<'_>, reason: DropReason, cause: Cause) {
         self.telemetry.outbound_drops.add(reason, packet.segments() as u64);
         self.rejects.reject(packet, cause, self.now, self.telemetry);
     }
 
-    /// Waits until a slab of `pool` is free, and writes what the inbox brings meanwhile: an outside
-    /// worker that waits for those slabs must never wait for this one's.
+    /// Waits for a free batch of `pool`. Serves the ring meanwhile, so that this worker and an outside
+    /// worker cannot wait for each other's batches.
     fn slab(&mut self, pool: &mut Pool<OutboundBatch>) -> Result<Box<OutboundBatch>, Stopped> {
         if let Some(batch) = pool.take() {
             return Ok(batch);
@@ -212,7 +205,7 @@ impl Turn<'_> {
                 return self.last_slab(pool);
             }
             if !self.inbound.serve(self.telemetry) {
-                // Whether it was told to stop shows at the next turn.
+                // The loop checks for a stop itself.
                 let _ = self
                     .sleeper
                     .sleep(Awaited::ANY, None, None, || self.inbound.is_empty() && pool.is_empty());
@@ -220,8 +213,8 @@ impl Turn<'_> {
         }
     }
 
-    /// The router stops: the outside worker still sends what it was given, and that frees slabs for the
-    /// packet in hand, unless its socket takes nothing any more.
+    /// Waits for a free batch during shutdown, for at most half of [`LIMIT`](drain::LIMIT). The outside
+    /// worker still sends what is in its ring, which frees batches unless its socket is blocked.
     #[cold]
     fn last_slab(&mut self, pool: &mut Pool<OutboundBatch>) -> Result<Box<OutboundBatch>, Stopped> {
         let start = clock::now();

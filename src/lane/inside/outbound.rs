@@ -1,22 +1,24 @@
-//! TUN to socket, first half: from a superpacket that was read to runs of sealed datagrams.
+//! TUN to UDP, first half: turns superpackets into runs of sealed datagrams.
 //!
-//! 1. the destination picks the peer, and the peer has a session, or the superpacket is staged as it is
-//!    until it has. What is for this device itself goes back at once; without a peer, an endpoint, or
-//!    a path wide enough, the sender is told ([`super::reject`]). What was sealed here before is dropped
-//!    ([`crate::lane::routing_loop`]);
-//! 2. each segment is cut straight into the slab, behind room for the message header;
-//! 3. neighbours for one destination grow into one run, as long as one GSO send can carry it;
-//! 4. when a run ends its counters are reserved and all its datagrams are sealed in one call;
-//! 5. a full slab, and what is left at the end of a drain, goes into the outside worker's inbox.
+//! 1. The destination selects the peer. Without a session, the superpacket is staged unchanged. A packet
+//!    for the device's own address is written back at once; without a peer or an endpoint, or if the
+//!    packet exceeds the path MTU, its sender is answered ([`super::reject`]). Our own sealed datagrams
+//!    are dropped ([`crate::lane::routing_loop`]).
+//! 2. Each segment is cut directly into the slab, after space for the message header.
+//! 3. Consecutive datagrams to one destination form a run, up to what one GSO send can carry.
+//! 4. When a run ends, its counters are reserved and all its datagrams are sealed in one call.
+//! 5. A full batch, and the last one of a drain, is pushed to the outside worker's ring.
 //!
-//! Counters are reserved in the order of the queue and all goes through one inbox, so packets of a
-//! flow leave in the order they came. The inbox cannot be full: it holds as many batches as there
-//! are. What runs out is slabs, and then the queue is not read. A lone datagram whose outside worker sleeps
-//! is sent from here ([`crate::lane::shortcut`]).
+//! Counters are reserved in queue order and there is one ring, so packets of a flow leave in the order
+//! they came. The ring cannot be full, since it holds every batch of the pool. When the pool is empty,
+//! the queue is not read. If the outside worker sleeps, a lone datagram is sent directly
+//! ([`crate::lane::shortcut`]).
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arrayvec::ArrayVec;
 
 use super::Turn;
 use crate::drops::DropReason;
@@ -28,7 +30,7 @@ use crate::lane::path_limit::told_mtu;
 use crate::lane::peers::{PeerRecord, Snapshot};
 use crate::lane::shortcut::SendShortcut;
 use crate::lane::sleep::Stopped;
-use crate::lane::staging::Staging;
+use crate::lane::staging::{self, Staging};
 use crate::lane::telemetry::InsideTelemetry;
 use crate::offload::{Superpacket, VirtioHeader};
 use crate::packet::reject::{Cause, must_not_be_fragmented};
@@ -37,7 +39,7 @@ use crate::units::{MAX_PACKET, Nanos, PeerId};
 use crate::wireguard::messages::{DATA_HEADER, DATA_OVERHEAD, padded_len};
 use crate::wireguard::session::Session;
 
-/// The longest inner packet that any path takes: one UDP datagram holds no more. In bytes.
+/// The longest inner packet that fits one UDP datagram, in bytes.
 const MAX_INNER: usize = MAX_RUN_BYTES - DATA_OVERHEAD;
 
 /// The sealing half of an inside worker.
@@ -50,10 +52,12 @@ pub struct Outbound {
     batch: Option<Box<OutboundBatch>>,
     open: Option<OpenRun>,
     staging: Staging,
+    /// The version of the snapshot that the staged packets were routed by.
+    routed_by: u64,
     restored: Box<[u8]>,
 }
 
-/// The run that the next segment may join.
+/// The run that the next segment may be appended to.
 struct OpenRun {
     peer: Arc<PeerRecord>,
     session: Arc<Session>,
@@ -64,7 +68,7 @@ struct OpenRun {
 }
 
 impl OpenRun {
-    /// Whether a datagram of `len` bytes for `peer` can be the next of this run.
+    /// Returns whether a datagram of `len` bytes for `session` and `to` can be appended to this run.
     #[inline]
     fn takes(&self, len: usize, session: &Arc<Session>, to: &Endpoint) -> bool {
         len <= self.stride
@@ -77,8 +81,8 @@ impl OpenRun {
 }
 
 impl Outbound {
-    /// Seals into the slabs of `pool` and puts them into `outbox`, which holds all of them, unless the
-    /// `shortcut` can be taken. `mtu` is the TUN's, in bytes.
+    /// Creates a sealer that fills batches of `pool` and pushes them to the ring `outbox`, or sends them
+    /// through `shortcut`. `outbox` must hold every batch of `pool`. `mtu` is the TUN's MTU in bytes.
     pub fn new(
         pool: Pool<OutboundBatch>,
         outbox: Arc<Inbox<OutboundBatch>>,
@@ -95,18 +99,14 @@ impl Outbound {
             batch: None,
             open: None,
             staging: Staging::new(),
+            routed_by: 0,
             restored: vec![0; VirtioHeader::LEN + MAX_PACKET].into_boxed_slice(),
         }
     }
 
-    /// Whether there is no slab to seal into.
+    /// Returns whether there is no batch to seal into.
     pub fn is_starved(&self) -> bool {
         self.batch.is_none() && self.pool.is_empty()
-    }
-
-    /// Whether no packet waits for a handshake.
-    pub fn nothing_staged(&self) -> bool {
-        self.staging.is_empty()
     }
 
     /// Routes, segments and seals a superpacket, or stages it.
@@ -119,7 +119,7 @@ impl Outbound {
             turn.refuse(packet, DropReason::NoRoute, Cause::NotAllowed);
             return Ok(());
         };
-        // What is staged goes first, so more for the same peer waits behind it.
+        // Staged packets go first, so later packets to the same peer queue behind them.
         if (self.staging.is_empty() || !self.staging.holds(peer.id))
             && let Some(session) = usable_session(peer, turn.now)
         {
@@ -129,7 +129,7 @@ impl Outbound {
         Ok(())
     }
 
-    /// Ends the open run, and hands over or sends what is in the current slab.
+    /// Closes the open run, and hands over or sends the current batch.
     pub(super) fn flush(&mut self, snapshot: &Snapshot, telemetry: &mut InsideTelemetry) {
         self.close_run(telemetry);
         let Some(batch) = self.batch.as_mut().filter(|batch| !batch.runs.is_empty()) else { return };
@@ -140,42 +140,92 @@ impl Outbound {
         }
     }
 
-    /// Seals what was staged for peers that have a session now, in order, and drops what waited
-    /// for a handshake that was given up. Whether there was anything.
+    /// Returns whether [`release_staged`](Self::release_staged) would find work.
+    pub(super) fn has_releasable(&self, snapshot: &Snapshot) -> bool {
+        !self.staging.is_empty()
+            && (self.routed_by != snapshot.version || self.next_releasable(snapshot).is_some())
+    }
+
+    /// Seals, in order, the staged packets of one peer that now has a session, or drops those whose
+    /// handshake failed. Returns whether there was anything to do.
+    ///
+    /// If peers or allowed IPs have changed, routes all staged packets again first: packets of removed
+    /// peers are dropped, and packets whose destination now belongs to another peer move to that peer.
     pub(super) fn release_staged(&mut self, turn: &mut Turn<'_>) -> Result<bool, Stopped> {
-        let mut ready: Option<(PeerId, Option<Arc<PeerRecord>>)> = None;
-        for (id, attempt) in self.staging.peers() {
-            let peer = turn.snapshot.peer(id);
-            if peer.is_none_or(|peer| {
-                peer.failed_handshakes.load(Ordering::Acquire) != attempt || peer.sending.load().is_some()
-            }) {
-                ready = Some((id, peer.cloned()));
-                break;
-            }
+        if self.staging.is_empty() {
+            return Ok(false);
         }
-        let Some((id, peer)) = ready else { return Ok(false) };
-        let session = peer.as_ref().and_then(|peer| usable_session(peer, turn.now));
-        let (Some(peer), Some(session)) = (peer, session) else {
+        let changed = self.routed_by != turn.snapshot.version;
+        if changed {
+            self.route_staged_again(turn)?;
+        }
+        let Some(peer) = self.next_releasable(turn.snapshot) else { return Ok(changed) };
+        let id = peer.id;
+        let Some(session) = usable_session(peer, turn.now) else {
             let lost = self.staging.clear(id);
             turn.telemetry.outbound_drops.add(DropReason::HandshakeFailed, lost);
             return Ok(true);
         };
-        let mut staged = std::mem::take(&mut self.restored);
-        let mut outcome = Ok(());
-        while outcome.is_ok()
-            && let Some(len) = self.staging.pop(id, &mut staged)
-        {
-            let (header, packet) = staged[..len].split_at_mut(VirtioHeader::LEN);
-            let header = VirtioHeader::decode((&*header).try_into().expect("split at its length"));
-            let superpacket = Superpacket::parse(header, packet).expect("it was parsed before it was staged");
-            outcome = self.seal(&superpacket, &peer, &session, turn);
-        }
-        self.restored = staged;
-        outcome.map(|()| true)
+        while self.with_staged(id, turn, |sealer, packet, turn| sealer.seal(packet, peer, &session, turn))? {}
+        Ok(true)
     }
 
-    /// Forgets what was half done when the worker panicked: how many datagrams of finished runs
-    /// are lost with it.
+    /// Finds a peer with staged packets whose handshake has completed or failed.
+    fn next_releasable<'s>(&self, snapshot: &'s Snapshot) -> Option<&'s Arc<PeerRecord>> {
+        self.staging.peers().find_map(|(id, attempt)| {
+            let peer = snapshot.peer(id)?;
+            let failed = peer.failed_handshakes.load(Ordering::Acquire) != attempt;
+            (failed || peer.sending.load().is_some()).then_some(peer)
+        })
+    }
+
+    /// Routes every staged packet by the current snapshot.
+    fn route_staged_again(&mut self, turn: &mut Turn<'_>) -> Result<(), Stopped> {
+        self.routed_by = turn.snapshot.version;
+        let queues: ArrayVec<_, { staging::MAX_QUEUES }> = self.staging.peers().collect();
+        for (id, attempt) in queues {
+            if turn.snapshot.peer(id).is_none() {
+                let lost = self.staging.clear(id);
+                turn.telemetry.outbound_drops.add(DropReason::PeerRemoved, lost);
+                continue;
+            }
+            // Each packet moves to the end of a queue, mostly the same one, so one pass keeps the order.
+            for _ in 0..self.staging.packets(id) {
+                self.with_staged(id, turn, |sealer, packet, turn| {
+                    let owner = turn.snapshot.routes.lookup(packet.destination());
+                    match owner.filter(|owner| owner.id == id) {
+                        Some(_) => sealer.stage_for(id, attempt, packet, turn),
+                        None => sealer.forward(packet, turn)?,
+                    }
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the oldest packet staged for `id` and passes it to `act`. Returns whether there was one.
+    fn with_staged(
+        &mut self,
+        id: PeerId,
+        turn: &mut Turn<'_>,
+        act: impl FnOnce(&mut Self, &Superpacket<'_>, &mut Turn<'_>) -> Result<(), Stopped>,
+    ) -> Result<bool, Stopped> {
+        let mut staged = std::mem::take(&mut self.restored);
+        let outcome = match self.staging.pop(id, &mut staged) {
+            None => Ok(false),
+            Some(len) => {
+                let (header, packet) = staged[..len].split_at_mut(VirtioHeader::LEN);
+                let header = VirtioHeader::decode((&*header).try_into().expect("split at its length"));
+                let packet = Superpacket::parse(header, packet).expect("it was parsed before it was staged");
+                act(self, &packet, turn).map(|()| true)
+            }
+        };
+        self.restored = staged;
+        outcome
+    }
+
+    /// Discards unfinished work after a panic. Returns the number of datagrams of finished runs lost.
     pub(super) fn abandon(&mut self) -> u64 {
         self.open = None;
         let Some(mut batch) = self.batch.take() else { return 0 };
@@ -185,7 +235,7 @@ impl Outbound {
         lost
     }
 
-    /// Drops what waits for handshakes: how many packets.
+    /// Drops all staged packets. Returns their number.
     pub(super) fn drop_staged(&mut self) -> u64 {
         let mut lost = 0;
         while let Some((peer, _)) = { self.staging.peers().next() } {
@@ -194,7 +244,7 @@ impl Outbound {
         lost
     }
 
-    /// Cuts `packet` into datagrams of `session`.
+    /// Cuts `packet` into datagrams that `session` will seal.
     fn seal(
         &mut self,
         packet: &Superpacket<'_>,
@@ -245,8 +295,8 @@ impl Outbound {
         Ok(())
     }
 
-    /// Ends the open run and begins one whose datagrams are `stride` bytes, in a new slab if this
-    /// one has no room.
+    /// Closes the open run and begins one of `stride`-byte datagrams, in a new batch if the current one
+    /// has no room.
     fn begin_run(
         &mut self,
         stride: usize,
@@ -274,7 +324,7 @@ impl Outbound {
         Ok(())
     }
 
-    /// Reserves the counters of the open run and seals it.
+    /// Reserves counters for the open run and seals it.
     fn close_run(&mut self, telemetry: &mut InsideTelemetry) {
         let Some(OpenRun { peer, session, to, bytes, stride, .. }) = self.open.take() else { return };
         let batch = self.batch.as_mut().expect("an open run lies in a batch");
@@ -297,12 +347,12 @@ impl Outbound {
 
     fn hand_over(&mut self) {
         if let Some(batch) = self.batch.take() {
-            assert!(self.outbox.push(batch).is_ok(), "the outbox holds every batch there is");
+            assert!(self.outbox.push(batch).is_ok(), "the ring holds every batch of its pool");
         }
     }
 
-    /// Drops a packet that is a datagram of our own to `peer`, which is at `to`; whether it was one. Nobody is
-    /// answered, for we are the sender.
+    /// Drops `packet` if it is one of our own datagrams to `peer` at `to`. Returns whether it was. No
+    /// answer is sent, since we are the sender.
     #[inline]
     fn drop_if_looped(
         &self,
@@ -322,7 +372,7 @@ impl Outbound {
         true
     }
 
-    /// Puts a superpacket aside until its peer has a session.
+    /// Stages a superpacket until its peer has a session, and requests a handshake.
     fn stage(&mut self, packet: &Superpacket<'_>, peer: &PeerRecord, turn: &mut Turn<'_>) {
         let Some(to) = peer.endpoint.load() else {
             return turn.refuse(packet, DropReason::NoEndpoint, Cause::Unreachable);
@@ -330,16 +380,23 @@ impl Outbound {
         if self.drop_if_looped(packet, peer, &to, None, turn) {
             return;
         }
-        let attempt = peer.failed_handshakes.load(Ordering::Acquire);
-        let dropped = self.staging.push(peer.id, attempt, [&packet.header().encode(), packet.packet()]);
-        turn.telemetry.outbound_drops.add(DropReason::StagingFull, dropped);
+        if self.staging.is_empty() {
+            self.routed_by = turn.snapshot.version;
+        }
+        self.stage_for(peer.id, peer.failed_handshakes.load(Ordering::Acquire), packet, turn);
         self.actor.want_handshake(peer);
+    }
+
+    fn stage_for(&mut self, id: PeerId, attempt: u32, packet: &Superpacket<'_>, turn: &mut Turn<'_>) {
+        let dropped = self.staging.push(id, attempt, [&packet.header().encode(), packet.packet()]);
+        turn.telemetry.outbound_drops.add(DropReason::StagingFull, dropped);
     }
 }
 
-/// Whether segments of `packet` are too long to be sent where `limit` bytes leave in one piece. What
-/// may be fragmented (IPv4 without DF) is sent all the same, as long as a datagram holds it: the kernel
-/// fragments the datagram then, and so it does with what is no longer than senders can be told to keep to.
+/// Returns whether segments of `packet` are too long for a path limit of `limit` bytes.
+///
+/// Packets that may be fragmented (IPv4 without DF) and packets no longer than the minimum MTU of their
+/// IP version are sent anyway, if they fit one datagram: the kernel then fragments the datagram.
 #[inline]
 fn does_not_fit(packet: &Superpacket<'_>, limit: usize) -> bool {
     let longest = packet.stride();
@@ -348,7 +405,7 @@ fn does_not_fit(packet: &Superpacket<'_>, limit: usize) -> bool {
             || longest > told_mtu(limit, packet.packet()) && must_not_be_fragmented(packet.packet()))
 }
 
-/// The session to seal with, if there is one that may still be used.
+/// Returns the session to seal with, if there is one that may still be used.
 fn usable_session(peer: &PeerRecord, now: Nanos) -> Option<Arc<Session>> {
     peer.sending.load_full().filter(|session| session.can_send(now))
 }

@@ -1,8 +1,8 @@
-//! What happens to a packet from the TUN that is not sent: its sender is told, or it was for this
-//! device itself and goes back.
+//! Answers packets from the TUN that are not sent, and writes back packets for the device's own
+//! address.
 //!
-//! Comes from the outbound path while the read is still borrowed; goes to the TUN through the queue's
-//! reject scratch. At most one reject a superpacket, and at most so many a second.
+//! Called from the outbound path while the read buffer is still borrowed, so answers go to the TUN
+//! through a scratch buffer. There is at most one reject per superpacket, and their rate is limited.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,26 +15,26 @@ use crate::offload::{QueueRejecter, Superpacket};
 use crate::packet::reject::{self, Answer, Cause, MAX_REJECT};
 use crate::units::Nanos;
 
-/// Rejects a queue may write in a second, on the average and of each sort: what Linux allows the whole
-/// host by default (`net.ipv4.icmp_msgs_per_sec`).
+/// Sustained rejects per second per queue, for refusals and too-big messages each. Linux's default for
+/// the whole host is the same (`net.ipv4.icmp_msgs_per_sec`).
 pub const REJECTS_PER_SECOND: u64 = 1000;
 
-/// Rejects a queue may write at once after a pause: enough for a program that opens many connections.
+/// Rejects a queue may write in a burst: enough for a program that opens many connections.
 pub const REJECT_BURST: u64 = 200;
 
-/// What happens to packets that no peer's allowed IPs hold, or whose peer has no endpoint.
+/// What to do with packets that match no peer's allowed IPs or whose peer has no endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RejectPolicy {
-    /// The sender is told: that nobody may carry them, as by a firewall.
+    /// Answers like a firewall: with a TCP reset or "administratively prohibited".
     #[default]
     Reject,
-    /// The sender is told: that no route leads there, as by a router.
+    /// Answers like a router: with a TCP reset or "no route to destination".
     Unreachable,
-    /// They vanish.
+    /// Drops silently.
     Drop,
 }
 
-/// The device's own addresses, which change while it runs.
+/// The device's own addresses, which may change at run time.
 pub type OwnAddresses = ArcSwap<Vec<IpAddr>>;
 
 /// The rejecting part of an inside worker.
@@ -44,14 +44,14 @@ pub struct Rejects {
     own: Cache<Arc<OwnAddresses>, Arc<Vec<IpAddr>>>,
     scratch: Box<[u8; MAX_REJECT]>,
     refusals: TokenBucket,
-    /// Too-big messages have a bucket of their own: without them a path that has narrowed swallows
-    /// packets, and a flood of refusals must not bring that about.
+    /// Separate, so that a flood of refusals cannot suppress too-big messages. Without those, a path
+    /// whose MTU has shrunk becomes a black hole.
     too_big: TokenBucket,
 }
 
 impl Rejects {
-    /// Writes to `rejecter`, on a device whose addresses are `own`. The policy is for packets without a
-    /// peer or endpoint; senders of packets that are too long are told in any case.
+    /// Creates the rejecter of a queue. `own` are the device's addresses. `policy` applies to packets
+    /// without a peer or endpoint; packets that are too long are always answered.
     pub fn new(rejecter: QueueRejecter, policy: RejectPolicy, own: Arc<OwnAddresses>) -> Self {
         Self {
             rejecter,
@@ -63,7 +63,7 @@ impl Rejects {
         }
     }
 
-    /// Writes `packet` back if it is for this device itself; whether it was.
+    /// Writes `packet` back if it is for one of the device's own addresses. Returns whether it was.
     #[inline]
     pub(super) fn self_forward(&mut self, packet: &Superpacket<'_>, telemetry: &mut InsideTelemetry) -> bool {
         let own = self.own.load().contains(&packet.destination());
@@ -75,7 +75,8 @@ impl Rejects {
         own
     }
 
-    /// Tells the sender of `packet` why it goes no further, if it may be told.
+    /// Answers the sender of `packet` with `cause`, unless the policy, the rate limit or the packet
+    /// itself forbids it.
     #[cold]
     pub(super) fn reject(
         &mut self,
@@ -90,7 +91,7 @@ impl Rejects {
             (Cause::NotAllowed, RejectPolicy::Unreachable) => (Cause::NoRoute, &mut self.refusals),
             _ => (cause, &mut self.refusals),
         };
-        // Building is cheap, so a packet that gets no answer costs no token.
+        // Building the answer is cheap. Done first, so that a packet without one takes no token.
         let Some((answer, len)) = reject::reject(packet.packet(), cause, &mut self.scratch) else {
             return telemetry.note_reject(RejectKind::Silent);
         };
@@ -108,11 +109,11 @@ impl Rejects {
     }
 }
 
-/// Lets through [`REJECT_BURST`] at once and [`REJECTS_PER_SECOND`] for long. It counts in time: a token
-/// is a span that has passed and was not used.
+/// Allows bursts of [`REJECT_BURST`] and a sustained rate of [`REJECTS_PER_SECOND`]. Tokens are kept as
+/// time: each is a span of elapsed, unused time.
 #[derive(Debug, Default)]
 struct TokenBucket {
-    /// Up to here time is used up.
+    /// Time up to here has been used.
     used: Nanos,
 }
 
@@ -147,6 +148,6 @@ mod tests {
             later += granted(&mut bucket, start.after(Duration::from_millis(millisecond)));
         }
         assert_eq!(later, REJECTS_PER_SECOND);
-        assert_eq!(granted(&mut bucket, start.after(Duration::from_secs(3600))), REJECT_BURST, "never more");
+        assert_eq!(granted(&mut bucket, start.after(Duration::from_secs(3600))), REJECT_BURST, "capped");
     }
 }

@@ -1,21 +1,22 @@
-//! Socket to TUN, first half: received datagrams are opened where they lie and handed to the
-//! inside worker that their flow belongs to.
+//! UDP to TUN, first half: opens received datagrams in place and passes the packets to the inside worker
+//! of their flow.
 //!
-//! 1. up to eight messages are received, each into a slab of its own: one datagram, or a run of
-//!    them that the kernel put together (UDP GRO);
-//! 2. neighbours with the same receiver index are opened in one call, the replay window is asked,
-//!    and each packet's source must be the sender's by the longest prefix (whitepaper section 2.1);
-//! 3. handshake messages go up to the peer actor;
-//! 4. the slab goes to the inside worker that the first packet's flow hash names. Packets of other
-//!    workers' flows, and small receives, are copied into a batch that waits for the end of this
-//!    receive. A lone packet whose inside worker sleeps is written from here ([`crate::lane::shortcut`]).
+//! 1. Up to eight messages are received, each into its own slab. A message is one datagram, or several
+//!    that the kernel coalesced (UDP GRO).
+//! 2. Consecutive datagrams with the same receiver index are opened in one call, including the replay
+//!    check. By longest-prefix match, each packet's source must belong to the sender (whitepaper section
+//!    2.1).
+//! 3. Handshake messages go to the peer actor.
+//! 4. The batch goes to the inside worker that the first packet's flow hash selects. Packets for other
+//!    workers, and small receives, are copied into a batch that is handed over at the end of this receive.
+//!    If the inside worker sleeps, a lone packet is written directly ([`crate::lane::shortcut`]).
 //!
-//! A packet of a flow is only ever placed behind what is already there for the same worker, so the
-//! flow stays in order. When an inbox is full, what is in hand waits and nothing more is received:
-//! the socket's buffer holds what comes. An inside worker serves its inbox whatever else it waits for,
-//! so this cannot end in two workers waiting for each other; and so that one that is stuck cannot
-//! hold up the others' flows for good, a batch that has waited for `PATIENCE` is dropped. With one
-//! lane no inbox is ever full, see [`inbound_pool`](crate::lane::bounds::inbound_pool).
+//! A packet is always placed behind earlier packets for the same worker, so flows stay in order. When a
+//! ring is full, its batch waits and nothing more is received; datagrams queue in the socket's buffer.
+//! Workers cannot deadlock, because an inside worker serves its ring while it waits for anything else. A
+//! batch that has waited for `PATIENCE` is dropped, so that a stuck worker cannot block the others' flows
+//! forever. With one lane the ring is never full; see
+//! [`inbound_pool`](crate::lane::bounds::inbound_pool).
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -39,15 +40,15 @@ use crate::underlay::{DEPTH, Endpoint, Receiver, UdpSocket};
 use crate::units::Nanos;
 use crate::wireguard::aead::MAX_RUN;
 use crate::wireguard::messages::{DATA_OVERHEAD, Kind, data_receiver};
-use crate::wireguard::session::{Opened, OpenedRun, Session};
-use crate::wireguard::table::SessionTable;
+use crate::wireguard::session::{Opened, OpenedRun};
+use crate::wireguard::table::{SessionGuard, SessionTable};
 
-/// How long a batch waits for room in an inbox: some time slices of the scheduler, and less than the
-/// socket's buffer lasts.
+/// How long a batch waits for room in a ring: several scheduler time slices, but less than the socket's
+/// buffer can absorb.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// How long an outside worker that holds batches sleeps before it offers them again. Room in an
-/// inbox rings nobody's bell, only slabs that come home do, and those may be another lane's.
+/// How long an outside worker with held batches sleeps before it pushes them again. Room in a ring rings
+/// no doorbell; only returned batches do, and those may go to another lane.
 pub(super) const OFFER_AGAIN: Duration = Duration::from_millis(1);
 
 /// The receiving half of an outside worker.
@@ -58,17 +59,17 @@ pub struct Inbound {
     inboxes: Vec<Arc<Inbox<InboundBatch>>>,
     shortcuts: Vec<WriteShortcut>,
     pending: Vec<Option<Box<InboundBatch>>>,
-    /// Batches that met a full inbox, with their lanes, in order.
+    /// Batches held back by a full ring, with their lanes, in order.
     held: VecDeque<(usize, Box<InboundBatch>)>,
-    /// When the first of them began to wait.
+    /// When the first held batch began to wait.
     held_since: Nanos,
     sessions: Arc<SessionTable>,
     actor: Arc<PeerInbox>,
-    /// Scratch: the packets of one run that were found good, and the lane of each one's flow.
+    /// Scratch: the accepted packets of one run, each with the lane of its flow.
     accepted: Vec<(usize, Range<usize>)>,
 }
 
-/// What one receive is worked on with.
+/// The context of one received message.
 struct Context<'w> {
     now: Nanos,
     from: Endpoint,
@@ -77,8 +78,8 @@ struct Context<'w> {
 }
 
 impl Inbound {
-    /// Receives into the slabs of `pool` for the inside workers behind `inboxes`, one a lane, whose queues
-    /// `shortcuts` lead to.
+    /// Creates a receiver into the batches of `pool`. `inboxes` are the rings of the inside workers and
+    /// `shortcuts` lead to their TUN queues, one per lane.
     pub fn new(
         lane: usize,
         pool: Pool<InboundBatch>,
@@ -104,20 +105,21 @@ impl Inbound {
         }
     }
 
-    /// Whether there are too few slabs to receive into.
+    /// Returns whether there are too few free batches to receive into.
     pub fn is_starved(&self) -> bool {
         self.pool.available() < slabs_per_message(self.inboxes.len())
     }
 
-    /// Whether batches wait for room in an inbox.
+    /// Returns whether batches wait for room in a ring.
     pub fn is_held(&self) -> bool {
         !self.held.is_empty()
     }
 
-    /// Receives once, opens what came and hands it on; whether anything came.
+    /// Receives once, opens the datagrams and hands over the packets. Returns whether anything was
+    /// received.
     ///
     /// # Errors
-    /// The socket is no good any more.
+    /// If the UDP socket fails.
     pub fn receive(
         &mut self,
         socket: &UdpSocket,
@@ -138,7 +140,7 @@ impl Inbound {
         let received = self.receiver.receive(socket, slabs.iter_mut().map(|slab| &mut slab.data[..]));
         telemetry.note_receives(self.receiver.tally());
         let received = received.inspect_err(|_| slabs.clear())?;
-        // The unused ones go back last first, so that the next receive begins with the same slab.
+        // Put back in reverse order, so that the next receive starts with the same slab.
         for slab in slabs.drain(received..).rev() {
             self.pool.put_back(slab);
         }
@@ -159,7 +161,7 @@ impl Inbound {
         Ok(received > 0)
     }
 
-    /// Drops what was collected when the worker panicked or stopped: how many packets.
+    /// Drops all batches in hand, after a panic or on shutdown. Returns the number of packets dropped.
     pub fn abandon(&mut self) -> u64 {
         let mut lost = 0;
         let held = self.held.drain(..).map(|(_, batch)| batch);
@@ -171,8 +173,8 @@ impl Inbound {
         lost
     }
 
-    /// Opens a message of `len` bytes in `slab`, datagrams of `stride` bytes, and places what was
-    /// in it.
+    /// Opens a message of `len` bytes in `slab`, made of datagrams of `stride` bytes, and places its
+    /// packets.
     fn open_message(
         &mut self,
         slab: Box<InboundBatch>,
@@ -207,8 +209,8 @@ impl Inbound {
         self.settle(slab, context.telemetry);
     }
 
-    /// Opens the datagrams of one session and lists where in `run` the packets are that may go on,
-    /// and to which lane.
+    /// Opens the datagrams of one session. Adds the accepted packets to `accepted`, as lane and range in
+    /// `run`.
     fn open_run(
         &mut self,
         run: &mut [u8],
@@ -234,7 +236,7 @@ impl Inbound {
             return;
         }
         self.note_authentic(&session, peer, &opened, context);
-        // Neighbours mostly have the source in common; then one lookup does for all of them.
+        // Consecutive packets usually have the same source, so one lookup covers them.
         let mut allowed = None;
         for packet in opened.iter().filter(|packet| packet.len > 0) {
             let start = packet.offset as usize;
@@ -260,8 +262,14 @@ impl Inbound {
         context.telemetry.segments.add(accepted.len() as u64);
     }
 
-    /// Notes for timers, counters and roaming that these datagrams were the peer's own.
-    fn note_authentic(&self, session: &Session, peer: &PeerRecord, opened: &[Opened], context: &Context<'_>) {
+    /// Updates timers, counters and the endpoint after authenticated datagrams.
+    fn note_authentic(
+        &self,
+        session: &SessionGuard,
+        peer: &PeerRecord,
+        opened: &[Opened],
+        context: &Context<'_>,
+    ) {
         let bytes: u64 = opened.iter().map(|packet| u64::from(packet.len) + DATA_OVERHEAD as u64).sum();
         peer.received_bytes.fetch_add(bytes, Ordering::Relaxed);
         if opened.iter().any(|packet| packet.len > 0) {
@@ -273,24 +281,24 @@ impl Inbound {
             peer.move_to(context.from);
         }
         if session.awaits_confirmation() {
-            self.actor.confirmed(session.local_index());
+            self.actor.confirmed(session.to_arc());
         }
         if session.rekey_due_on_receive(context.now) {
             self.actor.want_handshake(peer);
         }
     }
 
-    /// Hands a handshake message to the peer actor.
+    /// Sends a handshake message to the peer actor.
     fn hand_up(&self, datagram: &[u8], context: &mut Context<'_>) {
-        let message = datagram.try_into().expect("classified by its length");
+        let message = datagram.try_into().expect("Kind::of checks the length");
         let handed = HandshakeDatagram { message, from: context.from, lane: self.lane };
         if !self.actor.handshake(handed) {
             context.telemetry.inbound_drops.add(DropReason::PeerInboxFull, 1);
         }
     }
 
-    /// Lists a packet of `slab` for `lane`: in the slab itself where that can travel there,
-    /// otherwise as a copy.
+    /// Places a packet of `slab` for `lane`: in place if the slab can be passed to that lane, otherwise
+    /// as a copy.
     fn place(
         &mut self,
         slab: &mut Claim,
@@ -299,7 +307,7 @@ impl Inbound {
         telemetry: &mut OutsideTelemetry,
     ) {
         if slab.lane.is_none() && (slab.whole || self.pending[lane].is_none()) {
-            // What was collected for the lane before comes before this slab.
+            // Packets collected earlier for this lane must go before this slab.
             self.hand_over(lane, telemetry);
             slab.lane = Some(lane);
         }
@@ -313,19 +321,19 @@ impl Inbound {
             return;
         }
         self.hand_over(lane, telemetry);
-        // Only a message of hundreds of tiny datagrams needs more slabs than were put by.
+        // Only a message of hundreds of tiny datagrams needs more batches than were reserved.
         let Some(mut batch) = self.pool.take() else {
             telemetry.inbound_drops.add(DropReason::InboxFull, 1);
             return;
         };
-        assert!(batch.append(packet), "an empty slab holds any packet");
+        assert!(batch.append(packet), "an empty batch holds any packet");
         self.pending[lane] = Some(batch);
     }
 
-    /// A message is done: its slab travels on, waits for more, or is free again.
+    /// Finishes a message: hands over its slab, keeps it to be filled further, or frees it.
     fn settle(&mut self, slab: Claim, telemetry: &mut OutsideTelemetry) {
         let Some(lane) = slab.lane else { return self.pool.put_back(slab.slab) };
-        // Copies made for the same lane were made because the slab's list was full: they follow it.
+        // Copies for the slab's own lane exist only if its segment list was full, so they follow it.
         let followers = self.pending[lane].replace(slab.slab);
         if slab.whole || followers.is_some() {
             self.hand_over(lane, telemetry);
@@ -333,14 +341,14 @@ impl Inbound {
         }
     }
 
-    /// Puts what was collected for `lane` into its inside worker's inbox, or into its queue.
+    /// Pushes the batch collected for `lane` to its ring, or writes it directly to the TUN queue.
     fn hand_over(&mut self, lane: usize, telemetry: &mut OutsideTelemetry) {
         let Some(mut batch) = self.pending[lane].take() else { return };
         if self.shortcuts[lane].write(&batch, &self.pool, &self.inboxes[lane]) {
             batch.segments.clear();
             return self.pool.put_back(batch);
         }
-        // Behind a batch that waits everything waits, so nothing overtakes.
+        // All batches queue behind a held one, so nothing is reordered.
         if self.held.is_empty() {
             match self.inboxes[lane].push(batch) {
                 Ok(()) => return,
@@ -353,7 +361,7 @@ impl Inbound {
         }
     }
 
-    /// Tries again to put in what met a full inbox, and drops what has waited for too long.
+    /// Pushes held batches again, and drops those that have waited for [`PATIENCE`].
     pub(super) fn hand_on_held(&mut self, now: Nanos, telemetry: &mut OutsideTelemetry) {
         while let Some((lane, batch)) = self.held.pop_front() {
             let Err(mut batch) = self.inboxes[lane].push(batch) else {
@@ -373,12 +381,13 @@ impl Inbound {
     }
 }
 
-/// A slab that is being looked through, and whether it may travel on itself.
+/// A received message in its batch, while its datagrams are processed.
 struct Claim {
     slab: Box<InboundBatch>,
-    /// The lane it travels to, once a packet has decided that.
+    /// The lane it goes to, once a packet has determined that.
     lane: Option<usize>,
-    /// It holds enough to travel by itself. Otherwise it joins what waits.
+    /// Whether it holds enough bytes to be handed over on its own. Otherwise it is kept to collect more
+    /// packets.
     whole: bool,
 }
 
@@ -388,7 +397,7 @@ impl Claim {
     }
 }
 
-/// Where the run of data messages that begins at `at` and is for one session ends.
+/// Returns the end of the run of data messages for session index `receiver` that begins at `at`.
 fn data_run_end(message: &[u8], at: usize, stride: usize, receiver: u32) -> usize {
     let same =
         |datagram: &&[u8]| Kind::of(datagram) == Some(Kind::Data) && data_receiver(datagram) == receiver;

@@ -1,8 +1,8 @@
-//! The outside worker: owner of a lane's UDP sockets, mostly one.
+//! The outside worker, which owns a lane's UDP sockets (usually one).
 //!
-//! Each turn it does as it is told ([`OutsideCommand`]), sends what its inbox holds ([`outbound`]),
-//! receives and opens what has arrived ([`inbound`]), and sleeps if there was nothing. Sending comes
-//! first: what waits there is finished work, and its slabs are what the inside worker needs next.
+//! Each turn it executes commands ([`OutsideCommand`]), sends the batches in its ring ([`outbound`]), and
+//! receives and opens datagrams ([`inbound`]). If there was nothing to do, it sleeps. Sending comes before
+//! receiving because waiting batches are finished work, and the inside worker needs them back.
 
 mod inbound;
 mod outbound;
@@ -28,36 +28,36 @@ use crate::drops::DropReason;
 use crate::sys::clock;
 use crate::underlay::DropWatch;
 
-/// What an outside worker is made of. See the [module](self) for what it does.
+/// An outside worker. See the [module documentation](self).
 pub struct OutsideWorker {
-    /// Its sockets. Only this worker changes them; its inside worker may send from them, see
-    /// [`shortcut`](super::shortcut).
+    /// The lane's sockets. Only this worker replaces them; the inside worker may send through them (see
+    /// [`shortcut`](super::shortcut)).
     pub sockets: Arc<ArcSwap<LaneSockets>>,
-    /// Sends what its inside worker sealed.
+    /// Sends the datagrams that the inside worker sealed.
     pub outbound: Outbound,
-    /// Opens what the socket receives, for the inside workers.
+    /// Receives and opens datagrams for the inside workers.
     pub inbound: Inbound,
-    /// What the peer actor wants of it.
+    /// The channel of commands from the peer actor.
     pub commands: Arc<CommandBox>,
-    /// Whose sessions and addresses are whose.
+    /// The current peers and allowed IPs.
     pub peers: arc_swap::Cache<Arc<Peers>, Arc<Snapshot>>,
-    /// Where its socket's drops are read from; it is told of every new socket.
+    /// Reads the socket's drop counter. It must be told of every new socket.
     pub socket_drops: Arc<DropWatch>,
-    /// How it sleeps.
+    /// Blocks the thread while there is no work.
     pub sleeper: Sleeper,
-    /// How it stops.
+    /// The shutdown protocol.
     pub drain: Drain,
-    /// How long it looks for work before it sleeps.
+    /// How long to poll for work before sleeping.
     pub spin: Duration,
-    /// Its counters.
+    /// The worker's metrics.
     pub telemetry: OutsideTelemetry,
 }
 
 impl OutsideWorker {
-    /// Works until the router stops, and then sends what its inbox still holds.
+    /// Runs until the router stops, then sends what the ring still holds.
     ///
     /// # Errors
-    /// The socket is no good any more.
+    /// If the UDP socket fails.
     pub fn run(&mut self) -> Result<(), WorkerError> {
         let outcome = self.work();
         self.finish();
@@ -80,7 +80,7 @@ impl OutsideWorker {
         Ok(())
     }
 
-    /// Receives no more, and sends what comes until nothing can come any more.
+    /// Stops receiving, and sends what the ring brings until the inside workers have closed.
     fn finish(&mut self) {
         self.sleeper.stop_all();
         let Self { sockets, inbound, outbound, peers, telemetry, drain, .. } = self;
@@ -102,12 +102,12 @@ impl OutsideWorker {
         telemetry.publish();
     }
 
-    /// Forgets what it was in the middle of, after a panic. Returns how many packets are lost.
+    /// Discards unfinished work after a panic. Returns the number of packets lost.
     pub fn recover(&mut self) -> u64 {
         self.inbound.abandon() + self.outbound.abandon()
     }
 
-    /// Obeys, sends, receives, and says whether there was anything to do.
+    /// Runs one turn. Returns whether there was anything to do.
     fn turn(&mut self) -> Result<bool, WorkerError> {
         self.sleeper.beat();
         let commanded = self.obey();
@@ -124,6 +124,7 @@ impl OutsideWorker {
         Ok(worked)
     }
 
+    /// Executes all waiting commands. Returns whether there were any.
     fn obey(&mut self) -> bool {
         let mut obeyed = false;
         while let Some(command) = self.commands.pop() {
@@ -140,7 +141,7 @@ impl OutsideWorker {
                 }
                 OutsideCommand::Fwmark(mark) => {
                     if let Err(error) = self.sockets.load().set_fwmark(mark) {
-                        tracing::warn!("the mark {mark:#x} cannot be set (it takes CAP_NET_ADMIN): {error}");
+                        tracing::warn!("cannot set firewall mark {mark:#x} (needs CAP_NET_ADMIN): {error}");
                     }
                 }
             }

@@ -1,7 +1,7 @@
-//! TUN to socket, second half: runs of sealed datagrams leave by UDP.
+//! TUN to UDP, second half: sends runs of sealed datagrams.
 //!
-//! When the socket's buffer is full the batch in hand waits for room, and with it all that is
-//! behind it: nothing overtakes.
+//! If the socket's buffer is full, the current batch waits for room and later batches wait behind it, so
+//! nothing is reordered.
 
 use std::sync::Arc;
 
@@ -23,42 +23,44 @@ pub struct Outbound {
     progress: Progress,
 }
 
-/// How far the batch in hand has got.
+/// The progress of sending the current batch.
 #[derive(Clone, Copy, Default)]
 struct Progress {
-    /// The run in hand.
+    /// Index of the current run.
     run: usize,
-    /// Its bytes that are on their way.
+    /// Bytes of the current run already sent.
     sent: usize,
-    /// The socket that had no room for more.
+    /// The socket whose buffer is full, if any.
     blocked: Option<Port>,
 }
 
 impl Outbound {
-    /// Sends what comes in at `inbox` and returns the slabs to `home`.
+    /// Creates a sender of the batches in the ring `inbox`. `home` is the return ring.
     pub fn new(sender: Sender, inbox: Arc<Inbox<OutboundBatch>>, home: Arc<Inbox<OutboundBatch>>) -> Self {
         Self { sender, inbox, home, current: None, progress: Progress::default() }
     }
 
-    /// Whether no batch waits.
+    /// Returns whether no batch waits.
     pub fn is_empty(&self) -> bool {
         self.current.is_none() && self.inbox.is_empty()
     }
 
-    /// The socket whose buffer is full.
+    /// Returns the socket whose buffer is full, if any.
     pub(super) fn blocked(&self) -> Option<Port> {
         self.progress.blocked
     }
 
-    /// The next sends go to another socket, which may be able to group where the last one could not.
+    /// Switches to another socket, and tries GSO again even if the previous socket had it disabled.
     pub fn use_socket(&mut self, socket: &UdpSocket) {
         self.sender = Sender::new(socket);
         self.progress.blocked = None;
     }
 
-    /// Sends what waits, or as much as the socket takes; whether anything was sent. It ends after as many batches as
-    /// the inbox holds: an inside worker that fills it as fast as it is emptied must keep this one neither from its
-    /// orders nor from what it is to receive.
+    /// Sends waiting batches until the ring is empty or the socket's buffer is full. Returns whether
+    /// anything was sent.
+    ///
+    /// Sends at most as many batches as the ring holds, so that an inside worker that keeps filling it
+    /// cannot keep this worker from commands and receiving.
     pub fn serve(
         &mut self,
         sockets: &LaneSockets,
@@ -82,8 +84,8 @@ impl Outbound {
         served
     }
 
-    /// Sends a handshake message or keepalive. One that meets a full buffer is lost, as on a full
-    /// link; its timer sends another.
+    /// Sends a handshake message or keepalive. It is dropped if the socket's buffer is full; a timer
+    /// retries it.
     pub fn send_control(
         &mut self,
         socket: &UdpSocket,
@@ -92,12 +94,12 @@ impl Outbound {
         telemetry: &mut OutsideTelemetry,
     ) {
         if let Err(failure) = self.sender.send_run(socket, message, message.len(), to) {
-            tracing::trace!("a control message was not sent: {failure}");
+            tracing::trace!("dropped a control message to {}: {failure}", to.address);
             telemetry.outbound_drops.add(DropReason::SendError, 1);
         }
     }
 
-    /// Gives up the batch in hand, after a panic: how many of its datagrams were not sent.
+    /// Discards the current batch after a panic. Returns the number of datagrams not sent.
     pub fn abandon(&mut self) -> u64 {
         let unsent = self.current.as_ref().map_or(0, |batch| {
             let runs = batch.runs.iter().skip(self.progress.run);
@@ -109,7 +111,7 @@ impl Outbound {
         unsent
     }
 
-    /// Drops the batch in hand and those that wait: how many datagrams.
+    /// Drops the current batch and all waiting ones. Returns the number of datagrams dropped.
     pub(super) fn drop_waiting(&mut self) -> u64 {
         let mut unsent = self.abandon();
         while let Some(batch) = self.inbox.pop() {
@@ -155,9 +157,10 @@ impl Outbound {
     }
 }
 
-/// Takes to heart what a send has shown. A source address that this host no longer has is forgotten, and
-/// routing picks the next one. A path that is too narrow is asked about, so that inside workers reject
-/// what does not fit.
+/// Applies what a send revealed.
+///
+/// If the host has lost the source address, clears it, so that routing selects another. If the datagrams
+/// exceeded the path MTU, queries it, so that inside workers reject packets that do not fit.
 fn take_notice(notices: Notices, run: &Run, socket: &UdpSocket, snapshot: &Snapshot) {
     if notices == Notices::default() {
         return;
@@ -173,7 +176,7 @@ fn take_notice(notices: Notices, run: &Run, socket: &UdpSocket, snapshot: &Snaps
     }
 }
 
-/// Asks the kernel for the path MTU to a peer, and notes it.
+/// Queries the kernel for the path MTU to a peer and records it.
 #[cold]
 fn learn_path(peer: &PeerRecord, to: &Endpoint, socket: &UdpSocket) {
     let now = clock::now();
@@ -182,10 +185,10 @@ fn learn_path(peer: &PeerRecord, to: &Endpoint, socket: &UdpSocket) {
     }
     match socket.path_mtu(to) {
         Ok(mtu) => {
-            tracing::debug!("the path to {} takes {mtu} bytes", to.address);
+            tracing::debug!("path MTU to {} is {mtu} bytes", to.address);
             peer.path_limit.learn(mtu, to.address, now);
         }
-        Err(error) => tracing::debug!("the path MTU to {} is not known: {error}", to.address),
+        Err(error) => tracing::debug!("path MTU to {} is unknown: {error}", to.address),
     }
 }
 
@@ -203,7 +206,7 @@ mod tests {
     use crate::underlay::SocketOptions;
     use crate::units::PeerId;
 
-    /// One datagram to this socket itself.
+    /// Adds one datagram, sent to the socket's own port.
     fn fill(batch: &mut OutboundBatch, port: u16) {
         let to = Endpoint::new((Ipv4Addr::LOCALHOST, port).into());
         batch.runs.push(Run { start: 0, len: 32, stride: 32, to, peer: PeerId(0) });

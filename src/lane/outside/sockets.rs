@@ -1,16 +1,15 @@
-//! The sockets of one lane: the one that all lanes share a port by, and, where ports are spread, one
-//! on a port of its own.
+//! The sockets of one lane: one on the port shared by all lanes and, if ports are spread, one on the
+//! lane's own port.
 //!
-//! All datagrams between two routers have the same addresses and ports, so whatever spreads datagrams
-//! by a hash of these (queues of a network card, `SO_REUSEPORT`) hands all of them to one queue and one
-//! worker. A lane that sends from its own port gives the other side's card one more hash per lane, and the other
-//! side's kernel is told to hand each port to a worker of its own ([`underlay::steer`]). Lane i uses the port i above
-//! the shared one; lane 0 has only the shared one.
+//! All datagrams between two routers have the same addresses and ports, so hashing them (network card
+//! queues, `SO_REUSEPORT`) puts all of them on one queue and one worker. If each lane sends from its own
+//! port, the receiver's network card sees one hash per lane, and the receiver's kernel is told to give each
+//! port to a different worker ([`underlay::steer`]). Lane i uses the shared port plus i; lane 0 has only the
+//! shared port.
 //!
-//! Only peers that are known to be Laneways with the same setting are sent to from there: they do
-//! not take another port for another place ([`PeerRecord::is_at`](crate::lane::peers::PeerRecord::is_at)).
-//! Anybody else who got a datagram from there would answer to there, so those sockets have a reader
-//! as well.
+//! Own ports are used only towards peers known to be Laneway with the same setting, which do not treat
+//! the other port as roaming ([`PeerRecord::is_at`](crate::lane::peers::PeerRecord::is_at)). Anyone
+//! else who got a datagram from such a port would reply to it, so its socket is read too.
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -20,15 +19,15 @@ use nix::poll::PollFlags;
 use crate::lane::peers::PeerRecord;
 use crate::underlay::{self, BindError, SocketOptions, UdpSocket};
 
-/// How often the kernel may pick a port that has no free ones above.
+/// Maximum attempts to have the kernel pick a port with enough free ports above it.
 const PICKS: usize = 8;
 
 /// The sockets of one lane.
 #[derive(Debug)]
 pub struct LaneSockets {
-    /// On the port of the router.
+    /// The socket on the router's port, shared by all lanes.
     pub shared: UdpSocket,
-    /// On the port of the lane.
+    /// The socket on the lane's own port, if ports are spread.
     pub own: Option<UdpSocket>,
 }
 
@@ -40,11 +39,11 @@ pub(in crate::lane) enum Port {
 }
 
 impl LaneSockets {
-    /// Opens the sockets of `lanes` lanes on `port` (0 lets the kernel pick), and with `spread` on as
-    /// many ports above it as there are further lanes.
+    /// Opens the sockets of `lanes` lanes on `port` (0 lets the kernel pick). With `spread`, each lane
+    /// except the first also gets one of the ports above it.
     ///
     /// # Errors
-    /// See [`BindError`]; it names the port that cannot be had.
+    /// If a port cannot be bound; the [`BindError`] names it.
     pub fn open(
         port: u16,
         lanes: usize,
@@ -74,13 +73,13 @@ impl LaneSockets {
         }
     }
 
-    /// From where data for `peer` is sent.
+    /// Returns the port to send data for `peer` from.
     #[inline]
     pub(in crate::lane) fn towards(&self, peer: Option<&PeerRecord>) -> Port {
         if self.own.is_some() && peer.is_some_and(|peer| peer.spreads) { Port::Own } else { Port::Shared }
     }
 
-    /// The socket on `port`.
+    /// Returns the socket on `port`.
     #[inline]
     pub(in crate::lane) fn on(&self, port: Port) -> &UdpSocket {
         match (port, &self.own) {
@@ -89,21 +88,21 @@ impl LaneSockets {
         }
     }
 
-    /// All of them.
+    /// Iterates over the lane's sockets.
     pub(super) fn iter(&self) -> impl Iterator<Item = &UdpSocket> {
         std::iter::once(&self.shared).chain(&self.own)
     }
 
-    /// Marks what is sent with `mark`.
+    /// Sets the firewall mark of outgoing datagrams.
     ///
     /// # Errors
-    /// The kernel's refusal.
+    /// If the kernel refuses the mark. Setting it needs `CAP_NET_ADMIN`.
     pub(super) fn set_fwmark(&self, mark: u32) -> io::Result<()> {
         self.iter().try_for_each(|socket| socket.set_fwmark(mark))
     }
 
-    /// What to wait for: datagrams on all of them if `receive` is set, and room in the one that is
-    /// full.
+    /// Returns the events to poll for: datagrams on all sockets if `receive` is set, and room in the
+    /// socket that is `full`.
     pub(super) fn events(
         &self,
         receive: bool,
@@ -118,7 +117,7 @@ impl LaneSockets {
     }
 }
 
-/// The socket on the port of `lane`.
+/// Opens the socket on `lane`'s own port.
 fn own(shared: u16, lane: usize, options: SocketOptions) -> Result<UdpSocket, BindError> {
     let port =
         u16::try_from(usize::from(shared) + lane).map_err(|_| BindError::NoPortsAbove { port: shared })?;

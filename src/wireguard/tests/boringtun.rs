@@ -1,4 +1,4 @@
-//! Against an implementation that shares no code with ours.
+//! Interoperability with BoringTun, which shares no code with Laneway.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::super::session::OpenedRun;
 use super::world::{End, at, private};
 use crate::drops::DropTally;
 
-/// An IPv4 packet of 100 bytes that another implementation takes for one.
+/// An IPv4 packet of 100 bytes with a header that BoringTun accepts.
 fn packet(fill: u8) -> [u8; 100] {
     let mut packet = [fill; 100];
     packet[..20].copy_from_slice(&[0x45, 0, 0, 100, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
@@ -24,7 +24,7 @@ fn packet(fill: u8) -> [u8; 100] {
 struct Theirs(Tunn);
 
 impl Theirs {
-    /// The other implementation as the peer of `End::new(1, …)`.
+    /// BoringTun as the peer of `End::new(1, …)`.
     fn new(limiter: Option<Arc<RateLimiter>>) -> Self {
         let secret = StaticSecret::from(*private(2).as_bytes());
         let public = PublicKey::from(*private(1).public_key().as_bytes());
@@ -55,7 +55,7 @@ impl Theirs {
         }
     }
 
-    /// What it opens; empty for a keepalive.
+    /// Returns the opened packet; empty for a keepalive.
     fn opens(&mut self, datagram: &[u8]) -> Vec<u8> {
         let mut room = [0; 2000];
         match self.0.decapsulate(Some(IpAddr::from([192, 0, 2, 9])), datagram, &mut room) {
@@ -70,7 +70,7 @@ fn ours() -> End {
     End::new(1, &private(2).public_key(), Settings::default())
 }
 
-/// Both, with a session that we initiated.
+/// Both ends, with a session that we initiated.
 fn connected() -> (End, Theirs) {
     let (mut ours, mut theirs) = (ours(), Theirs::new(None));
     let initiation = ours.wants_to_send(at(0.0)).remove(0);
@@ -154,8 +154,9 @@ fn our_demand_for_a_cookie_is_understood() {
     assert_eq!(Kind::of(&response), Some(Kind::Response));
 }
 
-/// Datagrams in a run, and the size of each.
+/// Number of datagrams in a run.
 const COUNT: usize = 45;
+/// Size of each datagram, in bytes.
 const STRIDE: usize = 112 + DATA_OVERHEAD;
 
 #[test]

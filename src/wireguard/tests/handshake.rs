@@ -1,4 +1,4 @@
-//! What users rely on in a handshake: that it works, once, with the right peer, and under load.
+//! Handshakes: both roles, replays, authentication failures, and cookies under load.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use super::super::outputs::HandshakeDrop;
 use super::super::protocol::{AddPeerError, Settings};
 use super::world::{End, at, connected, exchange, pair, private, send};
 
-/// Under load from the first message on.
+/// Settings under load from the first message on.
 fn loaded() -> Settings {
     Settings { load: LoadLimits { begins_over: 0, ends_at: 0 }, ..Settings::default() }
 }
@@ -59,7 +59,7 @@ fn a_replayed_initiation_is_dropped() {
     b.receive(at(0.001), &initiation);
     b.receive(at(60.0), &initiation);
     assert_eq!(b.dropped, [HandshakeDrop::Replay; 2]);
-    assert_eq!(b.roamed, 1, "the endpoint stays where it is");
+    assert_eq!(b.roamed, 1, "the endpoint does not change");
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn two_initiations_at_once_are_answered_once_and_the_later_one_counts_when_it_co
     assert_eq!(b.receive(at(5.5), &first).1.len(), 1);
     b.receive(at(5.501), &second);
     assert_eq!(b.dropped, [HandshakeDrop::TooSoon]);
-    assert_eq!(b.receive(at(6.0), &second).1.len(), 1, "what was dropped was not taken");
+    assert_eq!(b.receive(at(6.0), &second).1.len(), 1, "the dropped initiation was not accepted");
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn a_wrong_first_mac_is_dropped_before_anything_else() {
     let (mut a, mut b) = pair(loaded());
     let mut initiation = a.wants_to_send(at(0.0)).remove(0);
     initiation[120] ^= 1;
-    assert_eq!(b.receive(at(0.0), &initiation).1, Vec::<Vec<u8>>::new(), "not even a cookie");
+    assert_eq!(b.receive(at(0.0), &initiation).1, Vec::<Vec<u8>>::new(), "not even a cookie is sent");
     assert_eq!(b.dropped, [HandshakeDrop::Mac1]);
 }
 
@@ -121,12 +121,12 @@ fn under_load_a_cookie_is_demanded_and_then_honoured() {
     let reply = b.receive(at(0.0), &initiation).1.remove(0);
     assert_eq!((Kind::of(&reply), reply.len()), (Some(Kind::CookieReply), COOKIE_REPLY));
     assert_eq!(b.dropped, [HandshakeDrop::CookieDemanded]);
-    assert!(a.receive(at(0.1), &reply).1.is_empty(), "nothing is sent because of a cookie");
+    assert!(a.receive(at(0.1), &reply).1.is_empty(), "a cookie reply triggers no message");
 
     let again = a.poll(at(5.4)).remove(0);
     let elsewhere: SocketAddr = "192.0.2.1:51821".parse().unwrap();
     let (_, reply) = b.receive_from(at(5.4), elsewhere, &again);
-    assert_eq!(Kind::of(&reply[0]), Some(Kind::CookieReply), "the cookie is for another port");
+    assert_eq!(Kind::of(&reply[0]), Some(Kind::CookieReply), "a cookie is only valid for its own port");
     exchange(at(5.4), &mut a, &mut b, vec![again]);
     send(at(5.5), &mut b, &mut a, b"through");
 }
@@ -149,7 +149,7 @@ fn under_load_one_source_is_limited_even_with_a_cookie() {
     assert_eq!(
         (limited, b.dropped.len()),
         (45, 49),
-        "one is answered, four are replays, the rest is limited"
+        "one is answered, four are replays, the rest are rate limited"
     );
 }
 
@@ -216,17 +216,18 @@ fn a_peer_whose_key_becomes_our_own_is_removed() {
 }
 
 #[test]
-fn the_id_of_a_removed_peer_rests_while_a_session_names_it() {
+fn the_identity_of_a_removed_peer_is_never_used_again() {
     let (mut a, _) = connected(at(0.0), Settings::default());
     let (session, key) = (a.sending.take().unwrap(), private(2).public_key());
     assert_eq!(a.protocol.add_peer(key), Err(AddPeerError::Exists(key)));
     assert!(a.protocol.remove_peer(a.peer) && !a.protocol.remove_peer(a.peer));
     assert!(a.table.get(session.local_index()).is_none());
+    drop(session);
     let second = a.protocol.add_peer(key).unwrap();
     assert_ne!(second, a.peer);
-    drop(session);
-    assert_eq!(a.protocol.add_peer(private(3).public_key()), Ok(a.peer));
-    assert_eq!(a.protocol.peers().map(|(id, _)| id).collect::<Vec<_>>(), [a.peer, second]);
+    assert_eq!(second.slot(), a.peer.slot(), "the slot is free");
+    assert!(a.protocol.peer(a.peer).is_none() && !a.protocol.remove_peer(a.peer));
+    assert_eq!(a.protocol.peers().map(|(id, _)| id).collect::<Vec<_>>(), [second]);
 }
 
 #[test]

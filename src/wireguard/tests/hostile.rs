@@ -1,4 +1,4 @@
-//! Whatever bytes come in, the protocol neither panics nor changes its mind about its peers.
+//! Arbitrary input neither panics nor changes the state of a peer.
 
 use proptest::prelude::*;
 
@@ -19,7 +19,7 @@ fn truncated_and_oversized_handshake_messages_are_dropped() {
         b.receive(at(0.0), &initiation[..len]);
     }
     assert_eq!(b.dropped, [HandshakeDrop::NotHandshake; INITIATION + 1]);
-    assert!(!b.receive(at(0.0), &initiation).1.is_empty(), "the real one is still welcome");
+    assert!(!b.receive(at(0.0), &initiation).1.is_empty(), "the real one is still accepted");
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn a_replayed_data_message_is_dropped() {
     assert_eq!(b.open(at(1.0), &datagram), Err(DropReason::Replay));
 }
 
-/// Random bytes with a header that gets them further than random bytes would.
+/// Random bytes with a plausible type and index, so that they pass the first checks.
 fn datagrams() -> impl Strategy<Value = Vec<u8>> {
     let lens = prop_oneof![0usize..300, Just(INITIATION), Just(RESPONSE), Just(COOKIE_REPLY)];
     (0u8..6, lens, any::<u32>(), any::<u64>()).prop_flat_map(|(kind, len, index, _)| {
@@ -57,7 +57,7 @@ fn datagrams() -> impl Strategy<Value = Vec<u8>> {
             for (byte, value) in bytes.iter_mut().zip([kind, 0, 0, 0]) {
                 *byte = value;
             }
-            // A small index is more likely to be one that is in use.
+            // A small index is more likely to be in use.
             for (byte, value) in bytes.iter_mut().skip(4).zip((index % 4).to_le_bytes()) {
                 *byte = value;
             }

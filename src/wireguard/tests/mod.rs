@@ -1,4 +1,4 @@
-//! The protocol as a whole: two of them against each other, and one against another implementation.
+//! Tests of the whole protocol: two instances against each other, and one against BoringTun.
 
 mod boringtun;
 mod handshake;

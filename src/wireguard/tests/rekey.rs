@@ -1,5 +1,5 @@
-//! What users rely on over time: sessions are replaced before they end, silence is noticed, and
-//! a peer that is gone is not called for ever (whitepaper, section 6).
+//! Timers: sessions are replaced before they expire, silence is detected, and handshakes with an
+//! absent peer are abandoned (whitepaper, section 6).
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ fn is_keepalive(datagram: &[u8]) -> bool {
 fn an_initiator_that_sends_replaces_its_session_after_120_seconds() {
     let (mut a, mut b) = connected(at(0.0), Settings::default());
     assert!(a.wants_to_send(at(119.9)).is_empty());
-    assert!(b.wants_to_send(at(121.0)).is_empty(), "the responder leaves it to the initiator");
+    assert!(b.wants_to_send(at(121.0)).is_empty(), "only the initiator rekeys by age");
     let old = a.sending.clone().unwrap();
     let initiation = a.wants_to_send(at(121.0));
     assert!(is_initiation(&initiation[0]));
@@ -33,7 +33,7 @@ fn an_initiator_that_sends_replaces_its_session_after_120_seconds() {
     assert_ne!(a.sending.as_ref().unwrap().local_index(), old.local_index());
     send(at(121.2), &mut a, &mut b, b"on the new one");
     send(at(121.2), &mut b, &mut a, b"on the new one");
-    assert_eq!(a.receive(at(121.2), &late).0, [b"late"], "what was on its way still arrives");
+    assert_eq!(a.receive(at(121.2), &late).0, [b"late"], "a datagram in flight still arrives");
     assert_eq!((a.handshakes, b.handshakes), (2, 2));
 }
 
@@ -52,7 +52,7 @@ fn a_session_carries_nothing_after_180_seconds_and_is_erased_after_540() {
     assert_eq!(b.open(at(180.0), &datagram), Err(DropReason::SessionExpired));
     let index = b.sending.as_ref().unwrap().local_index();
     b.poll_until(at(0.0), at(539.0));
-    assert!(b.sending.is_none(), "the workers were told to stop");
+    assert!(b.sending.is_none(), "the workers stopped sending");
     assert!(b.table.get(index).is_some());
     b.poll(at(540.0));
     assert!(b.table.get(index).is_none());
@@ -73,15 +73,15 @@ fn either_end_starts_anew_when_the_session_has_ended() {
 fn a_session_that_carried_its_share_is_replaced() {
     let messages = MessageLimits { rekey_after: 3, reject_after: 6 };
     let (mut a, mut b) = connected(at(0.0), Settings { messages, ..Settings::default() });
-    // The handshake's keepalive took the first counter.
+    // The keepalive that ends the handshake used the first counter.
     send(at(6.0), &mut a, &mut b, b"1");
     assert!(a.wants_to_send(at(6.0)).is_empty());
     send(at(6.0), &mut a, &mut b, b"2");
     let initiation = a.wants_to_send(at(6.0));
     assert!(is_initiation(&initiation[0]));
     let session = a.sending.clone().unwrap();
-    assert_eq!(session.reserve(4), None, "a run is taken whole or not at all");
-    assert_eq!(session.reserve(1), None, "and the session is used up then");
+    assert_eq!(session.reserve(4), None, "a run is reserved as a whole or not at all");
+    assert_eq!(session.reserve(1), None, "the session is exhausted");
     exchange(at(6.0), &mut a, &mut b, initiation);
     send(at(6.0), &mut a, &mut b, b"on the next session");
 }
@@ -94,7 +94,7 @@ fn an_unanswered_initiation_is_repeated_and_given_up_after_90_seconds() {
     assert_eq!(sent.len() as u32 + 1, MAX_ATTEMPTS);
     let mut last = at(0.0);
     for (moment, datagram) in &sent {
-        assert!(is_initiation(datagram) && datagram[..40] != first[..40], "with a new index and key each");
+        assert!(is_initiation(datagram) && datagram[..40] != first[..40], "each has a new index and key");
         let waited = moment.since(last);
         assert!(REKEY_TIMEOUT <= waited && waited <= REKEY_TIMEOUT + MAX_JITTER, "{waited:?}");
         last = *moment;
@@ -110,7 +110,7 @@ fn data_that_keeps_coming_keeps_the_handshake_going() {
     a.wants_to_send(at(0.0));
     for seconds in 0..300 {
         let now = at(f64::from(seconds));
-        assert!(a.wants_to_send(now).is_empty(), "no more often for it");
+        assert!(a.wants_to_send(now).is_empty(), "waiting data does not cause more initiations");
         a.poll(now);
     }
     assert_eq!(a.failures, 0);
@@ -137,8 +137,8 @@ fn received_data_is_acknowledged_after_10_seconds() {
     let keepalive = b.poll(at(15.0));
     assert!(is_keepalive(&keepalive[0]));
     assert_eq!(a.receive(at(15.0), &keepalive[0]).0, [b""]);
-    assert!(b.poll_until(at(15.0), at(170.0)).is_empty(), "a keepalive asks for no keepalive");
-    assert!(a.poll_until(at(15.0), at(170.0)).is_empty(), "and the data counts as answered");
+    assert!(b.poll_until(at(15.0), at(170.0)).is_empty(), "a keepalive is not acknowledged");
+    assert!(a.poll_until(at(15.0), at(170.0)).is_empty(), "the data counts as answered");
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn a_persistent_keepalive_goes_out_at_once_and_then_in_silence() {
     assert!(sent.iter().all(|(_, datagram)| is_keepalive(datagram)));
     b.receive(at(60.0), &sent[2].1);
     send(at(70.0), &mut b, &mut a, b"not silent");
-    assert_eq!(a.poll_until(at(70.0), at(100.0))[0].0, at(80.0), "data wants its own acknowledgement");
+    assert_eq!(a.poll_until(at(70.0), at(100.0))[0].0, at(80.0), "data is acknowledged after 10 seconds");
     a.protocol.set_persistent_keepalive(a.peer, Some(Duration::ZERO));
     assert_eq!(a.protocol.peer(a.peer).unwrap().persistent_keepalive, None);
 }
@@ -198,7 +198,7 @@ fn a_persistent_keepalive_keeps_a_tunnel_up_by_itself() {
             send(now, &mut b, &mut a, b"reachable at any time");
         }
         now = a.next_poll.unwrap().min(now.after(Duration::from_secs(7)));
-        // What a worker does when it sends.
+        // As a worker does when sending.
         let initiation = a.wants_to_send(now);
         exchange(now, &mut a, &mut b, initiation);
     }
@@ -221,7 +221,7 @@ fn a_handshake_that_must_wait_is_not_forgotten() {
     let session = a.sending.take().unwrap();
     a.protocol.set_private_key(None);
     a.protocol.set_private_key(Some(private(1)));
-    assert!(a.wants_to_send(at(1.0)).is_empty(), "five seconds between two initiations");
+    assert!(a.wants_to_send(at(1.0)).is_empty(), "at least five seconds between two initiations");
     a.poll(at(1.0));
     assert_eq!(a.next_poll, Some(at(5.0)));
     let initiation = a.poll(at(5.0));
@@ -255,8 +255,8 @@ fn a_handshake_under_way_survives_sleep() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever the clock, the network and the users do: no panic, no busy loop (`End::poll`
-    /// checks that), never two sessions' worth of state left behind, and in the end data flows.
+    /// For any sequence of clock jumps, losses and calls, nothing panics, polling does not spin
+    /// (checked by `End::poll`), and data flows in the end.
     #[test]
     fn after_any_history_data_flows_again(
         steps in prop::collection::vec((0u8..8, 0.0f64..400.0, any::<bool>(), any::<bool>()), 1..60),

@@ -1,5 +1,4 @@
-//! The suite that is not WireGuard's: it works between two ends that are both set to it, and nobody
-//! else takes it for WireGuard.
+//! The AES-256-GCM suite: two ends configured for it can talk, and WireGuard peers reject it.
 
 use std::net::IpAddr;
 
@@ -14,7 +13,7 @@ use super::world::{End, at, connected, exchange, pair, private, send};
 
 const AES: Suite = Suite::Aes256Gcm;
 
-/// An end whose peer is set to AES-256-GCM.
+/// Configures the peer of `end` for AES-256-GCM.
 fn set(mut end: End) -> End {
     assert!(end.protocol.set_suite(end.peer, AES));
     end
@@ -63,7 +62,7 @@ fn another_suite_ends_the_session_and_the_next_handshake_is_of_it() {
     assert!(!a.protocol.set_suite(a.peer, AES), "no change");
     let late = a.seal(at(1.0), b"sealed before");
     assert!(b.open(at(1.0), &late).is_err(), "the session is gone");
-    // Not before the time between two initiations is over.
+    // After the minimum time between two initiations.
     let initiation: Vec<_> = a.wants_to_send(at(10.0));
     exchange(at(10.0), &mut a, &mut b, initiation);
     send(at(11.0), &mut a, &mut b, b"there");

@@ -1,4 +1,4 @@
-//! A small world to test in: ends of a tunnel with a clock of their own making.
+//! Test harness: two ends of a tunnel with a simulated clock.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::super::table::SessionTable;
 use crate::drops::{DropReason, DropTally};
 use crate::units::{Nanos, PeerId};
 
-/// Not random at all, but never the same twice, and the same in every run.
+/// A deterministic source of bytes that do not repeat.
 pub(super) struct Counting(pub(super) u64);
 
 impl Entropy for Counting {
@@ -26,10 +26,10 @@ impl Entropy for Counting {
     }
 }
 
-/// Where everyone seems to be.
+/// The source address of all datagrams.
 pub(super) const ADDRESS: &str = "192.0.2.1:51820";
 
-/// One end: the protocol, and a caller that keeps what it is told.
+/// One end of the tunnel: a protocol and a caller that records its outputs.
 pub(super) struct End {
     pub(super) protocol: Protocol,
     pub(super) table: Arc<SessionTable>,
@@ -44,7 +44,7 @@ pub(super) struct End {
     out: Outputs,
 }
 
-/// A moment, `seconds` after the start of the world.
+/// Returns the time `seconds` after the start of the test.
 pub(super) fn at(seconds: f64) -> Nanos {
     Nanos(1_000_000_000).after(Duration::from_secs_f64(seconds))
 }
@@ -53,12 +53,12 @@ fn unix(now: Nanos) -> Duration {
     Duration::from_secs(1_700_000_000) + now.since(Nanos::NEVER)
 }
 
-/// The private key that `seed` stands for.
+/// Returns the private key generated from `seed`.
 pub(super) fn private(seed: u8) -> PrivateKey {
     PrivateKey::generate(&mut Counting(u64::from(seed)))
 }
 
-/// Two ends that know each other.
+/// Two ends configured as each other's peer.
 pub(super) fn pair(settings: Settings) -> (End, End) {
     (End::new(1, &private(2).public_key(), settings), End::new(2, &private(1).public_key(), settings))
 }
@@ -84,20 +84,20 @@ impl End {
         }
     }
 
-    /// Data waits; returns the datagrams to send.
+    /// Reports that data waits for a session. Returns the datagrams to send.
     pub(super) fn wants_to_send(&mut self, now: Nanos) -> Vec<Vec<u8>> {
         self.protocol.data_waits(now, unix(now), &mut self.entropy, self.peer, &mut self.out);
         self.carry_out(now)
     }
 
-    /// Polls; returns the datagrams to send.
+    /// Polls. Returns the datagrams to send.
     pub(super) fn poll(&mut self, now: Nanos) -> Vec<Vec<u8>> {
         self.next_poll = self.protocol.poll(now, unix(now), &mut self.entropy, self.peer, &mut self.out);
         assert!(self.next_poll.is_none_or(|at| at > now), "a poll does all that is due");
         self.carry_out(now)
     }
 
-    /// Polls whenever it wants to be polled, up to `end`; returns what was sent, with the moments.
+    /// Polls at each requested time up to `end`. Returns the datagrams sent, with their times.
     pub(super) fn poll_until(&mut self, mut now: Nanos, end: Nanos) -> Vec<(Nanos, Vec<u8>)> {
         let mut sent = Vec::new();
         while now <= end {
@@ -108,7 +108,7 @@ impl End {
         sent
     }
 
-    /// Takes a datagram; returns the plaintexts it held and the datagrams to send.
+    /// Handles a datagram. Returns its plaintexts and the datagrams to send.
     pub(super) fn receive(&mut self, now: Nanos, datagram: &[u8]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
         self.receive_from(now, ADDRESS.parse().unwrap(), datagram)
     }
@@ -127,7 +127,7 @@ impl End {
         (Vec::new(), self.carry_out(now))
     }
 
-    /// What an outside worker does with a data message.
+    /// Opens a data message as an outside worker does.
     pub(super) fn open(&mut self, now: Nanos, datagram: &[u8]) -> Result<Vec<Vec<u8>>, DropReason> {
         let session = self.table.get(data_receiver(datagram)).ok_or(DropReason::UnknownIndex)?;
         if !session.can_receive(now) {
@@ -141,7 +141,7 @@ impl End {
             return Err(reason);
         }
         if session.awaits_confirmation() {
-            self.protocol.confirmed(unix(now), session.local_index(), &mut self.out);
+            self.protocol.confirmed(unix(now), &session, &mut self.out);
         }
         if opened[0].len == 0 {
             session.activity().received_keepalive(now);
@@ -151,7 +151,7 @@ impl End {
         Ok(opened.iter().map(|o| run[o.offset as usize..][..o.len as usize].to_vec()).collect())
     }
 
-    /// What an inside worker does with a packet.
+    /// Seals a packet as an inside worker does.
     pub(super) fn seal(&mut self, now: Nanos, payload: &[u8]) -> Vec<u8> {
         let session = self.sending.as_ref().expect("there is a session to send with");
         assert!(session.can_send(now));
@@ -186,7 +186,7 @@ impl End {
     }
 }
 
-/// Carries datagrams to and fro until nobody has any left.
+/// Delivers datagrams in both directions until none are left.
 pub(super) fn exchange(now: Nanos, a: &mut End, b: &mut End, mut to_b: Vec<Vec<u8>>) {
     let mut to_a = Vec::new();
     while !to_a.is_empty() || !to_b.is_empty() {
