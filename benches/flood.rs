@@ -1,8 +1,7 @@
-//! What a flood of handshake messages costs live traffic: bulk TCP through two routers, alone and with 20,000 bad
-//! handshakes a second at the receiving one, in turn. Needs root, for namespaces.
+//! Cost of a handshake flood to live traffic: bulk TCP through two routers, alternating between none and 20,000
+//! bad handshakes per second at the receiving router. Needs root, for namespaces.
 //!
-//! Everything shares the processors of this machine, the flood's sender too, which a real router would not
-//! pay for: its own time is printed.
+//! The flood's sender shares this machine's CPUs, a cost that a real router does not have. Its CPU time is printed.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -19,17 +18,17 @@ use support::flood::{Flood, target};
 use support::tunnel::Family;
 use support::{lab, ping::ping, router, routers};
 
-/// How long each measurement takes.
+/// Length of each measurement.
 const SECONDS: Duration = Duration::from_secs(5);
 
-/// Measurements with and without, of each flood.
+/// Pairs of measurements, with and without, for each flood.
 const ROUNDS: usize = 3;
 
 fn main() {
-    // Only `cargo bench` says so. A check that benches start at all has no minutes to spare.
+    // Only `cargo bench` passes `--bench`. `cargo test --benches` must not take minutes.
     let measures = std::env::args().any(|argument| argument == "--bench");
     if !measures || !may_administer().is_ok_and(|may| may) {
-        println!("left out: it takes `cargo bench`, and root for its namespaces");
+        println!("skipped: needs `cargo bench`, and root for namespaces");
         return;
     }
     let lab = lab();
@@ -52,7 +51,7 @@ fn main() {
             });
             ratios.push(flooded / alone);
             println!(
-                "{flood:?}: {alone:.2} Gbit/s alone, {flooded:.2} under {} a second; of a processor, {}",
+                "{flood:?}: {alone:.2} Gbit/s alone, {flooded:.2} under {} per second; CPU: {}",
                 sent / SECONDS.as_secs(),
                 share(&before, &cpu()),
             );
@@ -63,7 +62,7 @@ fn main() {
     }
 }
 
-/// 10⁹ bits a second of TCP through the tunnel.
+/// Returns the rate of TCP through the tunnel in Gbit/s.
 fn bulk(lab: &Lab) -> f64 {
     let (from, to) = (&lab.left.namespace, &lab.right.namespace);
     let limit = Limit::Time(SECONDS);
@@ -72,7 +71,7 @@ fn bulk(lab: &Lab) -> f64 {
     outcome.unwrap_or_else(|error| panic!("{error}")).gbit_per_second
 }
 
-/// What became of the flood so far, by reason.
+/// Prints the handshake messages dropped so far, by reason.
 fn outcome(router: &Router) {
     let metrics = router.metrics_text();
     let family = "laneway_handshake_messages_dropped_total";
@@ -81,10 +80,10 @@ fn outcome(router: &Router) {
     }
     let full =
         routers::metrics(router).sum("laneway_dropped_packets_total", &[("reason", "peer_inbox_full")]);
-    println!("    {full} found the peer actor's inbox full");
+    println!("    {full} dropped because the channel to the peer actor was full");
 }
 
-/// Clock ticks of each thread, by name (`proc_pid_stat(5)`).
+/// Returns the CPU time of each thread in clock ticks, by name (`proc_pid_stat(5)`).
 fn cpu() -> Vec<(String, u64)> {
     let tasks = std::fs::read_dir("/proc/self/task").expect("/proc").filter_map(Result::ok);
     let mut threads = Vec::new();
@@ -99,7 +98,7 @@ fn cpu() -> Vec<(String, u64)> {
     threads
 }
 
-/// The share of a processor that each of the routers' threads took between two moments.
+/// Returns the share of a CPU that each thread used between two moments.
 fn share(before: &[(String, u64)], after: &[(String, u64)]) -> String {
     const TICKS: f64 = 100.0;
     let mut shares = Vec::new();

@@ -1,5 +1,5 @@
-//! What a handshake message costs the peer actor, by how far it gets: the measure for when a router counts as
-//! under load (`wireguard::limiter`).
+//! Cost of a handshake message for the peer actor, by how far it gets. The load threshold in
+//! `wireguard::limiter` is based on it.
 
 use std::hint::black_box;
 use std::net::SocketAddr;
@@ -34,14 +34,14 @@ impl End {
         End { protocol, peer, entropy, out: Outputs::new() }
     }
 
-    /// Takes a datagram and returns what is to be sent for it.
+    /// Handles a datagram and returns the reply.
     fn receive(&mut self, now: Nanos, datagram: &[u8]) -> Option<Vec<u8>> {
         let from = SocketAddr::from(([192, 0, 2, 1], 51820));
         self.protocol.handle_datagram(now, UNIX, &mut self.entropy, from, datagram, &mut self.out);
         self.sent()
     }
 
-    /// Begins a handshake; message 1.
+    /// Begins a handshake and returns message 1.
     fn initiate(&mut self, now: Nanos) -> Vec<u8> {
         self.protocol.data_waits(now, UNIX, &mut self.entropy, self.peer, &mut self.out);
         self.sent().expect("a handshake begins")

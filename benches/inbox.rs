@@ -1,5 +1,5 @@
-//! What it costs to hand a batch to another worker and to get its slab back: while the other looks
-//! for work, and while it sleeps. The bytes are those of one superpacket a batch.
+//! Cost of handing a batch to another worker and getting it back, while that worker spins and while it sleeps.
+//! Throughput counts one superpacket per batch.
 
 use std::sync::Arc;
 use std::thread;
@@ -16,14 +16,14 @@ use laneway::offload::Shutdown;
 /// A superpacket: 45 segments of 1,420 bytes.
 const BYTES: u64 = 45 * 1420;
 
-/// What the other worker does while there is nothing to do.
+/// What the other worker does while idle.
 #[derive(Clone, Copy, PartialEq)]
 enum Idle {
     Looks,
     Sleeps,
 }
 
-/// A worker that only gives slabs back, and the way to it.
+/// A worker that only returns batches, and the ring to it.
 struct Bench {
     pool: Pool<OutboundBatch>,
     inbox: Arc<Inbox<OutboundBatch>>,
@@ -56,7 +56,7 @@ impl Bench {
         Self { pool, inbox, sleeper: near, shutdown, worker: Some(worker) }
     }
 
-    /// Hands over `batches`, as many at once as there are slabs.
+    /// Hands over `batches`, as many at once as the pool holds.
     fn stream(&mut self, batches: u64) -> Duration {
         let start = Instant::now();
         for _ in 0..batches {
@@ -74,7 +74,7 @@ impl Bench {
         start.elapsed()
     }
 
-    /// Hands over `batches`, each when the one before has come back; asleep until then.
+    /// Hands over `batches` one at a time, sleeping until each is returned.
     fn round_trips(&mut self, batches: u64) -> Duration {
         let start = Instant::now();
         for _ in 0..batches {

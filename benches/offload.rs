@@ -1,5 +1,5 @@
-//! What the inside costs per packet without the kernel: cutting superpackets, merging segments, and
-//! the checksum under both.
+//! Cost per packet of the inside without the kernel: cutting superpackets, coalescing segments, and the checksums
+//! of both.
 
 use std::hint::black_box;
 
@@ -11,9 +11,9 @@ use laneway::offload::{
 };
 use laneway::packet::checksum::Sum;
 
-/// The payload of a segment at an MTU of 1,420 bytes, TCP with timestamps.
+/// Payload bytes of a segment at an MTU of 1,420 bytes, TCP with timestamps.
 const SEGMENT: usize = 1420 - 52;
-/// Segments that one UDP GSO send carries.
+/// Segments per UDP GSO send.
 const SEGMENTS: usize = 45;
 
 fn tcp(sequence: u32, id: u16, payload: &[u8]) -> Vec<u8> {
@@ -29,7 +29,7 @@ fn tcp(sequence: u32, id: u16, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Puts superpackets together, as the writer does before it calls the kernel.
+/// Assembles superpackets as the writer does before its system call.
 struct Assembler(Vec<u8>);
 
 impl Sink for Assembler {

@@ -1,7 +1,7 @@
-//! What it costs to find the peer of an address among 10 to 50,000 allowed IPs, and to change a table of them.
+//! Cost of finding the peer of an address among 10 to 50,000 allowed IPs, and of changing such a table.
 //!
-//! The workers look up every superpacket on its way out and every packet on its way in. A change of the
-//! configuration copies the table once.
+//! Workers do one look-up per superpacket out and one per packet in. A configuration change copies the table
+//! once.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,10 +12,10 @@ use laneway::routes::Routes;
 
 const SIZES: [u32; 3] = [10, 1_000, 50_000];
 
-/// Addresses looked up in turn, so that the cache does not hold the one way down the tree.
+/// Number of addresses looked up in turn, so that the cache does not hold a single path through the tree.
 const ASKED: u32 = 1024;
 
-/// The address with this number, scattered over what is private: `10.0.0.0/8` and `fd00::/8`.
+/// Returns the address with this number, scattered over `10.0.0.0/8` or `fd00::/8`.
 fn address(number: u32, six: bool) -> IpAddr {
     // An odd factor maps numbers one to one (Knuth, "The Art of Computer Programming", section 6.4).
     let scattered = number.wrapping_mul(2_654_435_761);
@@ -27,7 +27,7 @@ fn address(number: u32, six: bool) -> IpAddr {
     }
 }
 
-/// As many prefixes, one in four a network and the others single addresses.
+/// Returns a table of `size` prefixes, one in four a network and the others single addresses.
 fn table(size: u32, six: bool) -> Routes<u32> {
     let mut routes = Routes::default();
     for number in 0..size {

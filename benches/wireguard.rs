@@ -1,4 +1,4 @@
-//! What it costs to seal and to open a superpacket: 45 segments of 1420 bytes, as one run.
+//! Cost of sealing and opening a superpacket: one run of 45 segments of 1,420 bytes.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ fn superpacket_by(c: &mut Criterion, name: &str, suite: Suite, backend: Backend)
         });
     });
 
-    // Each run is opened once: the second time it would be a replay, and cheaper.
+    // Each run is opened once: a second time it would be a replay, and cheaper.
     let (mut opened, mut drops) = (OpenedRun::new(), DropTally::default());
     group.bench_function(format!("open, {name}"), |bencher| {
         bencher.iter_batched_ref(

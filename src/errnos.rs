@@ -1,8 +1,8 @@
-//! What the kernel refused, counted by errno: the `errno` label of the metrics.
+//! Counters of system call failures by errno, for the `errno` label of the metrics.
 
 use nix::errno::Errno;
 
-/// The errnos that are counted by name, with the `errno` label of their metric.
+/// Errnos that have a counter of their own, each with its value of the `errno` label.
 const NAMED: [(Errno, &str); 14] = [
     (Errno::EACCES, "EACCES"),
     (Errno::EADDRNOTAVAIL, "EADDRNOTAVAIL"),
@@ -20,34 +20,35 @@ const NAMED: [(Errno, &str); 14] = [
     (Errno::EPERM, "EPERM"),
 ];
 
-/// Counts by errno: the ones that TUN queues and UDP sockets are known to return, and
-/// all others together.
+/// Counts by errno: one counter for each errno that TUN queues and UDP sockets are known to return,
+/// and one shared by all others.
 #[derive(Clone, Debug, Default)]
 pub struct ErrnoCounts([u64; NAMED.len() + 1]);
 
 impl ErrnoCounts {
-    /// The value of the `errno` label of each count, in their order.
+    /// Returns the value of the `errno` label for each counter, in counter order.
     pub fn labels() -> impl Iterator<Item = &'static str> {
         NAMED.iter().map(|(_, label)| *label).chain(["other"])
     }
 
-    /// Counts one `errno`.
+    /// Counts one occurrence of `errno`.
     pub fn add(&mut self, errno: Errno) {
         self.0[Self::index(errno)] += 1;
     }
 
-    /// How many there were of `errno`; for one that has no label, how many of all such.
+    /// Returns the count of `errno`. For an errno without a label of its own, returns the shared count
+    /// (`other`).
     pub fn of(&self, errno: Errno) -> u64 {
         self.0[Self::index(errno)]
     }
 
-    /// How many there were of any errno.
+    /// Returns the sum of all counts.
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
     }
 
-    /// Hands over, as position among [`labels`](Self::labels) and count, and clears every count that
-    /// is not zero.
+    /// Calls `each` with every nonzero count and its position in [`labels`](Self::labels), and resets it
+    /// to zero.
     pub fn take(&mut self, mut each: impl FnMut(usize, u64)) {
         for (position, count) in self.0.iter_mut().enumerate() {
             if *count != 0 {

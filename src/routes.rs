@@ -1,15 +1,17 @@
-//! Allowed IPs: which peer an inner address belongs to, by longest prefix.
+//! Allowed IPs: maps an inner address to its peer by longest prefix match.
 //!
-//! One table over all peers answers both questions of cryptokey routing (whitepaper section 2):
-//! whom a packet read from the TUN is for, and whether an opened packet's source is its sender's.
+//! One table for all peers serves both directions of cryptokey routing (whitepaper section 2):
+//! outbound it selects the peer for a packet read from the TUN; inbound it verifies that the source
+//! address of an opened packet belongs to the peer that sent the packet.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixMap;
 
-/// Prefixes of both families and what each belongs to. Immutable while workers read it: the owner
-/// changes a copy and publishes that.
+/// Longest-prefix-match table of IPv4 and IPv6 prefixes, each with its owner.
+///
+/// Workers read an immutable table; to change it, its owner modifies a copy and publishes the copy.
 #[derive(Clone, Debug)]
 pub struct Routes<T> {
     map: JointPrefixMap<IpNet, T>,
@@ -22,38 +24,39 @@ impl<T> Default for Routes<T> {
 }
 
 impl<T> Routes<T> {
-    /// Gives `net` to `owner`; whoever had exactly this prefix loses it, as in every WireGuard.
+    /// Assigns `net` to `owner` and returns the previous owner of exactly this prefix, which loses it,
+    /// as in every WireGuard implementation. Host bits of `net` are ignored.
     pub fn insert(&mut self, net: IpNet, owner: T) -> Option<T> {
         self.map.insert(net.trunc(), owner)
     }
 
-    /// Takes `net` from whoever has exactly this prefix.
+    /// Removes exactly the prefix `net` and returns its owner. Host bits of `net` are ignored.
     pub fn remove(&mut self, net: IpNet) -> Option<T> {
         self.map.remove(&net.trunc())
     }
 
-    /// The owner of exactly this prefix.
+    /// Returns the owner of exactly the prefix `net`. Host bits of `net` are ignored.
     pub fn get(&self, net: IpNet) -> Option<&T> {
         self.map.get(&net.trunc())
     }
 
-    /// The owner of the longest prefix that holds `address`.
+    /// Returns the owner of the longest prefix that contains `address`.
     #[inline]
     pub fn lookup(&self, address: IpAddr) -> Option<&T> {
         self.map.get_lpm(&IpNet::from(address)).map(|(_, owner)| owner)
     }
 
-    /// Every prefix with its owner.
+    /// Iterates over all prefixes and their owners.
     pub fn iter(&self) -> impl Iterator<Item = (IpNet, &T)> {
         self.map.iter()
     }
 
-    /// How many prefixes there are.
+    /// Returns the number of prefixes.
     pub fn len(&self) -> usize {
         self.map.len()
     }
 
-    /// Whether there is no prefix.
+    /// Returns whether the table has no prefixes.
     pub fn is_empty(&self) -> bool {
         self.map.is_empty()
     }
@@ -65,7 +68,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn net() -> impl Strategy<Value = IpNet> {
-        // Few distinct addresses, so that prefixes nest and collide.
+        // Few distinct addresses, so that prefixes often nest and collide.
         prop_oneof![
             (0_u32..64, 0_u8..=32).prop_map(|(low, len)| {
                 IpNet::new(IpAddr::V4((0x0a00_0000 | low << 20 | low).into()), len).unwrap()

@@ -56,7 +56,7 @@ fn where_the_tests_run_a_router_runs_and_nothing_is_left_behind() {
     // The kernel takes devices away in its own time.
     wait_until("the devices from before", || links(&lab.left) == before);
     for (name, word) in [
-        ("configuration", "sound"),
+        ("configuration", "valid"),
         ("capabilities", "CAP_NET_ADMIN"),
         ("TUN device", "2 queues"),
         ("TUN offload, TCP", "TSO"),
@@ -64,7 +64,7 @@ fn where_the_tests_run_a_router_runs_and_nothing_is_left_behind() {
         ("UDP GSO", "one system call"),
         ("UDP GRO", "one message"),
         ("socket buffers", "32768 KiB"),
-        ("CPUs and pinning", "inside+outside worker by queue: "),
+        ("CPUs and pinning", "inside+outside worker per queue: "),
     ] {
         let check = check(&report, name);
         let found = check["found"].as_str().unwrap();

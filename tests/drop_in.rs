@@ -64,7 +64,7 @@ fn a_log_that_was_asked_for_goes_on_in_the_background() {
     router.signal(Signal::SIGTERM);
     assert_eq!(router.wait(), Some(0));
     let said = fs::read_to_string(&log).expect("a log");
-    assert!(said.contains("stopping: a signal asked for it"), "{said}");
+    assert!(said.contains("stopping: received a signal"), "{said}");
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn what_keeps_it_from_starting_is_said_before_the_command_ends() {
         (running.device.as_str(), ("LOG_LEVEL", "error"), 1, "exists already"),
         (&device, ("LANEWAY_QUEUES", "many"), 2, "LANEWAY_QUEUES=many: expected"),
         (&device, ("LANEWAY_UAPI_DIR", "/dev/null"), 1, "/dev/null"),
-        ("a/b", ("LOG_LEVEL", "error"), 2, "cannot be an interface's name"),
+        ("a/b", ("LOG_LEVEL", "error"), 2, "cannot be an interface name"),
     ] {
         let done = background::run(&lab.left, &[name], &[variable]);
         let said = String::from_utf8_lossy(&done.stderr);

@@ -228,7 +228,7 @@ fn a_mistake_in_the_environment_is_named_and_nothing_is_created() {
     let mistakes = [
         ("LANEWAY_QUEUES", "many", "LANEWAY_QUEUES=many: expected `auto` or a number"),
         ("LANEWAY_QUEUE", "1", "did you mean LANEWAY_QUEUES"),
-        ("LANEWAY_PRIVATE_KEY_FILE", "/nonexistent/key", "/nonexistent/key: cannot read it"),
+        ("LANEWAY_PRIVATE_KEY_FILE", "/nonexistent/key", "/nonexistent/key: cannot read the file"),
         ("LANEWAY_PRIVATE_KEY_FILE", &no_key, "named by LANEWAY_PRIVATE_KEY_FILE"),
     ];
     for (variable, value, want) in mistakes {

@@ -108,7 +108,7 @@ fn requests_that_wait_for_a_thread_that_stands_still_hold_nobody_else_up() {
         client.read_to_string(&mut answer).unwrap();
         assert!(answer.ends_with("errno=0\n\n"), "{answer}");
     }
-    wait_until("the reload", || process.said().contains("the configuration is as the file has it now"));
+    wait_until("the reload", || process.said().contains("configuration reloaded from the file"));
     assert_eq!(output(&lab.left.namespace, &["wg", "show", &device, "listen-port"], "").trim(), "51821");
     process.signal(Signal::SIGTERM);
     assert_eq!(process.wait(), Some(0), "{}", process.said());

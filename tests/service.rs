@@ -53,7 +53,7 @@ fn the_service_manager_is_told_when_the_router_is_up_reloads_and_stops() {
     process.signal(Signal::SIGHUP);
     let reloading = heard();
     assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
-    assert_eq!(heard(), "READY=1\nSTATUS=the configuration is as the file has it now");
+    assert_eq!(heard(), "READY=1\nSTATUS=configuration reloaded from the file");
 
     write("Nonsense = 1");
     process.signal(Signal::SIGHUP);

@@ -265,7 +265,7 @@ fn a_name_that_is_waited_for_does_not_hold_up_the_end() {
         process.signal(signal);
         assert_eq!(process.wait(), Some(0), "{}", process.said());
         let said = process.said();
-        assert!(said.contains("stopping: a signal asked for it"), "{said}");
+        assert!(said.contains("stopping: received a signal"), "{said}");
         assert!(!said.contains("has no address yet"), "it waited for the name all the same: {said}");
         assert!(!said.contains("left behind"), "{said}");
         // The kernel takes the device away in its own time.

@@ -201,7 +201,7 @@ fn a_sighup_during_the_start_is_a_reload_afterwards() {
         process.signal(Signal::SIGHUP);
         wait_until("the reload", || {
             assert!(process.is_running(), "number {number}: it ended: {}", process.said());
-            process.said().contains("the configuration is as the file has it now")
+            process.said().contains("configuration reloaded from the file")
         });
         process.signal(Signal::SIGTERM);
         assert_eq!(process.wait(), Some(0), "{}", process.said());

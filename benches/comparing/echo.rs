@@ -1,13 +1,13 @@
-//! Requests and answers over TCP, for `benches/compare`: so little work at both ends that the tunnel
-//! between them is what is measured.
+//! Requests and answers over TCP, for `benches/compare`. Both ends do so little work that the tunnel
+//! dominates.
 //!
 //! ```text
-//! echo serve ADDRESS                          answers for ever
+//! echo serve ADDRESS                          answers until killed
 //! echo ask ADDRESS CONNECTIONS SECONDS        asks, then prints one line of JSON
 //! ```
 //!
-//! Each connection has one request of [`MESSAGE`] bytes under way and sends the next when the answer is
-//! there. One thread serves all connections at either end.
+//! Each connection has one request of [`MESSAGE`] bytes pending and sends the next after the answer. One
+//! thread serves all connections at either end.
 
 use std::env;
 use std::error::Error;
@@ -18,19 +18,19 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-/// Bytes of a request, and of its answer.
+/// Size of a request and of an answer in bytes.
 const MESSAGE: usize = 64;
 
-/// Events taken by one wait.
+/// Maximum events per wait.
 const EVENTS: usize = 64;
 
-/// The token of the listener; a connection's token is its index.
+/// Token of the listener; a connection's token is its index.
 const LISTENER: u64 = u64::MAX;
 
-/// How long nothing may come, in milliseconds, before asking is given up.
+/// Silence after which asking fails, in milliseconds.
 const SILENCE: u16 = 5_000;
 
-/// Room for this many answers a second before the list of times has to grow.
+/// Preallocated capacity for times, in answers per second.
 const EXPECTED_RATE: usize = 250_000;
 
 fn main() -> ExitCode {
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Sends back whatever comes, on every connection.
+/// Echoes on every connection.
 fn serve(address: &str) -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(address)?;
     let epoll = Epoll::new(EpollCreateFlags::empty())?;
@@ -67,7 +67,7 @@ fn serve(address: &str) -> Result<(), Box<dyn Error>> {
                 connections.push(Some(connection));
                 continue;
             }
-            // A connection that is closed leaves the epoll set by itself.
+            // Closing a connection removes it from the epoll set.
             let slot = &mut connections[event.data() as usize];
             if let Some(connection) = slot
                 && send_back(connection).is_err()
@@ -78,8 +78,8 @@ fn serve(address: &str) -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Sends back what is there. Neither call waits: something is there, and an asker never has more than
-/// one message under way.
+/// Echoes what has arrived. Neither call blocks: the socket is readable, and an asker has at most one message
+/// pending.
 fn send_back(connection: &mut TcpStream) -> io::Result<()> {
     let mut bytes = [0; MESSAGE];
     match connection.read(&mut bytes)? {
@@ -88,11 +88,11 @@ fn send_back(connection: &mut TcpStream) -> io::Result<()> {
     }
 }
 
-/// A connection with one request under way.
+/// A connection with one pending request.
 struct Asker {
     connection: TcpStream,
     asked: Instant,
-    /// Bytes of the answer that are still to come.
+    /// Bytes of the answer not yet received.
     missing: usize,
 }
 
@@ -109,7 +109,7 @@ impl Asker {
         self.connection.write_all(&[0x5a; MESSAGE])
     }
 
-    /// Reads what is there, and says how long the answer took if that was the end of it.
+    /// Reads what has arrived. Returns the round-trip time if the answer is complete.
     fn read(&mut self) -> io::Result<Option<Duration>> {
         let mut bytes = [0; MESSAGE];
         let length = self.connection.read(&mut bytes[..self.missing])?;
@@ -121,7 +121,7 @@ impl Asker {
     }
 }
 
-/// Asks for `seconds` and prints how many answers came and how long they took.
+/// Asks for `seconds`, then prints the number of answers and their times.
 fn ask(address: &str, connections: &str, seconds: &str) -> Result<(), Box<dyn Error>> {
     let connections: usize = connections.parse()?;
     let span = Duration::from_secs_f64(seconds.parse()?);
@@ -168,7 +168,7 @@ fn ask(address: &str, connections: &str, seconds: &str) -> Result<(), Box<dyn Er
     Ok(())
 }
 
-/// The smallest time that `percent` of them do not exceed (nearest rank); none of none.
+/// Returns the nearest-rank percentile, or `None` without samples.
 fn percentile(sorted: &[Duration], percent: usize) -> Option<Duration> {
     let rank = (sorted.len() * percent).div_ceil(100);
     sorted.get(rank.saturating_sub(1)).copied()

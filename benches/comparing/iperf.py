@@ -1,11 +1,11 @@
-"""iperf3: one server for one client, and what its report says."""
+"""iperf3: one server per client, and its report."""
 
 import json
 from contextlib import ExitStack, contextmanager
 
 from .lab import Failed, LabError, wait_until
 
-# The same everywhere, whatever the machine's default is.
+# Fixed, so that runs do not depend on the machine's default.
 CONGESTION_CONTROL = "cubic"
 PORT = 5201
 
@@ -23,7 +23,7 @@ def server(namespace, port=PORT):
 
 @contextmanager
 def servers(namespace, ports):
-    """A server on each of the ports, which it gives back."""
+    """Starts a server on each port and yields the ports."""
     with ExitStack() as all_of_them:
         for port in ports:
             all_of_them.enter_context(server(namespace, port))
@@ -31,7 +31,7 @@ def servers(namespace, ports):
 
 
 def client(target, seconds, *options, port=PORT):
-    """The command line of a client."""
+    """Returns the command line of a client."""
     return ["iperf3", "--client", target, "--port", port, "--time", seconds, "--json",
             "--connect-timeout", 5000, *options]
 
@@ -41,22 +41,22 @@ def tcp(streams, *options):
 
 
 def udp(payload, *options, bitrate=0):
-    """Datagrams with `payload` bytes; a bit rate of zero is as fast as they can be sent."""
+    """Returns options for datagrams of `payload` bytes; a bitrate of zero sends as fast as possible."""
     return ["--udp", "--bitrate", bitrate, "--length", payload, *options]
 
 
 def run(namespace, target, seconds, *options):
-    """Runs a client to its end and returns the end of its report."""
+    """Runs a client and returns the `end` section of its report."""
     argv = client(target, seconds, *options)
     try:
         return report(namespace.run(*argv, timeout=seconds + 20))
     except Failed as failure:
-        # The reason is in what it printed; the status says nothing.
+        # The reason is in the output, not in the status.
         return report(failure.printed)
 
 
 def report(text):
-    """The end of a report: the sums over all streams."""
+    """Returns the `end` section of a report: the sums over all streams."""
     try:
         whole = json.loads(text)
     except ValueError:
@@ -66,12 +66,12 @@ def report(text):
     end = whole["end"]
     used = end.get("sender_tcp_congestion", CONGESTION_CONTROL)
     if used != CONGESTION_CONTROL:
-        raise LabError(f"iperf3 sent with {used} for {CONGESTION_CONTROL}")
+        raise LabError(f"iperf3 used {used} instead of {CONGESTION_CONTROL}")
     if end["sum_received"]["bytes"] <= 0:
         raise LabError("iperf3: nothing arrived")
     return end
 
 
 def gigabits(received):
-    """Gbit/s of a sum of received streams."""
+    """Returns the rate of a sum of received streams in Gbit/s."""
     return received["bytes"] * 8e-9 / received["seconds"]

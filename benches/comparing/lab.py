@@ -1,9 +1,8 @@
-"""The laboratory: network namespaces, the cables between them, and the processes inside.
+"""The lab: network namespaces, veth pairs between them, and the processes inside.
 
-A namespace has no name. A process that only sleeps holds it, and the kernel takes it and its
-devices away with the last process inside. All processes here are ended by their pid when the
-laboratory is left, and by the kernel should this program be killed; all that can stay behind then
-are a folder of logs and the files of control sockets.
+Namespaces have no name. Each is held by a sleeping process, and the kernel removes it and its devices with
+its last process. The lab ends its processes by pid on exit; the kernel ends them if this program is killed.
+Only a folder of logs and control socket files can remain then.
 """
 
 import ctypes
@@ -23,14 +22,14 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class LabError(Exception):
-    """A step did not work; the text says which, and the end of what the program said."""
+    """A step failed; the text names it and has the end of the program's output."""
 
     def __init__(self, text, said=""):
         super().__init__(f"{text}: {' '.join(said.split())[-200:]}" if said else text)
 
 
 def stop_on_signals():
-    """Makes every polite signal leave the program the way an error does."""
+    """Makes every stop signal unwind the program as an error does."""
     def leave(number, _frame):
         raise SystemExit(128 + number)
     for number in STOP_SIGNALS:
@@ -38,7 +37,7 @@ def stop_on_signals():
 
 
 def wait_until(condition, what, seconds=15):
-    """Waits until `condition()` is true."""
+    """Waits until `condition()` is true; fails after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -47,7 +46,7 @@ def wait_until(condition, what, seconds=15):
 
 
 def run(argv, timeout=30, text=None):
-    """Runs a program to its end and returns what it printed."""
+    """Runs a program and returns its output."""
     argv = [str(word) for word in argv]
     try:
         done = subprocess.run(argv, input=text, timeout=timeout, text=True, start_new_session=True,
@@ -68,7 +67,7 @@ class Failed(LabError):
 
 
 class Process:
-    """A program that runs in the background. What it prints goes to a file."""
+    """A program that runs in the background. Its output goes to a file."""
 
     def __init__(self, name, argv, log, environ=None):
         self.name = name
@@ -85,10 +84,10 @@ class Process:
 
     def must_run(self):
         if not self.runs():
-            raise LabError(f"{self.name} ended by itself", self.printed())
+            raise LabError(f"{self.name} ended unexpectedly", self.printed())
 
     def finish(self, seconds):
-        """Waits for its end, which may be a failure, and returns what it printed."""
+        """Waits until it ends, successfully or not, and returns its output."""
         try:
             self._child.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -99,7 +98,7 @@ class Process:
         return Path(self.log).read_text(errors="replace")
 
     def listens(self, port):
-        """Whether a TCP socket in its namespace listens on `port`."""
+        """Returns whether a TCP socket in its namespace listens on `port`."""
         self.must_run()
         for table in ("tcp", "tcp6"):
             for line in Path(f"/proc/{self.pid}/net/{table}").read_text().splitlines()[1:]:
@@ -123,7 +122,7 @@ class Process:
 
 
 class Namespace:
-    """A network namespace, held by a process that sleeps."""
+    """A network namespace, held by a sleeping process."""
 
     def __init__(self, lab, name):
         self.name = name
@@ -137,7 +136,7 @@ class Namespace:
         return os.readlink(f"/proc/{self.holder.pid}/ns/net") != os.readlink("/proc/self/ns/net")
 
     def _inside(self, argv):
-        # nsenter becomes the program, so that its pid is the program's.
+        # nsenter executes the program, so its pid is the program's.
         return ["nsenter", "--net", f"--target={self.holder.pid}", *argv]
 
     def run(self, *argv, timeout=30):
@@ -151,7 +150,7 @@ class Namespace:
 
 
 class Lab:
-    """`with Lab() as lab:` what is made in it is gone after it."""
+    """Removes everything created in `with Lab() as lab:` when the block ends."""
 
     def __enter__(self):
         self.folder = Path(tempfile.mkdtemp(prefix="laneway-compare-"))
@@ -176,7 +175,7 @@ class Lab:
         return Namespace(self, name)
 
     def start(self, name, argv, environ=None):
-        # Between the start of a process and its entry in the list no signal may come.
+        # A signal between the start of a process and its entry in the list would leak it.
         held = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             process = Process(name, argv, self.folder / f"{len(self._processes)}.log", environ)
@@ -186,12 +185,12 @@ class Lab:
         return process
 
     def will_leave(self, path):
-        """Has a file removed that a process may leave behind."""
+        """Registers a file to remove at the end, if a process leaves it behind."""
         self._sockets.append(Path(path))
 
     @staticmethod
     def cable(left, right, device, left_address, right_address):
-        """Joins two namespaces by a veth pair; both ends are called `device`."""
+        """Joins two namespaces with a veth pair; both ends are named `device`."""
         run(["ip", "link", "add", device, "netns", left.holder.pid, "type", "veth",
              "peer", "name", device, "netns", right.holder.pid])
         for namespace, address in ((left, left_address), (right, right_address)):
@@ -200,17 +199,17 @@ class Lab:
 
 
 def cut_into_packets(namespace, device):
-    """Makes each datagram cross a veth by itself, as on a wire, and lets the receiver merge them."""
-    # A veth does GRO only for a sender that does no TSO.
+    """Makes each datagram cross a veth separately, as on a wire, and lets the receiver merge them."""
+    # veth does GRO only if the sender does no TSO.
     namespace.run("ethtool", "-K", device, "tso", "off", "tx-udp-segmentation", "off", "gro", "on")
 
 
 def _environment():
-    """Ours without what would tune a Laneway: that is said, and told, for each program."""
+    """Returns our environment without LANEWAY_* variables, which are set and reported per program."""
     return {name: value for name, value in os.environ.items() if not name.startswith("LANEWAY_")}
 
 
 def _die_with_us():
-    # A child begins with the signals blocked that were blocked when it was started.
+    # A child inherits the blocked signals.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""The loads: what is sent through a tunnel, and the figures that come of it."""
+"""The loads: what is sent through a tunnel, and the resulting figures."""
 
 import json
 import math
@@ -20,7 +20,7 @@ ECHO_PORT = 7007
 
 @dataclass(frozen=True)
 class Figure:
-    """A number that is measured."""
+    """A measured number."""
     key: str
     title: str
     unit: str
@@ -29,24 +29,24 @@ class Figure:
 
 @dataclass(frozen=True)
 class Line:
-    """A tunnel as a load sees it: two namespaces and the address of the far one."""
+    """A tunnel as a load sees it: two namespaces and the far end's address."""
     near: object
     far: object
     target: str
-    device: str          # the tunnel's at the far end
-    echo: str            # the program that asks and answers
+    device: str          # tunnel device at the far end
+    echo: str            # path of the echo program
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a load brought: values by the figures' keys, and the bytes that surely crossed."""
+    """The result of a load: values by figure key, and the bytes that certainly crossed."""
     values: dict
     forward: int = 0     # payload bytes from near to far
     backward: int = 0
 
 
 class Load:
-    """Something to send. `bulk` loads have their CPU time counted for each Gbit that arrives."""
+    """A load. `bulk` loads also report CPU time per Gbit that arrived."""
     bulk = True
     needs_echo = False
 
@@ -57,7 +57,7 @@ class Load:
 
     @property
     def cpu(self):
-        """The figure of CPU time, or none."""
+        """Returns the figure for CPU time, or None."""
         return Figure(f"{self.name} cpu", f"CPU: {self.title}", "s/Gbit", True) if self.bulk else None
 
     def run(self, line, seconds):
@@ -65,7 +65,7 @@ class Load:
 
 
 class Tcp(Load):
-    """Streams of TCP; `way` is forward, back or both."""
+    """TCP streams; `way` is "forward", "back" or "both ways"."""
 
     def __init__(self, name, streams, way):
         stream = "1 stream" if streams == 1 else f"{streams} streams"
@@ -88,7 +88,7 @@ class Tcp(Load):
 
 
 class Udp(Load):
-    """Datagrams as fast as iperf3 can send them; what arrives counts."""
+    """Datagrams as fast as iperf3 sends them; only what arrives counts."""
 
     def __init__(self, name, title, payload, unit):
         super().__init__(name, title, Figure(name, title, unit))
@@ -106,7 +106,7 @@ class Udp(Load):
 
 
 class Ask(Load):
-    """Requests and answers over TCP: each connection asks when it has been answered."""
+    """Requests and answers over TCP; each connection sends the next request after an answer."""
     bulk = False
     needs_echo = True
 
@@ -170,7 +170,7 @@ class RoundTrip(Load):
 
 
 def percentile(times, rank, count):
-    """The nearest rank among `count` times. Those that never came are longer than all others."""
+    """Returns the nearest-rank percentile of `count` times. Missing times count as longer than all others."""
     place = max(1, math.ceil(count * rank / 100))
     if place > len(times):
         raise LabError(f"{count - len(times)} of {count} pings lost, so there is no p{rank}")
@@ -190,11 +190,11 @@ LOADS = {load.name: load for load in (
     RoundTrip("rtt-loaded", "Round trip beside 4 streams", streams=4),
 )}
 
-MEMORY = Figure("memory", "Memory, peak of the bigger end", "MiB", True)
+MEMORY = Figure("memory", "Memory, peak of the larger end", "MiB", True)
 
 
 def figures(loads):
-    """All figures of these loads, in the order of the tables."""
+    """Returns all figures of these loads, in the order of the tables."""
     listed = [figure for load in loads for figure in load.figures]
     listed += [load.cpu for load in loads if load.cpu]
     return [*listed, MEMORY]

@@ -1,4 +1,4 @@
-"""Nebula, which is no WireGuard: certificates and a configuration file for each end."""
+"""Nebula, which is not WireGuard: certificates and a configuration file for each end."""
 
 import json
 import shutil
@@ -8,13 +8,13 @@ from pathlib import Path
 from .lab import LabError, run, wait_until
 from .tunnels import TUNNEL_MTU, Program
 
-# With the system's small default its receiver loses whole GRO batches.
+# With the system's small default, its receiver drops whole GRO batches.
 SOCKET_BUFFER = 4 * 1024 * 1024
 
 
 @dataclass
 class Nebula(Program):
-    """Nebula with large socket buffers and the cipher that Laneway has."""
+    """Nebula with large socket buffers and Laneway's cipher."""
 
     version_option = "-version"
 
@@ -34,7 +34,7 @@ class Nebula(Program):
                                 "-ip", f"{end.address}/24", "-ca-crt", authority.with_suffix(".crt"),
                                 "-ca-key", authority.with_suffix(".key"))
             config = folder / f"{end.device}.yml"
-            # Every JSON text is YAML, too.
+            # JSON is also YAML.
             config.write_text(json.dumps(self._config(end, other, authority, own)))
             end.process = end.namespace.start(self.name, [self.path, "-config", config])
         for end in ends:
@@ -42,7 +42,7 @@ class Nebula(Program):
                        f"{self.name}: its device")
 
     def _certify(self, folder, name, command, *options):
-        """Makes NAME.key and NAME.crt in the folder; returns their path without the ending."""
+        """Makes NAME.key and NAME.crt in the folder; returns their path without the extension."""
         path = folder / name
         for ending in (".key", ".crt"):
             path.with_suffix(ending).unlink(missing_ok=True)
@@ -54,7 +54,7 @@ class Nebula(Program):
         beside = Path(self.path).with_name("nebula-cert")
         found = beside if beside.exists() else shutil.which("nebula-cert")
         if not found:
-            raise LabError("nebula-cert is needed, beside nebula or on PATH")
+            raise LabError("nebula-cert not found, neither beside nebula nor on PATH")
         return found
 
     def _config(self, end, other, authority, own):

@@ -1,4 +1,4 @@
-"""Which programs are compared: ours, built if need be, and those that are named or installed."""
+"""The programs to compare: ours, built if needed, and those that are named or installed."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ TOOLS = {
 
 
 def need(*tools):
-    """Makes sure that these tools and those that are always needed are installed."""
+    """Checks that these tools, and those always needed, are installed."""
     wanted = {**TOOLS, **{tool: tool for tool in tools}}
     missing = sorted({package for tool, package in wanted.items() if not shutil.which(tool)})
     if missing:
@@ -28,19 +28,19 @@ def need(*tools):
 
 
 def build(*targets):
-    """Builds targets of this repository in release mode; returns the folder they are in."""
+    """Builds targets of this repository in release mode; returns the folder with the results."""
     argv = ["cargo", "build", "--release", "--locked", f"--manifest-path={ROOT}/Cargo.toml", *targets]
     try:
         status = subprocess.run(argv).returncode
     except FileNotFoundError:
-        raise LabError("cargo is needed, or programs that are already built (--help)") from None
+        raise LabError("cargo not found; install it or name built programs (--help)") from None
     if status:
         raise LabError("the build failed")
     return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 
 
 def laneway(path, lanes=None, aead=None, suite=""):
-    """Our own program. What is not given is left to our own environment, and then to its defaults."""
+    """Returns our own program. Settings not given come from our environment, then from its defaults."""
     environ = {name: value for name, value in os.environ.items() if name.startswith("LANEWAY_")}
     if lanes:
         environ["LANEWAY_QUEUES"] = str(lanes)
@@ -50,7 +50,7 @@ def laneway(path, lanes=None, aead=None, suite=""):
 
 
 def rivals(named, suite):
-    """Those named as PROGRAM or NAME=PROGRAM; without any, those known that are installed."""
+    """Returns the programs named as PROGRAM or NAME=PROGRAM; by default, known ones that are installed."""
     if not named:
         named = [program for program in KNOWN if shutil.which(program)]
         if not named:
@@ -59,7 +59,7 @@ def rivals(named, suite):
 
 
 def rival(text, suite):
-    """The program that a text of the form PROGRAM or NAME=PROGRAM means."""
+    """Returns the program that PROGRAM or NAME=PROGRAM names."""
     name, _, path = text.rpartition("=")
     name = name or Path(path).name
     if Path(path).name.startswith("nebula"):
@@ -75,7 +75,7 @@ def installed(program):
 
 
 def check_names(programs):
-    """Each program needs a name of its own in the tables."""
+    """Checks that no two programs have the same name in the tables."""
     names = [program.name for program in programs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -1,4 +1,4 @@
-"""What is told in the end: where and how it was measured, the tables, and everything as JSON."""
+"""The report: where and how it was measured, the tables, and all figures as JSON."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from .tables import medians_table, ratios_table
 
 
 def markdown(results, programs, options):
-    """A section of benches/results.md."""
+    """Returns a section for benches/results.md."""
     names = [program.name for program in programs]
     subject, *others = names
     figures = all_loads.figures(options.loads)
@@ -25,7 +25,7 @@ def markdown(results, programs, options):
         "\n".join(f"- **{program.name}**: {program.version()}" for program in programs),
         "Medians of the rounds (↓: less is better):",
         medians_table(results.rounds, names, figures),
-        "Medians of the ratios within a round, with the smallest and the greatest:",
+        "Medians of the ratios within a round, with the smallest and the largest:",
         ratios_table(results.rounds, subject, others, figures),
     ]
     if results.notes:
@@ -38,23 +38,23 @@ def heading():
 
 
 def how(results, options):
-    """How it was measured, a sentence a line."""
+    """Yields how it was measured, one sentence per line."""
     rounds = "1 round" if len(results.rounds) == 1 else f"{len(results.rounds)} rounds"
     yield f"{rounds}, {versions(options.seconds)}"
-    yield ("Each datagram crosses the cable by itself." if options.per_packet_underlay else
-           "A batch of UDP GSO crosses the cable as one.")
+    yield ("Each datagram crosses the veth pair separately." if options.per_packet_underlay else
+           "A UDP GSO batch crosses the veth pair as one buffer.")
     yield f"Other work kept {results.other_work:.2f} of {os.cpu_count()} cores busy."
 
 
 def versions(seconds):
-    """What was measured with what."""
+    """Returns length of a load, kernel, iperf3 and commit."""
     iperf = " ".join(run(["iperf3", "--version"]).split()[:2])
-    return (f"{seconds} s a load; Linux {platform.release()}, {iperf}, TCP with {CONGESTION_CONTROL}; "
+    return (f"{seconds} s per load; Linux {platform.release()}, {iperf}, TCP with {CONGESTION_CONTROL}; "
             f"Laneway at {commit()}.")
 
 
 def write_json(path, results, programs, options):
-    """Everything, for whoever wants to count differently."""
+    """Writes all figures, for other evaluations."""
     everything = {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "machine": machine(),
@@ -72,7 +72,7 @@ def write_json(path, results, programs, options):
 
 
 def machine():
-    """The processor and how many of its cores there are."""
+    """Returns the CPU model and the number of cores."""
     models = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
     return f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores"
 

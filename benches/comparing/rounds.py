@@ -1,5 +1,5 @@
-"""The rounds: every load over every tunnel in turn, so that what changes on the machine meanwhile
-changes for all of them."""
+"""The rounds: every load over every tunnel in turn, so that changes on the machine affect all of them
+alike."""
 
 import sys
 from dataclasses import dataclass, field
@@ -11,17 +11,17 @@ from .loads import MEMORY, Line
 CABLE = "underlay"
 UNDERLAY = ("192.0.2.1", "192.0.2.2")
 ATTEMPTS = 2
-# Cores that tunnels without a load may keep busy before it is worth a note.
+# Cores that tunnels without a load may keep busy before it is noted.
 IDLE_CORES = 0.05
 
 
 @dataclass
 class Results:
-    """The figures of each round by program and key, and what was odd."""
+    """The figures of each round by program and key, and notes about anomalies."""
     rounds: list = field(default_factory=list)
     notes: list = field(default_factory=list)
     failures: int = 0
-    other_work: float = 0.0   # cores that were busy with neither programs nor loads, on average
+    other_work: float = 0.0   # average cores busy with neither programs nor loads
 
     def fail(self, text):
         self.failures += 1
@@ -34,15 +34,15 @@ class Results:
 
 @dataclass
 class Comparison:
-    """What is put on what."""
+    """The programs, the loads, and how long each runs."""
     programs: list
     loads: list
-    seconds: int         # a load
-    echo: str            # the program that asks and answers
+    seconds: int         # per load
+    echo: str            # path of the echo program
     results: Results = field(default_factory=Results)
 
     def run(self, rounds, per_packet):
-        """Runs the rounds and returns what they brought."""
+        """Runs the rounds and returns their results."""
         other_work = meters.OtherWork()
         with Lab() as lab:
             near, far = lab.namespace("a"), lab.namespace("b")
@@ -57,7 +57,7 @@ class Comparison:
         return self.results
 
     def _round(self, lab, sides, number):
-        """Starts all programs, puts the loads on them in turn, and stops them."""
+        """Starts all programs, runs the loads on them in turn, and stops them."""
         figures = {program.name: {} for program in self.programs}
         self.results.rounds.append(figures)
         tunnels = []
@@ -79,7 +79,7 @@ class Comparison:
                 tunnel.stop()
 
     def _put(self, load, tunnel, tunnels, where):
-        """Puts a load on a tunnel, a second time if it fails; returns its figures, or none."""
+        """Runs a load on a tunnel, once more if it fails; returns its figures, or {} if it fails again."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 values, idle_cores = measure(load, tunnel, tunnels, self.seconds, self.echo)
@@ -90,13 +90,13 @@ class Comparison:
             told = (f"{values[figure.key]:.4g} {figure.unit}" for figure in load.figures)
             say(f"{where}: {', '.join(told)}")
             if idle_cores > IDLE_CORES:
-                self.results.note(f"{where}: the tunnels without a load kept {idle_cores:.2f} cores busy")
+                self.results.note(f"{where}: tunnels without a load kept {idle_cores:.2f} cores busy")
             return values
         return {}
 
 
 def measure(load, tunnel, tunnels, seconds, echo):
-    """The figures of one load, and the cores that the other tunnels kept busy meanwhile."""
+    """Returns the figures of one load, and the cores the other tunnels kept busy meanwhile."""
     near, far = tunnel.ends
     line = Line(near.namespace, far.namespace, far.address, far.device, echo)
     idle = [process for other in tunnels if other is not tunnel
@@ -113,7 +113,7 @@ def measure(load, tunnel, tunnels, seconds, echo):
 
 
 def crossings(tunnel):
-    """Bytes that each device has carried so far: (device, forward, backward)."""
+    """Returns the bytes each device has carried: (device, forward, backward)."""
     near, _ = tunnel.ends
     counted = []
     for end in tunnel.ends:
@@ -124,7 +124,7 @@ def crossings(tunnel):
 
 
 def check_crossings(before, after, outcome):
-    """Makes sure that what arrived went over both ends of tunnel and cable."""
+    """Checks that what arrived went through both ends of tunnel and veth pair."""
     for (device, *old), (_, *new) in zip(before, after):
         for way, payload, start, end in zip(("forward", "backward"),
                                             (outcome.forward, outcome.backward), old, new):
@@ -137,11 +137,11 @@ def total_cpu(processes):
 
 
 def turned(items, by):
-    """The items with another one first each time."""
+    """Returns the items rotated by `by`."""
     by %= max(1, len(items))
     return items[by:] + items[:by]
 
 
 def say(text):
-    """Tells whoever waits how far it is; standard output is for the tables."""
+    """Reports progress on standard error; standard output is for the tables."""
     print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""A hub and its peers, all of them Laneways: every peer sends to the hub at once, and back."""
+"""A hub and its peers, all Laneways: all peers send to the hub at once, then the hub to them."""
 
 import os
 from dataclasses import dataclass
@@ -8,8 +8,7 @@ from .lab import Lab
 from .tunnels import FIRST_PORT, End, Tunnel
 from .uapi import Keys, Peer, configure
 
-# All peers together send so many bits a second of UDP, few enough that none has to be lost, as so
-# many flows each.
+# Bits per second of UDP from all peers together, low enough that nothing need be lost, and flows per peer.
 UDP_RATE = 200_000_000
 UDP_FLOWS = 4
 UDP_PAYLOAD = 1200
@@ -19,20 +18,20 @@ REORDERINGS = ("TCPSACKReorder", "TCPRenoReorder", "TCPTSReorder")
 
 @dataclass(frozen=True)
 class Scaling:
-    """What a hub with some lanes did for some peers."""
+    """The result for a hub with some lanes and some peers."""
     lanes: int
     peers: int
     to_hub: float        # Gbit/s of TCP, all peers together
     from_hub: float
-    slowest: float       # the slowest peer's share of the mean, on the way to the hub
-    cpu: float           # the hub's CPU seconds for each Gbit, both ways
-    reorderings: int     # how often a TCP sender saw its segments arrive in another order
+    slowest: float       # rate of the slowest peer divided by the mean, towards the hub
+    cpu: float           # the hub's CPU seconds per Gbit, both directions
+    reorderings: int     # how often a TCP sender detected reordering
     udp_lost: float      # percent
-    udp_disordered: int  # datagrams that came after a later one of their flow
+    udp_disordered: int  # datagrams that arrived after a later one of their flow
 
 
 def measure(laneway, lanes, peers, seconds):
-    """Makes a hub with its peers and loads it."""
+    """Creates a hub with its peers and loads it."""
     with Lab() as lab:
         hub, ends = build(lab, laneway, lanes, peers)
         cpu = meters.cpu_seconds(hub.process)
@@ -59,7 +58,7 @@ def measure(laneway, lanes, peers, seconds):
 
 
 def build(lab, laneway, lanes, peers):
-    """A hub with `lanes` lanes and peers with one each; every peer has reached the hub."""
+    """Returns a hub with `lanes` lanes and peers with one each, after every peer has reached the hub."""
     hub_program, peer_program = programs.laneway(laneway, lanes), programs.laneway(laneway, 1)
     hub = End(lab.namespace("h"), "", FIRST_PORT, f"lw{os.getpid()}-h", "10.77.0.1")
     ends = []
@@ -82,12 +81,12 @@ def build(lab, laneway, lanes, peers):
 
 
 def hub_side(number):
-    """The hub's address on the cable to a peer. 198.18.0.0/15 is for benchmarks (RFC 2544)."""
+    """Returns the hub's address on the veth pair to a peer. 198.18.0.0/15 is for benchmarks (RFC 2544)."""
     return f"198.18.{number}.1"
 
 
 def at_once(hub, ends, seconds, options):
-    """Runs an iperf3 client in every peer, each with a server of its own in the hub."""
+    """Runs an iperf3 client in every peer, each with its own server in the hub; returns the reports."""
     reports = []
     with iperf.servers(hub.namespace, [iperf.PORT + number for number in range(len(ends))]) as ports:
         clients = [end.namespace.start("iperf3", iperf.client(hub.address, seconds, *options, port=port))

@@ -4,25 +4,25 @@ from statistics import median
 
 
 def values(rounds, name, key):
-    """The values of a figure in the rounds that have it."""
+    """Returns the values of a figure in the rounds that have it."""
     return [figures[name][key] for figures in rounds if key in figures.get(name, {})]
 
 
 def ratios(rounds, subject, other, key):
-    """Subject over other in each round that has both."""
+    """Returns subject ÷ other for each round that has both."""
     pairs = ((figures.get(subject, {}).get(key), figures.get(other, {}).get(key)) for figures in rounds)
     return [ours / theirs for ours, theirs in pairs if ours is not None and theirs]
 
 
 def medians_table(rounds, names, figures):
-    """The median of each figure for each program."""
+    """Returns a table of the median of each figure for each program."""
     rows = [[title(figure), figure.unit, *(
         number(values(rounds, name, figure.key)) for name in names)] for figure in figures]
     return markdown(["Figure", "Unit", *names], rows)
 
 
 def ratios_table(rounds, subject, others, figures):
-    """The median of the rounds' ratios of the subject to each other, and the smallest and greatest."""
+    """Returns a table of the median ratio of the subject to each other program, with the range."""
     rows = [[title(figure), *(
         spread(ratios(rounds, subject, other, figure.key)) for other in others)] for figure in figures]
     return markdown(["Figure", *(f"{subject} ÷ {other}" for other in others)], rows)
@@ -33,7 +33,7 @@ def title(figure):
 
 
 def number(found):
-    """The median with three digits that mean something."""
+    """Returns the median with three significant digits."""
     if not found:
         return "none"
     middle = median(found)
@@ -51,7 +51,7 @@ def spread(found):
 
 
 def markdown(header, rows):
-    """A table whose columns line up in the source, too; all but the first to the right."""
+    """Returns a table whose columns line up in the source; all but the first are right-aligned."""
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
 
     def line(cells):

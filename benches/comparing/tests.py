@@ -1,4 +1,4 @@
-"""What can be tested without a tunnel: the arithmetic of the tables and the command line."""
+"""Tests that need no tunnel: the arithmetic of the tables and the command line."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""The programs that are compared, and the tunnels they make between two namespaces."""
+"""The programs to compare, and the tunnels they create between two namespaces."""
 
 import os
 from dataclasses import dataclass, field
@@ -12,11 +12,11 @@ FIRST_PORT = 51820
 
 @dataclass
 class End:
-    """One end of a tunnel that is to be made."""
+    """One end of a tunnel."""
     namespace: Namespace
-    underlay: str        # address on the cable
+    underlay: str        # address on the veth pair
     port: int            # UDP port
-    device: str          # its name: unique on the machine, as control sockets are called after it
+    device: str          # name, unique on the machine because control sockets are named after it
     address: str         # address inside the tunnel
     process: Process = None
 
@@ -28,14 +28,14 @@ class End:
         return True
 
     def up(self):
-        """Gives the device its address, and sets it up."""
+        """Sets the device's address and brings it up."""
         self.namespace.ip("address", "replace", f"{self.address}/24", "dev", self.device)
         self.namespace.ip("link", "set", self.device, "mtu", TUNNEL_MTU, "up")
 
 
 @dataclass
 class Tunnel:
-    """A program running at both ends."""
+    """A program that runs at both ends."""
     program: "Program"
     ends: tuple
 
@@ -48,7 +48,7 @@ class Tunnel:
         return [end.process for end in self.ends if end.process]
 
     def wait_for_answer(self):
-        """Waits until a packet has crossed and come back, which takes a handshake."""
+        """Waits until a ping is answered, which takes a handshake."""
         near, far = self.ends
 
         def answered():
@@ -70,7 +70,7 @@ class Tunnel:
 
 @dataclass
 class Program:
-    """A userspace WireGuard that is started as `PROGRAM -f NAME`."""
+    """A userspace WireGuard implementation, started as `PROGRAM -f NAME`."""
     name: str
     path: str
     environ: dict = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Program:
     version_option = "--version"
 
     def version(self):
-        """The first line that it prints of itself, and its settings."""
+        """Returns the first line of its version output, and its settings."""
         try:
             said = run([self.path, self.version_option]).strip().split("\n")[0]
         except LabError:
@@ -87,13 +87,13 @@ class Program:
         return ", ".join([said, *self.settings()])
 
     def settings(self):
-        """What is not as it is by default."""
+        """Returns the settings that differ from the defaults."""
         suite = {"suite": self.suite} if self.suite else {}
         return [f"{name}={value}" for name, value in {**self.environ, **suite}.items()]
 
     def start(self, lab, sides, index):
-        """Starts it between two (namespace, underlay address) sides, as tunnel number `index`, and
-        waits until packets cross."""
+        """Starts it between two (namespace, underlay address) sides as tunnel number `index`, and waits until
+        packets cross."""
         ends = tuple(
             End(namespace, underlay, FIRST_PORT + index, f"lw{os.getpid()}-{index}{namespace.name}",
                 f"10.77.{index}.{1 + number}")
@@ -121,7 +121,7 @@ class Program:
         control = socket_of(end.device)
         control.unlink(missing_ok=True)
         lab.will_leave(control)
-        # boringtun and gotatun give their rights up otherwise, and fail where nobody is logged in.
+        # Without WG_SUDO boringtun and gotatun drop privileges, and fail where nobody is logged in.
         environ = {"LOG_LEVEL": "error", "WG_SUDO": "true", **self.environ}
         end.process = end.namespace.start(self.name, [self.path, "-f", end.device], environ)
 

@@ -1,4 +1,4 @@
-"""Keys, and the control socket that every userspace WireGuard has (wireguard.com/xplatform)."""
+"""Keys, and the control socket of userspace WireGuard implementations (wireguard.com/xplatform)."""
 
 import base64
 import socket
@@ -12,7 +12,7 @@ SOCKETS = Path("/var/run/wireguard")
 
 @dataclass(frozen=True)
 class Keys:
-    """A key pair, in hexadecimal as the control socket wants it."""
+    """A key pair in hexadecimal, as the control socket expects."""
     private: str
     public: str
 
@@ -24,11 +24,11 @@ class Keys:
 
 @dataclass(frozen=True)
 class Peer:
-    """What one end knows of another."""
+    """The configuration of a peer."""
     public: str
     allowed_ips: tuple
-    endpoint: str = ""   # ADDRESS:PORT; without one the peer must begin
-    suite: str = ""      # Laneway's own; others know no such line
+    endpoint: str = ""   # ADDRESS:PORT; without it the peer must initiate
+    suite: str = ""      # Laneway only; others reject the line
 
     def lines(self):
         yield f"public_key={self.public}"
@@ -44,7 +44,7 @@ def socket_of(device):
 
 
 def configure(device, keys, port, peers):
-    """Gives a device its private key, its UDP port and its peers."""
+    """Sets a device's private key, UDP port and peers."""
     lines = ["set=1", f"private_key={keys.private}", f"listen_port={port}"]
     for peer in peers:
         lines += peer.lines()
@@ -57,7 +57,7 @@ def configure(device, keys, port, peers):
         except OSError as error:
             raise LabError(f"control socket of {device}: {error}") from error
     if answer != "errno=0":
-        raise LabError(f"{device} refuses its configuration: {answer}")
+        raise LabError(f"{device} rejects its configuration: {answer}")
 
 
 def _hex(key):

@@ -1,8 +1,8 @@
-"""Validates the manifests beside this file. Run by `validate`, which installs what this imports.
+"""Validates the manifests beside this file. Run by `validate`, which installs the imported packages.
 
-Kubernetes' own kinds are held against its published JSON schemas, strictly: an unknown field is a mistake. The
-operator's PodMonitor is read into a model generated from its published definition; that model passes over
-unknown fields, so what it wrote back must be what was read.
+Kubernetes' own kinds are checked strictly against its published JSON schemas: an unknown field is an error. The
+operator's PodMonitor is parsed with a model generated from its published definition. That model ignores unknown
+fields, so its output must equal the input.
 """
 
 import sys
@@ -17,7 +17,7 @@ VERSIONS = ("1.29", kubernetes_validate.latest_version())
 
 
 def mistakes(document):
-    """Yields what is wrong with one object."""
+    """Yields the errors of one object."""
     if document["apiVersion"] == "monitoring.coreos.com/v1":
         try:
             model = PodMonitor.model_validate(document)
@@ -25,7 +25,7 @@ def mistakes(document):
             yield str(error)
             return
         if model.model_dump(mode="json", by_alias=True, exclude_unset=True) != document:
-            yield "a field that PodMonitor does not have"
+            yield "PodMonitor has no such field"
         return
     for version in VERSIONS:
         try:

@@ -1,5 +1,4 @@
-//! What the workload can do: packets and superpackets of its own making on the TUN, and streams of
-//! packets through the tunnel that are to be coalesced.
+//! Input from the workload: arbitrary packets and superpackets on the TUN, and streams of packets to coalesce.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +12,7 @@ use laneway::packet::{Tcp, Udp, ip, protocol};
 
 use super::Taker;
 
-/// The views agree with themselves, and with an independent parser on the packets it takes.
+/// Checks that the header views are consistent, and agree with etherparse on the packets it accepts.
 pub fn views(bytes: &[u8]) {
     let _ = flow_hash(bytes);
     let Some(packet) = ip::trimmed(bytes) else { return };
@@ -56,8 +55,8 @@ pub fn views(bytes: &[u8]) {
     }
 }
 
-/// A virtio header and what follows it, as a process with a raw socket can make the kernel hand it
-/// over: refused, or cut into whole packets that hold the payload once.
+/// Parses a virtio header and a packet, as a process with a raw socket can make the kernel produce them: rejected,
+/// or cut into whole packets that contain the payload once.
 pub fn superpacket(bytes: &[u8]) {
     let Some((header, packet)) = bytes.split_first_chunk::<VIRTIO_HEADER_LEN>() else { return };
     let mut packet = packet[..packet.len().min(65_535)].to_vec();
@@ -77,8 +76,8 @@ pub fn superpacket(bytes: &[u8]) {
     }
 }
 
-/// A batch of packets, coalesced and cut again, is what it was, flow by flow and in order. Packets
-/// that may not be fragmented may come out with other identifications.
+/// Coalesces a batch of packets and cuts it again: each flow is unchanged and in order. The identification of
+/// packets that may not be fragmented may change.
 pub fn coalesce(bytes: &[u8]) {
     let packets = stream(bytes);
     let mut sink = Cutter { scratch: vec![0; SCRATCH], out: Vec::new() };
@@ -93,7 +92,7 @@ pub fn coalesce(bytes: &[u8]) {
     assert_eq!(by_flow(&sink.out), by_flow(&packets));
 }
 
-/// All segments of a superpacket.
+/// Returns all segments of a superpacket.
 fn segments(whole: &Superpacket<'_>) -> Vec<Vec<u8>> {
     let cut = |index| {
         let mut segment = vec![0; whole.segment_len(index)];
@@ -103,7 +102,7 @@ fn segments(whole: &Superpacket<'_>) -> Vec<Vec<u8>> {
     (0..whole.segments()).map(cut).collect()
 }
 
-/// What follows the transport header.
+/// Returns what follows the transport header.
 fn payload(packet: &[u8]) -> &[u8] {
     let transport = ip::transport(packet).expect("a packet that was segmented");
     let behind = &packet[transport.offset..];
@@ -113,7 +112,7 @@ fn payload(packet: &[u8]) -> &[u8] {
     }
 }
 
-/// Cuts what was coalesced, as the kernel would.
+/// Cuts superpackets as the kernel would.
 struct Cutter {
     scratch: Vec<u8>,
     out: Vec<Vec<u8>>,
@@ -136,7 +135,7 @@ impl Sink for Cutter {
     fn sealed(&mut self, _: SealReason) {}
 }
 
-/// Packets by flow (addresses, protocol and ports; by nothing at all if they have none), in order.
+/// Groups packets by flow (addresses, protocol and ports; an empty key without them), in order.
 fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<Vec<u8>, Vec<Vec<u8>>> {
     let mut flows = BTreeMap::<_, Vec<_>>::new();
     for packet in packets {
@@ -152,8 +151,8 @@ fn flow(packet: &[u8]) -> Option<Vec<u8>> {
     Some([ip::addresses(packet)?, &[transport.protocol], ports.unwrap_or_default()].concat())
 }
 
-/// The packet without padding, and without identification and header checksum if it may not be
-/// fragmented: then the identification means nothing (RFC 6864, section 4.1).
+/// Returns the packet without padding. If it may not be fragmented, identification and header checksum are
+/// zeroed: the identification has no meaning then (RFC 6864, section 4.1).
 fn comparable(packet: &[u8]) -> Vec<u8> {
     let Some(trimmed) = ip::trimmed(packet) else { return packet.to_vec() };
     let mut packet = trimmed.to_vec();
@@ -164,8 +163,8 @@ fn comparable(packet: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// A stream of packets: each a few bytes that say how it differs from the one before, so that most
-/// could be coalesced; or bytes as they are.
+/// Generates a stream of packets. Each takes a few bytes of input that say how it differs from the one before, so
+/// that most can be coalesced; some packets are raw input.
 fn stream(bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut take = Taker(bytes);
     let mut packets = Vec::new();
@@ -206,7 +205,7 @@ fn stream(bytes: &[u8]) -> Vec<Vec<u8>> {
         }
         next[flow] = next[flow].wrapping_add(len as u32);
         if shape & 0x40 != 0 {
-            // A byte that was not as it was sent: perhaps in a header, perhaps in a checksum.
+            // A corrupt byte, perhaps in a header or checksum.
             let at = usize::from(take.u16()) % packet.len();
             packet[at] ^= take.byte();
         }

@@ -1,7 +1,7 @@
-//! What takes bytes from strangers, one function each, with what must hold for all bytes.
+//! Fuzz targets: one function per parser of untrusted bytes, which checks a property for all input.
 //!
-//! The fuzzer calls them (`cargo +nightly fuzz run NAME`), and so does the test `tests/fuzz.rs`, with
-//! the corpus and mutations of it, on any compiler.
+//! The fuzzer calls them (`cargo +nightly fuzz run NAME`), and `tests/fuzz.rs` runs them over the corpus and
+//! mutations of it, on any compiler.
 
 #![allow(missing_docs, unreachable_pub, clippy::missing_panics_doc)]
 
@@ -15,10 +15,10 @@ pub use outside::{cookie_reply, handshake, open_run};
 pub use rejects::rejects;
 pub use text::{config_file, environment, exposition, status, uapi};
 
-/// A function that bytes are given to.
+/// A fuzz target.
 pub type Target = fn(&[u8]);
 
-/// All of them, by the names of their corpora.
+/// All targets, by the names of their corpora.
 pub const TARGETS: [(&str, Target); 12] = [
     ("views", views),
     ("superpacket", superpacket),
@@ -34,7 +34,7 @@ pub const TARGETS: [(&str, Target); 12] = [
     ("exposition", exposition),
 ];
 
-/// Takes numbers from the front of the bytes; zeroes once they have run out.
+/// Takes numbers from the front of the input; zeros once it is exhausted.
 struct Taker<'a>(&'a [u8]);
 
 impl<'a> Taker<'a> {

@@ -1,4 +1,4 @@
-//! What anybody on the network can do: datagrams at the UDP port.
+//! Input from anyone on the network: datagrams to the UDP port.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -21,13 +21,13 @@ use zeroize::Zeroizing;
 
 use super::Taker;
 
-/// Datagrams, raw or as changes of a real message, at a peer that has just sent an initiation and
-/// one that waits: none is answered as if it were real, and the real handshake then succeeds.
+/// Feeds datagrams, raw or modified from a real message, to a peer that has just sent an initiation and to one
+/// that waits. None is answered as if it were real, and the real handshake then succeeds.
 pub fn handshake(bytes: &[u8]) {
     let (mut near, mut far) = (End::new(1, 2, CALM), End::new(2, 1, CALM));
     let initiation = near.begin();
     for (how, strange) in strange_messages(bytes, &initiation) {
-        // Nobody looks at the last field, mac2, before there is too much to do (section 5.3).
+        // The last field, mac2, is only checked under load (whitepaper, section 5.3).
         if strange.len() == initiation.len() && strange[..MAC2] == initiation[..MAC2] {
             continue;
         }
@@ -42,8 +42,8 @@ pub fn handshake(bytes: &[u8]) {
     assert!(near.has_session, "strange messages stood in the way of the real ones");
 }
 
-/// Cookie replies, raw or as changes of a real one, at a peer that was just asked for a cookie: it keeps none
-/// and sends nothing. The next real one then opens the other end, which is under load.
+/// Feeds cookie replies, raw or modified from a real one, to a peer that was just sent one: it keeps no cookie and
+/// sends nothing. The next real cookie then gets its handshake through to the other end, which is under load.
 pub fn cookie_reply(bytes: &[u8]) {
     let (mut near, mut far) = (End::new(1, 2, CALM), End::new(2, 1, LOADED));
     let initiation = near.begin();
@@ -65,8 +65,7 @@ pub fn cookie_reply(bytes: &[u8]) {
     assert!(near.has_session, "strange cookie replies stood in the way of the real one");
 }
 
-/// A sealed run with changes: what is opened is what was sealed, at its place, and what was changed is
-/// not opened.
+/// Opens a sealed run with modifications: unmodified datagrams are opened in place, modified ones are not.
 pub fn open_run(bytes: &[u8]) {
     let mut take = Taker(bytes);
     let how = take.byte();
@@ -89,7 +88,7 @@ pub fn open_run(bytes: &[u8]) {
     let mut received = sealed.clone();
     while !take.0.is_empty() {
         let (at, with) = (usize::from(take.u16()) % len, take.byte());
-        // The receiver finds type and index right before it opens a run.
+        // The receiver checks type and index before it opens a run.
         if at % stride >= 8 {
             received[at] ^= with;
         }
@@ -111,8 +110,8 @@ pub fn open_run(bytes: &[u8]) {
     assert_eq!(expected.next(), None, "an intact datagram was not opened");
 }
 
-/// Up to sixteen messages: a byte that says how each is meant, a length, and so many bytes, which are the message
-/// if the byte is even, or changes of `real`.
+/// Returns up to sixteen messages. Each is a byte, a length, and that many bytes: the message itself if the first
+/// byte is even, else modifications of `real`.
 fn strange_messages(bytes: &[u8], real: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut take = Taker(bytes);
     let mut messages = Vec::new();
@@ -125,7 +124,7 @@ fn strange_messages(bytes: &[u8], real: &[u8]) -> Vec<(u8, Vec<u8>)> {
     messages
 }
 
-/// The message with bytes changed, as pairs of a place and what is added to it say.
+/// Returns the message with bytes changed; `changes` has pairs of position and value to add.
 fn changed(message: &[u8], changes: &[u8]) -> Vec<u8> {
     let mut message = message.to_vec();
     for change in changes.chunks_exact(2) {
@@ -176,7 +175,7 @@ impl End {
         self.take().remove(0)
     }
 
-    /// The initiation that follows one without an answer.
+    /// Returns the initiation that follows an unanswered one.
     fn retry(&mut self) -> Vec<u8> {
         self.now = self.now.after(REKEY_TIMEOUT + MAX_JITTER);
         self.protocol.poll(self.now, UNIX, &mut self.entropy, self.peer, &mut self.out);
@@ -202,14 +201,14 @@ impl End {
     }
 }
 
-/// Where an initiation's mac2 starts.
+/// Offset of mac2 in an initiation.
 const MAC2: usize = INITIATION - 16;
-/// Never under load, and always.
+/// Never under load, and always under load.
 const CALM: LoadLimits = LoadLimits { begins_over: u32::MAX, ends_at: u32::MAX };
 const LOADED: LoadLimits = LoadLimits { begins_over: 0, ends_at: 0 };
 const UNIX: Duration = Duration::from_secs(1_700_000_000);
 
-/// The same in every run, so that a finding is one in the next run, too.
+/// Deterministic, so that findings are reproducible.
 struct Counting(u64);
 
 impl Entropy for Counting {

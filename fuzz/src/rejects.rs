@@ -1,12 +1,12 @@
-//! What the workload can have answered: any packet that goes no further.
+//! Input from the workload: packets that are dropped and may be answered.
 
 use laneway::packet::reject::{Cause, MAX_REJECT, reject};
 use laneway::packet::{ip, protocol};
 
 use super::Taker;
 
-/// A packet that goes no further is met with silence, or with one whole packet back to its sender that itself is
-/// never answered: two routers cannot talk to each other for ever.
+/// Rejects a packet: there is no answer, or one whole packet to its sender that itself is never answered, so two
+/// routers cannot loop.
 pub fn rejects(bytes: &[u8]) {
     let mut take = Taker(bytes);
     let cause = CAUSES[usize::from(take.byte()) % CAUSES.len()];
@@ -44,7 +44,7 @@ fn checksums_are_right(packet: &[u8], transport: ip::Transport) -> bool {
     (!v4 || sum(header) == 0xffff) && sum(&[&pseudo, message].concat()) == 0xffff
 }
 
-/// RFC 1071 by the letter.
+/// The checksum of RFC 1071, literally.
 fn sum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
     words.fold(0, |sum, word| ((sum + word) & 0xffff) + ((sum + word) >> 16)) as u16

@@ -1,5 +1,5 @@
-//! What whoever configures a router can write (control socket, file and environment), and what a running router, ours
-//! or another's, can answer.
+//! Input from whoever configures a router (control socket, file, environment), and answers of a running router, ours
+//! or another implementation's.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -11,7 +11,7 @@ use laneway::control::config::file::FileConfig;
 use laneway::control::uapi::client::read_status;
 use laneway::control::uapi::protocol::{Request, RequestParser, get_answer};
 
-/// Lines at the control socket. An update has no more peers and networks than lines.
+/// Parses lines from the control socket. An update has no more peers and networks than lines.
 pub fn uapi(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let mut parser = RequestParser::default();
@@ -30,14 +30,14 @@ pub fn uapi(bytes: &[u8]) {
     }
 }
 
-/// A configuration file. What is wrong with it is said with file and line.
+/// Parses a configuration file. Errors name file and line.
 pub fn config_file(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let path = Path::new("a/tunnel.conf");
     match FileConfig::parse(path, &text) {
         Ok(file) => {
-            assert!(file.update.replace_peers, "the file is the whole truth");
-            let again = FileConfig::parse(path, &text).expect("it was good a moment ago");
+            assert!(file.update.replace_peers, "a file replaces all peers");
+            let again = FileConfig::parse(path, &text).expect("it parsed before");
             assert!(again == file);
         }
         Err(mistake) => {
@@ -47,7 +47,7 @@ pub fn config_file(bytes: &[u8]) {
     }
 }
 
-/// Environment variables, one a line. What is wrong is said with the variable's name.
+/// Parses environment variables, one per line. Errors name the variable.
 pub fn environment(bytes: &[u8]) {
     let variables = bytes.split(|byte| *byte == b'\n').filter_map(|line| {
         let at = line.iter().position(|byte| *byte == b'=')?;
@@ -60,7 +60,7 @@ pub fn environment(bytes: &[u8]) {
     }
 }
 
-/// An answer to a question for the status: refused, or understood as a status that says the same when we say it.
+/// Parses an answer to a status request: rejected, or a status that survives a round trip.
 pub fn status(bytes: &[u8]) {
     let answer = read_status(bytes).expect("memory can be read");
     let Some(Ok(status)) = answer else { return };
@@ -70,7 +70,7 @@ pub fn status(bytes: &[u8]) {
     assert_eq!(read_status(ours.as_bytes()).expect("memory can be read"), Some(Ok(status)));
 }
 
-/// Metrics in the Prometheus text format: every sample is found by its name, and what is wrong is said with the line.
+/// Parses metrics in the Prometheus text format: every sample is found by name, and errors name the line.
 pub fn exposition(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     match Exposition::parse(&text) {

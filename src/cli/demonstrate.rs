@@ -1,4 +1,4 @@
-//! `laneway demo`: the demo with real routers, and the first one's metrics where they were asked for.
+//! `laneway demo` with real routers, optionally serving the left one's metrics.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use super::demo::{self, DemoArgs, DemoError, Ending};
 use crate::control::admin::{Admin, AdminError};
 use crate::control::supervisor::Router;
 
-/// Runs the demo to its end, or until somebody interrupts it.
+/// Runs the demo until it completes or is interrupted.
 ///
 /// # Errors
-/// No laboratory or no routers could be had, or something did not cross.
+/// The lab or the routers cannot be set up, or traffic was lost or corrupted.
 pub fn run(args: &DemoArgs) -> Result<Ending, DemoError> {
     demo::run(args, |lab, args, listener| -> Result<_, StartError> {
         let routers = routers::start(lab, args)?;
@@ -28,7 +28,7 @@ impl demo::Router for Router {
     }
 }
 
-/// Why the demo's routers did not start.
+/// Errors when starting the demo's routers.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
     #[error(transparent)]
@@ -37,7 +37,7 @@ enum StartError {
     Admin(#[from] AdminError),
 }
 
-/// Serves until the router stops. The listener stays in the network it was bound in.
+/// Serves metrics until the router stops. The listener stays in the network namespace it was bound in.
 fn serve_metrics(router: &Router, listener: TcpListener) -> Result<(), AdminError> {
     let admin = Admin {
         registry: Arc::clone(router.registry()),
@@ -51,6 +51,6 @@ fn serve_metrics(router: &Router, listener: TcpListener) -> Result<(), AdminErro
         link: None,
         hangups: None,
     };
-    // The thread ends by itself when the router stops.
+    // The thread ends when the router stops, so it is not joined.
     admin.spawn().map(drop)
 }

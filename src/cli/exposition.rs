@@ -1,37 +1,37 @@
-//! A reader for the Prometheus text format (version 0.0.4), as small as our own commands need: the demo and
-//! the doctor print what the metrics say, so that table and dashboard never disagree.
+//! A minimal parser for the Prometheus text format (version 0.0.4). `laneway demo` and `laneway show` print
+//! figures from the router's own metrics, so their output always agrees with a dashboard.
 //!
-//! Source: the "Exposition formats" page of the Prometheus documentation. Time stamps are read over; HELP and
-//! TYPE lines are comments here.
+//! Source: the "Exposition formats" page of the Prometheus documentation. Timestamps are ignored; HELP and TYPE
+//! lines are treated as comments.
 
 use std::collections::BTreeSet;
 
 use thiserror::Error;
 
-/// A label that a sample must carry to be meant, with its value.
+/// Name and value of a label that a sample must carry to be selected.
 pub type Label<'a> = (&'a str, &'a str);
 
 /// Label names and values.
 pub type Labels = Vec<(String, String)>;
 
-/// One scrape: the samples of all families, in the order they came.
+/// One scrape: the samples of all families, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Exposition {
     samples: Vec<Sample>,
 }
 
-/// One line of a scrape.
+/// One sample line of a scrape.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
-    /// The name, with the `_sum`, `_count` or `_bucket` of a histogram.
+    /// The name, including the `_sum`, `_count` or `_bucket` suffix of a histogram.
     pub name: String,
-    /// Label names and values, in the order they came.
+    /// Label names and values, in order.
     pub labels: Labels,
     /// The value, in the family's base unit.
     pub value: f64,
 }
 
-/// A line that is not in the format.
+/// A line that does not follow the format.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("line {line} of the metrics is not in the Prometheus text format: {what}: {text}")]
 pub struct ExpositionError {
@@ -41,10 +41,10 @@ pub struct ExpositionError {
 }
 
 impl Exposition {
-    /// Reads a whole scrape.
+    /// Parses a whole scrape.
     ///
     /// # Errors
-    /// The first line that is neither blank, comment nor sample.
+    /// Returns the first line that is not blank, a comment or a sample.
     pub fn parse(text: &str) -> Result<Exposition, ExpositionError> {
         let mut samples = Vec::new();
         for (index, line) in text.lines().enumerate() {
@@ -62,38 +62,39 @@ impl Exposition {
         Ok(Exposition { samples })
     }
 
-    /// All samples called `name` that carry every one of `labels`.
+    /// Returns the samples named `name` that carry all of `labels`.
     pub fn select<'a>(&'a self, name: &'a str, labels: &'a [Label<'a>]) -> impl Iterator<Item = &'a Sample> {
         self.samples.iter().filter(move |sample| {
             sample.name == name && labels.iter().all(|(key, value)| sample.label(key) == Some(value))
         })
     }
 
-    /// The sum over [`Exposition::select`]; zero when there is none, as for a counter nobody has touched.
+    /// Returns the sum of the samples [`Exposition::select`] finds, or zero if there are none, as for a counter
+    /// that was never incremented.
     pub fn sum(&self, name: &str, labels: &[Label<'_>]) -> f64 {
-        // The sum of nothing is -0 to Rust, and would be printed so.
+        // The sum of an empty f64 iterator is -0.0, which would print as "-0".
         self.select(name, labels).map(|sample| sample.value).sum::<f64>() + 0.0
     }
 
-    /// Whether any sample is called `name`.
+    /// Returns whether any sample is named `name`.
     pub fn has(&self, name: &str) -> bool {
         self.samples.iter().any(|sample| sample.name == name)
     }
 
-    /// The values that label `key` takes anywhere, sorted, without repeats.
+    /// Returns the distinct values of label `key` over all samples, sorted.
     pub fn values_of<'a>(&'a self, key: &'a str) -> BTreeSet<&'a str> {
         self.samples.iter().filter_map(|sample| sample.label(key)).collect()
     }
 }
 
 impl Sample {
-    /// The value of label `key`.
+    /// Returns the value of label `key`.
     pub fn label(&self, key: &str) -> Option<&str> {
         self.labels.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
     }
 }
 
-/// `name value`, `name{labels} value`, either with a time stamp behind.
+/// Parses `name value` or `name{labels} value`, optionally followed by a timestamp.
 fn parse_sample(line: &str) -> Result<Sample, &'static str> {
     let end = line.find(|c: char| !is_name(c)).ok_or("no value")?;
     let (name, rest) = line.split_at(end);
@@ -106,12 +107,12 @@ fn parse_sample(line: &str) -> Result<Sample, &'static str> {
     };
     let rest = rest.strip_prefix([' ', '\t']).ok_or("no space before the value")?;
     let value = rest.split_whitespace().next().ok_or("no value")?;
-    // Rust reads "+Inf" and "NaN" as the format spells them.
-    let value = value.parse().map_err(|_| "the value is no number")?;
+    // Rust's float parser accepts the format's spellings "+Inf" and "NaN".
+    let value = value.parse().map_err(|_| "the value is not a number")?;
     Ok(Sample { name: name.to_owned(), labels, value })
 }
 
-/// Labels up to the closing brace, and what is behind it.
+/// Parses labels up to the closing brace; returns them and the rest of the line.
 fn parse_labels(mut rest: &str) -> Result<(Labels, &str), &'static str> {
     let mut labels = Labels::new();
     loop {
@@ -129,7 +130,8 @@ fn parse_labels(mut rest: &str) -> Result<(Labels, &str), &'static str> {
     }
 }
 
-/// A quoted value up to its closing quote, and what is behind it. `\\`, `\"` and `\n` are its escapes.
+/// Parses a value up to its closing quote; returns it and the rest of the line. The escapes are `\\`, `\"` and
+/// `\n`.
 fn parse_quoted(text: &str) -> Result<(String, &str), &'static str> {
     let mut value = String::new();
     let mut chars = text.char_indices();
@@ -144,14 +146,14 @@ fn parse_quoted(text: &str) -> Result<(String, &str), &'static str> {
             _ => value.push(c),
         }
     }
-    Err("a label that does not end")
+    Err("an unterminated label value")
 }
 
 fn is_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_' || c == ':'
 }
 
-// The values are whole numbers, which are read exactly.
+// The values are whole numbers, which floats hold exactly.
 #[cfg(test)]
 #[allow(clippy::float_cmp)]
 mod tests {
@@ -201,7 +203,7 @@ odd{text=\"a \\\"b\\\" \\\\ c}\\n\",} +Inf
         }
     }
 
-    /// The exporter the router uses is the oracle.
+    /// Uses the router's own exporter as the reference.
     #[test]
     fn what_the_exporter_renders_is_read_back() {
         let recorder = metrics_exporter_prometheus::PrometheusBuilder::new()

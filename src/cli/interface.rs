@@ -1,10 +1,10 @@
-//! `laneway IFNAME`: what wireguard-go's command does, so that `wg-quick` and others can start us in
-//! its place. The interface is created and left to `wg` and `ip`; environment variables are those of
+//! `laneway IFNAME`: a drop-in replacement for the wireguard-go command, for `wg-quick` and similar tools. It
+//! creates the interface and leaves its configuration to `wg` and `ip`; the environment variables are those of
 //! wireguard-go's `main.go`.
 //!
-//! Unless it is told to stay in the foreground, the command ends when the interface and its control
-//! socket are there, and a process in the background goes on. What keeps it from getting there is said
-//! by the command, which ends with the status it would have had in the foreground.
+//! Unless told to stay in the foreground, the command exits once the interface and its control socket exist, and
+//! a background process continues. Startup errors are printed by the command, which exits with the status it
+//! would have had in the foreground.
 
 use std::env;
 
@@ -14,10 +14,10 @@ use crate::control::config::{ConfigError, RouterConfig};
 use crate::sys::daemon::{self, Process};
 use crate::sys::signals;
 
-/// Runs the interface until it is told to stop, or in the background. The exit status.
+/// Runs the interface until it is told to stop, or starts it in the background. Returns the exit status.
 ///
 /// # Errors
-/// A mistake in the environment, or what kept the router from running.
+/// The environment is invalid, or the router did not start or failed.
 pub fn run(interface: &str, foreground: bool) -> Result<u8, Failure> {
     signals::end_at_once().map_err(Failure::Signals)?;
     let environment = Environment::of_process()?;
@@ -39,7 +39,7 @@ pub fn run(interface: &str, foreground: bool) -> Result<u8, Failure> {
         start(config, Box::new(|| Ok(())))?;
         return Ok(0);
     }
-    // The process in the background has another working directory.
+    // The background process changes its working directory.
     config.uapi_dir = std::path::absolute(&config.uapi_dir).map_err(Failure::Background)?;
     let keep_output = environment.log.is_some() || level.is_some_and(|level| filter(&level) != "off");
     match daemon::split().map_err(Failure::Background)? {
@@ -51,7 +51,7 @@ pub fn run(interface: &str, foreground: bool) -> Result<u8, Failure> {
     }
 }
 
-/// The number of a descriptor that the process was started with.
+/// Reads the number of an inherited descriptor from the variable `name`.
 fn descriptor(name: &'static str) -> Result<Option<i32>, ConfigError> {
     env::var_os(name).map(|value| parse_descriptor(name, &value.to_string_lossy())).transpose()
 }
@@ -64,7 +64,7 @@ fn parse_descriptor(name: &str, value: &str) -> Result<i32, ConfigError> {
     })
 }
 
-/// `LOG_LEVEL` as a filter. What wireguard-go does not know, it takes for `error`.
+/// Maps `LOG_LEVEL` to a log filter. Like wireguard-go, treats unknown levels as `error`.
 fn filter(level: &str) -> &'static str {
     match level {
         "silent" => "off",

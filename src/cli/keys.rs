@@ -1,4 +1,4 @@
-//! `laneway genkey`, `genpsk` and `pubkey`: what the commands of `wg` (wg(8)) of these names do.
+//! `laneway genkey`, `genpsk` and `pubkey`: equivalents of the `wg` commands of the same names (wg(8)).
 
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::os::fd::AsFd;
@@ -8,24 +8,24 @@ use zeroize::Zeroizing;
 
 use crate::wireguard::keys::{KeyError, OsEntropy, PresharedKey, PrivateKey};
 
-/// More than a key and the white space around it, in bytes.
+/// Maximum input in bytes: more than a key and surrounding whitespace.
 const MAX_INPUT: u64 = 4096;
 
-/// Why there is no key.
+/// Errors of the key commands.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
-    /// The system has no randomness.
-    #[error("no random bytes to make a key of: {0}")]
+    /// The system's random number generator failed.
+    #[error("cannot generate a key: no random bytes: {0}")]
     Entropy(#[from] getrandom::Error),
     /// Standard input or output failed.
     #[error("cannot {what}: {source}")]
     Stream {
-        /// What was attempted.
+        /// The operation that failed.
         what: &'static str,
-        /// What the system said.
+        /// The system error.
         source: io::Error,
     },
-    /// Standard input has something else.
+    /// Standard input does not hold a key.
     #[error("standard input: {0}")]
     Key(#[from] KeyError),
 }
@@ -33,7 +33,7 @@ pub enum KeysError {
 /// Prints a new private key.
 ///
 /// # Errors
-/// No randomness, or nowhere to print to.
+/// The random number generator or standard output failed.
 pub fn genkey() -> Result<(), KeysError> {
     print_secret(&PrivateKey::generate(&mut OsEntropy::new()?).to_base64())
 }
@@ -41,17 +41,17 @@ pub fn genkey() -> Result<(), KeysError> {
 /// Prints a new preshared key.
 ///
 /// # Errors
-/// No randomness, or nowhere to print to.
+/// The random number generator or standard output failed.
 pub fn genpsk() -> Result<(), KeysError> {
     print_secret(&PresharedKey::generate(&mut OsEntropy::new()?).to_base64())
 }
 
-/// Reads a private key from standard input and prints the public key that belongs to it.
+/// Reads a private key from standard input and prints its public key.
 ///
 /// # Errors
-/// There is no key, or nowhere to print to.
+/// Standard input does not hold a key, or standard output failed.
 pub fn pubkey() -> Result<(), KeysError> {
-    // The buffer never grows, so no copy of the key stays behind.
+    // The buffer never reallocates, which would leave a copy of the key in memory.
     let mut text = Zeroizing::new(String::with_capacity(MAX_INPUT as usize));
     let read = io::stdin().lock().take(MAX_INPUT).read_to_string(&mut text);
     read.map_err(|source| KeysError::Stream { what: "read a key from standard input", source })?;
@@ -62,7 +62,7 @@ pub fn pubkey() -> Result<(), KeysError> {
 fn print_secret(key: &str) -> Result<(), KeysError> {
     let stdout = io::stdout();
     if !stdout.is_terminal() && everybody_may_read(&stdout) {
-        eprintln!("laneway: everybody may read the file that the key goes to; umask 077 keeps others out");
+        eprintln!("laneway: the key is being written to a world-accessible file; use umask 077");
     }
     print(key)
 }
@@ -73,7 +73,7 @@ fn print(key: &str) -> Result<(), KeysError> {
     printed.map_err(|source| KeysError::Stream { what: "print the key", source })
 }
 
-/// Whether `fd` is a file that others than its owner and group may open.
+/// Returns whether `fd` is a regular file that users other than its owner and group may open.
 fn everybody_may_read(fd: impl AsFd) -> bool {
     fstat(fd).is_ok_and(|file| {
         SFlag::from_bits_truncate(file.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG && file.st_mode & 0o007 != 0

@@ -1,5 +1,5 @@
-//! From a configuration to a router that runs until it is told to stop: what `laneway run` and
-//! `laneway IFNAME` have in common.
+//! Starts a router from a configuration and runs it until it is told to stop; shared by `laneway run` and
+//! `laneway IFNAME`.
 
 use std::io;
 use std::net::TcpListener;
@@ -25,52 +25,50 @@ use crate::control::uapi::{self, UapiError};
 use crate::offload::Shutdown;
 use crate::sys::inherited;
 
-/// Why a router did not run, or stopped by itself.
+/// Errors when starting, running or stopping a router.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    /// It did not start.
+    /// The router did not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// Its control socket cannot be had.
+    /// The control socket cannot be created.
     #[error(transparent)]
     Uapi(#[from] UapiError),
-    /// Its metrics, signals or interface cannot be looked after.
+    /// The admin thread cannot serve metrics, handle signals or watch the interface.
     #[error(transparent)]
     Admin(#[from] AdminError),
-    /// An inherited descriptor cannot be had.
-    #[error(
-        "{variable}={fd}: {source}; expected the number of a descriptor that the process was started with"
-    )]
+    /// An inherited descriptor cannot be used.
+    #[error("{variable}={fd}: {source}; expected the number of a descriptor that the process inherited")]
     Inherited {
-        /// The variable that names it.
+        /// The environment variable that names it.
         variable: &'static str,
-        /// The descriptor.
+        /// The descriptor's number.
         fd: i32,
-        /// What the system said.
+        /// The system error.
         source: io::Error,
     },
-    /// It runs, but whoever waits for that cannot be told.
-    #[error("cannot let go of the terminal: {0}")]
+    /// The router runs, but the process cannot detach from its parent.
+    #[error("cannot detach from the terminal: {0}")]
     Ready(#[source] io::Error),
-    /// It stopped because a part of it failed, or a part of it did not stop.
+    /// A thread failed, or did not stop in time.
     #[error(transparent)]
     Stop(#[from] StopError),
 }
 
-/// Called once, when the interface and its control socket are there, unless the router is told to stop before.
+/// Called once, when the interface and its control socket exist, unless the router is told to stop before that.
 pub type OnReady = Box<dyn FnOnce() -> io::Result<()>>;
 
-/// Starts a router and waits until a signal, the end of its interface or of its control socket stops
-/// it; all of these are clean ends. It ends within [`stopping::PROCESS`] then, or the process does. To be called
-/// while the process has one thread.
+/// Starts a router and runs it until a signal arrives or its interface or control socket is removed; all of
+/// these are clean stops. From then on the router has [`stopping::PROCESS`] to end before the process is ended
+/// by force. Must be called while the process has a single thread.
 ///
 /// # Errors
-/// What kept it from starting, what made it fail, or what did not stop.
+/// The router did not start, failed, or did not stop in time.
 pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) -> Result<(), LaunchError> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    // Inherited descriptors first: nothing may have been given their numbers.
+    // Adopt inherited descriptors first, before anything else is opened under their numbers.
     let adopt = |variable, fd: Option<i32>| {
         let error = |fd| move |source| LaunchError::Inherited { variable, fd, source };
         fd.map(|fd| inherited::adopt(fd).map_err(error(fd))).transpose()
@@ -104,22 +102,22 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
         Ok(())
     });
     let outcome = attend(router, metrics, Box::new(open_uapi), reloader, &signals, &manager, ready);
-    // First what must not be left behind: the log may be what somebody is stuck with.
+    // Clean up before logging: a stuck thread may hold the log.
     let cleaned = netlink::clean_up(&rules.list());
     signals.remove_socket();
     if let Err(error) = cleaned {
-        tracing::warn!("something is left behind: {error}");
+        tracing::warn!("routing rules were left behind: {error}");
     }
     match outcome? {
-        // Whatever stopped it has said so itself.
-        _ if signals.told_to_stop() => tracing::info!("stopping: a signal asked for it"),
+        // A stop by other means has been logged where it happened.
+        _ if signals.told_to_stop() => tracing::info!("stopping: received a signal"),
         End::Stopped => {}
-        End::SocketGone => tracing::info!("stopping: the control socket was removed"),
+        End::SocketGone => tracing::info!("stopping: control socket removed"),
     }
     Ok(())
 }
 
-/// Looks after a running router until something stops it, and until it has stopped.
+/// Runs the admin thread beside the router until the router is told to stop, then stops both.
 fn attend(
     router: Router,
     metrics: Option<TcpListener>,
@@ -156,7 +154,7 @@ fn attend(
         hangups: Some(hangups),
     };
     let admin = admin.spawn()?;
-    // Nobody is to rely on what is about to end.
+    // A router that is already stopping never reports readiness.
     let told = if shutdown.is_signalled() { Ok(()) } else { ready() };
     if told.is_err() {
         shutdown.signal();
@@ -181,31 +179,31 @@ fn attend(
     Err(stuck.into())
 }
 
-/// Waits until the router is told to stop.
+/// Blocks until the router is told to stop.
 fn wait_for(shutdown: &Shutdown) {
     while !shutdown.is_signalled() {
         match poll(&mut [PollFd::new(shutdown.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOMEM) => {}
-            Err(errno) => panic!("poll on a descriptor that is ours: {errno}"),
+            Err(errno) => panic!("poll on the shutdown descriptor: {errno}"),
         }
     }
 }
 
-/// To be called before there are threads.
+/// Drops capabilities the router does not need. Must be called before threads are started.
 fn give_up_capabilities(config: &RouterConfig) {
     let files = config.file.iter().chain(&config.private_key_file);
     if let Err(error) = capabilities::give_up(files.map(PathBuf::as_path)) {
-        tracing::warn!("the router keeps more capabilities than it needs: {error}");
+        tracing::warn!("cannot drop unneeded capabilities: {error}");
     }
 }
 
-/// To be called when everything is open that takes more than a running router needs.
+/// Installs the seccomp filter. Must be called once everything is open that needs other system calls.
 fn restrict_system_calls(seccomp: Switch) {
     if !seccomp.is_on() {
         return;
     }
     if let Err(error) = syscalls::restrict() {
-        tracing::warn!("{error}; LANEWAY_SECCOMP=off does without it");
+        tracing::warn!("{error}; set LANEWAY_SECCOMP=off to run without a system call filter");
     }
 }
 
@@ -213,7 +211,7 @@ fn on_hangup(reloader: &mut Reloader, manager: &ServiceManager) {
     manager.reloading();
     match reloader.reload() {
         Ok(()) => {
-            const DONE: &str = "the configuration is as the file has it now";
+            const DONE: &str = "configuration reloaded from the file";
             tracing::info!("{DONE}");
             manager.ready(DONE);
         }
@@ -224,7 +222,8 @@ fn on_hangup(reloader: &mut Reloader, manager: &ServiceManager) {
     }
 }
 
-/// A reload that panicked has ended the admin thread, and with it all others who could look.
+/// Locks the reloader. Ignores poisoning: only the admin thread uses the reloader once the router runs, and a
+/// panic during a reload ends that thread.
 fn lock(reloader: &Mutex<Reloader>) -> MutexGuard<'_, Reloader> {
     reloader.lock().unwrap_or_else(PoisonError::into_inner)
 }

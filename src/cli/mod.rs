@@ -1,4 +1,4 @@
-//! The command line: which command was meant, and how the process ends.
+//! Command line: parses the arguments, runs the command and maps its outcome to an exit status.
 
 pub mod demo;
 pub mod demonstrate;
@@ -35,7 +35,7 @@ pub struct Cli {
     #[arg(short, long)]
     foreground: bool,
 
-    /// Create this interface and leave it to wg and ip, as wireguard-go does
+    /// Interface to create, to be configured with wg and ip, as with wireguard-go
     #[arg(value_name = "IFNAME")]
     interface: Option<String>,
 
@@ -43,7 +43,7 @@ pub struct Cli {
     command: Option<Command>,
 }
 
-/// The commands with a name.
+/// Named commands.
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
     Run(RunArgs),
@@ -58,20 +58,20 @@ enum Command {
     Pubkey,
 }
 
-/// Why a command failed.
+/// Errors of the commands.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// There is a mistake in file, environment or arguments. Nothing was created.
+    /// The file, environment or arguments are invalid. Nothing was created.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The interface's name is missing.
-    #[error("the interface's name is missing: laneway [-f] IFNAME")]
+    /// The interface name is missing.
+    #[error("the interface name is missing; usage: laneway [-f] IFNAME")]
     NoInterface,
-    /// There is no way to the background.
-    #[error("cannot go to the background: {0}; -f stays in the foreground")]
+    /// The process cannot go to the background.
+    #[error("cannot go to the background: {0}; use -f to stay in the foreground")]
     Background(#[source] io::Error),
-    /// Signals cannot be taken.
-    #[error("cannot take signals: {0}")]
+    /// Signal handling cannot be set up.
+    #[error("cannot set up signal handling: {0}")]
     Signals(#[source] io::Error),
     /// The router did not start, or failed.
     #[error(transparent)]
@@ -79,17 +79,17 @@ pub enum Failure {
     /// The demo failed.
     #[error(transparent)]
     Demo(#[from] DemoError),
-    /// There is nothing to show.
+    /// `laneway show` failed.
     #[error(transparent)]
     Show(#[from] ShowError),
-    /// There is no key.
+    /// A key command failed.
     #[error(transparent)]
     Keys(#[from] KeysError),
 }
 
 impl Failure {
-    /// The process's exit status: 2 for a mistake in configuration, before anything was created, 3 for a
-    /// router that was told to stop and of which a part did not, and 1 for everything else.
+    /// Returns the process's exit status: 2 for a configuration error, before anything was created; 3
+    /// ([`EXIT_STUCK`]) for a router that did not stop completely; 1 for everything else.
     pub fn status(&self) -> u8 {
         match self {
             Failure::Config(_)
@@ -108,10 +108,12 @@ impl Failure {
 }
 
 impl Cli {
-    /// Does what was asked for, to the end. The exit status is 0, or that of a demo that was interrupted.
+    /// Runs the command to completion and returns the exit status: 0 on success, 1 if `laneway doctor` found
+    /// something missing, 130 if the demo was interrupted, or in the parent of a background process the child's
+    /// status.
     ///
     /// # Errors
-    /// Why it could not be done.
+    /// Returns the command's error.
     pub fn execute(self) -> Result<u8, Failure> {
         match (self.command, self.interface) {
             (Some(Command::Run(args)), _) => run::run(&args)?,

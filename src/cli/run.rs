@@ -1,4 +1,4 @@
-//! `laneway run`: the sidecar. One router, set up from a file and the environment.
+//! `laneway run`: runs one router, configured from a file and the environment.
 
 use std::path::PathBuf;
 
@@ -12,15 +12,15 @@ use crate::sys::signals;
 /// Run a router from a wg-quick style file and LANEWAY_* variables
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
-    /// The configuration file [default: what `LANEWAY_CONFIG` names]
+    /// Configuration file [default: `LANEWAY_CONFIG`]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-/// Runs until it is told to stop. SIGHUP reads the file again.
+/// Runs a router until it is told to stop. SIGHUP reloads the file.
 ///
 /// # Errors
-/// A mistake in the configuration, or what kept the router from running.
+/// The configuration is invalid, or the router did not start or failed.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     signals::end_at_once().map_err(Failure::Signals)?;
     let environment = Environment::of_process()?;

@@ -1,9 +1,9 @@
-//! The thread that takes the signals of a router process, and sees to it that the process ends.
+//! The signal thread of a router process: receives signals and guarantees that the process ends.
 //!
-//! It is there before anything else is made, so no signal meets a process that would die of it and leave something
-//! behind. Nothing can hold it up: it waits for nobody but the kernel, takes no lock and no memory, and
-//! says nothing to a log that may be full. So it can end the process when another thread is stuck, whichever
-//! that is ([`stopping`] has who waits for whom, and for how long). Nobody watches it in turn.
+//! The thread starts before anything else is created, so that no signal can kill the process and leave resources
+//! behind. It waits only for the kernel, takes no locks, allocates no memory and writes no log lines, so it can
+//! end the process whichever other thread is stuck. [`stopping`] documents the order and limits of the waits.
+//! Nothing monitors this thread.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -21,30 +21,30 @@ use crate::control::uapi::SocketFile;
 use crate::offload::Shutdown;
 use crate::sys::signals;
 
-/// The exit status of a router that was told to stop and of which a part did not end in time.
+/// Exit status of a router that was told to stop but has a thread that did not end in time.
 pub const EXIT_STUCK: u8 = 3;
 
-/// What is said when not even the main thread ends.
+/// Written to standard error when not even the main thread ends.
 const LAST_WORDS: &[u8] =
-    b"laneway: it was told to stop and a part of it is stuck: ended by force; please report this\n";
+    b"laneway: a thread did not stop in time: process ended by force; please report this\n";
 
-/// What the thread shares with the others.
+/// State the signal thread shares with the other threads.
 #[derive(Debug)]
 pub struct Signals {
     /// Whether a signal has told the router to stop.
     told: AtomicBool,
-    /// Readable when SIGHUP has come.
+    /// Readable after a SIGHUP.
     hangup: EventFd,
-    /// The control socket's file, once there is one.
+    /// The control socket's file, once it exists.
     socket: OnceLock<Arc<SocketFile>>,
 }
 
 impl Signals {
-    /// Takes signals from now on: SIGTERM and SIGINT signal `shutdown`, and once that is signalled, by whomever,
-    /// the process ends within [`stopping::PROCESS`]. To be called before there are other threads.
+    /// Starts the signal thread. SIGTERM and SIGINT signal `shutdown`; once it is signalled, by anyone, the process
+    /// ends within [`stopping::PROCESS`]. Must be called before other threads are started.
     ///
     /// # Errors
-    /// The system lacks a thread or a descriptor.
+    /// The thread cannot be started, or the process is out of descriptors.
     pub fn watch(shutdown: &Arc<Shutdown>) -> io::Result<Arc<Signals>> {
         signals::hold()?;
         let queue = signals::queue()?;
@@ -59,12 +59,12 @@ impl Signals {
         Ok(shared)
     }
 
-    /// Whether a signal has told the router to stop.
+    /// Returns whether a signal has told the router to stop.
     pub fn told_to_stop(&self) -> bool {
         self.told.load(Ordering::Acquire)
     }
 
-    /// A descriptor that can be read when SIGHUP has come.
+    /// Returns a descriptor that becomes readable on SIGHUP.
     ///
     /// # Errors
     /// The process is out of descriptors.
@@ -72,28 +72,28 @@ impl Signals {
         self.hangup.as_fd().try_clone_to_owned()
     }
 
-    /// The control socket is here, and to be removed at the end.
+    /// Registers the control socket's file for removal when the process ends.
     pub fn note_socket(&self, file: Arc<SocketFile>) {
-        // There is one control socket in the life of a process.
+        // A process creates at most one control socket.
         let _ = self.socket.set(file);
     }
 
-    /// Removes the control socket's file, should it still be there.
+    /// Removes the control socket's file if it still exists.
     pub fn remove_socket(&self) {
         if let Some(file) = self.socket.get() {
             file.remove();
         }
     }
 
-    /// Takes signals until the router is to stop.
+    /// Handles signals until the router is told to stop.
     fn take(&self, queue: &SignalFd, shutdown: &Shutdown) {
         while !shutdown.is_signalled() {
             let events = [queue.as_fd(), shutdown.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-            // Should it fail, what has come is still found below.
+            // If poll fails, pending signals are still read below.
             let _ = poll(&mut { events }, PollTimeout::NONE);
             while let Ok(Some(signal)) = queue.read_signal() {
                 if signal.ssi_signo == Signal::SIGHUP as u32 {
-                    // A counter that is full is readable all the same.
+                    // The write fails only if the counter is full, and it is readable then.
                     let _ = self.hangup.write(1);
                 } else {
                     self.told.store(true, Ordering::Release);
@@ -103,10 +103,10 @@ impl Signals {
         }
     }
 
-    /// What is left to do when time is up. The kernel takes device, addresses and routes with the process.
+    /// Ends the process when the time limit has passed. The kernel removes the device, addresses and routes with it.
     fn end_by_force(&self) -> ! {
         self.remove_socket();
-        // Not by way of `Stderr`, whose lock may be what somebody is stuck with; and not if it would block.
+        // Bypasses `Stderr`, whose lock a stuck thread may hold, and skips the message if the write would block.
         let stderr = io::stderr();
         let mut room = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
         if poll(&mut room, PollTimeout::ZERO) == Ok(1) {

@@ -1,5 +1,5 @@
-//! What the peer actor does when those who should take its messages do not come. As root only;
-//! `LANEWAY_SKIP_NETNS=1` leaves it out.
+//! Tests of the peer actor with outside workers that do not run. Needs root; skipped if `LANEWAY_SKIP_NETNS`
+//! is set.
 
 use nix::unistd::Uid;
 
@@ -14,7 +14,7 @@ use crate::wireguard::keys::{PrivateKey, PublicKey};
 use crate::wireguard::protocol::Settings;
 use crate::wireguard::table::SessionTable;
 
-/// Message 1 for the owner of `victim` from somebody whom it does not know.
+/// Returns a handshake initiation to the owner of `victim` from an unknown peer.
 fn initiation_of_a_stranger(victim: PublicKey) -> ControlMessage {
     let mut entropy = OsEntropy::new().unwrap();
     let key = PrivateKey::generate(&mut entropy);
@@ -40,7 +40,7 @@ fn a_cookie_that_finds_its_queue_full_is_counted() {
     config.update.private_key = Some(Some(key.clone()));
     let shutdown = Arc::new(Shutdown::new().unwrap());
     let opened = Namespace::create().unwrap().run(|| parts::open(&config, None, &shutdown));
-    // The lanes are there and do not run.
+    // The lanes exist but do not run.
     let Parts { mut actor, registry, lanes: _lanes, .. } = opened.unwrap().unwrap();
     actor.apply(config.update.clone()).unwrap();
 
@@ -52,11 +52,11 @@ fn a_cookie_that_finds_its_queue_full_is_counted() {
         let metrics = Exposition::parse(&registry.render()).unwrap();
         metrics.sum(family, &[("reason", reason)])
     };
-    // Each message may ask for a cookie once there are too many of them.
+    // Under load each initiation is answered with a cookie.
     let demanded = "laneway_handshake_messages_dropped_total";
     while count(demanded, "cookie_demanded") < COOKIE_QUEUE as f64 {}
     for dropped in [1.0, 2.0, 3.0] {
         let counted = count("laneway_dropped_packets_total", "control_queue_full");
-        assert!((counted - dropped).abs() < 0.5, "{counted} were counted");
+        assert!((counted - dropped).abs() < 0.5, "counted {counted} drops");
     }
 }

@@ -1,13 +1,11 @@
-//! The admin thread: everything that is slow, rare or asked for from outside. It serves HTTP
-//! and the UAPI socket, and waits for orders to reload and for news about the interface.
+//! The admin thread: serves HTTP and the UAPI socket, runs reloads, and follows changes of the interface.
 //!
-//! It ends when the router is told to stop, and it is one of those who tell it: when the UAPI socket's file is
-//! removed. It does not stop the router when the interface is gone
-//! from its network namespace, for it may have moved to another and work on there; if it was deleted,
-//! the workers notice.
+//! It ends when the router stops. It stops the router itself if the UAPI socket's file is removed. It does
+//! not stop the router when the interface leaves the network namespace: an interface that was moved to
+//! another namespace works on there, and one that was deleted is noticed by the workers.
 //!
-//! It never waits for the peer actor: what does (a request of the control socket, a reload) has a thread of
-//! its own for as long as it takes. So it can still say which thread is stuck.
+//! The admin thread never waits for the peer actor. A UAPI request or a reload, which do, each run on a
+//! thread of their own, so `/healthz` can still name a stuck thread.
 
 use std::fmt;
 use std::io;
@@ -34,114 +32,115 @@ use crate::lane::telemetry::Registry;
 use crate::offload::Shutdown;
 use crate::sys::wake;
 
-/// Threads that wait for the router at one time: one for each client of the control socket, and a reload.
+/// Maximum number of threads that wait for the peer actor: one for each UAPI client, and one for a reload.
 const WAITING: usize = uapi::MAX_CLIENTS + 1;
 
-/// How often whoever starts the thread looks whether there is still anything to wait for.
+/// How often [`Admin::spawn`] checks whether the router was told to stop while it waits for the thread.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// What the admin thread looks after. What is `None` is not looked after.
+/// Configuration of the admin thread. A service that is `None` is disabled.
 pub struct Admin {
-    /// The metrics of `/metrics`.
+    /// The metrics served at `/metrics`.
     pub registry: Arc<Registry>,
     /// The router's threads, for `/healthz`.
     pub roll: Arc<Roll>,
-    /// What `/readyz` answers.
+    /// The conditions that `/readyz` checks.
     pub readiness: Arc<Readiness>,
-    /// The way to the running router.
+    /// Access to the running router, for UAPI requests.
     pub device: Arc<dyn Device>,
-    /// Signalled when the router stops, by us or by others.
+    /// Signalled when the router stops, by the admin thread or another.
     pub shutdown: Arc<Shutdown>,
-    /// Where HTTP is served. It may have been bound in another network namespace.
+    /// The listener for HTTP. It may have been bound in another network namespace.
     pub metrics: Option<TcpListener>,
-    /// What is to be done before the UAPI socket is opened. It may take its time: a router that is told to stop
-    /// meanwhile does not wait for it.
+    /// Runs before the UAPI socket is opened. It may block: a router that is told to stop meanwhile does not
+    /// wait for it.
     pub before: Option<Before>,
-    /// Opens the UAPI socket. It is called last: tools wait for the socket to appear, and then
-    /// expect to find the interface and to be able to end us with a signal.
+    /// Opens the UAPI socket. Called after `before`: tools wait for the socket to appear, and then expect the
+    /// interface to exist and signals to stop the process.
     pub uapi: Option<OpenUapi>,
     /// The interface to watch.
     pub link: Option<Link>,
-    /// How the router is told to read its configuration again.
+    /// The source of reload requests.
     pub hangups: Option<Hangups>,
 }
 
-/// Orders to reload.
+/// Reload requests (`SIGHUP`).
 pub struct Hangups {
-    /// An eventfd that counts them.
+    /// An eventfd that counts the requests.
     pub heard: OwnedFd,
-    /// What to do.
+    /// Performs one reload.
     pub reload: OnReload,
 }
 
 /// An interface to watch, in the network namespace of the thread that calls [`Admin::spawn`].
 pub struct Link {
-    /// Its name.
+    /// The interface's name.
     pub interface: String,
-    /// Told its MTU in bytes, at first and when it changes.
+    /// Called with the interface's MTU in bytes, initially and after each change.
     pub on_mtu: OnMtu,
-    /// Told its addresses, at first and when they change.
+    /// Called with the interface's addresses, initially and after each change.
     pub on_addresses: OnAddresses,
 }
 
-/// Done before the UAPI socket is opened. It is to return soon once the router is told to stop.
+/// Runs before the UAPI socket is opened. It must return soon after the router is told to stop.
 pub type Before = Box<dyn FnOnce() -> Result<(), NetlinkError> + Send>;
 /// Opens the UAPI socket.
 pub type OpenUapi = Box<dyn FnOnce() -> Result<uapi::Server, UapiError> + Send>;
-/// Told an MTU in bytes.
+/// Receives the interface's MTU in bytes.
 pub type OnMtu = Box<dyn Fn(usize) + Send>;
-/// Told addresses.
+/// Receives the interface's addresses.
 pub type OnAddresses = Box<dyn Fn(&[IpAddr]) + Send>;
-/// Called to reload, one call at a time, where it may read files and wait for the router.
+/// Performs one reload. Called on a thread that may block, never concurrently.
 pub type OnReload = Box<dyn FnMut() + Send>;
 
-/// Why the admin thread ended.
+/// Reason that the admin thread ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// The router stopped.
     Stopped,
-    /// The UAPI socket's file is gone.
+    /// The UAPI socket's file was removed.
     SocketGone,
 }
 
-/// Why there is no admin thread.
+/// Errors when starting the admin thread.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// The address for `/metrics` cannot be had.
+    /// The address for `/metrics` cannot be bound.
     #[error(
-        "cannot serve /metrics on {address}: {source}; LANEWAY_METRICS_ADDR chooses another address, or `off`"
+        "cannot serve /metrics on {address}: {source}; set LANEWAY_METRICS_ADDR to another address, or to `off`"
     )]
     Metrics {
-        /// The address.
+        /// The configured address.
         address: SocketAddr,
-        /// What the system said.
+        /// The error from `bind(2)` or `listen(2)`.
         source: io::Error,
     },
     /// The interface cannot be watched.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
-    /// The control socket cannot be had.
+    /// The UAPI socket cannot be opened.
     #[error(transparent)]
     Uapi(#[from] UapiError),
-    /// The system lacks a thread or a descriptor.
+    /// A thread or file descriptor cannot be created.
     #[error("cannot start the admin thread: {0}")]
     System(#[from] io::Error),
 }
 
-/// Listens where `/metrics` is to be served.
+/// Binds the listener for HTTP.
 ///
 /// # Errors
-/// The address is taken, or not this machine's.
+/// Fails if the address is in use or does not belong to this host.
 pub fn listen(address: SocketAddr) -> Result<TcpListener, AdminError> {
     TcpListener::bind(address).map_err(|source| AdminError::Metrics { address, source })
 }
 
 impl Admin {
-    /// Starts the thread. When this returns, the interface is watched and the UAPI socket is there; or the router
-    /// has been told to stop in the meantime.
+    /// Starts the thread. Returns once the interface is watched and the UAPI socket exists, or once the
+    /// router is told to stop.
     ///
     /// # Errors
-    /// The interface does not exist, the UAPI socket cannot be had, or the system lacks something.
+    /// Fails if the interface does not exist, if the UAPI socket cannot be opened, or if a thread or
+    /// descriptor cannot be created.
     pub fn spawn(self) -> Result<JoinHandle<End>, AdminError> {
         let member = self.roll.enlist(None, "admin", None);
         let shutdown = Arc::clone(&self.shutdown);
@@ -159,7 +158,7 @@ impl Admin {
             match started.recv_timeout(LOOK) {
                 Ok(Err(error)) => return Err(error),
                 Err(RecvTimeoutError::Timeout) if !shutdown.is_signalled() => {}
-                // A thread that ends before it is ready has panicked; joining it says so.
+                // A thread that ends before it is ready has panicked, which joining it reports.
                 Ok(Ok(())) | Err(_) => return Ok(thread),
             }
         }
@@ -173,19 +172,20 @@ impl fmt::Debug for Admin {
 }
 
 fn run(runtime: Runtime, admin: Admin, ready: &SyncSender<Result<(), AdminError>>) -> End {
-    // Also if it panics: whoever looks after a router waits for nothing but its end.
+    // Must happen after a panic too: the caller waits for the shutdown signal only.
     let stops = Stops(Arc::clone(&admin.shutdown));
     let end = runtime.block_on(async {
         let (result, begun) = match Duties::begin(admin).await {
             Ok(begun) => (Ok(()), begun),
-            // What is missing may have gone because the router stops, the interface first of all.
+            // A stopping router removes the interface, so errors are expected.
             Err(error) if stops.0.is_signalled() => {
-                tracing::debug!("stopped while it started: {error}");
+                tracing::debug!("the router stopped while the admin thread started: {error}");
                 (Ok(()), Break(End::Stopped))
             }
             Err(error) => (Err(error), Break(End::Stopped)),
         };
-        // Whoever spawned us waits for this; if it is gone all the same, the shutdown signal ends us.
+        // The receiver is gone only once the router is told to stop, and then the shutdown signal ends this
+        // thread.
         let _ = ready.send(result);
         match begun {
             Continue(duties) => duties.fulfil().await,
@@ -193,12 +193,12 @@ fn run(runtime: Runtime, admin: Admin, ready: &SyncSender<Result<(), AdminError>
         }
     });
     drop(stops);
-    // Only now, for this waits for the requests that are under way: a router that stops answers them.
+    // After the shutdown signal, because this waits for pending requests, which a stopping router answers.
     runtime.shutdown_timeout(stopping::ANSWERS);
     end
 }
 
-/// Stops the router when it is dropped.
+/// Stops the router when dropped.
 struct Stops(Arc<Shutdown>);
 
 impl Drop for Stops {
@@ -207,7 +207,7 @@ impl Drop for Stops {
     }
 }
 
-/// What the thread waits for, opened.
+/// The opened event sources of the thread.
 struct Duties {
     device: Arc<dyn Device>,
     uapi: Option<uapi::Server>,
@@ -217,21 +217,21 @@ struct Duties {
     hangups: Option<Heard>,
 }
 
-/// The interface and the news about it.
+/// A watched interface.
 struct Watched {
     link: Link,
     state: LinkWatch,
     addresses: AddressWatch,
 }
 
-/// Orders to reload, to wait for.
+/// Reload requests, registered with the runtime.
 struct Heard {
     orders: AsyncFd<OwnedFd>,
     reload: OnReload,
 }
 
 impl Duties {
-    /// Opens it all, unless the router is told to stop before.
+    /// Opens all event sources, unless the router is told to stop first.
     async fn begin(admin: Admin) -> Result<ControlFlow<End, Self>, AdminError> {
         let link = match admin.link {
             Some(link) => Some(Watched {
@@ -252,12 +252,12 @@ impl Duties {
                 _ = stopped.readable() => {}
             }
         }
-        // What would be opened now would be closed at once.
+        // Do not open a socket only to close it at once.
         if admin.shutdown.is_signalled() {
             return Ok(Break(End::Stopped));
         }
         let uapi = admin.uapi.map(|open| open()).transpose()?;
-        // Who gets an answer finds everything in its place.
+        // HTTP starts last, so a client that gets a response finds everything running.
         if let Some(listener) = admin.metrics {
             let shown =
                 Shown { registry: admin.registry, roll: admin.roll, readiness: Arc::clone(&admin.readiness) };
@@ -270,19 +270,19 @@ impl Duties {
     async fn fulfil(self) -> End {
         let Duties { device, uapi, stopped, link, readiness, hangups } = self;
         tokio::select! {
-            // If the descriptor itself fails, nobody could tell us to stop any more.
+            // Also ends if the descriptor fails: the thread could no longer be told to stop.
             _ = stopped.readable() => End::Stopped,
             () = socket_gone(uapi, device) => End::SocketGone,
-            () = follow(link, &readiness) => unreachable!("it waits for ever"),
-            () = follow_hangups(hangups) => unreachable!("it waits for ever"),
+            () = follow(link, &readiness) => unreachable!("follow never returns"),
+            () = follow_hangups(hangups) => unreachable!("follow_hangups never returns"),
         }
     }
 }
 
-/// Reloads when it is ordered to, once for what was ordered meanwhile; never returns.
+/// Reloads on request. Requests that arrive during a reload cause one further reload. Never returns.
 async fn follow_hangups(hangups: Option<Heard>) {
     let Some(Heard { orders, mut reload }) = hangups else { return std::future::pending().await };
-    // If the descriptor itself fails, nobody could order anything any more.
+    // If the descriptor fails, no more requests can arrive.
     while let Ok(mut ready) = orders.readable().await {
         if nix::unistd::read(orders.get_ref(), &mut [0; 8]).is_err() {
             ready.clear_ready();
@@ -297,12 +297,12 @@ async fn follow_hangups(hangups: Option<Heard>) {
     std::future::pending::<()>().await;
 }
 
-/// What work on another thread has returned; if it panicked, so do we.
+/// Returns the result of work on another thread, and propagates its panic.
 fn returned<T>(work: Result<T, task::JoinError>) -> T {
     work.unwrap_or_else(|failed| panic::resume_unwind(failed.into_panic()))
 }
 
-/// Passes on news about the interface; never returns.
+/// Passes changes of the interface to the callbacks and to `readiness`. Never returns.
 async fn follow(link: Option<Watched>, readiness: &Readiness) {
     if let Some(Watched { link, state, addresses }) = link {
         tokio::join!(
@@ -320,7 +320,8 @@ async fn follow_state(mut watch: LinkWatch, on_mtu: &OnMtu, readiness: &Readines
         on_mtu(mtu as usize);
         event = watch.next().await;
         if let LinkEvent::Changed { mtu, up } = event {
-            tracing::info!("the interface has MTU {mtu} and is {}", if up { "up" } else { "down" });
+            let state = if up { "up" } else { "down" };
+            tracing::info!("the interface changed: MTU {mtu}, {state}");
         }
     }
     tracing::info!("the interface has left this network namespace");
@@ -336,7 +337,7 @@ async fn follow_addresses(mut watch: AddressWatch, on_addresses: &OnAddresses) {
 async fn socket_gone(uapi: Option<uapi::Server>, device: Arc<dyn Device>) {
     let Some(server) = uapi else { return std::future::pending().await };
     if let Err(error) = server.serve(device).await {
-        tracing::error!("the UAPI socket cannot be served: {error}");
+        tracing::error!("cannot serve the UAPI socket: {error}");
         std::future::pending::<()>().await;
     }
 }

@@ -1,4 +1,4 @@
-//! What users and the supervisor rely on, over real sockets on the loopback interface.
+//! Tests of the admin thread over real sockets on the loopback interface.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
@@ -10,7 +10,7 @@ use crate::control::config::update::{DeviceStatus, DeviceUpdate};
 use crate::lane::doorbell::{Awaited, Doorbell};
 use crate::lane::sleep::Sleeper;
 
-/// A device that says no to everything.
+/// A device that answers every request with `ENODEV`.
 struct Stopping;
 
 impl Device for Stopping {
@@ -65,7 +65,7 @@ fn metrics_are_served_until_the_router_stops() {
     assert!(request(address, "/").starts_with("HTTP/1.1 404 "));
     shutdown.signal();
     assert_eq!(thread.join().unwrap(), End::Stopped);
-    assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
+    assert!(TcpStream::connect(address).is_err(), "the listener is still open");
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn a_worker_that_is_stuck_makes_the_router_unhealthy_and_is_named() {
         });
         assert!(seconds >= Some(2), "{answer}");
         assert!(!answer.contains("inside-0"), "{answer}");
-        // It gets on, and all is well.
+        // Once the worker runs again, the router is healthy.
         let second = thread::spawn(move || {
             is_free.recv().unwrap();
             worker(stuck)();
@@ -166,8 +166,8 @@ fn readiness_is_told_with_what_is_missing() {
 fn clients_that_say_nothing_do_not_keep_others_out() {
     with_http(admin(), |address| {
         let mut silent: Vec<_> = (0..40).map(|_| TcpStream::connect(address).unwrap()).collect();
-        // More than there are places: this one waits until the first are given up.
+        // All connection slots are taken, so this request waits until the first clients time out.
         assert!(request(address, "/metrics").starts_with("HTTP/1.1 200 "));
-        assert_eq!(silent[0].read(&mut [0; 1]).unwrap_or(0), 0, "its connection was closed");
+        assert_eq!(silent[0].read(&mut [0; 1]).unwrap_or(0), 0, "the silent connection is still open");
     });
 }

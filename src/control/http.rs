@@ -1,7 +1,7 @@
-//! HTTP for those who watch: `/metrics`, `/healthz`, `/readyz`.
+//! HTTP server for monitoring: `/metrics`, `/healthz`, `/readyz`.
 //!
-//! It may face a network, so all is bounded: so many connections at a time, one request each, and so
-//! long for all of it.
+//! It may be reachable from a network, so it bounds the number of concurrent connections, the requests for
+//! each connection (one) and the duration of a connection.
 
 use std::convert::Infallible;
 use std::io;
@@ -27,21 +27,21 @@ use super::roll::Roll;
 use crate::lane::telemetry::Registry;
 use crate::sys::clock;
 
-/// Connections at a time. More wait until one is done.
+/// Maximum number of concurrent connections. Further connections wait in the listener's backlog.
 const CONNECTIONS: usize = 32;
-/// How long a client may take to send its request's header.
+/// Time limit for a client to send its request header.
 const HEADER: Duration = Duration::from_secs(5);
-/// How long a connection may last.
+/// Time limit for a connection.
 const CONNECTION: Duration = Duration::from_secs(20);
-/// How long we wait before we accept again after the system had no descriptor for us.
+/// Delay before the next accept after one failed, for example because descriptors ran out.
 const PAUSE: Duration = Duration::from_millis(200);
-/// How long a thread may take to show that its loop runs. On a busy machine one may wait its turn for
-/// some hundred milliseconds; none that works takes this long.
+/// How long a thread may take to answer a heartbeat before it counts as stuck. On a busy machine a healthy
+/// thread may wait some hundred milliseconds for a CPU.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How often we look for the answers.
+/// How often `/healthz` checks for heartbeats.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// What is shown.
+/// State shared by the request handlers.
 #[derive(Clone, Debug)]
 pub(super) struct Shown {
     pub(super) registry: Arc<Registry>,
@@ -49,10 +49,10 @@ pub(super) struct Shown {
     pub(super) readiness: Arc<Readiness>,
 }
 
-/// Serves `listener` for ever, on the current runtime.
+/// Serves `listener` on the current runtime until that runtime is shut down.
 ///
 /// # Errors
-/// The listener cannot be served.
+/// Fails if the listener cannot be registered with the runtime.
 pub(super) fn spawn(listener: TcpListener, shown: Shown) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -68,25 +68,25 @@ pub(super) fn spawn(listener: TcpListener, shown: Shown) -> io::Result<()> {
 async fn serve(listener: tokio::net::TcpListener, router: Router) -> Infallible {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let place = Arc::clone(&places).acquire_owned().await.expect("nobody closes the semaphore");
+        let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
         match listener.accept().await {
             Ok((stream, _)) => {
                 let answered = answer(stream, router.clone());
                 tokio::spawn(async move {
-                    // What a client loses by its own fault, or by going away, is no news.
+                    // Errors here are the client's: a malformed request, a timeout or a lost connection.
                     let _ = timeout(CONNECTION, answered).await;
                     drop(place);
                 });
             }
             Err(error) => {
-                tracing::warn!("a connection for /metrics cannot be accepted: {error}");
+                tracing::warn!("cannot accept an HTTP connection: {error}");
                 sleep(PAUSE).await;
             }
         }
     }
 }
 
-/// Answers one request.
+/// Serves one request on `stream`.
 async fn answer(stream: TcpStream, router: Router) -> hyper::Result<()> {
     http1::Builder::new()
         .timer(TokioTimer::new())
@@ -100,7 +100,7 @@ async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shown.registry.render())
 }
 
-/// 200 if every thread shows that its loop runs, else 503 with the names of those that do not.
+/// Responds 200 if every thread answers its heartbeat, otherwise 503 with the names of the stuck threads.
 async fn healthz(State(shown): State<Shown>) -> (StatusCode, String) {
     shown.roll.call(clock::now());
     loop {
@@ -108,7 +108,7 @@ async fn healthz(State(shown): State<Shown>) -> (StatusCode, String) {
         if silent.is_empty() {
             return (StatusCode::OK, "ok\n".to_owned());
         }
-        // A question may have been open before this one was asked.
+        // A heartbeat may have been outstanding since an earlier request.
         if silent.iter().any(|(_, since)| *since >= PATIENCE) {
             let stuck = silent.into_iter().filter(|(_, since)| *since >= PATIENCE);
             let line =
@@ -119,7 +119,7 @@ async fn healthz(State(shown): State<Shown>) -> (StatusCode, String) {
     }
 }
 
-/// 200 if the router can be given traffic, else 503 with what is missing.
+/// Responds 200 if the router is ready for traffic, otherwise 503 with the reason.
 async fn readyz(State(shown): State<Shown>) -> (StatusCode, String) {
     match shown.readiness.check(clock::now()) {
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()),

@@ -1,8 +1,8 @@
-//! Looking host names up, off the peer actor's thread: a name server that is far away or down holds
-//! `getaddrinfo(3)` up for many seconds.
+//! Host name lookups outside the peer actor's thread: `getaddrinfo(3)` can block for many seconds if a name
+//! server is slow or down.
 //!
-//! Each look-up has a thread of its own for as long as it takes. Look-ups are rare, and a thread that
-//! hangs must not hold up other names; how many there can be at one time is bounded.
+//! Each lookup runs on a thread of its own, so one that hangs does not delay the others. Lookups are rare,
+//! and the number of concurrent lookups is bounded.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -15,35 +15,35 @@ use crossbeam::channel::{self, Receiver, Sender};
 use crate::lane::doorbell::{Awaited, Doorbell};
 use crate::units::PeerId;
 
-/// Look-ups at one time.
+/// Maximum number of concurrent lookups.
 const LOOKUPS: usize = 4;
 
-/// Addresses of one name that are tried.
+/// Maximum number of addresses kept for a name.
 const ADDRESSES: usize = 8;
 
-/// What is asked.
+/// A name to look up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Question {
-    /// Who is there.
+    /// The peer whose endpoint the name is.
     pub(super) peer: PeerId,
-    /// Which of the names that the peer has had.
+    /// The revision of the peer's name, to tell it from names configured earlier or later.
     pub(super) revision: u64,
-    /// The name.
+    /// The host name.
     pub(super) host: String,
-    /// The UDP port.
+    /// The UDP port of the endpoint.
     pub(super) port: u16,
 }
 
-/// What came of it.
+/// The result of a lookup.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// What was asked.
+    /// The question that this answers.
     pub(super) question: Question,
-    /// The name's addresses, in the order of preference; at least one.
+    /// The name's addresses in order of preference, at least one.
     pub(super) addresses: io::Result<ArrayVec<SocketAddr, ADDRESSES>>,
 }
 
-/// The look-ups under way.
+/// The lookups in progress.
 #[derive(Debug)]
 pub(super) struct Lookups {
     running: usize,
@@ -53,26 +53,29 @@ pub(super) struct Lookups {
 }
 
 impl Lookups {
-    /// None yet. `bell` is rung when there is an answer.
+    /// Creates an empty set of lookups. `bell` is rung when an answer is available.
     pub(super) fn new(bell: Arc<Doorbell>) -> Self {
         let (sender, answers) = channel::bounded(LOOKUPS);
         Lookups { running: 0, answers, sender, bell }
     }
 
-    /// Whether one more can begin.
+    /// Returns whether another lookup can begin.
     pub(super) fn has_room(&self) -> bool {
         self.running < LOOKUPS
     }
 
-    /// Begins to look a name up, in the network namespace of the calling thread. The thread is not waited
-    /// for when the router stops.
+    /// Begins a lookup in the network namespace of the calling thread. A stopping router does not wait for
+    /// it.
+    ///
+    /// # Panics
+    /// Panics if there is no [room](Self::has_room).
     pub(super) fn begin(&mut self, question: Question) {
-        assert!(self.has_room(), "the caller has asked");
+        assert!(self.has_room(), "too many concurrent lookups");
         self.running += 1;
         let (sender, bell, asked) = (self.sender.clone(), Arc::clone(&self.bell), question.clone());
         let started = thread::Builder::new().name("lookup".into()).spawn(move || {
             let addresses = resolve(&asked);
-            // The channel has room for every look-up. If nobody listens, the router has stopped.
+            // The channel has room for every lookup, so sending fails only once the router has stopped.
             let _ = sender.send(Answer { question: asked, addresses });
             bell.ring(Awaited::WORK);
         });
@@ -81,14 +84,14 @@ impl Lookups {
         }
     }
 
-    /// The next answer.
+    /// Takes the next answer.
     pub(super) fn next(&mut self) -> Option<Answer> {
         let answer = self.answers.try_recv().ok()?;
         self.running -= 1;
         Some(answer)
     }
 
-    /// Whether there is no answer.
+    /// Returns whether no answer is waiting.
     pub(super) fn is_empty(&self) -> bool {
         self.answers.is_empty()
     }
@@ -98,7 +101,7 @@ fn resolve(question: &Question) -> io::Result<ArrayVec<SocketAddr, ADDRESSES>> {
     let addresses: ArrayVec<_, ADDRESSES> =
         (question.host.as_str(), question.port).to_socket_addrs()?.take(ADDRESSES).collect();
     if addresses.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "it has no address"));
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
     }
     Ok(addresses)
 }
@@ -123,7 +126,7 @@ mod tests {
     #[test]
     fn an_address_needs_no_name_server_and_nonsense_has_none() {
         let mut lookups = Lookups::new(Arc::new(Doorbell::new().unwrap()));
-        // glibc reads these without asking anybody; the second is how a scope is written.
+        // glibc parses these without a name server. The second has a scope (zone) identifier.
         for (host, address) in [("192.0.2.7", "192.0.2.7:51820"), ("fe80::1%1", "[fe80::1%1]:51820")] {
             lookups.begin(question(host));
             let answer = wait(&mut lookups);

@@ -1,4 +1,6 @@
-//! Control: everything that decides and nothing that forwards.
+//! Control plane: configuration, handshakes, and the start, supervision and stop of the router's threads.
+//!
+//! No packet passes through this module; forwarding is in [`crate::lane`].
 
 mod actor;
 pub mod admin;

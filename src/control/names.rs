@@ -1,12 +1,14 @@
-//! Endpoints that are host names: when which is looked up, and what comes of it.
+//! Endpoints that are host names: when each name is looked up, and how its addresses are used.
 //!
-//! A name is looked up when it is configured; again and again while it has no address; and anew when
-//! its peer leaves a handshake unanswered, for it may mean another address by then. Each time the peer
-//! stays silent the next look-up is twice as far off. No clock and no resolver in here: the peer actor
-//! has both, and [`lookups`](super::lookups) does what blocks.
+//! A name is looked up when it is configured, repeatedly while it has no address, and again when its peer
+//! leaves handshakes unanswered, because the name may have a new address. The interval between lookups
+//! doubles up to [`LONGEST_WAIT`].
 //!
-//! A name that has no address is no error, neither at the start nor later: name servers come up after
-//! their clients, and names come up after both.
+//! This module has neither a clock nor a resolver: the peer actor passes in the time, and
+//! [`lookups`](super::lookups) does the blocking work.
+//!
+//! A name without an address is not an error, neither at startup nor later: the name server may start after
+//! the router, and the name may be registered later still.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -17,22 +19,22 @@ use super::schedule::Schedule;
 use crate::lane::mailbox::ControlMessage;
 use crate::units::{Nanos, PeerId};
 
-/// How far the second look-up of a name is from the first.
+/// Interval between the first and the second lookup of a name.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 
-/// How far look-ups of a name are apart in the end.
+/// Longest interval between lookups of a name.
 const LONGEST_WAIT: Duration = Duration::from_secs(64);
 
-/// Unanswered handshake initiations after which a peer counts as silent. They are 5 s apart (whitepaper,
-/// section 6.4).
+/// Unanswered handshake initiations after which a peer counts as silent. Initiations are 5 s apart
+/// (whitepaper, section 6.4).
 const SILENT_AFTER: u32 = 2;
 
-/// The names of all peers that have one.
+/// The host names of all peers that have one.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     by_peer: HashMap<PeerId, Name>,
     due: Schedule,
-    /// How many names there have been: tells an answer about a name from one about its predecessor.
+    /// Number of names set so far. Identifies answers to lookups of names that have since been replaced.
     revision: u64,
 }
 
@@ -42,29 +44,31 @@ struct Name {
     port: u16,
     revision: u64,
     under_way: bool,
-    /// Whether it has ever had an address, and whether anybody was told that it has none.
+    /// Whether a lookup has ever succeeded.
     found: bool,
+    /// Whether a failed lookup has been logged.
     complained: bool,
-    /// Before this it is not looked up again, and the time after that is so long.
+    /// Earliest time of the next lookup.
     not_before: Nanos,
+    /// Interval between the next lookup and the one after it.
     wait: Duration,
-    /// Handshake initiations since the peer was last heard.
+    /// Handshake initiations since the peer last completed a handshake.
     unanswered: u32,
-    /// The last of them, if it could not be sent for want of an address.
+    /// The latest initiation, if it could not be sent because the peer had no address.
     unsent: Option<ControlMessage>,
 }
 
-/// What a look-up has shown.
+/// A peer's new address.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Found {
-    /// Where the peer is now.
+    /// The address to send to.
     pub(super) address: SocketAddr,
-    /// What could not be sent to it before.
+    /// A handshake message that waits for an address, to be sent now.
     pub(super) unsent: Option<ControlMessage>,
 }
 
 impl Names {
-    /// The peer is where `host` is. It is looked up at `now`, even if it was there before.
+    /// Sets the peer's endpoint to `host`, which becomes due for lookup at `now` even if it is unchanged.
     pub(super) fn set(&mut self, peer: PeerId, host: String, port: u16, now: Nanos) {
         self.revision += 1;
         let name = Name {
@@ -83,14 +87,14 @@ impl Names {
         self.due.set(peer, Some(now));
     }
 
-    /// The peer is gone, or has been given an address.
+    /// Removes the name of a peer that was removed or given an address.
     pub(super) fn forget(&mut self, peer: PeerId) {
         if self.by_peer.remove(&peer).is_some() {
             self.due.set(peer, None);
         }
     }
 
-    /// A handshake with the peer begins, or is tried again.
+    /// Notes that a handshake initiation is sent to the peer, the first or a retry.
     pub(super) fn initiated(&mut self, peer: PeerId, now: Nanos) {
         let Some(name) = self.by_peer.get_mut(&peer) else { return };
         name.unanswered = name.unanswered.saturating_add(1);
@@ -99,14 +103,14 @@ impl Names {
         }
     }
 
-    /// `message` could not be sent to the peer: it has no address. It is kept if one is looked for.
+    /// Keeps `message` until the peer has an address. Drops it if the peer has no name to look up.
     pub(super) fn keep_unsent(&mut self, peer: PeerId, message: ControlMessage) {
         if let Some(name) = self.by_peer.get_mut(&peer) {
             name.unsent = Some(message);
         }
     }
 
-    /// A handshake with the peer is done: it is where we think it is.
+    /// Notes a completed handshake: the peer's current address works.
     pub(super) fn heard(&mut self, peer: PeerId) {
         let Some(name) = self.by_peer.get_mut(&peer) else { return };
         name.unanswered = 0;
@@ -117,23 +121,23 @@ impl Names {
         }
     }
 
-    /// When the next name is to be looked up.
+    /// Returns when the next lookup is due.
     pub(super) fn next_due(&self) -> Option<Nanos> {
         self.due.next()
     }
 
-    /// A name that is to be looked up now.
+    /// Takes the next name that is due for lookup at `now`.
     pub(super) fn take_due(&mut self, now: Nanos) -> Option<Question> {
         let peer = self.due.take_due(now)?;
-        let name = self.by_peer.get_mut(&peer).expect("what is due has a name");
+        let name = self.by_peer.get_mut(&peer).expect("a peer that is due has a name");
         name.under_way = true;
         name.not_before = now.after(name.wait);
         name.wait = (name.wait * 2).min(LONGEST_WAIT);
         Some(Question { peer, revision: name.revision, host: name.host.clone(), port: name.port })
     }
 
-    /// Takes the answer to a question: where the peer has moved, if it has. `current` is where it was
-    /// until now.
+    /// Applies the result of a lookup. Returns the peer's new address if it differs from `current`, the one
+    /// in use. Ignores answers about names that were replaced or removed.
     pub(super) fn answered(&mut self, answer: Answer, current: Option<SocketAddr>) -> Option<Found> {
         let Answer { question: Question { peer, revision, .. }, addresses } = answer;
         let name = self.by_peer.get_mut(&peer).filter(|name| name.revision == revision)?;
@@ -142,12 +146,12 @@ impl Names {
             Ok(addresses) => {
                 name.found = true;
                 let address = choose(&addresses, current, name.is_silent())?;
-                tracing::info!("{} is at {address}", name.host);
+                tracing::info!("{} resolved to {address}", name.host);
                 Some(Found { address, unsent: name.unsent.take() })
             }
             Err(error) => {
                 if !std::mem::replace(&mut name.complained, true) {
-                    tracing::warn!("{} cannot be looked up, and is tried again: {error}", name.host);
+                    tracing::warn!("cannot resolve {}, will retry: {error}", name.host);
                 }
                 if !name.found {
                     self.due.set(peer, Some(name.not_before));
@@ -164,8 +168,8 @@ impl Name {
     }
 }
 
-/// Which of a name's addresses to go to from `current`. A peer that answers is left where it is if it
-/// may be there; one that does not is tried at each address in turn.
+/// Chooses which of a name's addresses replaces `current`; `None` keeps it. A peer that answers keeps its
+/// address as long as the name still has it. A silent peer is tried at each address in turn.
 fn choose(addresses: &[SocketAddr], current: Option<SocketAddr>, silent: bool) -> Option<SocketAddr> {
     let place = current.and_then(|current| addresses.iter().position(|address| *address == current));
     match place {

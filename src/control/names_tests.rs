@@ -1,4 +1,4 @@
-//! What operators rely on whose peers have names, told with a clock that we move and answers that we give.
+//! Tests of host name endpoints with a simulated clock and simulated lookup results.
 
 use std::io;
 
@@ -20,7 +20,7 @@ fn one_name() -> Names {
     names
 }
 
-/// Answers `question`: at these hosts, or without any, that it has no address.
+/// Answers `question` with these hosts, or with an error if there are none.
 fn answer(question: Question, hosts: &[u8]) -> Answer {
     let addresses = match hosts {
         [] => Err(io::ErrorKind::NotFound.into()),
@@ -29,7 +29,7 @@ fn answer(question: Question, hosts: &[u8]) -> Answer {
     Answer { question, addresses }
 }
 
-/// Looks up what is due, and where the peer goes from `current`.
+/// Looks up the name that is due. Returns the address that replaces `current`.
 fn look_up(names: &mut Names, now: Nanos, hosts: &[u8], current: Option<u8>) -> Option<SocketAddr> {
     let question = names.take_due(now).expect("the name is due");
     let found = names.answered(answer(question, hosts), current.map(address));
@@ -51,12 +51,12 @@ fn a_name_without_address_is_tried_again_ever_more_seldom_but_for_ever() {
     let mut names = one_name();
     let mut moments = Vec::new();
     for _ in 0..10 {
-        let due = names.next_due().expect("it is tried again");
+        let due = names.next_due().expect("a retry is due");
         moments.push(due.since(at(0)).as_secs());
         assert_eq!(look_up(&mut names, due, &[], None), None);
     }
     assert_eq!(moments, [0, 1, 3, 7, 15, 31, 63, 127, 191, 255]);
-    let due = names.next_due().expect("for ever");
+    let due = names.next_due().expect("retries never end");
     assert_eq!(look_up(&mut names, due, &[1], None), Some(address(1)));
     assert_eq!(names.next_due(), None);
 }
@@ -66,12 +66,12 @@ fn a_silent_peer_is_looked_for_and_found_where_its_name_is_now() {
     let mut names = one_name();
     assert_eq!(look_up(&mut names, at(0), &[1], None), Some(address(1)));
     names.initiated(PEER, at(100));
-    assert_eq!(names.next_due(), None, "the first message may just take its time");
+    assert_eq!(names.next_due(), None, "one unanswered initiation is not silence");
     names.initiated(PEER, at(105));
     assert_eq!(look_up(&mut names, at(105), &[7], Some(1)), Some(address(7)));
     names.heard(PEER);
     names.initiated(PEER, at(200));
-    assert_eq!(names.next_due(), None, "it is silent no more");
+    assert_eq!(names.next_due(), None, "the peer is no longer silent");
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn a_peer_that_stays_silent_is_looked_up_ever_more_seldom() {
         names.initiated(PEER, at(second));
         while names.next_due().is_some_and(|due| due <= at(second)) {
             asked += 1;
-            assert_eq!(look_up(&mut names, at(second), &[1], Some(1)), None, "nowhere else to go");
+            assert_eq!(look_up(&mut names, at(second), &[1], Some(1)), None, "the name has no other address");
         }
     }
     assert!((10..16).contains(&asked), "{asked} times in ten minutes");
@@ -103,7 +103,7 @@ fn the_addresses_of_a_silent_peer_are_tried_in_turn_and_one_that_answers_is_kept
     }
     names.heard(PEER);
     names.set(PEER, "gw.example".into(), 51820, at(400));
-    assert_eq!(look_up(&mut names, at(400), &[3, 1], Some(1)), None, "a reload moves nobody who answers");
+    assert_eq!(look_up(&mut names, at(400), &[3, 1], Some(1)), None, "a peer that answers is not moved");
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn what_could_not_be_sent_goes_out_as_soon_as_there_is_an_address() {
     names.keep_unsent(PEER, message(2));
     let question = names.take_due(at(0)).expect("at once");
     let found = names.answered(answer(question, &[1]), None).expect("an address");
-    assert_eq!(found.unsent, Some(message(2)), "the last one is the one under way");
+    assert_eq!(found.unsent, Some(message(2)), "the latest message is sent");
     names.keep_unsent(PeerId(9), message(3));
-    assert_eq!(names.next_due(), None, "a peer without a name has nothing to wait for");
+    assert_eq!(names.next_due(), None, "a peer without a name has no lookup");
 }

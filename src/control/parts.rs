@@ -1,8 +1,8 @@
-//! What a router is made of, opened and wired up but not running yet.
+//! Opens the device and the sockets of a router and connects its parts, without starting any thread.
 //!
-//! Who owns what, lane by lane: the inside worker its TUN queue and the slabs for what leaves, the
-//! outside worker its socket and the slabs for what arrives. Everything that is shared is made here:
-//! doorbells, inboxes, return rings, the session table and the snapshot.
+//! In each lane the inside worker owns its TUN queue and the pool of outbound batches, and the outside worker
+//! owns its sockets and the pool of inbound batches. Everything shared is created here: doorbells, rings,
+//! return rings, channels, the session table and the snapshot.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -48,10 +48,10 @@ use crate::wireguard::protocol::{Protocol, Settings};
 use crate::wireguard::replay;
 use crate::wireguard::table::SessionTable;
 
-/// The workers of each lane and where they run.
+/// The workers of each lane and the CPUs they run on.
 pub(super) type Lanes = Vec<(InsideWorker, OutsideWorker, LaneCpus)>;
 
-/// A router that does not run yet.
+/// A router that is ready to run.
 pub(super) struct Parts {
     pub(super) interface: String,
     pub(super) lanes: Lanes,
@@ -63,7 +63,7 @@ pub(super) struct Parts {
     pub(super) peers: Arc<Peers>,
 }
 
-/// What the lanes of a router share.
+/// State shared by all lanes.
 struct Shared {
     peers: Arc<Peers>,
     sessions: Arc<SessionTable>,
@@ -74,13 +74,13 @@ struct Shared {
     shutdown: Arc<Shutdown>,
 }
 
-/// The doorbells, rings and slabs of one lane.
+/// The doorbells, rings, pools and command channel of one lane.
 struct Ends {
     inside_bell: Arc<Doorbell>,
     outside_bell: Arc<Doorbell>,
-    /// From every outside worker to this inside worker.
+    /// Ring from every outside worker to this lane's inside worker.
     inbound: Arc<Inbox<InboundBatch>>,
-    /// From this lane's inside worker to its outside worker.
+    /// Ring from this lane's inside worker to its outside worker.
     outbound: Arc<Inbox<OutboundBatch>>,
     inbound_pool: Pool<InboundBatch>,
     outbound_pool: Pool<OutboundBatch>,
@@ -93,7 +93,10 @@ impl Ends {
     }
 }
 
-/// Opens device and sockets, sets the interface up and wires everything together.
+/// Opens the TUN device and the sockets, sets up the interface and connects all parts.
+///
+/// # Errors
+/// See [`StartError`].
 pub(super) fn open(
     config: &RouterConfig,
     tun: Option<OwnedFd>,
@@ -122,7 +125,7 @@ pub(super) fn open(
     let sockets = LaneSockets::open(config.update.listen_port.unwrap_or(0), lanes, spread, options)?;
     let sockets: Vec<_> = sockets.into_iter().map(Arc::new).collect();
     let port = sockets.first().map_or(0, |sockets| sockets.shared.port());
-    // Rules wait until names have been looked up: see `Reloader::add_rules`.
+    // Rules are added once host names have been looked up: see `Reloader::add_rules`.
     netlink::set_up(&tun.name, &netlink::Setup { rules: Vec::new(), ..interface_setup(config) })?;
     announce(config, &tun, &sockets, &cpus);
 
@@ -174,14 +177,14 @@ pub(super) fn open(
     Ok(Parts { interface: tun.name, lanes, actor, device, registry, mtu, own, peers })
 }
 
-/// The segments of `mtu` bytes that one superpacket may hold so that it leaves in one GSO send: at
-/// MTU 1420 one less than 64 KiB would hold, and the last one would need a send of its own.
+/// Returns how many segments of `mtu` bytes a superpacket may hold so that one GSO send carries them after
+/// encryption. At MTU 1420 that is one less than fit in 64 KiB; one more would need a second send.
 pub(super) fn segments_per_run(mtu: u16) -> usize {
     let mtu = usize::from(mtu);
     (MAX_RUN_BYTES / (padded_len(mtu, mtu) + DATA_OVERHEAD)).clamp(1, MAX_RUN_SEGMENTS)
 }
 
-/// What the kernel is to know of the interface.
+/// Returns the interface settings that `config` asks of the kernel.
 pub(super) fn interface_setup(config: &RouterConfig) -> netlink::Setup {
     netlink::Setup {
         mtu: config.mtu,
@@ -273,7 +276,8 @@ fn wire(
     Ok(lanes)
 }
 
-/// An outside worker's ways into all queues, past their inside workers.
+/// Returns an outside worker's shortcuts, which write to each TUN queue without a hop through its inside
+/// worker.
 fn shortcuts_to(queues: &[QueueShortcut], registry: &Registry) -> Vec<WriteShortcut> {
     let counted = |(lane, queue): (usize, &QueueShortcut)| {
         WriteShortcut::new(queue.clone(), WrittenShortcuts::register(registry, lane))
@@ -281,7 +285,7 @@ fn shortcuts_to(queues: &[QueueShortcut], registry: &Registry) -> Vec<WriteShort
     queues.iter().enumerate().map(counted).collect()
 }
 
-/// The one line at the start that says what this router is.
+/// Logs the router's configuration at startup, on one line.
 fn announce(config: &RouterConfig, tun: &TunDevice, sockets: &[Arc<LaneSockets>], cpus: &[LaneCpus]) {
     let pinned = |cpu: Option<usize>| cpu.map_or_else(|| "any".into(), |cpu| cpu.to_string());
     let cpus: Vec<String> =

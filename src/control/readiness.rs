@@ -1,8 +1,8 @@
-//! Whether the router can be given traffic: what `/readyz` answers.
+//! Readiness for traffic, as `/readyz` reports it.
 //!
-//! A router that answers at all has its device, its sockets and its configuration, for these come
-//! first at the start. What may be missing is an interface that is up, which can be others' task, and
-//! the peer that somebody waits for.
+//! A router that answers `/readyz` has its device, sockets and configuration, because these are set up first.
+//! It is ready once its interface is up, which may be another program's task, and once it has a session with
+//! the peer that `LANEWAY_READY_PEER` names, if any.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,48 +12,49 @@ use crate::offload::Shutdown;
 use crate::units::Nanos;
 use crate::wireguard::keys::PublicKey;
 
-/// What has to hold.
+/// The conditions for readiness.
 #[derive(Debug)]
 pub struct Readiness {
     peers: Arc<Peers>,
-    /// The peer that must have a session.
+    /// The peer that must have a session, if any.
     awaited: Option<PublicKey>,
     shutdown: Arc<Shutdown>,
     interface_down: AtomicBool,
 }
 
-/// Why a router is not ready.
+/// Reasons why the router is not ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotReady {
-    /// It was told to stop.
+    /// The router was told to stop.
     #[error("the router is stopping")]
     Stopping,
-    /// Nothing can go through its interface.
+    /// The interface is down.
     #[error("the interface is down")]
     InterfaceDown,
-    /// It does not know the peer that is waited for.
-    #[error("no peer has the public key {0} that LANEWAY_READY_PEER names")]
+    /// The awaited peer is not configured.
+    #[error("no peer with public key {0} is configured (LANEWAY_READY_PEER)")]
     UnknownPeer(PublicKey),
-    /// The peer that is waited for has no session.
-    #[error("there is no session with the peer {0} yet")]
+    /// The awaited peer has no session.
+    #[error("no session with the peer {0} yet")]
     NoSession(PublicKey),
 }
 
 impl Readiness {
-    /// Of a router with these `peers`, of which the `awaited` one must have a session.
+    /// Creates the conditions for a router with these `peers`. The `awaited` peer, if any, must have a
+    /// session.
     pub fn new(peers: Arc<Peers>, awaited: Option<PublicKey>, shutdown: Arc<Shutdown>) -> Self {
         Readiness { peers, awaited, shutdown, interface_down: AtomicBool::new(false) }
     }
 
-    /// The interface is up or down from now on.
+    /// Records whether the interface is up. Initially it counts as up.
     pub fn set_interface_up(&self, up: bool) {
         self.interface_down.store(!up, Ordering::Relaxed);
     }
 
-    /// Whether the router is ready.
+    /// Checks whether the router is ready.
     ///
     /// # Errors
-    /// What it lacks.
+    /// Returns the first condition that does not hold.
     pub fn check(&self, now: Nanos) -> Result<(), NotReady> {
         if self.shutdown.is_signalled() {
             return Err(NotReady::Stopping);

@@ -1,8 +1,8 @@
-//! SIGHUP: the file is read again and what it says now is brought about, while packets flow.
+//! Reload on SIGHUP: reads the configuration file again and applies it while packets flow.
 //!
-//! Peers change as with `wg syncconf`: those that stay keep their sessions, counters and endpoints.
-//! Addresses, routes, rules and MTU follow the file too. What it takes a restart to change (lanes, offloads
-//! and whatever else the environment says) is not in the file. A file with a mistake changes nothing.
+//! Peers change as with `wg syncconf`: those that remain keep their sessions, counters and endpoints.
+//! Addresses, routes, rules and MTU follow the file too. Settings that need a restart (lanes, offloads and
+//! everything else from the environment) are not in the file. An invalid file changes nothing.
 
 use std::collections::HashSet;
 use std::os::fd::AsFd as _;
@@ -22,31 +22,31 @@ use super::parts::interface_setup;
 use super::uapi::Device as _;
 use crate::offload::Shutdown;
 
-/// How long names are waited for before everything goes through the tunnel: two name servers that do not
-/// answer, and one that does (resolv.conf(5), "timeout").
+/// Time limit for host name lookups before all traffic is routed through the tunnel. Enough for two name
+/// servers that time out and a third that answers (resolv.conf(5), "timeout").
 const PATIENCE: Duration = Duration::from_secs(12);
 
-/// How often we look whether they have addresses, in milliseconds.
+/// How often lookups are checked for completion, in milliseconds.
 const LOOK: u8 = 100;
 
-/// The rules that a router has made, and those that it may have made: all that have to be taken away. Whoever does
-/// that does not wait for a reload that is stuck.
+/// The routing rules that a router has added or may have added, to be removed when it stops. Readable while a
+/// reload is in progress, so removal never waits for a stuck reload.
 #[derive(Debug, Default)]
 pub struct OwnRules(Mutex<Vec<DefaultRule>>);
 
 impl OwnRules {
-    /// All of them.
+    /// Returns all rules.
     pub fn list(&self) -> Vec<DefaultRule> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// These are about to be made, too.
+    /// Records rules that are about to be added.
     fn add(&self, rules: &[DefaultRule]) {
         let mut own = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         own.extend_from_slice(rules);
     }
 
-    /// There are these and no others.
+    /// Replaces the record with the rules in force.
     fn set(&self, rules: &[DefaultRule]) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = rules.to_vec();
     }
@@ -63,31 +63,31 @@ pub struct Reloader {
     rules: Arc<OwnRules>,
 }
 
-/// Why the router is not as its file says.
+/// Errors when reloading the configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
-    /// There is no file.
-    #[error("there is no configuration file to read again")]
+    /// The router was started without a configuration file.
+    #[error("no configuration file to reload")]
     NoFile,
-    /// The file has a mistake. Nothing has changed.
-    #[error("everything stays as it is: {0}")]
+    /// The file is invalid. Nothing has changed.
+    #[error("configuration unchanged: {0}")]
     Mistake(#[from] ConfigError),
-    /// The router refused it.
-    #[error("{} cannot be applied: {errno}", file.display())]
+    /// The peer actor refused the configuration.
+    #[error("cannot apply {}: {errno}", file.display())]
     Refused {
-        /// The file.
+        /// The configuration file.
         file: PathBuf,
-        /// What the control socket would answer.
+        /// The error number, as the UAPI socket would report it.
         errno: Errno,
     },
-    /// Keys, port and peers are as the file says. Of addresses, routes and MTU some are not.
-    #[error("peers are as the file has them now, but the interface is not: {0}")]
+    /// Keys, port and peers follow the file, but some addresses, routes, rules or the MTU do not.
+    #[error("peers were reloaded, but the interface was not fully updated: {0}")]
     Interface(#[from] NetlinkError),
 }
 
 impl Reloader {
-    /// For the router at `device`, which was started on `interface` as `config` says and has no rules yet. Once
-    /// `shutdown` is signalled, no more are added.
+    /// Creates a reloader for the router at `device`, which was started on `interface` with `config` and has
+    /// no rules yet. No rules are added once `shutdown` is signalled.
     pub fn new(
         interface: String,
         config: RouterConfig,
@@ -98,20 +98,20 @@ impl Reloader {
         Reloader { interface, config, environment, device, shutdown, rules: Arc::default() }
     }
 
-    /// The rules that have to be taken away at the end.
+    /// Returns the rules to remove when the router stops.
     pub fn rules(&self) -> &Arc<OwnRules> {
         &self.rules
     }
 
-    /// Adds the rules that lead everything into the interface. Questions to name servers will go there too,
-    /// and get no answer before a peer has been reached: so names are looked up first, if that does not take
-    /// too long. If the router is told to stop meanwhile, there is nothing to lead there any more.
+    /// Adds the rules that route all traffic into the interface. These also capture queries to name servers,
+    /// which get no answer before a peer is reached, so this first waits for endpoint names to be looked up,
+    /// 12 s at most. Adds no rules if the router is told to stop meanwhile.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// Fails if the kernel refuses a rule.
     ///
     /// # Panics
-    /// Inside an async runtime.
+    /// Panics inside an async runtime.
     pub fn add_rules(&self) -> Result<(), NetlinkError> {
         let setup = self.setup();
         if setup.rules.is_empty() {
@@ -120,10 +120,10 @@ impl Reloader {
         let begin = Instant::now();
         while let Some(name) = self.unresolved() {
             if begin.elapsed() > PATIENCE {
-                tracing::warn!("{name} has no address yet, and is asked for through the tunnel from now on");
+                tracing::warn!("{name} has no address yet; further lookups go through the tunnel");
                 break;
             }
-            // Also if this wait fails we have waited: names are asked for elsewhere.
+            // A failed poll is harmless: the lookups run on other threads.
             let _ = poll(&mut [PollFd::new(self.shutdown.as_fd(), PollFlags::POLLIN)], LOOK);
             if self.shutdown.is_signalled() {
                 break;
@@ -132,7 +132,7 @@ impl Reloader {
         self.change(&Setup { rules: Vec::new(), ..setup.clone() }, &setup)
     }
 
-    /// An endpoint of the file that is a name, and has no address yet.
+    /// Returns an endpoint of the configuration that is a host name without an address yet.
     fn unresolved(&self) -> Option<&PeerEndpoint> {
         let status = self.device.status().ok()?;
         let located = status.peers.iter().filter(|peer| peer.endpoint.is_some());
@@ -141,13 +141,13 @@ impl Reloader {
         peers.find_map(|peer| peer.endpoint.as_ref().filter(|_| !located.contains(&peer.public_key)))
     }
 
-    /// Reads the file again, and waits until the router has taken it.
+    /// Reads the configuration file again, applies it and waits until the peer actor has done so.
     ///
     /// # Errors
-    /// See [`ReloadError`]; the router goes on in any case.
+    /// See [`ReloadError`]. The router keeps running in any case.
     ///
     /// # Panics
-    /// Inside an async runtime.
+    /// Panics inside an async runtime.
     pub fn reload(&mut self) -> Result<(), ReloadError> {
         let next = self.config.read_again(&self.environment)?.ok_or(ReloadError::NoFile)?;
         for warning in &next.warnings {
@@ -162,7 +162,7 @@ impl Reloader {
         Ok(self.change(&before, &after)?)
     }
 
-    /// Changes the interface, unless the router is stopping: nobody might take rules away any more.
+    /// Changes the interface, unless the router is stopping: rules added then might never be removed.
     fn change(&self, before: &Setup, after: &Setup) -> Result<(), NetlinkError> {
         if self.shutdown.is_signalled() {
             return Ok(());
@@ -173,7 +173,7 @@ impl Reloader {
         Ok(())
     }
 
-    /// How the interface is set up now.
+    /// Returns the interface settings of the current configuration.
     pub fn setup(&self) -> Setup {
         interface_setup(&self.config)
     }

@@ -1,4 +1,4 @@
-//! The roll of a router's threads: who they are, what the kernel calls them, and whether each is alive.
+//! Registry of a router's threads: their names, kernel thread ids and heartbeats.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,25 +7,25 @@ use std::time::Duration;
 use crate::lane::pulse::Pulse;
 use crate::units::Nanos;
 
-/// All threads of one router.
+/// The threads of one router.
 #[derive(Debug, Default)]
 pub struct Roll(Mutex<Vec<Arc<Member>>>);
 
-/// One thread.
+/// One registered thread.
 #[derive(Debug)]
 pub struct Member {
-    /// The lane it belongs to, if one.
+    /// The lane of a worker; `None` for other threads.
     pub queue: Option<usize>,
-    /// What it is: the value of the `worker` label.
+    /// The kind of thread, which is the value of the `worker` label in metrics.
     pub worker: &'static str,
-    /// How it is asked whether it is alive. One that has none does the asking.
+    /// The thread's heartbeat; `None` for the admin thread, which checks the others.
     pulse: Option<Arc<Pulse>>,
-    /// The kernel's number for it; 0 before it has begun.
+    /// The kernel's thread id; 0 before the thread has begun.
     thread: AtomicI32,
 }
 
 impl Roll {
-    /// Puts a thread on the roll, which then says so itself ([`Member::begin`]).
+    /// Registers a thread that is about to start and then calls [`Member::begin`].
     pub fn enlist(
         &self,
         queue: Option<usize>,
@@ -37,12 +37,12 @@ impl Roll {
         member
     }
 
-    /// Everybody who is on it.
+    /// Returns all registered threads.
     pub fn members(&self) -> Vec<Arc<Member>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Asks everybody whether they are alive.
+    /// Requests a heartbeat from every thread.
     pub fn call(&self, now: Nanos) {
         for member in self.members() {
             if let Some(pulse) = &member.pulse {
@@ -51,7 +51,8 @@ impl Roll {
         }
     }
 
-    /// Who has not answered yet, and since when they owe the answer.
+    /// Returns the names of the threads that have not answered, and how long each heartbeat has been
+    /// outstanding.
     pub fn silent(&self, now: Nanos) -> Vec<(String, Duration)> {
         let open = |member: &Arc<Member>| Some((member.name(), member.pulse.as_ref()?.open_for(now)?));
         self.members().iter().filter_map(open).collect()
@@ -59,7 +60,7 @@ impl Roll {
 }
 
 impl Member {
-    /// The thread's name: its kind, and its lane if it has one.
+    /// Returns the thread's name: its kind, and the lane's number if it belongs to one (`inside-0`).
     pub fn name(&self) -> String {
         match self.queue {
             Some(queue) => format!("{}-{queue}", self.worker),
@@ -67,12 +68,12 @@ impl Member {
         }
     }
 
-    /// The calling thread is the one that was enlisted.
+    /// Records the calling thread's kernel id. Called by the registered thread itself.
     pub fn begin(&self) {
         self.thread.store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
     }
 
-    /// The kernel's number for it, once it has begun.
+    /// Returns the kernel's thread id, once the thread has begun.
     pub fn thread(&self) -> Option<i32> {
         Some(self.thread.load(Ordering::Relaxed)).filter(|thread| *thread != 0)
     }

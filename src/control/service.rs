@@ -1,7 +1,8 @@
-//! The service manager that started us, systemd with `Type=notify`: it is told when the router is up, when it
-//! reloads and when it stops (`sd_notify(3)`).
+//! Notifies the service manager (systemd with `Type=notify`) that the router is up, reloads or stops
+//! (sd_notify(3)).
 //!
-//! Each message is one datagram to the socket that `NOTIFY_SOCKET` names. Without that variable nobody asked.
+//! Each message is one datagram to the Unix socket that `NOTIFY_SOCKET` names. Without that variable, nothing
+//! is sent.
 
 use std::env;
 use std::ffi::OsString;
@@ -12,46 +13,46 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use nix::time::{ClockId, clock_gettime};
 
-/// The variable that names the manager's socket.
+/// The environment variable that names the manager's socket.
 const VARIABLE: &str = "NOTIFY_SOCKET";
 
-/// What waits to be told.
+/// The service manager that started this process, if any.
 #[derive(Debug)]
 pub struct ServiceManager {
     socket: Option<UnixDatagram>,
 }
 
 impl ServiceManager {
-    /// The one that started this process, if there is one and it wants to know. One that cannot be reached is no
-    /// reason not to run: it will say itself that it has heard nothing.
+    /// Connects to the socket that `NOTIFY_SOCKET` names, if it is set. Failure is only logged: the manager
+    /// reports missing notifications itself.
     pub fn of_process() -> Self {
         let Some(name) = env::var_os(VARIABLE) else { return ServiceManager { socket: None } };
         match connect(&name) {
             Ok(socket) => ServiceManager { socket: Some(socket) },
             Err(error) => {
-                tracing::warn!("{VARIABLE}={}: {error}", name.display());
+                tracing::warn!("cannot notify the service manager: {VARIABLE}={}: {error}", name.display());
                 ServiceManager { socket: None }
             }
         }
     }
 
-    /// The router is up, and is `status`.
+    /// Reports that the router is up, with a status text. Newlines in it become spaces.
     pub fn ready(&self, status: &str) {
         self.tell(&format!("READY=1\nSTATUS={}", one_line(status)));
     }
 
-    /// It takes up a new configuration, until it is ready again.
+    /// Reports that a reload begins; [`ready`](Self::ready) ends it.
     ///
     /// # Panics
-    /// On a system without `CLOCK_MONOTONIC`.
+    /// Panics on a system without `CLOCK_MONOTONIC`.
     pub fn reloading(&self) {
-        // Orders this message and the manager's own signal (`Type=notify-reload`).
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has CLOCK_MONOTONIC");
+        // With `Type=notify-reload`, the timestamp orders this message relative to the manager's own signal.
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("Linux always has CLOCK_MONOTONIC");
         let microseconds = now.tv_sec() * 1_000_000 + now.tv_nsec() / 1_000;
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
     }
 
-    /// It ends.
+    /// Reports that the router stops.
     pub fn stopping(&self) {
         self.tell("STOPPING=1");
     }
@@ -59,16 +60,17 @@ impl ServiceManager {
     fn tell(&self, message: &str) {
         let Some(socket) = &self.socket else { return };
         if let Err(error) = socket.send(message.as_bytes()) {
-            tracing::warn!("the service manager cannot be told how the router is: {error}");
+            tracing::warn!("cannot notify the service manager: {error}");
         }
     }
 }
 
-/// The socket is connected at the start, before it can be out of reach.
+/// Connects to the manager's socket, a path or `@` and an abstract name. Done at startup, while the path is
+/// still reachable.
 fn connect(name: &OsString) -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
     match name.as_bytes() {
-        // Of the abstract name space.
+        // A name in the abstract namespace (unix(7)).
         [b'@', name @ ..] => socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
         [b'/', ..] => socket.connect(name)?,
         _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "expected a path, or @ and a name")),
@@ -76,7 +78,7 @@ fn connect(name: &OsString) -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// A line is a field of the message.
+/// Replaces newlines, because each line is a field of the message.
 fn one_line(text: &str) -> String {
     text.replace('\n', " ")
 }
@@ -85,7 +87,7 @@ fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// A manager's socket under an abstract name, and the one that talks to it.
+    /// Returns a manager's socket under an abstract name and a `ServiceManager` connected to it.
     fn pair(purpose: &str) -> (UnixDatagram, ServiceManager) {
         let name = format!("laneway-service-{purpose}-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name).expect("a name");
@@ -118,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_name_that_is_neither_a_path_nor_abstract_is_refused() {
-        let error = connect(&OsString::from("vsock:2:1234")).expect_err("of another kind");
+        let error = connect(&OsString::from("vsock:2:1234")).expect_err("vsock is not supported");
         assert!(error.to_string().contains("expected a path"), "{error}");
     }
 

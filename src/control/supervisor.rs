@@ -1,12 +1,12 @@
-//! The supervisor: opens what a router needs, starts its threads, watches them and stops them.
+//! The supervisor: opens a router's device and sockets, starts its threads, restarts and stops them.
 //!
-//! [`Router::start`] opens everything first and starts threads last, so a failure leaves nothing
-//! behind: the device and the sockets go with their descriptors. All of it happens in the network
-//! namespace of the calling thread, and the threads stay there.
+//! [`Router::start`] opens everything first and starts threads last, so a failure leaves nothing behind: the
+//! device and the sockets are closed with their descriptors. Everything is opened in the network namespace of
+//! the calling thread, and the threads stay in it.
 //!
-//! A worker that panics is restarted on its open descriptors, a bounded number of times; what it was
-//! in the middle of is lost and counted. A worker whose device or socket is gone ends the router. One that does
-//! not end when it is told to is left behind ([`stopping`]).
+//! A worker that panics is restarted with its open descriptors, a bounded number of times; the packets it was
+//! processing are lost and counted. A worker whose device or socket is gone stops the router. A thread that
+//! does not end when told to stop is left behind ([`stopping`]).
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -41,7 +41,7 @@ use crate::underlay::BindError;
 use crate::wireguard::aead::Backend;
 use crate::wireguard::keys::PublicKey;
 
-/// How often a worker that panicked is restarted before the router gives up.
+/// Restarts of a worker after panics before the router stops.
 const MAX_RESTARTS: u32 = 8;
 
 /// A running router. Dropping it stops it.
@@ -62,43 +62,43 @@ pub struct Router {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Why a router did not start. Nothing is left of it.
+/// Errors when starting a router. A router that fails to start leaves nothing behind.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// No TUN device.
+    /// The TUN device cannot be opened.
     #[error(transparent)]
     Tun(#[from] OpenError),
-    /// No UDP sockets.
+    /// The UDP sockets cannot be opened.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// The interface could not be set up.
+    /// The interface cannot be set up.
     #[error(transparent)]
     Netlink(#[from] super::netlink::NetlinkError),
-    /// A worker was to run where it may not.
+    /// A worker is to be pinned to a CPU that the process may not use.
     #[error(transparent)]
     Pinning(#[from] NotAllowed),
-    /// The configuration asks for what cannot be.
+    /// The configuration cannot be applied.
     #[error("{0}")]
     Config(String),
-    /// Threads, descriptors or randomness ran out.
-    #[error("the system lacks what a router needs: {0}")]
+    /// A thread or descriptor cannot be created, or no randomness is available.
+    #[error("cannot start the router: {0}")]
     System(#[from] io::Error),
 }
 
 impl Router {
-    /// Opens and starts everything `config` says in the calling thread's network namespace. `tun`
-    /// is a queue of an interface that someone else has made.
+    /// Starts a router with `config` in the calling thread's network namespace. `tun`, if given, is a queue
+    /// of an interface that another program created.
     ///
     /// # Errors
-    /// See [`StartError`]; nothing is left behind.
+    /// See [`StartError`].
     pub fn start(config: &RouterConfig, tun: Option<OwnedFd>) -> Result<Router, StartError> {
         Self::start_with(config, tun, Arc::new(Shutdown::new()?))
     }
 
-    /// The same for a router that can be told to stop while it starts: by `shutdown`, at any time.
+    /// Like [`start`](Self::start), for a router that `shutdown` can stop at any time, even while it starts.
     ///
     /// # Errors
-    /// See [`StartError`]; nothing is left behind.
+    /// See [`StartError`].
     pub fn start_with(
         config: &RouterConfig,
         tun: Option<OwnedFd>,
@@ -107,7 +107,7 @@ impl Router {
         let parts::Parts { interface, lanes, mut actor, device, registry, mtu, own, peers } =
             parts::open(config, tun, &shutdown)?;
         actor.apply(config.update.clone()).map_err(|errno| {
-            StartError::Config(format!("the configuration of {interface} cannot be applied: {errno}"))
+            StartError::Config(format!("cannot apply the configuration of {interface}: {errno}"))
         })?;
         let mut router = Router {
             interface,
@@ -125,64 +125,64 @@ impl Router {
             threads: Vec::with_capacity(2 * lanes.len() + 1),
         };
         router.registry.collect_from(ThreadMetrics(Arc::clone(&router.roll)));
-        // From here on an error drops the router, which stops what runs already.
+        // After this point an error drops the router, which stops the threads that already run.
         router.spawn_lanes(lanes)?;
         router.spawn_actor(actor)?;
         Ok(router)
     }
 
-    /// The interface's name.
+    /// Returns the interface's name.
     pub fn interface(&self) -> &str {
         &self.interface
     }
 
-    /// The way to the peer actor.
+    /// Returns the handle to the peer actor.
     pub fn device(&self) -> &DeviceHandle {
         &self.device
     }
 
-    /// Its metrics.
+    /// Returns the router's metrics.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
     }
 
-    /// Whether it can be given traffic, and has a session with the peer that its configuration waits for.
+    /// Returns the conditions for readiness, including a session with the peer that the configuration awaits.
     pub fn readiness(&self) -> Readiness {
         Readiness::new(Arc::clone(&self.peers), self.ready_peer, Arc::clone(&self.shutdown))
     }
 
-    /// Its threads.
+    /// Returns the registry of the router's threads.
     pub fn roll(&self) -> &Arc<Roll> {
         &self.roll
     }
 
-    /// Is signalled when the router stops, whoever stops it.
+    /// Returns the signal that the router stops, whatever the cause. Signalling it stops the router.
     pub fn shutdown(&self) -> &Arc<Shutdown> {
         &self.shutdown
     }
 
-    /// How it is told about its interface.
+    /// Returns a handle through which the router learns of changes to its interface.
     pub fn bulletin(&self) -> Bulletin {
         Bulletin { mtu: Arc::clone(&self.mtu), own: Arc::clone(&self.own) }
     }
 
-    /// Its metrics in the Prometheus text format.
+    /// Renders the router's metrics in the Prometheus text format.
     pub fn metrics_text(&self) -> String {
         self.registry.render()
     }
 
-    /// Stops it and waits for its threads, [`stopping::THREADS`] at the most.
+    /// Stops the router and waits for its threads, up to [`stopping::THREADS`].
     ///
     /// # Errors
-    /// What ended it before it was told to stop, or who did not stop.
+    /// Returns the failure that stopped the router earlier, or the names of threads that did not end.
     pub fn stop(self) -> Result<(), StopError> {
         self.stop_until(Instant::now() + stopping::THREADS)
     }
 
-    /// The same, but waits for its threads until `deadline`.
+    /// Like [`stop`](Self::stop), but waits for the threads until `deadline`.
     ///
     /// # Errors
-    /// What ended it before it was told to stop, or who did not stop.
+    /// Returns the failure that stopped the router earlier, or the names of threads that did not end.
     pub fn stop_until(mut self, deadline: Instant) -> Result<(), StopError> {
         let stuck = self.finish(deadline);
         let failure = self.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
@@ -193,12 +193,12 @@ impl Router {
         }
     }
 
-    /// Waits for the threads; those that have not ended.
+    /// Stops the threads and waits for them. Returns the names of those that did not end.
     fn finish(&mut self, deadline: Instant) -> Vec<String> {
         self.shutdown.signal();
         let mut stuck = Vec::new();
         for thread in mem::take(&mut self.threads) {
-            // A thread's own panic was caught and reported where it happened.
+            // Panics were already caught and reported on the thread itself.
             if let Err(left) = stopping::join_until(thread, deadline) {
                 stuck.push(stopping::name_of(&left));
             }
@@ -227,7 +227,7 @@ impl Router {
             member.begin();
             aead.prepare_thread();
             let outcome = catch_unwind(AssertUnwindSafe(|| actor.run()));
-            end.report(outcome.map_err(|_| "it panicked".into()));
+            end.report(outcome.map_err(|_| "panicked".into()));
         })?;
         self.threads.push(thread);
         Ok(())
@@ -242,10 +242,10 @@ impl Router {
             if let Some(cpu) = cpu
                 && !pinning::pin(cpu)
             {
-                tracing::warn!("{name} cannot be pinned to CPU {cpu} and runs where the scheduler puts it");
+                tracing::warn!("cannot pin {name} to CPU {cpu}; the thread runs unpinned");
             }
             if let Err(error) = scheduling.apply() {
-                tracing::warn!("{name} keeps the scheduling that it has: {error}");
+                tracing::warn!("cannot change the scheduling of {name}: {error}");
             }
             aead.prepare_thread();
             end.report(supervise(&name, &mut worker));
@@ -268,7 +268,7 @@ impl Drop for Router {
     }
 }
 
-/// The news about its interface that a router acts on, whoever brings them.
+/// Tells a running router of changes to its interface.
 #[derive(Clone, Debug)]
 pub struct Bulletin {
     mtu: Arc<AtomicUsize>,
@@ -276,21 +276,22 @@ pub struct Bulletin {
 }
 
 impl Bulletin {
-    /// The interface has these addresses from now on.
+    /// Sets the interface's addresses.
     pub fn set_addresses(&self, own: &[IpAddr]) {
         self.own.store(Arc::new(own.to_vec()));
     }
 
-    /// The interface has another MTU from now on.
+    /// Sets the interface's MTU in bytes.
     pub fn set_mtu(&self, mtu: usize) {
         self.mtu.store(mtu, Ordering::Relaxed);
     }
 }
 
-/// What the supervisor needs of a worker.
+/// A worker as the supervisor runs it.
 trait Worker: Send + 'static {
+    /// Runs the worker until the router stops.
     fn run(&mut self) -> Result<(), WorkerError>;
-    /// Makes it fit to run again after a panic, and counts what is lost and that it happened.
+    /// Prepares the worker to run again after a panic. Counts the restart and the lost packets.
     fn recover(&mut self);
 }
 
@@ -318,27 +319,27 @@ impl Worker for OutsideWorker {
     }
 }
 
-/// Runs a worker, and runs it again when it panics.
+/// Runs a worker and restarts it after a panic, up to [`MAX_RESTARTS`] times.
 fn supervise(name: &str, worker: &mut impl Worker) -> Result<(), String> {
     for _ in 0..=MAX_RESTARTS {
         match catch_unwind(AssertUnwindSafe(|| worker.run())) {
             Ok(Ok(())) => return Ok(()),
-            // `ip link del` is how people end a WireGuard interface: no failure.
+            // Not a failure: `ip link del` is the usual way to stop a WireGuard interface.
             Ok(Err(WorkerError::Queue(QueueError::Closed))) => {
                 tracing::info!("stopping: the TUN interface was deleted");
                 return Ok(());
             }
             Ok(Err(error)) => return Err(error.to_string()),
             Err(_) => {
-                tracing::error!("{name} panicked and is restarted; please report this");
+                tracing::error!("{name} panicked; restarting it. Please report this");
                 worker.recover();
             }
         }
     }
-    Err(format!("it panicked {MAX_RESTARTS} times"))
+    Err(format!("panicked {} times", MAX_RESTARTS + 1))
 }
 
-/// What a thread does with its end: the first failure is kept, and the router stops.
+/// Reports the end of a thread: stops the router and records the first failure.
 struct Ending {
     name: String,
     shutdown: Arc<Shutdown>,

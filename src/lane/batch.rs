@@ -1,4 +1,5 @@
-//! Batches: what one inbox slot carries. Each owns one slab of bytes and a list of what is in it.
+//! Batches: the unit that rings carry. A batch is one slab of bytes plus the list of its runs or
+//! segments.
 
 use arrayvec::ArrayVec;
 
@@ -6,43 +7,43 @@ use super::bounds::{BATCH_RUNS, BATCH_SEGMENTS, SLAB_BYTES};
 use crate::underlay::Endpoint;
 use crate::units::PeerId;
 
-/// A slab of zeroes whose pages the kernel hands out when they are first touched.
+/// Allocates a zeroed slab. The kernel backs its pages with memory on first touch.
 fn slab() -> Box<[u8]> {
     vec![0; SLAB_BYTES].into_boxed_slice()
 }
 
-/// Sealed datagrams on their way from an inside worker to its socket.
+/// Sealed datagrams, passed from an inside worker to its outside worker.
 #[derive(Debug)]
 pub struct OutboundBatch {
     /// The datagrams of all runs, back to back.
     pub data: Box<[u8]>,
-    /// What to send, in order.
+    /// The runs, in sending order.
     pub runs: ArrayVec<Run, BATCH_RUNS>,
 }
 
-/// Datagrams for one destination that one GSO send can carry: all `stride` bytes long, the last
-/// one maybe shorter.
+/// The datagrams of one GSO send: one destination, each `stride` bytes long except the last, which may
+/// be shorter.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
-    /// First byte in the slab.
+    /// Offset in the slab, in bytes.
     pub start: u32,
-    /// Bytes of all its datagrams.
+    /// Total length of the datagrams, in bytes.
     pub len: u32,
-    /// Bytes of each datagram but the last.
+    /// Length of each datagram except the last, in bytes.
     pub stride: u16,
-    /// Where it goes.
+    /// The destination.
     pub to: Endpoint,
-    /// Whose it is.
+    /// The peer the datagrams are sealed for.
     pub peer: PeerId,
 }
 
 impl OutboundBatch {
-    /// An empty batch.
+    /// Creates an empty batch.
     pub fn new() -> Self {
         Self { data: slab(), runs: ArrayVec::new() }
     }
 
-    /// Bytes that are taken.
+    /// Returns how many bytes of the slab are in use.
     pub fn used(&self) -> usize {
         self.runs.last().map_or(0, |run| (run.start + run.len) as usize)
     }
@@ -54,38 +55,38 @@ impl Default for OutboundBatch {
     }
 }
 
-/// Opened packets on their way from an outside worker to a TUN queue.
+/// Opened packets, passed from an outside worker to an inside worker.
 #[derive(Debug)]
 pub struct InboundBatch {
-    /// Received bytes; what lies between the segments is of no use to anyone.
+    /// The slab. Only the bytes that `segments` lists are meaningful.
     pub data: Box<[u8]>,
-    /// Where the packets are, in the order they came.
+    /// The packets, in order of arrival.
     pub segments: ArrayVec<Segment, BATCH_SEGMENTS>,
-    /// The lane whose outside worker owns the slab.
+    /// The lane whose outside worker owns the batch.
     pub home: usize,
 }
 
-/// One inner IP packet, trimmed to its own length.
+/// One inner IP packet, without WireGuard's padding.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment {
-    /// First byte in the slab.
+    /// Offset in the slab, in bytes.
     pub start: u32,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u32,
 }
 
 impl InboundBatch {
-    /// An empty batch that belongs to lane `home`.
+    /// Creates an empty batch owned by lane `home`.
     pub fn new(home: usize) -> Self {
         Self { data: slab(), segments: ArrayVec::new(), home }
     }
 
-    /// The packets, in order.
+    /// Iterates over the packets, in order.
     pub fn packets(&self) -> impl Iterator<Item = &[u8]> {
         self.segments.iter().map(|s| &self.data[s.start as usize..(s.start + s.len) as usize])
     }
 
-    /// Copies a packet behind the last one; false if there is no room for it.
+    /// Copies `packet` behind the last one. Returns false, without copying, if it does not fit.
     #[must_use]
     pub fn append(&mut self, packet: &[u8]) -> bool {
         let start = self.segments.last().map_or(0, |s| (s.start + s.len) as usize);

@@ -1,59 +1,62 @@
-//! Every bound of a lane, named, and how the bounds depend on each other.
+//! Sizes and limits of a lane, and how they depend on each other.
 
 use crate::underlay::DEPTH;
 use crate::units::MAX_PACKET;
 
-/// The most lanes there can be: as many queues as a TUN can have (`MAX_TAP_QUEUES` in Linux's
+/// Maximum number of lanes: the number of queues of a TUN device (`MAX_TAP_QUEUES` in Linux's
 /// `drivers/net/tun.c`).
 pub const MAX_LANES: usize = 256;
 
-/// Bytes of one slab: the longest UDP payload, or the longest GSO run, and no less than a whole
-/// receive with UDP GRO.
+/// Size of a slab in bytes. It holds the longest UDP payload, the longest GSO run, or a whole GRO
+/// receive.
 pub const SLAB_BYTES: usize = 64 * 1024;
 
-/// Batches that may wait in an inbox, unless `LANEWAY_INBOX_DEPTH` says otherwise.
+/// Default capacity of a ring in batches (`LANEWAY_INBOX_DEPTH`).
 pub const INBOX_DEPTH: usize = 16;
 
-/// The deepest inbox that can be asked for: 64 MiB of slabs a lane.
+/// Maximum of `LANEWAY_INBOX_DEPTH`: 64 MiB of slabs per lane.
 pub const MAX_INBOX_DEPTH: usize = 1024;
 
-/// Batches an inside worker takes from its inbox before it looks at its TUN queue again, which is
-/// also how far one coalescing window reaches.
+/// Batches an inside worker takes from its ring before it reads its TUN queue again. Also the extent
+/// of one coalescing window.
 pub const WINDOW_BATCHES: usize = 8;
 
-/// Segments an inbound batch can list. A GRO receive has at most 128 (`UDP_MAX_SEGMENTS`, Linux
-/// 6.9); small packets that are copied together can be more.
+/// Maximum number of segments in an inbound batch. A GRO receive has at most 128 (`UDP_MAX_SEGMENTS`,
+/// Linux 6.9); a batch of copied small packets can have more.
 pub const BATCH_SEGMENTS: usize = 256;
 
-/// Runs an outbound batch can list, at the least one for each packet of a drain.
+/// Maximum number of runs in an outbound batch: at least one per packet of a drain.
 pub const BATCH_RUNS: usize = 64;
 
-/// TUN reads after one wake, unless `LANEWAY_DRAIN_CAP` says otherwise.
+/// Default maximum of TUN reads per wake (`LANEWAY_DRAIN_CAP`).
 pub const DRAIN_CAP: usize = 64;
 
-/// A receive of fewer bytes than this is copied into a batch with its neighbours. Above it the
-/// slab itself travels on: copying would cost more than the slab.
+/// A receive shorter than this, in bytes, is copied into a batch with its neighbors. A longer one is
+/// passed on in its own slab, which is cheaper than the copy.
 pub const COPY_BELOW: usize = 8 * 1024;
 
-/// Handshake messages that may wait for the peer actor, of strangers and of others each: 50 milliseconds of
-/// 20,000 a second, so that in a flood a peer's own message is not dropped because the actor had to wait
-/// for a processor. Newest are dropped beyond it.
+/// Capacity in messages of each of the peer actor's handshake queues, `priority` and `unverified`.
+/// It holds 50 milliseconds of a flood of 20,000 messages per second, so that a peer's own message is
+/// not dropped while the actor waits for a CPU. When a queue is full, the newest message is dropped.
 pub const HANDSHAKE_QUEUE: usize = 1024;
 
-/// Events that may wait for the peer actor. Each is either repeated by the next batch or found by
-/// the peer's own timers, so one that finds the queue full is not lost for good.
+/// Capacity in events of the channel to the peer actor. Dropping an event is safe: the next batch
+/// repeats it, or the peer's timers notice.
 pub const EVENT_QUEUE: usize = 1024;
 
-/// Handshake messages and keepalives that may wait for an outside worker.
+/// Capacity in messages of an outside worker's channel for handshake messages and keepalives.
 pub const CONTROL_QUEUE: usize = 256;
 
-/// Cookies that may wait for an outside worker, as many as the messages that can ask for them.
+/// Capacity in messages of an outside worker's channel for cookie replies: as many as there can be
+/// waiting messages to reply to.
 pub const COOKIE_QUEUE: usize = HANDSHAKE_QUEUE;
 
-/// The batches an outside worker owns. With a single lane they are as many as one inbox holds, so
-/// that it can never be full: the slabs run out first, and the socket's buffer holds what comes. With
-/// more lanes a full inbox must not take the slabs that other lanes' packets need, and each message
-/// may need one a lane ([`slabs_per_message`]).
+/// Returns the number of batches in an outside worker's pool.
+///
+/// With one lane the pool is as large as the ring, so the ring can never be full: the pool runs out
+/// first and datagrams queue in the socket's buffer. With more lanes, a full ring must not hold the
+/// batches that other lanes' packets need, and a message may need one batch per lane
+/// ([`slabs_per_message`]).
 pub const fn inbound_pool(inbox_depth: usize, lanes: usize) -> usize {
     let spare = 2 * slabs_per_message(lanes);
     match lanes {
@@ -63,14 +66,14 @@ pub const fn inbound_pool(inbox_depth: usize, lanes: usize) -> usize {
     }
 }
 
-/// The slabs that one received message may need: its own, and one for the packets of each other
-/// lane that are in it.
+/// Returns how many batches one received message may need: its own, and one for each other lane whose
+/// packets it contains.
 pub const fn slabs_per_message(lanes: usize) -> usize {
     lanes
 }
 
-/// The batches an inside worker owns. Its outside worker's inbox holds all of them: what bounds the
-/// way out is that the slabs run out.
+/// Returns the number of batches in an inside worker's pool. The outside worker's ring holds all of
+/// them, so the pool is what bounds the outbound path.
 pub const fn outbound_pool(inbox_depth: usize) -> usize {
     inbox_depth
 }

@@ -1,22 +1,22 @@
-//! Lists of CPUs as cpusets, sysfs and people write them: `0-3,8` (cpuset(7), "List format").
+//! CPU lists such as `0-3,8`, as in cpusets, sysfs and settings (cpuset(7), "List format").
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The highest CPU number that is taken, as `CPU_SETSIZE` has it.
+/// The highest valid CPU number: glibc's `CPU_SETSIZE` - 1.
 const HIGHEST: usize = 1023;
 
-/// A set of CPUs, in the order in which they were named, each once.
+/// A nonempty list of distinct CPU numbers, in the order given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuList(Vec<usize>);
 
 impl CpuList {
-    /// The CPUs' numbers.
+    /// The CPU numbers, in the order given.
     pub fn cpus(&self) -> &[usize] {
         &self.0
     }
 
-    /// A list of these, each once. `None` if there are none: a list is never empty.
+    /// Creates a list of `cpus` without duplicates, or `None` if there are none.
     pub fn of(cpus: impl IntoIterator<Item = usize>) -> Option<Self> {
         let mut list = Vec::new();
         for cpu in cpus {
@@ -27,14 +27,13 @@ impl CpuList {
         (!list.is_empty()).then_some(CpuList(list))
     }
 
-    /// The CPU for worker number `index`; the list starts over when it is used up. A list is never
-    /// empty.
+    /// Returns the CPU at `index`, starting over at the end of the list.
     pub fn nth_wrapping(&self, index: usize) -> usize {
         self.0[index % self.0.len()]
     }
 }
 
-/// A text is not a list of CPUs.
+/// The text is not a valid CPU list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("CPU numbers from 0 to {HIGHEST} and ranges of them, as in `0-3,8`")]
 pub struct CpuListError;

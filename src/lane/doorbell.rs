@@ -1,26 +1,26 @@
-//! The doorbell: how one worker wakes another, and only if that one sleeps.
+//! The doorbell: wakes a thread, but only if it sleeps.
 //!
-//! A worker has one doorbell for all its rings. Before it sleeps it *arms* the bell with what it
-//! waits for, looks at its rings once more, and only then polls. Whoever pushes looks at the bell
-//! after the push. Both sides put a sequentially consistent fence between their write and their
-//! look, so at least one of them sees the other: no wake-up is lost, and a busy consumer costs the
-//! producer one relaxed load. `tests/model` checks that, and that neither fence can be left out.
+//! A worker has one doorbell for all its rings. Before it sleeps, it *arms* the doorbell with what it
+//! waits for, checks its rings once more, and then polls. A producer checks the doorbell after its
+//! push. Both sides have a sequentially consistent fence between their write and their check, so at
+//! least one of them sees the other: no wake-up is lost, and a busy consumer costs the producer a
+//! fence and one relaxed load. `tests/model` verifies this, and that neither fence can be omitted.
 
 use std::io;
 
 use super::sync::{AtomicU8, Event, Ordering, fence};
 
-/// What a sleeping worker waits for, one bit each.
+/// What a sleeping worker waits for, as a bit set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Awaited(u8);
 
 impl Awaited {
-    /// Something in an inbox.
+    /// Work: a batch in a ring or a message in a channel.
     pub const WORK: Awaited = Awaited(1);
-    /// A slab that comes home. Only a worker that has none left waits for one; otherwise every
-    /// batch written would wake its sender for nothing.
+    /// A batch on the return ring. Awaited only by a worker whose pool is empty; otherwise every
+    /// returned batch would wake its owner for nothing.
     pub const SLABS: Awaited = Awaited(2);
-    /// Either of the two.
+    /// Either of them.
     pub const ANY: Awaited = Awaited(3);
 }
 
@@ -32,15 +32,15 @@ pub struct Doorbell {
 }
 
 impl Doorbell {
-    /// A doorbell that nobody waits at.
+    /// Creates an unarmed doorbell.
     ///
     /// # Errors
-    /// The process is out of file descriptors.
+    /// If the process is out of file descriptors.
     pub fn new() -> io::Result<Self> {
         Ok(Self { event: Event::new()?, awaited: AtomicU8::new(0) })
     }
 
-    /// Wakes the owner if it sleeps and waits for `what`. Call it after the push.
+    /// Wakes the owner if it sleeps and waits for `what`. Call this after the push.
     #[inline]
     pub fn ring(&self, what: Awaited) {
         fence(Ordering::SeqCst);
@@ -49,7 +49,8 @@ impl Doorbell {
         }
     }
 
-    /// Whether the owner sleeps, or is about to, and waits for `what`. It may wake at any time.
+    /// Returns whether the owner sleeps, or is about to, and waits for `what`. The answer may be stale
+    /// at once.
     #[inline]
     pub fn is_armed(&self, what: Awaited) -> bool {
         self.awaited.load(Ordering::Relaxed) & what.0 != 0
@@ -57,25 +58,26 @@ impl Doorbell {
 
     #[cold]
     fn wake(&self) {
-        // Only the first of several producers pays for the system call.
+        // Only the first of several producers makes the system call.
         if self.awaited.swap(0, Ordering::AcqRel) != 0 {
             self.event.signal();
         }
     }
 
-    /// The owner is about to sleep until `what` happens. It must look at its rings after this and
-    /// before it polls.
+    /// Announces that the owner is about to sleep until `what` arrives. The owner must check its rings
+    /// after this call and before it polls.
     pub fn arm(&self, what: Awaited) {
         self.awaited.store(what.0, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
-    /// What the owner polls while the bell is armed.
+    /// The eventfd to poll while the doorbell is armed.
     pub fn event(&self) -> &Event {
         &self.event
     }
 
-    /// The owner is awake again. `rang`: poll found the eventfd readable, so it is emptied.
+    /// Announces that the owner is awake. `rang` says whether poll found the eventfd readable; if so,
+    /// this clears it.
     pub fn disarm(&self, rang: bool) {
         self.awaited.store(0, Ordering::Relaxed);
         if rang {

@@ -1,4 +1,4 @@
-//! Tests of the doorbell over its real eventfd. What they cannot show, `tests/model` does.
+//! Tests of the doorbell with a real eventfd. `tests/model` checks its memory ordering.
 
 use std::os::fd::AsFd;
 
@@ -22,12 +22,12 @@ fn a_sleeper_is_woken_once_for_what_it_waits_for() {
     let bell = Doorbell::new().unwrap();
     bell.arm(Awaited::WORK);
     bell.ring(Awaited::SLABS);
-    assert!(!rang(&bell), "slabs were not awaited");
+    assert!(!rang(&bell), "no returned batch was awaited");
     bell.ring(Awaited::WORK);
     bell.ring(Awaited::WORK);
     assert!(rang(&bell));
     bell.disarm(true);
-    assert!(!rang(&bell), "one read empties the bell");
+    assert!(!rang(&bell), "one read clears the doorbell");
     bell.ring(Awaited::WORK);
     assert!(!rang(&bell), "the owner is awake");
 }

@@ -1,8 +1,8 @@
-//! How workers stop: what was taken goes out first.
+//! Orderly shutdown of the workers: stop reading, empty the rings.
 //!
-//! Told to stop, an inside worker reads no more from its TUN queue and an outside worker receives no
-//! more. Each says so when everything it had in hand is in an inbox, and goes on emptying its own inbox
-//! until all who could fill it have said so. What cannot leave within [`LIMIT`] is dropped and counted.
+//! On shutdown, inside workers stop reading their TUN queues and outside workers stop receiving. A
+//! worker closes once everything it had accepted is in a ring, and keeps emptying its own ring until
+//! every worker that fills it has closed. What cannot leave within [`LIMIT`] is dropped and counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,40 +11,40 @@ use std::time::Duration;
 
 use crate::sys::clock;
 
-/// How long a worker goes on after it was told to stop: what the inboxes of a lane hold is written in a
-/// few milliseconds, unless a socket's buffer is full or the machine is very busy.
+/// How long a worker keeps emptying its ring after a stop. A lane's rings normally empty in a few
+/// milliseconds; a full socket buffer or a very busy machine takes longer.
 pub const LIMIT: Duration = Duration::from_secs(1);
 
-/// How long a worker pauses when it can do nothing but wait for others. Its doorbell is of no use now:
-/// the signal to stop ends every sleep at once.
+/// How long a worker pauses when it can only wait for others. It cannot sleep at its doorbell: the
+/// shutdown signal ends every such sleep immediately.
 pub(super) const PAUSE: Duration = Duration::from_micros(200);
 
-/// Which of the workers of one kind take in nothing any more, lane by lane.
+/// Which workers of one kind have closed, by lane.
 #[derive(Debug)]
 struct Closed(Box<[AtomicBool]>);
 
-/// One worker's part in stopping.
+/// One worker's side of the shutdown protocol.
 #[derive(Clone, Debug)]
 pub struct Drain {
     lane: usize,
     own: Arc<Closed>,
-    /// The workers that fill this one's inbox.
+    /// The workers that fill this one's ring.
     sources: Arc<Closed>,
 }
 
-/// What a look at the inbox has brought.
+/// The outcome of one attempt to empty the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Served {
-    /// Something went out.
+    /// At least one batch was sent or written.
     Some,
-    /// Something waits and cannot go out now.
+    /// A batch waits but cannot be sent now.
     Blocked,
-    /// There was nothing.
+    /// The ring was empty.
     Nothing,
 }
 
 impl Drain {
-    /// The parts of the inside and of the outside worker of each lane.
+    /// Creates the handles of each lane's (inside, outside) workers.
     pub fn of_lanes(lanes: usize) -> Vec<(Drain, Drain)> {
         let open = || Arc::new(Closed((0..lanes).map(|_| AtomicBool::new(false)).collect()));
         let (inside, outside) = (open(), open());
@@ -56,16 +56,16 @@ impl Drain {
         (0..lanes).map(|lane| (part(lane, &inside, &outside), part(lane, &outside, &inside))).collect()
     }
 
-    /// This worker takes in nothing any more, and has handed on all that it took.
+    /// Declares that this worker accepts no more input and has handed on everything it had accepted.
     pub fn close(&self) {
         self.own.0[self.lane].store(true, Ordering::Release);
     }
 
-    /// Lets `serve` empty the inbox until nothing comes any more, or time is up.
+    /// Calls `serve` until the ring is empty and all its sources have closed, or [`LIMIT`] has passed.
     pub fn finish(&self, mut serve: impl FnMut() -> Served) {
         let start = clock::now();
         loop {
-            // Asked before the look: what was handed on before is then found by it.
+            // Loaded before `serve`, which then sees everything pushed before the sources closed.
             let last = self.sources.0.iter().all(|closed| closed.load(Ordering::Acquire));
             match serve() {
                 Served::Nothing if last => return,
@@ -90,7 +90,7 @@ mod tests {
             let mut lanes = Drain::of_lanes(3);
             let (first, _) = lanes.remove(0);
             let sources: Vec<_> = lanes.into_iter().map(|(_, outside)| outside).collect();
-            // The third lane's source, which is gone already.
+            // The source of lane 0 has closed already.
             first.sources.0[0].store(true, Ordering::Relaxed);
             thread::scope(|scope| {
                 for source in &sources {

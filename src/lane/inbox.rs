@@ -1,13 +1,12 @@
-//! Inboxes: the bounded lock-free rings through which whole batches change hands.
+//! Bounded lock-free rings of batches between threads, and the pools that batches come from.
 //!
-//! Two kinds share this type. A worker's *inbox* brings it work; a *return ring* brings emptied
-//! slabs back to the pool they came from. What full means is for the producer to say, see
-//! [`crate::lane`].
+//! Most rings bring work to a worker; a *return ring* brings emptied batches back to their pool. Each
+//! producer decides what to do when a ring is full; see [`crate::lane`].
 
 use super::doorbell::{Awaited, Doorbell};
 use super::sync::{Arc, ArrayQueue};
 
-/// A bounded ring of boxed batches whose consumer sleeps at a doorbell.
+/// A bounded ring of boxed batches. A push rings its consumer's doorbell.
 #[derive(Debug)]
 pub struct Inbox<T> {
     ring: ArrayQueue<Box<T>>,
@@ -16,20 +15,20 @@ pub struct Inbox<T> {
 }
 
 impl<T> Inbox<T> {
-    /// An inbox of `depth` batches for the owner of `bell`.
+    /// Creates a work ring of `depth` batches for the owner of `bell`.
     pub fn new(depth: usize, bell: Arc<Doorbell>) -> Self {
         Self { ring: ArrayQueue::new(depth), bell, brings: Awaited::WORK }
     }
 
-    /// A ring on which `depth` batches find back to the pool of the owner of `bell`.
+    /// Creates a return ring of `depth` batches for the pool of the owner of `bell`.
     pub fn returning(depth: usize, bell: Arc<Doorbell>) -> Self {
         Self { ring: ArrayQueue::new(depth), bell, brings: Awaited::SLABS }
     }
 
-    /// Puts a batch in and wakes the consumer if it sleeps.
+    /// Pushes a batch and wakes the consumer if it sleeps.
     ///
     /// # Errors
-    /// The ring is full: the batch comes back.
+    /// Gives the batch back if the ring is full.
     #[inline]
     pub fn push(&self, batch: Box<T>) -> Result<(), Box<T>> {
         self.ring.push(batch)?;
@@ -37,40 +36,40 @@ impl<T> Inbox<T> {
         Ok(())
     }
 
-    /// The oldest batch.
+    /// Removes and returns the oldest batch.
     #[inline]
     pub fn pop(&self) -> Option<Box<T>> {
         self.ring.pop()
     }
 
-    /// Whether a push now would have to wake the consumer.
+    /// Returns whether a push would have to wake the consumer now.
     #[inline]
     pub fn would_wake(&self) -> bool {
         self.bell.is_armed(self.brings)
     }
 
-    /// How many batches there is room for.
+    /// The capacity in batches.
     pub fn depth(&self) -> usize {
         self.ring.capacity()
     }
 
-    /// How many batches wait.
+    /// Returns the number of waiting batches.
     pub fn len(&self) -> usize {
         self.ring.len()
     }
 
-    /// Whether no batch waits.
+    /// Returns whether no batch waits.
     pub fn is_empty(&self) -> bool {
         self.ring.is_empty()
     }
 
-    /// Whether a push would fail now.
+    /// Returns whether a push would fail now.
     pub fn is_full(&self) -> bool {
         self.ring.is_full()
     }
 }
 
-/// The batches a worker owns. They are made at the start; none is made later.
+/// The batches a worker owns. All are allocated at construction.
 #[derive(Debug)]
 pub struct Pool<T> {
     free: Vec<Box<T>>,
@@ -78,7 +77,7 @@ pub struct Pool<T> {
 }
 
 impl<T> Pool<T> {
-    /// A pool of `size` batches for the worker at `bell`.
+    /// Creates a pool of `size` batches for the owner of `bell`.
     pub fn new(size: usize, bell: Arc<Doorbell>, mut make: impl FnMut() -> T) -> Self {
         Self {
             free: (0..size).map(|_| Box::new(make())).collect(),
@@ -86,12 +85,12 @@ impl<T> Pool<T> {
         }
     }
 
-    /// Where whoever is done with a batch puts it.
+    /// The return ring, on which others return batches to this pool.
     pub fn home(&self) -> &Arc<Inbox<T>> {
         &self.home
     }
 
-    /// A free batch, the most recently used first: its slab is the likeliest to be in the cache.
+    /// Takes a free batch, the most recently used first: its slab is the most likely to be cached.
     #[inline]
     pub fn take(&mut self) -> Option<Box<T>> {
         while let Some(batch) = self.home.pop() {
@@ -100,29 +99,29 @@ impl<T> Pool<T> {
         self.free.pop()
     }
 
-    /// Puts back a batch that went nowhere.
+    /// Puts back a batch that was not handed over.
     #[inline]
     pub fn put_back(&mut self, batch: Box<T>) {
         self.free.push(batch);
     }
 
-    /// How many batches it has, free or not.
+    /// The number of batches the pool owns, free or not.
     pub fn size(&self) -> usize {
         self.home.ring.capacity()
     }
 
-    /// How many batches are free.
+    /// Returns the number of free batches.
     pub fn available(&self) -> usize {
         self.free.len() + self.home.len()
     }
 
-    /// Whether all batches but one are at home: whatever was handed over before that one has been dealt
-    /// with.
+    /// Returns whether all batches but one are free. If so, every batch handed over before that one
+    /// has been processed.
     pub fn is_home_but_one(&self) -> bool {
         self.available() + 1 == self.size()
     }
 
-    /// Whether [`Pool::take`] would find nothing.
+    /// Returns whether [`Pool::take`] would return `None`.
     pub fn is_empty(&self) -> bool {
         self.free.is_empty() && self.home.is_empty()
     }

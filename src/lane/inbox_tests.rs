@@ -1,4 +1,4 @@
-//! Tests of inboxes and pools over real threads. What they cannot show, `tests/model` does.
+//! Tests of rings and pools with real threads. `tests/model` checks their memory ordering.
 
 use super::doorbell::{Awaited, Doorbell};
 use super::inbox::{Inbox, Pool};
@@ -53,7 +53,7 @@ fn batches_arrive_whole_and_in_order_through_a_ring_of_one() {
                 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
                 use std::os::fd::AsFd;
                 let mut fds = [PollFd::new(bell.event().as_fd(), PollFlags::POLLIN)];
-                // A lost wake-up would hang here; a minute is far beyond any stall.
+                // A lost wake-up would hang here. A minute is far longer than any scheduling delay.
                 let ready = poll(&mut fds, PollTimeout::from(60_000_u16)).unwrap();
                 assert_eq!(ready, 1, "a wake-up was lost");
                 bell.disarm(true);

@@ -1,6 +1,7 @@
-//! Lanes: the actors that move packets, and how they hand them on.
+//! Lanes: the worker threads that move packets, and the rings between them.
 //!
-//! A lane is one TUN queue, one UDP socket, and two threads pinned next to each other:
+//! A lane is one TUN queue, one UDP socket (two where ports are spread), and two threads pinned to
+//! neighboring CPUs:
 //!
 //! ```text
 //!            ┌──────────── inside worker ────────────┐    ┌─────── outside worker ───────┐
@@ -10,24 +11,24 @@
 //!                                                 to the inside worker of the flow's own lane
 //! ```
 //!
-//! Whoever reads a batch does the heavy work on it; the other side only writes it out. So both
-//! threads are loaded in both directions, each descriptor has one owner, and no lock stands on the
-//! way. Only a lone packet that finds the other worker asleep does not wake it: whoever read it
-//! writes it out as well ([`shortcut`]).
+//! The worker that reads a packet does the expensive work on it; the other worker only writes it out.
+//! Both threads therefore share the load in both directions, each descriptor has one owner, and the
+//! data path takes no lock. One exception: if the other worker sleeps, a lone packet is written out by
+//! the worker that read it ([`shortcut`]).
 //!
-//! What full means:
+//! Backpressure:
 //!
 //! | From → to | Bounded by | When full |
 //! |---|---|---|
-//! | inside → outside | the inside worker's slabs | it stops reading its TUN queue and goes on writing what its inbox brings; the kernel's queue pushes back on TCP |
-//! | outside → inside | the inbox; with one lane, the outside worker's slabs | what is in hand waits and nothing is received: the socket's buffer holds what comes. A batch that has waited 20 ms is dropped and counted, so that a stuck worker does not hold up the other lanes' flows for good |
-//! | outside → peer actor | the queues of [`mailbox`] | the newest is dropped and counted |
+//! | inside → outside | the inside worker's pool | the inside worker stops reading its TUN queue and keeps serving its ring; the kernel's queue pushes back on TCP |
+//! | outside → inside | the ring; with one lane, the outside worker's pool | the batch waits and the worker receives nothing more; datagrams queue in the socket's buffer. A batch that has waited 20 ms is dropped and counted, so that a stuck worker cannot block other lanes' flows forever |
+//! | outside → peer actor | the channels in [`mailbox`] | the newest message is dropped and counted |
 //!
-//! Order: a queue's packets get their counters in order and leave by one inbox and one socket; opened
-//! packets of a flow reach one inside worker by one inbox. Nothing overtakes a waiting batch.
+//! Ordering: packets of a TUN queue get their counters in order and leave through one ring and one
+//! socket; opened packets of a flow reach one inside worker through one ring. Nothing overtakes a
+//! waiting batch.
 //!
-//! A router that is told to stop takes in nothing more and sends and writes what it has taken
-//! ([`drain`]).
+//! On shutdown, workers stop reading, then send and write everything already accepted ([`drain`]).
 
 pub mod batch;
 pub mod bounds;

@@ -1,7 +1,8 @@
-//! How long an inner packet for a peer may be, where its path turned out to be narrower than the TUN.
+//! The longest inner packet that fits a peer's path, where the path MTU is below the TUN's.
 //!
-//! An outside worker learns it when the kernel refuses to group datagrams that are over the path MTU;
-//! inside workers ask for it once per superpacket and reject what is longer, so that real TCP adapts.
+//! An outside worker learns the limit when the kernel refuses a GSO send whose datagrams exceed the
+//! path MTU. Inside workers load it once per superpacket and reject longer packets, so that senders
+//! lower their segment size.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,65 +12,67 @@ use crate::packet::reject::{MIN_MTU_V4, MIN_MTU_V6};
 use crate::units::Nanos;
 use crate::wireguard::messages::DATA_OVERHEAD;
 
-/// How long a limit holds. A path may grow again, and only a longer packet can tell: no sooner than
-/// after five minutes (RFC 8201, section 4).
+/// How long a limit is valid. Only a longer packet can detect that the path MTU has grown, and it must
+/// not be tried before five minutes have passed (RFC 8201, section 4).
 pub const HOLDS: Duration = Duration::from_secs(5 * 60);
 
-/// How long the kernel is not asked about a peer's path again. Asking costs a few system calls, and
-/// what was sealed before the first answer needs no second one.
+/// Minimum interval between queries of a peer's path MTU. A query costs a few system calls, and
+/// datagrams sealed before the first answer need no second one.
 pub const ASK_AGAIN: Duration = Duration::from_millis(10);
 
-/// The limit shares its word with the moment it ends, which loses 65 microseconds of it.
+/// The limit shares a word with its expiry time, which is therefore rounded down by up to 65
+/// microseconds.
 const LIMIT_BITS: u64 = 0xffff;
 
-/// A peer's limit, if it has one. One worker's answer may replace another's: both are the kernel's.
+/// A peer's limit, if any. Workers may overwrite each other's value: all values come from the kernel.
 #[derive(Debug, Default)]
 pub struct PathLimit {
-    /// End of validity in the upper bits, limit in bytes in the lower; zero for none.
+    /// Expiry time in nanoseconds in the upper 48 bits, limit in bytes in the lower 16; zero for none.
     limit: AtomicU64,
-    /// When the kernel was last asked.
+    /// When the kernel was last queried, in nanoseconds.
     asked: AtomicU64,
 }
 
 impl PathLimit {
-    /// The longest inner packet in bytes, padding included, that leaves in one piece. `None` if
-    /// nothing is known to be in the way.
+    /// Returns the longest inner packet in bytes, padding included, that is sent without
+    /// fragmentation; `None` if no limit is known.
     #[inline]
     pub fn get(&self, now: Nanos) -> Option<usize> {
         let word = self.limit.load(Ordering::Relaxed);
         (word > now.0).then_some((word & LIMIT_BITS) as usize)
     }
 
-    /// Notes the path MTU to `endpoint` in bytes, as the kernel knows it.
+    /// Sets the limit from `path_mtu`, the kernel's path MTU to `endpoint` in bytes.
     pub fn learn(&self, path_mtu: usize, endpoint: SocketAddr, now: Nanos) {
         let limit = inner_limit(path_mtu, endpoint.ip()) as u64;
         let end = now.after(HOLDS).0 & !LIMIT_BITS;
         self.limit.store(end | limit.min(LIMIT_BITS), Ordering::Relaxed);
     }
 
-    /// Whether the kernel is to be asked now: at most once per [`ASK_AGAIN`].
+    /// Returns whether the caller may query the kernel now: at most once per [`ASK_AGAIN`].
     pub fn may_ask(&self, now: Nanos) -> bool {
         let asked = self.asked.load(Ordering::Relaxed);
         now.since(Nanos(asked)) >= ASK_AGAIN
             && self.asked.compare_exchange(asked, now.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// The peer is somewhere else now.
+    /// Clears the limit, because the peer has moved to another address.
     pub fn forget(&self) {
         self.limit.store(0, Ordering::Relaxed);
         self.asked.store(0, Ordering::Relaxed);
     }
 }
 
-/// The MTU that a sender is told where `limit` bytes leave in one piece. Below what its protocol takes
-/// at the least, packets of that size are sent all the same: the outer packet is then fragmented (RFC
-/// 2473, section 7.1).
+/// Returns the MTU in bytes to report to the sender of `packet` for a path limit of `limit` bytes.
+///
+/// It is never below the minimum MTU of the packet's IP version. Packets of that size are sent even if
+/// they exceed `limit`, and the outer packet is fragmented (RFC 2473, section 7.1).
 pub fn told_mtu(limit: usize, packet: &[u8]) -> usize {
     limit.max(if packet[0] >> 4 == 4 { MIN_MTU_V4 } else { MIN_MTU_V6 })
 }
 
-/// What a path of `path_mtu` bytes leaves for the inner packet: without the outer IP header, UDP's and
-/// what a data message adds. Padding never goes beyond it.
+/// Returns the longest inner packet for a path MTU of `path_mtu` bytes: what remains after the outer IP
+/// header, the UDP header and the data message's overhead. Padding never exceeds it.
 fn inner_limit(path_mtu: usize, endpoint: IpAddr) -> usize {
     const UDP_HEADER: usize = 8;
     let ip_header = if endpoint.is_ipv4() { 20 } else { 40 };
@@ -91,7 +94,7 @@ mod tests {
         limit.learn(1280, V4, now);
         assert_eq!(limit.get(now), Some(1220));
         limit.learn(1500, V6, now);
-        assert_eq!(limit.get(now), Some(1420), "the MTU that WireGuard has by default");
+        assert_eq!(limit.get(now), Some(1420), "WireGuard's default MTU");
         limit.learn(30, V6, now);
         assert_eq!(limit.get(now), Some(0));
         limit.learn(1 << 20, V6, now);
@@ -109,7 +112,7 @@ mod tests {
         assert!(limit.may_ask(now));
         limit.forget();
         assert_eq!(limit.get(now), None);
-        assert!(limit.may_ask(now), "the new path has not been asked about");
+        assert!(limit.may_ask(now), "the new path has not been queried");
     }
 
     #[test]

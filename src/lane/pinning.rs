@@ -1,13 +1,13 @@
-//! Which CPU each worker runs on.
+//! Assigns CPUs to workers.
 //!
-//! A lane's two workers hand each other batches all the time, so they get cores that share a cache, or
-//! at least a NUMA node. Within that: physical cores before the second threads of cores that are taken,
-//! performance cores before efficiency cores, and CPU 0, where interrupts tend to land, last.
+//! A lane's two workers constantly pass batches to each other, so they get cores that share a cache,
+//! or at least a NUMA node. Within that, separate physical cores come before second hardware threads of
+//! used cores, performance cores before efficiency cores, and CPU 0, where interrupts tend to land, last.
 //!
-//! More workers than CPUs means no pinning at all: two pinned workers on one CPU would wait for each
-//! other while another CPU idles, and the scheduler does better. The same holds for two workers on the
-//! only two CPUs, where the workload has to share with one of them whichever is busy: TCP through
-//! pinned routers was a fifth slower there.
+//! With more workers than CPUs, none is pinned: two workers pinned to one CPU would wait for each other
+//! while another CPU is idle. Nor are two workers pinned on a machine with only two CPUs, where other
+//! processes would have to compete with one of them: TCP through pinned routers was a fifth slower
+//! there.
 
 use std::collections::BTreeMap;
 
@@ -16,44 +16,44 @@ use core_affinity::CoreId;
 use super::cpu_list::CpuList;
 use super::topology::{Cpu, Topology};
 
-/// The CPUs of one lane's workers; `None` leaves the choice to the scheduler.
+/// The CPUs of one lane's workers. `None` leaves the worker unpinned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LaneCpus {
-    /// The inside worker's.
+    /// The inside worker's CPU.
     pub inside: Option<usize>,
-    /// The outside worker's.
+    /// The outside worker's CPU.
     pub outside: Option<usize>,
 }
 
-/// What is asked for.
+/// The operator's pinning settings.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wishes<'a> {
-    /// Whether workers without a list are pinned.
+    /// Whether to pin workers that have no list.
     pub auto: bool,
-    /// The CPUs of inside workers, one a lane; the list starts over when it is used up.
+    /// The CPUs of inside workers, one per lane. A list shorter than the number of lanes is repeated.
     pub inside: Option<&'a CpuList>,
-    /// The CPUs of outside workers, likewise.
+    /// The CPUs of outside workers, used in the same way.
     pub outside: Option<&'a CpuList>,
 }
 
-/// Where the workers go, and why.
+/// The assignment of CPUs to workers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Lane by lane.
+    /// The CPUs of each lane.
     pub lanes: Vec<LaneCpus>,
-    /// Why some worker has no CPU of its own, although that was wanted.
+    /// Set if workers that should have been pinned are not.
     pub unpinned: Option<TooFew>,
 }
 
-/// There are too few CPUs for workers of their own.
+/// There are too few CPUs to give each worker its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{workers} workers on {cpus} CPUs are left to the scheduler: pinning takes as many CPUs as workers, and three or more"
+    "{workers} workers on {cpus} CPUs are left to the scheduler: pinning needs one CPU per worker, and at least three CPUs"
 )]
 pub struct TooFew {
-    /// The workers.
+    /// The number of workers.
     pub workers: usize,
-    /// The CPUs that this process may use.
+    /// The number of CPUs that this process may use.
     pub cpus: usize,
 }
 
@@ -64,18 +64,18 @@ pub struct TooFew {
     allowed.as_ref().map_or("none".to_owned(), ToString::to_string)
 )]
 pub struct NotAllowed {
-    /// The list's name.
+    /// The environment variable that holds the list.
     pub variable: &'static str,
-    /// Those of the list that are not allowed.
+    /// The listed CPUs that are not allowed.
     pub named: CpuList,
-    /// Those that are.
+    /// The allowed CPUs; `None` if there are none.
     pub allowed: Option<CpuList>,
 }
 
-/// Decides where the workers of so many `lanes` go.
+/// Assigns CPUs to the workers of `lanes` lanes.
 ///
 /// # Errors
-/// A list names a CPU that is not in `topology`.
+/// If a list names a CPU that is not in `topology`.
 pub fn plan(topology: &Topology, lanes: usize, wishes: Wishes<'_>) -> Result<Plan, NotAllowed> {
     for (variable, list) in [("LANEWAY_INSIDE_CPUS", wishes.inside), ("LANEWAY_OUTSIDE_CPUS", wishes.outside)]
     {
@@ -96,7 +96,7 @@ pub fn plan(topology: &Topology, lanes: usize, wishes: Wishes<'_>) -> Result<Pla
     Ok(Plan { lanes: planned, unpinned: (!found).then_some(too_few) })
 }
 
-/// Puts the calling thread on `cpu`; false if the kernel refuses.
+/// Pins the calling thread to `cpu`. Returns false if the kernel refuses.
 pub fn pin(cpu: usize) -> bool {
     core_affinity::set_for_current(CoreId { id: cpu })
 }
@@ -109,7 +109,7 @@ fn check(topology: &Topology, variable: &'static str, list: &CpuList) -> Result<
     }
 }
 
-/// Two CPUs for each lane, if there are enough of them.
+/// Returns two CPUs for each lane, or `None` if there are too few.
 fn spread(topology: &Topology, lanes: usize) -> Option<Vec<LaneCpus>> {
     let ranked = ranked(&topology.cpus);
     if ranked.len() < 2 * lanes || ranked.len() <= 2 {
@@ -117,24 +117,24 @@ fn spread(topology: &Topology, lanes: usize) -> Option<Vec<LaneCpus>> {
     }
     let mut pairs = Vec::new();
     let mut single = ranked;
-    // The closest pairs of equals first; then what is left over, wherever it is.
+    // First pairs of equal rank that are close to each other, then the remaining CPUs.
     single = pair_within(single, &mut pairs, |(rank, cpu)| (rank.tier, cpu.node, cpu.cache));
     single = pair_within(single, &mut pairs, |(rank, cpu)| (rank.tier, cpu.node, 0));
     single = pair_within(single, &mut pairs, |(_, cpu)| (Tier::Core, cpu.node, cpu.cache));
     single = pair_within(single, &mut pairs, |(_, cpu)| (Tier::Core, cpu.node, 0));
     pair_within(single, &mut pairs, |_| (Tier::Core, (0, 0), 0));
-    // The pair with the better worse half first.
+    // Order pairs by the worse of their two CPUs.
     pairs.sort_by_key(|[first, second]| (first.0.max(second.0).tier, first.0));
     let lane =
         |[first, second]: &[Ranked; 2]| LaneCpus { inside: Some(first.1.id), outside: Some(second.1.id) };
     Some(pairs.iter().take(lanes).map(lane).collect())
 }
 
-/// How early a CPU is used: the lower, the earlier.
+/// The order in which CPUs are used, lowest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     tier: Tier,
-    /// The core is CPU 0's.
+    /// Whether the CPU is on the same core as CPU 0.
     beside_zero: bool,
     node: (usize, usize),
     cache: usize,
@@ -142,14 +142,14 @@ struct Rank {
     id: usize,
 }
 
-/// Sorts of CPUs, the better ones first.
+/// Classes of CPUs, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Tier {
-    /// The first thread of a performance core.
+    /// The first hardware thread of a performance core.
     Core,
-    /// The first thread of an efficiency core.
+    /// The first hardware thread of an efficiency core.
     EfficientCore,
-    /// A further thread of a core.
+    /// Another hardware thread of a core.
     Thread,
     /// CPU 0.
     Zero,
@@ -157,11 +157,11 @@ enum Tier {
 
 type Ranked = (Rank, Cpu);
 
-/// The CPUs in the order in which they are used.
+/// Returns the CPUs in the order in which they are used.
 fn ranked(cpus: &[Cpu]) -> Vec<Ranked> {
     let zero = cpus.iter().find(|cpu| cpu.id == 0).map(|cpu| cpu.core);
     let rank = |cpu: &Cpu| {
-        // CPU 0 comes last of all, so it does not make its core's other thread a second one.
+        // CPU 0 comes last, so the other thread of its core counts as the first.
         let is_first = !cpus.iter().any(|other| other.core == cpu.core && (1..cpu.id).contains(&other.id));
         let tier = match (cpu.id, is_first, cpu.efficient) {
             (0, ..) => Tier::Zero,
@@ -178,7 +178,7 @@ fn ranked(cpus: &[Cpu]) -> Vec<Ranked> {
     ranked
 }
 
-/// Makes pairs of neighbours with the same `key`; who is left over.
+/// Pairs neighbors with the same `key`. Returns the CPUs left without a partner.
 fn pair_within<K: Ord>(
     cpus: Vec<Ranked>,
     pairs: &mut Vec<[Ranked; 2]>,
@@ -196,7 +196,8 @@ fn pair_within<K: Ord>(
     single
 }
 
-/// Finds a CPU near each lane's listed one for its other worker; whether there are enough.
+/// Assigns each lane's unlisted worker a CPU near the listed one. Returns false if there are too few
+/// CPUs.
 fn accompany(
     topology: &Topology,
     lanes: &mut [LaneCpus],
@@ -213,7 +214,7 @@ fn accompany(
         let listed = topology.cpus.iter().find(|cpu| Some(cpu.id) == listed);
         let distance = |(rank, cpu): &Ranked| {
             let far = listed.map_or((false, false), |to| (cpu.node != to.node, cpu.cache != to.cache));
-            // The other thread of its own core is near, but they would share what one of them needs.
+            // The other thread of the same core is near, but the two would compete for that core.
             (far, listed.is_some_and(|to| cpu.core == to.core), *rank)
         };
         let nearest = (0..free.len()).min_by_key(|index| distance(&free[*index]));

@@ -1,8 +1,8 @@
-//! How an actor proves that its loop runs, without a timer and without telling anybody unasked.
+//! Liveness checks of actors, without a timer in the actor.
 //!
-//! Whoever doubts it asks: the question is noted and the actor's doorbell is rung, so that one that
-//! sleeps gets up for it. The actor looks for a question once a turn, which costs one load, and
-//! strikes it out. A question that stays is an actor that is stuck.
+//! The watcher sends a probe: it stores the time and rings the actor's doorbell, which wakes a
+//! sleeping actor. The actor checks for a probe once per turn, at the cost of one load, and clears it.
+//! If a probe stays open, the actor is stuck.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,23 +11,23 @@ use std::time::Duration;
 use super::doorbell::{Awaited, Doorbell};
 use crate::units::Nanos;
 
-/// One actor's pulse. Shared by the actor and those who watch over it.
+/// One actor's heartbeat, shared by the actor and its watcher.
 #[derive(Debug)]
 pub struct Pulse {
     bell: Arc<Doorbell>,
-    /// When the open question was asked, in nanoseconds; [`ANSWERED`] if there is none.
+    /// When the open probe was sent, in nanoseconds; [`ANSWERED`] if none is open.
     question: AtomicU64,
 }
 
 const ANSWERED: u64 = 0;
 
 impl Pulse {
-    /// Of the actor at `bell`.
+    /// Creates the heartbeat of the actor that owns `bell`.
     pub fn new(bell: Arc<Doorbell>) -> Self {
         Self { bell, question: AtomicU64::new(ANSWERED) }
     }
 
-    /// Asks whether the actor is alive. While a question is open, no other is asked.
+    /// Sends a probe, unless one is open already.
     pub fn ask(&self, now: Nanos) {
         let asked = now.0.max(ANSWERED + 1);
         let open = self.question.compare_exchange(ANSWERED, asked, Ordering::Relaxed, Ordering::Relaxed);
@@ -36,7 +36,7 @@ impl Pulse {
         }
     }
 
-    /// How long a question has been open; `None` if the actor has answered.
+    /// Returns how long the probe has been open, or `None` if the actor has answered.
     pub fn open_for(&self, now: Nanos) -> Option<Duration> {
         match self.question.load(Ordering::Relaxed) {
             ANSWERED => None,
@@ -44,16 +44,16 @@ impl Pulse {
         }
     }
 
-    /// Whether a question is open.
+    /// Returns whether a probe is open.
     #[inline]
     pub(super) fn is_asked(&self) -> bool {
         self.question.load(Ordering::Relaxed) != ANSWERED
     }
 
-    /// The actor is alive.
+    /// Answers an open probe.
     #[inline]
     pub(super) fn beat(&self) {
-        // A load in most turns: the line stays shared, and nobody is disturbed.
+        // Most turns only load, which keeps the cache line shared.
         if self.is_asked() {
             self.question.store(ANSWERED, Ordering::Relaxed);
         }
@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(pulse.open_for(at(1)), None);
         pulse.ask(at(2));
         pulse.ask(at(4));
-        assert_eq!(pulse.open_for(at(5)), Some(Duration::from_secs(3)), "the first question counts");
+        assert_eq!(pulse.open_for(at(5)), Some(Duration::from_secs(3)), "the first probe counts");
         pulse.beat();
         assert_eq!(pulse.open_for(at(9)), None);
     }

@@ -1,14 +1,14 @@
-//! Routing loops: the route to a peer's endpoint leads into the tunnel, so what was sealed for the peer comes
-//! back through the TUN, to be sealed for it once more and to grow each time around.
+//! Detects routing loops, where the route to a peer's endpoint leads into the tunnel.
 //!
-//! The kernel's WireGuard sees such a route when it sends (`ELOOP` in `drivers/net/wireguard/socket.c`). We see
-//! it when the datagram comes back: a UDP packet for the peer's own endpoint whose message has an index that is
-//! ours. Data is known by the session it would be sealed with again, a handshake message by the index that we
-//! drew for it. Addresses and ports of the sender say nothing, for a packet filter may have rewritten them; and
-//! another WireGuard inside of this tunnel, be it from our port to the very port of the peer, has other indexes.
+//! In such a loop, each datagram for the peer comes back through the TUN, is sealed again, and grows every
+//! time. The kernel's WireGuard detects the route on sending (`ELOOP` in `drivers/net/wireguard/socket.c`).
+//! We detect the returning datagram: a UDP packet to the peer's endpoint whose message carries one of our
+//! indexes. A data message has the index of the session it would be sealed with again; a handshake message
+//! has the sender index we chose. The source address and port are not compared, since a packet filter may
+//! have rewritten them. Another WireGuard inside the tunnel uses other indexes, even between the same ports.
 //!
-//! Only packets for the address of their own peer's endpoint are looked at: all others cost one comparison for each
-//! superpacket.
+//! Only packets to the address of their own peer's endpoint are examined. All others cost one comparison
+//! per superpacket.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,36 +19,40 @@ use crate::units::Nanos;
 use crate::wireguard::messages::{Initiation, Kind, Response, data_receiver};
 use crate::wireguard::session::Session;
 
-/// How long a loop is not told of again. It goes on until somebody changes a route.
+/// Minimum interval between reports of the same loop, which persists until a route is changed.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
-/// Marks an index as there: any 32 bits can be one.
+/// Marks an index as present, since any 32-bit value is a valid index.
 const KNOWN: u64 = 1 << 32;
 
-/// What it takes to know one's own datagrams to a peer, and when it was last told that some came back.
+/// The state needed to recognize our own datagrams to a peer.
 #[derive(Debug, Default)]
 pub struct LoopWatch {
-    /// The index of our latest handshake message to the peer, with [`KNOWN`]; zero if there was none.
+    /// The sender index of our latest handshake message to the peer, with [`KNOWN`] set; zero if none
+    /// was sent.
     handshake: AtomicU64,
+    /// When a loop was last reported, in nanoseconds.
     told: AtomicU64,
 }
 
 impl LoopWatch {
-    /// This handshake message goes to the peer now. What is none is not noted.
+    /// Records the index of a handshake message sent to the peer. Ignores all other messages.
     pub fn note_sent(&self, message: &[u8]) {
         if let Some(index) = handshake_sender(message) {
             self.handshake.store(KNOWN | u64::from(index), Ordering::Relaxed);
         }
     }
 
-    /// Whether `packet` from the TUN is one of our own datagrams to the peer at `to`, where `session` is what data
-    /// for it is sealed with. To be asked if the packet is for the endpoint's address.
+    /// Returns whether `packet` from the TUN is one of our own datagrams to the peer at `to`.
+    ///
+    /// `session` is the peer's current sending session. Call this only for packets to the endpoint's
+    /// address.
     #[cold]
     pub fn is_own(&self, packet: &[u8], to: &Endpoint, session: Option<&Session>) -> bool {
         let Some(transport) = ip::transport(packet).filter(|found| found.protocol == protocol::UDP) else {
             return false;
         };
-        // Of fragments, the first has the header; the others are caught when they come back sealed.
+        // Only the first fragment has the UDP header. The others are caught when they return sealed.
         let datagram = &packet[transport.offset..];
         let Some(header) = Udp::new_checked(datagram) else { return false };
         let message = &datagram[Udp::HEADER..];
@@ -60,7 +64,7 @@ impl LoopWatch {
             }
     }
 
-    /// Whether somebody is to be told now: once per [`TELL_AGAIN`].
+    /// Returns whether the caller may report the loop now: at most once per [`TELL_AGAIN`].
     pub fn may_tell(&self, now: Nanos) -> bool {
         let told = self.told.load(Ordering::Relaxed);
         (told == Nanos::NEVER.0 || now.since(Nanos(told)) >= TELL_AGAIN)
@@ -68,7 +72,7 @@ impl LoopWatch {
     }
 }
 
-/// The index that the sender of message 1 or 2 has drawn.
+/// Returns the sender index of a handshake initiation or response.
 fn handshake_sender(message: &[u8]) -> Option<u32> {
     let initiation = Initiation::new_checked(message).map(Initiation::handshake);
     let handshake = initiation.or_else(|| Response::new_checked(message).map(Response::handshake))?;
@@ -89,7 +93,7 @@ mod tests {
         Endpoint::new((PEER, PORT).into())
     }
 
-    /// A message of this kind and length, whose sender has drawn `index`.
+    /// Builds a message of this kind and length with the sender index `index`.
     fn message(kind: u8, len: usize, index: u32) -> Vec<u8> {
         let mut message = vec![0; len];
         message[0] = kind;
@@ -110,16 +114,16 @@ mod tests {
         for (kind, len) in [(1, INITIATION), (2, RESPONSE)] {
             let ours = message(kind, len, 7);
             watch.note_sent(&message(kind, len, 8));
-            assert!(!own(PORT, &ours), "somebody else drew this index");
+            assert!(!own(PORT, &ours), "the index is not ours");
             watch.note_sent(&ours);
             assert!(own(PORT, &ours));
             assert!(!own(PORT + 1, &ours), "it goes to another port");
-            assert!(!own(PORT, &ours[1..]), "it is no message");
-            // What has no index of ours changes nothing.
+            assert!(!own(PORT, &ours[1..]), "not a WireGuard message");
+            // A message without a sender index changes nothing.
             watch.note_sent(&message(3, 64, 9));
             assert!(own(PORT, &ours));
         }
-        assert!(!own(PORT, &message(4, 32, 7)), "without a session no data is ours");
+        assert!(!own(PORT, &message(4, 32, 7)), "without a session, no data message is ours");
         assert!(!LoopWatch::default().is_own(&udp(PORT, &message(1, INITIATION, 0)), &to(), None));
     }
 

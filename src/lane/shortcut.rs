@@ -1,14 +1,15 @@
-//! Shortcuts: a lone packet is written out by the worker that read it if the lane's other worker
-//! sleeps.
+//! Shortcuts: if the worker that should write out a lone packet sleeps, the worker that read the packet
+//! writes it out itself.
 //!
-//! To hand over a batch is to wake a thread, which takes longer than to send one datagram or to write
-//! one packet. Under load the other worker is awake, batches are longer, and each worker keeps its
-//! part; so what is spared is the time of packets that come one by one: pings, questions and answers,
-//! acknowledgements.
+//! Handing over a batch to a sleeping worker means waking a thread, which takes longer than sending one
+//! datagram or writing one packet. Under load the other worker is awake and batches are longer, so no
+//! shortcut is taken. Shortcuts reduce the latency of packets that come one at a time: pings, requests
+//! and replies, acknowledgements.
 //!
-//! Nothing is overtaken. Only the owner of a pool fills its batches, and a batch comes home after all
-//! that was in it has been sent or written. If all others are at home, everything the owner has
-//! ever handed over is out, and the packet in hand is the next ([`Pool::is_home_but_one`]).
+//! A shortcut does not reorder packets. Only the owner of a pool fills its batches, and a batch is
+//! returned only after everything in it has been sent or written. If all other batches are free,
+//! everything handed over earlier has left, and the packet in hand is next
+//! ([`Pool::is_home_but_one`]).
 
 use std::sync::Arc;
 
@@ -21,20 +22,23 @@ use super::peers::Snapshot;
 use super::telemetry::{SentShortcuts, WrittenShortcuts};
 use crate::offload::QueueShortcut;
 
-/// From an inside worker to its lane's sockets.
+/// Sends lone datagrams from an inside worker directly to its lane's sockets.
 pub struct SendShortcut {
     sockets: Arc<ArcSwap<LaneSockets>>,
     sent: SentShortcuts,
 }
 
 impl SendShortcut {
-    /// To whatever `sockets` the lane has at the time.
+    /// Creates the shortcut to `sockets`, the lane's current sockets.
     pub fn new(sockets: Arc<ArcSwap<LaneSockets>>, sent: SentShortcuts) -> Self {
         Self { sockets, sent }
     }
 
-    /// Sends `batch`, which is about to be put into `outbox`, if it is one datagram and may pass; whether
-    /// it was sent. What the kernel refuses goes the usual way, where that is dealt with.
+    /// Sends `batch` instead of pushing it to the ring `outbox`, if it is one datagram, the outside
+    /// worker sleeps, and nothing would be reordered. Returns whether it was sent.
+    ///
+    /// If the kernel refuses, the caller hands the batch over as usual, and the outside worker handles
+    /// the error.
     pub fn send(
         &mut self,
         batch: &OutboundBatch,
@@ -57,20 +61,20 @@ impl SendShortcut {
     }
 }
 
-/// From an outside worker to one of the TUN queues.
+/// Writes lone packets from an outside worker directly to one of the TUN queues.
 pub struct WriteShortcut {
     queue: QueueShortcut,
     written: WrittenShortcuts,
 }
 
 impl WriteShortcut {
-    /// To `queue`.
+    /// Creates the shortcut to `queue`.
     pub fn new(queue: QueueShortcut, written: WrittenShortcuts) -> Self {
         Self { queue, written }
     }
 
-    /// Writes `batch`, which is about to be put into `inbox`, if it is one packet and may pass; whether it
-    /// was written.
+    /// Writes `batch` instead of pushing it to the ring `inbox`, if it is one packet, the inside worker
+    /// sleeps, and nothing would be reordered. Returns whether it was written.
     pub fn write(
         &mut self,
         batch: &InboundBatch,

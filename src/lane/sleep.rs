@@ -1,5 +1,5 @@
-//! How an actor sleeps: until its descriptor is ready, its doorbell rings, its time has come, or
-//! the router stops.
+//! Blocks an actor until a descriptor is ready, its doorbell rings, a timeout passes, or the router
+//! stops.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use super::doorbell::{Awaited, Doorbell};
 use super::pulse::Pulse;
 use crate::offload::Shutdown;
 
-/// Descriptors that an actor waits for, at the most.
+/// Maximum number of descriptors that an actor waits for, besides its doorbell and the shutdown.
 const MAX_DEVICES: usize = 2;
 
 /// The router was told to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopped;
 
-/// An actor's bed: its doorbell, its pulse, and the shutdown that is shared by all.
+/// What a thread needs to block: doorbell, heartbeat, shared shutdown.
 #[derive(Clone, Debug)]
 pub struct Sleeper {
     bell: Arc<Doorbell>,
@@ -29,43 +29,45 @@ pub struct Sleeper {
 }
 
 impl Sleeper {
-    /// For the owner of `bell`.
+    /// Creates the sleeper of the thread that owns `bell`.
     pub fn new(bell: Arc<Doorbell>, shutdown: Arc<Shutdown>) -> Self {
         let pulse = Arc::new(Pulse::new(Arc::clone(&bell)));
         Self { bell, pulse, shutdown }
     }
 
-    /// How others ask whether this actor is alive.
+    /// The heartbeat, with which others check that this actor is alive.
     pub fn pulse(&self) -> &Arc<Pulse> {
         &self.pulse
     }
 
-    /// The actor's loop runs. To be called once a turn; to go to sleep says it too.
+    /// Signals that the actor's loop is running. Call this once per turn; [`sleep`](Self::sleep) does
+    /// it too.
     #[inline]
     pub fn beat(&self) {
         self.pulse.beat();
     }
 
-    /// Whether the router was told to stop.
+    /// Returns whether the router was told to stop.
     pub fn stopped(&self) -> bool {
         self.shutdown.is_signalled()
     }
 
-    /// Tells everybody to stop: the owner of this ends.
+    /// Tells all actors to stop, because this one ends.
     pub fn stop_all(&self) {
         self.shutdown.signal();
     }
 
-    /// Sleeps until one of `devices` has one of its events, someone brings what is `awaited`, `limit` is
-    /// over, or the router stops. `idle` is asked once the doorbell is armed: if it says that there
-    /// is something to do after all, there is no sleep.
+    /// Sleeps until one of `devices` has one of its events, the doorbell rings for `awaited`, `limit`
+    /// has passed, or the router stops. May also return early.
+    ///
+    /// `idle` is called once the doorbell is armed. If it returns false, there is work after all and
+    /// this returns without sleeping.
     ///
     /// # Errors
-    /// The router was told to stop.
+    /// If the router was told to stop.
     ///
     /// # Panics
-    /// If there are over two devices, or if the kernel refuses to poll: a descriptor is not what its
-    /// owner thinks it is.
+    /// If there are more than two devices, or if poll fails because a descriptor is invalid.
     pub fn sleep<'a>(
         &self,
         awaited: Awaited,
@@ -75,7 +77,7 @@ impl Sleeper {
     ) -> Result<(), Stopped> {
         self.pulse.beat();
         self.bell.arm(awaited);
-        // A question that came before the bell was armed rang nobody.
+        // A heartbeat probe sent before the doorbell was armed did not ring it.
         if self.pulse.is_asked() || !idle() {
             self.bell.disarm(false);
             return Ok(());
@@ -84,7 +86,7 @@ impl Sleeper {
         fds.push(PollFd::new(self.bell.event().as_fd(), PollFlags::POLLIN));
         fds.push(PollFd::new(self.shutdown.as_fd(), PollFlags::POLLIN));
         fds.extend(devices.into_iter().map(|(fd, events)| PollFd::new(fd, events)));
-        // Rounded up: a timer that fires early would poll again and again until it is due.
+        // Rounded up: if poll returned early, the caller would poll repeatedly until its timer is due.
         let timeout = limit.map_or(PollTimeout::NONE, |limit| {
             let millis = limit.as_nanos().div_ceil(1_000_000);
             PollTimeout::try_from(millis.min(i32::MAX as u128) as i32).unwrap_or(PollTimeout::MAX)
@@ -95,7 +97,7 @@ impl Sleeper {
         match outcome {
             Ok(_) if !ready(1).is_empty() => Err(Stopped),
             Ok(_) | Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOMEM) => Ok(()),
-            Err(errno) => panic!("poll on descriptors this actor owns: {errno}"),
+            Err(errno) => panic!("poll failed on descriptors this actor owns: {errno}"),
         }
     }
 }

@@ -1,11 +1,11 @@
-//! Busy polling: how long a worker looks for work before it sleeps.
+//! Busy polling: how long a worker polls for work before it sleeps.
 //!
-//! Off unless asked for: on a machine whose cores are shared, the time spent looking is taken from
-//! whoever would have brought the work.
+//! Off by default: on shared cores, spinning takes CPU time from the threads that would produce the
+//! work.
 
 use std::time::{Duration, Instant};
 
-/// Decides between looking again and sleeping.
+/// Decides whether an idle worker polls again or sleeps.
 #[derive(Debug)]
 pub struct Spin {
     span: Duration,
@@ -13,17 +13,17 @@ pub struct Spin {
 }
 
 impl Spin {
-    /// Looks for `span` after the last work; zero never looks twice.
+    /// Spins for `span` after the last work. Zero disables spinning.
     pub fn new(span: Duration) -> Self {
         Self { span, idle_since: None }
     }
 
-    /// There was work.
+    /// Records that there was work, which restarts the span.
     pub fn worked(&mut self) {
         self.idle_since = None;
     }
 
-    /// There was none: whether to look again instead of sleeping.
+    /// Called when there was no work. Returns whether to poll again instead of sleeping.
     pub fn goes_on(&mut self) -> bool {
         if self.span.is_zero() {
             return false;

@@ -1,8 +1,8 @@
-//! What doorbells and inboxes are built on, in one place so that it can be exchanged.
+//! The synchronization primitives of doorbells and rings, in one module so that they can be replaced.
 //!
-//! The model checker (`tests/model`) compiles `doorbell.rs` and `inbox.rs` a second time over a
-//! stand-in for this module, whose atomics, fence, ring and event show it every order in which two
-//! threads can see each other's writes. So what is checked is the code that runs.
+//! The model checker (`tests/model`) compiles `doorbell.rs` and `inbox.rs` a second time with its own
+//! version of this module. Its atomics, fence, queue and event let it explore every order in which
+//! threads can observe each other's writes, so it checks the same code that runs in production.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,26 +13,26 @@ pub use std::sync::atomic::{AtomicU8, Ordering, fence};
 pub use crossbeam::queue::ArrayQueue;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-/// What a sleeper polls: an eventfd.
+/// An eventfd that a sleeping thread polls.
 #[derive(Debug)]
 pub struct Event(EventFd);
 
 impl Event {
-    /// An event that has not happened.
+    /// Creates an event that is not signaled.
     ///
     /// # Errors
-    /// The process is out of file descriptors.
+    /// If the process is out of file descriptors.
     pub fn new() -> io::Result<Self> {
         Ok(Self(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?))
     }
 
-    /// Makes it readable.
+    /// Makes the eventfd readable.
     pub fn signal(&self) {
-        // It can only fail when 2^64 - 2 signals wait unread, and then it is readable anyway.
+        // Fails only at 2^64 - 2 unread signals, and then the eventfd is readable anyway.
         let _ = self.0.write(1);
     }
 
-    /// Makes it unreadable, however often it was signalled.
+    /// Makes the eventfd unreadable, however often it was signaled.
     pub fn clear(&self) {
         let _ = self.0.read();
     }

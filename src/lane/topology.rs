@@ -1,34 +1,34 @@
-//! What CPUs there are: which threads share a core, which cores share a cache and a NUMA node, and which
-//! are made to save power.
+//! CPU topology: which hardware threads share a core, which cores share a cache and a NUMA node, and
+//! which are efficiency cores.
 //!
 //! Read from sysfs (`Documentation/ABI/testing/sysfs-devices-system-cpu` and
-//! `Documentation/admin-guide/cputopology.rst` in Linux). What a machine does not tell is taken to be
-//! all alike: a virtual machine often tells nothing.
+//! `Documentation/admin-guide/cputopology.rst` in Linux). Where a file is missing, as often in virtual
+//! machines, all CPUs are assumed to be alike in that respect.
 
 use std::fs;
 use std::path::Path;
 
 use super::cpu_list::CpuList;
 
-/// Where sysfs is mounted.
+/// The mount point of sysfs.
 pub const SYSFS: &str = "/sys";
 
-/// Of the strongest CPU, in percent: one with less is an efficiency core. Cores of one kind differ by a
-/// few percent (some reach a higher clock), cores of two kinds by a third and more.
+/// A core below this percentage of the strongest CPU's strength is an efficiency core. Cores of one kind
+/// differ by a few percent (some reach a higher clock), cores of different kinds by a third or more.
 const EFFICIENT_BELOW: u64 = 80;
 
 /// One CPU that this process may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cpu {
-    /// The kernel's number for it.
+    /// The kernel's CPU number.
     pub id: usize,
-    /// Its physical core, called after the lowest CPU in it.
+    /// The physical core, identified by its lowest CPU number.
     pub core: usize,
-    /// The CPUs that share its last-level cache, called after the lowest of them.
+    /// The last-level cache, identified by the lowest CPU number that shares it.
     pub cache: usize,
-    /// Its package and NUMA node.
+    /// The package and the NUMA node.
     pub node: (usize, usize),
-    /// Whether it is an efficiency core.
+    /// Whether the core is an efficiency core.
     pub efficient: bool,
 }
 
@@ -40,13 +40,14 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// Of this machine and the calling thread's affinity, which holds what its cpuset allows.
+    /// Reads this machine's topology, restricted to the calling thread's affinity, which respects its
+    /// cpuset.
     pub fn of_this_thread() -> Self {
         let cpus = core_affinity::get_core_ids().unwrap_or_default();
         Topology::read(Path::new(SYSFS), cpus.into_iter().map(|cpu| cpu.id))
     }
 
-    /// Of the machine whose sysfs is at `sysfs`, for a process that may use these CPUs.
+    /// Reads the topology from the sysfs tree at `sysfs`, restricted to the `allowed` CPUs.
     pub fn read(sysfs: &Path, allowed: impl IntoIterator<Item = usize>) -> Self {
         let mut ids: Vec<usize> = allowed.into_iter().collect();
         ids.sort_unstable();
@@ -56,7 +57,7 @@ impl Topology {
         Topology { cpus: ids.iter().zip(machine.efficient(&ids)).map(cpu).collect() }
     }
 
-    /// The numbers of its CPUs; `None` if there are none.
+    /// Returns the CPU numbers, or `None` if there are no CPUs.
     pub fn list(&self) -> Option<CpuList> {
         CpuList::of(self.cpus.iter().map(|cpu| cpu.id))
     }
@@ -65,9 +66,9 @@ impl Topology {
 /// A machine's sysfs.
 struct Machine<'a> {
     sysfs: &'a Path,
-    /// Each NUMA node with its CPUs.
+    /// The NUMA nodes and their CPUs.
     nodes: Vec<(usize, CpuList)>,
-    /// The CPUs that the kernel calls efficiency cores (Intel hybrid processors).
+    /// The CPUs that the kernel lists as efficiency cores (Intel hybrid processors).
     atoms: Option<CpuList>,
 }
 
@@ -80,7 +81,7 @@ impl<'a> Machine<'a> {
         };
         let mut nodes: Vec<_> = folders.filter_map(node).collect();
         nodes.sort_unstable_by_key(|(number, _)| *number);
-        // A process that may only use cores of one kind has no better ones to prefer.
+        // If all allowed CPUs are efficiency cores, the distinction is meaningless.
         let atoms = list(&sysfs.join("devices/cpu_atom/cpus"))
             .filter(|atoms| !allowed.iter().all(|cpu| atoms.cpus().contains(cpu)));
         Machine { sysfs, nodes, atoms }
@@ -94,15 +95,15 @@ impl<'a> Machine<'a> {
         Cpu {
             id,
             core: core.unwrap_or(id),
-            // The third level is the last one where there is one. Without it, sharing means nothing.
+            // The level-3 cache is the last one. Without it, all CPUs count as sharing a cache.
             cache: lowest("cache/index3/shared_cpu_list").unwrap_or(0),
             node: (package, node.map_or(0, |(number, _)| *number)),
             efficient,
         }
     }
 
-    /// Whether each of the `allowed` CPUs is an efficiency core, by the first thing that says so: the kernel's
-    /// own list, the capacities that its scheduler uses, the highest clocks.
+    /// Returns for each of the `allowed` CPUs whether it is an efficiency core, from the first source
+    /// available: the kernel's list, the scheduler's CPU capacities, the maximum clock frequencies.
     fn efficient(&self, allowed: &[usize]) -> Vec<bool> {
         if let Some(atoms) = &self.atoms {
             return allowed.iter().map(|cpu| atoms.cpus().contains(cpu)).collect();
@@ -127,6 +128,6 @@ fn list(path: &Path) -> Option<CpuList> {
 }
 
 fn number(path: &Path) -> Option<u64> {
-    // A package that is not known is -1.
+    // An unknown package is -1 and does not parse.
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }

@@ -1,4 +1,4 @@
-//! Where workers go on machines of many kinds, each a sysfs tree like theirs.
+//! Tests of the CPU assignment on simulated machines, each a sysfs tree.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use super::cpu_list::CpuList;
 use super::pinning::{LaneCpus, NotAllowed, Plan, Wishes, pin, plan};
 use super::topology::Topology;
 
-/// A sysfs tree in a directory of its own, removed at the end.
+/// A sysfs tree in a temporary directory, removed on drop.
 struct Sysfs(PathBuf);
 
 impl Sysfs {
@@ -32,7 +32,7 @@ impl Sysfs {
         self.write(&format!("system/cpu/cpu{cpu}/{file}"), text);
     }
 
-    /// Says of each CPU in `cpus` that `file` lists them all.
+    /// Writes the list `cpus` to `file` of each CPU in it.
     fn share(&self, cpus: &str, file: &str) {
         let list: CpuList = cpus.parse().unwrap();
         list.cpus().iter().for_each(|cpu| self.cpu(*cpu, file, cpus));
@@ -42,7 +42,7 @@ impl Sysfs {
         Topology::read(&self.0, allowed.parse::<CpuList>().unwrap().cpus().iter().copied())
     }
 
-    /// The lanes' CPUs for a process that may use `allowed`.
+    /// Returns the (inside, outside) CPUs of each lane for a process that may use `allowed`.
     fn spread(&self, allowed: &str, lanes: usize) -> Vec<(usize, usize)> {
         let plan = plan(&self.read(allowed), lanes, AUTO).unwrap();
         assert_eq!(plan.unpinned, None);
@@ -58,13 +58,13 @@ impl Drop for Sysfs {
 
 const AUTO: Wishes<'_> = Wishes { auto: true, inside: None, outside: None };
 
-/// A virtual machine that tells nothing but how many CPUs it has.
+/// A virtual machine without topology information.
 fn small_vm() -> Sysfs {
     Sysfs::new()
 }
 
 /// A desktop processor like Intel's twelfth generation: four performance cores of two threads (CPUs 0 to
-/// 7), four efficiency cores (8 to 11), one cache for all.
+/// 7), four efficiency cores (CPUs 8 to 11), one shared cache.
 fn desktop_hybrid() -> Sysfs {
     let sysfs = Sysfs::new();
     for core in ["0-1", "2-3", "4-5", "6-7", "8", "9", "10", "11"] {
@@ -77,7 +77,7 @@ fn desktop_hybrid() -> Sysfs {
     sysfs
 }
 
-/// Two sockets of four cores with two threads: the first threads are 0 to 7, the second ones 8 to 15.
+/// Two sockets of four cores with two threads each: the first threads are CPUs 0 to 7, the second 8 to 15.
 fn two_sockets() -> Sysfs {
     let sysfs = Sysfs::new();
     for cpu in 0..16_usize {
@@ -93,7 +93,7 @@ fn two_sockets() -> Sysfs {
     sysfs
 }
 
-/// One node of eight cores, of which each four share a cache.
+/// One node of eight cores in two groups of four that share a cache.
 fn two_caches() -> Sysfs {
     let sysfs = Sysfs::new();
     sysfs.share("0-3", "cache/index3/shared_cpu_list");
@@ -112,7 +112,7 @@ fn on_a_machine_that_tells_nothing_cpu_zero_comes_last() {
 #[test]
 fn a_container_with_odd_cpus_gets_lanes_on_those_and_no_others() {
     assert_eq!(small_vm().spread("3,7,11,21,30", 2), [(3, 7), (11, 21)]);
-    // The second threads of cores whose first ones are not ours are cores to us.
+    // A second thread whose first thread we may not use counts as a core.
     assert_eq!(two_sockets().spread("1,3,9,12,14,15", 2), [(1, 3), (12, 14)]);
     assert_eq!(two_sockets().spread("1,3,9,12,14,15", 3), [(1, 3), (12, 14), (15, 9)]);
 }
@@ -123,7 +123,7 @@ fn performance_cores_come_first_then_efficiency_cores_then_second_threads() {
     for count in 1..=6 {
         assert_eq!(desktop_hybrid().spread("0-11", count), lanes[..count]);
     }
-    // Only efficiency cores, and they are as good as any.
+    // With efficiency cores only, none ranks lower.
     assert_eq!(desktop_hybrid().spread("8-11", 2), [(8, 9), (10, 11)]);
 }
 
@@ -131,7 +131,7 @@ fn performance_cores_come_first_then_efficiency_cores_then_second_threads() {
 fn cores_are_told_apart_by_capacity_or_by_clock_where_the_kernel_has_no_list() {
     for file in ["cpu_capacity", "cpufreq/cpuinfo_max_freq"] {
         let sysfs = Sysfs::new();
-        // Two weak cores, two strong ones of which one is a little stronger.
+        // Two weak cores, and two strong ones of slightly different strength.
         for (cpu, strength) in [440, 440, 980, 1024].into_iter().enumerate() {
             sysfs.cpu(cpu, file, strength);
         }
@@ -142,7 +142,7 @@ fn cores_are_told_apart_by_capacity_or_by_clock_where_the_kernel_has_no_list() {
 #[test]
 fn a_lane_stays_on_one_node_and_physical_cores_come_first() {
     let server = two_sockets();
-    // Core 0 has its second thread to give before CPU 0 itself.
+    // The second thread of core 0 is used before CPU 0.
     assert_eq!(server.spread("0-15", 2), [(1, 2), (3, 8)]);
     assert_eq!(server.spread("0-15", 4), [(1, 2), (3, 8), (4, 5), (6, 7)]);
     let all = server.spread("0-15", 8);
@@ -183,7 +183,7 @@ fn who_has_no_list_goes_near_who_has_one() {
         let plan = plan(&two_sockets().read("0-15"), 2, wishes).unwrap();
         plan.lanes.iter().map(|lane| lane.outside).collect::<Vec<_>>()
     };
-    // Next to 5, and next to 9, which is the second thread of core 1.
+    // Near CPU 5, and near CPU 9, which is the second thread of core 1.
     assert_eq!(outside(Wishes { auto: true, inside: Some(&list), outside: None }), [Some(4), Some(2)]);
     assert_eq!(outside(Wishes { auto: false, inside: Some(&list), outside: None }), [None, None]);
 }
@@ -216,7 +216,7 @@ fn this_machine_is_read_without_complaint() {
 }
 
 proptest! {
-    /// Whatever the machine and whatever we may use of it: each worker its own CPU, all of them allowed.
+    /// On any machine and with any affinity, each worker gets its own CPU, and all of them are allowed.
     #[test]
     fn no_cpu_is_given_twice_or_without_leave(
         cpus in proptest::collection::btree_map(0_usize..40, (0_usize..20, 0_usize..3, 0_usize..2, any::<bool>()), 3..24),

@@ -1,4 +1,4 @@
-//! What ends a worker.
+//! The errors that end a worker.
 
 use std::io;
 
@@ -10,13 +10,13 @@ use crate::offload::QueueError;
 /// Why a worker stopped working.
 #[derive(Debug, Error)]
 pub enum WorkerError {
-    /// It was told to.
+    /// The router was told to stop.
     #[error("the router was told to stop")]
     Stopped,
-    /// Its TUN queue is gone.
+    /// The TUN queue failed.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// Its socket is no good any more.
+    /// The UDP socket failed.
     #[error("the UDP socket failed: {0}")]
     Socket(#[from] io::Error),
 }

@@ -1,5 +1,5 @@
-//! Putting a superpacket together: `[virtio header | IP and transport header | payloads]` in one
-//! contiguous piece of memory, for one write to the TUN.
+//! Assembly of superpackets: lays out `[virtio header | IP and transport header | payloads]` in one
+//! contiguous buffer, for one write to the TUN.
 
 use super::superpacket::SuperpacketKind;
 use super::virtio::VirtioHeader;
@@ -7,28 +7,29 @@ use crate::packet::checksum::pseudo_header;
 use crate::packet::{Ipv4, Ipv6, Tcp, Udp, ip, protocol};
 use crate::units::MAX_PACKET;
 
-/// Room for the longest superpacket and its virtio header, in bytes.
+/// Length in bytes of the longest superpacket with its virtio header.
 pub const SCRATCH: usize = VirtioHeader::LEN + MAX_PACKET;
 
-/// What cannot become a superpacket. These are mistakes of the caller, not of the network.
+/// Errors when assembling a superpacket. All indicate a bug in the caller, not bad network input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AssembleError {
-    /// The header is not a whole IP header with a whole TCP or UDP header behind it, and no more.
-    #[error("a superpacket needs an IP header and a TCP or UDP header, and nothing behind them")]
+    /// The header is not exactly one complete IP header followed by one complete TCP or UDP header.
+    #[error("a superpacket header must be an IP header followed by a TCP or UDP header and nothing else")]
     Header,
-    /// More than 65,535 bytes, or more than the scratch has room for.
-    #[error("a superpacket can have 65,535 bytes at most")]
+    /// The superpacket is longer than 65,535 bytes, or does not fit the output buffer.
+    #[error("a superpacket cannot be longer than 65,535 bytes or than the output buffer")]
     TooLong,
-    /// The segment size is zero, or does not fit 16 bits.
+    /// The segment size is zero or does not fit 16 bits.
     #[error("the segment size must be between 1 and 65,535 bytes")]
     SegmentSize,
 }
 
-/// Writes a superpacket to the start of `out` and returns its length in bytes with the virtio
-/// header; zero, and nothing written, if there are no payloads.
+/// Writes a superpacket to the start of `out`. Returns its length in bytes, virtio header included.
+/// Without payloads, writes nothing and returns zero.
 ///
-/// `header` gives everything but lengths and checksums. The transport checksum field gets the
-/// pseudo header's sum, folded and not inverted, which the kernel takes as the seed.
+/// `header` supplies all header fields but lengths and checksums. The transport checksum field is set
+/// to the sum of the pseudo header, folded and not inverted, which the kernel uses as a seed.
+/// `gso_size` is the payload bytes of every segment but the last, which can be shorter.
 ///
 /// # Errors
 /// See [`AssembleError`].
@@ -72,7 +73,7 @@ pub fn assemble<'p>(
     Ok(end)
 }
 
-/// What the header is for, and where its transport part starts.
+/// Returns the kind of superpacket that `header` belongs to, and the offset of its transport header.
 fn shape(header: &[u8]) -> Result<(SuperpacketKind, usize), AssembleError> {
     let found = ip::transport(header).filter(|found| !found.fragment).ok_or(AssembleError::Header)?;
     let transport = &header[found.offset..];
@@ -87,9 +88,9 @@ fn shape(header: &[u8]) -> Result<(SuperpacketKind, usize), AssembleError> {
     Ok((SuperpacketKind::of(header[0] >> 4, found.protocol), found.offset))
 }
 
-/// Fills in lengths, the IP header checksum and the transport checksum's seed.
+/// Sets the length fields, the IPv4 header checksum and the seed of the transport checksum.
 fn stamp(packet: &mut [u8], kind: SuperpacketKind, transport: usize) {
-    // MAX_PACKET bounds every length here to 16 bits.
+    // The packet is at most MAX_PACKET bytes, so every length fits 16 bits.
     let len = packet.len();
     let transport_len = (len - transport) as u16;
     let protocol = if kind.is_tcp() { protocol::TCP } else { protocol::UDP };

@@ -1,17 +1,19 @@
-//! How large a superpacket the kernel takes from us.
+//! Size limits of the superpackets that the kernel accepts.
 
 use super::superpacket::SuperpacketKind;
 use crate::units::MAX_PACKET;
 
-/// The most segments that go into one superpacket, and the most bytes. A limit of one segment
-/// switches coalescing off: what is not supported is a smaller number, not another code path.
+/// Maximum number of segments and bytes in one superpacket.
+///
+/// A limit of one segment disables coalescing, so an unsupported offload needs no code path of its
+/// own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// TCP segments.
+    /// Maximum TCP segments.
     pub tcp_segments: usize,
-    /// UDP segments.
+    /// Maximum UDP segments.
     pub udp_segments: usize,
-    /// Bytes with headers.
+    /// Maximum bytes, IP and transport headers included.
     pub bytes: usize,
 }
 
@@ -19,12 +21,12 @@ impl Limits {
     /// No coalescing.
     pub const NONE: Limits = Limits { tcp_segments: 1, udp_segments: 1, bytes: MAX_PACKET };
 
-    /// What every kernel with both offloads takes: 64 segments (`UDP_MAX_SEGMENTS` in
-    /// `include/linux/udp.h` until Linux 6.9).
+    /// Limits that every kernel with both offloads accepts: 64 segments (`UDP_MAX_SEGMENTS` in
+    /// `include/linux/udp.h` before Linux 6.9).
     pub const SAFE: Limits = Limits { tcp_segments: 64, udp_segments: 64, bytes: MAX_PACKET };
 
-    /// What the kernel of this release (as `uname -r` prints it) takes for the granted offloads.
-    /// A release that cannot be read gets what is safe.
+    /// Returns the limits of a kernel of this `release` (as printed by `uname -r`) with the granted
+    /// offloads `tcp` and `udp`. An unreadable release is treated as an old kernel.
     pub fn for_kernel(release: &str, tcp: bool, udp: bool) -> Limits {
         let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
         let version = match (numbers.next(), numbers.next()) {
@@ -40,7 +42,7 @@ impl Limits {
         }
     }
 
-    /// The most segments of this kind.
+    /// Returns the maximum number of segments in a superpacket of this kind.
     #[inline]
     pub const fn segments(&self, kind: SuperpacketKind) -> usize {
         match kind {

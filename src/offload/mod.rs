@@ -1,23 +1,22 @@
-//! The TUN queue and its offloads: the inside of the router.
+//! TUN queues and their offloads.
 //!
-//! A TUN with virtio headers hands over *superpackets*: up to 64 KiB of one flow behind one header,
-//! which the kernel leaves to us to cut. It takes superpackets too, and cuts them itself if it must.
-//! One system call then moves some 45 packets.
+//! A TUN opened with virtio headers delivers *superpackets*: up to 64 KiB of one flow behind one
+//! header, which Laneway segments. It also accepts superpackets, which the kernel segments if necessary.
+//! One system call thus moves about 45 packets.
 //!
 //! ```text
-//! outbound:  TUN → reader → Superpacket::parse → write_segment → (sealed and sent)
-//! inbound:   (opened) → Window::push → flush → QueueWriter → TUN
-//! rejects:   (not routed) → QueueRejecter → TUN
+//! outbound:  TUN → QueueReader → Superpacket::parse → write_segment → (sealed and sent)
+//! inbound:   (opened) → Window::push → Window::flush → QueueWriter → TUN
+//! rejects:   (no route) → QueueRejecter → TUN
 //! ```
 //!
-//! - `open`: creates the interface, attaches the queues, negotiates.
-//! - `reader`, `writer`, `rejecter`: the three parts of a queue; `port` is what the writing two share, and
-//!   `shortcut` with them.
-//! - `virtio`, `superpacket`, `segment`: what a read means, and how it is cut.
-//! - `coalesce`, `limits`, `assemble`: what may be merged, and what is then written.
+//! - `open` creates the interface, attaches the queues and negotiates the offloads.
+//! - `reader`, `writer`, `rejecter` and `shortcut` are the parts of a queue; the last three write
+//!   through `port`.
+//! - `virtio`, `superpacket` and `segment` decode, validate and segment what was read.
+//! - `coalesce`, `limits` and `assemble` merge packets into superpackets and lay them out for a write.
 //!
-//! All but opening, reading and writing is free of system calls, and nothing here allocates once a
-//! queue is open.
+//! Only opening, reading and writing make system calls. Nothing allocates once a queue is open.
 
 mod assemble;
 mod coalesce;

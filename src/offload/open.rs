@@ -1,4 +1,4 @@
-//! Opening the device: queues, and the offloads that the kernel grants.
+//! Opening a TUN interface: attaches its queues and negotiates offloads with the kernel.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -20,107 +20,107 @@ use crate::sys::tun::{self, Flags, offload};
 
 const CLONE_DEVICE: &str = "/dev/net/tun";
 
-/// A TUN interface and its queues. The interface is gone when the last part of the last queue is
-/// dropped, unless somebody made it persistent.
+/// A TUN interface and its queues. Unless it was made persistent, the interface is deleted when the
+/// last part of the last queue is dropped.
 #[derive(Debug)]
 pub struct TunDevice {
-    /// The interface's name, with `%d` filled in.
+    /// Name of the interface, with `%d` resolved.
     pub name: String,
-    /// What the kernel granted, to every queue alike.
+    /// Offloads that the kernel granted, the same for every queue.
     pub offloads: Offloads,
-    /// One for each lane.
+    /// One queue for each lane.
     pub queues: Vec<Offload>,
 }
 
-/// One queue. Its parts share the descriptor and nothing else: while a read is borrowed from the
-/// reader, writer and rejecter can write.
+/// The parts of one queue. They share only the file descriptor, so the writer and the rejecter can
+/// write while a read is borrowed from the reader.
 #[derive(Debug)]
 pub struct Offload {
-    /// Reads superpackets.
+    /// Reads packets and superpackets.
     pub reader: QueueReader,
     /// Writes packets and superpackets.
     pub writer: QueueWriter,
-    /// Answers what was read.
+    /// Writes rejects, and packets for the interface's own address, while a read is borrowed.
     pub rejecter: QueueRejecter,
-    /// Writes lone packets for whoever finds the owner of the three asleep.
+    /// Lets other workers write single packets while the worker that owns the queue sleeps.
     pub shortcut: QueueShortcut,
 }
 
-/// What the kernel may leave to us, and we to it.
+/// Segmentation offloads of a TUN interface, in both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offloads {
-    /// TCP segmentation, with checksums.
+    /// TCP segmentation (TSO), with checksum offload.
     pub tcp: bool,
-    /// UDP segmentation.
+    /// UDP segmentation (USO), with checksum offload.
     pub udp: bool,
 }
 
-/// Why there is no device.
+/// Errors when opening or inheriting a TUN interface.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The clone device is missing.
+    /// `/dev/net/tun` does not exist or cannot be used in this container.
     #[error(
         "{CLONE_DEVICE} is missing. Docker: --device /dev/net/tun. Kubernetes: mount the host's \
          /dev/net/tun as a hostPath of type CharDevice. Elsewhere: modprobe tun"
     )]
     NoDevice,
-    /// The clone device's file mode does not let this user in.
+    /// The file mode of `/dev/net/tun` denies access to this user.
     #[error(
-        "no permission to open {CLONE_DEVICE}: its mode keeps this user out. Run as root, or allow others to use \
-         it: chmod 0666 {CLONE_DEVICE}"
+        "no permission to open {CLONE_DEVICE}: its file mode denies access to this user. Run as root, or \
+         allow all users: chmod 0666 {CLONE_DEVICE}"
     )]
     Forbidden,
-    /// The process may not create interfaces.
+    /// The process lacks the capability to create interfaces.
     #[error(
         "no permission to create a TUN interface: CAP_NET_ADMIN is missing. Docker: --cap-add NET_ADMIN. \
          Kubernetes: securityContext.capabilities.add: [NET_ADMIN]. Elsewhere: run as root"
     )]
     NoPermission,
-    /// The interface exists already.
+    /// An interface of this name exists and cannot be attached to.
     #[error(
-        "the interface {name} exists already: another process may hold it. Stop that process or choose another \
-         name; if nothing holds it, remove it with: ip link del {name}"
+        "the interface {name} exists already: another process may be using it. Stop that process or choose \
+         another name; if no process uses it, delete it: ip link del {name}"
     )]
     Busy {
-        /// The interface's name.
+        /// Name of the interface.
         name: String,
     },
-    /// The kernel has no such name.
-    #[error("{name:?} cannot name an interface: 1 to 15 bytes, without '/', ':' and white space")]
+    /// The kernel does not allow this interface name.
+    #[error("{name:?} is not a valid interface name: use 1 to 15 bytes without '/', ':', NUL or white space")]
     Name {
-        /// The name that was asked for.
+        /// The requested name.
         name: String,
     },
-    /// A device without queues.
-    #[error("a TUN interface needs 1 to 256 queues, not {queues}")]
+    /// The number of queues is out of range.
+    #[error("a TUN interface can have 1 to 256 queues, not {queues}")]
     Queues {
-        /// How many were asked for.
+        /// The requested number of queues.
         queues: usize,
     },
-    /// The inherited descriptor is no queue that we can use.
+    /// The inherited descriptor is not a TUN queue with the required flags.
     #[error(
         "the inherited descriptor is not a TUN queue with IFF_TUN, IFF_NO_PI and IFF_VNET_HDR \
          (and IFF_MULTI_QUEUE for more than one queue)"
     )]
     Inherited,
-    /// Anything else.
+    /// Another system call failed.
     #[error("{operation} failed: {source}")]
     Os {
-        /// What was tried.
+        /// The operation that failed.
         operation: &'static str,
-        /// What the kernel said.
+        /// The error that the kernel returned.
         source: io::Error,
     },
 }
 
-/// As many as `MAX_TAP_QUEUES` in `drivers/net/tun.c`.
+/// Maximum queues of one interface: `MAX_TAP_QUEUES` in `drivers/net/tun.c`.
 const MAX_QUEUES: usize = 256;
 
-/// Creates the interface `name` (in which the kernel fills in a `%d`) with this many queues. With
-/// `offload` false no offload is asked for.
+/// Creates the interface `name` with this number of `queues`. The kernel replaces a `%d` in the name
+/// with a free number. Requests offloads only if `offload` is true.
 ///
 /// # Errors
-/// See [`OpenError`]; nothing is left behind.
+/// See [`OpenError`]. On an error no interface is left behind.
 pub fn open_queues(
     name: &str,
     queues: usize,
@@ -129,12 +129,13 @@ pub fn open_queues(
 ) -> Result<TunDevice, OpenError> {
     check(name, queues)?;
     let first = clone_device()?;
-    // Exclusive, so that a second process cannot join a device and take its packets silently.
+    // Exclusive, so that a second process cannot attach to the interface and silently take its packets.
     let name = attach(&first, name, Flags::QUEUE.with(Flags::EXCLUSIVE))?;
     finish(first, name, queues, offload, shutdown)
 }
 
-/// Takes over a queue that another process opened (`WG_TUN_FD`), and attaches more to its interface.
+/// Takes over a queue that another process opened (`WG_TUN_FD`) and attaches further queues to its
+/// interface, for a total of `queues`. Requests offloads only if `offload` is true.
 ///
 /// # Errors
 /// See [`OpenError`].
@@ -153,7 +154,7 @@ pub fn inherit_queue(
     finish(fd, name, queues, offload, shutdown)
 }
 
-/// Attaches the remaining queues and switches offloads on.
+/// Attaches the remaining queues and enables offloads.
 fn finish(
     first: OwnedFd,
     name: String,
@@ -182,8 +183,8 @@ fn finish(
     Ok(TunDevice { name, offloads, queues: fds.into_iter().map(queue).collect() })
 }
 
-/// Finds the best mask that the kernel takes. The mask is the device's, not the queue's, and the
-/// last one set wins: every queue sets the same.
+/// Enables as many offloads as the kernel accepts. The mask belongs to the interface and the last one
+/// set wins, so every queue sets the same mask.
 fn negotiate<Q>(
     queues: &[Q],
     offload: bool,
@@ -233,7 +234,7 @@ fn clone_device() -> Result<OwnedFd, OpenError> {
     match OpenOptions::new().read(true).write(true).custom_flags(flags).open(CLONE_DEVICE) {
         Ok(file) => Ok(file.into()),
         Err(error) => Err(match error.raw_os_error().map(Errno::from_raw) {
-            // The device cgroup says EPERM: in a container that is the missing --device.
+            // EPERM comes from the device cgroup: the container was started without --device.
             Some(Errno::ENOENT | Errno::ENXIO | Errno::ENODEV | Errno::EPERM) => OpenError::NoDevice,
             Some(Errno::EACCES) => OpenError::Forbidden,
             _ => OpenError::Os { operation: "opening /dev/net/tun", source: error },
@@ -250,14 +251,15 @@ fn attach(fd: &OwnedFd, name: &str, flags: Flags) -> Result<String, OpenError> {
     })
 }
 
-/// Makes an inherited descriptor like ours.
+/// Sets the flags of an inherited descriptor to those of one opened here: nonblocking, close-on-exec.
 fn set_flags(fd: impl AsFd) -> Result<(), Errno> {
     let status = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
     fcntl(fd.as_fd(), FcntlArg::F_SETFL(status | OFlag::O_NONBLOCK))?;
     fcntl(fd.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map(drop)
 }
 
-/// What `uname -r` prints; empty if it cannot be read, which [`Limits::for_kernel`] takes as old.
+/// Returns the kernel release as `uname -r` prints it, or an empty string if it cannot be read, which
+/// [`Limits::for_kernel`] treats as an old kernel.
 fn kernel_release() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()
 }
@@ -283,7 +285,8 @@ mod tests {
         assert!(matches!(check("lane0", 257), Err(OpenError::Queues { queues: 257 })));
     }
 
-    /// What three queues of a kernel that knows only `known` offloads have set in the end.
+    /// Negotiates for three queues of a kernel that knows only the `known` offloads. Returns the result
+    /// and the mask that each queue ends up with.
     fn negotiated(known: u32, offload: bool) -> (Offloads, [u32; 3]) {
         let queues: [Cell<u32>; 3] = Default::default();
         let set = |queue: &Cell<u32>, mask: u32| {
@@ -293,7 +296,7 @@ mod tests {
             queue.set(mask);
             Ok(())
         };
-        let offloads = negotiate(&queues, offload, set).expect("no offload at all is always taken");
+        let offloads = negotiate(&queues, offload, set).expect("the empty mask is always accepted");
         (offloads, queues.map(Cell::into_inner))
     }
 
@@ -304,8 +307,8 @@ mod tests {
         let tcp = Offloads { tcp: true, udp: false };
         assert_eq!(negotiated(CSUM | TSO | USO, true), (all, [CSUM | TSO | USO; 3]));
         assert_eq!(negotiated(CSUM | TSO, true), (tcp, [CSUM | TSO; 3]), "Linux before 6.2");
-        assert_eq!(negotiated(CSUM, true), (Offloads::default(), [0; 3]), "checksums alone are of no use");
-        assert_eq!(negotiated(CSUM | TSO | USO, false), (Offloads::default(), [0; 3]), "not asked for");
+        assert_eq!(negotiated(CSUM, true), (Offloads::default(), [0; 3]), "checksums alone are useless");
+        assert_eq!(negotiated(CSUM | TSO | USO, false), (Offloads::default(), [0; 3]), "not requested");
     }
 
     #[test]

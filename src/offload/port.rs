@@ -1,4 +1,4 @@
-//! Getting bytes into a TUN queue, whatever the kernel says: what writer and rejecter share.
+//! Low-level writes to a TUN queue, shared by writer, rejecter and shortcut.
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,12 +14,13 @@ use super::tally::WriteTally;
 use super::virtio::{VIRTIO_HEADER_LEN, VirtioHeader};
 use crate::drops::DropReason;
 
-/// The header of a packet with nothing left to do: no GSO, and a transport checksum that needs no
-/// finishing. `DATA_VALID` would say the same louder, but the kernel's TUN does not look at it,
-/// and the packet may be one whose checksum is wrong and that the kernel should see so.
+/// The virtio header of a complete packet: no GSO, no partial checksum.
+///
+/// Does not set `DATA_VALID`: the kernel's TUN ignores the flag, and the kernel should verify the
+/// checksum itself, since it may be wrong.
 const PLAIN: [u8; VIRTIO_HEADER_LEN] = VirtioHeader::decode([0; VIRTIO_HEADER_LEN]).encode();
 
-/// The writing side of a queue.
+/// The writing side of a queue's file descriptor.
 #[derive(Clone, Debug)]
 pub(super) struct Port {
     fd: Arc<OwnedFd>,
@@ -31,7 +32,7 @@ impl Port {
         Port { fd, shutdown }
     }
 
-    /// Writes one complete packet, and counts it or its drop.
+    /// Writes one complete packet and counts it as written or dropped.
     #[inline]
     pub(super) fn write_packet(&self, packet: &[u8], tally: &mut WriteTally) {
         let pieces = [IoSlice::new(&PLAIN), IoSlice::new(packet)];
@@ -41,20 +42,20 @@ impl Port {
         }
     }
 
-    /// Writes one complete packet; whether the kernel took it at once.
+    /// Writes one complete packet without retrying. Returns whether the kernel accepted it.
     #[inline]
     pub(super) fn try_packet(&self, packet: &[u8]) -> bool {
         writev(&self.fd, &[IoSlice::new(&PLAIN), IoSlice::new(packet)]) == Ok(PLAIN.len() + packet.len())
     }
 
-    /// Writes `frame`, virtio header and packet, with one call.
+    /// Writes `frame`, a virtio header followed by its packet, in one system call.
     #[inline]
     pub(super) fn write_frame(&self, frame: &[u8]) -> Result<(), Errno> {
         self.insist(frame.len(), || unistd::write(&self.fd, frame))
     }
 
-    /// Repeats a write until it is done or refused. A short write is an error: the kernel takes a
-    /// packet whole or not at all.
+    /// Repeats a write of `len` bytes until it succeeds or fails for good. A short write is an error: the
+    /// kernel accepts a packet whole or not at all.
     #[inline]
     fn insist(&self, len: usize, write: impl Fn() -> Result<usize, Errno>) -> Result<(), Errno> {
         loop {
@@ -68,7 +69,7 @@ impl Port {
         }
     }
 
-    /// Waits until the queue takes packets again.
+    /// Waits until the queue is writable. Fails with `ESHUTDOWN` once the shutdown is signalled.
     #[cold]
     fn wait_for_room(&self) -> Result<(), Errno> {
         let mut fds = [
@@ -83,7 +84,7 @@ impl Port {
     }
 }
 
-/// The reason for which a packet is dropped that the kernel refused.
+/// Returns the drop reason for a packet whose write failed with `errno`.
 pub(super) fn drop_reason(errno: Errno) -> DropReason {
     match errno {
         Errno::EIO => DropReason::InterfaceDown,

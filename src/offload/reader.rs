@@ -1,7 +1,6 @@
-//! Reading one TUN queue. Packets come from the workload through the kernel; they go, checked, to
-//! the inside worker.
+//! Reading packets and superpackets from one TUN queue, for the inside worker.
 //!
-//! A read never blocks: the worker sleeps on several descriptors at once and then drains.
+//! Reads never block: the worker polls several descriptors at once and drains the queue after a wake.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,58 +13,58 @@ use super::superpacket::Superpacket;
 use super::virtio::VirtioHeader;
 use crate::drops::DropReason;
 
-/// Room for the longest read: a virtio header and an IPv6 packet whose payload is as long as a
-/// payload can be. In bytes.
+/// Length of the longest possible read in bytes: a virtio header and an IPv6 packet with the longest
+/// payload that is not a jumbogram.
 const READ_BUFFER: usize = VirtioHeader::LEN + 40 + 65_535;
 
-/// The reading part of a queue, with its own buffer.
+/// The reading part of a queue. Owns the buffer that it reads into.
 #[derive(Debug)]
 pub struct QueueReader {
     fd: Arc<OwnedFd>,
     buffer: Box<[u8]>,
 }
 
-/// What one read brought.
+/// Result of one read.
 #[derive(Debug)]
 pub enum Read<'a> {
-    /// A packet that is good. It is valid until the next read, which the borrow makes sure of.
+    /// A valid packet or superpacket, borrowed from the reader until the next read.
     Packet(Superpacket<'a>),
-    /// A packet to drop for this reason. There may be more behind it.
+    /// A packet to drop for this reason. More packets may be waiting.
     Malformed(DropReason),
-    /// Nothing is waiting.
+    /// No packet is waiting.
     Empty,
 }
 
-/// Why a queue cannot be read any more.
+/// Errors when reading a queue. None of them is transient.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// The interface is gone.
+    /// The interface was deleted.
     #[error("the TUN interface was deleted")]
     Closed,
-    /// The kernel refuses to read.
+    /// The kernel refused the read.
     #[error("reading the TUN queue failed: {0}")]
     Os(#[source] io::Error),
 }
 
-/// What ended a drain: the value of a label by which operators tune.
+/// Reason why a drain ended, as a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum DrainEnd {
-    /// Nothing was left.
+    /// The queue was empty.
     Empty,
-    /// As many packets as one drain may read.
+    /// The limit of packets per drain was reached.
     Cap,
-    /// No room for one more.
+    /// The batch had no room for another packet.
     Headroom,
-    /// A packet to drop.
+    /// A malformed packet was read.
     Malformed,
 }
 
 impl DrainEnd {
-    /// Every end, in the order of their discriminants.
+    /// All reasons, in discriminant order.
     pub const ALL: [DrainEnd; 4] = [Self::Empty, Self::Cap, Self::Headroom, Self::Malformed];
 
-    /// The value of the `reason` label.
+    /// Returns the value of the `reason` metric label.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Empty => "empty",
@@ -81,10 +80,10 @@ impl QueueReader {
         QueueReader { fd, buffer: vec![0; READ_BUFFER].into_boxed_slice() }
     }
 
-    /// Reads one packet if there is one.
+    /// Reads one packet or superpacket, if one is waiting.
     ///
     /// # Errors
-    /// [`QueueError`]: there will be no more packets.
+    /// See [`QueueError`]. After an error the queue yields no more packets.
     #[inline]
     pub fn read(&mut self) -> Result<Read<'_>, QueueError> {
         let len = loop {
@@ -92,7 +91,7 @@ impl QueueReader {
                 Ok(len) => break len,
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(Read::Empty),
-                // EBADFD and EFAULT are how tun.c says that the interface is gone.
+                // tun.c returns EBADFD or EFAULT when the interface was deleted.
                 Err(Errno::EBADF | Errno::EBADFD | Errno::EFAULT | Errno::ENODEV) => {
                     return Err(QueueError::Closed);
                 }
@@ -110,7 +109,7 @@ impl QueueReader {
 }
 
 impl AsFd for QueueReader {
-    /// The queue, to poll for packets.
+    /// Returns the descriptor of the queue, readable while packets are waiting.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -124,15 +123,15 @@ mod tests {
     use crate::offload::{SuperpacketKind, VIRTIO_HEADER_LEN};
     use crate::units::MAX_PACKET;
 
-    /// A reader, and the end where the kernel would be: a datagram socket keeps reads apart as a TUN
-    /// queue does, and takes what no kernel hands over.
+    /// Returns a reader and a socket in place of the kernel. A datagram socket preserves the boundaries
+    /// of reads as a TUN queue does, and can deliver what no kernel would.
     fn pair() -> (QueueReader, UnixDatagram) {
         let (queue, kernel) = UnixDatagram::pair().unwrap();
         queue.set_nonblocking(true).unwrap();
         (QueueReader::new(Arc::new(queue.into())), kernel)
     }
 
-    /// A TCP packet of so many bytes in all, to be cut into segments of 1,000.
+    /// Returns a TCP superpacket of `len` bytes, headers included, with 1,000 payload bytes per segment.
     fn superpacket(len: usize) -> Vec<u8> {
         let builder =
             etherparse::PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).tcp(1, 2, 3, 4).ack(5);
@@ -163,7 +162,7 @@ mod tests {
     fn the_longest_superpacket_is_read_whole() {
         let (mut reader, kernel) = pair();
         kernel.send(&superpacket(MAX_PACKET)).unwrap();
-        let Ok(Read::Packet(packet)) = reader.read() else { panic!("it is a good packet") };
+        let Ok(Read::Packet(packet)) = reader.read() else { panic!("the packet is valid") };
         assert_eq!((packet.kind(), packet.packet().len()), (SuperpacketKind::Tso4, MAX_PACKET));
         assert_eq!(packet.segments(), (MAX_PACKET - 40).div_ceil(1000));
     }

@@ -1,4 +1,4 @@
-//! Writing back to the TUN while a read is still borrowed: rejects, and packets for the device's
+//! Writing back to the TUN while a read is still borrowed: rejects, and packets for the interface's
 //! own address.
 
 use super::port::Port;
@@ -6,8 +6,10 @@ use super::superpacket::Superpacket;
 use super::tally::WriteTally;
 use crate::units::MAX_PACKET;
 
-/// The part of a queue that answers what was read, with its own scratch, so that neither a borrowed
-/// read nor a superpacket that is half put together is in its way.
+/// The part of a queue that writes rejects.
+///
+/// It has a scratch buffer of its own, so it can write while a read is borrowed and while the writer
+/// assembles a superpacket.
 #[derive(Debug)]
 pub struct QueueRejecter {
     port: Port,
@@ -21,13 +23,14 @@ impl QueueRejecter {
         QueueRejecter { port, scratch, tally: WriteTally::default() }
     }
 
-    /// Writes one IP packet that is complete, checksums included. What cannot be written is
-    /// counted as dropped.
+    /// Writes one complete IP packet, checksums included. Counts the packet as dropped if the write
+    /// fails.
     pub fn write_reject(&mut self, packet: &[u8]) {
         self.port.write_packet(packet, &mut self.tally);
     }
 
-    /// Writes a superpacket back, segment by segment.
+    /// Writes a superpacket back to the TUN, segment by segment. Counts segments as dropped if their
+    /// write fails.
     pub fn self_forward(&mut self, superpacket: &Superpacket<'_>) {
         for i in 0..superpacket.segments() {
             let len = superpacket.write_segment(i, &mut self.scratch);
@@ -35,7 +38,7 @@ impl QueueRejecter {
         }
     }
 
-    /// What was counted.
+    /// Returns the counts since they were last taken.
     pub fn tally(&mut self) -> &mut WriteTally {
         &mut self.tally
     }

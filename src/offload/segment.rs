@@ -1,23 +1,24 @@
-//! Segmentation: from a checked superpacket to the packets that leave. Lazy, so that each segment
-//! is written once, straight to where it will be sealed and sent from.
+//! Segmentation: writes the segments of a validated superpacket.
 //!
-//! Per segment: one copy of the headers, one pass over the payload that copies and sums it, and a
-//! few fields stamped. What the rules are checked against is `tcp_gso_segment`
-//! (`net/ipv4/tcp_offload.c`), `__udp_gso_segment` (`net/ipv4/udp_offload.c`) and
-//! `inet_gso_segment` (`net/ipv4/af_inet.c`).
+//! Segmentation is lazy: each segment is written once, directly into the buffer where it is sealed
+//! and from which it is sent. Each segment costs one copy of the headers, one pass that copies and
+//! sums the payload, and a few field updates.
+//!
+//! The rules follow `tcp_gso_segment` (`net/ipv4/tcp_offload.c`), `__udp_gso_segment`
+//! (`net/ipv4/udp_offload.c`) and `inet_gso_segment` (`net/ipv4/af_inet.c`).
 
 use super::superpacket::{Superpacket, SuperpacketKind};
 use crate::packet::checksum::Sum;
 use crate::packet::{Flags, Ipv4, Ipv6, Tcp, Udp};
 
 impl Superpacket<'_> {
-    /// How many segments there are: at least one, as a superpacket can be headers alone.
+    /// Returns the number of segments: at least one, even if the superpacket has no payload.
     #[inline]
     pub fn segments(&self) -> usize {
         self.segments
     }
 
-    /// The length of segment `i` in bytes, headers included.
+    /// Returns the length of segment `i` in bytes, headers included.
     ///
     /// # Panics
     /// If there is no segment `i`.
@@ -27,21 +28,21 @@ impl Superpacket<'_> {
         self.header_len + end - start
     }
 
-    /// The length in bytes of every segment but the last, which can be shorter.
+    /// Returns the length in bytes, headers included, of every segment but the last, which can be
+    /// shorter.
     #[inline]
     pub fn stride(&self) -> usize {
         self.segment_len(0)
     }
 
-    /// Writes segment `i`, complete with right checksums, to the start of `out`. Returns its
-    /// length in bytes.
+    /// Writes segment `i`, with complete checksums, to the start of `out`. Returns its length in bytes.
     ///
     /// # Panics
     /// If there is no segment `i`, or `out` is shorter than [`Superpacket::segment_len`].
     #[inline]
     pub fn write_segment(&self, i: usize, out: &mut [u8]) -> usize {
         if self.kind == SuperpacketKind::None {
-            assert_eq!(i, 0, "a packet without GSO is its only segment");
+            assert_eq!(i, 0, "a packet without GSO has one segment");
             out[..self.packet.len()].copy_from_slice(self.packet);
             return self.packet.len();
         }
@@ -53,7 +54,7 @@ impl Superpacket<'_> {
 
         let (ip, transport) = header.split_at_mut(self.transport);
         self.stamp_ip(i, len, ip);
-        // Jumbograms were refused, so a transport length fits 16 bits.
+        // Parsing rejects jumbograms, so the transport length fits 16 bits.
         let transport_len = (len - self.transport) as u16;
         let sum = sum + self.stamp.transport.with_u16(transport_len);
         if self.kind.is_tcp() {
@@ -64,7 +65,7 @@ impl Superpacket<'_> {
         len
     }
 
-    /// From where to where in the superpacket the payload of segment `i` reaches.
+    /// Returns start and end of the payload of segment `i`, in bytes from the start of the superpacket.
     #[inline]
     fn payload(&self, i: usize) -> (usize, usize) {
         assert!(i < self.segments, "segment {i} of {}", self.segments);
@@ -75,7 +76,7 @@ impl Superpacket<'_> {
     #[inline]
     fn stamp_ip(&self, i: usize, len: usize, ip: &mut [u8]) {
         if let Some(mut ip) = Ipv4::new_checked(&mut *ip) {
-            // The kernel counts the identification up whatever "don't fragment" says.
+            // The kernel increments the identification even if "don't fragment" is set.
             ip.stamp(len as u16, self.stamp.id.wrapping_add(i as u16), self.stamp.ip);
         } else if let Some(mut ip) = Ipv6::new_checked(ip) {
             ip.set_payload_len((len - Ipv6::HEADER) as u16);

@@ -1,5 +1,5 @@
-//! What segmentation promises, with an independent packet builder as the judge: segment i of a
-//! superpacket must be byte for byte what the builder writes for that slice of the payload.
+//! Tests of segmentation against an independent packet builder: segment i of a superpacket must be
+//! byte for byte what the builder writes for that slice of the payload.
 
 use proptest::prelude::*;
 
@@ -8,7 +8,7 @@ use super::super::virtio::VirtioHeader;
 use super::*;
 use crate::drops::DropReason;
 
-/// All segments of what the kernel would hand over.
+/// Parses a TUN read and returns all its segments.
 fn segments(header: VirtioHeader, mut packet: Vec<u8>) -> Result<Vec<Vec<u8>>, DropReason> {
     let superpacket = Superpacket::parse(header, &mut packet)?;
     let mut out = vec![0xee; 70_000];
@@ -22,7 +22,7 @@ fn segments(header: VirtioHeader, mut packet: Vec<u8>) -> Result<Vec<Vec<u8>>, D
         .collect())
 }
 
-/// What a sender without offloads would have sent instead of `whole`.
+/// Returns the packets that a sender without offloads would send instead of `whole`.
 fn expected(whole: &Build, gso_size: usize, write: fn(&Build) -> Vec<u8>) -> Vec<Vec<u8>> {
     let count = whole.payload.len().div_ceil(gso_size).max(1);
     (0..count)
@@ -139,7 +139,7 @@ fn sixty_byte_headers_are_good_packets() {
 
 #[test]
 fn the_payload_length_counts_extension_headers() {
-    // The builder does not know what comes after destination options.
+    // The builder cannot set the next header field of the destination options.
     for (udp, next) in [(false, 6), (true, 17)] {
         let whole = Build { ip_options: vec![next, 0, 1, 4, 0, 0, 0, 0], ..Build::v6() }.payload(500);
         if udp {
@@ -183,7 +183,7 @@ fn a_superpacket_without_needs_csum_is_cut_by_its_own_headers() {
 
 #[test]
 fn a_udp_checksum_of_zero_is_sent_as_ones_and_tcps_zero_is_kept() {
-    // The last two bytes are chosen so that the checksum comes out as zero.
+    // The last two bytes are chosen so that the checksum is zero.
     let balance = |mut whole: Build, write: fn(&Build) -> Vec<u8>, at: usize| {
         let packet = write(&whole);
         let sum = u16::from_be_bytes([packet[at], packet[at + 1]]);
@@ -213,7 +213,7 @@ fn an_unfinished_checksum_is_finished_from_its_seed() {
                 .with_u16((packet.len() - start) as u16)
                 .fold();
             unfinished[field..field + 2].copy_from_slice(&seed.to_be_bytes());
-            // What follows the packet must not be summed.
+            // Bytes after the packet must not be summed.
             unfinished.extend([0xff; 3]);
             let header = VirtioHeader { gso_type: VirtioHeader::GSO_NONE, ..header };
             assert_eq!(segments(header, unfinished).unwrap(), [packet]);

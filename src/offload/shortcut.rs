@@ -1,8 +1,9 @@
-//! Writing a lone packet past the worker that owns the queue, while that one sleeps.
+//! Writing single packets to a TUN queue while the worker that owns it sleeps.
 
 use super::port::Port;
 
-/// A way into a TUN queue for the outside workers. It has no scratch and no counts, and merges nothing.
+/// Writes single packets to a TUN queue from an outside worker, without waking the inside worker. Has
+/// no scratch buffer, counts nothing and does not coalesce.
 #[derive(Clone, Debug)]
 pub struct QueueShortcut {
     port: Port,
@@ -13,8 +14,9 @@ impl QueueShortcut {
         QueueShortcut { port }
     }
 
-    /// Writes one IP packet that is complete, checksums included; whether the kernel took it. One that it
-    /// did not take goes the usual way, where a refusal is counted.
+    /// Writes one complete IP packet, checksums included, without blocking. Returns whether the kernel
+    /// accepted it. If not, send the packet through the ring to the inside worker, which counts a failed
+    /// write.
     #[inline]
     pub fn write(&self, packet: &[u8]) -> bool {
         self.port.try_packet(packet)

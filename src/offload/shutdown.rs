@@ -1,4 +1,4 @@
-//! The one signal that stops every worker.
+//! The signal that stops all workers.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-/// An eventfd that is signalled once and never drained: level-triggered, so it wakes whoever polls
-/// it, now or later. Signal, join the threads, close the queues, then drop this.
+/// A shutdown signal that can be polled.
+///
+/// It is an eventfd that is written once and never read. As poll is level-triggered, the signal wakes
+/// every thread that polls it, now or later. To stop: signal, join the threads, close the queues, then
+/// drop this.
 #[derive(Debug)]
 pub struct Shutdown {
     event: EventFd,
@@ -15,24 +18,24 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Not signalled yet.
+    /// Creates a signal that is not yet set.
     ///
     /// # Errors
-    /// The process is out of file descriptors.
+    /// Fails if the process or the host has no file descriptors left.
     pub fn new() -> io::Result<Shutdown> {
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         Ok(Shutdown { event, signalled: AtomicBool::new(false) })
     }
 
-    /// Tells everybody to stop. Calling it again does nothing.
+    /// Tells all workers to stop. Further calls have no effect.
     pub fn signal(&self) {
         if !self.signalled.swap(true, Ordering::AcqRel) {
-            // A counter of zero has room for one, so this cannot fail.
+            // The counter is zero, so adding one cannot overflow it: the write does not fail.
             let _ = self.event.write(1);
         }
     }
 
-    /// Whether [`Shutdown::signal`] was called.
+    /// Returns whether [`Shutdown::signal`] was called.
     #[inline]
     pub fn is_signalled(&self) -> bool {
         self.signalled.load(Ordering::Acquire)
@@ -40,7 +43,7 @@ impl Shutdown {
 }
 
 impl AsFd for Shutdown {
-    /// Readable for ever once it is signalled. Poll it, do not read it.
+    /// Returns the descriptor, which stays readable once signalled. Poll it, but do not read from it.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
     }

@@ -1,10 +1,11 @@
-//! A superpacket as read from the TUN: checked here once, so that segmentation (`segment.rs`) can
-//! trust it. Comes from the queue reader; goes to the inside worker, which routes it whole and
-//! then takes its segments.
+//! Validation of superpackets read from the TUN.
 //!
-//! The rules are the offload contract's section 3; the kernel's side of them is
-//! `include/linux/virtio_net.h`. Everything in here can be hostile: a process in the workload's
-//! namespace writes what it likes through raw sockets.
+//! A superpacket is validated once, here, so that segmentation (`segment.rs`) can trust it. The queue
+//! reader parses it; the inside worker routes it as a whole and then takes its segments.
+//!
+//! The rules are section 3 of the offload contract; the kernel's counterpart is
+//! `include/linux/virtio_net.h`. All input is untrusted: a process in the workload's network
+//! namespace can send arbitrary packets through raw sockets.
 
 use std::net::IpAddr;
 
@@ -13,11 +14,11 @@ use crate::drops::DropReason;
 use crate::packet::checksum::{self, Sum};
 use crate::packet::{Flags, Ipv4, Ipv6, Tcp, Udp, ip, protocol};
 
-/// How a superpacket is to be segmented, or how it was coalesced.
+/// Transport protocol and IP version that a superpacket is segmented or coalesced by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum SuperpacketKind {
-    /// One packet as it is.
+    /// A single packet: no segmentation.
     None,
     /// TCP over IPv4.
     Tso4,
@@ -30,10 +31,10 @@ pub enum SuperpacketKind {
 }
 
 impl SuperpacketKind {
-    /// Every kind, in the order of their discriminants.
+    /// All kinds, in discriminant order.
     pub const ALL: [SuperpacketKind; 5] = [Self::None, Self::Tso4, Self::Tso6, Self::Uso4, Self::Uso6];
 
-    /// The value of the `kind` label.
+    /// Returns the value of the `kind` metric label.
     pub const fn label(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -44,7 +45,8 @@ impl SuperpacketKind {
         }
     }
 
-    /// The kind for a transport protocol and IP version; `None` for what cannot be segmented.
+    /// Returns the kind for an IP version and transport protocol; [`SuperpacketKind::None`] if the
+    /// combination cannot be segmented.
     pub(super) const fn of(version: u8, protocol: u8) -> SuperpacketKind {
         match (version, protocol) {
             (4, protocol::TCP) => Self::Tso4,
@@ -55,30 +57,29 @@ impl SuperpacketKind {
         }
     }
 
-    /// Whether segments carry TCP.
+    /// Returns whether the segments carry TCP.
     pub const fn is_tcp(self) -> bool {
         matches!(self, Self::Tso4 | Self::Tso6)
     }
 
-    /// Where the transport checksum stands, in bytes from the start of the transport header.
+    /// Returns the offset of the checksum field, in bytes from the start of the transport header.
     pub(super) const fn checksum_offset(self) -> usize {
         if self.is_tcp() { Tcp::CHECKSUM } else { Udp::CHECKSUM }
     }
 }
 
-/// One TUN read: a packet, or what the kernel leaves to be cut into segments.
+/// One validated TUN read: a packet or a superpacket.
 #[derive(Clone, Debug)]
 pub struct Superpacket<'a> {
     header: VirtioHeader,
     pub(super) kind: SuperpacketKind,
-    /// Trimmed to its IP length. Nobody writes to it any more, so it is its own pristine copy of
-    /// the headers.
+    /// Trimmed to its IP length. Immutable from here on, so each segment copies its headers from it.
     pub(super) packet: &'a [u8],
-    /// Where the transport header starts, and where the payload does. Zero for a packet of kind
-    /// `None`.
+    /// Offset of the transport header in bytes. Zero for kind `None`.
     pub(super) transport: usize,
+    /// Bytes of IP and transport header: the offset of the payload. Zero for kind `None`.
     pub(super) header_len: usize,
-    /// Payload bytes of each segment but the last.
+    /// Payload bytes of every segment but the last, which can be shorter.
     pub(super) gso_size: usize,
     pub(super) segments: usize,
     pub(super) stamp: Stamp,
@@ -86,25 +87,28 @@ pub struct Superpacket<'a> {
     destination: IpAddr,
 }
 
-/// What every segment's headers have in common, taken once per superpacket.
+/// Header fields and partial checksums common to all segments, computed once per superpacket.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Stamp {
-    /// [`Ipv4::constant_sum`]; not used for IPv6.
+    /// [`Ipv4::constant_sum`]; unused for IPv6.
     pub(super) ip: Sum,
-    /// Pseudo header without length, and for TCP [`Tcp::constant_sum`], for UDP the ports.
+    /// Sum of the pseudo header without its length, plus [`Tcp::constant_sum`] for TCP or the ports for
+    /// UDP.
     pub(super) transport: Sum,
-    /// Of the superpacket.
+    /// IPv4 identification of the first segment.
     pub(super) id: u16,
+    /// TCP sequence number of the first segment.
     pub(super) sequence: u32,
+    /// TCP flags of the superpacket.
     pub(super) flags: u8,
 }
 
 impl<'a> Superpacket<'a> {
-    /// Checks `packet` against its virtio header. A checksum that the kernel left unfinished on a
-    /// packet without GSO is finished in place.
+    /// Validates `packet` against its virtio header. Completes a partial checksum in place if the
+    /// packet needs no segmentation.
     ///
     /// # Errors
-    /// The reason for which the packet must be dropped.
+    /// Returns the reason to drop the packet if it is malformed.
     pub fn parse(mut header: VirtioHeader, packet: &'a mut [u8]) -> Result<Superpacket<'a>, DropReason> {
         let gso = gso_type(header)?;
         let packet = trimmed(packet)?;
@@ -132,38 +136,40 @@ impl<'a> Superpacket<'a> {
         if gso == VirtioHeader::GSO_NONE { Ok(whole) } else { whole.segmented(gso, header) }
     }
 
-    /// How it is to be segmented.
+    /// Returns how the superpacket is segmented.
     #[inline]
     pub fn kind(&self) -> SuperpacketKind {
         self.kind
     }
 
-    /// The header with which [`Superpacket::packet`] can be parsed again, after it was put aside.
+    /// Returns the virtio header with which a stored copy of [`Superpacket::packet`] can be parsed
+    /// again.
     #[inline]
     pub fn header(&self) -> VirtioHeader {
         self.header
     }
 
-    /// The whole packet, trimmed to its IP length. If it is to be segmented, its lengths are the
-    /// superpacket's and its transport checksum is not finished.
+    /// Returns the whole packet, trimmed to its IP length. For any kind but
+    /// [`SuperpacketKind::None`], the length fields are those of the superpacket and the transport
+    /// checksum is incomplete.
     #[inline]
     pub fn packet(&self) -> &'a [u8] {
         self.packet
     }
 
-    /// Where it comes from.
+    /// Returns the source address of every segment.
     #[inline]
     pub fn source(&self) -> IpAddr {
         self.source
     }
 
-    /// Where it, and so each of its segments, goes to.
+    /// Returns the destination address of every segment.
     #[inline]
     pub fn destination(&self) -> IpAddr {
         self.destination
     }
 
-    /// Checks all that segmentation relies on.
+    /// Validates everything that segmentation relies on.
     fn segmented(self, gso: u8, virtio: VirtioHeader) -> Result<Superpacket<'a>, DropReason> {
         let packet = self.packet;
         let version = packet[0] >> 4;
@@ -181,7 +187,8 @@ impl<'a> Superpacket<'a> {
         if virtio.gso_size == 0 {
             return Err(DropReason::GsoSize);
         }
-        // Without NEEDS_CSUM the two fields mean nothing; the headers were walked either way.
+        // Without NEEDS_CSUM the two fields are meaningless. The offsets used below come from parsing the
+        // headers in either case.
         let told = (usize::from(virtio.csum_start), usize::from(virtio.csum_offset));
         if virtio.flags & VirtioHeader::NEEDS_CSUM != 0 && told != (offset, kind.checksum_offset()) {
             return Err(DropReason::ChecksumStart);
@@ -212,13 +219,13 @@ impl<'a> Superpacket<'a> {
 }
 
 impl Stamp {
-    /// The superpacket's TCP flags.
+    /// Returns the TCP flags of the superpacket.
     pub(super) fn flags(&self) -> Flags {
         Flags(self.flags)
     }
 }
 
-/// The GSO type without its ECN bit, if a TUN may hand it over.
+/// Returns the GSO type without its ECN bit, or the drop reason if a TUN never delivers such a packet.
 fn gso_type(header: VirtioHeader) -> Result<u8, DropReason> {
     let gso = header.gso_type & !VirtioHeader::GSO_ECN;
     let known = matches!(
@@ -235,7 +242,7 @@ fn gso_type(header: VirtioHeader) -> Result<u8, DropReason> {
     Ok(gso)
 }
 
-/// The packet cut to its IP length.
+/// Trims the packet to its IP length.
 fn trimmed(packet: &mut [u8]) -> Result<&mut [u8], DropReason> {
     let shortest = match packet.first().ok_or(DropReason::ShortRead)? >> 4 {
         4 => Ipv4::MIN_HEADER,
@@ -249,13 +256,13 @@ fn trimmed(packet: &mut [u8]) -> Result<&mut [u8], DropReason> {
     packet.get_mut(..len).ok_or(DropReason::IpLength)
 }
 
-/// Finishes a checksum as `skb_checksum_help` in `net/core/dev.c` does: the field holds the
-/// pseudo header's sum as a seed, and everything from `start` on is added to it. `start` need not
-/// be the outer transport header: inside a tunnel of the workload it is the inner one.
+/// Completes a partial checksum as `skb_checksum_help` in `net/core/dev.c` does: the field holds the
+/// sum of the pseudo header as a seed, and everything from `start` on is added to it. `start` need not
+/// be the outer transport header: if the workload tunnels packets itself, it is the inner one.
 fn finish_checksum(packet: &mut [u8], start: usize, offset: usize) -> Result<(), DropReason> {
     let ip_header = Ipv4::new_checked(&*packet).map_or(Ipv6::HEADER, |header| header.header_len());
     let field = start + offset;
-    // An odd place would be summed as the wrong half of a word.
+    // A field at an odd offset would be added to the wrong half of a 16-bit word.
     if start < ip_header || field + 2 > packet.len() || !offset.is_multiple_of(2) {
         return Err(DropReason::ChecksumStart);
     }

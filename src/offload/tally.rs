@@ -1,4 +1,4 @@
-//! What a queue's writing side counts, until its worker publishes it.
+//! Counts of what was written to a queue, kept until the worker publishes them.
 
 use nix::errno::Errno;
 
@@ -8,35 +8,35 @@ use super::superpacket::SuperpacketKind;
 use crate::drops::DropTally;
 use crate::errnos::ErrnoCounts;
 
-/// Counts since the worker last took them.
+/// Counts of the writes to one queue since the last [`take`](Self::take).
 #[derive(Clone, Debug, Default)]
 pub struct WriteTally {
-    /// Writes by kind, indexed by [`SuperpacketKind`]; a single packet counts as `None`.
+    /// Completed writes, indexed by [`SuperpacketKind`]; a single packet counts as `None`.
     pub superpackets: [u64; SuperpacketKind::ALL.len()],
-    /// IP packets, as the kernel will split them.
+    /// IP packets written, each segment of a superpacket counted.
     pub packets: u64,
-    /// Bytes of what was written, a superpacket's headers once.
+    /// IP bytes written. The headers of a superpacket count once.
     pub bytes: u64,
-    /// Packets that were merged with others.
+    /// Packets written as segments of a superpacket.
     pub coalesced_segments: u64,
-    /// Sealed chains, indexed by [`SealReason`].
+    /// Closed chains, indexed by [`SealReason`].
     pub seals: [u64; SealReason::ALL.len()],
-    /// Packets that were not written, by reason.
+    /// Packets that could not be written, by reason.
     pub drops: DropTally,
-    /// Superpackets that the kernel refused and that were then written packet by packet.
+    /// Superpackets that the kernel refused and that were written packet by packet instead.
     pub fallbacks: u64,
-    /// Refused writes by error.
+    /// Failed writes by errno.
     pub errors: ErrnoCounts,
 }
 
 impl WriteTally {
-    /// Hands over every count and starts again from zero.
+    /// Returns all counts and resets them to zero.
     #[must_use]
     pub fn take(&mut self) -> WriteTally {
         std::mem::take(self)
     }
 
-    /// Counts a single packet.
+    /// Counts a single packet of `bytes` bytes.
     #[inline]
     pub(super) fn wrote_packet(&mut self, bytes: usize) {
         self.superpackets[SuperpacketKind::None as usize] += 1;
@@ -44,7 +44,7 @@ impl WriteTally {
         self.bytes += bytes as u64;
     }
 
-    /// Counts a superpacket of `segments` packets.
+    /// Counts a superpacket of `segments` segments and `bytes` bytes.
     #[inline]
     pub(super) fn wrote_superpacket(&mut self, kind: SuperpacketKind, segments: usize, bytes: usize) {
         self.superpackets[kind as usize] += 1;
@@ -53,14 +53,14 @@ impl WriteTally {
         self.coalesced_segments += segments as u64;
     }
 
-    /// Counts a refused write and the packets that are lost with it.
+    /// Counts a failed write and the packets lost with it.
     #[cold]
     pub(super) fn refused(&mut self, errno: Errno, packets: usize) {
         self.note_error(errno);
         self.drops.add(drop_reason(errno), packets as u64);
     }
 
-    /// Counts a refused write after which nothing is lost.
+    /// Counts a failed write that lost no packets.
     #[cold]
     pub(super) fn note_error(&mut self, errno: Errno) {
         self.errors.add(errno);

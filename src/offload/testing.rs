@@ -1,4 +1,4 @@
-//! Packets for tests, written by an independent builder.
+//! Test packets, written by an independent builder (`etherparse`).
 
 use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader, UdpHeader};
 
@@ -8,7 +8,7 @@ use crate::packet::Flags;
 pub(super) const V4: ([u8; 4], [u8; 4]) = ([10, 1, 0, 1], [10, 2, 0, 2]);
 pub(super) const V6: ([u8; 16], [u8; 16]) = ([0xfd; 16], [0xfc; 16]);
 
-/// A packet to be built: everything but the payload has a default.
+/// Parameters of a test packet.
 #[derive(Clone, Debug)]
 pub(super) struct Build {
     pub(super) v6: bool,
@@ -17,7 +17,7 @@ pub(super) struct Build {
     pub(super) tos: u8,
     pub(super) ttl: u8,
     pub(super) flow_label: u32,
-    /// IPv4 options, or a whole IPv6 destination options header.
+    /// IPv4 options, or a complete IPv6 destination options header.
     pub(super) ip_options: Vec<u8>,
     pub(super) ports: (u16, u16),
     pub(super) sequence: u32,
@@ -54,7 +54,7 @@ impl Build {
         Build { v6: true, ..Build::default() }
     }
 
-    /// Payload of `len` bytes that differ from place to place.
+    /// Sets a payload of `len` varying bytes.
     pub(super) fn payload(self, len: usize) -> Build {
         let payload = (0..len).map(|i| (i * 7 + i / 251) as u8).collect();
         Build { payload, ..self }
@@ -124,18 +124,18 @@ impl Build {
         out
     }
 
-    /// Where the transport header starts.
+    /// Returns the offset of the transport header in bytes.
     pub(super) fn transport(&self) -> usize {
         self.ip_options.len() + if self.v6 { 40 } else { 20 }
     }
 
-    /// The virtio header with which the kernel would hand over `self.tcp()` as a superpacket.
+    /// Returns the virtio header that the kernel would put before `self.tcp()` as a superpacket.
     pub(super) fn tso(&self, gso_size: u16) -> VirtioHeader {
         let gso_type = if self.v6 { VirtioHeader::GSO_TCPV6 } else { VirtioHeader::GSO_TCPV4 };
         self.gso(gso_type, gso_size, 16, 20 + self.tcp_options.len())
     }
 
-    /// The virtio header with which the kernel would hand over `self.udp()` as a superpacket.
+    /// Returns the virtio header that the kernel would put before `self.udp()` as a superpacket.
     pub(super) fn uso(&self, gso_size: u16) -> VirtioHeader {
         self.gso(VirtioHeader::GSO_UDP_L4, gso_size, 6, 8)
     }

@@ -1,50 +1,51 @@
-//! The virtio network header that stands before every packet on a TUN opened with `IFF_VNET_HDR`.
-//! Source of layout and numbers: `include/uapi/linux/virtio_net.h`, and the virtio 1.2
-//! specification, section 5.1.6.
+//! The virtio network header that precedes every packet on a TUN opened with `IFF_VNET_HDR`.
+//!
+//! Layout and constants follow `include/uapi/linux/virtio_net.h` and section 5.1.6 of the virtio 1.2
+//! specification.
 
-/// The virtio header's length in bytes: `TUNSETVNETHDRSZ` is left at its default.
+/// Length of the virtio header in bytes: the default of `TUNSETVNETHDRSZ`.
 pub const VIRTIO_HEADER_LEN: usize = 10;
 
-/// What the kernel says about a packet it hands over, or is told about one it takes.
+/// Offload metadata of one TUN read or write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VirtioHeader {
-    /// [`VirtioHeader::NEEDS_CSUM`] and others.
+    /// Bit set of [`VirtioHeader::NEEDS_CSUM`] and others.
     pub flags: u8,
-    /// [`VirtioHeader::GSO_NONE`] or another type, and perhaps [`VirtioHeader::GSO_ECN`].
+    /// [`VirtioHeader::GSO_NONE`] or another type, optionally with [`VirtioHeader::GSO_ECN`].
     pub gso_type: u8,
-    /// Bytes of all headers. A hint that can be wrong.
+    /// Total bytes of IP and transport header. A hint, which can be wrong.
     pub hdr_len: u16,
-    /// Payload bytes of each segment but the last.
+    /// Payload bytes of every segment but the last, which can be shorter.
     pub gso_size: u16,
-    /// Where the checksum starts, in bytes from the start of the packet.
+    /// Offset where checksumming starts, in bytes from the start of the packet.
     pub csum_start: u16,
-    /// Where the checksum field is, in bytes from `csum_start`.
+    /// Offset of the checksum field, in bytes from `csum_start`.
     pub csum_offset: u16,
 }
 
 impl VirtioHeader {
-    /// The header's length in bytes.
+    /// Length of the header in bytes.
     pub const LEN: usize = VIRTIO_HEADER_LEN;
 
-    /// The checksum field holds the pseudo header's sum; the rest is still to be added.
+    /// The checksum is partial: the field holds only the sum of the pseudo header.
     pub const NEEDS_CSUM: u8 = 1;
-    /// Receive segment coalescing: for virtual machines, never on a TUN.
+    /// Receive segment coalescing information: used with virtual machines, never on a TUN.
     pub const RSC_INFO: u8 = 4;
 
-    /// One packet as it is.
+    /// A single packet: no segmentation.
     pub const GSO_NONE: u8 = 0;
     /// TCP over IPv4.
     pub const GSO_TCPV4: u8 = 1;
-    /// UDP fragmentation, which the kernel gave up in 4.14.
+    /// UDP fragmentation offload, removed in Linux 4.14.
     pub const GSO_UDP: u8 = 3;
     /// TCP over IPv6.
     pub const GSO_TCPV6: u8 = 4;
-    /// UDP segmentation, either IP version.
+    /// UDP segmentation over IPv4 or IPv6.
     pub const GSO_UDP_L4: u8 = 5;
-    /// Beside a TCP type: the first segment has CWR set.
+    /// Combined with a TCP type: the first segment has CWR set.
     pub const GSO_ECN: u8 = 0x80;
 
-    /// Reads a header. Native byte order: `TUNSETVNETLE` is left alone.
+    /// Decodes a header in native byte order, the default without `TUNSETVNETLE`.
     #[inline]
     pub const fn decode(bytes: [u8; Self::LEN]) -> VirtioHeader {
         VirtioHeader {
@@ -57,7 +58,7 @@ impl VirtioHeader {
         }
     }
 
-    /// Writes a header.
+    /// Encodes the header in native byte order.
     #[inline]
     pub const fn encode(self) -> [u8; Self::LEN] {
         let hdr_len = self.hdr_len.to_ne_bytes();

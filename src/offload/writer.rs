@@ -1,5 +1,4 @@
-//! Writing one TUN queue. Packets come from the coalescing window; they go through the kernel to
-//! the workload.
+//! Writing packets and superpackets from the coalescing window to one TUN queue.
 
 use nix::errno::Errno;
 use tracing::warn;
@@ -12,7 +11,7 @@ use super::superpacket::SuperpacketKind;
 use super::tally::WriteTally;
 use super::virtio::VirtioHeader;
 
-/// The writing part of a queue, with its own scratch.
+/// The writing part of a queue. Owns the scratch buffer in which superpackets are assembled.
 #[derive(Debug)]
 pub struct QueueWriter {
     port: Port,
@@ -27,30 +26,31 @@ impl QueueWriter {
         QueueWriter { port, scratch, limits, tally: WriteTally::default() }
     }
 
-    /// What a window for this queue may merge. Ask for every batch: a kernel that refuses a good
-    /// superpacket ends merging.
+    /// Returns the limits of a window for this queue. Ask for every batch: coalescing is disabled if the
+    /// kernel refuses a valid superpacket.
     #[inline]
     pub fn limits(&self) -> Limits {
         self.limits
     }
 
-    /// What was counted.
+    /// Returns the counts since they were last taken.
     pub fn tally(&mut self) -> &mut WriteTally {
         &mut self.tally
     }
 
-    /// Writes one IP packet that is complete, checksums included. What cannot be written is
-    /// counted as dropped.
+    /// Writes one complete IP packet, checksums included. Counts the packet as dropped if the write
+    /// fails.
     #[inline]
     pub fn write(&mut self, packet: &[u8]) {
         self.port.write_packet(packet, &mut self.tally);
     }
 
-    /// Writes a superpacket: `header` once, and each of `payloads` as a segment of `gso_size` bytes,
-    /// the last of which may be shorter. See [`assemble`].
+    /// Writes a superpacket: `header` followed by `payloads`, each a segment of `gso_size` payload bytes,
+    /// of which the last may be shorter. See [`assemble`]. Counts the segments as dropped if the write
+    /// fails.
     ///
     /// # Errors
-    /// These are not parts of a superpacket.
+    /// Fails if the parts do not form a valid superpacket: see [`AssembleError`].
     pub fn write_gso<'p>(
         &mut self,
         header: &[u8],
@@ -70,9 +70,9 @@ impl QueueWriter {
         Ok(())
     }
 
-    /// Writes the packets of a superpacket that the kernel calls invalid one by one, as they came.
-    /// Some kernels grant the offloads and then refuse what they allow (Linux 6.6.44 and some of
-    /// vendors); from now on this queue merges nothing.
+    /// Writes the original packets of a superpacket that the kernel refused with `EINVAL`, one by one,
+    /// and disables coalescing on this queue. Some kernels grant the offloads and then refuse valid
+    /// superpackets (Linux 6.6.44 and some vendor kernels).
     #[cold]
     fn fall_back(&mut self, superpacket: &Coalesced<'_, '_>) {
         if self.limits != Limits::NONE {
@@ -80,7 +80,7 @@ impl QueueWriter {
             warn!(
                 kind = superpacket.kind().label(),
                 segments = superpacket.segments(),
-                "the kernel refuses superpackets on this TUN queue; writing packet by packet from now on"
+                "the kernel refused a superpacket on this TUN queue; coalescing is disabled on the queue"
             );
         }
         self.tally.note_error(Errno::EINVAL);
@@ -101,7 +101,7 @@ impl Sink for QueueWriter {
         let segments = superpacket.segments();
         let assembled =
             assemble(&mut self.scratch, superpacket.header(), superpacket.payloads(), superpacket.gso_size());
-        let len = assembled.expect("a chain within the limits is a superpacket");
+        let len = assembled.expect("a chain within the limits forms a valid superpacket");
         match self.port.write_frame(&self.scratch[..len]) {
             Ok(()) => self.tally.wrote_superpacket(superpacket.kind(), segments, superpacket.bytes()),
             Err(Errno::EINVAL) => self.fall_back(superpacket),
@@ -115,7 +115,7 @@ impl Sink for QueueWriter {
     }
 }
 
-/// The kind of superpacket that `header`, which [`assemble`] took, belongs to.
+/// Returns the kind of a superpacket with this `header`, which [`assemble`] has accepted.
 fn kind(header: &[u8]) -> SuperpacketKind {
     let protocol = crate::packet::ip::transport(header).map_or(0, |transport| transport.protocol);
     SuperpacketKind::of(header[0] >> 4, protocol)

@@ -1,7 +1,7 @@
-//! The Internet checksum (RFC 1071): partial one's complement sums that are taken piece by piece,
-//! added, and folded once at the end.
+//! The Internet checksum (RFC 1071): partial one's complement sums, computed piece by piece, added, and
+//! folded once at the end.
 
-// What is to be compiled for two kinds of CPU has to be inlined into both.
+// The loops are compiled with and without AVX2, which requires inlining them into both callers.
 #![allow(clippy::inline_always)]
 
 use std::net::IpAddr;
@@ -10,50 +10,50 @@ use std::ops::Add;
 #[cfg(target_arch = "x86_64")]
 use crate::sys::avx2::Avx2;
 
-/// How many bytes one turn of the inner loop takes.
+/// Bytes per iteration of the inner loop.
 const BLOCK: usize = 64;
 
-/// A partial sum.
+/// A partial one's complement sum.
 ///
-/// It is kept in the machine's byte order and swapped when it is folded, which one's complement
-/// arithmetic allows (RFC 1071, section 2B). A sum has room for the words of 2^32 packets.
+/// The sum is kept in native byte order and swapped when folded, which one's complement arithmetic allows
+/// (RFC 1071, section 2B). It cannot overflow before 2^32 32-bit words are added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sum(u64);
 
 impl Sum {
-    /// The sum of `bytes`, which stand at an even place of what is being summed. An odd last byte
-    /// is padded with a zero, so only the last piece may be odd.
+    /// Returns the sum of `bytes`, which must start at an even offset of the data being summed. An odd
+    /// last byte is padded with a zero, so only the last piece may have an odd length.
     #[inline]
     pub fn of(bytes: &[u8]) -> Sum {
         Sum(widely(bytes.len(), || sum(bytes)))
     }
 
-    /// Copies `from` over `to` and returns the sum of what was copied, in one pass.
+    /// Copies `from` to `to` and returns the sum of the bytes copied, in one pass.
     ///
     /// # Panics
     /// If the lengths differ.
     #[inline]
     pub fn copying(to: &mut [u8], from: &[u8]) -> Sum {
-        assert_eq!(to.len(), from.len(), "a copy needs as much room as there are bytes");
+        assert_eq!(to.len(), from.len(), "source and destination must have the same length");
         Sum(widely(from.len(), || copy_and_sum(to, from)))
     }
 
-    /// The sum with one more 16-bit field.
+    /// Returns the sum with a 16-bit field added.
     #[inline]
     #[must_use]
     pub const fn with_u16(self, value: u16) -> Sum {
         Sum(self.0 + value.to_be() as u64)
     }
 
-    /// The sum with one more 32-bit field.
+    /// Returns the sum with a 32-bit field added.
     #[inline]
     #[must_use]
     pub const fn with_u32(self, value: u32) -> Sum {
         Sum(self.0 + value.to_be() as u64)
     }
 
-    /// The 16-bit one's complement sum, not inverted: what a checksum field holds for a device
-    /// that is asked to finish the checksum.
+    /// Returns the 16-bit one's complement sum, not inverted: the value of the checksum field in a packet
+    /// whose checksum is left to an offload.
     #[inline]
     pub const fn fold(self) -> u16 {
         let mut sum = (self.0 >> 32) + (self.0 & 0xffff_ffff);
@@ -63,14 +63,14 @@ impl Sum {
         u16::from_be(sum as u16)
     }
 
-    /// The checksum: the folded sum, inverted. A sum taken over bytes that hold their own right
-    /// checksum gives zero.
+    /// Returns the checksum: the folded sum, inverted. Zero if the sum covers data that includes its own
+    /// correct checksum.
     #[inline]
     pub const fn checksum(self) -> u16 {
         !self.fold()
     }
 
-    /// The checksum as UDP sends it: zero means "none" there, so 0xffff stands for it (RFC 768).
+    /// Returns the checksum for UDP, with 0xffff in place of zero, which means "no checksum" (RFC 768).
     #[inline]
     pub const fn udp_checksum(self) -> u16 {
         match self.checksum() {
@@ -89,14 +89,15 @@ impl Add for Sum {
     }
 }
 
-/// The pseudo header's sum without the length: `addresses` is the source and destination as they
-/// stand in the IP header (RFC 9293, section 3.1; RFC 8200, section 8.1).
+/// Returns the sum of the pseudo header without its length field (RFC 9293, section 3.1; RFC 8200,
+/// section 8.1). `addresses` is the source address followed by the destination address, as in the IP
+/// header.
 #[inline]
 pub fn pseudo_header(addresses: &[u8], protocol: u8) -> Sum {
     Sum::of(addresses).with_u16(u16::from(protocol))
 }
 
-/// The pseudo header's sum for a transport header and payload of `length` bytes.
+/// Returns the sum of the pseudo header for a transport header and payload of `length` bytes in total.
 #[inline]
 pub fn pseudo_header_between(source: IpAddr, destination: IpAddr, protocol: u8, length: u32) -> Sum {
     let address = |address| match address {
@@ -106,11 +107,11 @@ pub fn pseudo_header_between(source: IpAddr, destination: IpAddr, protocol: u8, 
     (address(source) + address(destination)).with_u16(u16::from(protocol)).with_u32(length)
 }
 
-/// From how many bytes on it pays to ask the CPU for wider registers.
+/// Minimum number of bytes for which checking for AVX2 pays off.
 #[cfg(target_arch = "x86_64")]
 const LONG: usize = 128;
 
-/// Does `work` on `len` bytes with the widest registers that pay.
+/// Runs `work` on `len` bytes, with AVX2 if it is available and pays off.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 fn widely<R>(len: usize, work: impl FnOnce() -> R) -> R {
@@ -122,7 +123,7 @@ fn widely<R>(len: usize, work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// Does `work`: the registers that every CPU of this kind has are the widest.
+/// Runs `work`: other architectures have no optional instructions to choose from.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline]
 fn widely<R>(_len: usize, work: impl FnOnce() -> R) -> R {
@@ -152,10 +153,10 @@ fn copy_and_sum(to: &mut [u8], from: &[u8]) -> u64 {
     lanes.iter().sum::<u64>() + tail(from_rest)
 }
 
-/// Sums side by side, so that the compiler turns them into vector registers.
+/// Number of independent sums, which the compiler turns into vector registers.
 const LANES: usize = 8;
 
-/// Adds a block's 32-bit words to the lanes. Words of 32 bits in lanes of 64 need no carry.
+/// Adds the 32-bit words of a block to 64-bit lanes, which need no carry.
 #[inline(always)]
 fn add_block(lanes: &mut [u64; LANES], block: &[u8; BLOCK]) {
     for row in block.as_chunks::<{ 4 * LANES }>().0 {
@@ -165,7 +166,7 @@ fn add_block(lanes: &mut [u64; LANES], block: &[u8; BLOCK]) {
     }
 }
 
-/// The sum of what is left after the last whole block.
+/// Returns the sum of the bytes after the last whole block.
 #[inline(always)]
 fn tail(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<4>();
@@ -182,7 +183,7 @@ fn tail(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    /// RFC 1071 by the letter: 16-bit words, carry added back at each step.
+    /// Literal implementation of RFC 1071: 16-bit words, with the carry added back at each step.
     fn naive(bytes: &[u8]) -> u16 {
         let mut sum = 0u32;
         for pair in bytes.chunks(2) {
@@ -204,7 +205,7 @@ mod tests {
             .collect()
     }
 
-    /// A way to compute: its name, a sum, a sum while copying.
+    /// An implementation under test: its name, its sum, its sum while copying.
     type Path = (&'static str, fn(&[u8]) -> u64, fn(&mut [u8], &[u8]) -> u64);
 
     const PLAIN: Path = ("plain", sum, copy_and_sum);
@@ -212,7 +213,7 @@ mod tests {
 
     #[cfg(target_arch = "x86_64")]
     fn avx2() -> Option<Path> {
-        const HERE: &str = "asked before it is called";
+        const HERE: &str = "AVX2 was detected before";
         Avx2::detect()?;
         Some((
             "AVX2",
@@ -232,13 +233,13 @@ mod tests {
         let mut copy = vec![0; 2048];
         for (name, sum, copy_and_sum) in [PLAIN, CHOSEN].into_iter().chain(avx2()) {
             for start in 0..16 {
-                // Miri is a thousand times as slow; odd lengths and rests of blocks come up all the same.
+                // Miri is about 1,000 times slower. A step of 131 still covers odd lengths and partial blocks.
                 for len in (0..=2048).step_by(if cfg!(miri) { 131 } else { 1 }) {
                     let piece = &bytes[start..start + len];
                     let what = format!("{name}, start {start}, length {len}");
                     let expected = naive(piece);
                     assert_eq!(Sum(sum(piece)).fold(), expected, "{what}");
-                    // The copy ends where the buffer does, so its alignment changes with the length.
+                    // The copy ends at the end of the buffer, so its alignment varies with the length.
                     let copy = &mut copy[2048 - len..];
                     copy.fill(0);
                     assert_eq!(Sum(copy_and_sum(copy, piece)).fold(), expected, "copying, {what}");

@@ -1,23 +1,23 @@
-//! Which flow a packet belongs to. The inbound path uses the hash to choose the lane that writes a
-//! packet, and coalescing uses the key to find a packet's chain.
+//! Flow keys and flow hashes. The inbound path selects the lane that writes a packet by its hash;
+//! coalescing finds the chain of a packet by its key.
 
 use super::{Ipv4, Ipv6, ip, protocol};
 
-/// A flow's identity: IP version, protocol, addresses and ports, packed so that comparing two is
-/// comparing five words. The default key is no packet's key.
+/// Identity of a flow: IP version, protocol, addresses and ports, packed into five words for fast
+/// comparison. The default key differs from the key of any packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowKey {
-    /// Ports, protocol and version. Without ports and protocol for what has no ports to go by.
+    /// Ports, protocol and IP version. Ports and protocol are zero if the packet has no ports.
     ports: u64,
     addresses: [u64; 4],
 }
 
 impl FlowKey {
-    /// The key of a packet whose transport header is as [`ip::transport`] found it. Fragments, and
-    /// whatever is neither TCP nor UDP, have only addresses: a later fragment has no ports, and
-    /// all fragments of a packet must have one key.
+    /// Returns the key of `packet`, or `None` if it has no complete IP header. `transport` is the result of
+    /// [`ip::transport`] for the packet.
     ///
-    /// `None` without a whole IP header.
+    /// The key of a fragment, and of a packet that is neither TCP nor UDP, has only IP version and
+    /// addresses: later fragments have no ports, and all fragments of a packet must have the same key.
     #[inline]
     pub fn new(packet: &[u8], transport: Option<ip::Transport>) -> Option<FlowKey> {
         let mut addresses = [0; 4];
@@ -42,14 +42,14 @@ impl FlowKey {
         Some(FlowKey { ports, addresses })
     }
 
-    /// Whether both are between the same two addresses, in the same direction.
+    /// Returns whether both keys have the same IP version, source address and destination address.
     #[inline]
     pub fn same_addresses(&self, other: &FlowKey) -> bool {
         self.addresses == other.addresses && self.ports as u8 == other.ports as u8
     }
 
-    /// A well mixed hash. It has no secret: who can choose addresses and ports can aim flows at
-    /// one lane, as they can with the kernel's receive hashing.
+    /// Returns a well-mixed hash. It is not keyed: a sender that chooses addresses and ports can direct
+    /// flows to one lane, as with the kernel's receive hashing.
     #[inline]
     pub fn hash(&self) -> u32 {
         let mixed = self.addresses.iter().fold(self.ports, |hash, word| mix(hash, *word));
@@ -57,8 +57,9 @@ impl FlowKey {
     }
 }
 
-/// The hash of a packet's flow. Packets of one flow always have the same, fragments and packets
-/// that cannot be parsed hash on their addresses alone, and what has no addresses hashes to zero.
+/// Returns the hash of a packet's flow. All packets of a flow have the same hash. Fragments, and packets
+/// whose transport header cannot be parsed, hash by addresses alone; without a complete IP header the
+/// hash is zero.
 #[inline]
 pub fn flow_hash(packet: &[u8]) -> u32 {
     FlowKey::new(packet, ip::transport(packet)).map_or(0, |key| key.hash())
@@ -68,8 +69,8 @@ fn word(bytes: &[u8]) -> u64 {
     bytes.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes))
 }
 
-/// A folded 64 by 64 bit multiplication, with fractions of the square roots of 2 and 3 to keep
-/// zeros from sticking.
+/// A folded 64 by 64 bit multiplication. The constants, fractional bits of the square roots of 2 and 3,
+/// prevent zero inputs from giving zero.
 #[inline]
 fn mix(a: u64, b: u64) -> u64 {
     let product = u128::from(a ^ 0x6a09_e667_f3bc_c908) * u128::from(b ^ 0xbb67_ae85_84ca_a73b);

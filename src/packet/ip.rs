@@ -1,15 +1,14 @@
-//! What both IP versions have in common: addresses, the true length, and where the transport
-//! header starts.
+//! Operations common to IPv4 and IPv6: addresses, packet length, location of the transport header.
 
 use std::net::IpAddr;
 
 use super::{Ipv4, Ipv6, protocol};
 
-/// How many IPv6 extension headers are walked. Real packets have one or two; the bound keeps the
-/// cost of a hostile packet small.
+/// Maximum number of IPv6 extension headers to skip. Real packets have one or two; the limit bounds the
+/// cost of a malicious packet.
 const MAX_EXTENSIONS: usize = 8;
 
-/// The destination address, if the bytes start with a whole IP header.
+/// Returns the destination address, or `None` if the bytes do not start with a complete IP header.
 #[inline]
 pub fn destination(packet: &[u8]) -> Option<IpAddr> {
     match packet.first()? >> 4 {
@@ -18,7 +17,7 @@ pub fn destination(packet: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// The source address, if the bytes start with a whole IP header.
+/// Returns the source address, or `None` if the bytes do not start with a complete IP header.
 #[inline]
 pub fn source(packet: &[u8]) -> Option<IpAddr> {
     match packet.first()? >> 4 {
@@ -27,7 +26,8 @@ pub fn source(packet: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// The bytes of source and destination address, one after the other, if there is a whole IP header.
+/// Returns the bytes of the source address followed by those of the destination address, or `None` if
+/// the bytes do not start with a complete IP header.
 #[inline]
 pub fn addresses(packet: &[u8]) -> Option<&[u8]> {
     match packet.first()? >> 4 {
@@ -36,15 +36,16 @@ pub fn addresses(packet: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// The packet cut to the length its IP header gives: `WireGuard` pads to 16 bytes (whitepaper,
-/// section 5.4.6). `None` if this is no IP packet, or not all of it is here.
+/// Trims the packet to the length in its IP header, which removes the padding that `WireGuard` adds up to
+/// a multiple of 16 bytes (whitepaper, section 5.4.6). Returns `None` if this is not an IP packet or if it
+/// is truncated.
 #[inline]
 pub fn trimmed(packet: &[u8]) -> Option<&[u8]> {
     packet.get(..packet_len(packet)?)
 }
 
-/// The length of header and payload in bytes as a whole IP header gives it; more than there is if
-/// the packet is cut short.
+/// Returns the length of header and payload in bytes according to the IP header, or `None` if the header
+/// is incomplete or inconsistent. The length exceeds that of `packet` if the packet is truncated.
 #[inline]
 pub fn packet_len(packet: &[u8]) -> Option<usize> {
     if packet.first()? >> 4 == 4 {
@@ -55,20 +56,21 @@ pub fn packet_len(packet: &[u8]) -> Option<usize> {
     }
 }
 
-/// What an IP packet carries, and where.
+/// Protocol and location of an IP packet's payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transport {
     /// The protocol number of the payload.
     pub protocol: u8,
-    /// Where the payload starts, in bytes. It can be the packet's end.
+    /// Offset of the payload, in bytes from the start of the packet. Equals the packet length if there is
+    /// no payload.
     pub offset: usize,
-    /// Whether the packet is a fragment, the first one included. Then a transport header need not
-    /// be there.
+    /// Whether the packet is a fragment, including a first fragment. A fragment need not contain a
+    /// transport header.
     pub fragment: bool,
 }
 
-/// Finds the transport header: past IPv4 options, or past IPv6 extension headers (RFC 8200,
-/// section 4). `None` if a header on the way is cut short or there are too many.
+/// Finds the transport header after any IPv4 options or IPv6 extension headers (RFC 8200, section 4).
+/// Returns `None` if a header is truncated or there are too many extension headers.
 #[inline]
 pub fn transport(packet: &[u8]) -> Option<Transport> {
     if packet.first()? >> 4 == 4 {
@@ -120,7 +122,8 @@ mod tests {
         out
     }
 
-    /// An IPv6 packet whose payload is `chain` (extension headers and transport), first of type `first`.
+    /// Returns an IPv6 packet with payload `chain`, whose first extension or transport header is of type
+    /// `first`.
     fn v6(first: u8, chain: &[u8]) -> Vec<u8> {
         let mut out = vec![0; 40];
         out[0] = 0x60;
@@ -154,7 +157,7 @@ mod tests {
         }
         let mut lying = v4(5);
         lying[2..4].copy_from_slice(&19u16.to_be_bytes());
-        assert_eq!(trimmed(&lying), None, "a total length shorter than its header");
+        assert_eq!(trimmed(&lying), None, "total length shorter than the header");
     }
 
     #[test]
@@ -179,6 +182,6 @@ mod tests {
     fn cut_and_endless_extension_headers_are_refused() {
         assert_eq!(transport(&v6(0, &[6])), None);
         assert_eq!(transport(&v6(0, &[6, 9, 0, 0, 0, 0, 0, 0])), None);
-        assert_eq!(transport(&v6(0, &[0; 8 * 100])), None, "hop-by-hop all the way");
+        assert_eq!(transport(&v6(0, &[0; 8 * 100])), None, "too many hop-by-hop headers");
     }
 }

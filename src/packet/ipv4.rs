@@ -6,12 +6,12 @@ use std::ops::Range;
 use super::checksum::Sum;
 use super::{put_u16, u16_at};
 
-/// A view of an IPv4 packet or header. The header, options included, is known to be there; the
-/// payload need not be.
+/// A view of an IPv4 packet or header. The header is complete, options included; the payload may be
+/// truncated.
 #[derive(Clone, Copy, Debug)]
 pub struct Ipv4<T>(T);
 
-/// Where the fields are, in bytes from the start.
+/// Field offsets in bytes from the start of the header.
 mod field {
     use super::Range;
     pub(super) const TOS: usize = 1;
@@ -26,18 +26,18 @@ mod field {
 }
 
 impl Ipv4<()> {
-    /// The header without options, in bytes.
+    /// Length of the header without options, in bytes.
     pub const MIN_HEADER: usize = 20;
-    /// Where source and destination address stand, in bytes.
+    /// Byte range of source and destination address in the header.
     pub const ADDRESSES: Range<usize> = 12..20;
-    /// "Don't fragment", within [`Ipv4::fragment_field`].
+    /// The "don't fragment" bit of [`Ipv4::fragment_field`].
     pub const DONT_FRAGMENT: u16 = 0x4000;
-    /// "More fragments" and the fragment offset, within [`Ipv4::fragment_field`].
+    /// The "more fragments" bit and the fragment offset of [`Ipv4::fragment_field`].
     pub const FRAGMENT_MASK: u16 = 0x3fff;
 }
 
 impl<T: AsRef<[u8]>> Ipv4<T> {
-    /// A view, if the bytes start with a whole IPv4 header.
+    /// Creates a view, or returns `None` if the bytes do not start with a complete IPv4 header.
     #[inline]
     pub fn new_checked(bytes: T) -> Option<Ipv4<T>> {
         let header = bytes.as_ref();
@@ -48,68 +48,68 @@ impl<T: AsRef<[u8]>> Ipv4<T> {
         (Ipv4::MIN_HEADER..=header.len()).contains(&header_len).then_some(Ipv4(bytes))
     }
 
-    /// The header's length with options: 20 to 60 bytes.
+    /// Returns the length of the header with options: 20 to 60 bytes.
     #[inline]
     pub fn header_len(&self) -> usize {
         usize::from(self.bytes()[0] & 0x0f) * 4
     }
 
-    /// Type of service: DSCP and ECN.
+    /// Returns the type of service: DSCP and ECN.
     #[inline]
     pub fn tos(&self) -> u8 {
         self.bytes()[field::TOS]
     }
 
-    /// Header and payload, in bytes, as the header says.
+    /// Returns the total length field: header and payload, in bytes.
     #[inline]
     pub fn total_len(&self) -> usize {
         usize::from(u16_at(self.bytes(), field::TOTAL_LEN))
     }
 
-    /// Identification.
+    /// Returns the identification.
     #[inline]
     pub fn id(&self) -> u16 {
         u16_at(self.bytes(), field::ID)
     }
 
-    /// The three flags and the fragment offset, as one field.
+    /// Returns the three flags and the fragment offset as one field.
     #[inline]
     pub fn fragment_field(&self) -> u16 {
         u16_at(self.bytes(), field::FRAGMENT)
     }
 
-    /// Whether this is a fragment, the first one included.
+    /// Returns whether the packet is a fragment, including a first fragment.
     #[inline]
     pub fn is_fragment(&self) -> bool {
         self.fragment_field() & Ipv4::FRAGMENT_MASK != 0
     }
 
-    /// Time to live.
+    /// Returns the time to live.
     #[inline]
     pub fn ttl(&self) -> u8 {
         self.bytes()[field::TTL]
     }
 
-    /// The payload's protocol number.
+    /// Returns the protocol number of the payload.
     #[inline]
     pub fn protocol(&self) -> u8 {
         self.bytes()[field::PROTOCOL]
     }
 
-    /// Where it comes from.
+    /// Returns the source address.
     #[inline]
     pub fn source(&self) -> Ipv4Addr {
         address(&self.bytes()[field::SOURCE])
     }
 
-    /// Where it goes to.
+    /// Returns the destination address.
     #[inline]
     pub fn destination(&self) -> Ipv4Addr {
         address(&self.bytes()[field::DESTINATION])
     }
 
-    /// The header's sum without the fields that differ between segments of one superpacket:
-    /// total length, identification, and the checksum itself.
+    /// Returns the sum of the header without the fields that differ between segments of one superpacket:
+    /// total length, identification and checksum.
     #[inline]
     pub fn constant_sum(&self) -> Sum {
         let header = &self.bytes()[..self.header_len()];
@@ -125,8 +125,8 @@ impl<T: AsRef<[u8]>> Ipv4<T> {
 }
 
 impl<T: AsRef<[u8]> + AsMut<[u8]>> Ipv4<T> {
-    /// Sets total length (bytes) and identification, and the header checksum to match, given this
-    /// header's [`Ipv4::constant_sum`].
+    /// Sets total length (in bytes), identification and the resulting header checksum. `constant` is the
+    /// [`Ipv4::constant_sum`] of this header.
     #[inline]
     pub fn stamp(&mut self, total_len: u16, id: u16, constant: Sum) {
         let header = self.0.as_mut();
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn a_header_that_is_cut_or_lies_about_itself_is_no_view() {
         let bytes = example();
-        assert!(Ipv4::new_checked(&bytes[..27]).is_none(), "options cut");
+        assert!(Ipv4::new_checked(&bytes[..27]).is_none(), "options truncated");
         assert!(Ipv4::new_checked(&bytes[..19]).is_none());
         let mut short_ihl = bytes.clone();
         short_ihl[0] = 0x44;

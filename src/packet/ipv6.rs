@@ -5,12 +5,12 @@ use std::ops::Range;
 
 use super::{put_u16, u16_at};
 
-/// A view of an IPv6 packet or header. The fixed header is known to be there; extension headers
-/// and payload need not be.
+/// A view of an IPv6 packet or header. The fixed header is complete; extension headers and payload may
+/// be truncated.
 #[derive(Clone, Copy, Debug)]
 pub struct Ipv6<T>(T);
 
-/// Where the fields are, in bytes from the start.
+/// Field offsets in bytes from the start of the header.
 mod field {
     use super::Range;
     pub(super) const PAYLOAD_LEN: usize = 4;
@@ -21,45 +21,45 @@ mod field {
 }
 
 impl Ipv6<()> {
-    /// The fixed header, in bytes.
+    /// Length of the fixed header, in bytes.
     pub const HEADER: usize = 40;
-    /// Where source and destination address stand, in bytes.
+    /// Byte range of source and destination address in the header.
     pub const ADDRESSES: Range<usize> = 8..40;
 }
 
 impl<T: AsRef<[u8]>> Ipv6<T> {
-    /// A view, if the bytes start with a whole IPv6 header.
+    /// Creates a view, or returns `None` if the bytes do not start with a complete fixed IPv6 header.
     #[inline]
     pub fn new_checked(bytes: T) -> Option<Ipv6<T>> {
         let header = bytes.as_ref();
         (header.len() >= Ipv6::HEADER && header[0] >> 4 == 6).then_some(Ipv6(bytes))
     }
 
-    /// What follows the fixed header, extension headers included, in bytes, as the header says.
+    /// Returns the payload length field: bytes after the fixed header, extension headers included.
     #[inline]
     pub fn payload_len(&self) -> usize {
         usize::from(u16_at(self.bytes(), field::PAYLOAD_LEN))
     }
 
-    /// The protocol number of what follows: an extension header or the payload.
+    /// Returns the protocol number of the next header: an extension header or the payload.
     #[inline]
     pub fn next_header(&self) -> u8 {
         self.bytes()[field::NEXT_HEADER]
     }
 
-    /// Hop limit.
+    /// Returns the hop limit.
     #[inline]
     pub fn hop_limit(&self) -> u8 {
         self.bytes()[field::HOP_LIMIT]
     }
 
-    /// Where it comes from.
+    /// Returns the source address.
     #[inline]
     pub fn source(&self) -> Ipv6Addr {
         address(&self.bytes()[field::SOURCE])
     }
 
-    /// Where it goes to.
+    /// Returns the destination address.
     #[inline]
     pub fn destination(&self) -> Ipv6Addr {
         address(&self.bytes()[field::DESTINATION])

@@ -1,10 +1,9 @@
-//! Views of packet headers and the arithmetic that belongs to them. This module knows bytes and
-//! nothing else: no device, no socket, no clock. Everything on the data path stands on it.
+//! Views of packet headers, and checksum and flow computation. This module operates on bytes only: it
+//! uses no device, socket or clock.
 //!
-//! A view is made by `new_checked`, which tests once that the header is complete and says what it
-//! claims to be. After that every getter and setter is a plain load or store at a constant place.
-//! No view panics on bytes that passed `new_checked`; changing the bytes underneath so that they
-//! would not pass any more is the only way to break that promise.
+//! `new_checked` creates a view after validating once that the header is complete and consistent. Each
+//! getter and setter is then a plain load or store at a fixed offset. A view never panics, unless its
+//! bytes are modified so that they would no longer pass `new_checked`.
 
 pub mod checksum;
 pub mod flow;
@@ -42,25 +41,25 @@ pub mod protocol {
     pub const DESTINATION_OPTIONS: u8 = 60;
 }
 
-/// The big-endian number at `at`.
+/// Reads the big-endian number at byte offset `at`.
 #[inline]
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-/// The big-endian number at `at`.
+/// Reads the big-endian number at byte offset `at`.
 #[inline]
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-/// Stores `value` at `at`, big-endian.
+/// Writes `value` as a big-endian number at byte offset `at`.
 #[inline]
 fn put_u16(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
-/// Stores `value` at `at`, big-endian.
+/// Writes `value` as a big-endian number at byte offset `at`.
 #[inline]
 fn put_u32(bytes: &mut [u8], at: usize, value: u32) {
     bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());

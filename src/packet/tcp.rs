@@ -3,11 +3,11 @@
 use super::checksum::Sum;
 use super::{put_u16, put_u32, u16_at, u32_at};
 
-/// A view of a TCP segment or header. The header, options included, is known to be there.
+/// A view of a TCP segment or header. The header is complete, options included.
 #[derive(Clone, Copy, Debug)]
 pub struct Tcp<T>(T);
 
-/// The control bits of a TCP header, as they stand in its 14th byte.
+/// The control bits of a TCP header: its byte 13, counted from zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flags(pub u8);
 
@@ -18,36 +18,36 @@ impl Flags {
     pub const SYN: Flags = Flags(0x02);
     /// Reset the connection.
     pub const RST: Flags = Flags(0x04);
-    /// Push.
+    /// Push data to the application.
     pub const PSH: Flags = Flags(0x08);
-    /// The acknowledgement field counts.
+    /// The acknowledgement field is significant.
     pub const ACK: Flags = Flags(0x10);
-    /// The urgent pointer counts.
+    /// The urgent pointer is significant.
     pub const URG: Flags = Flags(0x20);
     /// ECN echo (RFC 3168).
     pub const ECE: Flags = Flags(0x40);
     /// Congestion window reduced (RFC 3168).
     pub const CWR: Flags = Flags(0x80);
 
-    /// These flags and `others`.
+    /// Returns these flags with `others` set.
     #[must_use]
     pub const fn with(self, others: Flags) -> Flags {
         Flags(self.0 | others.0)
     }
 
-    /// These flags but not `others`.
+    /// Returns these flags with `others` cleared.
     #[must_use]
     pub const fn without(self, others: Flags) -> Flags {
         Flags(self.0 & !others.0)
     }
 
-    /// Whether any of `others` is set.
+    /// Returns whether any of `others` is set.
     pub const fn any(self, others: Flags) -> bool {
         self.0 & others.0 != 0
     }
 }
 
-/// Where the fields are, in bytes from the start.
+/// Field offsets in bytes from the start of the header.
 mod field {
     pub(super) const SEQUENCE: usize = 4;
     pub(super) const ACKNOWLEDGEMENT: usize = 8;
@@ -60,14 +60,14 @@ mod field {
 }
 
 impl Tcp<()> {
-    /// The header without options, in bytes.
+    /// Length of the header without options, in bytes.
     pub const MIN_HEADER: usize = 20;
-    /// Where the checksum stands, in bytes from the start of the header.
+    /// Offset of the checksum field, in bytes from the start of the header.
     pub const CHECKSUM: usize = field::CHECKSUM;
 }
 
 impl<T: AsRef<[u8]>> Tcp<T> {
-    /// A view, if the bytes start with a whole TCP header.
+    /// Creates a view, or returns `None` if the bytes do not start with a complete TCP header.
     #[inline]
     pub fn new_checked(bytes: T) -> Option<Tcp<T>> {
         let header = bytes.as_ref();
@@ -78,56 +78,56 @@ impl<T: AsRef<[u8]>> Tcp<T> {
         (Tcp::MIN_HEADER..=header.len()).contains(&header_len).then_some(Tcp(bytes))
     }
 
-    /// The header's length with options: 20 to 60 bytes.
+    /// Returns the length of the header with options: 20 to 60 bytes.
     #[inline]
     pub fn header_len(&self) -> usize {
         usize::from(self.bytes()[field::DATA_OFFSET] >> 4) * 4
     }
 
-    /// The sequence number of the first payload byte.
+    /// Returns the sequence number: that of the SYN if set, else of the first payload byte.
     #[inline]
     pub fn sequence(&self) -> u32 {
         u32_at(self.bytes(), field::SEQUENCE)
     }
 
-    /// The next sequence number the sender expects.
+    /// Returns the acknowledgement number: the next sequence number that the sender expects.
     #[inline]
     pub fn acknowledgement(&self) -> u32 {
         u32_at(self.bytes(), field::ACKNOWLEDGEMENT)
     }
 
-    /// The control bits.
+    /// Returns the control bits.
     #[inline]
     pub fn flags(&self) -> Flags {
         Flags(self.bytes()[field::FLAGS])
     }
 
-    /// The four bits between data offset and flags; `AccECN` uses one of them.
+    /// Returns the four bits between data offset and flags, one of which `AccECN` uses.
     #[inline]
     pub fn reserved(&self) -> u8 {
         self.bytes()[field::DATA_OFFSET] & 0x0f
     }
 
-    /// The receive window, not scaled.
+    /// Returns the receive window, unscaled.
     #[inline]
     pub fn window(&self) -> u16 {
         u16_at(self.bytes(), field::WINDOW)
     }
 
-    /// The urgent pointer.
+    /// Returns the urgent pointer.
     #[inline]
     pub fn urgent(&self) -> u16 {
         u16_at(self.bytes(), field::URGENT)
     }
 
-    /// The options, 0 to 40 bytes.
+    /// Returns the options: 0 to 40 bytes.
     #[inline]
     pub fn options(&self) -> &[u8] {
         &self.bytes()[field::OPTIONS..self.header_len()]
     }
 
-    /// The header's sum without the fields that differ between segments of one superpacket:
-    /// sequence number, flags, and the checksum itself.
+    /// Returns the sum of the header without the fields that differ between segments of one superpacket:
+    /// sequence number, flags and checksum.
     #[inline]
     pub fn constant_sum(&self) -> Sum {
         let header = &self.bytes()[..self.header_len()];
@@ -145,8 +145,8 @@ impl<T: AsRef<[u8]>> Tcp<T> {
 }
 
 impl<T: AsRef<[u8]> + AsMut<[u8]>> Tcp<T> {
-    /// Sets sequence number and flags, and the checksum to match. `rest` is the sum of everything
-    /// else: pseudo header, [`Tcp::constant_sum`], payload.
+    /// Sets sequence number, flags and the resulting checksum. `rest` is the sum of everything else:
+    /// pseudo header, [`Tcp::constant_sum`] and payload.
     #[inline]
     pub fn stamp(&mut self, sequence: u32, flags: Flags, rest: Sum) {
         let header = self.0.as_mut();
@@ -217,10 +217,10 @@ mod tests {
     #[test]
     fn an_impossible_data_offset_is_no_view() {
         let mut bytes = example().to_bytes().to_vec();
-        assert!(Tcp::new_checked(&bytes[..31]).is_none(), "options cut");
+        assert!(Tcp::new_checked(&bytes[..31]).is_none(), "options truncated");
         bytes[12] = 0x40;
         assert!(Tcp::new_checked(&bytes[..]).is_none(), "shorter than the fixed header");
         bytes[12] = 0xf0;
-        assert!(Tcp::new_checked(&bytes[..]).is_none(), "longer than the bytes");
+        assert!(Tcp::new_checked(&bytes[..]).is_none(), "longer than the input");
     }
 }

@@ -2,11 +2,11 @@
 
 use super::{put_u16, u16_at};
 
-/// A view of a UDP datagram or header. The header is known to be there.
+/// A view of a UDP datagram or header. The header is complete.
 #[derive(Clone, Copy, Debug)]
 pub struct Udp<T>(T);
 
-/// Where the fields are, in bytes from the start.
+/// Field offsets in bytes from the start of the header.
 mod field {
     pub(super) const DESTINATION: usize = 2;
     pub(super) const LENGTH: usize = 4;
@@ -14,38 +14,38 @@ mod field {
 }
 
 impl Udp<()> {
-    /// The header, in bytes.
+    /// Length of the header, in bytes.
     pub const HEADER: usize = 8;
-    /// Where the checksum stands, in bytes from the start of the header.
+    /// Offset of the checksum field, in bytes from the start of the header.
     pub const CHECKSUM: usize = field::CHECKSUM;
 }
 
 impl<T: AsRef<[u8]>> Udp<T> {
-    /// A view, if the bytes start with a whole UDP header.
+    /// Creates a view, or returns `None` if there are fewer bytes than a UDP header has.
     #[inline]
     pub fn new_checked(bytes: T) -> Option<Udp<T>> {
         (bytes.as_ref().len() >= Udp::HEADER).then_some(Udp(bytes))
     }
 
-    /// The port that it goes to.
+    /// Returns the destination port.
     #[inline]
     pub fn destination_port(&self) -> u16 {
         u16_at(self.0.as_ref(), field::DESTINATION)
     }
 
-    /// Header and payload, in bytes, as the header says.
+    /// Returns the length field: header and payload, in bytes.
     #[inline]
     pub fn len(&self) -> usize {
         usize::from(u16_at(self.0.as_ref(), field::LENGTH))
     }
 
-    /// Whether the header says that there is no payload.
+    /// Returns whether there is no payload according to the length field.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() <= Udp::HEADER
     }
 
-    /// The checksum field; zero means that the sender computed none.
+    /// Returns the checksum field; zero means that the sender computed no checksum.
     #[inline]
     pub fn checksum(&self) -> u16 {
         u16_at(self.0.as_ref(), field::CHECKSUM)
@@ -53,7 +53,7 @@ impl<T: AsRef<[u8]>> Udp<T> {
 }
 
 impl<T: AsRef<[u8]> + AsMut<[u8]>> Udp<T> {
-    /// Sets the length of header and payload, in bytes, and the checksum field.
+    /// Sets the length field (header and payload, in bytes) and the checksum field.
     #[inline]
     pub fn stamp(&mut self, len: u16, checksum: u16) {
         let header = self.0.as_mut();

@@ -1,5 +1,5 @@
-//! Plain code, compiled once more for CPUs with AVX2: registers twice as wide as those that every
-//! x86-64 has, and the compiler fills them by itself.
+//! Compiles portable code a second time for CPUs with AVX2, so that the compiler can vectorize it for
+//! registers twice as wide as the x86-64 baseline's.
 
 use std::arch::is_x86_feature_detected;
 
@@ -8,17 +8,17 @@ use std::arch::is_x86_feature_detected;
 pub(crate) struct Avx2(());
 
 impl Avx2 {
-    /// Asks the CPU, once: the standard library remembers the answer.
+    /// Returns the proof if this CPU has AVX2. The standard library caches the answer.
     #[inline]
     pub(crate) fn detect() -> Option<Self> {
         is_x86_feature_detected!("avx2").then_some(Avx2(()))
     }
 
-    /// Does `work`. What of it the compiler inlines here, it compiles for AVX2.
-    #[allow(clippy::unused_self)] // the proof
+    /// Runs `work`. The parts of it that are inlined here are compiled for AVX2.
+    #[allow(clippy::unused_self)] // `self` is the proof that the CPU has AVX2
     #[inline]
     pub(crate) fn run<R>(self, work: impl FnOnce() -> R) -> R {
-        // SAFETY: whoever has a `self` has asked the CPU.
+        // SAFETY: `self` is proof that this CPU has AVX2.
         unsafe { with_avx2(work) }
     }
 }

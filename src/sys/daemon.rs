@@ -1,8 +1,8 @@
-//! Going to the background, as a command does that is done when its service is ready.
+//! Forks a service into the background, with a parent that exits when the service is ready.
 //!
-//! The process forks while it has one thread. The child goes on in a session of its own and says when
-//! it is ready; the parent waits for that word and ends with it, or with the status of a child that
-//! ended before. A signal that asks the parent to end is meant for both.
+//! The process forks while it has a single thread. The child continues in a new session and reports when it is
+//! ready; the parent waits for that report and exits with status 0, or with the child's status if the child ended
+//! before. The parent passes termination signals on to the child.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -16,45 +16,44 @@ use nix::unistd::{ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, 
 
 use super::signals;
 
-/// How long a child that was told to end may take, in milliseconds: longer than it allows itself.
+/// Time limit in milliseconds for a child that was told to end; longer than the child's own limit.
 const ENDS_WITHIN: u16 = 15_000;
 
-/// Which of the two processes this is.
+/// Result of [`split`]: which of the two processes this is.
 #[derive(Debug)]
 pub enum Process {
-    /// The one that the caller waits for.
+    /// The foreground process, which the caller waits for.
     Parent(Parent),
-    /// The one that stays.
+    /// The background process.
     Child(Child),
 }
 
-/// The process that waits until the other one is ready.
+/// The foreground process, waiting for the child to become ready.
 #[derive(Debug)]
 pub struct Parent {
     child: Pid,
     word: File,
 }
 
-/// The process in the background, while somebody waits for it.
+/// The background process, until it reports that it is ready.
 #[derive(Debug)]
 pub struct Child {
     word: File,
 }
 
-/// Becomes two processes. The child is the leader of a new session, so no terminal can end it. Signals are to be
-/// held back ([`signals::hold`]): the parent passes them on, and the child is to take them itself.
+/// Forks the process. The child leads a new session, so no terminal can end it. Signals must be blocked
+/// ([`signals::hold`]): the parent passes them on, and the child handles its own.
 ///
 /// # Errors
-/// The process has other threads, which the child would lack, or the system has no room for another
-/// process.
+/// The process has other threads, which the child would lack, or the system cannot create a process.
 pub fn split() -> io::Result<Process> {
     if fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(io::Error::other("a process with several threads cannot go to the background"));
     }
     let (theirs, ours) = pipe()?;
-    // SAFETY: a forked child of a process with other threads must not use what one of them may have
-    // locked, the allocator first of all. There are none: the kernel has just listed this thread
-    // alone, and only this thread could start another.
+    // SAFETY: after a fork with other threads running, the child must not use anything they may have locked,
+    // such as the allocator. There are no other threads: the kernel has just listed only this one, and only
+    // this one could start another.
     match unsafe { fork() }? {
         ForkResult::Parent { child } => Ok(Process::Parent(Parent { child, word: theirs.into() })),
         ForkResult::Child => {
@@ -65,25 +64,27 @@ pub fn split() -> io::Result<Process> {
 }
 
 impl Parent {
-    /// Waits until the child is ready, or has ended without being: the status to exit with, which is 0 only if it
-    /// is ready. If a signal asks this process to end, the child is told to.
+    /// Waits until the child is ready or has ended. Returns the status to exit with: 0 if the child is ready,
+    /// otherwise the child's own. Termination signals are passed on to the child.
     ///
     /// # Errors
-    /// The child was stopped before it was ready, or ended by a signal.
+    /// The child was stopped before it was ready, was killed by a signal, or did not end when told to.
     pub fn wait(mut self) -> io::Result<u8> {
         self.await_word()?;
-        // Either the word comes, or the pipe's other end is closed by the child's end.
+        // Reads the ready byte, or end of file if the child has ended.
         if self.word.read(&mut [0])? == 1 {
             return Ok(0);
         }
         loop {
             match waitpid(self.child, None) {
                 Ok(WaitStatus::Exited(_, 0)) => {
-                    return Err(io::Error::other("it was stopped before it was ready"));
+                    return Err(io::Error::other("the background process was stopped before it was ready"));
                 }
                 Ok(WaitStatus::Exited(_, status)) => return Ok(status.cast_unsigned() as u8),
                 Ok(WaitStatus::Signaled(_, signal, _)) => {
-                    return Err(io::Error::other(format!("{signal} ended it before it was ready")));
+                    return Err(io::Error::other(format!(
+                        "{signal} ended the background process before it was ready"
+                    )));
                 }
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
@@ -91,7 +92,7 @@ impl Parent {
         }
     }
 
-    /// Waits until the pipe can be read, and passes signals on meanwhile.
+    /// Waits until the pipe is readable, passing signals on to the child.
     fn await_word(&self) -> io::Result<()> {
         let signals = signals::queue()?;
         let mut patience = PollTimeout::NONE;
@@ -99,7 +100,11 @@ impl Parent {
             let mut events =
                 [self.word.as_fd(), signals.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
             match poll(&mut events, patience) {
-                Ok(0) => return Err(io::Error::other("it was told to stop, and does not end")),
+                Ok(0) => {
+                    return Err(io::Error::other(
+                        "the background process was told to stop but did not end in time",
+                    ));
+                }
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -107,7 +112,7 @@ impl Parent {
                 return Ok(());
             }
             while let Some(signal) = signals.read_signal()? {
-                // A terminal that hangs up is no concern of a process in the background.
+                // A terminal hangup does not concern a background process.
                 if signal.ssi_signo != Signal::SIGHUP as u32 {
                     patience = PollTimeout::from(ENDS_WITHIN);
                     kill(self.child, Signal::SIGTERM)?;
@@ -118,11 +123,12 @@ impl Parent {
 }
 
 impl Child {
-    /// Lets the parent end. Standard input and the working directory are given up, and unless
-    /// `keep_output` standard output and error too: whoever waits for the end of these would wait for ever.
+    /// Reports readiness, which lets the parent exit. Replaces standard input with `/dev/null` and changes to the
+    /// root directory. Unless `keep_output` is set, replaces standard output and error as well, so that a program
+    /// reading them to the end does not block forever.
     ///
     /// # Errors
-    /// `/dev/null` is missing.
+    /// `/dev/null` cannot be opened, or a system call failed.
     pub fn ready(mut self, keep_output: bool) -> io::Result<()> {
         let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
         dup2_stdin(&null)?;
@@ -130,9 +136,9 @@ impl Child {
             dup2_stdout(&null)?;
             dup2_stderr(&null)?;
         }
-        // Else the file system that it was started in could not be unmounted.
+        // The current directory would keep its file system from being unmounted.
         chdir("/")?;
-        // A parent that is gone misses nothing.
+        // The parent may have exited, which is not an error.
         let _ = self.word.write_all(&[1]);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Descriptors that the process was started with, named by number in an environment variable.
+//! Inherited descriptors, passed by number in an environment variable.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
@@ -6,21 +6,21 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
-/// Takes over descriptor `fd`, so that it is closed with what is returned and not passed on to other
-/// programs. To be called once per descriptor, before anything else opens descriptors.
+/// Takes ownership of the inherited descriptor `fd` and sets its close-on-exec flag. Must be called once per
+/// descriptor, before anything else opens descriptors.
 ///
 /// # Errors
-/// There is no such descriptor, or it is one of standard input, output and error.
+/// `EBADF` if `fd` is not open, or is standard input, output or error.
 pub fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
     if fd <= libc::STDERR_FILENO {
         return Err(Errno::EBADF.into());
     }
-    // SAFETY: the borrow lasts for this call only, and fcntl answers EBADF for a descriptor that is
-    // not open; -1, the one value a BorrowedFd must not have, was refused above.
+    // SAFETY: the borrow lasts for this call only, and fcntl returns EBADF for a descriptor that is
+    // not open. -1, the only value a BorrowedFd must not hold, was rejected above.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    // SAFETY: the descriptor is open, as fcntl has just shown. Whoever started the process handed it
-    // over by number, and nothing in the process has opened or owns it.
+    // SAFETY: the descriptor is open, or fcntl would have failed. It was inherited, and the caller guarantees
+    // that nothing in the process has opened or owns it.
     let owned = unsafe { OwnedFd::from_raw_fd(fd) };
     debug_assert_eq!(owned.as_raw_fd(), fd);
     Ok(owned)
@@ -39,7 +39,7 @@ mod tests {
         let flags = fcntl(&adopted, FcntlArg::F_GETFD).unwrap();
         assert_eq!(flags & FdFlag::FD_CLOEXEC.bits(), FdFlag::FD_CLOEXEC.bits());
         drop(adopted);
-        // The pipe's other end sees that it is closed.
+        // Dropping it closes the pipe: the other end reads end of file.
         assert_eq!(nix::unistd::read(&reader, &mut [0]).unwrap(), 0);
     }
 

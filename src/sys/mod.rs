@@ -1,5 +1,5 @@
-//! The only unsafe code: thin typed wrappers over libc, nix and what C library a feature brings, and what is
-//! done in vector registers. Every block argues why it is sound.
+//! All unsafe code: thin typed wrappers over libc, nix and optional C libraries, and SIMD code. A comment on each
+//! block explains why it is sound.
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]

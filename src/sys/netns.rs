@@ -1,9 +1,9 @@
-//! Network namespaces without names: a namespace is a file descriptor, so nothing stands under
-//! `/run/netns`, and the kernel takes it and all its devices away when the last holder is gone, however the
-//! process ended. Threads enter; the process as a whole stays where it was started.
+//! Anonymous network namespaces, held by file descriptor. Nothing is created under `/run/netns`, and the kernel
+//! removes a namespace with its devices when the last holder is gone, however the process ended. Only individual
+//! threads enter a namespace; the process stays in its own.
 //!
-//! Nothing here is unsafe. It is in `sys` because which namespace a thread is in is a property of the
-//! operating system's thread, not of a value, and this module keeps that to fresh threads.
+//! Nothing here is unsafe. The module is in `sys` because the namespace is a property of the operating system
+//! thread, not of a value; this module confines such changes to new threads.
 
 use std::fs::{self, File};
 use std::io;
@@ -15,25 +15,26 @@ use std::thread::{self, JoinHandle};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{getgid, getuid};
 
-/// The namespace of the thread that opens this path (`proc(5)`).
+/// Path to the network namespace of the thread that opens it (`proc(5)`).
 const OWN_NAMESPACE: &str = "/proc/thread-self/ns/net";
 
-/// Bit numbers of `linux/capability.h`.
+/// Capability numbers (`linux/capability.h`).
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// A network namespace, held open. Dropping the last holder, with no thread or process inside, ends it.
+/// A handle to a network namespace. The kernel removes the namespace when the last handle is dropped and no thread
+/// is inside.
 #[derive(Debug)]
 pub struct Namespace {
     handle: OwnedFd,
 }
 
 impl Namespace {
-    /// A new, empty namespace: one loopback device, down.
+    /// Creates a namespace with only a loopback device, which is down.
     ///
     /// # Errors
-    /// `EPERM` without `CAP_SYS_ADMIN` in the thread's user namespace
-    /// (see [`become_root_of_user_namespace`]), `ENOSPC` above `user.max_net_namespaces`.
+    /// `EPERM` without `CAP_SYS_ADMIN` in the thread's user namespace (see [`become_root_of_user_namespace`]),
+    /// `ENOSPC` if `user.max_net_namespaces` is exceeded.
     pub fn create() -> io::Result<Namespace> {
         thread::scope(|scope| {
             let maker = thread::Builder::new().name("netns".into()).spawn_scoped(scope, || {
@@ -44,36 +45,36 @@ impl Namespace {
         })
     }
 
-    /// The namespace the calling thread is in.
+    /// Returns the namespace of the calling thread.
     ///
     /// # Errors
-    /// When `/proc` is not mounted or out of descriptors.
+    /// `/proc` is not mounted, or the process is out of descriptors.
     pub fn current() -> io::Result<Namespace> {
         Namespace::open(Path::new(OWN_NAMESPACE))
     }
 
-    /// A namespace that has a name, such as `/run/netns/NAME` or `/proc/PID/ns/net`.
+    /// Opens a namespace by path, such as `/run/netns/NAME` or `/proc/PID/ns/net`.
     ///
     /// # Errors
-    /// When the path cannot be opened. That it is a network namespace shows on first use.
+    /// The path cannot be opened. Whether it is a network namespace is only checked on first use.
     pub fn open(path: &Path) -> io::Result<Namespace> {
         Ok(Namespace { handle: File::open(path)?.into() })
     }
 
-    /// Moves the calling thread into this namespace for the rest of its life. Threads and processes that it
-    /// starts afterwards begin there too.
+    /// Moves the calling thread into this namespace. Threads and processes it starts afterwards inherit the
+    /// namespace.
     ///
     /// # Errors
-    /// `EPERM` without `CAP_SYS_ADMIN`, `EINVAL` if this is no network namespace.
+    /// `EPERM` without `CAP_SYS_ADMIN`, `EINVAL` if this is not a network namespace.
     pub fn enter(&self) -> io::Result<()> {
         Ok(setns(self, CloneFlags::CLONE_NEWNET)?)
     }
 
-    /// Runs `work` inside on a fresh thread and returns what it returned. A panic in `work` goes on in the
+    /// Runs `work` in the namespace on a new thread and returns its result. A panic in `work` resumes in the
     /// caller. Sockets and devices opened by `work` stay in this namespace wherever they are used later.
     ///
     /// # Errors
-    /// When the thread cannot be started or cannot enter.
+    /// The thread cannot be started or cannot enter the namespace.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
         thread::scope(|scope| {
             let visitor = thread::Builder::new().name("in-netns".into()).spawn_scoped(scope, || {
@@ -84,10 +85,10 @@ impl Namespace {
         })
     }
 
-    /// Starts a thread called `name` that lives inside. Its result is an error if it could not enter.
+    /// Starts a thread named `name` in the namespace. Its result is an error if it could not enter.
     ///
     /// # Errors
-    /// When the thread cannot be started or the handle cannot be duplicated for it.
+    /// The thread cannot be started, or the handle cannot be duplicated for it.
     pub fn spawn<T: Send + 'static>(
         &self,
         name: &str,
@@ -100,10 +101,10 @@ impl Namespace {
         })
     }
 
-    /// One more holder of the same namespace.
+    /// Duplicates the handle.
     ///
     /// # Errors
-    /// When out of descriptors.
+    /// The process is out of descriptors.
     pub fn try_clone(&self) -> io::Result<Namespace> {
         Ok(Namespace { handle: self.handle.try_clone()? })
     }
@@ -121,34 +122,34 @@ impl AsRawFd for Namespace {
     }
 }
 
-/// Whether this thread may make network namespaces and devices in them: `CAP_SYS_ADMIN` and `CAP_NET_ADMIN`
-/// are both in its effective set.
+/// Returns whether this thread may create network namespaces and devices in them: whether `CAP_SYS_ADMIN` and
+/// `CAP_NET_ADMIN` are both in its effective set.
 ///
 /// # Errors
-/// When `/proc` is not mounted.
+/// `/proc` is not mounted.
 pub fn may_administer() -> io::Result<bool> {
     let status = fs::read_to_string("/proc/thread-self/status")?;
     Ok(effective_capabilities(&status)
         .is_some_and(|set| set >> CAP_NET_ADMIN & 1 == 1 && set >> CAP_SYS_ADMIN & 1 == 1))
 }
 
-/// Makes an ordinary user the root of a new user namespace, in which network namespaces may be made.
-/// The process stays in the network namespace it is in, and keeps its identity towards files.
+/// Moves the process into a new user namespace as root, so that it may create network namespaces. It stays in its
+/// current network namespace and keeps its identity for file access.
 ///
-/// To be called while the process has one thread: the kernel refuses it afterwards (`user_namespaces(7)`).
+/// Must be called while the process has a single thread: otherwise the kernel refuses (`user_namespaces(7)`).
 ///
 /// # Errors
-/// `EPERM` or `ENOSPC` where the system does not let users do this, `EINVAL` with more than one thread.
+/// `EPERM` or `ENOSPC` if the system does not permit users to do this, `EINVAL` with more than one thread.
 pub fn become_root_of_user_namespace() -> io::Result<()> {
     let (user, group) = (getuid(), getgid());
     unshare(CloneFlags::CLONE_NEWUSER)?;
-    // An unprivileged process may map its group only after it has given up setgroups(2).
+    // An unprivileged process may map its group only after setgroups(2) is denied.
     fs::write("/proc/self/setgroups", "deny")?;
     fs::write("/proc/self/uid_map", format!("0 {user} 1"))?;
     fs::write("/proc/self/gid_map", format!("0 {group} 1"))
 }
 
-/// The `CapEff` line of a `/proc/PID/status`.
+/// Parses the `CapEff` line of a `/proc/PID/status`.
 fn effective_capabilities(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(line.trim(), 16).ok()
@@ -167,7 +168,7 @@ mod tests {
         assert!(may_administer().is_ok());
     }
 
-    /// Root only; honours `LANEWAY_SKIP_NETNS=1` as every test that needs namespaces does.
+    /// Requires root; `LANEWAY_SKIP_NETNS=1` skips it, as for every test that needs namespaces.
     #[test]
     fn work_runs_inside_and_the_caller_stays_outside() {
         if std::env::var_os("LANEWAY_SKIP_NETNS").is_some_and(|skip| skip == "1") {
@@ -184,7 +185,7 @@ mod tests {
         let thread = namespace.spawn("visitor", || inode(&Namespace::current().unwrap())).unwrap();
         assert_eq!(thread.join().unwrap().unwrap(), inside);
 
-        // Loopback is down in a new namespace: a listener binds, and nobody can reach it.
+        // Loopback is down in a new namespace: a listener binds but is unreachable.
         let refused = namespace.run(|| {
             let listener = TcpListener::bind("0.0.0.0:0").unwrap();
             std::net::TcpStream::connect(("127.0.0.1", listener.local_addr().unwrap().port())).is_err()

@@ -1,5 +1,4 @@
-//! Which socket of a group that shares a UDP port (`SO_REUSEPORT`) gets a datagram: a classic BPF program in the
-//! place of the kernel's hash.
+//! Socket selection within a `SO_REUSEPORT` group: a classic BPF program replaces the kernel's hash.
 
 use std::io;
 use std::mem;
@@ -12,34 +11,34 @@ use libc::{
 };
 use nix::errno::Errno;
 
-/// Where the IP header begins. The program's own data begins with the payload, for the kernel has taken the UDP
-/// header off before it asks.
+/// Offset of the IP header. Plain offsets start at the payload, because the kernel removes the UDP header before it
+/// runs the program.
 const NET: u32 = libc::SKF_NET_OFF.cast_unsigned();
 
-/// 2^32 divided by the golden ratio: a multiplication by it carries every bit of an address to the upper half.
+/// 2^32 divided by the golden ratio. Multiplying by it carries every bit of an address into the upper half.
 const GOLDEN: u32 = 0x9e37_79b1;
 
-/// A socket that is in no group: the kernel takes its hash instead.
+/// A socket index outside any group, for which the kernel falls back to its hash.
 const NO_SOCKET: u32 = u32::MAX;
 
-/// Makes the kernel pick among the `sockets` sockets of the group of `fd` by (hash of the source address) + (source
-/// port), modulo `sockets`. They are counted in the order in which they were bound.
+/// Selects the socket in `fd`'s reuseport group by (hash of the source address + source port) modulo `sockets`, the
+/// number of sockets in the group. Sockets are numbered in the order they were bound.
 ///
-/// What comes from as many consecutive ports of one address as there are sockets meets each of them, which no hash
-/// promises. What comes from one address and port meets the same one always, and who have the same port but
-/// different addresses, as WireGuard peers often do, are spread as by a hash.
+/// Datagrams from `sockets` consecutive ports of one address reach every socket, which a plain hash does not
+/// guarantee. Datagrams from one address and port always reach the same socket, and sources with the same port but
+/// different addresses, common among WireGuard peers, are spread as by a hash.
 ///
 /// # Errors
-/// The kernel's refusal: `ENOPROTOOPT` before Linux 4.5, `EINVAL` if `fd` is in no group.
+/// `ENOPROTOOPT` before Linux 4.5, `EINVAL` if `fd` is not in a group.
 ///
 /// # Panics
 /// If `sockets` is zero.
 pub fn pick_by_source(fd: BorrowedFd<'_>, sockets: u32) -> io::Result<()> {
-    assert!(sockets > 0, "a group has a socket");
+    assert!(sockets > 0, "a reuseport group has at least one socket");
     let program = program(sockets);
     let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
-    // SAFETY: the kernel copies a sock_fprog and then `len` instructions from where it points to: an array of that
-    // length on this stack. It checks the program, writes nothing, and keeps no pointer.
+    // SAFETY: the kernel reads one sock_fprog and then `len` instructions through its pointer, an array of that
+    // length on this stack. It validates the program, writes nothing and keeps no pointer.
     let done = unsafe {
         libc::setsockopt(
             fd.as_raw_fd(),
@@ -53,8 +52,8 @@ pub fn pick_by_source(fd: BorrowedFd<'_>, sockets: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// A load beyond what is there ends the program with 0, the first socket. IPv6 extension headers are left to the
-/// kernel's hash.
+/// Builds the program. A load past the end of the packet ends it with 0, the first socket. Packets with IPv6
+/// extension headers are left to the kernel's hash.
 #[rustfmt::skip]
 fn program(sockets: u32) -> [sock_filter; 33] {
     const NEXT_HEADER: u32 = 6;
@@ -65,7 +64,7 @@ fn program(sockets: u32) -> [sock_filter; 33] {
         /*  0 */ load(BPF_B, NET),
         /*  1 */ alu(BPF_RSH, 4),
         /*  2 */ skip_if(6, 8),
-        // IPv4: the UDP header begins where the length in the first byte says.
+        // IPv4: the header length in the first byte locates the UDP header.
         /*  3 */ load(BPF_B, NET),
         /*  4 */ alu(BPF_AND, 0xf),
         /*  5 */ alu(BPF_LSH, 2),
@@ -90,7 +89,7 @@ fn program(sockets: u32) -> [sock_filter; 33] {
         /* 23 */ keep_in_x(),
         /* 24 */ load(BPF_W, NET + IPV6_SOURCE + 12),
         /* 25 */ with_x(BPF_XOR),
-        // Either: the port is kept in memory, the address is at hand.
+        // Both: the port is in memory slot 0, the folded address in the accumulator.
         /* 26 */ alu(BPF_MUL, GOLDEN),
         /* 27 */ alu(BPF_RSH, 16),
         /* 28 */ keep_in_x(),
@@ -121,7 +120,7 @@ const fn keep_in_x() -> sock_filter {
     op(BPF_MISC | BPF_TAX, 0)
 }
 
-/// Skips `count` instructions if what is at hand is `k`.
+/// Skips `count` instructions if the accumulator equals `k`.
 const fn skip_if(k: u32, count: u8) -> sock_filter {
     sock_filter { code: (BPF_JMP | BPF_JEQ | BPF_K) as u16, jt: count, jf: 0, k }
 }
@@ -140,7 +139,7 @@ mod tests {
 
     const SOCKETS: usize = 4;
 
-    /// So many sockets on one port of all addresses, IPv4 too, and the port.
+    /// Returns [`SOCKETS`] sockets on one port of all IPv4 and IPv6 addresses, and the port.
     fn group() -> (Vec<Socket>, u16) {
         let mut port = 0;
         let bind = |_| {
@@ -156,7 +155,7 @@ mod tests {
         (sockets, port)
     }
 
-    /// Which of the sockets gets what `from` sends.
+    /// Sends a datagram from `from` and returns the index of the socket that receives it.
     fn met(group: &(Vec<Socket>, u16), from: &UdpSocket) -> usize {
         let home: IpAddr = match from.local_addr().unwrap() {
             SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
@@ -171,7 +170,7 @@ mod tests {
         met
     }
 
-    /// Sockets on consecutive ports of this address.
+    /// Returns sockets on consecutive ports of `address`.
     fn consecutive(address: IpAddr) -> Vec<UdpSocket> {
         loop {
             let first = UdpSocket::bind((address, 0)).unwrap();
@@ -204,7 +203,7 @@ mod tests {
         let senders = consecutive(Ipv4Addr::LOCALHOST.into());
         let plain: Vec<_> = senders.iter().map(|sender| met(&group, sender)).collect();
         for sender in &senders {
-            // Four times "no operation".
+            // Four "no operation" options.
             IntOption::new(libc::SOL_IP, libc::IP_OPTIONS).set(sender.as_fd(), 0x0101_0101).unwrap();
         }
         let with_options: Vec<_> = senders.iter().map(|sender| met(&group, sender)).collect();

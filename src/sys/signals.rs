@@ -1,39 +1,39 @@
-//! The signals that end a process or make it read its configuration again, before and while somebody takes
-//! them in order.
+//! Handling of termination signals and SIGHUP, before and after a thread reads them from a queue.
 
 use std::io;
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// The signals that ask a process to end.
+/// Signals that ask a process to end.
 pub const ENDS: [Signal; 2] = [Signal::SIGTERM, Signal::SIGINT];
 
-/// The process has made nothing yet: from now on one of [`ENDS`] ends it at once, and well. SIGHUP waits.
-/// The first process of a container needs this, for the kernel keeps signals from it that it does not handle.
+/// Makes the signals in [`ENDS`] end the process at once with status 0, and blocks SIGHUP. For use before the
+/// process has created anything. PID 1 of a container needs this, because the kernel does not deliver signals to it
+/// that it does not handle.
 ///
 /// # Errors
-/// The kernel refuses.
+/// A system call failed.
 pub fn end_at_once() -> io::Result<()> {
     SigSet::from(Signal::SIGHUP).thread_block()?;
     let action = SigAction::new(SigHandler::Handler(leave), SaFlags::empty(), SigSet::empty());
     for signal in ENDS {
-        // SAFETY: what a handler may call is `async-signal-safe`; this one calls _exit(2) and nothing else.
+        // SAFETY: a handler may only call async-signal-safe functions; `leave` calls only _exit(2).
         unsafe { sigaction(signal, &action) }?;
     }
     Ok(())
 }
 
-/// The process is about to make something: from now on signals wait until a descriptor of [`queue`] is read. To be
-/// called while it has one thread; the others inherit it.
+/// Blocks SIGTERM, SIGINT and SIGHUP, so that they stay pending until read from a [`queue`]. Call this before the
+/// process creates anything, and while it has a single thread: threads started later inherit it.
 ///
 /// # Errors
-/// The kernel refuses.
+/// A system call failed.
 pub fn hold() -> io::Result<()> {
     Ok(all().thread_block()?)
 }
 
-/// What signals can be read from that [`hold`] holds back. Reading does not block.
+/// Returns a non-blocking descriptor from which the signals that [`hold`] blocks are read.
 ///
 /// # Errors
 /// The process is out of descriptors.
@@ -41,9 +41,9 @@ pub fn queue() -> io::Result<SignalFd> {
     Ok(SignalFd::with_flags(&all(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
 
-/// Ends the process on the spot: nothing is dropped, flushed or waited for.
+/// Ends the process immediately: nothing is dropped, flushed or waited for.
 pub fn leave_now(status: u8) -> ! {
-    // SAFETY: it has no preconditions, and does not return.
+    // SAFETY: _exit has no preconditions and does not return.
     unsafe { libc::_exit(status.into()) }
 }
 

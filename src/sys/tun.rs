@@ -1,57 +1,57 @@
-//! The three ioctls of a TUN queue (`include/uapi/linux/if_tun.h`).
+//! TUN ioctls (`include/uapi/linux/if_tun.h`).
 
 use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
 
-/// What `TUNSETOFFLOAD` can switch on (`TUN_F_*`).
+/// Offloads for [`set_offload`] (`TUN_F_*`).
 pub mod offload {
-    /// Checksums; every other needs it.
+    /// Checksum offload; required by the others.
     pub const CSUM: u32 = libc::TUN_F_CSUM;
-    /// TCP over either IP version, with and without ECN.
+    /// TCP segmentation offload for IPv4 and IPv6, with and without ECN.
     pub const TSO: u32 = libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
-    /// UDP over either IP version: only together, from Linux 6.2 on.
+    /// UDP segmentation offload for IPv4 and IPv6, which can only be enabled together. Since Linux 6.2.
     pub const USO: u32 = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 }
 
-/// A TUN interface's flags (`IFF_*`).
+/// Flags of a TUN interface (`IFF_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flags(u16);
 
 impl Flags {
-    /// IP packets behind a virtio header, in several queues.
+    /// Multiqueue, with a virtio header before each IP packet.
     pub const QUEUE: Flags =
         Flags((libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE) as u16);
     /// Fail if the interface exists.
     pub const EXCLUSIVE: Flags = Flags(libc::IFF_TUN_EXCL as u16);
 
-    /// These flags and `others`.
+    /// Returns the union of these flags and `others`.
     #[must_use]
     pub const fn with(self, others: Flags) -> Flags {
         Flags(self.0 | others.0)
     }
 
-    /// Whether all of `others` are set.
+    /// Returns whether all of `others` are set.
     pub const fn has(self, others: Flags) -> bool {
         self.0 & others.0 == others.0
     }
 
-    /// Whether every packet has a virtio header before it, and nothing else.
+    /// Returns whether each packet is preceded by a virtio header and nothing else.
     pub const fn has_virtio_header(self) -> bool {
         self.has(Flags((libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as u16))
     }
 
-    /// Whether further queues can be attached.
+    /// Returns whether further queues can be attached.
     pub const fn is_multi_queue(self) -> bool {
         self.has(Flags(libc::IFF_MULTI_QUEUE as u16))
     }
 }
 
-/// `TUNSETIFF`: makes `fd` a queue of the interface `name`, which is created if need be. Returns
-/// the name as the kernel has it, with `%d` filled in.
+/// Attaches `fd` to the interface `name` as a queue, creating the interface if necessary (`TUNSETIFF`). Returns the
+/// actual name: the kernel replaces `%d` with a number.
 ///
 /// # Errors
-/// `ENAMETOOLONG` for more than 15 bytes, `EINVAL` for a NUL within, and what the kernel says.
+/// `ENAMETOOLONG` if the name is longer than 15 bytes, `EINVAL` if it contains a NUL, or the kernel's error.
 pub fn set_interface(fd: impl AsFd, name: &str, flags: Flags) -> Result<String, Errno> {
     let mut request = request();
     let bytes = name.as_bytes();
@@ -66,47 +66,48 @@ pub fn set_interface(fd: impl AsFd, name: &str, flags: Flags) -> Result<String, 
         *place = libc::c_char::from_ne_bytes([*byte]);
     }
     request.ifr_ifru.ifru_flags = flags.0.cast_signed();
-    // SAFETY: TUNSETIFF reads and writes one `struct ifreq`. `request` is one, lives until the
-    // call returns, and is borrowed by nobody else.
+    // SAFETY: TUNSETIFF reads and writes one `struct ifreq`. `request` is one, outlives the call and is not
+    // borrowed elsewhere.
     let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
     Errno::result(result)?;
     Ok(interface_name(&request))
 }
 
-/// `TUNGETIFF`: the interface that `fd` is a queue of.
+/// Returns the name and flags of the interface that `fd` is a queue of (`TUNGETIFF`).
 ///
 /// # Errors
-/// `EBADFD` if it is a queue of none, `ENOTTY` if it is no TUN at all.
+/// `EBADFD` if `fd` is not attached to an interface, `ENOTTY` if it is not a TUN descriptor.
 pub fn interface(fd: impl AsFd) -> Result<(String, Flags), Errno> {
     let mut request = request();
-    // SAFETY: TUNGETIFF writes one `struct ifreq`. `request` is one, lives until the call returns,
-    // and is borrowed by nobody else.
+    // SAFETY: TUNGETIFF writes one `struct ifreq`. `request` is one, outlives the call and is not borrowed
+    // elsewhere.
     let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNGETIFF, &raw mut request) };
     Errno::result(result)?;
-    // SAFETY: the kernel filled in the flags, and every bit pattern is a valid c_short.
+    // SAFETY: the kernel has set the flags, and every bit pattern is a valid c_short.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
     Ok((interface_name(&request), Flags(flags.cast_unsigned())))
 }
 
-/// `TUNSETOFFLOAD`: which packets the kernel may leave unfinished, for all queues of the interface.
+/// Sets the offloads of all queues of the interface (`TUNSETOFFLOAD`): which packets the kernel may pass on without
+/// checksum or segmentation.
 ///
 /// # Errors
-/// `EINVAL` if the kernel does not know one of them.
+/// `EINVAL` if the kernel does not support one of the offloads.
 pub fn set_offload(fd: impl AsFd, offloads: u32) -> Result<(), Errno> {
-    // SAFETY: TUNSETOFFLOAD takes its argument by value and touches no memory of ours.
+    // SAFETY: TUNSETOFFLOAD takes its argument by value and accesses no user memory.
     let result =
         unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads)) };
     Errno::result(result).map(drop)
 }
 
 fn request() -> libc::ifreq {
-    // SAFETY: `ifreq` is a plain C struct of integers, pointers and unions of them, for which all
-    // bytes zero is a valid value.
+    // SAFETY: `ifreq` is a C struct of integers, pointers and unions of them, for which all zeros is a valid
+    // value.
     unsafe { std::mem::zeroed() }
 }
 
 fn interface_name(request: &libc::ifreq) -> String {
     let bytes = request.ifr_name.iter().map(|c| c.to_ne_bytes()[0]).take_while(|byte| *byte != 0).collect();
-    // Names are ours or the kernel's, ASCII in practice; anything else is only for display.
+    // Names are ASCII in practice; other bytes are replaced, for display only.
     String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }

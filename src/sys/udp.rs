@@ -1,7 +1,7 @@
 //! UDP system calls: `recvmmsg`, `sendmsg` and the integer socket options.
 //!
-//! Names and control messages go in and out as plain bytes. What the bytes mean is safe code, in
-//! [`crate::underlay`]; here is only what has to hand pointers to the kernel.
+//! Socket addresses and control messages are passed as plain bytes; [`crate::underlay`] encodes and parses them in
+//! safe code. This module contains only what passes pointers to the kernel.
 
 use std::io;
 use std::mem;
@@ -11,17 +11,17 @@ use std::ptr;
 use libc::{c_int, c_void, iovec, mmsghdr, msghdr, socklen_t};
 use nix::errno::Errno;
 
-/// The most messages that one [`receive`] takes from the kernel.
+/// Maximum number of messages in one [`receive`].
 pub const DEPTH: usize = 8;
 
-/// Room for the longest socket name of an IP socket, in bytes.
+/// Size in bytes of the longest IP socket address.
 pub const NAME_SPACE: usize = mem::size_of::<libc::sockaddr_in6>();
 
-/// Room for control messages of one datagram, in bytes: a packet info of either family and a GRO or
-/// GSO size need 96.
+/// Space for control messages of one datagram, in bytes. A packet info of either family and a GRO or GSO size need
+/// 96.
 pub const CONTROL_SPACE: usize = 128;
 
-/// What the kernel tells about one received message beside its payload.
+/// Metadata of one received message: sender, control messages, length and flags.
 #[derive(Clone)]
 #[repr(align(8))]
 pub struct Slot {
@@ -34,7 +34,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// A slot that has received nothing.
+    /// An empty slot.
     pub const EMPTY: Slot = Slot {
         control: [0; CONTROL_SPACE],
         name: [0; NAME_SPACE],
@@ -44,40 +44,40 @@ impl Slot {
         flags: 0,
     };
 
-    /// The payload's length in the buffer, in bytes.
+    /// Returns the length of the payload in its buffer, in bytes.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether the payload is empty.
+    /// Returns whether the payload is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The sender's `sockaddr`.
+    /// Returns the sender's `sockaddr`.
     pub fn name(&self) -> &[u8] {
         &self.name[..self.name_len]
     }
 
-    /// The control messages.
+    /// Returns the control messages.
     pub fn control(&self) -> &[u8] {
         &self.control[..self.control_len]
     }
 
-    /// Whether the kernel had to cut the payload or the control messages.
+    /// Returns whether the kernel truncated the payload or the control messages.
     pub fn truncated(&self) -> bool {
         self.flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0
     }
 }
 
-/// Receives up to as many messages as there are `buffers`, at most [`DEPTH`], without blocking.
-/// Message `i` is in the `i`-th buffer and `slots[i]` tells about it.
+/// Receives up to one message per buffer, at most [`DEPTH`], without blocking. Returns the number of messages.
+/// Message `i` is in the `i`-th buffer, its metadata in `slots[i]`.
 ///
 /// # Errors
-/// The kernel's errno; `EAGAIN` when nothing waits. A receive that was interrupted starts again.
+/// The kernel's errno; `EAGAIN` if no message is available. Retries on `EINTR`.
 ///
 /// # Panics
-/// Never, unless the kernel claims more messages than there were buffers.
+/// If the kernel reports more messages than buffers, which would be a kernel bug.
 pub fn receive<'b>(
     fd: BorrowedFd<'_>,
     buffers: impl IntoIterator<Item = &'b mut [u8]>,
@@ -92,11 +92,11 @@ pub fn receive<'b>(
         count += 1;
     }
 
-    // SAFETY: an mmsghdr is integers and pointers, for which all zeroes is a value. (It may have
-    // private padding fields, so it cannot be written out.)
+    // SAFETY: an mmsghdr consists of integers and pointers, for which all zeros is a valid value. (It may have
+    // private padding fields, so it cannot be written as a literal.)
     let mut headers: [mmsghdr; DEPTH] = unsafe { mem::zeroed() };
     let received = loop {
-        // The kernel writes lengths back into the headers, so each call starts from fresh ones.
+        // The kernel writes lengths into the headers, so they are reset before each call.
         for ((header, iov), slot) in headers.iter_mut().zip(&mut iovecs).zip(slots.iter_mut()) {
             header.msg_hdr.msg_name = slot.name.as_mut_ptr().cast();
             header.msg_hdr.msg_namelen = NAME_SPACE as socklen_t;
@@ -107,11 +107,11 @@ pub fn receive<'b>(
             header.msg_hdr.msg_flags = 0;
         }
         // SAFETY: the first `count` headers are filled in. Each points to
-        // - its own iovec on this stack, which spans exactly one of the caller's buffers: these are
-        //   distinct `&'b mut` slices, and 'b outlives this call, so nobody else touches them;
-        // - the name and control arrays of its own slot, with their true sizes; `slots` is borrowed
+        // - its own iovec on this stack, which covers exactly one of the caller's buffers: these are
+        //   distinct `&'b mut` slices, and 'b outlives this call, so nothing else accesses them;
+        // - the name and control arrays of its own slot, with their actual sizes; `slots` is borrowed
         //   mutably for the whole call.
-        // The kernel writes no more than the lengths given, and only plain bytes. No timeout.
+        // The kernel writes no more than the lengths given, and only plain bytes. The timeout is null.
         let n = unsafe {
             libc::recvmmsg(
                 fd.as_raw_fd(),
@@ -130,7 +130,7 @@ pub fn receive<'b>(
     assert!(received <= count, "recvmmsg filled {received} of {count} buffers");
 
     for ((slot, header), capacity) in slots.iter_mut().zip(&headers).zip(capacity).take(received) {
-        // A name or payload that was cut may be reported with the length it would have had.
+        // The length of a truncated name or payload may be reported untruncated.
         slot.len = (header.msg_len as usize).min(capacity);
         slot.name_len = (header.msg_hdr.msg_namelen as usize).min(NAME_SPACE);
         #[allow(clippy::unnecessary_cast)] // u32 in musl
@@ -141,13 +141,13 @@ pub fn receive<'b>(
     Ok(received)
 }
 
-/// Sends `payload` to the `sockaddr` in `name`, with `control` messages, without blocking.
+/// Sends `payload` with `control` messages to the `sockaddr` in `name`, without blocking.
 ///
 /// # Errors
-/// The kernel's errno, and then nothing was sent. A send that was interrupted starts again.
+/// The kernel's errno, in which case nothing was sent. Retries on `EINTR`.
 pub fn send(fd: BorrowedFd<'_>, payload: &[u8], name: &[u8], control: &[u8]) -> Result<(), Errno> {
     let mut iov = iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() };
-    // SAFETY: a msghdr is integers and pointers, for which all zeroes is a value.
+    // SAFETY: a msghdr consists of integers and pointers, for which all zeros is a valid value.
     let mut header: msghdr = unsafe { mem::zeroed() };
     header.msg_name = name.as_ptr().cast_mut().cast();
     header.msg_namelen = name.len() as socklen_t;
@@ -158,13 +158,12 @@ pub fn send(fd: BorrowedFd<'_>, payload: &[u8], name: &[u8], control: &[u8]) -> 
         header.msg_controllen = control.len() as _;
     }
     loop {
-        // SAFETY: the header points to `iov` on this stack and to three slices that are borrowed for
-        // the whole call, each with its true length. sendmsg only reads through all of them, so that
-        // the slices are shared ones does not matter. The kernel copies control messages before it
-        // parses them, whatever their alignment, and checks every length in them.
+        // SAFETY: the header points to `iov` on this stack and to three slices borrowed for the whole call, each
+        // with its actual length. sendmsg only reads through these pointers, so shared slices suffice. The kernel
+        // copies control messages before parsing them, whatever their alignment, and checks every length in them.
         let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT) };
         match Errno::result(sent) {
-            // UDP takes a payload whole or not at all.
+            // A UDP send is all or nothing.
             Ok(_) => return Ok(()),
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),
@@ -180,19 +179,19 @@ pub struct IntOption {
 }
 
 impl IntOption {
-    /// Bytes of receive buffer, past `net.core.rmem_max`; needs `CAP_NET_ADMIN`.
+    /// Receive buffer size in bytes, not limited by `net.core.rmem_max`; requires `CAP_NET_ADMIN`.
     pub const RECEIVE_BUFFER_FORCE: Self = Self::new(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE);
-    /// Bytes of send buffer, past `net.core.wmem_max`; needs `CAP_NET_ADMIN`.
+    /// Send buffer size in bytes, not limited by `net.core.wmem_max`; requires `CAP_NET_ADMIN`.
     pub const SEND_BUFFER_FORCE: Self = Self::new(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE);
-    /// Segment size of every send; here only asked for, to learn whether the kernel has UDP GSO.
+    /// Stride of every send in bytes. Only read, to detect whether the kernel supports UDP GSO.
     pub const UDP_SEGMENT: Self = Self::new(libc::SOL_UDP, libc::UDP_SEGMENT);
-    /// Take received datagrams grouped.
+    /// Receive datagrams coalesced into one message.
     pub const UDP_GRO: Self = Self::new(libc::SOL_UDP, libc::UDP_GRO);
-    /// Tell the local address of each IPv4 datagram.
+    /// Report the local address of each IPv4 datagram.
     pub const IPV4_PACKET_INFO: Self = Self::new(libc::SOL_IP, libc::IP_PKTINFO);
-    /// Tell the local address of each datagram on an IPv6 socket, v4-mapped ones included.
+    /// Report the local address of each datagram on an IPv6 socket, including v4-mapped ones.
     pub const IPV6_PACKET_INFO: Self = Self::new(libc::SOL_IPV6, libc::IPV6_RECVPKTINFO);
-    /// What IPv4 does about path MTU: one of `IP_PMTUDISC_*`.
+    /// IPv4 path MTU discovery mode, one of `IP_PMTUDISC_*`.
     pub const IPV4_MTU_DISCOVER: Self = Self::new(libc::SOL_IP, libc::IP_MTU_DISCOVER);
     /// The known path MTU of a connected IPv4 socket, in bytes.
     pub const IPV4_MTU: Self = Self::new(libc::SOL_IP, libc::IP_MTU);
@@ -206,9 +205,9 @@ impl IntOption {
     /// Sets the option.
     ///
     /// # Errors
-    /// The kernel's refusal: `ENOPROTOOPT` if it does not know the option.
+    /// The kernel's error; `ENOPROTOOPT` if it does not support the option.
     pub fn set(self, fd: BorrowedFd<'_>, value: c_int) -> io::Result<()> {
-        // SAFETY: the pointer is to a c_int on this stack and the length is that of a c_int.
+        // SAFETY: the pointer is to a c_int on this stack, and the length is that of a c_int.
         let done = unsafe {
             libc::setsockopt(
                 fd.as_raw_fd(),
@@ -222,10 +221,10 @@ impl IntOption {
         Ok(())
     }
 
-    /// The option's value.
+    /// Returns the option's value.
     ///
     /// # Errors
-    /// The kernel's refusal, as for [`set`](Self::set).
+    /// The kernel's error, as for [`set`](Self::set).
     pub fn get(self, fd: BorrowedFd<'_>) -> io::Result<c_int> {
         let mut value: c_int = 0;
         get_words(fd, self, std::slice::from_mut(&mut value))?;
@@ -233,11 +232,11 @@ impl IntOption {
     }
 }
 
-/// How many datagrams the kernel has dropped at this socket, for want of room or for a bad checksum,
-/// since it was opened. The kernel's counter wraps at 2^32.
+/// Returns how many datagrams the kernel has dropped at this socket since it was opened, for a full buffer or a bad
+/// checksum. The kernel's counter wraps at 2^32.
 ///
 /// # Errors
-/// The kernel's refusal: `ENOPROTOOPT` before Linux 4.12.
+/// The kernel's error; `ENOPROTOOPT` before Linux 4.12.
 pub fn drops(fd: BorrowedFd<'_>) -> io::Result<u32> {
     const DROPS: usize = libc::SK_MEMINFO_DROPS as usize;
     let mut words: [c_int; DROPS + 1] = [0; DROPS + 1];
@@ -245,11 +244,11 @@ pub fn drops(fd: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(words[DROPS].cast_unsigned())
 }
 
-/// Reads an option that is an array of 32-bit words; words that the kernel does not write stay.
+/// Reads an option that is an array of 32-bit words. Words the kernel does not write are left unchanged.
 fn get_words(fd: BorrowedFd<'_>, option: IntOption, words: &mut [c_int]) -> io::Result<()> {
     let mut len = mem::size_of_val(words) as socklen_t;
-    // SAFETY: `words` is borrowed mutably for the call and `len` is its size in bytes, which bounds
-    // what the kernel writes. Every bit pattern is a c_int.
+    // SAFETY: `words` is borrowed mutably for the call, and `len` is its size in bytes, which limits what the
+    // kernel writes. Every bit pattern is a valid c_int.
     let done = unsafe {
         libc::getsockopt(
             fd.as_raw_fd(),
@@ -272,7 +271,7 @@ mod tests {
 
     #[test]
     fn no_more_messages_than_buffers_are_taken_and_the_rest_waits() {
-        // Unix datagrams have arrived when a send returns; UDP ones may not have.
+        // Unix datagrams are delivered when send returns; UDP datagrams may not be.
         let (from, to) = UnixDatagram::pair().unwrap();
         for byte in 0..3 {
             from.send(&[byte; 10]).unwrap();
@@ -304,12 +303,12 @@ mod tests {
         let from = UdpSocket::bind("127.0.0.1:0").unwrap();
         from.connect(to.local_addr().unwrap()).unwrap();
         assert_eq!(drops(to.as_fd()).unwrap(), 0);
-        // Little room, so that it takes few: what waits at the loopback device waits among other tests' datagrams.
+        // A small buffer keeps the test short: datagrams queue at the loopback device behind those of other tests.
         nix::sys::socket::setsockopt(&to, nix::sys::socket::sockopt::RcvBuf, &4096).unwrap();
         let sent = (1..10_000).find(|_| {
             from.send(&[0; 1000]).unwrap();
             drops(to.as_fd()).unwrap() > 0
         });
-        assert!(sent > Some(1), "the first datagram finds room: {sent:?}");
+        assert!(sent > Some(1), "the first datagram must fit: {sent:?}");
     }
 }

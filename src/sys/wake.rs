@@ -1,4 +1,4 @@
-//! Descriptors that an async runtime waits for.
+//! Waits for file descriptors in an async runtime.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -6,16 +6,15 @@ use std::os::fd::OwnedFd;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Registers `fd` with the current runtime, to wait until it can be read.
+/// Registers `fd` with the current runtime for read readiness.
 ///
 /// # Errors
-/// The descriptor cannot be waited for, or the runtime is out of descriptors.
+/// The descriptor cannot be polled, or the system's limits are exceeded.
 ///
 /// # Panics
-/// Outside an async runtime.
+/// If called outside an async runtime.
 pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: the descriptor must stay open, and must be the same one, for as long as it is
-    // registered. An OwnedFd is never closed or exchanged before it is dropped, and it is moved into
-    // what is returned, which undoes the registration first.
+    // SAFETY: the descriptor must stay open and unchanged while it is registered. An OwnedFd stays open
+    // until it is dropped, and it is moved into the AsyncFd, which deregisters it before dropping it.
     unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)
 }

@@ -1,12 +1,12 @@
-//! Control messages: the GRO and GSO sizes and the packet info that travel beside a datagram, as
-//! the bytes the kernel reads and writes.
+//! Control messages: encoding and decoding of GSO size, GRO size and packet info.
 //!
 //! The layout is the kernel's `struct cmsghdr` (`include/linux/socket.h`): a `size_t` length that
-//! counts the header, an `int` level and an `int` type, then data, each message padded to `size_t`.
+//! includes the header, an `int` level, an `int` type, then the data. Each message is padded to a
+//! multiple of `size_t`.
 //!
-//! A dual-stack socket needs only `IPV6_PKTINFO`. The kernel reports IPv4 datagrams on it with a
-//! v4-mapped address (`ip6_datagram_recv_common_ctl`) and takes the same back on a send to a
-//! v4-mapped destination (`ip_cmsg_send`).
+//! A dual-stack socket needs only `IPV6_PKTINFO`: the kernel reports the local address of an IPv4
+//! datagram as v4-mapped (`ip6_datagram_recv_common_ctl`), and accepts it on a send to a v4-mapped
+//! destination (`ip_cmsg_send`).
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -19,10 +19,11 @@ use crate::sys::udp::CONTROL_SPACE;
 const WORD: usize = size_of::<usize>();
 const HEADER: usize = WORD + 2 * size_of::<libc::c_int>();
 
-/// The bytes of the control messages of one send.
+/// The encoded control messages of one send.
 pub(super) type Control = ArrayVec<u8, CONTROL_SPACE>;
 
-/// The control messages of one send: cut the payload every `segment` bytes, and leave from `source`.
+/// Encodes the control messages of one send: split the payload every `segment` bytes (GSO), and send
+/// from `source`.
 pub(super) fn encode(family: Family, segment: Option<u16>, source: Option<LocalSource>) -> Control {
     let mut control = Control::new();
     if let Some(size) = segment {
@@ -30,7 +31,7 @@ pub(super) fn encode(family: Family, segment: Option<u16>, source: Option<LocalS
     }
     match (family, source.map(|source| source.ip)) {
         (Family::V4, Some(IpAddr::V4(ip))) => {
-            // struct in_pktinfo: interface, source to use, destination (ignored on a send).
+            // struct in_pktinfo: interface, source address to use, destination (ignored on a send).
             put(&mut control, libc::SOL_IP, libc::IP_PKTINFO, &[&[0; 4], &ip.octets(), &[0; 4]]);
         }
         (Family::Dual, Some(ip)) => {
@@ -48,17 +49,16 @@ pub(super) fn encode(family: Family, segment: Option<u16>, source: Option<LocalS
     control
 }
 
-/// What the control messages of a received datagram say.
+/// Decoded control messages of one receive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ancillary {
-    /// The size that GRO says each datagram has, as the kernel gave it.
+    /// Bytes of each datagram according to GRO, unvalidated.
     pub(super) gro_size: Option<i32>,
-    /// The local address to answer from.
+    /// The local address to reply from.
     pub(super) source: Option<LocalSource>,
 }
 
-/// Reads the control messages of a received datagram. Unknown ones are skipped; a malformed one ends
-/// the reading.
+/// Decodes the control messages of one receive. Skips unknown messages and stops at a malformed one.
 pub(super) fn decode(mut control: &[u8]) -> Ancillary {
     let mut found = Ancillary::default();
     while let Some((Message { level, kind, data }, rest)) = split_message(control) {
@@ -75,20 +75,20 @@ pub(super) fn decode(mut control: &[u8]) -> Ancillary {
     found
 }
 
-/// The local address in a `struct in_pktinfo`: of its two addresses, the one to answer from.
+/// Reads the local address from a `struct in_pktinfo`: of its two addresses, the one to reply from.
 fn ipv4_source(data: &[u8]) -> Option<LocalSource> {
     let (ifindex, data) = data.split_first_chunk::<4>()?;
     let octets: [u8; 4] = *data.first_chunk()?;
     local_source(Ipv4Addr::from(octets).into(), *ifindex)
 }
 
-/// The local address in a `struct in6_pktinfo`.
+/// Reads the local address from a `struct in6_pktinfo`.
 fn ipv6_source(data: &[u8]) -> Option<LocalSource> {
     let (octets, data) = data.split_first_chunk::<16>()?;
     local_source(IpAddr::from(*octets).to_canonical(), *data.first_chunk()?)
 }
 
-/// A source that can be sent from. A datagram to a group says nothing about whom to answer as.
+/// Returns the address as a source, or `None` if it cannot be one: unspecified, multicast or broadcast.
 fn local_source(ip: IpAddr, ifindex: [u8; 4]) -> Option<LocalSource> {
     let group = ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST);
     (!group).then_some(LocalSource { ip, ifindex: u32::from_ne_bytes(ifindex) })
@@ -101,7 +101,8 @@ struct Message<'a> {
     data: &'a [u8],
 }
 
-/// Splits off the first message from what follows it.
+/// Splits off the first message. Returns it and the remaining bytes, or `None` if it is malformed or
+/// there is none.
 fn split_message(control: &[u8]) -> Option<(Message<'_>, &[u8])> {
     let (header, _) = control.split_first_chunk::<HEADER>()?;
     let (len, header) = header.split_first_chunk::<WORD>()?;
@@ -112,14 +113,14 @@ fn split_message(control: &[u8]) -> Option<(Message<'_>, &[u8])> {
         kind: i32::from_ne_bytes(*kind.first_chunk()?),
         data: control.get(HEADER..len)?,
     };
-    // The last message may lack its padding.
+    // The last message need not be padded.
     let next = len.next_multiple_of(WORD).min(control.len());
     Some((message, &control[next..]))
 }
 
-/// Appends one message whose data is `parts` one after another.
+/// Appends one message whose data is the concatenation of `parts`.
 fn put(control: &mut Control, level: i32, kind: i32, parts: &[&[u8]]) {
-    const ROOM: &str = "the control messages of a send fit their space";
+    const ROOM: &str = "the control messages of a send fit CONTROL_SPACE bytes";
     let len = HEADER + parts.iter().map(|part| part.len()).sum::<usize>();
     let end = control.len() + len.next_multiple_of(WORD);
     control.try_extend_from_slice(&len.to_ne_bytes()).expect(ROOM);

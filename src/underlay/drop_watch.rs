@@ -1,4 +1,4 @@
-//! How many datagrams the kernel has dropped at a lane's socket, for whoever asks at any moment.
+//! Count of the datagrams that the kernel dropped at the socket of a lane, readable from any thread.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -7,44 +7,44 @@ use std::sync::{Mutex, PoisonError};
 use super::socket::UdpSocket;
 use crate::sys::udp;
 
-/// Counts the drops of one lane's socket (`SO_MEMINFO`), also across its replacement by another.
+/// Counts the kernel's drops at one lane's socket (`SO_MEMINFO`), continuing when the socket is replaced.
 ///
-/// The kernel counts per socket, so this holds the socket open beside the worker that owns it; it only
-/// ever reads the count. The lock is taken by a scrape and by a change of the socket, never for a
-/// packet.
+/// The kernel counts per socket, so this holds a duplicate of the socket's descriptor, only to read the
+/// count. The lock is taken for metrics and when the socket is replaced, never on the data path.
 #[derive(Debug)]
 pub struct DropWatch(Mutex<Watched>);
 
 #[derive(Debug)]
 struct Watched {
     socket: OwnedFd,
-    /// The drops of this socket and of all before it.
+    /// Drops of this socket and all previous ones.
     total: u64,
-    /// What the kernel's 32-bit counter was when it was last read.
+    /// Value of the kernel's 32-bit counter when it was last read.
     seen: u32,
 }
 
 impl DropWatch {
-    /// Watches `socket` from its beginning.
+    /// Counts the drops of `socket` since it was opened.
     ///
     /// # Errors
-    /// The process is out of file descriptors.
+    /// Fails if the process or the host has no file descriptors left.
     pub fn new(socket: &UdpSocket) -> io::Result<Self> {
         let socket = socket.as_fd().try_clone_to_owned()?;
         Ok(DropWatch(Mutex::new(Watched { socket, total: 0, seen: 0 })))
     }
 
-    /// The lane has another socket from now on; the old one can close.
+    /// Continues with `socket`, which replaces the lane's previous socket, and closes the duplicate of the
+    /// previous one. If the descriptor cannot be duplicated, logs so and keeps the previous socket.
     pub fn follow(&self, socket: &UdpSocket) {
         let mut watched = self.lock();
         watched.look();
         match socket.as_fd().try_clone_to_owned() {
             Ok(socket) => (watched.socket, watched.seen) = (socket, 0),
-            Err(error) => tracing::warn!("the new UDP socket's drops are not counted: {error}"),
+            Err(error) => tracing::warn!("cannot count drops of the new UDP socket: {error}"),
         }
     }
 
-    /// The drops so far.
+    /// Returns the number of drops so far, in datagrams.
     pub fn total(&self) -> u64 {
         let mut watched = self.lock();
         watched.look();
@@ -58,7 +58,7 @@ impl DropWatch {
 
 impl Watched {
     fn look(&mut self) {
-        // Kernels that cannot say (before 4.12) leave the count where it is.
+        // Kernels before 4.12 do not report drops; the count then stays unchanged.
         if let Ok(drops) = udp::drops(self.socket.as_fd()) {
             self.total += u64::from(drops.wrapping_sub(self.seen));
             self.seen = drops;
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
     use crate::underlay::{SocketOptions, bind};
 
-    /// A socket with little room, filled until it drops.
+    /// Returns a socket with a small receive buffer, after at least 10 drops.
     fn flooded() -> UdpSocket {
         let options = SocketOptions { buffer: 4096, ..SocketOptions::default() };
         let socket = bind(0, 1, options).unwrap().remove(0);

@@ -1,43 +1,43 @@
-//! Where a peer is, and which of our own addresses it talks to.
+//! Endpoints: a peer's address and the local address to send from.
 
 use std::net::{IpAddr, SocketAddr};
 
-/// One end of the path to a peer as the underlay sees it.
+/// A peer's UDP address and the local address to reach it from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The peer's address and port. A v4-mapped IPv6 address never appears here: it is plain IPv4.
+    /// The peer's address and port. Never a v4-mapped IPv6 address: IPv4 is always plain.
     pub address: SocketAddr,
-    /// The local address to send from, if one is known; otherwise routing picks it.
+    /// The local address to send from. If `None`, the routing table selects it.
     pub source: Option<LocalSource>,
 }
 
 impl Endpoint {
-    /// An endpoint with no known source, as configuration gives it. A v4-mapped address becomes
-    /// plain IPv4.
+    /// Creates an endpoint without a source address, as configuration supplies it. Converts a v4-mapped
+    /// address to plain IPv4.
     pub fn new(address: SocketAddr) -> Self {
         let ip = address.ip().to_canonical();
         let address = if ip == address.ip() { address } else { SocketAddr::new(ip, address.port()) };
         Endpoint { address, source: None }
     }
 
-    /// The same endpoint, with routing to pick the source.
+    /// Returns the endpoint without its source address, so that the routing table selects one.
     #[must_use]
     pub fn without_source(self) -> Self {
         Endpoint { source: None, ..self }
     }
 }
 
-/// The local address that a datagram came to, to answer from ("sticky source"): a peer behind a NAT
-/// or a firewall only takes answers from the address that it addressed.
+/// The local address that a datagram was sent to, used as the source of replies ("sticky source"). A
+/// peer behind a NAT or a firewall accepts replies only from the address that it sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalSource {
     /// The local address.
     pub ip: IpAddr,
-    /// The interface the datagram came in by.
+    /// Index of the interface that received the datagram.
     ///
-    /// Sends name it only for IPv6 link-local addresses, which mean nothing without it. For others
-    /// the routing table picks the interface: a host whose routes are asymmetric would otherwise
-    /// look for a distant peer on the link the datagram came in by.
+    /// Sends specify it only for IPv6 link-local addresses, which are ambiguous without it. For all
+    /// others the routing table selects the interface: on a host with asymmetric routes, a peer may not
+    /// be reachable through the interface that received its datagram.
     pub ifindex: u32,
 }
 

@@ -1,23 +1,23 @@
-//! The underlay: the UDP sockets that carry WireGuard messages, grouped by the kernel both ways.
+//! The underlay: UDP sockets that carry WireGuard messages, with UDP GSO and GRO.
 //!
-//! - outbound: the outside worker hands a *run*, datagrams back to back for one endpoint, to
-//!   [`Sender::send_run`], which sends it in one system call (UDP GSO) where it can.
-//! - inbound: [`Receiver::receive`] fills the outside worker's slabs with messages, each one
-//!   datagram or a run of them (UDP GRO), and tells their stride and where they came from.
+//! - Outbound: [`Sender::send_run`] sends a *run*, contiguous datagrams for one endpoint, in one system
+//!   call (UDP GSO) where possible.
+//! - Inbound: [`Receiver::receive`] fills the outside worker's slabs. Each buffer receives one datagram
+//!   or several of one sender that the kernel grouped (UDP GRO), with their stride and endpoint.
 //!
-//! One lane owns one socket; [`bind`] opens all of them on one port. Everything speaks of plain IPv4
-//! or IPv6 addresses: that a dual-stack socket carries IPv4 as v4-mapped addresses stays in here.
+//! Each lane owns one socket; [`bind`] opens all sockets on one port. The API uses plain IPv4 and IPv6
+//! addresses only: v4-mapped addresses on dual-stack sockets are internal to this module.
 //!
-//! | File | Concern |
-//! |------|---------|
-//! | `socket` | opening, options, what the kernel granted |
-//! | `steer` | which socket gets what, where the sender spreads its ports |
-//! | `drop_watch` | what the kernel dropped at a socket |
-//! | `receive` | messages in |
-//! | `send` | runs out, and what to do when the kernel refuses one |
-//! | `endpoint` | where a peer is, and the address we answer it from |
-//! | `name`, `control` | the kernel's byte layouts for addresses and control messages |
-//! | `tally` | the counts that the lane publishes |
+//! | Module | Contents |
+//! |--------|----------|
+//! | `socket` | opening sockets, socket options, granted offloads |
+//! | `steer` | assignment of datagrams to sockets by source port |
+//! | `drop_watch` | count of datagrams dropped by the kernel |
+//! | `receive` | receiving, with GRO |
+//! | `send` | sending runs, with fallbacks for refused sends |
+//! | `endpoint` | a peer's address and the local address to send from |
+//! | `name`, `control` | byte layouts of socket addresses and control messages |
+//! | `tally` | counts that the lane publishes |
 
 mod control;
 mod drop_watch;

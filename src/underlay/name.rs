@@ -1,4 +1,4 @@
-//! Socket names: `sockaddr_in` and `sockaddr_in6` as the bytes the kernel reads and writes
+//! Socket names: encoding and decoding of `sockaddr_in` and `sockaddr_in6`
 //! (`include/uapi/linux/in.h`, `in6.h`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -13,19 +13,20 @@ const V4_NAME: usize = 16;
 const V6_NAME: usize = 28;
 const _: () = assert!(NAME_SPACE == V6_NAME);
 
-/// Which addresses a socket can carry.
+/// Address families that a socket supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
-    /// An IPv6 socket that carries IPv4 as v4-mapped addresses.
+    /// A dual-stack IPv6 socket, which represents IPv4 as v4-mapped addresses.
     Dual,
-    /// An IPv4 socket, on hosts without IPv6.
+    /// An IPv4 socket, for hosts without IPv6.
     V4,
 }
 
 /// The bytes of one socket name.
 pub(super) type Name = ArrayVec<u8, NAME_SPACE>;
 
-/// `address` as a name for a socket of `family`; `None` if such a socket cannot reach it.
+/// Encodes `address` as a name for a socket of `family`. Returns `None` if such a socket cannot reach
+/// the address.
 pub(super) fn encode(family: Family, address: SocketAddr) -> Option<Name> {
     let port = address.port().to_be_bytes();
     let mut name = Name::new();
@@ -52,8 +53,8 @@ pub(super) fn encode(family: Family, address: SocketAddr) -> Option<Name> {
     Some(name)
 }
 
-/// The address in `name`, with v4-mapped ones as plain IPv4; `None` if it is of another family or
-/// cut short.
+/// Decodes the address in `name`, converting a v4-mapped address to plain IPv4. Returns `None` if the
+/// name is of another family or truncated.
 pub(super) fn decode(name: &[u8]) -> Option<SocketAddr> {
     let (family, rest) = name.split_first_chunk::<2>()?;
     let (port, rest) = rest.split_first_chunk::<2>()?;
@@ -77,9 +78,9 @@ pub(super) fn decode(name: &[u8]) -> Option<SocketAddr> {
     }
 }
 
-/// Appends `bytes`, which the layouts above are sure to have room for.
+/// Appends `bytes`. The layouts above never exceed the capacity.
 fn put(name: &mut Name, bytes: &[u8]) {
-    name.try_extend_from_slice(bytes).expect("a socket name fits its space");
+    name.try_extend_from_slice(bytes).expect("a socket name fits NAME_SPACE bytes");
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! Receiving: up to [`DEPTH`] messages in one system call, each one datagram or a run of them that
-//! the kernel has grouped (UDP GRO).
+//! Receiving: up to [`DEPTH`] messages per system call.
 //!
-//! The bytes come from the wire through the kernel into slabs of the outside worker, which opens
-//! them next. Nothing about them is trusted here but what the kernel itself says.
+//! A message fills one buffer. It is one datagram, or several of one sender that the kernel grouped
+//! (UDP GRO). The buffers are slabs of the outside worker, which then opens the datagrams. Their bytes
+//! are untrusted; only the kernel's metadata is used here.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,43 +19,43 @@ use super::tally::ReceiveTally;
 use crate::drops::DropReason;
 use crate::sys::udp::{self, Slot};
 
-/// The most messages that one receive takes from the kernel.
+/// Maximum messages per receive.
 pub const DEPTH: usize = udp::DEPTH;
 
-/// How often one receive goes on after an error that was waiting at the socket. There are no more
-/// than one such per datagram sent, and poll asks again for what is left.
+/// Attempts per receive if the socket has pending errors. A datagram sent causes at most one such error,
+/// and poll reports the socket as ready again while errors remain.
 const ERRORS_PER_RECEIVE: usize = 4;
 
-/// Receives from a lane's socket. Holds what the kernel tells about each message beside its payload,
-/// allocated once.
+/// Receives from the socket of a lane. Holds the metadata of the messages in memory allocated once.
 pub struct Receiver {
     slots: Box<[Slot; DEPTH]>,
     messages: ArrayVec<Received, DEPTH>,
     tally: ReceiveTally,
 }
 
-/// One received message: a run of datagrams from one sender, each [`stride`](Self::stride) bytes
-/// long but the last, which may be shorter.
+/// Metadata of one received message: one or more datagrams from one sender, each
+/// [`stride`](Self::stride) bytes long but the last, which may be shorter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received {
-    /// Bytes in the buffer.
+    /// Bytes written to the buffer.
     pub len: usize,
-    /// Bytes from the start of one datagram to the start of the next. Never zero, so that
-    /// `buffer[..len].chunks(stride)` are the datagrams.
+    /// Bytes of each datagram but the last. Never zero, so `buffer[..len].chunks(stride)` yields the
+    /// datagrams.
     pub stride: usize,
-    /// Who sent it, and the local address it was sent to.
+    /// The sender's address and the local address that it sent to.
     pub from: Endpoint,
-    /// The kernel had to cut it: the payload was longer than the buffer, or the rest than its space.
+    /// Whether the payload was longer than the buffer, the control messages were truncated, or the
+    /// sender's address could not be decoded.
     pub truncated: bool,
 }
 
 impl Received {
-    /// How many datagrams there are.
+    /// Returns the number of datagrams.
     pub fn segments(&self) -> usize {
         self.len.div_ceil(self.stride)
     }
 
-    /// Why the message is good for nothing, if it is.
+    /// Returns the reason to drop the message, or `None` if it is usable.
     pub fn drop_reason(&self) -> Option<DropReason> {
         if self.truncated {
             Some(DropReason::Oversized)
@@ -74,7 +74,7 @@ impl Default for Receiver {
 }
 
 impl Receiver {
-    /// A receiver that has received nothing.
+    /// Creates a receiver without messages.
     pub fn new() -> Self {
         Receiver {
             slots: Box::new([Slot::EMPTY; DEPTH]),
@@ -83,19 +83,19 @@ impl Receiver {
         }
     }
 
-    /// Receives what waits at `socket` into `buffers`, one message into each, in one system call and
-    /// without blocking. Returns how many messages came: 0 when none waits. Buffers past the first
-    /// [`DEPTH`] are not used. A buffer of 64 KiB holds any message.
+    /// Receives waiting messages into `buffers`, one per buffer, in one system call and without blocking.
+    /// Returns the number of messages received, 0 if none is waiting. Uses at most [`DEPTH`] buffers. A
+    /// buffer of 64 KiB holds any message.
     ///
     /// # Errors
-    /// Only those that mean that the socket itself is no good, such as `EBADF`. Errors that earlier
-    /// sends left at the socket, and a kernel short of memory, are counted and do not show.
+    /// Fails only if the socket itself is unusable, such as with `EBADF`. Errors that earlier sends left
+    /// at the socket, and a lack of kernel memory, are counted but not returned.
     pub fn receive<'b>(
         &mut self,
         socket: &UdpSocket,
         buffers: impl IntoIterator<Item = &'b mut [u8]>,
     ) -> io::Result<usize> {
-        // Collected here because a receive that met a waiting error uses the buffers again.
+        // Collected because the receive is repeated with the same buffers after a pending error.
         let mut buffers: ArrayVec<&mut [u8], DEPTH> = buffers.into_iter().take(DEPTH).collect();
         self.messages.clear();
         for _ in 0..ERRORS_PER_RECEIVE {
@@ -112,20 +112,20 @@ impl Receiver {
         Ok(self.messages.len())
     }
 
-    /// The `index`-th message of the last receive.
+    /// Returns message `index` of the last receive.
     ///
     /// # Panics
-    /// If the last receive had no such message.
+    /// If the last receive returned `index` messages or fewer.
     pub fn message(&self, index: usize) -> Received {
         self.messages[index]
     }
 
-    /// What was done since the tally was last published; the caller clears what it takes.
+    /// Returns the counts since they were last published. The caller resets what it publishes.
     pub fn tally(&mut self) -> &mut ReceiveTally {
         &mut self.tally
     }
 
-    /// Reads and counts the first `count` slots.
+    /// Decodes and counts the messages in the first `count` slots.
     fn note(&mut self, count: usize) {
         self.tally.batches += u64::from(count > 0);
         for slot in &self.slots[..count] {
@@ -139,7 +139,7 @@ impl Receiver {
     }
 }
 
-/// What the kernel tells in `slot`.
+/// Decodes the metadata of the message in `slot`.
 fn read(slot: &Slot) -> Received {
     let ancillary = control::decode(slot.control());
     let address = name::decode(slot.name());
@@ -154,8 +154,8 @@ fn read(slot: &Slot) -> Received {
     }
 }
 
-/// The stride of a message of `len` bytes for which GRO gave `gro_size`. Without a size, or with one
-/// that makes no sense, the message is one datagram.
+/// Returns the stride of a message of `len` bytes with this `gro_size`. Treats the message as one
+/// datagram if the size is absent or invalid.
 fn stride(len: usize, gro_size: Option<i32>) -> usize {
     match gro_size.map(usize::try_from) {
         Some(Ok(size)) if 0 < size && size < len => size,
@@ -163,8 +163,8 @@ fn stride(len: usize, gro_size: Option<i32>) -> usize {
     }
 }
 
-/// Whether the socket goes on after `errno`: it tells of one destination (an ICMP error that came
-/// back), of an interface that went down, or of a want of memory.
+/// Returns whether the socket remains usable after `errno`: an ICMP error about one destination, an
+/// interface that went down, or a lack of memory.
 fn passes(errno: Errno) -> bool {
     use Errno::{
         ECONNREFUSED, ECONNRESET, EHOSTDOWN, EHOSTUNREACH, EMSGSIZE, ENETDOWN, ENETUNREACH, ENOBUFS, ENOMEM,
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn an_error_that_an_earlier_send_left_is_counted_and_the_datagram_behind_it_is_received() {
         let socket = bind(0, 1, SocketOptions::default()).unwrap().remove(0);
-        // A socket that is not connected keeps no such errors unless it is asked to.
+        // An unconnected socket reports such errors only if IP_RECVERR is set.
         setsockopt(&socket, sockopt::Ipv4RecvErr, &true).unwrap();
         let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -222,11 +222,11 @@ mod tests {
         assert_eq!(
             poll(&mut [PollFd::new(socket.as_fd(), PollFlags::empty())], PollTimeout::from(10_000_u16)),
             Ok(1),
-            "the error comes"
+            "the error is pending"
         );
         peer.send_to(b"hello", ("127.0.0.1", socket.port())).unwrap();
 
-        // The socket stays ready for its error, so poll cannot tell when the datagram is there.
+        // The pending error keeps the socket ready, so poll cannot tell when the datagram has arrived.
         let mut receiver = Receiver::new();
         let came = (0..10_000).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(1));

@@ -1,17 +1,18 @@
-//! Sending runs: datagrams back to back for one endpoint, in one system call where the kernel can
-//! cut them up itself (UDP GSO).
+//! Sending runs: contiguous datagrams for one endpoint, in one system call where the kernel supports
+//! UDP GSO.
 //!
-//! The bytes come sealed from the inside worker's batches and leave for the wire. When the kernel
-//! refuses a run, in this order:
+//! The datagrams were sealed by the inside worker. If the kernel refuses a send, the sender tries these
+//! fallbacks in order:
 //!
-//! 1. no buffer space: the same send again, a few times, after a pause;
-//! 2. with a source address: the same send without it. If that works, the address is gone;
-//! 3. a grouped run (`EIO`, `EINVAL`, `EMSGSIZE`): its datagrams one by one. If the first then goes
-//!    out after `EIO` or `EINVAL`, grouping was the trouble, and this socket groups no more (but
-//!    `EINVAL` about datagrams over the path MTU is how kernels before 6.14 say `EMSGSIZE`);
-//! 4. otherwise the caller is told, and how far the run got.
+//! 1. After `ENOBUFS`, it repeats the send a few times, each after a pause.
+//! 2. If the send specified a source address, it repeats the send without it. If that succeeds, the
+//!    source address no longer exists on this host.
+//! 3. If a GSO send failed with `EIO`, `EINVAL` or `EMSGSIZE`, it sends the datagrams one by one. If the
+//!    first is accepted after `EIO` or `EINVAL`, GSO is disabled on this socket, unless the datagrams
+//!    exceed the path MTU: kernels before 6.14 report that as `EINVAL` instead of `EMSGSIZE`.
+//! 4. Otherwise it returns an error that says how much of the run was sent.
 //!
-//! The kernel takes a send whole or not at all, so no step loses, repeats or reorders a datagram.
+//! The kernel accepts a send whole or not at all, so no step loses, repeats or reorders a datagram.
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -27,62 +28,65 @@ use super::socket::UdpSocket;
 use super::tally::SendTally;
 use crate::sys::udp;
 
-/// The most datagrams in one run: `UDP_MAX_SEGMENTS` of every kernel before Linux 6.9.
+/// Maximum datagrams in one run: `UDP_MAX_SEGMENTS` of kernels before Linux 6.9.
 pub const MAX_RUN_SEGMENTS: usize = 64;
 
-/// The most bytes in one run: an IPv4 packet (65,535) less its header (20) and that of UDP (8).
-/// IPv6 could hold 20 more.
+/// Maximum bytes in one run: the longest IPv4 packet (65,535) less IPv4 header (20) and UDP header (8).
+/// IPv6 allows 20 more.
 pub const MAX_RUN_BYTES: usize = 65_507;
 
-/// How often a send that met `ENOBUFS` is tried again, and how long it waits before each.
+/// Number of retries after `ENOBUFS`.
 const NO_BUFFER_RETRIES: usize = 3;
+
+/// Pause before each retry after `ENOBUFS`.
 const NO_BUFFER_PAUSE: Duration = Duration::from_micros(50);
 
-/// The most datagrams of `stride` bytes that one run has room for.
+/// Returns the maximum number of datagrams of `stride` bytes in one run.
 ///
 /// # Panics
 /// If `stride` is zero or more than [`MAX_RUN_BYTES`].
 pub const fn max_run(stride: usize) -> usize {
-    assert!(stride > 0 && stride <= MAX_RUN_BYTES, "a datagram is 1 to 65,507 bytes");
+    assert!(stride > 0 && stride <= MAX_RUN_BYTES, "the stride must be 1 to 65,507 bytes");
     let by_bytes = MAX_RUN_BYTES / stride;
     if by_bytes < MAX_RUN_SEGMENTS { by_bytes } else { MAX_RUN_SEGMENTS }
 }
 
-/// What a caller should know about a run, whether it was sent or not.
+/// Conditions that a send revealed about its endpoint, whether or not the run was sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Notices {
-    /// The source of the endpoint is no address of this host any more: clear it.
+    /// The source address of the endpoint no longer exists on this host: clear it.
     pub source_gone: bool,
-    /// A datagram is longer than the path takes in one piece: learn the
-    /// [path MTU](UdpSocket::path_mtu) and cut the next ones to fit.
+    /// A datagram exceeds the path MTU: query the [path MTU](UdpSocket::path_mtu) and send shorter
+    /// datagrams.
     pub over_mtu: bool,
 }
 
-/// Why a run, or the rest of one, was not sent.
+/// Errors when sending a run. Part of the run may have been sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum SendFailure {
-    /// The send buffer is full. Wait until the socket is writable, and then send the run again from
-    /// byte `sent` on, which is the start of a datagram.
+    /// The send buffer is full. Wait until the socket is writable, then send the run from byte `sent` on,
+    /// which is the start of a datagram.
     #[error("the send buffer is full after {sent} bytes of the run")]
     WouldBlock {
-        /// Bytes of the run that are on their way.
+        /// Bytes of the run that were sent.
         sent: usize,
-        /// What else there is to know.
+        /// Conditions found during the send.
         notices: Notices,
     },
-    /// The kernel refuses what is left of the run. It concerns this destination, not the socket.
-    #[error("the kernel refuses the destination, {lost} datagrams are lost: {errno}")]
+    /// The kernel refused the rest of the run. The error concerns this destination, not the socket.
+    #[error("the kernel refused to send to the endpoint, {lost} datagrams lost: {errno}")]
     Refused {
-        /// What the kernel said.
+        /// The error that the kernel returned.
         errno: Errno,
-        /// Datagrams of the run that were not sent; those before them were.
+        /// Datagrams at the end of the run that were not sent. All before them were.
         lost: usize,
-        /// What else there is to know.
+        /// Conditions found during the send.
         notices: Notices,
     },
 }
 
-/// Sends on a lane's socket. It remembers whether the socket groups, so each socket has its own.
+/// Sends on the socket of a lane. Each socket needs a sender of its own, which remembers whether GSO
+/// works on it.
 pub struct Sender<K = Kernel> {
     kernel: K,
     gso: bool,
@@ -90,28 +94,27 @@ pub struct Sender<K = Kernel> {
 }
 
 impl Sender {
-    /// A sender for `socket`, which groups runs if the socket can.
+    /// Creates a sender for `socket`, with GSO if the socket supports it.
     pub fn new(socket: &UdpSocket) -> Self {
         Self::with_kernel(Kernel, socket.gso())
     }
 }
 
-#[allow(private_bounds)] // what stands in for the kernel is for the tests in this module
+#[allow(private_bounds)] // `Transmit` is private: only the tests of this module replace the kernel
 impl<K: Transmit> Sender<K> {
     fn with_kernel(kernel: K, gso: bool) -> Self {
         Sender { kernel, gso, tally: SendTally::default() }
     }
 
-    /// Sends `run`, datagrams of `stride` bytes back to back, the last maybe shorter, to `to` without
-    /// waiting for room. It may pause for a fraction of a millisecond when the kernel is out of
-    /// buffers.
+    /// Sends `run` to `to` without waiting for buffer space. The run is contiguous datagrams of `stride`
+    /// bytes, of which the last may be shorter. Sleeps for a fraction of a millisecond if the kernel
+    /// returns `ENOBUFS`.
     ///
     /// # Errors
-    /// See [`SendFailure`]. A destination that an IPv4-only socket cannot reach is refused with
-    /// `EAFNOSUPPORT`.
+    /// See [`SendFailure`]. An IPv4-only socket refuses an IPv6 destination with `EAFNOSUPPORT`.
     ///
     /// # Panics
-    /// If the run is empty, or longer than [`MAX_RUN_SEGMENTS`] or [`MAX_RUN_BYTES`].
+    /// If the run is empty, or longer than [`MAX_RUN_SEGMENTS`] datagrams or [`MAX_RUN_BYTES`] bytes.
     pub fn send_run(
         &mut self,
         socket: &UdpSocket,
@@ -119,11 +122,11 @@ impl<K: Transmit> Sender<K> {
         stride: usize,
         to: &Endpoint,
     ) -> Result<Notices, SendFailure> {
-        assert!(!run.is_empty(), "a run holds a datagram");
+        assert!(!run.is_empty(), "a run must not be empty");
         let segments = run.len().div_ceil(stride);
         assert!(
             segments <= MAX_RUN_SEGMENTS && run.len() <= MAX_RUN_BYTES,
-            "{segments} datagrams in {} bytes are too long a run",
+            "the run is too long: {segments} datagrams, {} bytes",
             run.len()
         );
 
@@ -159,17 +162,18 @@ impl<K: Transmit> Sender<K> {
         Ok(path.notices(over_mtu))
     }
 
-    /// Whether runs are still sent grouped.
+    /// Returns whether GSO is in use.
     pub fn gso(&self) -> bool {
         self.gso
     }
 
-    /// What was done since the tally was last published; the caller clears what it takes.
+    /// Returns the counts since they were last published. The caller resets what it publishes.
     pub fn tally(&mut self) -> &mut SendTally {
         &mut self.tally
     }
 
-    /// One send, if need be without the source. A source that hinders is cleared from `path`.
+    /// Sends once, and again without the source address if the failure may be due to it. Clears the
+    /// source from `path` if that succeeds.
     fn send(&mut self, path: &mut Path<'_>, payload: &[u8], segment: Option<u16>) -> Result<(), Errno> {
         let sent = self.send_with_patience(path, payload, segment);
         let Some(source) = path.source else { return sent };
@@ -187,7 +191,7 @@ impl<K: Transmit> Sender<K> {
         }
     }
 
-    /// One send, again after a pause while the kernel has no buffers for it.
+    /// Sends once, with retries after `ENOBUFS`, each after a pause.
     fn send_with_patience(
         &mut self,
         path: &Path<'_>,
@@ -214,19 +218,20 @@ impl<K: Transmit> Sender<K> {
         self.tally.bytes += bytes as u64;
     }
 
-    /// Groups no more on this socket: its device or its route cannot (kernel: `udp_send_skb`).
+    /// Disables GSO on this socket: the network device or the route does not support it (`udp_send_skb` in
+    /// `net/ipv4/udp.c`).
     fn give_up_gso(&mut self, socket: &UdpSocket, errno: Errno) {
         self.gso = false;
         self.tally.gso_disabled.add(errno);
         tracing::warn!(
             port = socket.port(),
             ?errno,
-            "UDP GSO refused: sending datagrams one by one from now on"
+            "the kernel refused UDP GSO; it is disabled on this socket"
         );
     }
 }
 
-/// Where one run goes, and what was learned about it on the way.
+/// Destination and source of one run, and what its sends revealed about them.
 struct Path<'a> {
     socket: &'a UdpSocket,
     address: SocketAddr,
@@ -240,16 +245,16 @@ impl Path<'_> {
     }
 }
 
-/// Takes sends from a [`Sender`]: the kernel, or what stands in for it in a test.
+/// The system calls of a [`Sender`], which tests replace.
 trait Transmit {
-    /// Sends all of `payload` along `path`, cut every `segment` bytes, or nothing of it.
+    /// Sends `payload` along `path`, split every `segment` bytes. Sends all of it or nothing.
     fn transmit(&mut self, path: &Path<'_>, payload: &[u8], segment: Option<u16>) -> Result<(), Errno>;
 
-    /// Whether a datagram of `len` bytes is over the MTU of `path`, as far as is known.
+    /// Returns whether a datagram of `len` bytes is known to exceed the MTU of `path`.
     fn is_over_mtu(&mut self, path: &Path<'_>, len: usize) -> bool;
 }
 
-/// The kernel that this runs on.
+/// The real kernel.
 pub struct Kernel;
 
 impl Transmit for Kernel {
@@ -266,17 +271,16 @@ impl Transmit for Kernel {
 }
 
 impl UdpSocket {
-    /// Sends one datagram, or nothing, without waiting for room. A [`Sender`] does what can be done about a
-    /// refusal.
+    /// Sends one datagram without waiting for buffer space. Unlike a [`Sender`], does not retry.
     ///
     /// # Errors
-    /// The kernel's refusal.
+    /// Returns the kernel's error. Nothing was sent.
     pub fn send_one(&self, datagram: &[u8], to: &Endpoint) -> Result<(), Errno> {
         transmit(self, datagram, to.address, to.source, None)
     }
 }
 
-/// Sends all of `payload`, cut every `segment` bytes, or nothing of it.
+/// Sends `payload`, split every `segment` bytes. Sends all of it or nothing.
 fn transmit(
     socket: &UdpSocket,
     payload: &[u8],
@@ -289,8 +293,8 @@ fn transmit(
     udp::send(socket.as_fd(), payload, &name, &control::encode(family, segment, source))
 }
 
-/// Whether `errno` can mean that the source address, or the route from it, is gone: `EINVAL` is what
-/// both families say about an address that is not local.
+/// Returns whether `errno` can mean that the source address, or the route from it, no longer exists. Both
+/// families return `EINVAL` for an address that is not local.
 fn may_be_the_source(errno: Errno) -> bool {
     matches!(
         errno,

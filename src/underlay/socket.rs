@@ -1,9 +1,9 @@
-//! Opening the sockets: one per lane, all on one port, dual-stack where the host has IPv6.
+//! Opening UDP sockets: one per lane, all on one port, dual-stack if the host has IPv6.
 //!
-//! Path MTU: IPv4 leaves without "don't fragment", as from the kernel's WireGuard. A path whose ICMP
-//! is filtered then still carries datagrams that are too long for it, in fragments. IPv6 keeps the
-//! kernel's default: routers never fragment it, so the kernel does, to the path MTU it has learned.
-//! A grouped send whose datagrams do not fit the route is refused (`EMSGSIZE`) in both.
+//! Path MTU: IPv4 datagrams are sent without "don't fragment", as in the kernel's WireGuard, so a path
+//! that filters ICMP still carries datagrams longer than its MTU, as fragments. IPv6 keeps the kernel's
+//! default: routers never fragment IPv6, so the kernel itself fragments to the path MTU it has learned.
+//! For both, a GSO send whose datagrams exceed the MTU of the route fails with `EMSGSIZE`.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,111 +17,114 @@ use super::endpoint::Endpoint;
 use super::name::Family;
 use crate::sys::udp::{self, IntOption};
 
-/// What the sockets are opened with.
+/// Options for opening sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketOptions {
-    /// Wanted size of the receive buffer and of the send buffer, each, in bytes.
+    /// Requested size of the receive buffer and of the send buffer, in bytes each.
     pub buffer: usize,
-    /// Mark on every datagram sent, for policy routing; 0 for none.
+    /// Firewall mark (`SO_MARK`) of every datagram sent, for policy routing; 0 for none.
     pub fwmark: u32,
-    /// Send runs of datagrams grouped, where the kernel can.
+    /// Whether to use UDP GSO if the kernel supports it.
     pub gso: bool,
-    /// Receive runs of datagrams grouped, where the kernel can.
+    /// Whether to use UDP GRO if the kernel supports it.
     pub gro: bool,
 }
 
 impl Default for SocketOptions {
-    /// 32 MiB buffers, no mark, offloads on.
+    /// Returns options with 32 MiB buffers, no mark and both offloads enabled.
     fn default() -> Self {
         SocketOptions { buffer: 32 << 20, fwmark: 0, gso: true, gro: true }
     }
 }
 
-/// Why the sockets could not be opened. The message says what to do about it.
+/// Errors when opening sockets. The message says how to resolve the error.
 #[derive(Debug, Error)]
 pub enum BindError {
-    /// Someone else has the port, or, for port 0, all of them.
+    /// Another process uses the port or, for port 0, no port is free.
     #[error(
-        "UDP port {port} is in use; `ss -ulpn` shows by whom: stop that program, or set another ListenPort"
+        "UDP port {port} is in use: stop the program that uses it (see `ss -ulpn`) or set another ListenPort"
     )]
     PortTaken {
-        /// The port that was asked for.
+        /// The requested port.
         port: u16,
     },
-    /// The port is one that only a privileged process may take.
+    /// Only a privileged process may bind the port.
     #[error(
-        "UDP port {port} may not be used: set a ListenPort of 1024 or more, or grant CAP_NET_BIND_SERVICE"
+        "no permission to bind UDP port {port}: set a ListenPort of 1024 or higher, or grant \
+         CAP_NET_BIND_SERVICE"
     )]
     PortForbidden {
-        /// The port that was asked for.
+        /// The requested port.
         port: u16,
     },
-    /// Lanes need ports of their own above this one, and there are not as many.
+    /// Each lane needs a port above this one, and there are fewer ports than lanes.
     #[error(
-        "there are too few ports above UDP port {port} for the lanes: set a lower ListenPort, or LANEWAY_SPREAD_PORTS=off"
+        "too few UDP ports above {port} for one port per lane: set a lower ListenPort, or set \
+         LANEWAY_SPREAD_PORTS=off"
     )]
     NoPortsAbove {
         /// The router's port.
         port: u16,
     },
-    /// The mark could not be set.
-    #[error("the firewall mark {fwmark:#x} cannot be set: grant CAP_NET_ADMIN, or leave FwMark out")]
+    /// The process may not set a firewall mark.
+    #[error("the firewall mark {fwmark:#x} cannot be set: grant CAP_NET_ADMIN, or remove FwMark")]
     MarkForbidden {
-        /// The mark that was asked for.
+        /// The requested mark.
         fwmark: u32,
     },
-    /// The process or the host has no more file descriptors.
-    #[error("no file descriptor is left for a UDP socket: raise the limit on open files (`ulimit -n`)")]
+    /// The process or the host has no file descriptors left.
+    #[error("no file descriptors left for a UDP socket: raise the limit on open files (`ulimit -n`)")]
     NoDescriptors,
-    /// Anything else.
-    #[error("a UDP socket on port {port} could not be set up: {step}: {error}")]
+    /// Another system call failed.
+    #[error("cannot open a UDP socket on port {port}: {step} failed: {error}")]
     Other {
-        /// The port that was asked for.
+        /// The requested port.
         port: u16,
-        /// What was being done.
+        /// The system call or socket option that failed.
         step: &'static str,
-        /// What the kernel said.
+        /// The error that the kernel returned.
         error: io::Error,
     },
 }
 
-/// Opens `sockets` UDP sockets on `port` of every local address. Port 0 lets the kernel pick one,
-/// which all of them share. The kernel spreads senders over the sockets by a hash of both addresses
-/// and ports, so every socket must have a reader.
+/// Opens `sockets` UDP sockets, all bound to `port` on every local address. With port 0 the kernel
+/// picks a free port, which all sockets share.
 ///
-/// To change the port of a running router, bind anew and swap the sockets.
+/// The kernel distributes senders over the sockets by a hash of both addresses and ports, so every
+/// socket must be read. To change the port of a running router, bind new sockets and replace the old
+/// ones.
 ///
 /// # Errors
-/// See [`BindError`]. Another Laneway on the port is an error like any other owner of it, although
-/// `SO_REUSEPORT` alone would let it in and split the datagrams between the two.
+/// See [`BindError`]. Fails with [`BindError::PortTaken`] even if the other owner of the port is a
+/// Laneway: `SO_REUSEPORT` alone would allow both to bind it and split the datagrams between them.
 ///
 /// # Panics
 /// If `sockets` is zero.
 pub fn bind(port: u16, sockets: usize, options: SocketOptions) -> Result<Vec<UdpSocket>, BindError> {
     match bind_family(Family::Dual, port, sockets, options) {
         Err(BindError::Other { error, .. }) if no_ipv6(&error) => {
-            tracing::info!("this host has no IPv6: the UDP sockets are IPv4 only");
+            tracing::info!("IPv6 is not available on this host: UDP sockets are IPv4 only");
             bind_family(Family::V4, port, sockets, options)
         }
         bound => bound,
     }
 }
 
-/// Opens the sockets for one family of addresses; see [`bind`].
+/// Opens sockets of one address family; see [`bind`].
 pub(super) fn bind_family(
     family: Family,
     port: u16,
     sockets: usize,
     options: SocketOptions,
 ) -> Result<Vec<UdpSocket>, BindError> {
-    assert!(sockets > 0, "a router needs a socket");
+    assert!(sockets > 0, "at least one socket is required");
     let trouble = Trouble { port, fwmark: options.fwmark };
     let mut bound: Vec<UdpSocket> = Vec::with_capacity(sockets);
     for _ in 0..sockets {
         let next = UdpSocket::open(family, options, trouble)?;
         let share = |socket: &Socket| socket.set_reuse_port(true).map_err(trouble.at("SO_REUSEPORT"));
-        // The first socket takes the port for itself and only then lets others in, and those are
-        // ours: so a port that any other process holds is found to be taken.
+        // The first socket binds exclusively and sets SO_REUSEPORT afterwards, so binding fails if another
+        // process uses the port, even with SO_REUSEPORT.
         if let Some(first) = bound.first() {
             share(&next.socket)?;
             next.take_port(first.port, trouble)?;
@@ -136,8 +139,8 @@ pub(super) fn bind_family(
     Ok(bound)
 }
 
-/// One lane's UDP socket. It never blocks. Receive with a [`Receiver`](super::Receiver), send with a
-/// [`Sender`](super::Sender), wait with poll on [`as_fd`](AsFd::as_fd).
+/// The nonblocking UDP socket of one lane. Receive with a [`Receiver`](super::Receiver), send with a
+/// [`Sender`](super::Sender), wait by polling [`as_fd`](AsFd::as_fd).
 #[derive(Debug)]
 pub struct UdpSocket {
     socket: Socket,
@@ -150,69 +153,70 @@ pub struct UdpSocket {
 /// Sizes of a socket's buffers, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BufferSizes {
-    /// The receive buffer.
+    /// Size of the receive buffer.
     pub receive: usize,
-    /// The send buffer.
+    /// Size of the send buffer.
     pub send: usize,
 }
 
 impl UdpSocket {
-    /// The local port.
+    /// Returns the local port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Whether the socket carries IPv6 as well as IPv4.
+    /// Returns whether the socket supports IPv6 as well as IPv4.
     pub fn carries_ipv6(&self) -> bool {
         self.family == Family::Dual
     }
 
-    /// Whether runs may be sent grouped: asked for, and known to the kernel.
+    /// Returns whether UDP GSO was requested and the kernel supports it.
     pub fn gso(&self) -> bool {
         self.gso
     }
 
-    /// Whether runs are received grouped: asked for, and granted by the kernel.
+    /// Returns whether UDP GRO was requested and the kernel enabled it.
     pub fn gro(&self) -> bool {
         self.gro
     }
 
-    /// The buffer sizes that the kernel granted. They are less than was asked for where the process
-    /// lacks `CAP_NET_ADMIN` and `net.core.rmem_max` or `wmem_max` is low.
+    /// Returns the buffer sizes that the kernel granted. They are smaller than requested if the process
+    /// lacks `CAP_NET_ADMIN` and `net.core.rmem_max` or `net.core.wmem_max` is smaller.
     ///
     /// # Errors
-    /// The kernel's refusal, which a healthy socket never meets.
+    /// Fails if the kernel does not report the sizes, which does not happen with a working socket.
     pub fn buffers(&self) -> io::Result<BufferSizes> {
-        // The kernel doubles what is asked for, for its own bookkeeping, and reports the double.
+        // The kernel doubles the requested size for bookkeeping and reports the doubled size.
         Ok(BufferSizes {
             receive: self.socket.recv_buffer_size()? / 2,
             send: self.socket.send_buffer_size()? / 2,
         })
     }
 
-    /// Changes the mark on datagrams sent from now on; 0 for none.
+    /// Sets the firewall mark of datagrams sent after this call; 0 for none.
     ///
     /// # Errors
-    /// The kernel's refusal: `EPERM` without `CAP_NET_ADMIN`.
+    /// Fails if the kernel refuses the mark: `EPERM` without `CAP_NET_ADMIN`.
     pub fn set_fwmark(&self, fwmark: u32) -> io::Result<()> {
         self.socket.set_mark(fwmark)
     }
 
-    /// How many datagrams the kernel dropped here since the socket was opened, mostly because the
-    /// receive buffer was full. Wraps at 2^32.
+    /// Returns the number of datagrams that the kernel dropped at this socket since it was opened, mostly
+    /// because the receive buffer was full. Wraps at 2^32.
     ///
     /// # Errors
-    /// The kernel's refusal, which a healthy socket never meets.
+    /// Fails on kernels before 4.12, which do not report the number.
     pub fn drops(&self) -> io::Result<u32> {
         udp::drops(self.as_fd())
     }
 
-    /// The longest IP packet, headers included, in bytes, that the kernel believes to fit the path to
-    /// `endpoint`. Asked after a send was [over the MTU](super::Notices::over_mtu). It opens a socket
-    /// for the question, so it is not for the data path.
+    /// Returns the path MTU to `endpoint` as known to the kernel: the longest IP packet in bytes, headers
+    /// included. Call it after a send was [over the MTU](super::Notices::over_mtu). It opens a temporary
+    /// socket, so it is too slow to call for every packet.
     ///
     /// # Errors
-    /// The kernel's refusal, such as `ENETUNREACH` where no route leads to the endpoint.
+    /// Fails if the kernel cannot determine the MTU, such as with `ENETUNREACH` if there is no route to the
+    /// endpoint.
     pub fn path_mtu(&self, endpoint: &Endpoint) -> io::Result<usize> {
         let probe = Socket::new(
             Domain::for_address(endpoint.address),
@@ -224,7 +228,7 @@ impl UdpSocket {
             probe.set_mark(fwmark)?;
         }
         if let Some(source) = endpoint.source {
-            // A source that is gone does not hinder the answer.
+            // If the source address no longer exists, query without it.
             let _ = probe.bind(&SocketAddr::new(source.ip, 0).into());
         }
         probe.connect(&endpoint.address.into())?;
@@ -232,13 +236,13 @@ impl UdpSocket {
         usize::try_from(option.get(probe.as_fd())?).map_err(io::Error::other)
     }
 
-    /// The family that names and control messages are encoded for.
+    /// Returns the family for which names and control messages must be encoded.
     pub(super) fn family(&self) -> Family {
         self.family
     }
 
-    /// Opens a socket with every option set before it has a port, so that its first datagram
-    /// already comes with all it should.
+    /// Opens a socket and sets all options before binding, so that they apply to the first datagram
+    /// received.
     fn open(family: Family, options: SocketOptions, trouble: Trouble) -> Result<Self, BindError> {
         let domain = if family == Family::Dual { Domain::IPV6 } else { Domain::IPV4 };
         let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))
@@ -266,14 +270,14 @@ impl UdpSocket {
             socket.set_send_buffer_size(options.buffer).map_err(trouble.at("SO_SNDBUF"))?;
         }
 
-        // Kernels without an offload refuse its option. One without GSO would send a whole run as
-        // one datagram, so it must not be tried there (UDP_SEGMENT: Linux 4.18, UDP_GRO: 5.0).
+        // A kernel without an offload refuses its option (UDP_SEGMENT: Linux 4.18, UDP_GRO: Linux 5.0).
+        // Without the check for GSO, an old kernel would send a whole run as one datagram.
         let gso = options.gso && IntOption::UDP_SEGMENT.get(fd).is_ok();
         let gro = options.gro && IntOption::UDP_GRO.set(fd, 1).is_ok();
         Ok(UdpSocket { socket, family, port: 0, gso, gro })
     }
 
-    /// Binds to `port` of every local address.
+    /// Binds to `port` on every local address.
     fn take_port(&self, port: u16, trouble: Trouble) -> Result<(), BindError> {
         let everywhere: SocketAddr = match self.family {
             Family::Dual => (Ipv6Addr::UNSPECIFIED, port).into(),
@@ -289,10 +293,10 @@ impl AsFd for UdpSocket {
     }
 }
 
-/// The step of setting the mark, which has an error of its own.
+/// Name of the step that sets the firewall mark, which has an error variant of its own.
 const MARK: &str = "SO_MARK";
 
-/// What errors need to know of the call that they happened in.
+/// Context for the errors of one [`bind`].
 #[derive(Clone, Copy)]
 struct Trouble {
     port: u16,
@@ -300,7 +304,7 @@ struct Trouble {
 }
 
 impl Trouble {
-    /// Makes the typed error of what went wrong at `step`.
+    /// Returns a function that converts an I/O error at `step` to a [`BindError`].
     fn at(self, step: &'static str) -> impl Fn(io::Error) -> BindError {
         let Trouble { port, fwmark } = self;
         move |error| match errno(&error) {
@@ -313,7 +317,7 @@ impl Trouble {
     }
 }
 
-/// Whether the error means that the host has IPv6 switched off.
+/// Returns whether the error means that the host has no IPv6 or has it disabled.
 fn no_ipv6(error: &io::Error) -> bool {
     matches!(errno(error), Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL | Errno::EPROTONOSUPPORT)
 }

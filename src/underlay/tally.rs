@@ -1,39 +1,39 @@
-//! What a lane counts about its socket: plain numbers that it publishes once per batch.
+//! Counts of sends and receives on a lane's socket, published once per batch.
 
 use crate::errnos::ErrnoCounts;
 
-/// The longest run that is counted by its own length, in segments: what the kernel allows at most in
-/// one grouped send (`UDP_MAX_SEGMENTS`, 128 since Linux 6.9).
+/// Highest number of datagrams per send or message that has a counter of its own: the kernel's limit for
+/// one GSO send (`UDP_MAX_SEGMENTS`, 128 since Linux 6.9).
 pub const COUNTED_SEGMENTS: usize = 128;
 
-/// What a [`Sender`](super::Sender) has done since its tally was last published.
+/// Counts of a [`Sender`](super::Sender) since they were last published.
 #[derive(Clone, Debug, Default)]
 pub struct SendTally {
-    /// Sends that the kernel took, by how many datagrams each held.
+    /// Completed sends, by number of datagrams.
     pub runs: SegmentCounts,
-    /// Bytes of the datagrams that the kernel took.
+    /// Bytes of the datagrams sent.
     pub bytes: u64,
-    /// Sends that the kernel refused. One that did better when tried again is here too.
+    /// Refused sends by errno, including those that succeeded when retried.
     pub errors: ErrnoCounts,
-    /// How often grouped sends were given up, by the errno that led to it: at most one.
+    /// Times that GSO was disabled, by errno: at most once per sender.
     pub gso_disabled: ErrnoCounts,
 }
 
-/// What a [`Receiver`](super::Receiver) has done since its tally was last published.
+/// Counts of a [`Receiver`](super::Receiver) since they were last published.
 #[derive(Clone, Debug, Default)]
 pub struct ReceiveTally {
-    /// System calls that found something.
+    /// Receives that returned at least one message.
     pub batches: u64,
-    /// Messages by how many datagrams the kernel had grouped in each. Empty and truncated messages
-    /// are not here: the lane drops them, and counts them as drops.
+    /// Messages by number of datagrams. Empty and truncated messages are excluded: the lane counts them
+    /// as drops.
     pub messages: SegmentCounts,
-    /// Bytes of those datagrams.
+    /// Bytes of the datagrams in these messages.
     pub bytes: u64,
-    /// Receives that failed. None of them stops the socket.
+    /// Receives that failed, by errno, with the socket still usable.
     pub errors: ErrnoCounts,
 }
 
-/// Counts by length in segments.
+/// Counts by number of datagrams.
 #[derive(Clone, Debug)]
 pub struct SegmentCounts([u64; COUNTED_SEGMENTS + 1]);
 
@@ -44,23 +44,27 @@ impl Default for SegmentCounts {
 }
 
 impl SegmentCounts {
-    /// Counts one of `segments`. What is longer than [`COUNTED_SEGMENTS`] counts as that long.
+    /// Counts one send or message of `segments` datagrams, or of [`COUNTED_SEGMENTS`] if there are more.
     #[inline]
     pub fn add(&mut self, segments: usize) {
         self.0[segments.min(COUNTED_SEGMENTS)] += 1;
     }
 
-    /// How many there were of `segments`, at most [`COUNTED_SEGMENTS`].
+    /// Returns the count for `segments` datagrams.
+    ///
+    /// # Panics
+    /// If `segments` is more than [`COUNTED_SEGMENTS`].
     pub fn of(&self, segments: usize) -> u64 {
         self.0[segments]
     }
 
-    /// How many there were of any length.
+    /// Returns the sum of all counts.
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
     }
 
-    /// Hands over, as segments and count, and clears every count that is not zero.
+    /// Calls `each` with the number of datagrams and the count, for every nonzero count, and resets it to
+    /// zero.
     pub fn take(&mut self, mut each: impl FnMut(usize, u64)) {
         for (segments, count) in self.0.iter_mut().enumerate() {
             if *count != 0 {

@@ -1,9 +1,9 @@
-//! What workers tell the protocol about a peer's traffic, without telling it anything: a few
-//! atomics that they touch once per batch and that the timers are derived from when the protocol
-//! looks (whitepaper, section 6). An idle peer costs nothing and a busy one sets no timer.
+//! Records of a peer's traffic: a few atomics that workers update once per batch, and from which the
+//! protocol derives its deadlines when polled (whitepaper, section 6). An idle peer costs nothing,
+//! and a busy one arms no timers.
 //!
-//! All accesses are relaxed. The moments are compared with spans of seconds, so a batch that is
-//! seen late or lost to a race between two workers changes nothing that anyone could observe.
+//! All accesses are relaxed. The times are compared with durations of seconds, so an update that is
+//! seen late, or lost to a race between two workers, has no observable effect.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -11,64 +11,64 @@ use crossbeam::utils::CachePadded;
 
 use crate::units::Nanos;
 
-/// The traffic of one peer, over all its sessions.
+/// Times of a peer's traffic, across all its sessions.
 #[derive(Debug, Default)]
 pub struct Activity {
     sent: CachePadded<Direction>,
     received: CachePadded<Direction>,
 }
 
-/// One direction, written mostly by the workers that serve it.
+/// One direction, mostly written by the workers that serve it.
 #[derive(Debug, Default)]
 struct Direction {
     last: AtomicU64,
-    /// The first data since the other direction last had an authenticated packet; 0 = none.
+    /// Time of the first data since the last authenticated packet in the other direction; 0 if none.
     waiting_since: AtomicU64,
 }
 
-/// What [`Activity`] held at one moment. [`Nanos::NEVER`] stands for "has not happened".
+/// A snapshot of [`Activity`]. [`Nanos::NEVER`] stands for "has not happened".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ActivityTimes {
-    /// When the first data was sent since anything authenticated was received.
+    /// When data was first sent since the last authenticated message was received.
     pub unanswered_since: Nanos,
-    /// When the first data was received since anything authenticated was sent.
+    /// When data was first received since the last authenticated message was sent.
     pub unacknowledged_since: Nanos,
-    /// When anything authenticated was last sent.
+    /// When an authenticated message was last sent.
     pub last_sent: Nanos,
-    /// When anything authenticated was last received.
+    /// When an authenticated message was last received.
     pub last_received: Nanos,
 }
 
 impl Activity {
-    /// Data was sealed and handed to the socket.
+    /// Records that data was sealed and handed to the socket.
     #[inline]
     pub fn sent_data(&self, now: Nanos) {
         self.sent_keepalive(now);
         self.sent.starts_waiting(now);
     }
 
-    /// A keepalive was sealed and handed to the socket.
+    /// Records that a keepalive was sealed and handed to the socket.
     #[inline]
     pub fn sent_keepalive(&self, now: Nanos) {
         self.sent.last.store(now.0, Relaxed);
         self.received.stops_waiting();
     }
 
-    /// Data was opened and found authentic.
+    /// Records that authentic data was received.
     #[inline]
     pub fn received_data(&self, now: Nanos) {
         self.received_keepalive(now);
         self.received.starts_waiting(now);
     }
 
-    /// A keepalive was opened and found authentic.
+    /// Records that an authentic keepalive was received.
     #[inline]
     pub fn received_keepalive(&self, now: Nanos) {
         self.received.last.store(now.0, Relaxed);
         self.sent.stops_waiting();
     }
 
-    /// What it holds now.
+    /// Returns a snapshot of the recorded times.
     pub fn snapshot(&self) -> ActivityTimes {
         ActivityTimes {
             unanswered_since: Nanos(self.sent.waiting_since.load(Relaxed)),
@@ -78,25 +78,26 @@ impl Activity {
         }
     }
 
-    /// A handshake message went out, which acknowledges what was received as data would.
+    /// Records that a handshake message was sent. It acknowledges received data as data would.
     pub(super) fn sent_handshake(&self, now: Nanos) {
         self.sent_keepalive(now);
     }
 
-    /// An authenticated handshake message came in, which answers what was sent as data would.
+    /// Records that an authenticated handshake message was received. It answers sent data as data
+    /// would.
     pub(super) fn received_handshake(&self, now: Nanos) {
         self.received_keepalive(now);
     }
 
-    /// The protocol acts on the missing answer: the next data starts the wait anew.
+    /// Stops waiting for an answer. The next data sent starts a new wait.
     pub(super) fn forget_unanswered(&self) {
         self.sent.stops_waiting();
     }
 }
 
 impl Direction {
-    // Both look before they write: in steady traffic there is nothing to write, and the cache line
-    // stays with the worker that serves this direction.
+    // Both load before storing: steady traffic in both directions then writes nothing, and the cache
+    // line stays with the worker that serves this direction.
 
     fn starts_waiting(&self, now: Nanos) {
         if self.waiting_since.load(Relaxed) == 0 {
@@ -124,7 +125,7 @@ mod tests {
         assert_eq!(activity.snapshot().last_sent, Nanos(20));
         activity.received_keepalive(Nanos(30));
         assert_eq!(activity.snapshot().unanswered_since, Nanos::NEVER);
-        assert_eq!(activity.snapshot().unacknowledged_since, Nanos::NEVER, "a keepalive wants no answer");
+        assert_eq!(activity.snapshot().unacknowledged_since, Nanos::NEVER, "a keepalive is not acknowledged");
     }
 
     #[test]

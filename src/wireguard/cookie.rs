@@ -1,9 +1,8 @@
-//! The two MACs of handshake messages, and cookies: how a responder under load makes initiators
-//! prove that they own their address before it works for them (whitepaper, sections 5.3, 5.4.4 and
-//! 5.4.7).
+//! The two MACs of handshake messages, and cookies, with which a responder under load makes
+//! initiators prove ownership of their address before it performs any key agreement (whitepaper,
+//! sections 5.3, 5.4.4 and 5.4.7).
 //!
-//! [`CookieJudge`] is the side that receives handshake messages, [`CookieJar`] the side that sends
-//! them.
+//! [`CookieJudge`] serves the receiver of handshake messages, [`CookieJar`] the sender.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -21,17 +20,18 @@ use super::messages::{self, COOKIE_REPLY, CookieReply, Handshake, Mac, mac1_offs
 use super::suite::Suite;
 use crate::units::Nanos;
 
-/// How long the secret behind our cookies lives.
+/// Lifetime of the secret from which cookies are derived.
 pub(super) const SECRET_LIFETIME: Duration = Duration::from_secs(120);
 
-/// How long a cookie is used after it came. Five seconds less than the secret lives, for its way.
+/// How long a received cookie is used: five seconds less than [`SECRET_LIFETIME`], to allow for
+/// transit.
 pub(super) const COOKIE_LIFETIME: Duration = Duration::from_secs(115);
 
 const LABEL_COOKIE: &[u8] = b"cookie--";
 
-/// Judges the MACs of messages to us and hands out cookies.
+/// Verifies the MACs of received handshake messages and issues cookies.
 pub(super) struct CookieJudge {
-    /// Of each suite, in the order of [`Suite::ALL`].
+    /// One key per suite, in the order of [`Suite::ALL`].
     mac1_keys: [[u8; 32]; 2],
     cookie_key: [u8; 32],
     secret: Zeroizing<[u8; 32]>,
@@ -39,7 +39,7 @@ pub(super) struct CookieJudge {
 }
 
 impl CookieJudge {
-    /// A judge of messages to the owner of `public`.
+    /// Creates a judge for messages addressed to `public`.
     pub(super) fn new(public: &PublicKey) -> Self {
         CookieJudge {
             mac1_keys: Suite::ALL.map(|suite| labelled(suite.mac1_label(), public)),
@@ -49,14 +49,15 @@ impl CookieJudge {
         }
     }
 
-    /// The suite of a message whose sender knows our public key.
+    /// Returns the suite under which the first MAC is valid, or `None` if it is not: the sender does
+    /// not know our public key.
     pub(super) fn suite_by_mac1(&self, message: Handshake<'_>) -> Option<Suite> {
         let (mac1, covered) = message.mac1();
         let mut suites = Suite::ALL.into_iter().zip(&self.mac1_keys);
         suites.find(|(_, key)| mac(*key, &[covered]).ct_eq(mac1).into()).map(|(suite, _)| suite)
     }
 
-    /// Whether the sender has a cookie that we gave to `source`.
+    /// Returns whether the second MAC is valid: the sender has a cookie that was issued to `source`.
     pub(super) fn mac2_is_right(&self, message: Handshake<'_>, source: SocketAddr, now: Nanos) -> bool {
         if !self.secret_is_fresh(now) {
             return false;
@@ -65,7 +66,7 @@ impl CookieJudge {
         mac(&*self.cookie_for(source), &[covered]).ct_eq(mac2).into()
     }
 
-    /// Message 3, which brings a cookie for `source` to the sender of `message`.
+    /// Returns message 3, which carries a cookie for `source` to the sender of `message`.
     pub(super) fn reply(
         &mut self,
         message: Handshake<'_>,
@@ -82,7 +83,7 @@ impl CookieJudge {
         let cookie = self.cookie_for(source);
         let sealed = XChaCha20Poly1305::new(&self.cookie_key.into())
             .encrypt(&nonce.into(), Payload { msg: &*cookie, aad: message.mac1().0 })
-            .expect("sixteen bytes can be sealed");
+            .expect("16 bytes are within the cipher's limit");
         let sealed = sealed.as_slice().try_into().expect("a cookie and its tag are 32 bytes");
         messages::cookie_reply(message.sender(), &nonce, sealed)
     }
@@ -91,7 +92,7 @@ impl CookieJudge {
         self.secret_made.is_some_and(|made| now.since(made) < SECRET_LIFETIME)
     }
 
-    /// The cookie of an address and port (section 5.4.7).
+    /// Returns the cookie for an address and port (section 5.4.7).
     fn cookie_for(&self, source: SocketAddr) -> Zeroizing<Mac> {
         let port = source.port().to_be_bytes();
         Zeroizing::new(match source.ip().to_canonical() {
@@ -101,17 +102,17 @@ impl CookieJudge {
     }
 }
 
-/// Writes the MACs of messages to one peer, and keeps the cookie that it gave us.
+/// Writes the MACs of messages to one peer and stores the cookie received from it.
 pub(super) struct CookieJar {
     mac1_key: [u8; 32],
     cookie_key: [u8; 32],
     cookie: Option<(Zeroizing<Mac>, Nanos)>,
-    /// The last message we sent that a cookie reply can answer: its sender index and first MAC.
+    /// Sender index and first MAC of the last message sent, while a cookie reply may still answer it.
     last: Option<(u32, Mac)>,
 }
 
 impl CookieJar {
-    /// A jar for messages of `suite` to the owner of `public`.
+    /// Creates a jar for messages of `suite` to the peer with the key `public`.
     pub(super) fn new(public: &PublicKey, suite: Suite) -> Self {
         CookieJar {
             mac1_key: labelled(suite.mac1_label(), public),
@@ -121,7 +122,8 @@ impl CookieJar {
         }
     }
 
-    /// Writes both MACs of `message`, a whole message 1 or 2 whose sender index is `sender`.
+    /// Writes both MACs of `message`, a complete message 1 or 2 with the sender index `sender`. The
+    /// second MAC stays zero without a cookie.
     pub(super) fn sign(&mut self, message: &mut [u8], sender: u32, now: Nanos) {
         let (at1, at2) = (mac1_offset(message.len()), mac2_offset(message.len()));
         let mac1 = mac(&self.mac1_key, &[&message[..at1]]);
@@ -137,9 +139,9 @@ impl CookieJar {
         }
     }
 
-    /// Keeps the cookie in `reply`, if it answers the last message and comes from the peer. The
-    /// next message is signed with it; nothing is sent at once, so that a cookie reply cannot be
-    /// used to make us send (section 5.4.7).
+    /// Stores the cookie in `reply` if the reply authenticates as the peer's answer to the last
+    /// message. Returns whether it does. The next message is signed with the cookie; nothing is
+    /// sent immediately, so that cookie replies cannot trigger traffic (section 5.4.7).
     pub(super) fn store(&mut self, reply: CookieReply<'_>, now: Nanos) -> bool {
         let Some((sender, mac1)) = self.last else { return false };
         if sender != reply.receiver() {
@@ -152,20 +154,20 @@ impl CookieJar {
         let mut kept = Zeroizing::new([0; 16]);
         kept.copy_from_slice(&cookie);
         self.cookie = Some((kept, now));
-        // One answer per message: the same reply again must not make an old cookie young.
+        // One reply per message, so that a replayed one does not extend the cookie's lifetime.
         self.last = None;
         true
     }
 }
 
-/// The key of a MAC or of cookies: `HASH(label || public key)`.
+/// Returns the key for a MAC or for cookies: `HASH(label || public key)`.
 fn labelled(label: &[u8], public: &PublicKey) -> [u8; 32] {
     Blake2s256::new().chain_update(label).chain_update(public.as_bytes()).finalize().into()
 }
 
-/// Keyed BLAKE2s with 16 bytes of output.
+/// Returns the 16-byte keyed BLAKE2s of `parts`.
 fn mac(key: &[u8], parts: &[&[u8]]) -> Mac {
-    let mut state = Blake2sMac::<U16>::new_from_slice(key).expect("the key has at most 32 bytes");
+    let mut state = Blake2sMac::<U16>::new_from_slice(key).expect("the key is at most 32 bytes");
     for part in parts {
         state.update(part);
     }
@@ -237,7 +239,7 @@ mod tests {
         let message = signed(&mut CookieJar::new(&US, Suite::default()), START);
         assert_eq!(view(&message).mac2().0, &[0; 16]);
         assert!(!judge.mac2_is_right(view(&message), source("192.0.2.1:1000"), START));
-        // A judge that never gave a cookie takes none, not even one made of its first secret.
+        // A judge that has issued no cookie accepts none, not even one of its initial secret.
         assert!(!CookieJudge::new(&US).mac2_is_right(view(&message), source("192.0.2.1:1000"), START));
     }
 

@@ -1,8 +1,8 @@
-//! Keys as people and tools write them, and where randomness comes from.
+//! Key types with their text encodings, and the source of randomness.
 //!
-//! Secret keys wipe their memory when dropped and have no printable form. A key that is cloned or
-//! returned by value leaves no copy behind that this module knows of; the compiler may still have
-//! moved it through registers and stack slots that nobody wipes.
+//! Secret keys are zeroized on drop and their `Debug` output hides them. This also covers copies
+//! made by cloning or returning a key, but the compiler may move a key through registers and stack
+//! slots that are not zeroized.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,32 +16,33 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 /// Length of every key, in bytes.
 pub const KEY: usize = 32;
 
-/// Why a text is not a key.
+/// Errors when parsing a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// Not the base64 of 32 bytes.
+    /// The text is not the base64 encoding of 32 bytes.
     #[error("not a key: expected 44 characters of base64 that end in `=`, as `wg genkey` prints them")]
     Base64,
-    /// Not the hexadecimal of 32 bytes.
+    /// The text is not the hexadecimal encoding of 32 bytes.
     #[error("not a key: expected 64 hexadecimal digits")]
     Hex,
 }
 
-/// Where random bytes come from. The protocol takes it as an argument, so that tests repeat.
+/// A source of random bytes. The protocol takes it as an argument, so that tests are deterministic.
 pub trait Entropy {
-    /// Fills `dest` with random bytes that nobody can guess.
+    /// Fills `dest` with cryptographically secure random bytes.
     fn fill(&mut self, dest: &mut [u8]);
 }
 
-/// Randomness of the operating system (`getrandom(2)`).
+/// The operating system's randomness (`getrandom(2)`).
 #[derive(Debug)]
 pub struct OsEntropy(());
 
 impl OsEntropy {
-    /// Asks for a first byte, so that a system that has no randomness to give is found at start.
+    /// Reads one byte, so that a system without randomness is detected at startup.
     ///
     /// # Errors
-    /// What the system answered: a kernel before 3.17, or a seccomp filter without `getrandom`.
+    /// Returns the system's error, for example on a kernel before 3.17 or under a seccomp filter
+    /// without `getrandom`.
     pub fn new() -> Result<Self, getrandom::Error> {
         getrandom::fill(&mut [0])?;
         Ok(OsEntropy(()))
@@ -50,37 +51,37 @@ impl OsEntropy {
 
 impl Entropy for OsEntropy {
     /// # Panics
-    /// If the system has none, although it had some when this was made: going on without would
+    /// Panics if `getrandom` fails although it worked in [`OsEntropy::new`]: continuing would
     /// repeat keys.
     fn fill(&mut self, dest: &mut [u8]) {
-        getrandom::fill(dest).expect("getrandom worked before and must not stop");
+        getrandom::fill(dest).expect("getrandom worked at startup");
     }
 }
 
-/// A peer's static public key: its identity.
+/// A peer's static public key, which identifies it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKey([u8; KEY]);
 
 impl PublicKey {
-    /// The key these bytes are.
+    /// Creates a key from its bytes.
     pub const fn from_bytes(bytes: [u8; KEY]) -> Self {
         PublicKey(bytes)
     }
 
-    /// The key as bytes.
+    /// Returns the key as bytes.
     pub const fn as_bytes(&self) -> &[u8; KEY] {
         &self.0
     }
 
-    /// Reads the 64 hexadecimal digits of the configuration protocol.
+    /// Parses the 64 hexadecimal digits of the configuration protocol.
     ///
     /// # Errors
-    /// [`KeyError::Hex`] for anything else.
+    /// Returns [`KeyError::Hex`] for anything else.
     pub fn from_hex(text: &str) -> Result<Self, KeyError> {
         parse_hex(text).map(|bytes| PublicKey(*bytes))
     }
 
-    /// The 64 hexadecimal digits of the configuration protocol.
+    /// Returns the 64 hexadecimal digits of the configuration protocol.
     pub fn to_hex(&self) -> String {
         write_hex(&self.0)
     }
@@ -106,7 +107,7 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// Declares a secret key: wiped on drop, compared in constant time, never printed.
+/// Declares a secret key type: zeroized on drop, compared in constant time, hidden by `Debug`.
 macro_rules! secret_key {
     ($(#[$meaning:meta])* $name:ident) => {
         $(#[$meaning])*
@@ -114,35 +115,36 @@ macro_rules! secret_key {
         pub struct $name([u8; KEY]);
 
         impl $name {
-            /// The key these bytes are. Wiping the argument is up to the caller.
+            /// Creates a key from its bytes. The caller zeroizes its own copy.
             pub const fn from_bytes(bytes: [u8; KEY]) -> Self {
                 $name(bytes)
             }
 
-            /// The key as bytes.
+            /// Returns the key as bytes.
             pub const fn as_bytes(&self) -> &[u8; KEY] {
                 &self.0
             }
 
-            /// Reads the 64 hexadecimal digits of the configuration protocol.
+            /// Parses the 64 hexadecimal digits of the configuration protocol.
             ///
             /// # Errors
-            /// [`KeyError::Hex`] for anything else.
+            /// Returns [`KeyError::Hex`] for anything else.
             pub fn from_hex(text: &str) -> Result<Self, KeyError> {
                 parse_hex(text).map(|bytes| $name(*bytes))
             }
 
-            /// The 64 hexadecimal digits of the configuration protocol, wiped when dropped.
+            /// Returns the 64 hexadecimal digits of the configuration protocol, zeroized on drop.
             pub fn to_hex(&self) -> Zeroizing<String> {
                 Zeroizing::new(write_hex(&self.0))
             }
 
-            /// The 44 characters of base64 that people and files write, wiped when dropped.
+            /// Returns the 44 characters of base64 used in configuration files, zeroized on drop.
             pub fn to_base64(&self) -> Zeroizing<String> {
                 Zeroizing::new(BASE64.encode(self.0))
             }
 
-            /// Whether this is the all-zero key, by which the configuration protocol says "none".
+            /// Returns whether this is the all-zero key, which means "none" in the configuration
+            /// protocol.
             pub fn is_zero(&self) -> bool {
                 self.0.ct_eq(&[0; KEY]).into()
             }
@@ -173,27 +175,28 @@ macro_rules! secret_key {
 }
 
 secret_key! {
-    /// Our static private key.
+    /// The interface's static private key.
     PrivateKey
 }
 
 secret_key! {
-    /// A key that both ends share besides their static keys. All zeros mean "none" (section 5.2).
+    /// A symmetric key that both ends share in addition to their static keys. All zeros mean "none"
+    /// (section 5.2).
     PresharedKey
 }
 
 impl PrivateKey {
-    /// A new key.
+    /// Generates a key.
     pub fn generate(entropy: &mut dyn Entropy) -> Self {
         let mut key = PrivateKey([0; KEY]);
         entropy.fill(&mut key.0);
-        // Clamped as `wg genkey` does, so that every tool prints the key the same way.
+        // Clamped as in `wg genkey`, so that every tool prints the same key.
         key.0[0] &= 0xf8;
         key.0[31] = (key.0[31] & 0x7f) | 0x40;
         key
     }
 
-    /// The public key that belongs to it.
+    /// Returns the corresponding public key.
     pub fn public_key(&self) -> PublicKey {
         PublicKey(x25519_dalek::PublicKey::from(&StaticSecret::from(self.0)).to_bytes())
     }
@@ -203,7 +206,7 @@ impl PresharedKey {
     /// No preshared key.
     pub const NONE: PresharedKey = PresharedKey([0; KEY]);
 
-    /// A new key.
+    /// Generates a key.
     pub fn generate(entropy: &mut dyn Entropy) -> Self {
         let mut key = PresharedKey([0; KEY]);
         entropy.fill(&mut key.0);
@@ -218,7 +221,7 @@ impl Default for PresharedKey {
 }
 
 fn parse_base64(text: &str) -> Result<Zeroizing<[u8; KEY]>, KeyError> {
-    // The decoder asks for room by its own estimate, which is over what 44 characters hold.
+    // The decoder wants room for its own size estimate, which exceeds the 32 decoded bytes.
     let mut room = Zeroizing::new([0; KEY + 1]);
     if text.len() != 44 || BASE64.decode_slice(text, room.as_mut_slice()) != Ok(KEY) {
         return Err(KeyError::Base64);
@@ -241,7 +244,7 @@ fn parse_hex(text: &str) -> Result<Zeroizing<[u8; KEY]>, KeyError> {
 }
 
 fn write_hex(key: &[u8; KEY]) -> String {
-    // Room for all digits at once: a string that grows would leave parts of a secret behind.
+    // Allocated at full size: a growing string would leave copies of the secret in freed memory.
     let mut text = String::with_capacity(2 * KEY);
     for byte in key {
         for nibble in [byte >> 4, byte & 15] {
@@ -270,7 +273,7 @@ mod tests {
         for text in ["", "AA", &"A".repeat(44), &"A".repeat(43), &format!("{}==", "A".repeat(42))] {
             assert_eq!(text.parse::<PublicKey>(), Err(KeyError::Base64), "{text}");
         }
-        // The last character carries two bits that no key has.
+        // The last character encodes two bits beyond the 32 bytes, which must be zero.
         assert_eq!(format!("{}B=", "A".repeat(42)).parse::<PublicKey>(), Err(KeyError::Base64));
         assert_eq!(PublicKey::from_hex(&PUBLIC[1..]), Err(KeyError::Hex));
         assert_eq!(PublicKey::from_hex(&PUBLIC.replace('8', "x")), Err(KeyError::Hex));

@@ -1,7 +1,7 @@
-//! How many handshake messages are let through to the expensive part: a gauge that says when we
-//! are under load, and a rate limit per source address for that time (whitepaper, section 5.3).
+//! Protection against handshake floods: a gauge that detects load, and a rate limit per source
+//! address that applies under load (whitepaper, section 5.3).
 //!
-//! Both are bounded and both cost less than one key agreement per message.
+//! Both use bounded memory, and both cost less per message than one key agreement.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,26 +9,26 @@ use std::time::Duration;
 
 use crate::units::Nanos;
 
-/// When we count as under load, in handshake messages (with a right first MAC) per second.
+/// Load thresholds, in handshake messages with a valid first MAC per second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadLimits {
-    /// More than this in one second: under load from that message on.
+    /// Load begins with the message that exceeds this count within one second.
     pub begins_over: u32,
-    /// Under load until a whole second brought no more than this.
+    /// Load ends after a full second with at most this many messages.
     pub ends_at: u32,
 }
 
 impl Default for LoadLimits {
-    /// Load begins at a tenth of one core. A handshake that we answer costs 0.29 ms of one, a stranger's
-    /// 0.14 ms, an initiation that only gets a cookie 0.0035 ms, and one with a wrong first MAC 0.0004 ms
-    /// (`cargo bench --bench handshake` on an AMD EPYC of 2.6 GHz).
+    /// Load begins at a tenth of one core. An answered handshake costs 0.29 ms of CPU time, one from
+    /// an unknown peer 0.14 ms, an initiation answered with a cookie 0.0035 ms, and one with a wrong
+    /// first MAC 0.0004 ms (`cargo bench --bench handshake` on a 2.6 GHz AMD EPYC).
     fn default() -> Self {
         LoadLimits { begins_over: 350, ends_at: 175 }
     }
 }
 
-/// Says whether handshake messages come faster than we want to work on them. The two limits are
-/// apart, so that we do not change our mind with every message at the border.
+/// Detects whether handshake messages arrive faster than they should be processed. The two
+/// thresholds differ, so that a rate near one of them does not toggle the state.
 #[derive(Debug)]
 pub struct LoadGauge {
     limits: LoadLimits,
@@ -38,16 +38,16 @@ pub struct LoadGauge {
 }
 
 impl LoadGauge {
-    /// A gauge at rest.
+    /// Creates a gauge that is not under load.
     pub fn new(limits: LoadLimits) -> Self {
         LoadGauge { limits, second_began: Nanos::NEVER, in_second: 0, under_load: false }
     }
 
-    /// Counts a message that came in `now`, and says whether we are under load.
+    /// Counts a message received at `now` and returns whether the gauge is under load.
     pub fn count(&mut self, now: Nanos) -> bool {
         let elapsed = now.since(self.second_began);
         if elapsed >= SECOND {
-            // A second in which nothing came at all was quiet, whatever the one before was.
+            // After two seconds, a whole second has passed without any message.
             let quiet = self.in_second <= self.limits.ends_at || elapsed >= 2 * SECOND;
             self.under_load &= !quiet;
             self.second_began = now;
@@ -59,16 +59,17 @@ impl LoadGauge {
     }
 }
 
-/// A token bucket per source: 20 messages per second, 5 at once (as the kernel). A source is an
-/// IPv4 address or an IPv6 /64, which is what one customer usually holds.
+/// A token bucket per source: 20 messages per second with a burst of 5, as in the kernel
+/// (`ratelimiter.c`). A source is an IPv4 address or an IPv6 /64, the usual allocation of one site.
 #[derive(Debug)]
 pub struct RateLimiter {
-    /// When each source's bucket will be full again.
+    /// When the bucket of each source will be full again.
     full_at: HashMap<IpAddr, Nanos>,
     swept: Nanos,
 }
 
-/// How many sources are told apart at a time. When there are more, new ones have to wait.
+/// Maximum number of sources tracked at a time. While the table is full, messages from new sources
+/// are refused.
 pub const SOURCES: usize = 8192;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -76,17 +77,17 @@ const PER_MESSAGE: Duration = Duration::from_millis(50);
 const BURST: u32 = 5;
 
 impl RateLimiter {
-    /// No source seen yet.
+    /// Creates a limiter that tracks no sources.
     pub fn new() -> Self {
         RateLimiter { full_at: HashMap::with_capacity(SOURCES), swept: Nanos::NEVER }
     }
 
-    /// Whether a message from `source` may pass `now`.
+    /// Takes a token for a message from `source` at `now`. Returns whether the message may pass.
     pub fn allow(&mut self, source: IpAddr, now: Nanos) -> bool {
         let source = aggregate(source);
         if let Some(full_at) = self.full_at.get_mut(&source) {
-            // A bucket lacks what takes until `full_at` to flow in. If the clock stepped back, it
-            // lacks no more than it holds.
+            // The bucket lacks as many tokens as flow in until `full_at`. If the clock stepped back,
+            // it lacks at most all of them.
             let lacks = full_at.since(now).min(PER_MESSAGE * BURST);
             let allowed = lacks + PER_MESSAGE <= PER_MESSAGE * BURST;
             *full_at = now.after(if allowed { lacks + PER_MESSAGE } else { lacks });
@@ -99,8 +100,8 @@ impl RateLimiter {
         true
     }
 
-    /// Forgets sources with a full bucket; says whether there is room now. Looks at most once per
-    /// refill time, so that a flood of new sources does not make every message cost a sweep.
+    /// Forgets sources whose bucket is full and returns whether there is room. Sweeps at most once
+    /// per refill time, so that a flood of new sources does not cost a sweep per message.
     fn sweep(&mut self, now: Nanos) -> bool {
         if now.since(self.swept) >= PER_MESSAGE * BURST || now < self.swept {
             self.swept = now;
@@ -119,7 +120,7 @@ impl Default for RateLimiter {
     }
 }
 
-/// What counts as one source.
+/// Maps an address to its rate-limited source: an IPv4 address, or the /64 of an IPv6 address.
 fn aggregate(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
@@ -157,7 +158,7 @@ mod tests {
         let mut passes = |text: &str| (0..10).filter(|_| limiter.allow(address(text), at(0))).count();
         assert_eq!(passes("192.0.2.1"), 5);
         assert_eq!(passes("192.0.2.2"), 5);
-        assert_eq!(passes("::ffff:192.0.2.2"), 0, "the same address in another dress");
+        assert_eq!(passes("::ffff:192.0.2.2"), 0, "an IPv4-mapped address is the same source");
         assert_eq!(passes("2001:db8::1"), 5);
         assert_eq!(passes("2001:db8::2"), 0);
         assert_eq!(passes("2001:db8:0:1::1"), 5);
@@ -169,7 +170,7 @@ mod tests {
         let source = |i: u32| IpAddr::from(i.to_be_bytes());
         let passed = (0..3 * SOURCES as u32).filter(|&i| limiter.allow(source(i), at(0))).count();
         assert_eq!((passed, limiter.full_at.len()), (SOURCES, SOURCES));
-        assert!(limiter.allow(source(u32::MAX), at(1000)), "the others' buckets are full again");
+        assert!(limiter.allow(source(u32::MAX), at(1000)), "the other buckets are full again");
         assert!(limiter.full_at.len() < SOURCES);
     }
 
@@ -190,8 +191,8 @@ mod tests {
         };
         assert!(!second(0, 10));
         assert!(second(1, 11));
-        assert!(second(2, 6), "under the first limit, over the second");
-        assert!(second(3, 1), "the second before decides");
+        assert!(second(2, 6), "below `begins_over`, above `ends_at`");
+        assert!(second(3, 1), "the previous second decides");
         assert!(!second(4, 5));
     }
 

@@ -1,9 +1,8 @@
-//! The four messages of WireGuard as bytes: lengths, field offsets and checked views (whitepaper,
-//! section 5.4).
+//! Wire format of the four WireGuard messages: lengths, field offsets and checked views
+//! (whitepaper, section 5.4).
 //!
-//! A view is made by `new_checked`, which looks at everything that can be wrong without a key: the
-//! type, the reserved bytes and the length. Its accessors do not fail after that. Integers are
-//! little-endian.
+//! `new_checked` creates a view after checking everything that needs no key: the type, the reserved
+//! bytes and the length. Its accessors cannot fail. Integers are little-endian.
 
 use std::ops::Range;
 
@@ -13,27 +12,28 @@ pub const INITIATION: usize = 148;
 pub const RESPONSE: usize = 92;
 /// Length of message 3, the cookie reply, in bytes.
 pub const COOKIE_REPLY: usize = 64;
-/// The longest handshake message, in bytes.
+/// Length of the longest handshake message, in bytes.
 pub const MAX_HANDSHAKE: usize = INITIATION;
 
-/// Bytes in front of the payload of a data message: type, receiver index and counter.
+/// Length of the header of a data message, in bytes: type, receiver index and counter.
 pub const DATA_HEADER: usize = 16;
-/// Bytes of the authentication tag behind the payload.
+/// Length of the authentication tag after the payload, in bytes.
 pub const TAG: usize = 16;
-/// What a data message adds to its (padded) payload, in bytes.
+/// Bytes that a data message adds to its padded payload.
 pub const DATA_OVERHEAD: usize = DATA_HEADER + TAG;
 /// Payloads are padded to a multiple of this many bytes (section 5.4.6).
 pub const PADDING: usize = 16;
 
-/// Length of the Noise part of message 1: ephemeral, sealed static key, sealed timestamp.
+/// Length of the Noise part of message 1, in bytes: ephemeral key, sealed static key, sealed
+/// timestamp.
 pub const INITIATION_NOISE: usize = 108;
-/// Length of the Noise part of message 2: ephemeral, sealed nothing.
+/// Length of the Noise part of message 2, in bytes: ephemeral key, sealed empty payload.
 pub const RESPONSE_NOISE: usize = 48;
 
 /// A MAC of a handshake message, in bytes.
 pub type Mac = [u8; 16];
 
-/// Offsets that all handshake messages share.
+/// Byte ranges of the message fields.
 mod field {
     use super::Range;
 
@@ -47,23 +47,23 @@ mod field {
     pub(super) const COUNTER: Range<usize> = 8..16;
 }
 
-/// The type of a message, which is its first byte.
+/// Message type, the first byte of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
-    /// Message 1.
+    /// Message 1, the handshake initiation.
     Initiation = 1,
-    /// Message 2.
+    /// Message 2, the handshake response.
     Response = 2,
-    /// Message 3.
+    /// Message 3, the cookie reply.
     CookieReply = 3,
-    /// Message 4.
+    /// Message 4, transport data.
     Data = 4,
 }
 
 impl Kind {
-    /// The type of `datagram`, or `None` if it is no WireGuard message: an unknown type, reserved
-    /// bytes that are not zero, or a length the type does not have.
+    /// Returns the type of `datagram`, or `None` if it is not a WireGuard message: the type is
+    /// unknown, a reserved byte is not zero, or the length does not fit the type.
     #[inline]
     pub fn of(datagram: &[u8]) -> Option<Kind> {
         let &[kind, 0, 0, 0, ..] = datagram else { return None };
@@ -77,8 +77,8 @@ impl Kind {
     }
 }
 
-/// Whether a handshake message claims that its sender has had something from us before: an answer does, and an
-/// initiation that bears a cookie. A flood from addresses that are not the sender's cannot make good on that claim.
+/// Returns whether a handshake message claims earlier contact: a response, a cookie reply, or an
+/// initiation with a second MAC. A sender with a spoofed address cannot back up that claim.
 pub fn claims_acquaintance(datagram: &[u8]) -> bool {
     match Kind::of(datagram) {
         Some(Kind::Initiation) => datagram[mac2_offset(INITIATION)..] != [0; 16],
@@ -87,9 +87,9 @@ pub fn claims_acquaintance(datagram: &[u8]) -> bool {
     }
 }
 
-/// The length a payload of `len` bytes has after padding, in bytes: the next multiple of
-/// [`PADDING`], but never over `mtu`, so that padding does not make a packet too big. A payload
-/// that is already over `mtu` stays as it is.
+/// Returns the padded length of a payload of `len` bytes: the next multiple of [`PADDING`], capped
+/// at `mtu` so that padding does not make a packet too large. A payload longer than `mtu` is not
+/// padded.
 #[inline]
 pub const fn padded_len(len: usize, mtu: usize) -> usize {
     let padded = len.next_multiple_of(PADDING);
@@ -97,23 +97,23 @@ pub const fn padded_len(len: usize, mtu: usize) -> usize {
     if padded < bound { padded } else { bound }
 }
 
-/// Message 1 or 2, as far as they are alike: the sender's index and two MACs at the end.
+/// The fields that messages 1 and 2 share: the sender index and the two MACs at the end.
 #[derive(Clone, Copy)]
 pub struct Handshake<'a>(&'a [u8]);
 
 impl<'a> Handshake<'a> {
-    /// The index by which the sender wants to be addressed.
+    /// Returns the sender index, which the reply carries as its receiver index.
     pub fn sender(self) -> u32 {
         u32_at(self.0, field::SENDER)
     }
 
-    /// The first MAC, and the bytes it covers.
+    /// Returns the first MAC and the bytes it covers.
     pub fn mac1(self) -> (&'a Mac, &'a [u8]) {
         let at = mac1_offset(self.0.len());
         (array_at(self.0, at..at + 16), &self.0[..at])
     }
 
-    /// The second MAC, and the bytes it covers.
+    /// Returns the second MAC and the bytes it covers.
     pub fn mac2(self) -> (&'a Mac, &'a [u8]) {
         let at = mac2_offset(self.0.len());
         (array_at(self.0, at..at + 16), &self.0[..at])
@@ -125,17 +125,17 @@ impl<'a> Handshake<'a> {
 pub struct Initiation<'a>(&'a [u8]);
 
 impl<'a> Initiation<'a> {
-    /// A view of `datagram`, if it has the form of message 1.
+    /// Returns a view of `datagram`, or `None` if it does not have the form of message 1.
     pub fn new_checked(datagram: &'a [u8]) -> Option<Self> {
         (Kind::of(datagram)? == Kind::Initiation).then_some(Initiation(datagram))
     }
 
-    /// What it has in common with message 2.
+    /// Returns the fields shared with message 2.
     pub fn handshake(self) -> Handshake<'a> {
         Handshake(self.0)
     }
 
-    /// The part that Noise reads.
+    /// Returns the Noise part.
     pub fn noise(self) -> &'a [u8; INITIATION_NOISE] {
         array_at(self.0, field::INITIATION_NOISE)
     }
@@ -146,22 +146,22 @@ impl<'a> Initiation<'a> {
 pub struct Response<'a>(&'a [u8]);
 
 impl<'a> Response<'a> {
-    /// A view of `datagram`, if it has the form of message 2.
+    /// Returns a view of `datagram`, or `None` if it does not have the form of message 2.
     pub fn new_checked(datagram: &'a [u8]) -> Option<Self> {
         (Kind::of(datagram)? == Kind::Response).then_some(Response(datagram))
     }
 
-    /// What it has in common with message 1.
+    /// Returns the fields shared with message 1.
     pub fn handshake(self) -> Handshake<'a> {
         Handshake(self.0)
     }
 
-    /// The index of the initiation that this answers.
+    /// Returns the sender index of the initiation that this message answers.
     pub fn receiver(self) -> u32 {
         u32_at(self.0, field::RESPONSE_RECEIVER)
     }
 
-    /// The part that Noise reads.
+    /// Returns the Noise part.
     pub fn noise(self) -> &'a [u8; RESPONSE_NOISE] {
         array_at(self.0, field::RESPONSE_NOISE)
     }
@@ -172,40 +172,40 @@ impl<'a> Response<'a> {
 pub struct CookieReply<'a>(&'a [u8]);
 
 impl<'a> CookieReply<'a> {
-    /// A view of `datagram`, if it has the form of message 3.
+    /// Returns a view of `datagram`, or `None` if it does not have the form of message 3.
     pub fn new_checked(datagram: &'a [u8]) -> Option<Self> {
         (Kind::of(datagram)? == Kind::CookieReply).then_some(CookieReply(datagram))
     }
 
-    /// The sender index of the message that this answers.
+    /// Returns the sender index of the message that this reply answers.
     pub fn receiver(self) -> u32 {
         u32_at(self.0, field::RECEIVER)
     }
 
-    /// The nonce of the sealed cookie.
+    /// Returns the nonce of the sealed cookie.
     pub fn nonce(self) -> &'a [u8; 24] {
         array_at(self.0, field::COOKIE_NONCE)
     }
 
-    /// The cookie and its tag.
+    /// Returns the sealed cookie and its tag.
     pub fn sealed(self) -> &'a [u8; 32] {
         array_at(self.0, field::COOKIE_SEALED)
     }
 }
 
-/// The receiver index of a message of [`Kind::Data`].
+/// Returns the receiver index of a [`Kind::Data`] message.
 ///
 /// # Panics
-/// If `datagram` is shorter than 8 bytes.
+/// Panics if `datagram` is shorter than 8 bytes.
 #[inline]
 pub fn data_receiver(datagram: &[u8]) -> u32 {
     u32_at(datagram, field::RECEIVER)
 }
 
-/// The counter of a message of [`Kind::Data`].
+/// Returns the counter of a [`Kind::Data`] message.
 ///
 /// # Panics
-/// If `datagram` is shorter than [`DATA_HEADER`] bytes.
+/// Panics if `datagram` is shorter than [`DATA_HEADER`] bytes.
 #[inline]
 pub fn data_counter(datagram: &[u8]) -> u64 {
     u64::from_le_bytes(*array_at(datagram, field::COUNTER))
@@ -214,7 +214,7 @@ pub fn data_counter(datagram: &[u8]) -> u64 {
 /// Writes the header of a data message into the first [`DATA_HEADER`] bytes of `datagram`.
 ///
 /// # Panics
-/// If `datagram` is shorter than that.
+/// Panics if `datagram` is shorter than [`DATA_HEADER`] bytes.
 #[inline]
 pub fn write_data_header(datagram: &mut [u8], receiver: u32, counter: u64) {
     datagram[..4].copy_from_slice(&u32::from(Kind::Data as u8).to_le_bytes());
@@ -222,7 +222,7 @@ pub fn write_data_header(datagram: &mut [u8], receiver: u32, counter: u64) {
     datagram[field::COUNTER].copy_from_slice(&counter.to_le_bytes());
 }
 
-/// Message 1 with both MACs still zero.
+/// Returns message 1 with both MACs zero.
 pub(super) fn initiation(sender: u32, noise: &[u8; INITIATION_NOISE]) -> [u8; INITIATION] {
     let mut message = [0; INITIATION];
     message[0] = Kind::Initiation as u8;
@@ -231,7 +231,7 @@ pub(super) fn initiation(sender: u32, noise: &[u8; INITIATION_NOISE]) -> [u8; IN
     message
 }
 
-/// Message 2 with both MACs still zero.
+/// Returns message 2 with both MACs zero.
 pub(super) fn response(sender: u32, receiver: u32, noise: &[u8; RESPONSE_NOISE]) -> [u8; RESPONSE] {
     let mut message = [0; RESPONSE];
     message[0] = Kind::Response as u8;
@@ -241,7 +241,7 @@ pub(super) fn response(sender: u32, receiver: u32, noise: &[u8; RESPONSE_NOISE])
     message
 }
 
-/// Message 3.
+/// Returns message 3.
 pub(super) fn cookie_reply(receiver: u32, nonce: &[u8; 24], sealed: &[u8; 32]) -> [u8; COOKIE_REPLY] {
     let mut message = [0; COOKIE_REPLY];
     message[0] = Kind::CookieReply as u8;
@@ -251,12 +251,12 @@ pub(super) fn cookie_reply(receiver: u32, nonce: &[u8; 24], sealed: &[u8; 32]) -
     message
 }
 
-/// Where the first MAC of a handshake message of `len` bytes starts.
+/// Returns the offset of the first MAC in a handshake message of `len` bytes.
 pub(super) const fn mac1_offset(len: usize) -> usize {
     len - 32
 }
 
-/// Where the second MAC of a handshake message of `len` bytes starts.
+/// Returns the offset of the second MAC in a handshake message of `len` bytes.
 pub(super) const fn mac2_offset(len: usize) -> usize {
     len - 16
 }
@@ -266,7 +266,7 @@ fn u32_at(bytes: &[u8], at: Range<usize>) -> u32 {
 }
 
 fn array_at<const N: usize>(bytes: &[u8], at: Range<usize>) -> &[u8; N] {
-    bytes[at].try_into().expect("field ranges have the length of their arrays")
+    bytes[at].try_into().expect("a field range is as long as its array")
 }
 
 #[cfg(test)]

@@ -1,21 +1,21 @@
-//! WireGuard, protocol version 1, without a clock, a socket or a source of randomness inside
-//! (whitepaper: <https://www.wireguard.com/papers/wireguard.pdf>; its section numbers are all over
-//! this module).
+//! The WireGuard protocol, version 1, without a clock, a socket or a source of randomness.
 //!
-//! Two paths run through here:
+//! Section numbers in this module refer to the whitepaper
+//! (<https://www.wireguard.com/papers/wireguard.pdf>).
 //!
-//! - **Data** ([`messages`] → [`session`] → [`aead`], `replay`): workers seal and open runs of
-//!   datagrams with a [`Session`](session::Session) they got from a snapshot (to send) or from the
-//!   [`table`] (to receive), note the traffic in its [`activity`], and take no lock to send.
+//! There are two paths:
+//!
+//! - **Data** ([`messages`] → [`session`] → [`aead`], [`replay`]): workers seal and open runs of
+//!   datagrams with a [`Session`](session::Session), taken from a snapshot to send and from the
+//!   [`table`] to receive, and record the traffic in its [`activity`]. Sending takes no lock.
 //! - **Handshakes** ([`protocol`] → `cookie`, [`limiter`] → `peer` → `noise`, `tai64n`): one
-//!   thread owns the [`Protocol`](protocol::Protocol). It makes sessions and retires them, and says
-//!   in [`outputs`] what is to be sent. `rotation` decides which session follows which, `indices`
-//!   hands out the numbers they are addressed by, and [`timers`] holds the constants and rules of
-//!   time.
+//!   thread owns the [`Protocol`](protocol::Protocol). It creates and retires sessions and reports
+//!   what to send as [`outputs`]. `rotation` decides which session replaces which, `indices`
+//!   allocates receiver indices, and [`timers`] holds the timer constants and rules.
 //!
-//! What is deliberately absent: packets that wait for a session (the lane stages them), endpoints
-//! (who calls knows where a datagram came from), allowed IPs, and anything armed by data workers:
-//! timers are derived from activity when the protocol looks.
+//! Not in this module: packets waiting for a session (the lane stages them), endpoints (the caller
+//! knows where a datagram came from) and allowed IPs. Data workers arm no timers; deadlines are
+//! derived from the recorded activity when the protocol is polled.
 
 pub mod activity;
 pub mod aead;

@@ -1,15 +1,15 @@
-//! The handshake itself: `Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s` (whitepaper, section 5.4), or what
-//! another [`Suite`] makes of it.
+//! The Noise handshake: `Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s` (whitepaper, section 5.4), or its
+//! variant for another [`Suite`].
 //!
-//! The Noise library runs the pattern; this module chooses its primitives and says in types what
-//! may come next: an [`Initiation`] waits for a response, a [`Received`] initiation can be answered
+//! The Noise library runs the pattern. This module selects the primitives and encodes the protocol
+//! state in types: an [`Initiation`] waits for a response, a [`Received`] initiation can be answered
 //! once.
 //!
-//! What wipes itself: our private key, ephemeral keys and the random bytes they are made of, and
-//! the split keys. What does not, because the library keeps it in plain arrays: chaining key, cipher
-//! keys of the handshake, the copy of the preshared key, and intermediate DH results on its stack.
-//! They are worthless once the ephemeral keys are gone, except the preshared key, which
-//! the configuration holds anyway.
+//! The static private key, the ephemeral keys, the random bytes they are made of and the split keys
+//! are zeroized. The library keeps the rest in plain arrays, which are not: the chaining key, the
+//! handshake's cipher keys, a copy of the preshared key, and intermediate DH results on its stack.
+//! Without the ephemeral keys these are worthless, except the preshared key, which the configuration
+//! holds anyway.
 
 use std::sync::LazyLock;
 
@@ -26,31 +26,31 @@ use super::session::SessionKeys;
 use super::suite::Suite;
 use super::tai64n::Tai64n;
 
-/// The pattern of each suite, in the order of [`Suite::ALL`].
+/// The Noise parameters of each suite, in the order of [`Suite::ALL`].
 static PARAMS: LazyLock<[NoiseParams; 2]> = LazyLock::new(|| {
-    Suite::ALL.map(|suite| suite.construction().parse().expect("the library knows this pattern"))
+    Suite::ALL.map(|suite| suite.construction().parse().expect("the library supports the pattern"))
 });
 
-/// Where the pattern mixes in the preshared key.
+/// Where the pattern mixes in the preshared key (`psk2`).
 const PSK_PLACE: u8 = 2;
 
-/// The message is not what it says it is: not sealed for us, changed on its way, or made with a
-/// public key that would make the secret known to all.
+/// Error for a handshake message that does not authenticate: it was sealed for another key, modified
+/// on the way, or made with a low-order public key, whose shared secret everyone knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the handshake message does not authenticate")]
 pub(super) struct Refused;
 
-/// An initiation that was sent and waits for its response.
+/// An initiation that was sent and awaits its response.
 pub(super) struct Initiation {
     state: HandshakeState,
     suite: Suite,
 }
 
 impl Initiation {
-    /// Starts a handshake with `remote`, and returns the Noise part of message 1.
+    /// Starts a handshake with `remote` and returns it with the Noise part of message 1.
     ///
     /// # Errors
-    /// If `remote` is not a usable public key.
+    /// Returns [`Refused`] if `remote` is a low-order public key.
     pub(super) fn start(
         private: &PrivateKey,
         remote: &PublicKey,
@@ -61,18 +61,19 @@ impl Initiation {
         let mut state = builder(suite, private, entropy)
             .remote_public_key(remote.as_bytes())
             .and_then(Builder::build_initiator)
-            .expect("every part of the pattern is there");
+            .expect("every part of the pattern is set");
         let mut message = [0; INITIATION_NOISE];
         let written = state.write_message(stamp.as_bytes(), &mut message).map_err(|_| Refused)?;
         assert_eq!(written, INITIATION_NOISE, "the pattern fixes the length of message 1");
         Ok((Initiation { state, suite }, message))
     }
 
-    /// Reads the Noise part of message 2. After an error it still waits for the right one: anybody
-    /// can send a wrong one.
+    /// Reads the Noise part of message 2 and returns the transport keys. After an error, the
+    /// initiation still accepts the right response, because anyone can send a wrong one.
     ///
     /// # Errors
-    /// If the message is not the answer of the peer this was started with.
+    /// Returns [`Refused`] if the message is not the response of the peer the handshake was started
+    /// with.
     pub(super) fn finish(
         &mut self,
         psk: &PresharedKey,
@@ -92,7 +93,7 @@ impl Initiation {
     }
 }
 
-/// An initiation that came in and authenticates. Whether it is new is for the timestamp to say.
+/// A received initiation that authenticates. The caller checks its timestamp against replays.
 pub(super) struct Received {
     state: HandshakeState,
     suite: Suite,
@@ -101,11 +102,11 @@ pub(super) struct Received {
 }
 
 impl Received {
-    /// Reads the Noise part of message 1. `entropy` is what the answer's ephemeral key will be
-    /// made of.
+    /// Reads the Noise part of message 1. `entropy` provides the ephemeral key of the response.
     ///
     /// # Errors
-    /// If it is not sealed for us, or not by the key it names.
+    /// Returns [`Refused`] if the message is not sealed for `private`, or not by the static key it
+    /// contains.
     pub(super) fn read(
         private: &PrivateKey,
         suite: Suite,
@@ -113,32 +114,32 @@ impl Received {
         entropy: &mut dyn Entropy,
     ) -> Result<Self, Refused> {
         let mut state =
-            builder(suite, private, entropy).build_responder().expect("every part of the pattern is there");
+            builder(suite, private, entropy).build_responder().expect("every part of the pattern is set");
         let mut stamp = [0; 12];
         state.read_message(message, &mut stamp).map_err(|_| Refused)?;
         let remote = state.get_remote_static().and_then(|key| key.try_into().ok()).ok_or(Refused)?;
         Ok(Received { state, suite, remote: PublicKey::from_bytes(remote), stamp: Tai64n::from_bytes(stamp) })
     }
 
-    /// Who sent it.
+    /// Returns the sender's static public key.
     pub(super) fn remote(&self) -> &PublicKey {
         &self.remote
     }
 
-    /// The suite it is of.
+    /// Returns the suite of the message.
     pub(super) fn suite(&self) -> Suite {
         self.suite
     }
 
-    /// The timestamp in it.
+    /// Returns the timestamp in the message.
     pub(super) fn stamp(&self) -> Tai64n {
         self.stamp
     }
 
-    /// Returns the Noise part of message 2, and the keys.
+    /// Returns the Noise part of message 2 and the transport keys.
     ///
     /// # Errors
-    /// If the initiator's ephemeral key is not a usable public key.
+    /// Returns [`Refused`] if the initiator's ephemeral key is a low-order public key.
     pub(super) fn answer(
         mut self,
         psk: &PresharedKey,
@@ -165,10 +166,10 @@ fn builder<'a>(suite: Suite, private: &'a PrivateKey, entropy: &mut dyn Entropy)
     Builder::with_resolver(PARAMS[suite as usize].clone(), Box::new(Primitives { seed }))
         .local_private_key(private.as_bytes())
         .and_then(|builder| builder.prologue(suite.identifier()))
-        .expect("each is set once")
+        .expect("each part is set once")
 }
 
-/// The primitives of one handshake. Hash and cipher are the library's own.
+/// The primitives of one handshake. Hash and cipher are the library's defaults.
 struct Primitives {
     seed: Zeroizing<[u8; KEY]>,
 }
@@ -202,8 +203,8 @@ impl Random for Seed {
     }
 }
 
-/// X25519 that refuses to agree on a secret which does not depend on our key (RFC 7748, section
-/// 6.1): what a low-order public key leads to.
+/// X25519 that rejects low-order public keys, which lead to a shared secret that does not depend on
+/// the private key (RFC 7748, section 6.1).
 struct X25519 {
     secret: StaticSecret,
     public: [u8; KEY],
@@ -250,7 +251,7 @@ impl Dh for X25519 {
     }
 
     fn dh(&self, pubkey: &[u8], out: &mut [u8]) -> Result<(), snow::Error> {
-        let point = <[u8; KEY]>::try_from(&pubkey[..KEY]).expect("a slice of that length");
+        let point = <[u8; KEY]>::try_from(&pubkey[..KEY]).expect("the slice has the length of a key");
         let shared = self.secret.diffie_hellman(&Point::from(point));
         if !shared.was_contributory() {
             return Err(snow::Error::Dh);

@@ -1,5 +1,5 @@
-//! What the protocol wants done. It does nothing itself: each call leaves its wishes here, and the
-//! caller carries them out in order.
+//! Actions that the protocol requests. The protocol performs no I/O: each call appends its requests
+//! here, and the caller carries them out in order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,19 +10,20 @@ use super::messages::MAX_HANDSHAKE;
 use super::session::{Role, Session};
 use crate::units::PeerId;
 
-/// Where a handshake message goes.
+/// Destination of a handshake message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendTo {
-    /// To the endpoint of this peer, if it has one.
+    /// The endpoint of this peer, if it has one.
     Endpoint(PeerId),
-    /// To where the datagram came from that is being handled, from the address it came to.
+    /// The source of the datagram being handled. The message is sent from the address on which that
+    /// datagram was received.
     Source,
 }
 
-/// Declares the reasons once: variant, label and meaning.
+/// Declares the drop reasons: documentation, variant and label.
 macro_rules! reasons {
     ($($(#[$meaning:meta])* $variant:ident = $label:literal,)*) => {
-        /// Why a handshake message went no further.
+        /// Reason for dropping a handshake message.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum HandshakeDrop {
             $($(#[$meaning])* $variant,)*
@@ -32,7 +33,7 @@ macro_rules! reasons {
             /// Every reason.
             pub const ALL: &'static [HandshakeDrop] = &[$(HandshakeDrop::$variant,)*];
 
-            /// The value of the `reason` label.
+            /// Returns the value of the `reason` label.
             pub const fn label(self) -> &'static str {
                 match self {
                     $(HandshakeDrop::$variant => $label,)*
@@ -43,112 +44,112 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// No handshake message at all, by type or length.
+    /// The datagram is not a handshake message, by type or length.
     NotHandshake = "not_handshake",
-    /// We have no private key yet.
+    /// No private key is configured.
     NoPrivateKey = "no_private_key",
-    /// The first MAC is wrong: the sender does not know our public key.
+    /// The first MAC is invalid: the sender does not know our public key.
     Mac1 = "mac1",
-    /// We are under load and sent a cookie instead of an answer.
+    /// The interface is under load and sent a cookie instead of processing the message.
     CookieDemanded = "cookie_demanded",
-    /// We are under load and this source sends too much.
+    /// The interface is under load and the source exceeds its rate limit.
     RateLimited = "rate_limited",
-    /// It does not authenticate.
+    /// The message does not authenticate.
     Authentication = "authentication",
-    /// An initiation by a key that is no peer's.
+    /// An initiation by a static key that belongs to no peer.
     UnknownPeer = "unknown_peer",
-    /// It is of another suite than the peer is set to.
+    /// The message uses a cipher suite other than the one configured for the peer.
     Suite = "suite",
-    /// An initiation that is not newer than the last.
+    /// An initiation whose timestamp is not newer than the last one accepted.
     Replay = "replay",
-    /// An initiation too soon after the last.
+    /// An initiation too soon after the last one accepted.
     TooSoon = "too_soon",
-    /// An answer to something we did not send, or that is no longer under way.
+    /// A response or cookie reply whose receiver index matches no handshake in progress.
     UnknownIndex = "unknown_index",
 }
 
-/// One wish of the protocol.
+/// An action that the protocol requests.
 #[derive(Clone, Debug)]
 pub enum Output {
     /// Send a handshake message.
     Send {
-        /// Where to.
+        /// The destination.
         to: SendTo,
         /// The message.
         datagram: ArrayVec<u8, MAX_HANDSHAKE>,
-        /// The peer it is for; `None` for a cookie reply, which is for whoever asked.
+        /// The receiving peer; `None` for a cookie reply, whose receiver is not authenticated.
         peer: Option<PeerId>,
     },
-    /// Send a keepalive on the peer's sending session. Not needed if data goes out on it before.
+    /// Send a keepalive on the peer's sending session, unless data is sent on it first.
     SendKeepalive {
-        /// To whom.
+        /// The receiving peer.
         peer: PeerId,
     },
-    /// From now on, send with this session. What is staged for the peer can go out.
+    /// Send to the peer with this session. Packets staged for the peer can be sent.
     Use {
-        /// To whom.
+        /// The peer.
         peer: PeerId,
-        /// With what.
+        /// The session to send with.
         session: Arc<Session>,
     },
-    /// There is no session to send with any more.
+    /// Stop sending to the peer: it has no session to send with.
     Stop {
-        /// To whom.
+        /// The peer.
         peer: PeerId,
     },
-    /// The datagram being handled came from this peer, beyond doubt: its endpoint is where that
-    /// came from.
+    /// Set the peer's endpoint to the source of the datagram being handled, which the peer
+    /// authenticated.
     Roamed {
-        /// Who.
+        /// The peer.
         peer: PeerId,
     },
-    /// The peer did not answer for so long that what is staged for it should be dropped.
+    /// Drop the packets staged for the peer: its handshake has timed out.
     HandshakeFailed {
-        /// Who.
+        /// The peer.
         peer: PeerId,
     },
-    /// A handshake is done, seen from our end.
+    /// A handshake has completed from this end's point of view.
     HandshakeDone {
-        /// With whom.
+        /// The peer.
         peer: PeerId,
-        /// Which end we were.
+        /// This end's role in the handshake.
         role: Role,
-        /// When, since the UNIX epoch.
+        /// Time of completion, since the UNIX epoch.
         unix: Duration,
     },
     /// The datagram being handled was dropped.
     MessageDropped {
-        /// Why.
+        /// The reason.
         reason: HandshakeDrop,
     },
 }
 
-/// How many wishes one call can leave behind.
+/// Maximum number of outputs per call.
 pub const MAX_OUTPUTS: usize = 8;
 
-/// The wishes of one call, in the order in which to carry them out. Made once and used again.
+/// The outputs of one call, in the order in which to carry them out. Reused across calls.
 #[derive(Debug, Default)]
 pub struct Outputs(ArrayVec<Output, MAX_OUTPUTS>);
 
 impl Outputs {
-    /// Without a wish.
+    /// Creates an empty list.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Hands over all wishes. The caller does this after each call to the protocol.
+    /// Removes and returns all outputs. Call this after each call to the protocol.
     pub fn drain(&mut self) -> impl Iterator<Item = Output> + '_ {
         self.0.drain(..)
     }
 
     pub(super) fn push(&mut self, output: Output) {
-        // Overflow is the caller's mistake (not drained) or ours (the bound is wrong).
+        // Fails if the caller did not drain the outputs, or if `MAX_OUTPUTS` is too low.
         assert!(!self.0.is_full(), "outputs are drained after every call");
         self.0.push(output);
     }
 
     pub(super) fn send(&mut self, to: SendTo, message: &[u8], peer: Option<PeerId>) {
-        let datagram = message.try_into().expect("no handshake message is longer");
+        let datagram = message.try_into().expect("a handshake message is at most MAX_HANDSHAKE bytes");
         self.push(Output::Send { to, datagram, peer });
     }
 }

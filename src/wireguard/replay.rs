@@ -1,44 +1,43 @@
-//! Which counters of a session were seen: a sliding window as in RFC 6479.
+//! Replay protection: a sliding window over the received counters of a session (RFC 6479).
 //!
-//! Consulted only after a packet has been authenticated (whitepaper, section 5.4.6), so nobody
-//! without the key can move it.
+//! The window is consulted only after a datagram has been authenticated (whitepaper, section 5.4.6),
+//! so only holders of the key can move it.
 
-/// How far a counter may lie behind the greatest one seen and still be taken. The lanes of the sender draw
-/// counters from one well, and one that has to wait for a CPU sends late: each further lane adds as much
-/// again, up to [`LARGEST`].
+/// Window per lane, in counters: how far a counter may lie behind the greatest one seen and still be
+/// accepted. The sender's lanes share one counter, and a lane that waits for a CPU sends late, so
+/// each lane adds this much, up to [`LARGEST`].
 pub const WINDOW: u64 = 8192;
 
-/// The largest window: 16 KiB a session.
+/// The largest window, in counters: 16 KiB of memory per session.
 pub const LARGEST: u64 = 65_536;
 
-/// The window between routers with so many lanes.
+/// Returns the window, in counters, for routers with `lanes` lanes.
 pub fn window_for(lanes: usize) -> u64 {
     (WINDOW * lanes.max(1) as u64).min(LARGEST)
 }
 
-/// The counters of one session that were seen.
+/// Replay window of one session.
 #[derive(Debug)]
 pub(super) struct ReplayWindow {
-    /// How far back it reaches.
+    /// Length of the window, in counters.
     window: u64,
-    /// One more than the greatest counter seen; 0 if none was.
+    /// One more than the greatest counter seen; 0 if none has been.
     next: u64,
-    /// A ring of as many words as are a power of two and more than the window fills, so that a word
-    /// being cleared for new counters never holds one that is still inside the window.
+    /// Circular bitmap of 64-bit words. The number of words is a power of two and exceeds what the
+    /// window fills, so that a word cleared for new counters holds none that is still inside it.
     seen: Box<[u64]>,
 }
 
 impl ReplayWindow {
-    /// A window over `window` counters that has seen none.
+    /// Creates a window over `window` counters that has seen none.
     pub(super) fn new(window: u64) -> Self {
         let words = (window.div_ceil(64) + 1).next_power_of_two();
         ReplayWindow { window, next: 0, seen: vec![0; words as usize].into_boxed_slice() }
     }
 
-    /// Marks `counter` as seen. Says whether it is new: false if it was seen before, or lies too
-    /// far back to tell.
+    /// Marks `counter` as seen. Returns whether it is new: not seen before and not behind the window.
     ///
-    /// The last counter there is, `u64::MAX`, is never new; no session gets that far.
+    /// `u64::MAX` is never new; no session reaches it.
     #[inline]
     pub(super) fn accept(&mut self, counter: u64) -> bool {
         if counter >= self.next {
@@ -56,9 +55,9 @@ impl ReplayWindow {
         new
     }
 
-    /// Makes `greatest` the greatest counter, and clears the words that new counters come to use.
+    /// Makes `greatest` the greatest counter and clears the words that the window moves onto.
     fn advance(&mut self, greatest: u64) {
-        // Nothing was seen yet: all words are clear, and the first may already be in use.
+        // Before the first counter all words are clear, including word 0.
         let reached = if self.next == 0 { 0 } else { (self.next - 1) / 64 };
         let skipped = (greatest / 64 - reached).min(self.seen.len() as u64);
         for word in 1..=skipped {
@@ -81,7 +80,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The definition, without any cleverness.
+    /// A direct implementation of the definition.
     struct Model {
         window: u64,
         greatest: Option<u64>,
@@ -103,8 +102,8 @@ mod tests {
         {
             let mut window = ReplayWindow::new(len);
             assert!(window.accept(base + len));
-            assert!(!window.accept(base), "just behind the window");
-            assert!(window.accept(base + 1), "the last place inside");
+            assert!(!window.accept(base), "one behind the window");
+            assert!(window.accept(base + 1), "the last counter inside the window");
             assert!(!window.accept(base + 1), "seen before");
         }
     }

@@ -1,11 +1,11 @@
-//! One session: a key for each direction, the send counter and the replay window.
+//! A session: one key per direction, the send counter and the replay window.
 //!
-//! Workers share it by `Arc`. Sending takes no lock: counters come from one `fetch_add` per
-//! superpacket. Receiving takes the replay window's mutex once per run, after everything in the
-//! run has been authenticated; only the lane that receives from this peer wants it.
+//! Workers share a session through `Arc`. Sending takes no lock: counters are reserved with one
+//! `fetch_add` per superpacket. Receiving locks the replay window once per run, after the run has
+//! been authenticated; the lock is uncontended, because one lane receives from each peer.
 //!
-//! Outbound, payloads come from segmentation, already in their place, and go to the UDP socket.
-//! Inbound, datagrams come from the UDP socket and go to the check of their inner source.
+//! Outbound, segmentation writes payloads in place, and sealed runs go to the UDP socket. Inbound,
+//! runs come from the UDP socket, and opened payloads go to the check of their inner source.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -27,21 +27,22 @@ use super::timers::{
 use crate::drops::{DropReason, DropTally};
 use crate::units::{Nanos, PeerId};
 
-/// Which end of the handshake we were.
+/// This end's role in the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// We sent message 1.
+    /// This end sent message 1.
     Initiator,
-    /// We sent message 2.
+    /// This end sent message 2.
     Responder,
 }
 
-/// How many messages a session carries. The default is the protocol's; tests lower it.
+/// Limits on the number of messages of a session. The defaults are the protocol's; tests lower them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageLimits {
-    /// From this counter on, sending asks for a new session.
+    /// Sending this counter or a greater one requests a new session.
     pub rekey_after: u64,
-    /// This counter and greater ones are not used. At most [`REJECT_AFTER_MESSAGES`].
+    /// This counter and greater ones are neither sent nor accepted. At most
+    /// [`REJECT_AFTER_MESSAGES`].
     pub reject_after: u64,
 }
 
@@ -51,41 +52,41 @@ impl Default for MessageLimits {
     }
 }
 
-/// The transport keys that a handshake ends with (section 5.4.5).
+/// Transport keys derived by a handshake (section 5.4.5).
 pub struct SessionKeys {
-    /// What they are keys of.
+    /// The cipher suite.
     pub suite: Suite,
-    /// What we seal with.
+    /// The key for sealing.
     pub send: Zeroizing<[u8; 32]>,
-    /// What we open with.
+    /// The key for opening.
     pub receive: Zeroizing<[u8; 32]>,
 }
 
-/// What a session is made of.
+/// Parameters of [`Session::new`].
 pub struct SessionParts {
     /// The peer at the other end.
     pub peer: PeerId,
-    /// That peer's traffic, over all its sessions.
+    /// The record of the peer's traffic, shared by all its sessions.
     pub activity: Arc<Activity>,
-    /// Which end of the handshake we were.
+    /// This end's role in the handshake.
     pub role: Role,
-    /// The index by which the peer addresses this session.
+    /// Receiver index of messages from the peer.
     pub local_index: u32,
-    /// The index by which we address it.
+    /// Receiver index of messages to the peer.
     pub remote_index: u32,
-    /// When the handshake was done.
+    /// When this end derived the keys.
     pub created: Nanos,
-    /// The keys.
+    /// The transport keys.
     pub keys: SessionKeys,
-    /// How many messages it may carry.
+    /// Limits on the number of messages.
     pub limits: MessageLimits,
-    /// What seals and opens.
+    /// Implementation that seals and opens.
     pub backend: Backend,
-    /// How far behind the greatest counter seen another is still taken.
+    /// Length of the replay window, in counters.
     pub window: u64,
 }
 
-/// A key pair in use, with its counters.
+/// The transport keys of a completed handshake, with their counters.
 pub struct Session {
     peer: PeerId,
     activity: Arc<Activity>,
@@ -97,28 +98,28 @@ pub struct Session {
     send_key: TransportKey,
     receive_key: TransportKey,
     awaits_confirmation: AtomicBool,
-    // One is written by those who send, the other by those who receive.
+    // Padded, because senders write the first and receivers the second.
     next_counter: CachePadded<AtomicU64>,
     replay: CachePadded<Mutex<ReplayWindow>>,
 }
 
-/// A payload that was opened, as a place inside its run, in bytes.
+/// An opened payload, as a byte range of its run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opened {
-    /// Where the plaintext starts.
+    /// Offset of the plaintext, in bytes.
     pub offset: u32,
-    /// Its length, with padding; 0 for a keepalive.
+    /// Length of the plaintext with its padding, in bytes; 0 for a keepalive.
     pub len: u32,
 }
 
-/// What became of one run, in the order of its datagrams.
+/// The opened payloads of one run, in the order of its datagrams.
 pub type OpenedRun = ArrayVec<Opened, MAX_RUN>;
 
 impl Session {
-    /// A session that has carried nothing yet.
+    /// Creates a session that has carried no messages.
     ///
     /// # Panics
-    /// If the limits are over the protocol's.
+    /// Panics if `limits.reject_after` exceeds [`REJECT_AFTER_MESSAGES`].
     pub fn new(parts: SessionParts) -> Self {
         assert!(parts.limits.reject_after <= REJECT_AFTER_MESSAGES, "limits are lowered, never raised");
         Session {
@@ -137,52 +138,52 @@ impl Session {
         }
     }
 
-    /// The peer at the other end.
+    /// Returns the peer at the other end.
     pub fn peer(&self) -> PeerId {
         self.peer
     }
 
-    /// That peer's traffic. Workers note there what they sent and received, once per batch.
+    /// Returns the record of the peer's traffic. Workers update it once per batch.
     pub fn activity(&self) -> &Activity {
         &self.activity
     }
 
-    /// Which end of the handshake we were.
+    /// Returns this end's role in the handshake.
     pub fn role(&self) -> Role {
         self.role
     }
 
-    /// The index by which the peer addresses this session.
+    /// Returns the receiver index of messages from the peer.
     pub fn local_index(&self) -> u32 {
         self.local_index
     }
 
-    /// The index by which we address it.
+    /// Returns the receiver index of messages to the peer.
     pub fn remote_index(&self) -> u32 {
         self.remote_index
     }
 
-    /// When the handshake was done.
+    /// Returns when this end derived the keys.
     pub fn created(&self) -> Nanos {
         self.created
     }
 
-    /// How many counters have been given out.
+    /// Returns how many counters have been reserved.
     pub fn sent(&self) -> u64 {
         self.next_counter.load(Relaxed)
     }
 
-    /// Reserves `n` counters in a row (at most [`MAX_RUN`]) and returns the first. `None` when that
-    /// would pass the limit on messages: the session is used up.
+    /// Reserves `n` consecutive counters, at most [`MAX_RUN`], and returns the first. Returns `None` if
+    /// that would exceed the message limit: the session is exhausted.
     ///
     /// # Panics
-    /// If `n` is over [`MAX_RUN`].
+    /// Panics if `n` exceeds [`MAX_RUN`].
     #[inline]
     pub fn reserve(&self, n: u32) -> Option<u64> {
         assert!(n as usize <= MAX_RUN, "a run has at most MAX_RUN datagrams");
-        // Looking first keeps a used up session from counting on towards the point where it would
-        // wrap: threads that race past the limit together overshoot by a run each, and 2^13
-        // counters are left above even the highest limit for that.
+        // The check keeps the counter of an exhausted session from growing until it wraps. Threads
+        // that pass the check together overshoot by one run each; 2^13 counters above the highest
+        // limit leave room for that.
         if self.sent() >= self.limits.reject_after {
             return None;
         }
@@ -190,37 +191,37 @@ impl Session {
         (first.checked_add(u64::from(n))? <= self.limits.reject_after).then_some(first)
     }
 
-    /// Whether the session is young enough to send with (section 6.2).
+    /// Returns whether the session is young enough to send with (section 6.2).
     #[inline]
     pub fn can_send(&self, now: Nanos) -> bool {
         now.since(self.created) < REJECT_AFTER_TIME
     }
 
-    /// Whether the session is young enough to receive with (section 6.2).
+    /// Returns whether the session is young enough to receive with (section 6.2).
     #[inline]
     pub fn can_receive(&self, now: Nanos) -> bool {
         now.since(self.created) < REJECT_AFTER_TIME
     }
 
-    /// Whether sending the message of this `counter` calls for a new session (section 6.2). Only
-    /// the initiator goes by age, so that the two ends do not start at once.
+    /// Returns whether sending the message with this `counter` requires a new session (section 6.2).
+    /// Only the initiator considers age, so that the two ends do not start handshakes at once.
     #[inline]
     pub fn rekey_due_on_send(&self, now: Nanos, counter: u64) -> bool {
         counter >= self.limits.rekey_after
             || (self.role == Role::Initiator && now.since(self.created) >= REKEY_AFTER_TIME)
     }
 
-    /// Whether receiving calls for a new session (section 6.2).
+    /// Returns whether receiving requires a new session (section 6.2).
     #[inline]
     pub fn rekey_due_on_receive(&self, now: Nanos) -> bool {
         self.role == Role::Initiator && now.since(self.created) >= REKEY_AFTER_TIME_RECEIVING
     }
 
-    /// Whether the protocol still has to hear that something authentic came in on this session
+    /// Returns whether the protocol still needs to be told of an authentic message on this session
     /// (`Protocol::confirmed`). A responder must not send before that (section 5.4.5).
     ///
-    /// Workers look after each run that had anything in it and tell as long as this is true, so
-    /// it does no harm if a message to the protocol is lost.
+    /// Workers check this after each run with an authentic message and notify the protocol while it is
+    /// true, so a lost notification does no harm.
     #[inline]
     pub fn awaits_confirmation(&self) -> bool {
         self.awaits_confirmation.load(Relaxed)
@@ -231,13 +232,13 @@ impl Session {
     }
 
     /// Writes headers and seals a run in place. The datagrams lie back to back in `run`, each
-    /// `stride` bytes, the last one maybe shorter; each has room for the header in front of its
-    /// padded payload and for the tag behind it. Datagram i gets the counter `first + i`; the
-    /// counters come from [`reserve`](Self::reserve). A keepalive is a run of
-    /// [`DATA_OVERHEAD`] bytes.
+    /// `stride` bytes, the last one possibly shorter. Each has room for the header before its padded
+    /// payload and for the tag after it. Datagram i gets the counter `first + i`; the counters come
+    /// from [`reserve`](Self::reserve). A keepalive is a run of [`DATA_OVERHEAD`] bytes.
     ///
     /// # Panics
-    /// If there are over [`MAX_RUN`] datagrams, or one is under [`DATA_OVERHEAD`] bytes.
+    /// Panics if there are more than [`MAX_RUN`] datagrams, or if one is shorter than
+    /// [`DATA_OVERHEAD`] bytes.
     #[inline]
     pub fn seal_run(&self, first: u64, run: &mut [u8], stride: usize) {
         assert!(run.len().div_ceil(stride) <= MAX_RUN, "a run has at most MAX_RUN datagrams");
@@ -247,20 +248,20 @@ impl Session {
         self.send_key.seal_run(first, run, stride);
     }
 
-    /// Opens a run in place and replaces what is in `opened` by the payloads that are authentic and
-    /// new; counts the rest in `drops`. The datagrams lie in `run` as in
-    /// [`seal_run`](Self::seal_run). The caller has found that those long enough for a header are
+    /// Opens a run in place, replaces the contents of `opened` with the payloads that are authentic
+    /// and not replayed, and counts the other datagrams in `drops`. The datagrams lie in `run` as in
+    /// [`seal_run`](Self::seal_run). The caller has checked that those long enough for a header are
     /// of [`Kind::Data`](super::messages::Kind) and carry our [`local_index`](Self::local_index).
     ///
     /// # Panics
-    /// If there are over [`MAX_RUN`] datagrams.
+    /// Panics if there are more than [`MAX_RUN`] datagrams.
     #[inline]
     pub fn open_run(&self, run: &mut [u8], stride: usize, opened: &mut OpenedRun, drops: &mut DropTally) {
         assert!(run.len().div_ceil(stride) <= MAX_RUN, "a run has at most MAX_RUN datagrams");
         opened.clear();
         let authentic = self.receive_key.open_run(run, stride);
-        // A worker that panicked in here left a window that is still sound: every step of `accept`
-        // only ever forgets counters that are too old or marks one that was authentic.
+        // A poisoned window is still sound: every step of `accept` only forgets counters that are too
+        // old or marks one that was authenticated.
         let mut window = self.replay.lock().unwrap_or_else(PoisonError::into_inner);
         for (i, datagram) in run.chunks(stride).enumerate() {
             if datagram.len() < DATA_OVERHEAD {
@@ -372,7 +373,7 @@ mod tests {
         let (payloads, drops) = open(&b, &mut forged);
         assert_eq!((payloads.len(), drops.of(DropReason::Authentication)), (1, 1));
         let (payloads, drops) = open(&b, &mut run.clone());
-        assert_eq!((payloads.len(), drops.of(DropReason::Replay)), (1, 1), "the first is still welcome");
+        assert_eq!((payloads.len(), drops.of(DropReason::Replay)), (1, 1), "the first is still accepted");
     }
 
     #[test]
@@ -397,11 +398,11 @@ mod tests {
         let (a, _) = pair(MessageLimits { rekey_after: 5, reject_after: 10 });
         assert_eq!(a.reserve(8), Some(0));
         assert!(!a.rekey_due_on_send(Nanos(2), 4) && a.rekey_due_on_send(Nanos(2), 5));
-        assert_eq!(a.reserve(3), None, "would pass the limit");
+        assert_eq!(a.reserve(3), None, "would exceed the limit");
         for _ in 0..1000 {
             assert_eq!(a.reserve(1), None);
         }
-        assert!(a.sent() < 20, "a used up session does not count on");
+        assert!(a.sent() < 20, "the counter of an exhausted session stops");
     }
 
     #[test]
@@ -436,7 +437,7 @@ mod tests {
         for session in [initiator, responder] {
             assert!(session.can_send(at(179)) && !session.can_send(at(180)));
             assert!(session.can_receive(at(179)) && !session.can_receive(at(180)));
-            assert!(session.can_send(Nanos::NEVER), "a clock before the session's start");
+            assert!(session.can_send(Nanos::NEVER), "the clock stepped back");
         }
     }
 

@@ -1,22 +1,22 @@
-//! Which ciphers a peer is spoken to with: WireGuard's own, or, between two Laneways that both say
-//! so, AES-256-GCM.
+//! Cipher suites: WireGuard's ChaCha20-Poly1305, or AES-256-GCM between two Laneway peers that are
+//! both configured for it.
 //!
-//! The second is not WireGuard any more. Pattern, messages and timers are the same, but Noise's
-//! protocol name, the identifier and the label of the first MAC are others, so nobody can take one
-//! for the other: a peer that is set to another suite does not get past the first MAC. There is
-//! nothing to negotiate and so nothing to downgrade.
+//! AES-256-GCM is not WireGuard. Handshake pattern, messages and timers are the same, but the Noise
+//! protocol name, the identifier and the label of the first MAC differ, so the two cannot be
+//! confused: a message of one suite fails the first MAC of the other. Nothing is negotiated, so
+//! there is nothing to downgrade.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The ciphers of handshake and transport data.
+/// The cipher suite for handshakes and transport data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Suite {
-    /// WireGuard.
+    /// WireGuard's suite.
     #[default]
     ChaCha20Poly1305,
-    /// AES-256-GCM (NIST SP 800-38D) in the place of ChaCha20-Poly1305: faster where the CPU does
-    /// AES in hardware. The nonce has the same form, four zeros and the counter, little-endian.
+    /// AES-256-GCM (NIST SP 800-38D) in place of ChaCha20-Poly1305; faster on CPUs with AES
+    /// instructions. The nonce has the same form: four zero bytes, then the little-endian counter.
     Aes256Gcm,
 }
 
@@ -24,7 +24,7 @@ impl Suite {
     /// Every suite.
     pub const ALL: [Suite; 2] = [Suite::ChaCha20Poly1305, Suite::Aes256Gcm];
 
-    /// What it is called in configuration.
+    /// Returns the suite's name in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Suite::ChaCha20Poly1305 => "chacha20poly1305",
@@ -32,7 +32,7 @@ impl Suite {
         }
     }
 
-    /// CONSTRUCTION in the whitepaper (section 5.4): the name of the Noise protocol.
+    /// Returns the Noise protocol name, CONSTRUCTION in the whitepaper (section 5.4).
     pub(super) fn construction(self) -> &'static str {
         match self {
             Suite::ChaCha20Poly1305 => "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s",
@@ -40,7 +40,7 @@ impl Suite {
         }
     }
 
-    /// IDENTIFIER in the whitepaper.
+    /// Returns IDENTIFIER in the whitepaper (section 5.4).
     pub(super) fn identifier(self) -> &'static [u8] {
         match self {
             Suite::ChaCha20Poly1305 => b"WireGuard v1 zx2c4 Jason@zx2c4.com",
@@ -48,7 +48,7 @@ impl Suite {
         }
     }
 
-    /// LABEL-MAC1 in the whitepaper.
+    /// Returns LABEL-MAC1 in the whitepaper (section 5.4).
     pub(super) fn mac1_label(self) -> &'static [u8; 8] {
         match self {
             Suite::ChaCha20Poly1305 => b"mac1----",
@@ -63,9 +63,9 @@ impl fmt::Display for Suite {
     }
 }
 
-/// The name is not that of a suite.
+/// Error when parsing a name that is not a cipher suite's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("allowed are chacha20poly1305 (WireGuard) and aes256gcm (between two Laneways)")]
+#[error("unknown cipher suite; use chacha20poly1305 (WireGuard) or aes256gcm (Laneway peers only)")]
 pub struct UnknownSuite;
 
 impl FromStr for Suite {

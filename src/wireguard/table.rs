@@ -1,9 +1,9 @@
-//! Which session a receiver index names. Workers look up without a lock, once per run; the
-//! protocol, on its own thread, puts sessions in and takes them out.
+//! Maps receiver indices to sessions. Workers look up a session once per run, without a lock; the
+//! protocol inserts and removes sessions on its own thread.
 //!
-//! An index is 20 bits of place and 12 random bits above. The place finds the session at once, the
-//! random bits tell apart those that use a place one after the other. Places come in chunks that
-//! are made when first needed, so a router with few peers stays small.
+//! The low 20 bits of an index are a place in the table, the upper 12 are random and distinguish
+//! sessions that use the same place one after the other. Places are allocated in chunks on first
+//! use, so a router with few peers uses little memory.
 
 use std::fmt;
 use std::ops::Deref;
@@ -13,50 +13,51 @@ use arc_swap::{ArcSwapOption, Guard};
 
 use super::session::Session;
 
-/// Bits of an index that name its place.
+/// Number of low index bits that hold the place.
 pub(super) const PLACE_BITS: u32 = 20;
 
-/// How many indices can be in use at one time.
+/// Maximum number of indices in use at one time.
 pub const PLACES: usize = 1 << PLACE_BITS;
 
 const CHUNK: usize = 1024;
 
 type Chunk = [ArcSwapOption<Session>; CHUNK];
 
-/// The sessions by local index.
+/// Sessions by local index.
 pub struct SessionTable {
     chunks: Box<[OnceLock<Box<Chunk>>]>,
 }
 
-/// A session that was looked up. Short-lived: hold it for a run, not longer.
+/// A session found in the table. Hold it for one run at most; use [`SessionGuard::to_arc`] to keep
+/// the session.
 pub struct SessionGuard(Guard<Option<Arc<Session>>>);
 
 impl SessionTable {
-    /// An empty table.
+    /// Creates an empty table.
     pub fn new() -> Self {
         SessionTable { chunks: (0..PLACES / CHUNK).map(|_| OnceLock::new()).collect() }
     }
 
-    /// The session that `index` names.
+    /// Returns the session with the local index `index`.
     #[inline]
     pub fn get(&self, index: u32) -> Option<SessionGuard> {
         let (chunk, slot) = place(index);
         let found = self.chunks[chunk].get()?[slot].load();
-        // Twelve random bits decide between the session that is here and one that was.
+        // The random bits distinguish the session from earlier ones in the same place.
         (found.as_ref()?.local_index() == index).then_some(SessionGuard(found))
     }
 
-    /// Puts `session` where its local index says.
+    /// Inserts `session` under its local index, replacing any session in the same place.
     pub(super) fn install(&self, session: Arc<Session>) {
         let (chunk, slot) = place(session.local_index());
         let chunk = self.chunks[chunk].get_or_init(|| {
             let slots: Vec<_> = (0..CHUNK).map(|_| ArcSwapOption::empty()).collect();
-            slots.into_boxed_slice().try_into().expect("made with the length of a chunk")
+            slots.into_boxed_slice().try_into().expect("the vector has the length of a chunk")
         });
         chunk[slot].store(Some(session));
     }
 
-    /// Takes the session at `index` out. Workers that hold it finish their run with it.
+    /// Removes the session in the place of `index`. Workers that hold it finish their run with it.
     pub(super) fn remove(&self, index: u32) {
         let (chunk, slot) = place(index);
         if let Some(chunk) = self.chunks[chunk].get() {
@@ -82,20 +83,21 @@ impl Deref for SessionGuard {
     type Target = Session;
 
     fn deref(&self) -> &Session {
-        self.0.as_deref().expect("a guard is made of a session that was found")
+        self.0.as_deref().expect("a guard always holds a session")
     }
 }
 
 impl SessionGuard {
-    /// The session, to be kept.
+    /// Returns the session for longer use.
     ///
     /// # Panics
-    /// Never: a guard is made of a session that was found.
+    /// Never panics: a guard always holds a session.
     pub fn to_arc(&self) -> Arc<Session> {
-        self.0.clone().expect("a guard is made of a session that was found")
+        self.0.clone().expect("a guard always holds a session")
     }
 }
 
+/// Returns the chunk and the slot within it for `index`.
 fn place(index: u32) -> (usize, usize) {
     let place = index as usize % PLACES;
     (place / CHUNK, place % CHUNK)

@@ -1,41 +1,42 @@
-//! The timestamp in message 1, which keeps an old initiation from being played again (whitepaper,
-//! section 5.1): TAI64N, 8 bytes of seconds and 4 of nanoseconds, big-endian, so that later
-//! timestamps are greater as bytes.
+//! The timestamp in message 1, which prevents replays of initiations (whitepaper, section 5.1).
+//!
+//! TAI64N consists of 8 bytes of seconds and 4 bytes of nanoseconds, both big-endian, so comparing
+//! timestamps as bytes orders them by time.
 
 use std::time::Duration;
 
-/// TAI64 counts from 2^62 and is 10 s ahead of the UNIX epoch's origin by definition. Leap seconds
-/// since are left out, as in every WireGuard: all that matters is that time moves on.
+/// The UNIX epoch as a TAI64 label: TAI64 counts from 2^62 and is 10 s ahead of UTC in 1970. Later
+/// leap seconds are ignored, as in other WireGuard implementations: timestamps only need to increase.
 const EPOCH: u64 = (1 << 62) + 10;
 
 /// Timestamps are rounded down to this many nanoseconds (2^24, about 17 ms), so that they do not
-/// give away our clock finer than needed. The kernel does the same.
+/// reveal the clock more precisely than needed, as in the kernel (`tai64n_now`).
 const GRAIN: u32 = 1 << 24;
 
-/// The greatest rounded number of nanoseconds in a second.
+/// The greatest multiple of [`GRAIN`] within a second, in nanoseconds.
 const LAST_GRAIN: u32 = (1_000_000_000 - 1) / GRAIN * GRAIN;
 
-/// A timestamp as it is on the wire.
+/// A timestamp in wire format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Tai64n([u8; 12]);
 
 impl Tai64n {
-    /// The timestamp with these bytes.
+    /// Creates a timestamp from its bytes on the wire.
     pub(super) const fn from_bytes(bytes: [u8; 12]) -> Self {
         Tai64n(bytes)
     }
 
-    /// The bytes on the wire.
+    /// Returns the bytes on the wire.
     pub(super) const fn as_bytes(&self) -> &[u8; 12] {
         &self.0
     }
 
-    /// The timestamp for a time since the UNIX epoch, rounded down.
+    /// Returns the timestamp for a time since the UNIX epoch, rounded down.
     fn whitened(unix: Duration) -> Self {
         Self::encode(EPOCH.saturating_add(unix.as_secs()), unix.subsec_nanos() / GRAIN * GRAIN)
     }
 
-    /// The next rounded timestamp.
+    /// Returns the next rounded timestamp.
     fn next(self) -> Self {
         let seconds = u64::from_be_bytes(self.0[..8].try_into().expect("eight bytes"));
         let nanos = u32::from_be_bytes(self.0[8..].try_into().expect("four bytes"));
@@ -54,34 +55,34 @@ impl Tai64n {
     }
 }
 
-/// The timestamps of the initiations we send to one peer.
+/// Generates the timestamps of initiations sent to one peer.
 #[derive(Debug, Default)]
 pub(super) struct Stamps {
     last: Tai64n,
 }
 
 impl Stamps {
-    /// A timestamp for `unix`, the time since the UNIX epoch. Always greater than the one before,
-    /// even if our clock was set back: the peer would not take another.
+    /// Returns a timestamp for `unix`, the time since the UNIX epoch. It is always greater than the
+    /// previous one, even if the clock was set back, because the peer would reject it otherwise.
     pub(super) fn next(&mut self, unix: Duration) -> Tai64n {
         self.last = Tai64n::whitened(unix).max(self.last.next());
         self.last
     }
 }
 
-/// The greatest timestamp seen from one peer.
+/// Tracks the greatest timestamp accepted from one peer.
 #[derive(Debug, Default)]
 pub(super) struct StampGuard {
     greatest: Tai64n,
 }
 
 impl StampGuard {
-    /// Whether `stamp` is greater than all that were accepted.
+    /// Returns whether `stamp` is greater than every accepted timestamp.
     pub(super) fn is_new(&self, stamp: Tai64n) -> bool {
         stamp > self.greatest
     }
 
-    /// Takes only what is greater than `stamp` from now on.
+    /// Accepts `stamp`: only greater timestamps are new afterwards.
     pub(super) fn accept(&mut self, stamp: Tai64n) {
         self.greatest = self.greatest.max(stamp);
     }
@@ -127,7 +128,7 @@ mod tests {
             let mut last = Tai64n::default();
             for time in times {
                 let stamp = stamps.next(time);
-                // At the end of time there is nothing greater; no clock gets there.
+                // The greatest timestamp has no successor; no clock reaches it.
                 prop_assert!(stamp > last || stamp.0[..8] == [0xff; 8]);
                 let nanos = u32::from_be_bytes(stamp.0[8..].try_into().unwrap());
                 prop_assert!(nanos % GRAIN == 0 && nanos < 1_000_000_000);

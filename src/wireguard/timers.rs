@@ -1,59 +1,59 @@
-//! The protocol's clockwork: its constants and the rules that turn past moments into the next one
-//! (whitepaper, section 6).
+//! Timer constants and the rules that compute deadlines from past events (whitepaper, section 6).
 //!
-//! Rules are pure. Nothing is armed or cancelled: a deadline is worked out from what happened,
-//! each time someone asks. A clock that jumps ahead (the machine slept) makes deadlines due, no
-//! more; one that goes back makes spans zero.
+//! The rules are pure functions. No timer is armed or cancelled: each deadline is recomputed from
+//! recorded activity on demand. A clock that jumps ahead (suspend) only makes deadlines due; one
+//! that steps back makes elapsed times zero.
 
 use std::time::Duration;
 
 use super::activity::ActivityTimes;
 use crate::units::Nanos;
 
-/// A session that carried this many messages wants to be replaced.
+/// A session that has sent this many messages is replaced.
 pub const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
-/// A session carries no message with this counter or a greater one.
+/// A session neither sends nor accepts messages with this counter or a greater one.
 pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
-/// An initiator replaces a session of this age when it sends.
+/// An initiator replaces a session of this age when sending.
 pub const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
-/// A session of this age carries nothing any more.
+/// A session of this age neither sends nor receives.
 pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
-/// How long a handshake is tried before it is given up.
+/// How long a handshake is retried before it is abandoned.
 pub const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
-/// How long an initiation waits for its response; also the least time between two initiations.
+/// How long an initiation waits for its response; also the minimum time between two initiations.
 pub const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Data that was received is acknowledged after this time, if by nothing else.
+/// Received data is acknowledged by a keepalive after this time if nothing else was sent.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Retries are put off by a random time up to this, so that two peers do not keep in step.
+/// Maximum random delay added to retries, so that two peers do not retry in lockstep.
 pub const MAX_JITTER: Duration = Duration::from_millis(333);
 
-/// Data that had no answer for this long means that the session no longer works.
+/// Sent data that has had no answer for this long triggers a new handshake.
 pub const NEW_HANDSHAKE_TIMEOUT: Duration = KEEPALIVE_TIMEOUT.saturating_add(REKEY_TIMEOUT);
-/// An initiator replaces a session of this age when it receives: late enough not to race with
-/// sending, early enough to have the new session before this one is rejected.
+/// An initiator replaces a session of this age when receiving: late enough not to race with
+/// sending, early enough to complete the handshake before [`REJECT_AFTER_TIME`].
 pub const REKEY_AFTER_TIME_RECEIVING: Duration = REJECT_AFTER_TIME.saturating_sub(NEW_HANDSHAKE_TIMEOUT);
-/// With no new session for this long, every key of a peer is erased.
+/// All keys of a peer are erased after this time without a new session.
 pub const ERASE_AFTER_TIME: Duration = REJECT_AFTER_TIME.saturating_mul(3);
-/// How many initiations are sent before a handshake is given up. The kernel counts too
-/// (`MAX_TIMER_HANDSHAKES`): a machine that slept has not tried.
+/// Number of initiations sent before a handshake is abandoned. Counted rather than timed, as in the
+/// kernel (`MAX_TIMER_HANDSHAKES`), because a suspended machine makes no attempts.
 pub const MAX_ATTEMPTS: u32 = (REKEY_ATTEMPT_TIME.as_secs() / REKEY_TIMEOUT.as_secs()) as u32;
-/// The least time between two initiations that are taken from one peer.
+/// Minimum time between two initiations accepted from one peer (the kernel's
+/// `INITIATIONS_PER_SECOND`).
 pub const INITIATION_INTERVAL: Duration = Duration::from_millis(20);
 
-/// When received data must be acknowledged by a keepalive (section 6.5). `asked` is when the
-/// workers were last told to send one, so that they are not told twice.
+/// Returns when received data must be acknowledged by a keepalive (section 6.5). `asked` is when the
+/// workers were last asked to send one, so that they are not asked twice.
 pub fn passive_keepalive_at(times: &ActivityTimes, asked: Nanos) -> Option<Nanos> {
     let since = happened(times.unacknowledged_since)?;
     Some(since.max(asked).after(KEEPALIVE_TIMEOUT))
 }
 
-/// When unanswered data calls for a new handshake (section 6.5).
+/// Returns when unanswered data requires a new handshake (section 6.5).
 pub fn new_handshake_at(times: &ActivityTimes, jitter: Duration) -> Option<Nanos> {
     Some(happened(times.unanswered_since)?.after(NEW_HANDSHAKE_TIMEOUT).after(jitter))
 }
 
-/// When silence calls for a keepalive that the operator asked for; at once if there never was
-/// anything else. `asked` as in [`passive_keepalive_at`].
+/// Returns when a persistent keepalive is due: `interval` after the last traffic in either
+/// direction, or immediately if there has been none. `asked` is as in [`passive_keepalive_at`].
 pub fn persistent_keepalive_at(times: &ActivityTimes, asked: Nanos, interval: Duration) -> Nanos {
     match happened(times.last_sent.max(times.last_received).max(asked)) {
         Some(last) => last.after(interval),
@@ -61,6 +61,7 @@ pub fn persistent_keepalive_at(times: &ActivityTimes, asked: Nanos, interval: Du
     }
 }
 
+/// Returns `moment` unless it is [`Nanos::NEVER`].
 fn happened(moment: Nanos) -> Option<Nanos> {
     (moment != Nanos::NEVER).then_some(moment)
 }

@@ -1,5 +1,5 @@
-//! Ctrl-C: the first signal asks the demo to stop cleanly, the second one ends it on the spot. The kernel clears
-//! the namespaces away in both cases.
+//! Ctrl-C handling: the first signal stops the demo cleanly, the second ends the process at once. The kernel
+//! removes the namespaces in both cases.
 
 use std::io;
 use std::process;
@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 
-/// What a shell expects of a command that SIGINT ended: 128 + 2.
+/// Exit status of a command ended by SIGINT, by shell convention: 128 + 2.
 pub const EXIT_STATUS: u8 = 130;
 
-/// Whether somebody asked the demo to stop. The default one hears no signals.
+/// Request to stop the demo. The default value receives no signals.
 #[derive(Debug, Default)]
 pub struct Interrupt {
     shared: Arc<Shared>,
@@ -27,11 +27,11 @@ struct Shared {
 }
 
 impl Interrupt {
-    /// Takes SIGINT, SIGTERM and SIGHUP from here on. To be called before any other thread is started: they
-    /// inherit that these signals are blocked, so that the one thread that waits for them gets them.
+    /// Blocks SIGINT, SIGTERM and SIGHUP and starts a thread that receives them. Must be called before any other
+    /// thread is started, so that all threads inherit the blocked signals.
     ///
     /// # Errors
-    /// When the thread cannot be started.
+    /// The thread cannot be started.
     pub fn listen() -> io::Result<Interrupt> {
         let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
         signals.thread_block()?;
@@ -53,17 +53,17 @@ impl Interrupt {
         self.shared.raise();
     }
 
-    /// For those who look at it now and then.
+    /// Returns the flag, for threads that poll it.
     pub fn flag(&self) -> &AtomicBool {
         &self.shared.raised
     }
 
-    /// Whether it has come.
+    /// Returns whether the demo was asked to stop.
     pub fn is_raised(&self) -> bool {
         self.shared.raised.load(Relaxed)
     }
 
-    /// Waits for `span` or until it comes.
+    /// Blocks for `span`, or until the demo is asked to stop.
     pub fn wait(&self, span: Duration) {
         let guard = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
         drop(self.shared.change.wait_timeout_while(guard, span, |()| !self.is_raised()));

@@ -1,5 +1,5 @@
-//! The laboratory: two network namespaces joined by a veth cable, as an underlay for two routers. Nothing in
-//! it has a name outside this process, so the kernel clears it away when the process ends, however it ends.
+//! The lab: two network namespaces connected by a veth pair, the underlay for two routers. The namespaces have no
+//! names outside this process, so the kernel removes everything when the process ends, however it ends.
 //!
 //! ```text
 //!   left namespace                                 right namespace
@@ -7,7 +7,7 @@
 //!            2001:db8::1/64                      2001:db8::2/64
 //! ```
 //!
-//! The addresses are those of documentation (RFC 5737, RFC 3849): they can meet nothing real.
+//! The addresses are documentation prefixes (RFC 5737, RFC 3849), so they conflict with nothing real.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -25,61 +25,61 @@ use crate::sys::netns::{self, Namespace};
 /// The veth device's name, the same at both ends.
 pub const CABLE: &str = "underlay";
 
-/// The cable's MTU in bytes: Ethernet's, so that a tunnel of 1,420 fits (1,420 + 32 + 8 + 40).
+/// The cable's MTU in bytes, that of Ethernet: a tunnel with an MTU of 1,420 fits (1,420 + 32 + 8 + 40).
 pub const CABLE_MTU: u32 = 1500;
 
-/// Two namespaces joined by a cable.
+/// Two namespaces connected by a cable.
 #[derive(Debug)]
 pub struct Lab {
-    /// The end that sends, in the demo.
+    /// The end that sends first in the demo.
     pub left: Side,
-    /// The end that receives, in the demo.
+    /// The end that receives first in the demo.
     pub right: Side,
 }
 
 /// One end of the cable.
 #[derive(Debug)]
 pub struct Side {
-    /// Where devices and sockets of this end are opened.
+    /// The namespace in which this end's devices and sockets are opened.
     pub namespace: Namespace,
-    /// The IPv4 address of its end of the cable.
+    /// IPv4 address of this end of the cable.
     pub underlay4: Ipv4Addr,
-    /// The IPv6 address of its end of the cable.
+    /// IPv6 address of this end of the cable.
     pub underlay6: Ipv6Addr,
 }
 
-/// Why there is no laboratory, and what to do about it.
+/// Errors when creating the lab.
 #[derive(Debug, Error)]
 pub enum LabError {
-    /// Neither root nor allowed to make a user namespace.
+    /// The process is neither root nor allowed to create a user namespace.
     #[error(
-        "network namespaces need root or a user namespace, and this system gives neither ({cause}). \
-         Run it as root (sudo laneway demo), in a container with --cap-add SYS_ADMIN --cap-add NET_ADMIN, \
+        "creating network namespaces requires root or a user namespace, and neither is available ({cause}). \
+         Run as root (sudo laneway demo), in a container with --cap-add SYS_ADMIN --cap-add NET_ADMIN, \
          or allow user namespaces: sysctl user.max_user_namespaces=10000, on Debian also \
          kernel.unprivileged_userns_clone=1, on Ubuntu also kernel.apparmor_restrict_unprivileged_userns=0"
     )]
     NoPrivilege {
-        /// What the kernel said.
+        /// The system error.
         cause: io::Error,
     },
-    /// The kernel refused a namespace or a thread for another reason.
-    #[error("cannot make a network namespace: {0}")]
+    /// A namespace or thread could not be created for another reason.
+    #[error("cannot create a network namespace: {0}")]
     Namespace(#[source] io::Error),
     /// A netlink request failed.
     #[error("cannot set up {what} in the demo's namespace: {cause}")]
     Netlink {
-        /// What the request was for.
+        /// What was being set up.
         what: String,
-        /// What the kernel said.
+        /// The system error.
         cause: rtnetlink::Error,
     },
 }
 
-/// Makes sure that this process may build a [`Lab`]. An ordinary user becomes the root of a user namespace.
-/// To be called before the process starts its first thread.
+/// Ensures that this process may create a [`Lab`], by becoming root in a new user namespace if necessary. Must be
+/// called while the process has a single thread.
 ///
 /// # Errors
-/// [`LabError::NoPrivilege`], which tells the person what to do.
+/// [`LabError::NoPrivilege`] if the system does not permit it, [`LabError::Namespace`] if `/proc` is not mounted.
 pub fn gain_privilege() -> Result<(), LabError> {
     if netns::may_administer().map_err(LabError::Namespace)? {
         return Ok(());
@@ -88,10 +88,10 @@ pub fn gain_privilege() -> Result<(), LabError> {
 }
 
 impl Lab {
-    /// Makes both namespaces and the cable between them, up and addressed. Loopback is up at both ends.
+    /// Creates both namespaces and the cable between them, up and addressed. Loopback is up at both ends.
     ///
     /// # Errors
-    /// When privilege is missing, or the kernel has no veth.
+    /// Privilege is missing, or the kernel does not support veth.
     pub fn create() -> Result<Lab, LabError> {
         let (left, right) = (Side::create(1)?, Side::create(2)?);
         left.netlink(async |handle| add_cable(&handle, &right.namespace).await)?;
@@ -102,17 +102,17 @@ impl Lab {
 }
 
 impl Side {
-    /// Adds an address with its prefix length to a device of this end, and brings the device up.
-    /// IPv6 addresses are usable at once (no duplicate address detection).
+    /// Adds an address with its prefix length to a device at this end, and brings the device up. IPv6 addresses are
+    /// usable at once (no duplicate address detection).
     ///
     /// # Errors
-    /// When there is no such device, or the kernel refuses the address.
+    /// The device does not exist, or the kernel refused the address.
     pub fn address(&self, device: &str, address: IpAddr, prefix: u8) -> Result<(), LabError> {
         self.netlink(async |handle| {
             let index = index_of(&handle, device).await?;
             let mut request = handle.address().add(index, address, prefix);
             if address.is_ipv6() {
-                // Nobody else is on the cable, and a tentative address would refuse its first second.
+                // Nothing else is on the cable, and a tentative address would be unusable for about a second.
                 request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
             }
             let added = request.execute().await;
@@ -121,7 +121,7 @@ impl Side {
         })
     }
 
-    /// The namespace whose end of the cable has host number `host`.
+    /// Creates a namespace whose end of the cable will have host number `host`.
     fn create(host: u8) -> Result<Side, LabError> {
         let namespace = Namespace::create().map_err(|cause| match cause.kind() {
             io::ErrorKind::PermissionDenied => LabError::NoPrivilege { cause },
@@ -134,7 +134,7 @@ impl Side {
         })
     }
 
-    /// Loopback up, the cable up and addressed.
+    /// Brings up loopback and the cable, and assigns the cable's addresses.
     fn bring_up(&self) -> Result<(), LabError> {
         self.netlink(async |handle| {
             let loopback = index_of(&handle, "lo").await?;
@@ -143,8 +143,8 @@ impl Side {
         self.address(CABLE, self.underlay4.into(), 24)?;
         self.address(CABLE, self.underlay6.into(), 64)
     }
-    /// Speaks netlink inside: the socket belongs to the namespace of the thread that opens it, so the
-    /// conversation has a thread and a small runtime of its own.
+    /// Runs `talk` with a netlink handle for the namespace. A netlink socket belongs to the namespace of the thread
+    /// that opens it, so this uses a new thread with its own runtime.
     fn netlink<T: Send>(
         &self,
         talk: impl AsyncFnOnce(Handle) -> Result<T, LabError> + Send,
@@ -161,7 +161,7 @@ impl Side {
     }
 }
 
-/// A veth pair: one end here, the other made right inside `there`.
+/// Creates a veth pair with one end in this namespace and the other in `there`.
 async fn add_cable(handle: &Handle, there: &Namespace) -> Result<(), LabError> {
     let far_end = LinkMessageBuilder::<LinkUnspec>::new()
         .name(CABLE)
@@ -216,7 +216,7 @@ mod tests {
             let (sender, receiver) = (bind(&lab.left, left).unwrap(), bind(&lab.right, right).unwrap());
             receiver.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
             let mut bytes = [0; 16];
-            // The first may be lost while the kernel has not seen yet that the cable is whole.
+            // The first datagrams may be lost until the kernel sees carrier on both ends.
             let came = (0..60).find_map(|_| {
                 sender.send_to(b"across", receiver.local_addr().unwrap()).unwrap();
                 receiver.recv_from(&mut bytes).ok()

@@ -1,12 +1,12 @@
-//! `laneway demo`: two routers, joined back to back on this machine, carry TCP, and a table says how well.
+//! `laneway demo`: runs TCP through two routers on this machine and prints a table of the results.
 //!
-//! Nothing needs to be configured or installed. The path of a byte: [`traffic`] sends it into one
-//! namespace's TUN device, the router there seals it, it crosses the cable of the [`lab`], the other router
-//! opens it, and [`traffic`] checks it. Half of the time traffic goes to the right, then to the left, so that
-//! both routers show both of their ways. Then [`report`] reads their metrics and [`table`] prints them.
+//! Needs no configuration or installation. [`traffic`] sends data into the TUN device in one namespace, the router
+//! there seals it, it crosses the cable of the [`lab`], the other router opens it, and [`traffic`] verifies it.
+//! Traffic flows left to right for half of the time, then right to left, so that both routers show both
+//! directions. Then [`report`] reads the routers' metrics and [`table`] prints them.
 //!
-//! Both routers, both namespaces and the generator live in this one process, and nothing of it has a name outside,
-//! so nothing is left when the process ends, however it ends.
+//! Both routers, both namespaces and the generator live in this process and have no names outside it, so nothing
+//! remains when the process ends, however it ends.
 
 pub mod interrupt;
 pub mod lab;
@@ -33,26 +33,26 @@ use self::table::Table;
 use self::traffic::{Limit, Outcome, PATIENCE, Plan, Progress, TrafficError};
 use crate::cli::exposition::{Exposition, ExpositionError};
 
-/// The names of the two routers in table and JSON. Traffic goes from the first to the second, and then back.
+/// Names of the two routers in the table and JSON. Traffic goes from the first to the second, then back.
 pub const ROUTERS: [&str; 2] = ["left", "right"];
 
-/// The IPv4 addresses of the two routers inside the tunnel, in a /24.
+/// IPv4 addresses of the two routers inside the tunnel, in a /24.
 pub const INSIDE4: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 1), Ipv4Addr::new(10, 77, 0, 2)];
 
-/// The IPv6 addresses of the two routers inside the tunnel, in a /64.
+/// IPv6 addresses of the two routers inside the tunnel, in a /64.
 pub const INSIDE6: [Ipv6Addr; 2] =
     [Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1), Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 2)];
 
-/// Let two routers on this machine carry TCP, and print a table that says how well.
+/// Run TCP through two routers on this machine and print a table of the results
 ///
-/// Needs no configuration and leaves nothing behind. Needs root or a user namespace.
+/// Needs no configuration and leaves nothing behind. Requires root or a user namespace.
 #[derive(Clone, Debug, Args)]
 pub struct DemoArgs {
-    /// TCP connections at once [default: 4, or one per queue if that is more]
+    /// Concurrent TCP connections [default: 4, or one per queue if that is more]
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=256))]
     streams: Option<u16>,
 
-    /// How long to send, half of the time each way
+    /// Seconds to send for, half of them in each direction
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = value_parser!(u32).range(1..=3600))]
     seconds: u32,
 
@@ -60,11 +60,11 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=64))]
     queues: Option<u16>,
 
-    /// Keep both routers up so many seconds after the result
+    /// Keep both routers up for this long after the result
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     hold: u32,
 
-    /// Serve the left router's metrics here, on this machine's own network
+    /// Serve the left router's metrics on this address, in the current network namespace
     #[arg(long, value_name = "ADDR:PORT")]
     metrics_addr: Option<SocketAddr>,
 
@@ -73,59 +73,60 @@ pub struct DemoArgs {
     json: bool,
 }
 
-/// A running router as the demo sees it. Dropping it stops it.
+/// A running router as the demo sees it. Dropping it stops the router.
 pub trait Router {
-    /// Its metrics in the Prometheus text format, complete up to the last packet it has handled.
+    /// Returns the metrics in the Prometheus text format, up to date with the last packet handled.
     fn metrics_text(&self) -> String;
 }
 
-/// How a demo ended that did not fail.
+/// How a successful demo ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// All that was sent has arrived.
+    /// The demo ran to its end, and all data arrived.
     Done,
-    /// Somebody pressed Ctrl-C.
+    /// A signal, such as Ctrl-C, ended the demo early.
     Interrupted,
 }
 
-/// Why a demo failed.
+/// Errors of the demo.
 #[derive(Debug, Error)]
 pub enum DemoError {
-    /// There is no laboratory.
+    /// The lab cannot be created.
     #[error(transparent)]
     Lab(#[from] LabError),
-    /// `--metrics-addr` cannot be had.
+    /// The address in `--metrics-addr` cannot be used.
     #[error("cannot listen on {address} for metrics: {cause}. Choose a free address with --metrics-addr")]
     Metrics {
-        /// The address that was asked for.
+        /// The requested address.
         address: SocketAddr,
-        /// What the kernel said.
+        /// The system error.
         cause: io::Error,
     },
     /// A router did not start.
     #[error("cannot start a router: {0}")]
     Start(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Something did not cross, or not unchanged.
+    /// Data was lost or corrupted.
     #[error(transparent)]
     Traffic(#[from] TrafficError),
-    /// The streams were open, and no byte came.
-    #[error("nothing crossed: the streams were open, and not one byte arrived")]
+    /// The streams connected, but no byte arrived.
+    #[error("no data crossed the tunnel: the streams connected, but no byte arrived")]
     NothingCrossed,
-    /// Our own metrics cannot be read.
+    /// The router's metrics cannot be parsed.
     #[error(transparent)]
     Exposition(#[from] ExpositionError),
-    /// No signal thread, or standard output is closed.
+    /// The signal thread cannot be started, or standard output failed.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
 impl DemoArgs {
-    /// TCP connections at once.
+    /// Returns the number of concurrent TCP connections.
     pub fn streams(&self) -> u16 {
         self.streams.unwrap_or_else(|| self.queues().max(4))
     }
 
-    /// Queues of each router. A queue keeps two workers busy, and there are two routers: four CPUs.
+    /// Returns the number of queues of each router. By default one per four CPUs: a queue has two workers, and
+    /// there are two routers.
     pub fn queues(&self) -> u16 {
         self.queues.unwrap_or_else(|| {
             let cpus = thread::available_parallelism().map_or(1, usize::from);
@@ -134,12 +135,11 @@ impl DemoArgs {
     }
 }
 
-/// Runs the demo, with `start` to start the routers named in [`ROUTERS`] on the left and the right side of the
-/// lab. The listener, if there is one, is for the first router's metrics. To be called while the process has
-/// one thread.
+/// Runs the demo. `start` starts the routers named in [`ROUTERS`] on the left and right side of the lab; its
+/// listener, if any, is for the first router's metrics. Must be called while the process has a single thread.
 ///
 /// # Errors
-/// When the lab or the routers cannot be set up, nothing crossed, or a byte was wrong.
+/// The lab or the routers cannot be set up, nothing crossed, or a byte was wrong.
 pub fn run<R, E>(
     args: &DemoArgs,
     start: impl FnOnce(&Lab, &DemoArgs, Option<TcpListener>) -> Result<[R; 2], E>,
@@ -157,19 +157,19 @@ where
     let lab = Lab::create()?;
     let routers = start(&lab, args, listener).map_err(|cause| DemoError::Start(cause.into()))?;
     if let Some(address) = args.metrics_addr {
-        eprintln!("metrics of the {}: http://{address}/metrics", ROUTERS[0]);
+        eprintln!("metrics of the {} router: http://{address}/metrics", ROUTERS[0]);
     }
 
     let ending = measure(args, &interrupt, &lab, &routers, &mut io::stdout().lock())?;
     if args.hold == 0 || interrupt.is_raised() {
         return Ok(ending);
     }
-    eprintln!("both routers stay up for {} s; Ctrl-C ends it", args.hold);
+    eprintln!("both routers stay up for {} s; press Ctrl-C to stop them", args.hold);
     interrupt.wait(Duration::from_secs(args.hold.into()));
     Ok(if interrupt.is_raised() { Ending::Interrupted } else { Ending::Done })
 }
 
-/// Pushes traffic through the routers and writes the result to `out`.
+/// Runs traffic through the routers and writes the result to `out`.
 fn measure<R: Router>(
     args: &DemoArgs,
     interrupt: &Interrupt,
@@ -182,7 +182,7 @@ fn measure<R: Router>(
     let outcome = there_and_back(args, interrupt, lab, time, |progress| display.show(progress));
     display.finish();
     let outcome = match outcome {
-        // Whoever stops a demo before the first connection is up has not found a fault.
+        // An interrupt before the first connection is up is not a failure.
         Err(TrafficError::Connect { .. }) if interrupt.is_raised() => return Ok(Ending::Interrupted),
         outcome => outcome?,
     };
@@ -203,7 +203,7 @@ fn measure<R: Router>(
     Ok(if interrupt.is_raised() { Ending::Interrupted } else { Ending::Done })
 }
 
-/// Pushes traffic to the right for half of `time`, and to the left for the other half.
+/// Sends left to right for half of `time`, then right to left for the other half.
 fn there_and_back(
     args: &DemoArgs,
     interrupt: &Interrupt,

@@ -1,22 +1,22 @@
-//! The bytes that the generator sends. Their place in the stream decides them, so the receiver knows every byte
-//! it must find, and checking one costs a `memcmp`.
+//! The test pattern the generator sends. Each byte is a function of its stream and offset, so the receiver
+//! verifies a whole read with one `memcmp`.
 
-/// How many bytes before the pattern repeats: a prime, so no whole number of segments, superpackets or pages
-/// equals it, and data that comes back shifted by any of those is seen.
+/// Length of the pattern in bytes. A prime, so that data shifted by a whole number of segments, superpackets or
+/// pages is detected.
 const PERIOD: usize = 262_147;
 
-/// The longest piece that [`Pattern::at`] hands out, in bytes.
+/// Length of the slices that [`Pattern::at`] returns, in bytes.
 pub const PIECE: usize = 128 * 1024;
 
-/// One block of bytes for all streams; each stream starts at a place of its own.
+/// One block of bytes shared by all streams; each stream starts at its own offset into it.
 #[derive(Debug)]
 pub struct Pattern {
-    /// `PERIOD` bytes, then the first `PIECE` of them again, so that every piece is contiguous.
+    /// `PERIOD` bytes followed by the first `PIECE` of them again, so that every piece is contiguous.
     bytes: Vec<u8>,
 }
 
 impl Pattern {
-    /// Computes the block: 384 KiB, the same in every process.
+    /// Generates the block: 384 KiB, the same in every process.
     pub fn new() -> Pattern {
         let mut state = 0_u64;
         let mut bytes: Vec<u8> =
@@ -26,7 +26,7 @@ impl Pattern {
         Pattern { bytes }
     }
 
-    /// The [`PIECE`] bytes that stream number `stream` carries from byte `offset` on.
+    /// Returns the [`PIECE`] bytes that stream number `stream` carries from byte `offset` on.
     pub fn at(&self, stream: u16, offset: u64) -> &[u8] {
         let mut state = u64::from(stream);
         let start = next(&mut state) % PERIOD as u64;
@@ -34,10 +34,11 @@ impl Pattern {
         &self.bytes[phase..phase + PIECE]
     }
 
-    /// Where `found` first differs from what stream `stream` carries from `offset` on: the place in the stream.
+    /// Compares `found` with what stream `stream` carries from `offset` on. Returns the offset in the stream of the
+    /// first byte that differs.
     ///
     /// # Panics
-    /// When `found` is longer than [`PIECE`].
+    /// If `found` is longer than [`PIECE`].
     pub fn first_wrong(&self, stream: u16, offset: u64, found: &[u8]) -> Option<u64> {
         let expected = &self.at(stream, offset)[..found.len()];
         if expected == found {
@@ -54,7 +55,7 @@ impl Default for Pattern {
     }
 }
 
-/// `SplitMix64` (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
+/// The `SplitMix64` generator (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
 fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut word = *state;

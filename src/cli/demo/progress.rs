@@ -1,5 +1,5 @@
-//! What the person sees while traffic runs: a bar on a terminal, a line each second elsewhere. All of it goes to
-//! standard error, so standard output holds the result and nothing else.
+//! Progress display: a bar on a terminal, otherwise one line per second. Written to standard error, so that
+//! standard output holds only the result.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::traffic::Progress;
 
-/// Shows [`Progress`].
+/// Displays [`Progress`].
 #[derive(Debug)]
 pub struct Display {
     bar: Option<ProgressBar>,
@@ -17,7 +17,7 @@ pub struct Display {
 }
 
 impl Display {
-    /// For a run that takes `time`.
+    /// Creates a display for a transfer that takes `time`.
     pub fn new(time: Duration) -> Display {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(time.as_millis() as u64);
@@ -29,7 +29,7 @@ impl Display {
         Display { bar, seconds: time.as_secs(), shown: 0 }
     }
 
-    /// To be called now and then while traffic runs.
+    /// Updates the display. Call this regularly while traffic runs.
     pub fn show(&mut self, progress: Progress) {
         let elapsed = progress.elapsed.as_secs();
         if let Some(bar) = &self.bar {
@@ -41,7 +41,7 @@ impl Display {
         }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn finish(self) {
         if let Some(bar) = self.bar {
             bar.finish_and_clear();

@@ -1,5 +1,5 @@
-//! What the demo found, per router and queue. The figures are the routers' own metrics, read from the text that
-//! Prometheus would scrape; only the rate and the byte count are the generator's.
+//! The demo's result, per router and queue. The figures come from the routers' own metrics, parsed from the text
+//! Prometheus would scrape; only the overall rate and byte count come from the traffic generator.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,53 +9,53 @@ use serde::Serialize;
 use super::traffic::Outcome;
 use crate::cli::exposition::{Exposition, Label};
 
-/// The result of a demo: with `--json` it is printed as it is here.
+/// The result of a demo. `--json` prints these fields.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
-    /// 10⁹ bits of TCP payload per second, over all streams.
+    /// TCP payload rate over all streams, in 10⁹ bits per second.
     pub gbit_per_second: f64,
-    /// Bytes of TCP payload that arrived and were right.
+    /// Bytes of TCP payload received and verified.
     pub bytes_verified: u64,
-    /// TCP connections at once.
+    /// Concurrent TCP connections.
     pub streams: u16,
-    /// Time from the first byte to the last.
+    /// Seconds from the first byte to the last.
     pub seconds: f64,
     /// The left router, then the right one.
     pub routers: Vec<RouterReport>,
 }
 
-/// One router's part.
+/// Figures of one router.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RouterReport {
-    /// Its name in the table.
+    /// The router's name in the table.
     pub name: String,
-    /// Its queues, in order.
+    /// Its queues, in ascending order.
     pub queues: Vec<QueueReport>,
     /// Packets dropped outside any queue, by reason.
     pub drops: BTreeMap<String, u64>,
 }
 
-/// One queue's part. An average over nothing is 0.
+/// Figures of one queue. An average without samples is 0.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct QueueReport {
     /// The queue's number.
     pub queue: u32,
-    /// 10⁹ bits per second through the TUN queue, headers included, both directions together.
+    /// Rate through the TUN queue in 10⁹ bits per second, both directions together, IP headers included.
     pub gbit_per_second: f64,
     /// TUN reads per wake.
     pub packets_per_drain: f64,
-    /// Segments that one superpacket read from TUN was cut into. Reads without GSO do not count.
+    /// Segments per superpacket read from TUN. Reads without GSO do not count.
     pub segments_per_superpacket_read: f64,
-    /// Segments that were put together for one superpacket written to TUN. Writes without GSO do not count.
+    /// Segments coalesced per superpacket written to TUN. Writes without GSO do not count.
     pub segments_per_superpacket_written: f64,
-    /// Datagrams in one UDP GSO send. Sends of a single datagram use no GSO and do not count.
+    /// Datagrams per UDP GSO send. Sends of a single datagram use no GSO and do not count.
     pub datagrams_per_send: f64,
-    /// Packets dropped, by reason; reasons that did not occur are left out.
+    /// Packets dropped, by reason; reasons that did not occur are omitted.
     pub drops: BTreeMap<String, u64>,
 }
 
 impl Report {
-    /// Puts the generator's outcome and the routers' metrics, each with the router's name, together.
+    /// Builds a report from the generator's outcome and the metrics of each named router.
     pub fn new(outcome: &Outcome, streams: u16, metrics: &[(&str, Exposition)]) -> Report {
         let routers = metrics.iter().map(|(name, metrics)| RouterReport::new(name, metrics, outcome.elapsed));
         Report {
@@ -89,7 +89,7 @@ impl QueueReport {
 
         let bytes = sum("laneway_tun_read_bytes_total") + sum("laneway_tun_write_bytes_total");
 
-        // A read without GSO is one segment, so what is left over came from superpackets.
+        // A read without GSO is one segment; the remaining segments came from superpackets.
         let plain_reads = sum_of("laneway_tun_read_superpackets_total", ("kind", "none"));
         let gso_reads = sum("laneway_tun_read_superpackets_total") - plain_reads;
         let gso_segments = sum_of("laneway_segments_total", ("direction", "outbound")) - plain_reads;
@@ -97,7 +97,7 @@ impl QueueReport {
         let gso_writes = sum("laneway_tun_write_superpackets_total")
             - sum_of("laneway_tun_write_superpackets_total", ("kind", "none"));
 
-        // Runs are whole numbers from 1 on, so the first bucket holds the runs of a single datagram.
+        // A run has at least one datagram, so the first bucket counts the runs of a single datagram.
         let single_sends = sum_of("laneway_udp_run_segments_bucket", ("le", "1"));
 
         QueueReport {
@@ -115,17 +115,18 @@ impl QueueReport {
     }
 }
 
-/// Zero over nothing, and never less than zero: a packet read and dropped before it is cut has no segment.
+/// Returns `total / count`, or 0 if `count` is 0. The total can be negative, and counts as 0 then: a packet
+/// dropped before it is segmented is read but has no segment.
 fn average(total: f64, count: f64) -> f64 {
     if count > 0.0 { (total / count).max(0.0) } else { 0.0 }
 }
 
-/// Packets dropped by `queue`, or outside any queue, by reason.
+/// Returns the packets dropped by `queue`, or outside any queue for `None`, by reason.
 fn drops(metrics: &Exposition, queue: Option<&str>) -> BTreeMap<String, u64> {
     let mut drops = BTreeMap::new();
     for sample in metrics.select("laneway_dropped_packets_total", &[]) {
         if sample.label("queue") == queue && sample.value > 0.0 {
-            // A counter is a whole number that is not negative.
+            // A counter is a non-negative whole number.
             #[expect(clippy::cast_sign_loss)]
             let packets = sample.value as u64;
             *drops.entry(sample.label("reason").unwrap_or("unknown").to_owned()).or_default() += packets;

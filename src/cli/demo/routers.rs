@@ -1,4 +1,4 @@
-//! The demo's two routers: fresh keys, each other's only peer, one at each end of the cable.
+//! The demo's two routers, one at each end of the cable: new keys, each the other's only peer.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,19 +12,19 @@ use crate::control::config::{Queues, RouterConfig};
 use crate::control::supervisor::{Router, StartError};
 use crate::wireguard::keys::{OsEntropy, PrivateKey};
 
-/// The UDP port of both routers: each has a network of its own.
+/// The UDP port of both routers; they run in different network namespaces.
 const PORT: u16 = 51820;
 
 /// The TUN device's name, the same at both ends.
 const DEVICE: &str = "laneway0";
 
-/// Why the routers did not start.
+/// Errors when starting the routers.
 #[derive(Debug, Error)]
 pub enum RoutersError {
-    /// One of them did not.
+    /// A router did not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// Its namespace cannot be entered, or there is no randomness for its key.
+    /// A namespace cannot be entered, or there are no random bytes for a key.
     #[error("{0}")]
     System(#[from] std::io::Error),
 }
@@ -32,7 +32,7 @@ pub enum RoutersError {
 /// Starts both routers.
 ///
 /// # Errors
-/// What one of them needs is not there. The other is stopped.
+/// A router did not start. The other one is stopped.
 pub fn start(lab: &Lab, args: &DemoArgs) -> Result<[Router; 2], RoutersError> {
     let mut entropy = OsEntropy::new().map_err(std::io::Error::from)?;
     let keys = [PrivateKey::generate(&mut entropy), PrivateKey::generate(&mut entropy)];
@@ -45,7 +45,8 @@ pub fn start(lab: &Lab, args: &DemoArgs) -> Result<[Router; 2], RoutersError> {
     Ok([begin(0)?, begin(1)?])
 }
 
-/// What router number `own` is told: its key, its addresses, and the other one as its only peer.
+/// Returns the configuration of router number `own`: its key, its addresses, and the other router as its only
+/// peer.
 fn config(args: &DemoArgs, own: usize, keys: &[PrivateKey; 2], other_side: &Side) -> RouterConfig {
     let other = 1 - own;
     let host = |address: IpAddr| AllowedIpChange { net: IpNet::from(address), remove: false };
@@ -65,6 +66,6 @@ fn config(args: &DemoArgs, own: usize, keys: &[PrivateKey; 2], other_side: &Side
         peers: vec![peer],
         ..DeviceUpdate::default()
     };
-    tracing::debug!(router = ROUTERS[own], key = %keys[own].public_key(), "fresh key");
+    tracing::debug!(router = ROUTERS[own], key = %keys[own].public_key(), "generated a key");
     config
 }

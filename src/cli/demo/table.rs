@@ -1,11 +1,11 @@
-//! The table at the end of a demo: a [`Report`] in plain text, one line per queue.
+//! The demo's table: a [`Report`] in plain text, one line per queue.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use super::report::{QueueReport, Report};
 
-/// Column heads, two lines each, and the width of the column; the first is flush left.
+/// Two header lines and the width of each column; the first and the last column are left-aligned.
 const COLUMNS: [(&str, &str, usize); 8] = [
     ("router", "", 8),
     ("queue", "", 5),
@@ -17,7 +17,7 @@ const COLUMNS: [(&str, &str, usize); 8] = [
     ("drops", "", 5),
 ];
 
-/// Writes a report for people.
+/// Formats a report as a table.
 #[derive(Clone, Copy, Debug)]
 pub struct Table<'a>(pub &'a Report);
 
@@ -26,7 +26,7 @@ impl fmt::Display for Table<'_> {
         let report = self.0;
         writeln!(
             f,
-            "{:.2} Gbit/s over {} in {:.1} s. {} bytes crossed, and every one was right.\n",
+            "{:.2} Gbit/s over {} in {:.1} s. All {} bytes verified.\n",
             report.gbit_per_second,
             plural(report.streams.into(), "TCP stream"),
             report.seconds,
@@ -44,10 +44,7 @@ impl fmt::Display for Table<'_> {
         for router in report.routers.iter().filter(|router| !router.drops.is_empty()) {
             writeln!(f, "\n{}, outside the queues: {}", router.name, list(&router.drops))?;
         }
-        writeln!(
-            f,
-            "\nRead and write: superpackets at the TUN device. Send: one UDP GSO send. A dash: there was none."
-        )
+        writeln!(f, "\nRead and write: superpackets at the TUN device. Send: UDP GSO sends. -: none.")
     }
 }
 
@@ -64,7 +61,7 @@ fn cells(router: &str, queue: &QueueReport) -> [String; 8] {
     ]
 }
 
-/// One line of the table; the first and the last column are flush left.
+/// Writes one line; the first and the last column are left-aligned.
 fn write_line(f: &mut fmt::Formatter<'_>, cells: &[String; 8]) -> fmt::Result {
     let padded = cells.iter().zip(COLUMNS).enumerate().map(|(column, (cell, (_, _, width)))| match column {
         0 => format!("{cell:<width$}"),
@@ -75,12 +72,12 @@ fn write_line(f: &mut fmt::Formatter<'_>, cells: &[String; 8]) -> fmt::Result {
     writeln!(f, "{}", line.trim_end())
 }
 
-/// One decimal, or a dash for an average over nothing.
+/// Formats an average with one decimal, or as a dash if it has no samples.
 fn figure(average: f64) -> String {
     if average > 0.0 { format!("{average:.1}") } else { "-".to_owned() }
 }
 
-/// `none`, or `replay 3, no_route 1` with the most frequent first.
+/// Formats drops as `none` or, most frequent first, `replay 3, no_route 1`.
 fn list(drops: &BTreeMap<String, u64>) -> String {
     let mut drops: Vec<_> = drops.iter().collect();
     drops.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
@@ -93,7 +90,7 @@ fn plural(count: u64, word: &str) -> String {
     if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
 }
 
-/// Digits in groups of three: 12,345,678.
+/// Formats a number with its digits in groups of three: 12,345,678.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -126,7 +123,7 @@ mod tests {
         assert_eq!(
             Table(&report).to_string(),
             "\
-3.21 Gbit/s over 4 TCP streams in 5.0 s. 2,008,743,936 bytes crossed, and every one was right.
+3.21 Gbit/s over 4 TCP streams in 5.0 s. All 2,008,743,936 bytes verified.
 
 router    queue    Gbit/s     packets   segments    segments   datagrams   drops
                             per drain   per read   per write    per send
@@ -134,7 +131,7 @@ sender        0      3.31        12.4       44.8           -        38.2   none
               1      0.00           -          -           -           -   none
 receiver      0      3.29         1.9          -        41.0         2.0   none
 
-Read and write: superpackets at the TUN device. Send: one UDP GSO send. A dash: there was none.
+Read and write: superpackets at the TUN device. Send: UDP GSO sends. -: none.
 "
         );
     }

@@ -1,4 +1,5 @@
-//! The demo without routers: the inside addresses stand on the cable itself, so everything but the tunnel is real.
+//! The demo without routers: the inside addresses are assigned to the cable itself, so everything but the tunnel
+//! is real.
 
 use super::*;
 use clap::Parser;
@@ -9,7 +10,7 @@ struct Command {
     demo: DemoArgs,
 }
 
-/// A stretch of cable that claims to be a router with one queue.
+/// A fake router with one queue and fixed metrics.
 struct Bare;
 
 impl Router for Bare {
@@ -73,7 +74,7 @@ fn there_is_at_least_one_stream_per_queue() {
     assert!(arguments(&[]).queues() >= 1);
 }
 
-/// A lab whose cable has the inside addresses; `None` when namespaces are to be left out.
+/// Returns a lab whose cable has the inside addresses, or `None` if `LANEWAY_SKIP_NETNS` is set.
 fn cable() -> Option<Lab> {
     if std::env::var_os("LANEWAY_SKIP_NETNS").is_some_and(|skip| skip == "1") {
         return None;

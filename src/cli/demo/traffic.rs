@@ -1,8 +1,8 @@
-//! The traffic generator: TCP streams from one namespace to another, each byte checked where it arrives. The
-//! demo measures with it, and the tests carry their bulk data with it.
+//! The traffic generator: TCP streams between two namespaces, every byte verified on arrival. Used by the demo
+//! and by tests that need bulk data.
 //!
-//! A stream has a sending and a receiving thread. What is sent is a [`Pattern`] of its place in the stream, so
-//! loss, repetition, reordering and corruption that TCP did not notice all end as a wrong byte or a wrong length.
+//! Each stream has a sending and a receiving thread and carries a [`Pattern`] of its offset, so loss, repetition,
+//! reordering or corruption that TCP did not detect shows up as a wrong byte or a wrong length.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -18,62 +18,61 @@ use thiserror::Error;
 use super::pattern::{PIECE, Pattern};
 use crate::sys::netns::Namespace;
 
-/// What somebody who watches waits for a connection, or for the next byte: ten seconds are enough for a handshake,
-/// and for TCP to come round after losses.
+/// Default for [`Plan::patience`]: enough for a handshake, and for TCP to recover from losses.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How often threads look up from their sockets, and how often the watcher is called.
+/// Socket timeout of the threads, and the interval at which `watch` is called.
 const TICK: Duration = Duration::from_millis(100);
 
-/// What to send, from where to where.
+/// What to send, and between which namespaces.
 #[derive(Debug)]
 pub struct Plan<'a> {
     /// The namespace that connects and sends.
     pub from: &'a Namespace,
-    /// The namespace that listens and checks.
+    /// The namespace that listens and verifies.
     pub to: &'a Namespace,
-    /// The address that `to` listens on and `from` can reach. The port is the kernel's choice.
+    /// The address `to` listens on, reachable from `from`. The kernel chooses the port.
     pub address: IpAddr,
-    /// How many TCP connections at once.
+    /// Number of concurrent TCP connections.
     pub streams: u16,
-    /// When to stop.
+    /// When to stop sending.
     pub limit: Limit,
-    /// How long a connection may take (the tunnel makes its handshake meanwhile), and how long a stream may bring
-    /// no byte before it has stalled.
+    /// Time limit for a connection, which may include the tunnel's handshake, and for the next byte of a stream
+    /// before it counts as stalled.
     pub patience: Duration,
 }
 
-/// When a run of traffic is over.
+/// When the senders stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// After this time.
     Time(Duration),
-    /// After so many bytes on each stream.
+    /// After this many bytes on each stream.
     Bytes(u64),
 }
 
-/// How far a run has come.
+/// Progress of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// Time since the streams began to send.
     pub elapsed: Duration,
-    /// Bytes that arrived and were right, over all streams.
+    /// Bytes received and verified, over all streams.
     pub verified: u64,
 }
 
-/// What a run of traffic came to. Every byte that was sent arrived, in order and unchanged.
+/// Result of a transfer in which every byte sent arrived in order and unchanged.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outcome {
-    /// Bytes sent, received and found right, over all streams.
+    /// Bytes sent, received and verified, over all streams.
     pub verified: u64,
-    /// 10⁹ bits of payload per second, over the time in which the senders were sending.
+    /// Payload rate in 10⁹ bits per second, over the time the senders were sending.
     pub gbit_per_second: f64,
-    /// Time from the first byte to the last, with the tail that was under way when the senders stopped.
+    /// Time from the first byte to the last, including data in flight when the senders stopped.
     pub elapsed: Duration,
 }
 
 impl Outcome {
-    /// This run and the `next`, which followed it, as one.
+    /// Combines this transfer with the `next` one, which followed it.
     #[must_use]
     pub fn then(self, next: Outcome) -> Outcome {
         let seconds = |run: Outcome| {
@@ -89,21 +88,21 @@ impl Outcome {
     }
 }
 
-/// Why a run of traffic is not a success.
+/// Errors of a transfer.
 #[derive(Debug, Error)]
 pub enum TrafficError {
-    /// No connection came about: nothing crosses, or the machine has no descriptors left.
+    /// A connection failed: nothing crosses the tunnel, or the process is out of descriptors.
     #[error("stream {stream} could not connect to {to}: {cause}")]
     Connect {
         /// The stream's number, from 0.
         stream: u16,
-        /// Where it wanted to.
+        /// The address it connected to.
         to: SocketAddr,
-        /// What the last attempt ended with.
+        /// The error of the last attempt.
         cause: io::Error,
     },
-    /// A byte arrived that was not sent at this place.
-    #[error("stream {stream} brought a wrong byte at offset {offset}")]
+    /// A byte differs from the one sent at this offset.
+    #[error("stream {stream} received a wrong byte at offset {offset}")]
     Wrong {
         /// The stream's number, from 0.
         stream: u16,
@@ -111,23 +110,23 @@ pub enum TrafficError {
         offset: u64,
     },
     /// The stream ended too early or too late.
-    #[error("stream {stream} sent {sent} bytes and brought {received}")]
+    #[error("stream {stream} sent {sent} bytes but received {received}")]
     Length {
         /// The stream's number, from 0.
         stream: u16,
-        /// Bytes the sender handed to its socket.
+        /// Bytes the sender wrote to its socket.
         sent: u64,
-        /// Bytes the receiver found right before the end of the stream.
+        /// Bytes the receiver verified before the end of the stream.
         received: u64,
     },
-    /// Nothing came for a long time.
+    /// No byte arrived within [`Plan::patience`].
     #[error("stream {stream} stalled: no byte in {} s after {received} bytes", patience.as_secs())]
     Stalled {
         /// The stream's number, from 0.
         stream: u16,
-        /// How long it was waited for.
+        /// How long the receiver waited.
         patience: Duration,
-        /// Bytes found right before.
+        /// Bytes verified before that.
         received: u64,
     },
     /// A socket failed.
@@ -135,19 +134,19 @@ pub enum TrafficError {
     Socket {
         /// The stream's number, from 0.
         stream: u16,
-        /// What the kernel said.
+        /// The system error.
         cause: io::Error,
     },
-    /// There was no thread, listener or way into a namespace.
+    /// A thread or listener could not be created, or a namespace could not be entered.
     #[error("cannot set up the traffic generator: {0}")]
     Setup(#[from] io::Error),
 }
 
-/// Runs `plan` to its end or until `stop` is set, which ends it early but as cleanly. `watch` is called every
-/// tenth of a second.
+/// Runs `plan` until its limit, or until `stop` is set, which ends it early but just as cleanly. Calls `watch`
+/// every 100 ms.
 ///
 /// # Errors
-/// When a byte is wrong, missing or does not come, or sockets and threads cannot be had.
+/// A byte was wrong, missing or late, or sockets or threads could not be created.
 pub fn run(
     plan: &Plan<'_>,
     stop: &AtomicBool,
@@ -175,7 +174,7 @@ pub fn run(
                     drop(done);
                     received
                 });
-            // The threads that did start end by themselves once told to halt.
+            // Threads that did start end once `halt` is set.
             let both = sending.and_then(|sending| Ok((sending, receiving?)));
             streams.push(both.inspect_err(|_| wire.halt.store(true, Relaxed))?);
         }
@@ -207,24 +206,24 @@ pub fn run(
 }
 
 impl Progress {
-    /// 10⁹ bits of payload per second since the streams began to send.
+    /// Returns the payload rate since the streams began to send, in 10⁹ bits per second.
     pub fn gbit_per_second(&self) -> f64 {
         let seconds = self.elapsed.as_secs_f64();
         if seconds > 0.0 { self.verified as f64 * 8.0 / 1e9 / seconds } else { 0.0 }
     }
 }
 
-/// What all threads of a run share.
+/// State shared by all threads of a transfer.
 struct Wire {
-    /// Senders stop, and close their streams, once this is set.
+    /// Once set, senders stop and close their streams.
     halt: AtomicBool,
     verified: AtomicU64,
 }
 
-/// Opens the connections one after the other, so that they are accepted in the order of their numbers.
+/// Opens the connections one at a time, so that they are accepted in the order of their numbers.
 fn connect(plan: &Plan<'_>, stop: &AtomicBool) -> Result<Vec<(TcpStream, TcpStream)>, TrafficError> {
     let listener = plan.to.run(|| TcpListener::bind((plan.address, 0)))??;
-    // Linux takes the receive timeout of a listener as that of accept(2).
+    // On Linux, a listener's receive timeout also applies to accept(2).
     SockRef::from(&listener).set_read_timeout(Some(plan.patience))?;
     let to = listener.local_addr()?;
     (0..plan.streams)
@@ -239,7 +238,7 @@ fn connect(plan: &Plan<'_>, stop: &AtomicBool) -> Result<Vec<(TcpStream, TcpStre
         .collect()
 }
 
-/// Tries in short attempts: the first SYN may be lost while the tunnel is still coming up.
+/// Connects in several short attempts: the first SYN may be lost while the tunnel comes up.
 fn connect_one(to: SocketAddr, patience: Duration, stop: &AtomicBool) -> io::Result<TcpStream> {
     let start = Instant::now();
     loop {
@@ -250,7 +249,7 @@ fn connect_one(to: SocketAddr, patience: Duration, stop: &AtomicBool) -> io::Res
     }
 }
 
-/// The connection that came from `peer`. An attempt that was given up may have come through after all.
+/// Accepts the connection from `peer`. Others are abandoned attempts that completed late, and are dropped.
 fn accept_from(listener: &TcpListener, peer: SocketAddr) -> io::Result<TcpStream> {
     loop {
         let (stream, from) = listener.accept()?;
@@ -260,7 +259,7 @@ fn accept_from(listener: &TcpListener, peer: SocketAddr) -> io::Result<TcpStream
     }
 }
 
-/// Sends until the limit or a halt, closes its half of the stream and says how many bytes it sent.
+/// Sends until the limit or a halt, closes the sending half and returns the number of bytes sent.
 fn send(
     mut socket: TcpStream,
     stream: u16,
@@ -283,7 +282,7 @@ fn send(
     Ok(sent)
 }
 
-/// Reads to the end of the stream, checks every byte and says how many were right.
+/// Reads to the end of the stream, verifies every byte and returns the number of bytes received.
 fn receive(
     mut socket: TcpStream,
     stream: u16,
@@ -313,7 +312,7 @@ fn receive(
     }
 }
 
-/// A socket timeout or a signal, not a failure.
+/// Returns whether `error` is a socket timeout or an interrupting signal rather than a failure.
 fn is_pause(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }
@@ -360,7 +359,7 @@ mod tests {
         let mut piece = pattern.at(3, 0).to_vec();
         piece[77_777] ^= 0x10;
         let received = thread::scope(|scope| {
-            // The receiver hangs up at the wrong byte, so the rest may not be taken any more.
+            // The receiver closes the connection at the wrong byte, so the rest may fail to send.
             scope.spawn(move || near.write_all(&piece));
             receive(far, 3, PATIENCE, &pattern, &wire)
         });
@@ -395,7 +394,7 @@ mod tests {
         Wire { halt: AtomicBool::new(false), verified: AtomicU64::new(0) }
     }
 
-    /// Two ends of one connection over loopback.
+    /// Returns both ends of one connection over loopback.
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

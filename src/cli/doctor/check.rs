@@ -1,33 +1,33 @@
-//! What one check has found.
+//! The result of one check.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// How good it is. The later the worse.
+/// Outcome of a check, from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Verdict {
-    /// As it should be.
+    /// Nothing to fix.
     Good,
-    /// A router runs, but slower, or not in every use.
+    /// A router runs, but slower or with a feature missing.
     Limited,
-    /// No router runs.
+    /// A router cannot run.
     Missing,
 }
 
-/// One finding.
+/// One check with its outcome.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Check {
     pub(super) name: &'static str,
     pub(super) verdict: Verdict,
-    /// What there is, for people.
+    /// What was found, in plain text.
     pub(super) found: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) remedy: Option<Remedy>,
 }
 
-/// What to do about it, wherever the router runs. To be pasted: an option, lines of a file, a command.
+/// How to fix a problem in each environment: an option, configuration lines or a command to paste.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Remedy {
     pub(super) docker: &'static str,

@@ -1,4 +1,4 @@
-//! Whether the environment and the file make sense.
+//! Configuration check: whether the file and the environment are valid.
 
 use std::path::Path;
 
@@ -7,13 +7,13 @@ use super::remedies;
 use crate::control::config::env::Environment;
 use crate::control::config::{ConfigError, RouterConfig};
 
-/// The configuration that `laneway run` would have, or one without any wishes if that has a mistake.
+/// Returns the configuration `laneway run` would use, or the defaults if it is invalid.
 pub(super) fn check(file: Option<&Path>) -> (RouterConfig, Check) {
     match read(file) {
         Ok(config) => {
             let from = match &config.file {
-                Some(path) => format!("{} and the environment are sound", path.display()),
-                None => "the environment is sound, and names no file".to_owned(),
+                Some(path) => format!("{} and the environment are valid", path.display()),
+                None => "the environment is valid; no file is named".to_owned(),
             };
             (config, Check::good("configuration", from))
         }

@@ -1,4 +1,4 @@
-//! The CPUs: which there are, where the workers would run, and whether they may run all the time.
+//! CPU checks: the topology, where workers would be pinned, and any CPU quota.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::lane::cpu_list::CpuList;
 use crate::lane::pinning::{self, LaneCpus};
 use crate::lane::topology::Topology;
 
-/// Where the workers would run.
+/// Reports where the workers would run.
 pub(super) fn plan(config: &RouterConfig) -> Check {
     let name = "CPUs and pinning";
     let topology = Topology::of_this_thread();
@@ -24,12 +24,15 @@ pub(super) fn plan(config: &RouterConfig) -> Check {
             };
             let lanes: Vec<String> = plan.lanes.iter().map(lane).collect();
             let machine = described(&topology);
-            Check::good(name, format!("{machine}; inside+outside worker by queue: {}{why}", lanes.join(", ")))
+            Check::good(
+                name,
+                format!("{machine}; inside+outside worker per queue: {}{why}", lanes.join(", ")),
+            )
         }
     }
 }
 
-/// Whether a quota takes the CPUs away from the workers now and then.
+/// Checks whether a CPU quota would throttle the workers.
 pub(super) fn quota(config: &RouterConfig) -> Check {
     let name = "CPU quota";
     let workers = 2 * config.queues.count(Topology::of_this_thread().cpus.len());
@@ -40,7 +43,7 @@ pub(super) fn quota(config: &RouterConfig) -> Check {
         }
         Some(cpus) => {
             let found = format!(
-                "{cpus:.1} CPUs for {workers} workers: under load all of them stand still for a part of every period"
+                "{cpus:.1} CPUs for {workers} workers: under load all workers are throttled in every period"
             );
             Check::limited(name, found, remedies::CPU_QUOTA)
         }
@@ -52,7 +55,7 @@ fn lane(cpus: &LaneCpus) -> String {
     format!("{}+{}", cpu(cpus.inside), cpu(cpus.outside))
 }
 
-/// `CPUs 0-7, cores: 4, NUMA nodes: 1, efficiency cores: 6-7`.
+/// Formats the topology, as in `CPUs 0-7, cores: 4, NUMA nodes: 1, efficiency cores: 6-7`.
 fn described(topology: &Topology) -> String {
     let distinct = |key: fn(&crate::lane::topology::Cpu) -> usize| {
         let mut keys: Vec<usize> = topology.cpus.iter().map(key).collect();
@@ -70,7 +73,7 @@ fn described(topology: &Topology) -> String {
     )
 }
 
-/// The least CPU time that this process's cgroup, or one above it, allows, in CPUs (cgroup v2, `cpu.max`).
+/// Returns the smallest CPU quota of this process's cgroup and its ancestors, in CPUs (cgroup v2, `cpu.max`).
 fn tightest_quota() -> Option<f64> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = own.lines().find_map(|line| line.strip_prefix("0::"))?.trim_start_matches('/').to_owned();
@@ -79,7 +82,7 @@ fn tightest_quota() -> Option<f64> {
     groups.filter_map(|group| quota_of(&fs::read_to_string(group.join("cpu.max")).ok()?)).reduce(f64::min)
 }
 
-/// `QUOTA PERIOD` in microseconds, or `max PERIOD`.
+/// Parses `QUOTA PERIOD`, both in microseconds, into CPUs. Returns `None` for `max PERIOD`.
 fn quota_of(text: &str) -> Option<f64> {
     let (quota, period) = text.trim().split_once(' ')?;
     Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?)

@@ -1,4 +1,4 @@
-//! The kernel, capabilities, files and settings of the network that a router meets.
+//! Host checks: kernel, capabilities, control socket directory and network settings.
 
 use std::fs;
 use std::path::Path;
@@ -22,47 +22,47 @@ pub(super) fn capabilities() -> Check {
     let held = capabilities::effective().unwrap_or_default();
     if held.iter().any(|capability| capability == "CAP_NET_ADMIN") {
         let others = held.len() - 1;
-        Check::good(name, format!("CAP_NET_ADMIN, and {others} that a router gives up or does not need"))
+        Check::good(name, format!("CAP_NET_ADMIN, and {others} more that a router drops or does not need"))
     } else {
         Check::missing(name, "CAP_NET_ADMIN is missing", remedies::NET_ADMIN)
     }
 }
 
-/// Whether the control socket can be made, in `directory` or in one that has yet to be made.
+/// Checks that the control socket can be created in `directory`, which may not exist yet.
 pub(super) fn control_socket(directory: &Path) -> Check {
     let name = "control socket";
     let there = directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     match access(there, AccessFlags::W_OK | AccessFlags::X_OK) {
-        Ok(()) => Check::good(name, format!("{} can be written", directory.display())),
+        Ok(()) => Check::good(name, format!("{} is writable", directory.display())),
         Err(errno) => {
-            let found = format!("{} cannot be written: {}", there.display(), errno.desc());
+            let found = format!("{} is not writable: {}", there.display(), errno.desc());
             Check::missing(name, found, remedies::CONTROL_DIRECTORY)
         }
     }
 }
 
-/// A strict reverse path filter drops what comes in for a marked socket where the route back without the mark
-/// is another: so it is with a default route through the tunnel.
+/// Checks the reverse path filter. With a default route through the tunnel, a strict filter drops replies to
+/// marked datagrams: it looks up the return route without the mark.
 pub(super) fn reverse_path_filter() -> Check {
     let name = "reverse path filter";
     let setting = |path: &str| {
         let text = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{path}")).ok()?;
         text.trim().parse::<u32>().ok()
     };
-    // The kernel takes the greater of an interface's own value and that of `all`.
+    // The kernel uses the greater of the interface's own value and that of `all`.
     let strict = setting("all/rp_filter") == Some(1) || setting("default/rp_filter") == Some(1);
     match (strict, setting("all/src_valid_mark")) {
         (false, _) => Check::good(name, "not strict"),
-        (true, Some(1)) => Check::good(name, "strict, and marks count (src_valid_mark)"),
+        (true, Some(1)) => Check::good(name, "strict, with marks considered (src_valid_mark=1)"),
         (true, _) => Check::limited(
             name,
-            "strict, and marks do not count: with AllowedIPs = 0.0.0.0/0 answers would be dropped",
+            "strict, with marks ignored: replies would be dropped with AllowedIPs = 0.0.0.0/0",
             remedies::SRC_VALID_MARK,
         ),
     }
 }
 
-/// Whether an interface that is made now takes IPv6 addresses and routes, as far as `config` has any.
+/// Checks that a new interface accepts the IPv6 addresses and routes in `config`, if it has any.
 pub(super) fn ipv6(config: &RouterConfig) -> Check {
     let name = "IPv6";
     let off = netlink::ipv6_setting("default", "disable_ipv6");
@@ -70,12 +70,12 @@ pub(super) fn ipv6(config: &RouterConfig) -> Check {
     let wanted = nets.into_iter().find(|net| matches!(net, IpNet::V6(_)));
     let (found, remedy) = match off {
         Some(0) => return Check::good(name, "on"),
-        Some(_) => ("switched off for new interfaces", remedies::IPV6),
-        None => ("this kernel runs without it", remedies::IPV6_KERNEL),
+        Some(_) => ("disabled for new interfaces", remedies::IPV6),
+        None => ("not available in this kernel", remedies::IPV6_KERNEL),
     };
     match wanted {
-        Some(net) => Check::missing(name, format!("{found}, and the configuration has {net}"), remedy),
-        None => Check::good(name, format!("{found}, and the configuration has none")),
+        Some(net) => Check::missing(name, format!("{found}, but the configuration has {net}"), remedy),
+        None => Check::good(name, format!("{found}; the configuration has no IPv6")),
     }
 }
 
@@ -86,6 +86,6 @@ pub(super) fn forwarding() -> Check {
     let (v4, v6) = (is_on("ipv4/ip_forward"), is_on("ipv6/conf/all/forwarding"));
     Check::good(
         "IP forwarding",
-        format!("IPv4 {}, IPv6 {}: a gateway needs it, a sidecar does not", state(v4), state(v6)),
+        format!("IPv4 {}, IPv6 {}: required for a gateway, not for a sidecar", state(v4), state(v6)),
     )
 }

@@ -1,10 +1,10 @@
-//! `laneway doctor`: what this machine, container or pod can do for a router, what is missing, and the
-//! remedy in the words of whoever runs it.
+//! `laneway doctor`: reports what this machine, container or pod offers a router, what is missing, and how to
+//! fix it.
 //!
-//! It tries the real thing where it can (a TUN with two queues, a grouped send over loopback) and leaves
-//! nothing behind. What it must not try, it reads from the kernel.
+//! Features are tested for real where that is safe (a TUN with two queues, a GSO send over loopback) and read
+//! from the kernel otherwise. Nothing created for a test remains.
 //!
-//! - `check`: what a check has found, and remedies. `remedies`: the remedies we know.
+//! - `check`: the result of a check. `remedies`: the known remedies.
 //! - `configuration`, `tun`, `udp`, `cpus`, `host`: the checks.
 
 mod check;
@@ -23,10 +23,10 @@ use serde::Serialize;
 
 use check::{Check, Verdict};
 
-/// Say what this machine can do for a router, what is missing and how to get it
+/// Check whether this machine can run a router, and how to fix what is missing
 #[derive(Clone, Debug, Args)]
 pub struct DoctorArgs {
-    /// The configuration file that the router would run with [default: what `LANEWAY_CONFIG` names]
+    /// Configuration file to check [default: `LANEWAY_CONFIG`]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -35,20 +35,20 @@ pub struct DoctorArgs {
     json: bool,
 }
 
-/// Everything that was found.
+/// All checks and the verdict.
 #[derive(Clone, Debug, Serialize)]
 struct Report {
-    /// Whether a router would run.
+    /// Whether a router can run here.
     runs: bool,
     checks: Vec<Check>,
 }
 
-/// Looks at everything and prints what it found. The exit status: 0 if a router would run here, 1 if
-/// something that it needs is missing.
+/// Runs all checks and prints the report. Returns the exit status: 0 if a router can run here, 1 if something
+/// it needs is missing.
 pub fn run(args: &DoctorArgs) -> u8 {
     let report = examine(args);
     let said = if args.json { json(&report) } else { text(&report) };
-    // Whoever closed the pipe has read enough; the status still says what was found.
+    // A closed pipe is not an error; the exit status still carries the verdict.
     let _ = io::stdout().write_all(said.as_bytes());
     u8::from(!report.runs)
 }
@@ -75,8 +75,8 @@ fn text(report: &Report) -> String {
     let worst = report.checks.iter().map(|check| check.verdict).max();
     let summary = match worst {
         Some(Verdict::Missing) => "A router cannot run here yet.",
-        Some(Verdict::Limited) => "A router runs here, with limits.",
-        _ => "A router runs here, with all it can use.",
+        Some(Verdict::Limited) => "A router can run here, with limitations.",
+        _ => "A router can run here, with every feature.",
     };
     let checks: String = report.checks.iter().map(ToString::to_string).collect();
     format!("{checks}\n{summary}\n")
@@ -96,8 +96,8 @@ mod tests {
     fn the_worst_finding_decides_what_is_said_at_the_end() {
         use Verdict::{Good, Limited, Missing};
         for (verdicts, summary) in [
-            (&[Good, Good][..], "with all it can use."),
-            (&[Good, Limited, Good], "with limits."),
+            (&[Good, Good][..], "with every feature."),
+            (&[Good, Limited, Good], "with limitations."),
             (&[Limited, Missing, Good], "cannot run here yet."),
         ] {
             let said = text(&report(verdicts));

@@ -1,4 +1,4 @@
-//! The remedies, each in the words of the five places where a router runs.
+//! Remedies, each for the five environments a router runs in.
 
 use super::check::Remedy;
 
@@ -7,7 +7,7 @@ pub(super) const NET_ADMIN: Remedy = Remedy {
     compose: "cap_add: [NET_ADMIN]",
     kubernetes: "securityContext: {capabilities: {add: [NET_ADMIN]}}",
     systemd: "AmbientCapabilities=CAP_NET_ADMIN and CapabilityBoundingSet=CAP_NET_ADMIN",
-    host: "run it as root, or: setcap cap_net_admin+ep laneway",
+    host: "run as root, or: setcap cap_net_admin+ep laneway",
 };
 
 pub(super) const TUN_DEVICE: Remedy = Remedy {
@@ -23,7 +23,7 @@ pub(super) const TUN_MODE: Remedy = Remedy {
     compose: "user: \"0\", or on the host: chmod 0666 /dev/net/tun",
     kubernetes: "securityContext: {runAsUser: 0}, or on the node: chmod 0666 /dev/net/tun",
     systemd: "User=root, or: chmod 0666 /dev/net/tun",
-    host: "run it as root, or: chmod 0666 /dev/net/tun",
+    host: "run as root, or: chmod 0666 /dev/net/tun",
 };
 
 pub(super) const NEWER_KERNEL: Remedy = Remedy {
@@ -35,10 +35,10 @@ pub(super) const NEWER_KERNEL: Remedy = Remedy {
 };
 
 pub(super) const BUFFERS: Remedy = Remedy {
-    docker: "--cap-add NET_ADMIN, or the sysctl on the host: a container cannot set it",
-    compose: "cap_add: [NET_ADMIN], or the sysctl on the host: a container cannot set it",
-    kubernetes: "capabilities: {add: [NET_ADMIN]}, or the sysctl on the node: a pod cannot set it",
-    systemd: "AmbientCapabilities=CAP_NET_ADMIN, or the sysctl on the host",
+    docker: "--cap-add NET_ADMIN, or set the sysctl on the host (a container cannot)",
+    compose: "cap_add: [NET_ADMIN], or set the sysctl on the host (a container cannot)",
+    kubernetes: "capabilities: {add: [NET_ADMIN]}, or set the sysctl on the node (a pod cannot)",
+    systemd: "AmbientCapabilities=CAP_NET_ADMIN, or set the sysctl on the host",
     host: "sysctl -w net.core.rmem_max=33554432 net.core.wmem_max=33554432",
 };
 
@@ -47,23 +47,23 @@ pub(super) const UDP_PORT: Remedy = Remedy {
     compose: "stop the other program in this network, or: environment: {LANEWAY_LISTEN_PORT: PORT}",
     kubernetes: "stop the other program in this pod, or: env: [{name: LANEWAY_LISTEN_PORT, value: \"PORT\"}]",
     systemd: "Environment=LANEWAY_LISTEN_PORT=PORT",
-    host: "`ss -ulpn` shows who has it; ListenPort or LANEWAY_LISTEN_PORT names another",
+    host: "`ss -ulpn` shows the owner; choose another with ListenPort or LANEWAY_LISTEN_PORT",
 };
 
 pub(super) const CONFIGURATION: Remedy = Remedy {
-    docker: "mend what is named: -e NAME=VALUE, or the mounted file",
-    compose: "mend what is named under environment: or volumes:",
-    kubernetes: "mend what is named in env:, the ConfigMap or the Secret",
-    systemd: "mend what is named in Environment= or in the file",
-    host: "mend what is named; the README has every variable",
+    docker: "correct the named setting: -e NAME=VALUE, or the mounted file",
+    compose: "correct the named setting under environment: or volumes:",
+    kubernetes: "correct the named setting in env:, the ConfigMap or the Secret",
+    systemd: "correct the named setting in Environment= or in the file",
+    host: "correct the named setting; the README lists every variable",
 };
 
 pub(super) const CPU_LIST: Remedy = Remedy {
-    docker: "--cpuset-cpus LIST with the CPUs that the lists name, or other lists",
-    compose: "cpuset: LIST with the CPUs that the lists name, or other lists",
-    kubernetes: "leave the lists out: which CPUs a pod gets is not known before",
-    systemd: "AllowedCPUs=LIST and CPUAffinity=LIST with the CPUs that the lists name",
-    host: "LANEWAY_INSIDE_CPUS and LANEWAY_OUTSIDE_CPUS with CPUs that are allowed",
+    docker: "--cpuset-cpus LIST with the CPUs in the lists, or change the lists",
+    compose: "cpuset: LIST with the CPUs in the lists, or change the lists",
+    kubernetes: "remove the lists: a pod's CPUs are not known in advance",
+    systemd: "AllowedCPUs=LIST and CPUAffinity=LIST with the CPUs in the lists",
+    host: "list only allowed CPUs in LANEWAY_INSIDE_CPUS and LANEWAY_OUTSIDE_CPUS",
 };
 
 pub(super) const CPU_QUOTA: Remedy = Remedy {
@@ -79,13 +79,13 @@ pub(super) const CONTROL_DIRECTORY: Remedy = Remedy {
     compose: "tmpfs: [/var/run/wireguard]",
     kubernetes: "an emptyDir volume mounted at /var/run/wireguard",
     systemd: "RuntimeDirectory=wireguard",
-    host: "LANEWAY_UAPI_DIR=DIRECTORY names one that can be written",
+    host: "LANEWAY_UAPI_DIR=DIRECTORY with a writable directory",
 };
 
 pub(super) const SRC_VALID_MARK: Remedy = Remedy {
     docker: "--sysctl net.ipv4.conf.all.src_valid_mark=1",
     compose: "sysctls: [net.ipv4.conf.all.src_valid_mark=1]",
-    kubernetes: "an init container that may write it, or the kubelet's allowedUnsafeSysctls",
+    kubernetes: "set it in a privileged init container, or allow it in the kubelet's allowedUnsafeSysctls",
     systemd: "ExecStartPre=+sysctl -w net.ipv4.conf.all.src_valid_mark=1",
     host: "sysctl -w net.ipv4.conf.all.src_valid_mark=1",
 };
@@ -93,7 +93,7 @@ pub(super) const SRC_VALID_MARK: Remedy = Remedy {
 pub(super) const IPV6: Remedy = Remedy {
     docker: "--sysctl net.ipv6.conf.all.disable_ipv6=0, or leave IPv6 out of the configuration",
     compose: "sysctls: [net.ipv6.conf.all.disable_ipv6=0], or leave IPv6 out of the configuration",
-    kubernetes: "an init container that may write net.ipv6.conf.all.disable_ipv6=0, or no IPv6 in the configuration",
+    kubernetes: "a privileged init container that sets net.ipv6.conf.all.disable_ipv6=0, or no IPv6 in the configuration",
     systemd: "ExecStartPre=+sysctl -w net.ipv6.conf.all.disable_ipv6=0",
     host: "sysctl -w net.ipv6.conf.all.disable_ipv6=0",
 };

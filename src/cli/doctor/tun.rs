@@ -1,5 +1,5 @@
-//! The TUN device: made for a moment, with two queues, in a network namespace of its own where that may
-//! be made, or else here.
+//! TUN check: briefly creates a device with two queues, in a new network namespace if permitted, otherwise in
+//! the current one.
 
 use std::sync::Arc;
 
@@ -8,22 +8,22 @@ use super::remedies;
 use crate::offload::{Offloads, OpenError, Shutdown, open_queues};
 use crate::sys::netns::Namespace;
 
-/// The kernel puts a number for the `%d`.
+/// Interface name; the kernel replaces `%d` with a number.
 const NAME: &str = "lwdoctor%d";
 
-/// A router with one lane needs one queue; a second one shows that there can be more.
+/// Queues to open: a second one proves multiqueue support.
 const QUEUES: usize = 2;
 
 pub(super) fn check() -> Vec<Check> {
     let apart = Namespace::create().and_then(|namespace| namespace.run(make));
     let (made, place) = match apart {
-        Ok(made) => (made, "in a network namespace of its own"),
+        Ok(made) => (made, "in a new network namespace"),
         // Without CAP_SYS_ADMIN, as in most containers.
-        Err(_) => (make(), "here"),
+        Err(_) => (make(), "in the current network namespace"),
     };
     match made {
         Ok(offloads) => {
-            let found = format!("made with {QUEUES} queues and virtio headers, {place}, and removed again");
+            let found = format!("created with {QUEUES} queues and virtio headers {place}, then removed");
             vec![Check::good("TUN device", found), tso(offloads), uso(offloads)]
         }
         Err(error) => vec![refused(&error)],
@@ -39,31 +39,29 @@ fn refused(error: &OpenError) -> Check {
     let (found, remedy) = match error {
         OpenError::NoDevice => ("/dev/net/tun is missing".to_owned(), remedies::TUN_DEVICE),
         OpenError::Forbidden => {
-            ("the mode of /dev/net/tun keeps this user out".to_owned(), remedies::TUN_MODE)
+            ("/dev/net/tun: its mode denies this user access".to_owned(), remedies::TUN_MODE)
         }
-        OpenError::NoPermission => {
-            ("it may not be made without CAP_NET_ADMIN".to_owned(), remedies::NET_ADMIN)
-        }
+        OpenError::NoPermission => ("creating one requires CAP_NET_ADMIN".to_owned(), remedies::NET_ADMIN),
         other => (other.to_string(), remedies::NEWER_KERNEL),
     };
     Check::missing("TUN device", found, remedy)
 }
 
 fn tso(offloads: Offloads) -> Check {
-    let found = "TCP superpackets in and out of the TUN (TSO)";
+    let found = "TCP superpackets are read and written (TSO)";
     if offloads.tcp {
         Check::good("TUN offload, TCP", found)
     } else {
-        Check::limited("TUN offload, TCP", "the kernel does not take TSO on a TUN", remedies::NEWER_KERNEL)
+        Check::limited("TUN offload, TCP", "the kernel does not support TSO on a TUN", remedies::NEWER_KERNEL)
     }
 }
 
 fn uso(offloads: Offloads) -> Check {
-    let found = "UDP superpackets in and out of the TUN (USO)";
+    let found = "UDP superpackets are read and written (USO)";
     if offloads.udp {
         Check::good("TUN offload, UDP", found)
     } else {
-        let found = "the kernel does not take USO on a TUN: Linux 6.2 does";
+        let found = "the kernel does not support USO on a TUN (Linux 6.2 and later do)";
         Check {
             remedy: Some(remedies::NEWER_KERNEL),
             ..Check::new("TUN offload, UDP", Verdict::Limited, found)

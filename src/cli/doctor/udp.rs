@@ -1,4 +1,4 @@
-//! The UDP sockets: opened as a router would, and a grouped send from one to another over loopback.
+//! UDP checks: opens sockets as a router would and tries a GSO send over loopback.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,11 +9,11 @@ use super::remedies;
 use crate::control::config::RouterConfig;
 use crate::underlay::{BindError, Endpoint, Receiver, Sender, SocketOptions, UdpSocket, bind};
 
-/// Datagrams of the grouped send, and the bytes of each.
+/// Datagrams in the GSO send, and the size of each in bytes.
 const DATAGRAMS: usize = 4;
 const STRIDE: usize = 100;
 
-/// Looks for the send at the other socket, and the pause between two.
+/// Polls of the receiving socket, and the pause between two polls.
 const LOOKS: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -28,52 +28,51 @@ pub(super) fn check(config: &RouterConfig) -> Vec<Check> {
     vec![port(config, &from), gso, gro, buffers(&from, config.socket_buffer)]
 }
 
-/// Whether the port that the router would listen on is free.
+/// Checks that the port the router would listen on is free.
 fn port(config: &RouterConfig, any: &UdpSocket) -> Check {
     let families = if any.carries_ipv6() { "IPv4 and IPv6" } else { "IPv4 only: this host has no IPv6" };
     let port = config.update.listen_port.unwrap_or(0);
     match bind(port, 1, SocketOptions::default()) {
         Ok(_) if port == 0 => Check::good("UDP socket", format!("{families}, on any free port")),
         Ok(_) => Check::good("UDP socket", format!("{families}, port {port} is free")),
-        // It may be the very router that we are asked about.
+        // The port may be held by the router this report is about.
         Err(BindError::PortTaken { port }) => {
-            let found =
-                format!("port {port} is in use: by a router that runs already, or by another program");
+            let found = format!("port {port} is in use by a running router or another program");
             Check::limited("UDP socket", found, remedies::UDP_PORT)
         }
         Err(error) => Check::missing("UDP socket", error.to_string(), remedies::UDP_PORT),
     }
 }
 
-/// GSO and GRO, tried.
+/// Tries GSO and GRO; returns the two checks in that order.
 fn offloads(from: &UdpSocket, to: &UdpSocket) -> (Check, Check) {
     let limited = |name, found: &str| Check::limited(name, found, remedies::NEWER_KERNEL);
     let (send, receive) = ("UDP GSO", "UDP GRO");
     let tried = exchange(from, to);
     let gso = match &tried {
-        _ if !from.gso() => limited(send, "the kernel has none: each datagram takes a system call"),
+        _ if !from.gso() => limited(send, "not supported by the kernel: each datagram takes a system call"),
         Ok(seen) if seen.grouped => {
-            Check::good(send, format!("{DATAGRAMS} datagrams left in one system call"))
+            Check::good(send, format!("sent {DATAGRAMS} datagrams in one system call"))
         }
-        Ok(_) => limited(send, "the kernel knows it, but refused a grouped send"),
-        Err(error) => Check::good(send, format!("the kernel knows it; not tried: {error}")),
+        Ok(_) => limited(send, "supported by the kernel, but a GSO send failed"),
+        Err(error) => Check::good(send, format!("supported by the kernel; not tested: {error}")),
     };
     let gro = match &tried {
-        _ if !to.gro() => limited(receive, "the kernel has none: each datagram is received alone"),
+        _ if !to.gro() => limited(receive, "not supported by the kernel: each datagram is received alone"),
         Ok(seen) if seen.together => {
-            Check::good(receive, format!("{DATAGRAMS} datagrams came in one message"))
+            Check::good(receive, format!("received {DATAGRAMS} datagrams in one message"))
         }
-        Ok(_) => Check::good(receive, "the kernel knows it; over loopback the datagrams came one by one"),
-        Err(error) => Check::good(receive, format!("the kernel knows it; not tried: {error}")),
+        Ok(_) => Check::good(receive, "supported by the kernel; loopback delivered the datagrams one by one"),
+        Err(error) => Check::good(receive, format!("supported by the kernel; not tested: {error}")),
     };
     (gso, gro)
 }
 
-/// What became of a run of datagrams.
+/// Result of sending one run over loopback.
 struct Seen {
-    /// It left in one system call.
+    /// Whether the run was sent in one system call.
     grouped: bool,
-    /// It came in one message.
+    /// Whether the run was received in one message.
     together: bool,
 }
 
@@ -94,7 +93,7 @@ fn exchange(from: &UdpSocket, to: &UdpSocket) -> io::Result<Seen> {
         }
         std::thread::sleep(PAUSE);
     }
-    Err(io::Error::other("nothing came back over loopback"))
+    Err(io::Error::other("nothing arrived over loopback"))
 }
 
 fn buffers(socket: &UdpSocket, wanted: usize) -> Check {
@@ -105,13 +104,13 @@ fn buffers(socket: &UdpSocket, wanted: usize) -> Check {
         }
         Ok(got) => {
             let found = format!(
-                "{} KiB to receive and {} KiB to send, of the {} KiB asked for: bursts are lost sooner",
+                "{} KiB to receive and {} KiB to send instead of {} KiB: short bursts may be lost",
                 got.receive >> 10,
                 got.send >> 10,
                 wanted >> 10
             );
             Check::limited(name, found, remedies::BUFFERS)
         }
-        Err(error) => Check::limited(name, format!("not known: {error}"), remedies::BUFFERS),
+        Err(error) => Check::limited(name, format!("unknown: {error}"), remedies::BUFFERS),
     }
 }

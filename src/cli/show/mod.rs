@@ -1,5 +1,4 @@
-//! `laneway show`: what `wg show` prints (wg(8)) of devices in user space, and a line for each queue of
-//! those that are ours.
+//! `laneway show`: prints userspace devices as `wg show` does (wg(8)), plus one line per queue for Laneway's own.
 
 mod text;
 
@@ -16,37 +15,37 @@ use crate::control::config::{ConfigError, RouterConfig};
 use crate::control::uapi::client::{self, ClientError};
 use text::{Device, Secrets};
 
-/// Show interfaces: keys, peers, what they have sent, and what each queue has done
+/// Show the keys, peers and traffic of interfaces, and the counters of each queue
 #[derive(Clone, Debug, Args)]
 pub struct ShowArgs {
-    /// An interface, `all` of them, or the names of all `interfaces`
+    /// An interface name, `all` for every interface, or `interfaces` for their names only
     #[arg(value_name = "IFNAME|all|interfaces", default_value = "all")]
     what: String,
 }
 
-/// Why there is nothing to show.
+/// Errors of `laneway show`.
 #[derive(Debug, thiserror::Error)]
 pub enum ShowError {
-    /// A mistake in the environment.
+    /// The environment is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// An interface does not say how it is.
+    /// The interface's status cannot be read.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// The directory of the sockets cannot be read.
-    #[error("{}: cannot look for interfaces: {source}", path.display())]
+    /// The directory of UAPI sockets cannot be read.
+    #[error("{}: cannot list interfaces: {source}", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system error.
         source: io::Error,
     },
-    /// Nowhere to print to.
-    #[error("cannot print: {0}")]
+    /// Standard output failed.
+    #[error("cannot write to standard output: {0}")]
     Print(#[source] io::Error),
 }
 
-/// Prints what was asked for.
+/// Prints the requested interfaces.
 ///
 /// # Errors
 /// See [`ShowError`].
@@ -64,7 +63,7 @@ pub fn run(args: &ShowArgs) -> Result<(), ShowError> {
     };
     let printed = io::Write::write_all(&mut io::stdout().lock(), text.as_bytes());
     match printed {
-        // Whoever read has read enough.
+        // A closed pipe is not an error.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         printed => printed.map_err(ShowError::Print),
     }
@@ -74,12 +73,12 @@ fn names(interfaces: &[String]) -> String {
     if interfaces.is_empty() { String::new() } else { interfaces.join(" ") + "\n" }
 }
 
-/// Every device that answers, with an empty line between them.
+/// Formats every device that answers, separated by empty lines.
 fn all(directory: &Path, interfaces: &[String]) -> String {
     let shown = interfaces.iter().filter_map(|interface| match device(directory, interface) {
         Ok(text) => Some(text),
         Err(error) => {
-            // The others are shown all the same.
+            // Continue with the other devices.
             eprintln!("laneway: {error}");
             None
         }
@@ -91,7 +90,7 @@ fn device(directory: &Path, interface: &str) -> Result<String, ShowError> {
     let status = client::status(directory, interface)?;
     let metrics = client::metrics(directory, interface)?;
     let metrics = metrics.and_then(|text| Exposition::parse(&text).ok()).unwrap_or_default();
-    // `wg` has the same variable.
+    // The same variable as in `wg` (wg(8), "ENVIRONMENT VARIABLES").
     let never = env::var_os("WG_HIDE_KEYS").is_some_and(|value| value == "never");
     let secrets = if never { Secrets::Shown } else { Secrets::Hidden };
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

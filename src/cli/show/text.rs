@@ -1,4 +1,4 @@
-//! A device in the words and the order of `wg show`.
+//! Formats a device as `wg show` does (wg(8)).
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,27 +10,27 @@ use crate::cli::exposition::Exposition;
 use crate::control::config::update::{DeviceStatus, PeerStatus};
 use crate::wireguard::suite::Suite;
 
-/// What there is to show of one device.
+/// Everything shown about one device.
 #[derive(Clone, Copy)]
 pub(super) struct Device<'a> {
-    /// Its interface.
+    /// The interface name.
     pub(super) interface: &'a str,
-    /// Configuration and counts.
+    /// Configuration and counters.
     pub(super) status: &'a DeviceStatus,
-    /// What its queues have done; empty for a device that is not ours.
+    /// The device's metrics; empty for other implementations.
     pub(super) metrics: &'a Exposition,
-    /// The time since the UNIX epoch.
+    /// The current time since the UNIX epoch.
     pub(super) now: Duration,
-    /// What is done with private and preshared keys.
+    /// Whether private and preshared keys are shown.
     pub(super) secrets: Secrets,
 }
 
 /// Whether secrets are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Secrets {
-    /// Only that they are there.
+    /// Prints `(hidden)` in place of a key.
     Hidden,
-    /// For everybody who looks at the screen.
+    /// Prints keys in base64.
     Shown,
 }
 
@@ -51,7 +51,7 @@ impl fmt::Display for Device<'_> {
             self.write_queue(f, &queue)?;
         }
         let mut peers: Vec<_> = self.status.peers.iter().collect();
-        // Who was heard last comes first.
+        // The peer with the latest handshake comes first.
         peers.sort_by_key(|peer| std::cmp::Reverse(peer.last_handshake));
         for peer in peers {
             self.write_peer(f, peer)?;
@@ -65,7 +65,7 @@ impl Device<'_> {
         if self.secrets == Secrets::Shown { text } else { "(hidden)" }
     }
 
-    /// The numbers of its queues, as the metrics have them, in order.
+    /// Returns the queue numbers found in the metrics, in ascending order.
     fn queues(&self) -> Vec<String> {
         let mut queues: Vec<_> = self.metrics.values_of("queue").into_iter().map(str::to_owned).collect();
         queues.sort_by_key(|queue| queue.parse::<u32>().unwrap_or(u32::MAX));
@@ -118,7 +118,7 @@ impl Device<'_> {
     }
 }
 
-/// An address and port, with the name of the interface that a link-local address belongs to.
+/// An address and port; the scope of a link-local address is printed as an interface name.
 struct Endpoint(SocketAddr);
 
 impl fmt::Display for Endpoint {
@@ -132,12 +132,12 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// The interface of this number, in the network that the command is run in.
+/// Returns the name of the interface with index `scope` in the current network namespace.
 fn name_of(scope: u32) -> Option<String> {
     if_indextoname(scope).ok()?.into_string().ok()
 }
 
-/// A number of bytes.
+/// Formats a number of bytes in the largest suitable unit.
 struct Bytes(u64);
 
 impl fmt::Display for Bytes {
@@ -151,7 +151,7 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// How long something is ago; both in time since the UNIX epoch, whole seconds count.
+/// Formats how long ago `since` was. Both times are since the UNIX epoch; only whole seconds count.
 struct Ago {
     since: Duration,
     now: Duration,
@@ -167,7 +167,7 @@ impl fmt::Display for Ago {
     }
 }
 
-/// Seconds, in larger units as far as there are any.
+/// Formats a number of seconds in years, days, hours, minutes and seconds, omitting zero parts.
 struct Span(u64);
 
 impl fmt::Display for Span {

@@ -1,7 +1,7 @@
 //! The `LANEWAY_*` environment variables.
 //!
-//! All are optional. A value that means nothing is an error that names the variable, and so is a
-//! name of ours that we do not know: a typing error must not be mistaken for a setting.
+//! All are optional. An invalid value is an error that names the variable, and so is an unknown `LANEWAY_*` name:
+//! a misspelt setting must not be silently ignored.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use crate::lane::telemetry::LARGEST;
 use crate::sys::scheduling::Scheduling;
 use crate::wireguard::keys::PublicKey;
 
-/// Every variable that starts with [`PREFIX`].
+/// All known variables that start with [`PREFIX`].
 const NAMES: [&str; 26] = [
     "LANEWAY_CONFIG",
     "LANEWAY_INTERFACE",
@@ -48,76 +48,76 @@ const NAMES: [&str; 26] = [
 ];
 const PREFIX: &str = "LANEWAY_";
 
-/// What the environment says. What it does not mention is `None`.
+/// Settings from the environment; `None` for variables that are not set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Environment {
     /// `LANEWAY_CONFIG`: the configuration file.
     pub config: Option<PathBuf>,
-    /// `LANEWAY_INTERFACE`: the TUN interface's name.
+    /// `LANEWAY_INTERFACE`: name of the TUN interface.
     pub interface: Option<String>,
-    /// `LANEWAY_QUEUES`: how many lanes.
+    /// `LANEWAY_QUEUES`: number of lanes.
     pub queues: Option<Queues>,
-    /// `LANEWAY_PIN`: whether workers are bound to CPUs.
+    /// `LANEWAY_PIN`: whether workers are pinned to CPUs.
     pub pin: Option<Switch>,
-    /// `LANEWAY_INSIDE_CPUS`: where inside workers run.
+    /// `LANEWAY_INSIDE_CPUS`: CPUs for inside workers.
     pub inside_cpus: Option<CpuList>,
-    /// `LANEWAY_OUTSIDE_CPUS`: where outside workers run.
+    /// `LANEWAY_OUTSIDE_CPUS`: CPUs for outside workers.
     pub outside_cpus: Option<CpuList>,
     /// `LANEWAY_SCHED`: how workers are scheduled.
     pub scheduling: Option<Scheduling>,
     /// `LANEWAY_SPIN_US`: how long a worker polls before it sleeps.
     pub spin: Option<Duration>,
-    /// `LANEWAY_INBOX_DEPTH`: batches per inbox.
+    /// `LANEWAY_INBOX_DEPTH`: batches per ring.
     pub inbox_depth: Option<usize>,
-    /// `LANEWAY_DRAIN_CAP`: TUN reads per wake-up.
+    /// `LANEWAY_DRAIN_CAP`: maximum TUN reads per wake.
     pub drain_cap: Option<usize>,
-    /// `LANEWAY_TUN_OFFLOAD`: GSO on the inside.
+    /// `LANEWAY_TUN_OFFLOAD`: segmentation offload (TSO and USO) on the TUN.
     pub tun_offload: Option<Switch>,
-    /// `LANEWAY_UDP_OFFLOAD`: GSO and GRO on the outside.
+    /// `LANEWAY_UDP_OFFLOAD`: GSO and GRO on the UDP sockets.
     pub udp_offload: Option<Switch>,
     /// `LANEWAY_MTU`: the TUN's MTU in bytes.
     pub mtu: Option<u16>,
     /// `LANEWAY_LISTEN_PORT`: the UDP port.
     pub listen_port: Option<u16>,
-    /// `LANEWAY_PRIVATE_KEY_FILE`: a file with our private key in base64.
+    /// `LANEWAY_PRIVATE_KEY_FILE`: a file with the router's private key in base64.
     pub private_key_file: Option<PathBuf>,
-    /// `LANEWAY_SOCKET_BUFFER`: bytes of each UDP socket buffer.
+    /// `LANEWAY_SOCKET_BUFFER`: size of each UDP socket buffer in bytes.
     pub socket_buffer: Option<usize>,
-    /// `LANEWAY_METRICS_ADDR`: where `/metrics` is served; `Some(None)` is `off`.
+    /// `LANEWAY_METRICS_ADDR`: address on which `/metrics` is served; `Some(None)` for `off`.
     pub metrics_addr: Option<Option<SocketAddr>>,
-    /// `LANEWAY_METRICS_PEERS`: how many peers have series of their own.
+    /// `LANEWAY_METRICS_PEERS`: number of peers that have their own series.
     pub metrics_peers: Option<usize>,
-    /// `LANEWAY_READY_PEER`: the public key of the peer that `/readyz` waits for.
+    /// `LANEWAY_READY_PEER`: public key of the peer that `/readyz` requires a session with.
     pub ready_peer: Option<PublicKey>,
     /// `LANEWAY_LOG`: the log filter.
     pub log: Option<String>,
     /// `LANEWAY_LOG_FORMAT`: text or JSON.
     pub log_format: Option<LogFormat>,
-    /// `LANEWAY_REJECT`: what happens to packets without a route.
+    /// `LANEWAY_REJECT`: what to do with packets that have no route.
     pub reject: Option<RejectPolicy>,
-    /// `LANEWAY_AEAD`: what seals and opens.
+    /// `LANEWAY_AEAD`: the AEAD implementation.
     pub aead: Option<AeadChoice>,
-    /// `LANEWAY_SPREAD_PORTS`: the peers that each lane sends to from a port of its own.
+    /// `LANEWAY_SPREAD_PORTS`: peers that each lane sends to from its own port.
     pub spread_ports: Option<SpreadPorts>,
-    /// `LANEWAY_UAPI_DIR`: the directory of UAPI sockets.
+    /// `LANEWAY_UAPI_DIR`: directory of UAPI sockets.
     pub uapi_dir: Option<PathBuf>,
-    /// `LANEWAY_SECCOMP`: whether unneeded system calls are given up.
+    /// `LANEWAY_SECCOMP`: whether a seccomp filter denies unneeded system calls.
     pub seccomp: Option<Switch>,
 }
 
 impl Environment {
-    /// Reads the process's own environment.
+    /// Reads the environment of this process.
     ///
     /// # Errors
-    /// A variable of ours that does not exist, or one whose value is not allowed.
+    /// A `LANEWAY_*` variable is unknown or has an invalid value.
     pub fn of_process() -> Result<Self, ConfigError> {
         Self::read(std::env::vars_os())
     }
 
-    /// Reads `vars`, and ignores what does not start with `LANEWAY_`.
+    /// Reads `vars`, ignoring names that do not start with `LANEWAY_`.
     ///
     /// # Errors
-    /// A variable of ours that does not exist, or one whose value is not allowed.
+    /// A `LANEWAY_*` variable is unknown or has an invalid value.
     pub fn read(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, ConfigError> {
         let mut environment = Environment::default();
         for (name, value) in vars {
@@ -201,9 +201,9 @@ impl Environment {
     }
 }
 
-/// Whether a name that starts like ours is somebody else's. Kubernetes describes each service to the
-/// containers beside it: for one called `laneway` it sets `LANEWAY_SERVICE_HOST`, `LANEWAY_PORT`,
-/// `LANEWAY_PORT_9586_TCP` and so on. Our own tests set `LANEWAY_SKIP_NETNS`.
+/// Returns whether a `LANEWAY_*` name is set by something else. Kubernetes sets variables for each service: for
+/// one called `laneway`, `LANEWAY_SERVICE_HOST`, `LANEWAY_PORT`, `LANEWAY_PORT_9586_TCP` and so on. Laneway's
+/// tests set `LANEWAY_SKIP_NETNS`.
 fn is_not_a_setting(name: &str) -> bool {
     !NAMES.contains(&name)
         && (name == "LANEWAY_SKIP_NETNS"
@@ -211,7 +211,7 @@ fn is_not_a_setting(name: &str) -> bool {
             || ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_"].iter().any(|mark| name.contains(mark)))
 }
 
-/// One variable and its value, and how values are read.
+/// One variable, with parsers for its value.
 struct Value<'a> {
     name: &'a str,
     value: &'a OsString,
@@ -226,7 +226,7 @@ impl Value<'_> {
     fn text(&self) -> Result<&str, ConfigError> {
         match self.value.to_str().map(str::trim) {
             Some(text) if !text.is_empty() => Ok(text),
-            _ => Err(self.refuse("a text that is not empty, or the variable to be unset")),
+            _ => Err(self.refuse("a value that is not empty, or the variable to be unset")),
         }
     }
 
@@ -283,7 +283,7 @@ impl Value<'_> {
     }
 
     fn spread_ports(&self) -> Result<SpreadPorts, ConfigError> {
-        let allowed = "`off`, `all`, or peers' public keys in base64 with commas between them";
+        let allowed = "`off`, `all`, or a comma-separated list of peers' public keys in base64";
         self.text()?.parse().map_err(|_| self.refuse(allowed))
     }
 
@@ -294,7 +294,7 @@ impl Value<'_> {
     }
 }
 
-/// The names that look most like `unknown`, for a person to choose from.
+/// Returns up to three known names most similar to `unknown`, joined by "or".
 fn near(unknown: &str) -> String {
     let mut names = NAMES.map(|name| (distance(unknown, name), name));
     names.sort_unstable();
@@ -304,7 +304,8 @@ fn near(unknown: &str) -> String {
     names.join(" or ")
 }
 
-/// How many characters to insert, delete or replace to get from `a` to `b` (Levenshtein 1966).
+/// Returns the Levenshtein distance of `a` and `b`: the number of characters to insert, delete or replace
+/// (Levenshtein 1966).
 fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.chars().count()).collect();
     for (i, a) in a.chars().enumerate() {
@@ -414,7 +415,7 @@ mod tests {
     #[test]
     fn a_misspelt_variable_is_not_ignored() {
         let message = read(&[("LANEWAY_QUEUE", "2")]).unwrap_err().to_string();
-        assert_eq!(message, "LANEWAY_QUEUE: there is no such variable; did you mean LANEWAY_QUEUES?");
+        assert_eq!(message, "LANEWAY_QUEUE: unknown variable; did you mean LANEWAY_QUEUES?");
     }
 
     #[test]

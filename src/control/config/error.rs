@@ -1,36 +1,36 @@
-//! What can be wrong with a configuration. Every message names the place and says what is allowed.
+//! Configuration errors. Every message names the location and what is allowed there.
 
 use std::io;
 use std::path::PathBuf;
 
 use crate::wireguard::aead::Unavailable;
 
-/// Why a configuration is not acted on. The process ends with status 2 before it creates anything.
+/// Errors in a configuration. At start, the process exits with status 2 before it creates anything.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A file that is named cannot be read.
-    #[error("{}: cannot read it: {source}{}", path.display(), named_by.map_or(String::new(), |n| format!(" (named by {n})")))]
+    /// A file cannot be read.
+    #[error("{}: cannot read the file: {source}{}", path.display(), named_by.map_or(String::new(), |n| format!(" (named by {n})")))]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// The variable that names it, if one does.
+        /// The environment variable that names the file, if any.
         named_by: Option<&'static str>,
-        /// What the system said.
+        /// The system error.
         source: io::Error,
     },
-    /// A line of the configuration file.
+    /// A line of the configuration file is invalid.
     #[error("{}:{line}: {key}: {problem}", path.display())]
     Line {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
+        /// The line number, from 1.
         line: usize,
-        /// The key, or the section.
+        /// The key or section.
         key: String,
-        /// What is wrong, and what is allowed. Never has a secret in it.
+        /// What is wrong and what is allowed. Never contains a secret.
         problem: String,
     },
-    /// An environment variable has a value that means nothing.
+    /// An environment variable has an invalid value.
     #[error("{name}={value}: expected {allowed}")]
     Variable {
         /// Its name.
@@ -40,15 +40,15 @@ pub enum ConfigError {
         /// What is allowed.
         allowed: String,
     },
-    /// An environment variable that looks like ours but is not.
-    #[error("{name}: there is no such variable; did you mean {near}?")]
+    /// An environment variable starts with `LANEWAY_` but does not exist.
+    #[error("{name}: unknown variable; did you mean {near}?")]
     UnknownVariable {
         /// Its name.
         name: String,
-        /// Names that look like it.
+        /// Similar names that do exist.
         near: String,
     },
-    /// Intel's library is to seal and open, and cannot.
+    /// Intel's library is selected but cannot be used.
     #[error("LANEWAY_AEAD=ipsec-mb: {0}")]
     Aead(#[from] Unavailable),
     /// A key file does not hold a key.
@@ -56,19 +56,19 @@ pub enum ConfigError {
     KeyFile {
         /// The file.
         path: PathBuf,
-        /// The variable that names it.
+        /// The environment variable that names the file.
         named_by: &'static str,
-        /// What is wrong. Never has the file's content in it.
+        /// What is wrong. Never contains the file's contents.
         problem: String,
     },
-    /// An interface name that Linux or `wg-quick` would refuse.
+    /// An interface name that Linux or `wg-quick` would reject.
     #[error(
-        "{name:?} cannot be an interface's name: expected 1 to 15 letters, digits, or any of _=+.- ({named_by})"
+        "{name:?} cannot be an interface name: expected 1 to 15 letters, digits, or any of _=+.- ({named_by})"
     )]
     InterfaceName {
         /// The name.
         name: String,
-        /// Where it comes from.
+        /// Where the name comes from.
         named_by: &'static str,
     },
 }

@@ -1,11 +1,10 @@
-//! The configuration file: what `wg` and `wg-quick` read (wg(8), "CONFIGURATION FILE FORMAT";
-//! wg-quick(8), "CONFIGURATION").
+//! The configuration file, in the format of `wg` and `wg-quick` (wg(8), "CONFIGURATION FILE FORMAT"; wg-quick(8),
+//! "CONFIGURATION").
 //!
-//! As there: `#` begins a comment, keys and sections ignore case, keys may come in any order within
-//! their section, and `Address` and `AllowedIPs` may be given several times. A comment line
-//! `# friendly_name = NAME` in a `[Peer]` section names the peer in the metrics, as for the exporters
-//! that read such files. Unlike there, commands
-//! (`PostUp` and the like) are never run: a sidecar's file must not be a way to run programs.
+//! As in that format, `#` begins a comment, keys and section names ignore case, keys may come in any order within
+//! their section, and `Address` and `AllowedIPs` may be repeated. A comment line `# friendly_name = NAME` in a
+//! `[Peer]` section names the peer in the metrics, a convention of existing exporters. Unlike in `wg-quick`,
+//! commands (`PostUp` and the like) are never run: a sidecar's file must not be a way to run programs.
 
 use std::path::Path;
 use std::str::FromStr;
@@ -18,26 +17,26 @@ use super::{MTU_RANGE, Table};
 use crate::wireguard::keys::{KeyError, PresharedKey, PublicKey};
 use crate::wireguard::suite::{Suite, UnknownSuite};
 
-/// What a file says.
+/// The contents of a configuration file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileConfig {
-    /// The interface's addresses, host bits kept.
+    /// The interface's addresses, including host bits.
     pub addresses: Vec<IpNet>,
     /// The interface's MTU in bytes.
     pub mtu: Option<u16>,
-    /// Where routes go.
+    /// The routing table for routes to allowed IPs.
     pub table: Option<Table>,
-    /// Keys and peers. The file is the whole truth: whatever it does not mention is unset.
+    /// Keys and peers. Settings the file omits are reset, except the private key, the listen port and endpoints.
     pub update: DeviceUpdate,
-    /// What was ignored, to be logged: file, line and key, and why.
+    /// Warnings to log about ignored keys: file, line, key and reason.
     pub warnings: Vec<String>,
 }
 
 impl FileConfig {
-    /// Reads the text of a file. `path` only appears in messages.
+    /// Parses the text of a file. `path` is only used in messages.
     ///
     /// # Errors
-    /// [`ConfigError::Line`] for the first mistake.
+    /// [`ConfigError::Line`] for the first error.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let mut file = FileConfig::default();
         file.update.replace_peers = true;
@@ -97,7 +96,7 @@ impl FileConfig {
             }
             _ => {
                 return Err(entry.mistake(
-                    "there is no such key in [Interface]; expected PrivateKey, ListenPort, FwMark, Address, \
+                    "unknown key in [Interface]; expected PrivateKey, ListenPort, FwMark, Address, \
                      MTU or Table",
                 ));
             }
@@ -129,7 +128,7 @@ impl FileConfig {
     }
 }
 
-/// The section that lines belong to.
+/// The section being parsed.
 enum Section<'a> {
     Before,
     Interface,
@@ -141,12 +140,12 @@ impl<'a> Section<'a> {
         match line.to_ascii_lowercase().as_str() {
             "[interface]" => Ok(Section::Interface),
             "[peer]" => Ok(Section::Peer { at, peer: Box::default() }),
-            _ => Err(at.mistake("this section", "there is no such section; expected [Interface] or [Peer]")),
+            _ => Err(at.mistake("this section", "unknown section; expected [Interface] or [Peer]")),
         }
     }
 }
 
-/// A peer whose section is being read.
+/// Settings of the `[Peer]` section being parsed.
 #[derive(Default)]
 struct Peer {
     public_key: Option<PublicKey>,
@@ -168,7 +167,7 @@ fn set_peer(peer: &mut Peer, entry: &Entry<'_>) -> Result<(), ConfigError> {
         "endpoint" => peer.endpoint = Some(entry.endpoint()?),
         "persistentkeepalive" => peer.persistent_keepalive = entry.keepalive()?,
         "allowedips" => {
-            // An empty list is what `wg` prints and reads for a peer that may send nothing.
+            // `wg` prints and accepts an empty list for a peer without allowed IPs.
             if !entry.value.is_empty() {
                 let allowed = "expected networks as in `10.0.0.0/24, fd00::/64`";
                 let nets = entry.list(update::parse_network, allowed)?;
@@ -177,7 +176,7 @@ fn set_peer(peer: &mut Peer, entry: &Entry<'_>) -> Result<(), ConfigError> {
         }
         _ => {
             return Err(entry.mistake(
-                "there is no such key in [Peer]; expected PublicKey, PresharedKey, AllowedIPs, Endpoint, \
+                "unknown key in [Peer]; expected PublicKey, PresharedKey, AllowedIPs, Endpoint, \
                  PersistentKeepalive or Suite",
             ));
         }
@@ -185,7 +184,8 @@ fn set_peer(peer: &mut Peer, entry: &Entry<'_>) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// The name in a line `# friendly_name = NAME`. Only so much of it is taken: it is a label.
+/// Returns the name in a line `# friendly_name = NAME`. The name becomes a metric label and is cut to 64
+/// characters.
 fn friendly_name(line: &str) -> Option<String> {
     const LONGEST: usize = 64;
     let (key, name) = line.trim().strip_prefix('#')?.split_once('=')?;
@@ -210,7 +210,7 @@ impl At<'_> {
     }
 }
 
-/// One line of a section, and how values are read.
+/// One `key = value` line, with parsers for its value.
 struct Entry<'a> {
     at: At<'a>,
     key: &'a str,
@@ -220,7 +220,7 @@ struct Entry<'a> {
 
 impl Entry<'_> {
     fn mistake(&self, problem: impl Into<String>) -> ConfigError {
-        // What does not look like a key may be a secret on a line of its own: base64 ends in `=`.
+        // Anything that does not look like a key may be a secret on its own line: base64 ends in `=`.
         let looks_like_one = self.key.len() <= 24 && self.key.chars().all(|c| c.is_ascii_alphabetic());
         let key = if self.is_pair && looks_like_one { self.key } else { "this line" };
         self.at.mistake(key, problem)
@@ -285,7 +285,7 @@ impl Entry<'_> {
         if let Some(scoped) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
             return scoped_by_name(scoped, port).ok_or_else(mistake);
         }
-        // RFC 1123 letters, and the underscore that real zones have all the same.
+        // RFC 1123 host name characters, plus the underscore that is common in practice.
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
         if host.is_empty() || host.len() > 253 || !host.chars().all(is_name) {
             return Err(mistake());
@@ -294,8 +294,8 @@ impl Entry<'_> {
     }
 }
 
-/// An address whose scope is an interface's name, as in `fe80::1%eth0`: a name to look up, for the
-/// interface's index is not known before the router starts.
+/// Parses an address scoped by interface name, as in `fe80::1%eth0`. It is kept as a name to look up later, since
+/// the interface's index is not known before the router starts.
 fn scoped_by_name(host: &str, port: u16) -> Option<PeerEndpoint> {
     let (address, scope) = host.split_once('%')?;
     address.parse::<std::net::Ipv6Addr>().ok()?;

@@ -1,4 +1,4 @@
-//! What the configuration file's users rely on.
+//! Tests of the configuration file parser.
 
 use proptest::prelude::*;
 
@@ -58,7 +58,7 @@ fn what_a_file_does_not_say_is_unset_when_it_is_read_again() {
     assert_eq!(peer.preshared_key, Some(PresharedKey::NONE));
     assert_eq!(peer.persistent_keepalive, Some(0));
     assert!(peer.replace_allowed_ips);
-    // But a peer that has roamed stays where it is.
+    // The endpoint is kept: the peer may have roamed.
     assert_eq!(peer.endpoint, None);
 }
 
@@ -95,8 +95,8 @@ fn a_mistake_names_file_line_key_and_what_is_allowed() {
         ("Address = 10.0.0.300/8", "lw0.conf:3: Address: expected addresses as in"),
         ("PrivateKey = abc", "lw0.conf:3: PrivateKey: not a key: expected 44 characters"),
         ("FwMark = x", "lw0.conf:3: FwMark: expected `off` or a 32-bit mark"),
-        ("PublicKey = abc", "lw0.conf:3: PublicKey: there is no such key in [Interface]; expected"),
-        ("[Peers]", "lw0.conf:3: this section: there is no such section; expected [Interface] or [Peer]"),
+        ("PublicKey = abc", "lw0.conf:3: PublicKey: unknown key in [Interface]; expected"),
+        ("[Peers]", "lw0.conf:3: this section: unknown section; expected [Interface] or [Peer]"),
         ("[Peer]", "lw0.conf:3: [Peer]: the peer has no PublicKey"),
     ] {
         let told = refused(&format!("{before}{line}\n"));

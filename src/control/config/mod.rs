@@ -1,7 +1,7 @@
-//! Configuration: what the supervisor starts a router from, and what is changed while it runs.
+//! Configuration of a router at start, and changes to it while it runs.
 //!
-//! Two sources, the file ([`file`]) and the environment ([`env`]); the environment wins. Both are
-//! read and checked before anything is created.
+//! There are two sources, the file ([`file`]) and the environment ([`env`]); the environment takes precedence.
+//! Both are validated before anything is created.
 
 pub mod env;
 mod error;
@@ -33,30 +33,29 @@ use crate::sys::scheduling::Scheduling;
 use crate::wireguard::aead::{Backend, Unavailable};
 use crate::wireguard::keys::{KeyError, PrivateKey, PublicKey};
 
-/// The least and the greatest MTU that is taken, in bytes. IPv4 demands 576 (RFC 1122, section
-/// 3.3.2); the greatest is what still fits a UDP datagram over IPv4 with WireGuard's 32 bytes, and is
-/// a multiple of 16, so that padding does not lengthen it.
+/// Smallest and largest accepted MTU in bytes. IPv4 requires 576 (RFC 1122, section 3.3.2). The largest fits a UDP
+/// datagram over IPv4 together with WireGuard's 32 bytes, and is a multiple of 16, so padding does not lengthen it.
 pub const MTU_RANGE: (u16, u16) = (576, 65_456);
 
-/// Everything a router is started from.
+/// Everything needed to start a router.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouterConfig {
-    /// The TUN interface's name.
+    /// Name of the TUN interface.
     pub interface: String,
-    /// A TUN that is open already, by the number of its descriptor (`WG_TUN_FD`).
+    /// Descriptor number of a TUN that is already open (`WG_TUN_FD`).
     pub tun_fd: Option<i32>,
-    /// Whether the router brings the link up and adds routes. `wg-quick` and others that start it as
-    /// a plain WireGuard implementation do that themselves.
+    /// Whether the router brings the link up and adds routes. Tools that run it as a plain WireGuard
+    /// implementation, such as `wg-quick`, do that themselves.
     pub up: bool,
-    /// The interface's MTU in bytes.
+    /// MTU of the interface in bytes.
     pub mtu: u16,
-    /// The interface's addresses, host bits kept.
+    /// Addresses of the interface, including host bits.
     pub addresses: Vec<IpNet>,
-    /// Where routes to the peers' allowed IPs go.
+    /// Routing table for routes to the peers' allowed IPs.
     pub table: Table,
-    /// How many lanes.
+    /// Number of lanes.
     pub queues: Queues,
-    /// Whether workers are bound to CPUs.
+    /// Whether workers are pinned to CPUs.
     pub pin: Switch,
     /// CPUs for inside workers; `None` lets the router choose.
     pub inside_cpus: Option<CpuList>,
@@ -66,63 +65,63 @@ pub struct RouterConfig {
     pub scheduling: Scheduling,
     /// How long a worker polls before it sleeps.
     pub spin: Duration,
-    /// Batches per inbox; `None` for the lane's own choice.
+    /// Batches per ring; `None` for the default.
     pub inbox_depth: Option<usize>,
-    /// TUN reads per wake-up.
+    /// Maximum TUN reads per wake.
     pub drain_cap: usize,
-    /// GSO on the inside.
+    /// Segmentation offload (TSO and USO) on the TUN.
     pub tun_offload: Switch,
-    /// GSO and GRO on the outside.
+    /// GSO and GRO on the UDP sockets.
     pub udp_offload: Switch,
-    /// Bytes asked for each UDP socket buffer.
+    /// Requested size of each UDP socket buffer in bytes.
     pub socket_buffer: usize,
-    /// What happens to packets without a route.
+    /// What to do with packets that have no route.
     pub reject: RejectPolicy,
-    /// What seals and opens.
+    /// The AEAD implementation.
     pub aead: Backend,
-    /// The peers that each lane sends to from a port of its own.
+    /// Peers that each lane sends to from its own port.
     pub spread_ports: SpreadPorts,
-    /// Where `/metrics` is served.
+    /// Address on which `/metrics` is served; `None` for no metrics.
     pub metrics_addr: Option<SocketAddr>,
-    /// How many peers have series of their own in the metrics.
+    /// Number of peers that have their own series in the metrics.
     pub metrics_peers: usize,
-    /// The peer that must have a session before `/readyz` says yes.
+    /// The peer that must have a session before `/readyz` reports success.
     pub ready_peer: Option<PublicKey>,
-    /// The directory of the UAPI socket, which is called after the interface.
+    /// Directory of the UAPI socket, which is named after the interface.
     pub uapi_dir: PathBuf,
-    /// A UAPI socket that listens already, by the number of its descriptor (`WG_UAPI_FD`).
+    /// Descriptor number of a UAPI socket that is already listening (`WG_UAPI_FD`).
     pub uapi_fd: Option<i32>,
-    /// Which log lines are shown, in the syntax of `tracing_subscriber::EnvFilter`.
+    /// Log filter, in the syntax of `tracing_subscriber::EnvFilter`.
     pub log: String,
-    /// How they look.
+    /// Format of log lines.
     pub log_format: LogFormat,
-    /// Whether a running router gives up the system calls that it does not need.
+    /// Whether a seccomp filter denies the system calls a running router does not need.
     pub seccomp: Switch,
-    /// The file that the private key was read from, if that is one of its own.
+    /// Separate file from which the private key was read, if any.
     pub private_key_file: Option<PathBuf>,
-    /// The file this was read from, and is read from again on SIGHUP.
+    /// Configuration file, read again on SIGHUP.
     pub file: Option<PathBuf>,
     /// Keys, port and peers.
     pub update: DeviceUpdate,
-    /// What in the file was ignored, to be logged.
+    /// Warnings about the file, to be logged.
     pub warnings: Vec<String>,
 }
 
-/// How many lanes.
+/// Number of lanes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Queues {
-    /// Half as many as CPUs we may use, at least one.
+    /// Half the number of CPUs the process may use, at least one.
     #[default]
     Auto,
-    /// This many.
+    /// A fixed number.
     Fixed(usize),
 }
 
 impl Queues {
-    /// As many queues as a TUN can have (`MAX_TAP_QUEUES` in Linux's `drivers/net/tun.c`).
+    /// Maximum number of queues of a TUN (`MAX_TAP_QUEUES` in Linux's `drivers/net/tun.c`).
     pub const MOST: usize = MAX_LANES;
 
-    /// The number of lanes on a machine where this process may use `cpus` CPUs.
+    /// Returns the number of lanes for a process that may use `cpus` CPUs.
     pub fn count(self, cpus: usize) -> usize {
         match self {
             Queues::Auto => (cpus / 2).clamp(1, Self::MOST),
@@ -131,7 +130,7 @@ impl Queues {
     }
 }
 
-/// Something that is on where that helps, or off.
+/// An optional feature.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Switch {
     /// On where the system supports it.
@@ -142,7 +141,7 @@ pub enum Switch {
 }
 
 impl Switch {
-    /// Whether it may be on.
+    /// Returns whether the feature may be used.
     pub fn is_on(self) -> bool {
         self == Switch::Auto
     }
@@ -151,41 +150,41 @@ impl Switch {
 /// Where routes to allowed IPs are added (wg-quick(8), "Table").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Table {
-    /// To the main table, but for default routes: what we send ourselves would follow them back into
-    /// the interface. They get a table of their own, and rules lead all to it that does not bear our mark.
+    /// The main table, except for default routes, which would route our own datagrams back into the interface.
+    /// Default routes go to a separate table, which rules apply to all packets without our mark.
     #[default]
     Auto,
-    /// Nowhere.
+    /// No routes are added.
     Off,
-    /// To the table of this number.
+    /// The table with this number.
     Number(u32),
 }
 
 impl Table {
     /// The main table (`RT_TABLE_MAIN`).
     pub const MAIN: u32 = 254;
-    /// The table of default routes, and the mark of what does not take them, unless `FwMark` says
-    /// otherwise. `wg-quick` has the same.
+    /// Number of the table of default routes and mark of our own datagrams, unless `FwMark` is set. The same as
+    /// in `wg-quick`.
     pub const DEFAULT_ROUTES: u32 = 51_820;
 }
 
-/// What shall compute ChaCha20-Poly1305.
+/// Choice of ChaCha20-Poly1305 implementation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AeadChoice {
-    /// AWS-LC, everywhere.
+    /// AWS-LC.
     Portable,
-    /// The fastest of our own that this CPU can run.
+    /// The fastest built-in implementation this CPU supports.
     #[default]
     Auto,
-    /// Intel's library.
+    /// Intel's Multi-Buffer Crypto library for IPsec.
     IpsecMb,
 }
 
 impl AeadChoice {
-    /// What that is here.
+    /// Resolves the choice to a backend on this machine.
     ///
     /// # Errors
-    /// If it is not there, or does not work.
+    /// The backend is not built in, or does not work on this machine.
     pub fn backend(self) -> Result<Backend, Unavailable> {
         match self {
             AeadChoice::Portable => Ok(Backend::Portable),
@@ -195,10 +194,10 @@ impl AeadChoice {
     }
 }
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Plain text.
     #[default]
     Text,
     /// One JSON object per line.
@@ -206,8 +205,7 @@ pub enum LogFormat {
 }
 
 impl RouterConfig {
-    /// A router that nothing is known about but its interface's name: no key, no peers, no
-    /// addresses, no metrics.
+    /// Returns the defaults for `interface`: no key, no peers, no addresses and no metrics.
     pub fn named(interface: impl Into<String>) -> Self {
         RouterConfig {
             interface: interface.into(),
@@ -245,12 +243,12 @@ impl RouterConfig {
         }
     }
 
-    /// What `laneway run` starts: a file, from the command line or `LANEWAY_CONFIG`, under the
-    /// environment. The interface is called after the file, as with `wg-quick`, unless
-    /// `LANEWAY_INTERFACE` names it; without either it is `laneway0`.
+    /// Returns the configuration for `laneway run`: the file `config`, or the one `LANEWAY_CONFIG` names, overridden
+    /// by the environment. The interface is named by `LANEWAY_INTERFACE`, otherwise after the file, as with
+    /// `wg-quick`, otherwise `laneway0`.
     ///
     /// # Errors
-    /// The first mistake found in the environment's files or the configuration file.
+    /// The first error found in the configuration file, in the key file or in the combined settings.
     pub fn for_run(config: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
         let file = config.or(environment.config.as_deref());
         let named_by = if config.is_some() { None } else { Some("LANEWAY_CONFIG") };
@@ -276,11 +274,11 @@ impl RouterConfig {
         router.check_interface(named_by)
     }
 
-    /// What `laneway IFNAME` starts: an interface without keys or addresses, which `wg` and `ip`
-    /// then configure. Metrics are off unless the environment asks for them.
+    /// Returns the configuration for `laneway IFNAME`: an interface without keys or addresses, which `wg` and `ip`
+    /// then configure. Metrics are off unless the environment enables them.
     ///
     /// # Errors
-    /// The first mistake found.
+    /// The first error found.
     pub fn for_interface(interface: &str, environment: &Environment) -> Result<Self, ConfigError> {
         let mut router = RouterConfig::named(interface);
         router.take_environment(environment)?;
@@ -288,7 +286,7 @@ impl RouterConfig {
         router.check_interface("the command line")
     }
 
-    /// How workers are to be bound to CPUs.
+    /// Returns how workers are to be pinned to CPUs.
     pub fn pinning(&self) -> Wishes<'_> {
         Wishes {
             auto: self.pin.is_on(),
@@ -297,8 +295,8 @@ impl RouterConfig {
         }
     }
 
-    /// The routes that lead into the interface: to what the peers of [`update`](Self::update) may use,
-    /// each once. None if the link is left to others or the table is off.
+    /// Returns the routes into the interface, without duplicates: one per allowed IP of the peers in
+    /// [`update`](Self::update), except networks on the link. Empty if `up` is false or the table is off.
     pub fn routes(&self) -> Vec<Route> {
         let table = |net: &IpNet| match self.table {
             Table::Off => None,
@@ -312,7 +310,7 @@ impl RouterConfig {
         nets.into_iter().filter_map(|net| Some(Route { net, table: table(&net)? })).collect()
     }
 
-    /// The rules that lead to the default routes among [`routes`](Self::routes).
+    /// Returns the rules that select the default routes among [`routes`](Self::routes).
     pub fn rules(&self) -> Vec<DefaultRule> {
         let Some(mark) = self.mark() else { return Vec::new() };
         let defaults = self.allowed_ips().into_iter().filter(|net| net.prefix_len() == 0);
@@ -324,14 +322,14 @@ impl RouterConfig {
             .collect()
     }
 
-    /// The mark that keeps our own datagrams off the default routes, if rules do that.
+    /// Returns the mark that exempts our own datagrams from the default routes, if there are rules for those.
     fn mark(&self) -> Option<u32> {
         let everything = self.allowed_ips().iter().any(|net| net.prefix_len() == 0);
         let mark = self.update.fwmark.filter(|mark| *mark != 0).unwrap_or(Table::DEFAULT_ROUTES);
         (self.up && self.table == Table::Auto && everything).then_some(mark)
     }
 
-    /// What the peers may use, sorted, each once.
+    /// Returns the peers' allowed IPs, sorted and without duplicates.
     fn allowed_ips(&self) -> Vec<IpNet> {
         let changes = self.update.peers.iter().flat_map(|peer| &peer.allowed_ips);
         let mut nets: Vec<_> = changes.filter(|change| !change.remove).map(|change| change.net).collect();
@@ -340,10 +338,10 @@ impl RouterConfig {
         nets
     }
 
-    /// Reads the file again, under the same environment; `None` if there is no file.
+    /// Reads the file again under the same environment. Returns `None` if there is no file.
     ///
     /// # Errors
-    /// The first mistake found.
+    /// The first error found.
     pub fn read_again(&self, environment: &Environment) -> Result<Option<Self>, ConfigError> {
         self.file.as_deref().map(|path| RouterConfig::for_run(Some(path), environment)).transpose()
     }
@@ -400,7 +398,7 @@ impl RouterConfig {
     }
 }
 
-/// Whether `wg-quick` and Linux would both take it (`dev_valid_name` in Linux's `net/core/dev.c`).
+/// Returns whether both `wg-quick` and Linux accept `name` (`dev_valid_name` in Linux's `net/core/dev.c`).
 fn is_interface_name(name: &str) -> bool {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '=' | '+' | '.' | '-');
     (1..=15).contains(&name.len()) && name.chars().all(is_allowed) && name != "." && name != ".."

@@ -1,29 +1,29 @@
-//! Which peers are sent to from a port per lane (`LANEWAY_SPREAD_PORTS`).
+//! Selects the peers that are sent to from one port per lane (`LANEWAY_SPREAD_PORTS`).
 
 use std::str::FromStr;
 
 use crate::wireguard::keys::{KeyError, PublicKey};
 
-/// The peers that are Laneways with this setting for us. A plain WireGuard peer among them would take
-/// each lane for a new place that we have moved to.
+/// The peers to send to from one UDP port per lane. These must be Laneway routers with the same setting for this
+/// router: another WireGuard implementation would take each lane's port for a new endpoint and roam between them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum SpreadPorts {
-    /// None; no lane has a port of its own.
+    /// No peers. Lanes share one port.
     #[default]
     Off,
-    /// All there are and will be.
+    /// All peers, including peers added later.
     All,
-    /// These.
+    /// The peers with these public keys.
     Peers(Vec<PublicKey>),
 }
 
 impl SpreadPorts {
-    /// Whether lanes have ports of their own.
+    /// Returns whether each lane has its own port.
     pub fn is_on(&self) -> bool {
         *self != SpreadPorts::Off
     }
 
-    /// Whether `peer` is one of them.
+    /// Returns whether `peer` is selected.
     pub fn includes(&self, peer: &PublicKey) -> bool {
         match self {
             SpreadPorts::Off => false,
@@ -36,7 +36,7 @@ impl SpreadPorts {
 impl FromStr for SpreadPorts {
     type Err = KeyError;
 
-    /// Reads `off`, `all`, or public keys in base64 with commas between them.
+    /// Parses `off`, `all`, or a comma-separated list of public keys in base64.
     fn from_str(text: &str) -> Result<Self, KeyError> {
         match text {
             "off" => Ok(SpreadPorts::Off),

@@ -1,4 +1,4 @@
-//! What those who write files and set variables rely on.
+//! Tests of configuration from files and the environment.
 
 use super::*;
 
@@ -6,7 +6,7 @@ const FILE: &str = "[Interface]\nPrivateKey = yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIg
                     ListenPort = 1000\nMTU = 1300\nAddress = 10.0.0.1/24\n";
 const OTHER_KEY: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
 
-/// A directory of its own for each test, removed at the end.
+/// A directory for one test, removed on drop.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -79,15 +79,15 @@ fn routes_lead_to_allowed_ips_once_and_never_take_our_own_datagrams_back_in() {
     let told = |router: &RouterConfig| {
         router.routes().iter().map(|route| format!("{} {}", route.net, route.table)).collect::<Vec<_>>()
     };
-    // 10.0.0.0/24 comes with the interface's address.
+    // The kernel adds 10.0.0.0/24 with the interface's address.
     assert_eq!(told(&router), ["0.0.0.0/0 51820", "10.2.0.0/16 254", "fd00::/8 254"]);
     let rule = DefaultRule { version: IpVersion::V4, mark: 51820 };
     assert_eq!((router.rules(), router.update.fwmark), (vec![rule], Some(51820)));
     router.update.fwmark = Some(7);
-    assert_eq!(told(&router)[0], "0.0.0.0/0 7", "a mark that is configured is the table's number too");
+    assert_eq!(told(&router)[0], "0.0.0.0/0 7", "a configured mark is also the table's number");
     router.table = Table::Number(7);
     assert_eq!(told(&router), ["0.0.0.0/0 7", "10.2.0.0/16 7", "fd00::/8 7"]);
-    assert_eq!(router.rules(), [], "a table that is named is a person's affair");
+    assert_eq!(router.rules(), [], "a table chosen by number gets no rules");
     router.table = Table::Off;
     assert!(router.routes().is_empty());
 }
@@ -102,7 +102,7 @@ fn lanes_are_half_the_cpus_unless_told() {
 fn a_missing_file_says_who_named_it() {
     let environment = Environment { config: Some("/nonexistent/lw.conf".into()), ..Environment::default() };
     let message = RouterConfig::for_run(None, &environment).unwrap_err().to_string();
-    assert!(message.starts_with("/nonexistent/lw.conf: cannot read it: "), "{message}");
+    assert!(message.starts_with("/nonexistent/lw.conf: cannot read the file: "), "{message}");
     assert!(message.ends_with("(named by LANEWAY_CONFIG)"), "{message}");
 }
 

@@ -1,5 +1,5 @@
-//! What can be asked of a running router, and what it answers: the one form that the configuration
-//! file, SIGHUP and the UAPI socket all speak.
+//! Configuration changes and status of a running router, in the form shared by the configuration file, SIGHUP and
+//! the UAPI socket.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
@@ -11,49 +11,49 @@ use nix::net::if_::if_nametoindex;
 use crate::wireguard::keys::{PresharedKey, PrivateKey, PublicKey};
 use crate::wireguard::suite::Suite;
 
-/// A change of configuration. What is `None` stays as it is.
+/// A change to a router's configuration. Fields that are `None` leave the setting as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceUpdate {
-    /// A new private key, or `Some(None)` to have none.
+    /// The new private key; `Some(None)` removes it.
     pub private_key: Option<Option<PrivateKey>>,
     /// The UDP port to listen on; 0 lets the kernel choose.
     pub listen_port: Option<u16>,
-    /// The mark (`SO_MARK`) of what we send; 0 for none.
+    /// The mark (`SO_MARK`) of datagrams we send; 0 for none.
     pub fwmark: Option<u32>,
-    /// Whether peers that [`peers`](Self::peers) does not name are removed. A peer that it names
-    /// keeps its sessions and counters, but has no allowed IPs other than the named ones.
+    /// Whether to remove peers that [`peers`](Self::peers) does not name. Named peers keep their sessions and
+    /// counters, but only the allowed IPs given there.
     pub replace_peers: bool,
-    /// Changes of peers, to be made in this order. A peer can be named more than once.
+    /// Changes to peers, applied in order. A peer may be named more than once.
     pub peers: Vec<PeerUpdate>,
 }
 
-/// A change of one peer.
+/// A change to one peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerUpdate {
-    /// Which peer. One that is not known yet is added, unless `remove` or `update_only` is set.
+    /// The peer's public key. An unknown peer is added, unless `remove` or `update_only` is set.
     pub public_key: PublicKey,
-    /// Remove the peer; the other fields have no meaning then.
+    /// Remove the peer, ignoring the other fields.
     pub remove: bool,
-    /// Do nothing if the peer is not known.
+    /// Do nothing if the peer is unknown.
     pub update_only: bool,
-    /// What people call it; empty for nothing.
+    /// The peer's name in the metrics; empty for none.
     pub friendly_name: Option<String>,
-    /// A new preshared key; all zeros for none.
+    /// The new preshared key; all zeros for none.
     pub preshared_key: Option<PresharedKey>,
-    /// What the peer is spoken to with. Another suite than before ends its sessions.
+    /// The cipher suite. A different suite than before ends the peer's sessions.
     pub suite: Option<Suite>,
-    /// Where to send to from now on.
+    /// The new endpoint.
     pub endpoint: Option<PeerEndpoint>,
     /// Seconds between keepalives; 0 for none.
     pub persistent_keepalive: Option<u16>,
-    /// Whether the peer loses its allowed IPs before [`allowed_ips`](Self::allowed_ips) is looked at.
+    /// Whether to remove the peer's allowed IPs before [`allowed_ips`](Self::allowed_ips) is applied.
     pub replace_allowed_ips: bool,
-    /// Changes of its allowed IPs, to be made in this order.
+    /// Changes to the peer's allowed IPs, applied in order.
     pub allowed_ips: Vec<AllowedIpChange>,
 }
 
 impl PeerUpdate {
-    /// A change of `public_key`'s peer that adds it if it is not known, and changes nothing else.
+    /// Creates a change that adds the peer if it is unknown, and changes nothing else.
     pub const fn new(public_key: PublicKey) -> Self {
         PeerUpdate {
             public_key,
@@ -70,21 +70,21 @@ impl PeerUpdate {
     }
 }
 
-/// An allowed IP that a peer gets, or loses.
+/// An allowed IP to give to a peer, or to take away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AllowedIpChange {
     /// The network, host bits zero.
     pub net: IpNet,
-    /// Whether the peer loses it. If it is another peer's, nothing happens.
+    /// Whether to take it away. Has no effect if it belongs to another peer.
     pub remove: bool,
 }
 
-/// Where a peer can be reached, as configured.
+/// A peer's configured endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerEndpoint {
     /// An address.
     Address(SocketAddr),
-    /// A host name, which may mean another address each time it is looked up.
+    /// A host name, which may resolve to a different address at each lookup.
     Name {
         /// The name.
         host: String,
@@ -102,44 +102,44 @@ impl fmt::Display for PeerEndpoint {
     }
 }
 
-/// A router's configuration and counts.
+/// Configuration and counters of a router.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceStatus {
-    /// Our private key.
+    /// The router's private key.
     pub private_key: Option<PrivateKey>,
-    /// The UDP port we listen on.
+    /// The UDP port the router listens on.
     pub listen_port: u16,
-    /// The mark of what we send; 0 for none.
+    /// The mark (`SO_MARK`) of datagrams the router sends; 0 for none.
     pub fwmark: u32,
-    /// Every peer.
+    /// All peers.
     pub peers: Vec<PeerStatus>,
 }
 
-/// One peer's configuration and counts.
+/// Configuration and counters of one peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerStatus {
-    /// Which peer.
+    /// The peer's public key.
     pub public_key: PublicKey,
     /// The preshared key; all zeros for none.
     pub preshared_key: PresharedKey,
-    /// What it is spoken to with.
+    /// The cipher suite.
     pub suite: Suite,
-    /// Where it was last heard from, or is configured to be.
+    /// The address the peer last sent from, or its configured endpoint.
     pub endpoint: Option<SocketAddr>,
-    /// When the last handshake was done, since the UNIX epoch.
+    /// When the last handshake completed, since the UNIX epoch.
     pub last_handshake: Option<Duration>,
-    /// Bytes sent to it, WireGuard's own included.
+    /// Bytes sent to the peer, including WireGuard's own overhead.
     pub sent_bytes: u64,
-    /// Bytes received from it, WireGuard's own included.
+    /// Bytes received from the peer, including WireGuard's own overhead.
     pub received_bytes: u64,
     /// Seconds between keepalives; 0 for none.
     pub persistent_keepalive: u16,
-    /// What it may send from, and what is sent to it.
+    /// Networks the peer may send from, and whose packets are sent to it.
     pub allowed_ips: Vec<IpNet>,
 }
 
 impl PeerStatus {
-    /// A peer of which nothing but the key is known.
+    /// Creates the status of a peer with no settings and no traffic.
     pub const fn new(public_key: PublicKey) -> Self {
         PeerStatus {
             public_key,
@@ -155,24 +155,23 @@ impl PeerStatus {
     }
 }
 
-/// Reads a network as `wg` does: an address without a length stands for itself alone, and host bits
-/// are cleared.
+/// Parses a network as `wg` does: an address without a prefix length is a single host, and host bits are cleared.
 pub(in crate::control) fn parse_network(text: &str) -> Option<IpNet> {
     parse_interface_address(text).map(|net| net.trunc())
 }
 
-/// Reads an address with an optional length, and keeps the host bits.
+/// Parses an address with an optional prefix length, keeping the host bits.
 pub(super) fn parse_interface_address(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
-/// Reads `192.0.2.1:51820`, `[2001:db8::1]:51820` or `[fe80::1%2]:51820`.
+/// Parses `192.0.2.1:51820`, `[2001:db8::1]:51820` or `[fe80::1%2]:51820`.
 pub(in crate::control) fn parse_address(text: &str) -> Option<SocketAddr> {
     text.parse().ok()
 }
 
-/// The same, with a scope that may be an interface's name, as `wg` writes it: `[fe80::1%eth0]:51820`. The
-/// name is looked up in the calling thread's network namespace.
+/// Like [`parse_address`], but also accepts an interface name as the scope, as `wg` writes it:
+/// `[fe80::1%eth0]:51820`. The name is looked up in the calling thread's network namespace.
 pub(in crate::control) fn parse_scoped_address(text: &str) -> Option<SocketAddr> {
     parse_address(text).or_else(|| {
         let (ip, rest) = text.strip_prefix('[')?.split_once('%')?;
@@ -206,7 +205,7 @@ mod tests {
     fn the_scope_of_an_address_is_a_number_or_an_interface() {
         let told = |text| parse_scoped_address(text).map(|address| address.to_string());
         for text in ["[fe80::1%1]:7", "[fe80::1%lo]:7"] {
-            assert_eq!(told(text).as_deref(), Some("[fe80::1%1]:7"), "loopback is always the first: {text}");
+            assert_eq!(told(text).as_deref(), Some("[fe80::1%1]:7"), "loopback always has index 1: {text}");
         }
         assert_eq!(told("[::1]:7").as_deref(), Some("[::1]:7"));
         for text in [

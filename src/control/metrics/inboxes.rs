@@ -1,5 +1,5 @@
-//! How many batches wait in each worker's inbox at the moment of the scrape. Asking the rings costs the
-//! workers nothing; a number that they published themselves would mostly be that of their last, empty look.
+//! Number of batches in each worker's ring at the time of the scrape. Reading the rings costs the workers
+//! nothing, whereas a worker that published the number itself would mostly report a ring it has just emptied.
 
 use std::sync::Arc;
 
@@ -7,16 +7,16 @@ use crate::lane::batch::{InboundBatch, OutboundBatch};
 use crate::lane::inbox::Inbox;
 use crate::lane::telemetry::{Collector, Page};
 
-/// The inboxes of one lane.
+/// The rings of one lane.
 #[derive(Debug)]
 pub struct LaneInboxes {
-    /// The inside worker's.
+    /// The inside worker's ring of inbound batches.
     pub inside: Arc<Inbox<InboundBatch>>,
-    /// The outside worker's.
+    /// The outside worker's ring of outbound batches.
     pub outside: Arc<Inbox<OutboundBatch>>,
 }
 
-/// The inboxes of every lane, in their order.
+/// Collector for the rings of all lanes, in lane order.
 #[derive(Debug)]
 pub struct InboxMetrics(pub Vec<LaneInboxes>);
 

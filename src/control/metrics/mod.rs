@@ -1,8 +1,8 @@
-//! The metrics that a scrape asks for: of the threads, the inboxes, the sockets, the peers and the process. What
-//! workers count themselves is in [`crate::lane::telemetry`].
+//! Metrics collected at scrape time: of threads, rings, sockets, peers and the process. The workers' own
+//! counters are in [`crate::lane::telemetry`].
 //!
-//! Nothing here waits for a worker or the peer actor: the numbers come from the kernel or from
-//! atomics that are written anyway.
+//! Collection never waits for a worker or the peer actor: the values come from the kernel or from atomics
+//! that are maintained for other purposes.
 
 mod inboxes;
 mod peers;

@@ -1,18 +1,18 @@
-//! The families that every Prometheus client library has of its process (proc(5)).
+//! The standard process metrics of Prometheus client libraries, read from proc(5).
 
 use procfs::process::{LimitValue, Process};
 use procfs::{ProcResult, WithCurrentSystemInfo as _};
 
 use crate::lane::telemetry::{Collector, Page};
 
-/// The process as `/proc/self` has it. Where that is not mounted, the families are missing.
+/// Collector for this process, from `/proc/self`. Without `/proc` these metrics are absent.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProcessMetrics;
 
 impl Collector for ProcessMetrics {
     fn collect(&self, page: &mut Page) {
         if let Err(error) = collect(page) {
-            tracing::debug!("no metrics of the process: {error}");
+            tracing::debug!("cannot collect process metrics: {error}");
         }
     }
 }
@@ -25,7 +25,7 @@ fn collect(page: &mut Page) -> ProcResult<()> {
     page.sample("process_resident_memory_bytes", &[], stat.rss_bytes().get());
     page.sample("process_virtual_memory_bytes", &[], stat.vsize);
     page.sample("process_threads", &[], stat.num_threads);
-    // Not to be read by a user whose process has capabilities from its file.
+    // Unreadable if the process runs as an unprivileged user with file capabilities.
     if let Ok(descriptors) = process.fd_count() {
         page.sample("process_open_fds", &[], descriptors);
     }

@@ -1,16 +1,16 @@
-//! What the kernel dropped at the UDP sockets.
+//! Datagrams that the kernel dropped at the UDP sockets.
 
 use std::sync::{Arc, Weak};
 
 use crate::lane::telemetry::{Collector, Page};
 use crate::underlay::DropWatch;
 
-/// The socket drops of every lane. Holds no socket open once the workers have ended.
+/// Collector for the socket drops of every lane. It does not keep sockets open after the workers end.
 #[derive(Debug)]
 pub struct SocketMetrics(Vec<Weak<DropWatch>>);
 
 impl SocketMetrics {
-    /// Of these lanes, in their order.
+    /// Creates a collector for these lanes, in lane order.
     pub fn new<'a>(lanes: impl IntoIterator<Item = &'a Arc<DropWatch>>) -> Self {
         SocketMetrics(lanes.into_iter().map(Arc::downgrade).collect())
     }

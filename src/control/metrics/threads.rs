@@ -1,4 +1,5 @@
-//! What CPU time each thread of the router has used, and on which CPU it is (proc(5), `stat`).
+//! CPU time that each thread of the router has used, in seconds, and the CPU it last ran on (proc(5),
+//! `stat`).
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use procfs::process::Process;
 use crate::control::roll::Roll;
 use crate::lane::telemetry::{Collector, Page};
 
-/// The threads on a [`Roll`].
+/// Collector for the threads in a [`Roll`].
 #[derive(Debug)]
 pub struct ThreadMetrics(pub Arc<Roll>);
 
@@ -16,7 +17,7 @@ impl Collector for ThreadMetrics {
         let Ok(process) = Process::myself() else { return };
         let ticks = procfs::ticks_per_second() as f64;
         for member in self.0.members() {
-            // A thread that has not begun or has ended has no numbers.
+            // A thread that has not begun or has ended has no statistics.
             let Some(thread) = member.thread() else { continue };
             let Ok(stat) = process.task_from_tid(thread).and_then(|task| task.stat()) else { continue };
             let queue = member.queue.map(|queue| queue.to_string());

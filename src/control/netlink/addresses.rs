@@ -1,4 +1,4 @@
-//! News about the interface's addresses, whoever gives or takes them.
+//! Watches an interface's addresses, whoever adds or removes them.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use rtnetlink::{Handle, MulticastGroup};
 
 use super::{NetlinkError, find, refused};
 
-/// The addresses of one interface, followed.
+/// Watches the addresses of one interface.
 pub struct AddressWatch {
     handle: Handle,
     messages: BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>,
@@ -21,12 +21,12 @@ pub struct AddressWatch {
 }
 
 impl AddressWatch {
-    /// Begins to watch `interface`, in the calling thread's network namespace.
+    /// Starts watching `interface` in the calling thread's network namespace.
     ///
     /// # Errors
-    /// There is no such interface, or the kernel does not talk to us.
+    /// The interface does not exist, or a netlink request failed.
     pub async fn open(interface: &str) -> Result<Self, NetlinkError> {
-        // First the news, then the state: nothing is missed between the two.
+        // Subscribe before reading the state, so that no change in between is missed.
         let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
         let (connection, handle, messages) = rtnetlink::new_multicast_connection(&groups)?;
         tokio::spawn(connection);
@@ -39,24 +39,23 @@ impl AddressWatch {
         Ok(AddressWatch { handle, messages, index, last })
     }
 
-    /// The addresses when they were last looked at, sorted.
+    /// Returns the addresses last seen, sorted.
     pub fn last(&self) -> &[IpAddr] {
         &self.last
     }
 
-    /// Waits until they have changed; what they are now, sorted. `None` if there is no more news, because
-    /// the socket failed.
+    /// Waits for a change and returns the new addresses, sorted. Returns `None` if the socket failed.
     pub async fn next(&mut self) -> Option<&[IpAddr]> {
         loop {
             match self.messages.next().await?.payload {
                 NetlinkPayload::InnerMessage(
                     RouteNetlinkMessage::NewAddress(message) | RouteNetlinkMessage::DelAddress(message),
                 ) if message.header.index == self.index => {}
-                // News came faster than we read it, and some are lost.
+                // Messages were lost because they arrived faster than they were read.
                 NetlinkPayload::Overrun(_) => {}
                 _ => continue,
             }
-            // An interface that is gone has none.
+            // An interface that no longer exists has no addresses.
             let now = list(&self.handle, self.index).await.unwrap_or_default();
             if now != self.last {
                 self.last = now;
@@ -84,7 +83,7 @@ async fn list(handle: &Handle, index: u32) -> Result<Vec<IpAddr>, rtnetlink::Err
     Ok(addresses)
 }
 
-/// Our end of an address: IPv4 calls the other end of a point-to-point link the address, if there is one.
+/// Returns the local address. On an IPv4 point-to-point link, `IFA_ADDRESS` is the remote end.
 fn own(message: &AddressMessage) -> Option<IpAddr> {
     let mut address = None;
     for attribute in &message.attributes {

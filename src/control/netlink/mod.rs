@@ -1,4 +1,4 @@
-//! The interface as the kernel sees it: MTU, queue lengths, addresses, routes, and news about it
+//! Configures the interface in the kernel (MTU, queue length, addresses, routes, rules) and watches it for changes
 //! (rtnetlink(7)).
 //!
 //! Sockets are opened in the calling thread's network namespace and stay in it.
@@ -23,92 +23,91 @@ pub use addresses::AddressWatch;
 pub use rules::{DefaultRule, IpVersion};
 pub use watch::{LinkEvent, LinkWatch};
 
-/// Packets that the TUN queue holds while we do not read. The default of 500 is too short for bulk
-/// TCP at 20 ms.
+/// Length of the TUN's transmit queue in packets. The default of 500 is too short for bulk TCP at 20 ms.
 const TX_QUEUE_LENGTH: u32 = 10_000;
 
-/// How an interface is to be.
+/// Desired state of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setup {
     /// MTU in bytes.
     pub mtu: u16,
-    /// The most segments of one superpacket, `gso_max_segs` in ip-link(8).
+    /// Maximum number of segments in a superpacket (`gso_max_segs` in ip-link(8)).
     pub gso_max_segs: u32,
-    /// Addresses, host bits kept.
+    /// Addresses, including host bits.
     pub addresses: Vec<IpNet>,
-    /// Routes into it.
+    /// Routes into the interface.
     pub routes: Vec<Route>,
-    /// Rules that lead to those of them that are default routes.
+    /// Rules that select the default routes among them.
     pub rules: Vec<DefaultRule>,
-    /// Whether it is brought up. An interface that is down takes no routes.
+    /// Whether to bring the interface up. The kernel refuses routes for an interface that is down.
     pub up: bool,
 }
 
 /// A route into the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Where it leads, host bits zero.
+    /// The destination, host bits zero.
     pub net: IpNet,
-    /// The number of its routing table.
+    /// The number of the routing table.
     pub table: u32,
 }
 
-/// Why an interface is not as it should be.
+/// Errors when configuring or watching an interface.
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
-    /// There is no way to talk to the kernel.
-    #[error("no netlink socket: {0}")]
+    /// A netlink socket cannot be opened.
+    #[error("cannot open a netlink socket: {0}")]
     Socket(#[from] io::Error),
-    /// The kernel refused something.
+    /// The kernel refused a request.
     #[error("cannot {what}: {errno}{}", hint(*errno))]
     Refused {
-        /// What was attempted, with its value.
+        /// The operation that failed, with its value.
         what: String,
-        /// What the kernel said.
+        /// The kernel's error.
         errno: Errno,
     },
-    /// IPv6 is switched off for the interface.
+    /// IPv6 is disabled on the interface.
     #[error(
-        "cannot {what}: IPv6 is switched off here (disable_ipv6 of {interface} is 1); leave it out, or switch IPv6 \
-         on: `--sysctl net.ipv6.conf.all.disable_ipv6=0` in Docker, `sysctl -w net.ipv6.conf.all.disable_ipv6=0` on a \
-         host"
+        "cannot {what}: IPv6 is disabled (disable_ipv6 of {interface} is 1); remove it from the configuration, or \
+         enable IPv6: `--sysctl net.ipv6.conf.all.disable_ipv6=0` in Docker, `sysctl -w \
+         net.ipv6.conf.all.disable_ipv6=0` on a host"
     )]
     NoIpv6 {
-        /// What was attempted, with its value.
+        /// The operation that failed, with its value.
         what: String,
         /// The interface.
         interface: String,
     },
-    /// The kernel's answer makes no sense.
+    /// The request or the kernel's answer is invalid.
     #[error("cannot {what}: {problem}")]
     Answer {
-        /// What was attempted.
+        /// The operation that failed.
         what: String,
         /// What is wrong.
         problem: String,
     },
 }
 
-/// Sets `interface` up, in the calling thread's network namespace. Blocks until the kernel has done
-/// it all. Addresses and routes that are there already stay.
+/// Configures `interface` in the calling thread's network namespace, blocking until the kernel has applied
+/// everything. Existing addresses and routes are kept.
 ///
 /// # Errors
-/// The first thing that the kernel refused; what came before it stays done.
+/// The first request the kernel refused. Earlier requests remain applied.
 ///
 /// # Panics
-/// Inside an async runtime, for it runs one of its own.
+/// If called inside an async runtime, since it runs its own.
 pub fn set_up(interface: &str, setup: &Setup) -> Result<(), NetlinkError> {
     talk(async |handle| apply(&handle, interface, setup, &[]).await)
 }
 
-/// Makes an interface that is as `before` says as `after` says: like [`set_up`], and what only `before`
-/// has is taken away.
+/// Changes an interface from `before` to `after`: removes what only `before` has, then applies `after` like
+/// [`set_up`].
 ///
 /// # Errors
-/// The first thing that the kernel refused; what came before it stays done.
+/// The first request the kernel refused. Earlier requests remain applied.
 ///
 /// # Panics
-/// Inside an async runtime, for it runs one of its own.
+/// If called inside an async runtime, since it runs its own.
 pub fn change(interface: &str, before: &Setup, after: &Setup) -> Result<(), NetlinkError> {
     talk(async |handle| {
         let index = find(&handle, interface).await?.header.index;
@@ -123,19 +122,19 @@ pub fn change(interface: &str, before: &Setup, after: &Setup) -> Result<(), Netl
         for address in before.addresses.iter().filter(|address| !after.addresses.contains(address)) {
             remove_address(&handle, index, interface, *address).await?;
         }
-        // With an interface's last address the kernel removes its routes, and with its first in a network
-        // the others there: all that is to be there is added once more.
+        // The kernel removes an interface's routes with its last address, and the other addresses in a network
+        // with the first one there, so everything in `after` is added again.
         apply(&handle, interface, after, &before.routes).await
     })
 }
 
-/// Takes away what would outlive the interface: its rules.
+/// Removes routing rules, which would outlive the interface.
 ///
 /// # Errors
-/// The kernel refused to.
+/// The kernel refused to remove a rule.
 ///
 /// # Panics
-/// Inside an async runtime, for it runs one of its own.
+/// If called inside an async runtime, since it runs its own.
 pub fn clean_up(rules: &[DefaultRule]) -> Result<(), NetlinkError> {
     if rules.is_empty() {
         return Ok(());
@@ -148,7 +147,7 @@ pub fn clean_up(rules: &[DefaultRule]) -> Result<(), NetlinkError> {
     })
 }
 
-/// Speaks netlink on a small runtime of its own.
+/// Runs `work` with a netlink handle on a new single-threaded runtime.
 fn talk<T>(work: impl AsyncFnOnce(Handle) -> Result<T, NetlinkError>) -> Result<T, NetlinkError> {
     runtime()?.block_on(async {
         let (connection, handle, _) = rtnetlink::new_connection()?;
@@ -157,7 +156,7 @@ fn talk<T>(work: impl AsyncFnOnce(Handle) -> Result<T, NetlinkError>) -> Result<
     })
 }
 
-/// `known` are routes that are ours if they are there already.
+/// Applies `setup`. If a route exists already, warns unless it is in `known`, the routes added before.
 async fn apply(handle: &Handle, interface: &str, setup: &Setup, known: &[Route]) -> Result<(), NetlinkError> {
     let index = find(handle, interface).await?.header.index;
     let change = |message: LinkMessageBuilder<LinkUnspec>, what: String| {
@@ -171,12 +170,12 @@ async fn apply(handle: &Handle, interface: &str, setup: &Setup, known: &[Route])
     let segments = LinkAttribute::GsoMaxSegs(setup.gso_max_segs);
     let what = format!("set gso_max_segs of {interface} to {}", setup.gso_max_segs);
     if let Err(error) = change(link().append_extra_attribute(segments), what).await {
-        // Kernels before 5.18 have no such request; superpackets then take two sends now and then.
+        // Kernels before 5.18 do not support this request; some superpackets then take two sends.
         tracing::info!("{error}");
     }
     for address in &setup.addresses {
         let request = handle.address().add(index, address.addr(), address.prefix_len());
-        let what = format!("give {interface} the address {address}");
+        let what = format!("add the address {address} to {interface}");
         unless(Errno::EEXIST, request.execute().await)
             .map_err(|error| refused_for(*address, interface, what, &error))?;
     }
@@ -190,7 +189,7 @@ async fn apply(handle: &Handle, interface: &str, setup: &Setup, known: &[Route])
                 if !known.contains(route) {
                     let net = route.net;
                     tracing::warn!(
-                        "there is a route to {net} already, and packets for it may not reach {interface}"
+                        "a route to {net} already exists; packets for it may not reach {interface}"
                     );
                 }
             }
@@ -207,7 +206,7 @@ fn message(index: u32, Route { net, table }: Route) -> Result<RouteMessage, Netl
     let builder = RouteMessageBuilder::<IpAddr>::new().output_interface(index).table_id(table);
     let builder = builder.destination_prefix(net.network(), net.prefix_len());
     let builder = builder.map_err(|error| NetlinkError::Answer {
-        what: format!("write a route to {net}"),
+        what: format!("encode a route to {net}"),
         problem: error.to_string(),
     })?;
     Ok(builder.build())
@@ -219,10 +218,10 @@ async fn remove_address(
     interface: &str,
     address: IpNet,
 ) -> Result<(), NetlinkError> {
-    let what = || format!("take the address {address} from {interface}");
+    let what = || format!("remove the address {address} from {interface}");
     let request = handle.address().get().set_link_index_filter(index).set_address_filter(address.addr());
     let request = request.set_prefix_length_filter(address.prefix_len());
-    // Deleted with all the attributes that the kernel has of it, as it wants it.
+    // The kernel matches a deletion by all of the address's attributes, so they are read first.
     let found = request.execute().try_next().await.map_err(|error| refused(what(), &error))?;
     let Some(found) = found else { return Ok(()) };
     let removed = handle.address().del(found).execute().await;
@@ -238,7 +237,7 @@ async fn find(handle: &Handle, interface: &str) -> Result<LinkMessage, NetlinkEr
     }
 }
 
-/// `expected` is no failure: what was asked for is so already.
+/// Treats the errno `expected` as success: the requested state already holds.
 fn unless(expected: Errno, result: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error> {
     match result {
         Err(error) if errno(&error) == Some(expected) => Ok(()),
@@ -260,9 +259,9 @@ fn refused(what: String, error: &rtnetlink::Error) -> NetlinkError {
     }
 }
 
-/// The same for what was to be done with `net` on `interface`.
+/// Like [`refused`], for a request about `net` on `interface`; reports a disabled IPv6 as such.
 fn refused_for(net: IpNet, interface: &str, what: String, error: &rtnetlink::Error) -> NetlinkError {
-    // The kernel's word for a missing capability is EPERM.
+    // EACCES means that IPv6 is disabled; a missing capability gives EPERM.
     let off = || ipv6_setting(interface, "disable_ipv6") == Some(1);
     if matches!(net, IpNet::V6(_)) && errno(error) == Some(Errno::EACCES) && off() {
         return NetlinkError::NoIpv6 { what, interface: interface.to_owned() };
@@ -270,8 +269,8 @@ fn refused_for(net: IpNet, interface: &str, what: String, error: &rtnetlink::Err
     refused(what, error)
 }
 
-/// A number among the IPv6 settings of `interface`, or of `default` for interfaces that are yet to be made, in
-/// the calling thread's network namespace. `None` if there is none, as in a kernel without IPv6.
+/// Reads a numeric IPv6 setting of `interface` (or of `default`, for future interfaces) in the calling thread's
+/// network namespace. Returns `None` if there is no such setting, as in a kernel without IPv6.
 pub fn ipv6_setting(interface: &str, name: &str) -> Option<u32> {
     let path = format!("/proc/sys/net/ipv6/conf/{interface}/{name}");
     fs::read_to_string(path).ok()?.trim().parse().ok()
@@ -280,7 +279,7 @@ pub fn ipv6_setting(interface: &str, name: &str) -> Option<u32> {
 fn hint(errno: Errno) -> &'static str {
     match errno {
         Errno::EPERM | Errno::EACCES => {
-            "; it takes CAP_NET_ADMIN: `--cap-add NET_ADMIN` in Docker, \
+            "; this requires CAP_NET_ADMIN: `--cap-add NET_ADMIN` in Docker, \
              `securityContext.capabilities.add: [NET_ADMIN]` in Kubernetes"
         }
         Errno::EOPNOTSUPP => "; this kernel may have been started without IPv6 (ipv6.disable=1)",

@@ -1,12 +1,12 @@
-//! Rules that lead everything into the interface but what we send ourselves, as `wg-quick` makes them
+//! Routing rules that send all packets except our own datagrams into the interface, as `wg-quick` sets them up
 //! (wg-quick(8), "Table"; ip-rule(8)).
 //!
-//! What we send bears a mark. Everything without the mark is looked up in a table that has one route, the
-//! default route into the interface. Before that, the main table is asked for all but its default route:
-//! what is nearer than that stays near.
+//! Datagrams we send carry a mark. Packets without the mark are looked up in a table with a single route, the
+//! default route into the interface. Before that, the main table is consulted for everything but its default
+//! route, so that more specific routes keep working.
 //!
-//! Rules belong to no interface: they stay when it goes, and have to be removed. Those that a kill leaves
-//! behind do no harm, for the table that they lead to is empty then.
+//! Rules do not belong to an interface: they outlive it and must be removed. Rules left behind by a killed process
+//! are harmless, because the table they point to is then empty.
 
 use std::fs;
 
@@ -18,24 +18,24 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMe
 use super::{NetlinkError, refused, unless};
 use crate::control::config::Table;
 
-/// Where our rules stand: right before that of the main table (32766), those of a person before them.
-/// Numbers of their own tell them from the rules of others, which are not ours to remove.
+/// Priorities of our rules: before that of the main table (32766), leaving room for an administrator's rules before
+/// them. The distinct numbers tell our rules from others, which must not be removed.
 const MAIN_WITHOUT_DEFAULT: u32 = 32_700;
 const UNMARKED: u32 = 32_701;
 
-/// Without this the reverse path filter of IPv4 looks answers up without their mark, and drops them.
+/// Unless this is set, a strict IPv4 reverse path filter looks replies up without their mark and drops them.
 const VALID_MARK: &str = "/proc/sys/net/ipv4/conf/all/src_valid_mark";
 
-/// Leads everything of one version of IP that does not bear a mark to a table.
+/// Looks up all packets of one IP version without a mark in a separate table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DefaultRule {
-    /// Which version.
+    /// The IP version.
     pub version: IpVersion,
-    /// The mark (`SO_MARK`) of what we send ourselves, and the number of the table.
+    /// The mark (`SO_MARK`) of our own datagrams, and the number of the table.
     pub mark: u32,
 }
 
-/// A version of IP.
+/// An IP version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IpVersion {
     /// IPv4.
@@ -44,27 +44,27 @@ pub enum IpVersion {
     V6,
 }
 
-/// Adds what `rule` needs, unless it is there already.
+/// Adds the kernel's rules for `rule` unless they exist.
 pub(super) async fn add(handle: &Handle, rule: DefaultRule) -> Result<(), NetlinkError> {
     if rule.version == IpVersion::V4
         && let Err(error) = fs::write(VALID_MARK, "1")
     {
-        // A container often may not. It only matters where the filter is strict (rp_filter = 1).
-        tracing::info!("{VALID_MARK} cannot be set to 1, which a strict rp_filter needs: {error}");
+        // Containers are often not permitted to. It only matters with a strict filter (rp_filter = 1).
+        tracing::info!("cannot set {VALID_MARK} to 1, which a strict rp_filter requires: {error}");
     }
     for message in messages(rule) {
         let mut request = handle.rule().add();
         *request.message_mut() = message;
         unless(Errno::EEXIST, request.execute().await)
-            .map_err(|error| refused(format!("add a rule that leads to table {}", rule.mark), &error))?;
+            .map_err(|error| refused(format!("add a rule for table {}", rule.mark), &error))?;
     }
     Ok(())
 }
 
-/// Removes what [`add`] added, if it is there.
+/// Removes the rules that [`add`] added, if they exist.
 pub(super) async fn remove(handle: &Handle, rule: DefaultRule) -> Result<(), NetlinkError> {
     for message in messages(rule) {
-        let what = || format!("remove the rule that leads to table {}", rule.mark);
+        let what = || format!("remove the rule for table {}", rule.mark);
         unless(Errno::ENOENT, handle.rule().del(message).execute().await)
             .map_err(|error| refused(what(), &error))?;
     }

@@ -1,5 +1,4 @@
-//! What the supervisor relies on, asked of the kernel in a network namespace of the test's own. As
-//! root only; `LANEWAY_SKIP_NETNS=1` leaves them out.
+//! Tests against the kernel, each in a new network namespace. They require root; `LANEWAY_SKIP_NETNS=1` skips them.
 
 use std::fs;
 use std::process::Command;
@@ -11,14 +10,14 @@ use nix::unistd::Uid;
 
 use super::*;
 
-/// Runs `test` on a thread in a fresh network namespace, which goes when the thread does.
+/// Runs `test` on a thread in a new network namespace, which ends with the thread.
 fn in_fresh_namespace(test: impl FnOnce() + Send + 'static) {
     if !Uid::effective().is_root() || std::env::var_os("LANEWAY_SKIP_NETNS").is_some() {
         eprintln!("skipped: needs root and no LANEWAY_SKIP_NETNS");
         return;
     }
     let test = move || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("root may make a network namespace");
+        unshare(CloneFlags::CLONE_NEWNET).expect("root can create a network namespace");
         test();
     };
     if let Err(panic) = thread::spawn(test).join() {
@@ -26,7 +25,7 @@ fn in_fresh_namespace(test: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// One end of a veth stands in for a TUN: to the kernel's link code it makes no difference.
+/// Adds one end of a veth pair in place of a TUN; the kernel's link code treats both alike.
 fn add_link(name: &'static str) {
     let work = async {
         let (connection, handle, _) = rtnetlink::new_connection().unwrap();
@@ -48,7 +47,8 @@ fn setup() -> Setup {
     }
 }
 
-/// What ip(8) says, as an independent witness. Threads it is started from decide its namespace.
+/// Returns the output of ip(8) as an independent check, or `None` if it is not installed. It runs in the calling
+/// thread's namespace.
 fn ip(arguments: &str) -> Option<String> {
     let output = Command::new("ip").args(arguments.split(' ')).output().ok()?;
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -60,10 +60,10 @@ fn an_interface_gets_all_that_its_setup_says_and_doing_it_twice_does_no_harm() {
         add_link("lw0");
         set_up("lw0", &setup()).unwrap();
         set_up("lw0", &setup()).unwrap();
-        // Of the thread's own namespace, not the process's.
+        // thread-self reads the thread's namespace, not the process's.
         let proc = |file: &str| fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap();
         assert!(proc("if_inet6").lines().any(|line| line.starts_with("fd09") && line.ends_with("lw0")));
-        // Destination and mask as the kernel prints them: little endian hexadecimal.
+        // The kernel prints destination and mask in little-endian hexadecimal.
         assert!(
             proc("route")
                 .lines()
@@ -90,7 +90,7 @@ fn a_change_takes_away_what_is_no_longer_wanted_and_leaves_the_rest() {
         add_link("lw0");
         set_up("lw0", &setup()).unwrap();
         let mut after = setup();
-        // A route by another hand, which is nobody's to remove.
+        // A route added by someone else, which must not be removed.
         let Some(_) = ip("route add 10.99.0.0/16 dev lw0") else { return };
         after.mtu = 1300;
         after.addresses = vec!["10.9.0.2/24".parse().unwrap(), "10.9.0.3/24".parse().unwrap()];
@@ -136,10 +136,10 @@ fn where_ipv6_is_switched_off_that_is_what_is_said_and_no_capability_is_asked_fo
             assert!(message.contains("net.ipv6.conf.all.disable_ipv6=0"), "{message}");
             assert!(!message.contains("NET_ADMIN"), "{message}");
         };
-        refused(&setup, "give lw0 the address fd09::1/64");
+        refused(&setup, "add the address fd09::1/64 to lw0");
         setup.addresses.pop();
         refused(&setup, "add a route to fd10::/32 through lw0");
-        // The remedy is one.
+        // The suggested remedy works.
         fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "0").unwrap();
         set_up("lw0", &setup).unwrap();
     });

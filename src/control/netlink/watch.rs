@@ -1,4 +1,4 @@
-//! News about the interface: its MTU, whether it is up, and its end.
+//! Watches an interface's MTU, state and removal.
 
 use std::fmt;
 
@@ -11,21 +11,21 @@ use rtnetlink::{Handle, MulticastGroup};
 
 use super::{NetlinkError, find};
 
-/// What happened to the interface that is watched.
+/// State of a watched interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkEvent {
-    /// It is gone, or has moved to another network namespace.
+    /// The interface was removed or moved to another network namespace.
     Gone,
-    /// Its MTU or its state, as they are now.
+    /// The current MTU and state.
     Changed {
         /// MTU in bytes.
         mtu: u32,
-        /// Whether it is up.
+        /// Whether the interface is up.
         up: bool,
     },
 }
 
-/// News about one interface.
+/// Watches one interface.
 pub struct LinkWatch {
     handle: Handle,
     messages: BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>,
@@ -34,12 +34,12 @@ pub struct LinkWatch {
 }
 
 impl LinkWatch {
-    /// Begins to watch `interface`, in the calling thread's network namespace.
+    /// Starts watching `interface` in the calling thread's network namespace.
     ///
     /// # Errors
-    /// There is no such interface, or the kernel does not talk to us.
+    /// The interface does not exist, or a netlink request failed.
     pub async fn open(interface: &str) -> Result<Self, NetlinkError> {
-        // First the news, then the state: nothing is missed between the two.
+        // Subscribe before reading the state, so that no change in between is missed.
         let (connection, handle, messages) = rtnetlink::new_multicast_connection(&[MulticastGroup::Link])?;
         tokio::spawn(connection);
         let link = find(&handle, interface).await?;
@@ -47,17 +47,17 @@ impl LinkWatch {
         Ok(LinkWatch { handle, messages, index: link.header.index, last: state(&link) })
     }
 
-    /// The interface's index.
+    /// Returns the interface's index.
     pub fn index(&self) -> u32 {
         self.index
     }
 
-    /// How the interface was when it was last looked at.
+    /// Returns the state last seen.
     pub fn last(&self) -> LinkEvent {
         self.last
     }
 
-    /// Waits until the interface is gone or has changed.
+    /// Waits until the interface changes or is removed, and returns its new state.
     pub async fn next(&mut self) -> LinkEvent {
         loop {
             let now = match self.messages.next().await.map(|message| message.payload) {
@@ -71,10 +71,10 @@ impl LinkWatch {
                 {
                     LinkEvent::Gone
                 }
-                // News came faster than we read it, and some are lost.
+                // Messages were lost because they arrived faster than they were read.
                 Some(NetlinkPayload::Overrun(_)) => self.look().await,
                 Some(_) => continue,
-                // The socket failed; without news the interface counts as gone.
+                // The socket failed. Without notifications the interface counts as gone.
                 None => LinkEvent::Gone,
             };
             if now != self.last || now == LinkEvent::Gone {

@@ -1,10 +1,10 @@
-//! Least privilege: what a router process can do no more, should somebody take it over.
+//! Least privilege: limits what an attacker who takes over a router process can do.
 //!
-//! Two steps, for processes that are a router and nothing else. Before there are threads,
-//! [`capabilities`] are given up, since each thread has its own. Once the router runs, [`syscalls`] that it
-//! never makes are taken from all threads. A router that is part of another program leaves both alone.
+//! A process that is only a router restricts itself in two steps. Before it starts threads, it drops
+//! [`capabilities`], which are per thread. Once the router runs, it blocks [`syscalls`] that a router never
+//! makes, for all threads. A router embedded in another program does neither.
 //!
-//! A system that refuses either is no reason not to run: the log says what is missing.
+//! If the system refuses a step, the router logs that and runs without it.
 
 pub mod capabilities;
 pub mod syscalls;

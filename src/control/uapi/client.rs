@@ -1,4 +1,4 @@
-//! The other end of the UAPI socket: asks a running device, ours or another's, how it is.
+//! UAPI client: reads the status of a running device, Laneway's or another implementation's.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read as _, Write as _};
@@ -14,35 +14,35 @@ use zeroize::Zeroizing;
 use crate::control::config::update::{DeviceStatus, PeerStatus, parse_address, parse_network};
 use crate::wireguard::keys::{PresharedKey, PrivateKey, PublicKey};
 
-/// How long a device may take for its answer.
+/// Time limit for a device's answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The longest answer that is read, in bytes: some 100,000 peers.
+/// Maximum length of an answer in bytes: some 100,000 peers.
 const MAX_ANSWER: u64 = 64 << 20;
 
-/// The longest line of a status, in bytes. The longest that means anything is below 100.
+/// Maximum length of a status line in bytes. Valid lines are shorter than 100.
 const MAX_LINE: u64 = 256;
 
-/// Why a device did not say how it is.
+/// Errors when querying a device.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody serves this interface.
+    /// No process serves this interface.
     #[error("{}: no userspace WireGuard serves this interface: {source}", path.display())]
     Unserved {
         /// The socket.
         path: PathBuf,
-        /// What the system said.
+        /// The system error.
         source: io::Error,
     },
-    /// It hung up, or was silent for too long.
+    /// The device closed the connection or did not answer in time.
     #[error("{}: no answer: {source}", path.display())]
     NoAnswer {
         /// The socket.
         path: PathBuf,
-        /// What the system said.
+        /// The system error.
         source: io::Error,
     },
-    /// It answered with an error.
+    /// The device answered with an error.
     #[error("{}: {errno}", path.display())]
     Refused {
         /// The socket.
@@ -50,18 +50,19 @@ pub enum ClientError {
         /// The error.
         errno: Errno,
     },
-    /// It answered with something else than a status.
-    #[error("{}: the answer makes no sense", path.display())]
+    /// The answer is not a valid status.
+    #[error("{}: invalid answer: not a status", path.display())]
     Answer {
         /// The socket.
         path: PathBuf,
     },
 }
 
-/// The interfaces that have a socket in `directory` that somebody serves, sorted.
+/// Returns the names of the interfaces with a live socket in `directory`, sorted. A missing directory counts as
+/// empty.
 ///
 /// # Errors
-/// The directory cannot be read. If there is none, no interface has a socket.
+/// The directory cannot be read.
 pub fn interfaces(directory: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -80,7 +81,7 @@ pub fn interfaces(directory: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// The configuration and counts of `interface`.
+/// Returns the configuration and counters of `interface`.
 ///
 /// # Errors
 /// See [`ClientError`].
@@ -95,11 +96,11 @@ pub fn status(directory: &Path, interface: &str) -> Result<DeviceStatus, ClientE
     }
 }
 
-/// The metrics of `interface` in the Prometheus text format; `None` if it is not one of ours, or has
-/// gone in the meantime.
+/// Returns the metrics of `interface` in the Prometheus text format, or `None` if it is not served by Laneway or
+/// the connection was lost.
 ///
 /// # Errors
-/// Nobody serves the interface.
+/// No process serves the interface, or the request cannot be sent.
 pub fn metrics(directory: &Path, interface: &str) -> Result<Option<String>, ClientError> {
     let stream = ask(&directory.join(format!("{interface}.sock")), "get=metrics\n\n")?;
     let mut answer = String::new();
@@ -121,14 +122,14 @@ fn ask(path: &Path, request: &str) -> Result<UnixStream, ClientError> {
     Ok(stream)
 }
 
-/// Reads an answer to `get=1` up to its `errno`; `None` if it is none. Keys that are not known are read
-/// over: other implementations have more.
+/// Reads an answer to `get=1` up to its `errno` line. Returns `None` if it is not a valid answer. Ignores unknown
+/// keys, which other implementations may send.
 ///
 /// # Errors
-/// What `answer` says when it is read.
+/// Reading from `answer` failed.
 pub fn read_status(mut answer: impl BufRead) -> io::Result<Option<Result<DeviceStatus, Errno>>> {
     let mut status = DeviceStatus::default();
-    // As in the server: the buffer never grows, so no copy of a key stays behind.
+    // As in the server, the buffer never reallocates, which would leave copies of keys in memory.
     let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE as usize));
     loop {
         line.clear();
@@ -145,7 +146,7 @@ pub fn read_status(mut answer: impl BufRead) -> io::Result<Option<Result<DeviceS
     }
 }
 
-/// Takes one line of a status; `None` if its value makes no sense.
+/// Applies one status line to `status`. Returns `None` if its value is invalid.
 fn take(status: &mut DeviceStatus, key: &str, value: &str) -> Option<()> {
     match (key, status.peers.last_mut()) {
         ("private_key", _) => {
@@ -231,7 +232,7 @@ mod tests {
         for answer in ["", "listen_port=1\n", "listen_port=x\nerrno=0\n", "hello\nerrno=0\n", "fwmark=1"] {
             assert_eq!(read(answer), None, "{answer:?}");
         }
-        assert_eq!(read(&format!("listen_port={}\nerrno=0\n", "0".repeat(1000))), None, "a line without end");
+        assert_eq!(read(&format!("listen_port={}\nerrno=0\n", "0".repeat(1000))), None, "an overlong line");
         let more = read("some_key_of_theirs=1\nlisten_port=7\nerrno=0\n\n").unwrap().unwrap();
         assert_eq!(more.listen_port, 7);
     }

@@ -1,4 +1,4 @@
-//! The UAPI socket, through which `wg` and control planes configure a running router.
+//! The UAPI socket, with which `wg` and control planes configure a running router (wireguard.com/xplatform).
 
 pub mod client;
 pub mod protocol;
@@ -10,22 +10,22 @@ pub use server::{MAX_CLIENTS, Server, SocketFile, UapiError};
 
 use super::config::update::{DeviceStatus, DeviceUpdate};
 
-/// What the socket talks to: a running router. Each client has a call at a time, on a thread that has nothing
-/// else to do meanwhile: a call may wait for the peer actor, but not for the network.
+/// The router behind the socket. Each client makes one call at a time, on a blocking thread: a call may wait for the
+/// peer actor, but not for the network.
 pub trait Device: Send + Sync {
-    /// Makes a change. If a part of it is refused, what stands before that part has been done, as with
-    /// every WireGuard; a listen port that is taken is found first.
+    /// Applies a change. If part of it is refused, everything before that part remains applied, as in other WireGuard
+    /// implementations. A listen port that is in use is detected before anything is applied.
     ///
     /// # Errors
-    /// What `wg` will print; `EADDRINUSE` if the listen port is taken.
+    /// The errno for `wg` to print; `EADDRINUSE` if the listen port is in use.
     fn apply(&self, update: DeviceUpdate) -> Result<(), Errno>;
 
-    /// The configuration and counts as they are now.
+    /// Returns the current configuration and counters.
     ///
     /// # Errors
-    /// What `wg` will print; `ENODEV` if the router is stopping.
+    /// The errno for `wg` to print; `ENODEV` if the router is stopping.
     fn status(&self) -> Result<DeviceStatus, Errno>;
 
-    /// Its metrics in the Prometheus text format.
+    /// Returns the metrics in the Prometheus text format.
     fn metrics(&self) -> String;
 }

@@ -1,11 +1,12 @@
-//! The language of the UAPI socket, from lines to updates and from a status to lines
-//! (wireguard.com/xplatform; where that is silent, `device/uapi.go` of wireguard-go).
+//! The UAPI protocol: parses requests and formats answers (wireguard.com/xplatform; where that is silent,
+//! `device/uapi.go` of wireguard-go).
 //!
-//! A request is `get=1` or `set=1`, then `key=value` lines, then an empty line; so is the answer,
-//! and it ends with `errno=N`. A failed `set` has a negative errno, a failed `get` a positive one.
+//! A request is `get=1` or `set=1`, then `key=value` lines, then an empty line. An answer is `key=value` lines, the
+//! last of them `errno=N`, then an empty line. The errno is negative for a failed `set` and positive for a failed
+//! `get`.
 //!
-//! One request is ours alone: `get=metrics`. Its answer is the metrics in the Prometheus text format
-//! without their blank lines, and `errno=0`. Others hang up on it.
+//! `get=metrics` is a Laneway extension. Its answer is the metrics in the Prometheus text format without blank
+//! lines, then `errno=0`. Other implementations close the connection on it.
 
 use std::fmt::Write as _;
 use std::str::FromStr;
@@ -23,22 +24,21 @@ use crate::wireguard::suite::Suite;
 /// A complete request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// What are the configuration and the counts?
+    /// Read the configuration and counters.
     Get,
-    /// What are the metrics?
+    /// Read the metrics.
     GetMetrics,
-    /// Change the configuration; or what is wrong with the request. Then nothing is changed at all.
+    /// Change the configuration, or the error in the request, in which case nothing is changed.
     Set(Result<DeviceUpdate, Errno>),
-    /// A `get` with lines that a `get` does not have.
+    /// A `get` followed by lines, which is invalid.
     BadGet,
 }
 
-/// The line does not begin a request: there is no telling where the next one would begin, so the
-/// connection is closed.
+/// The line does not begin a request. The start of the next request cannot be found, so the connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotARequest;
 
-/// Puts requests together from lines.
+/// Assembles requests from lines.
 #[derive(Debug, Default)]
 pub struct RequestParser(State);
 
@@ -53,26 +53,26 @@ enum State {
     Set(Box<Setting>),
 }
 
-/// What a `get` is about.
+/// What a `get` reads.
 #[derive(Clone, Copy, Debug)]
 enum Subject {
     Device,
     Metrics,
 }
 
-/// A `set` of which some lines have been read.
+/// A `set` being read.
 #[derive(Debug, Default)]
 struct Setting {
     update: DeviceUpdate,
-    /// The first mistake. What follows it is skipped up to the empty line.
+    /// The first error. Lines after it are skipped up to the empty line.
     mistake: Option<Errno>,
 }
 
 impl RequestParser {
-    /// Takes the next line, without its end, and hands over the request that it completes, if any.
+    /// Parses the next line, without its newline. Returns the request that the line completes, if any.
     ///
     /// # Errors
-    /// [`NotARequest`] if a request should begin here and does not.
+    /// [`NotARequest`] if the line should begin a request and does not.
     pub fn line(&mut self, line: &str) -> Result<Option<Request>, NotARequest> {
         match &mut self.0 {
             State::Idle => {
@@ -142,7 +142,7 @@ impl PeerUpdate {
             "remove" => self.remove = is_true(value)?,
             "update_only" => self.update_only = is_true(value)?,
             "preshared_key" => self.preshared_key = Some(PresharedKey::from_hex(value).map_err(bad)?),
-            // Ours: other implementations have one suite.
+            // A Laneway extension.
             "suite" => self.suite = Some(value.parse().map_err(|_| Errno::EINVAL)?),
             "endpoint" => {
                 let address = parse_scoped_address(value).ok_or(Errno::EINVAL)?;
@@ -158,7 +158,7 @@ impl PeerUpdate {
                 let net = parse_network(text).ok_or(Errno::EINVAL)?;
                 self.allowed_ips.push(AllowedIpChange { net, remove });
             }
-            // The only version there is; naming it has no effect.
+            // The only protocol version; setting it has no effect.
             "protocol_version" if value == "1" => {}
             _ => return Err(Errno::EINVAL),
         }
@@ -166,7 +166,7 @@ impl PeerUpdate {
     }
 }
 
-/// The answer to a `set`.
+/// Formats the answer to a `set`.
 pub fn set_answer(result: Result<(), Errno>) -> String {
     match result {
         Ok(()) => "errno=0\n\n".to_owned(),
@@ -174,13 +174,13 @@ pub fn set_answer(result: Result<(), Errno>) -> String {
     }
 }
 
-/// The answer to a `get`. It holds the private key, so it is wiped when dropped.
+/// Formats the answer to a `get`. It contains the private key, so it is wiped on drop.
 pub fn get_answer(result: Result<DeviceStatus, Errno>) -> Zeroizing<String> {
     match result {
         Err(errno) => Zeroizing::new(format!("errno={}\n\n", errno as i32)),
         Ok(status) => {
             let mut out = Zeroizing::new(String::with_capacity(room_for(&status)));
-            // A String takes everything.
+            // Writing to a String cannot fail.
             let _ = write_status(&mut out, &status);
             out.push_str("errno=0\n\n");
             out
@@ -188,7 +188,7 @@ pub fn get_answer(result: Result<DeviceStatus, Errno>) -> Zeroizing<String> {
     }
 }
 
-/// The answer to a `get` of the metrics.
+/// Formats the answer to a `get=metrics`.
 pub fn metrics_answer(metrics: &str) -> String {
     // An empty line would end the answer.
     let mut out: String = metrics.lines().filter(|line| !line.is_empty()).fold(
@@ -236,7 +236,8 @@ fn write_status(out: &mut String, status: &DeviceStatus) -> std::fmt::Result {
     Ok(())
 }
 
-/// Bytes that an answer takes at most. A string that had to grow would leave copies of keys behind.
+/// Returns an upper bound on the length of an answer in bytes. A string that reallocates would leave copies of
+/// keys in memory.
 fn room_for(status: &DeviceStatus) -> usize {
     const DEVICE: usize = 256;
     const PEER: usize = 640;

@@ -1,4 +1,4 @@
-//! What tools that speak to the UAPI socket rely on.
+//! Tests of the UAPI protocol.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const KEY: &str = "e84b5a6d2717c1003a13b431570353dbaca9146cf150c5f8575680feba520
 const PEER: &str = "b85996fecc9c7f1fc6d2572a76eda11d59bcd20be8e543b15ce4bd85a8e75a33";
 const OTHER: &str = "58402e695ba1772b1cc9309755f043251ea77fdcf10fbe63989ceb7e19321376";
 
-/// The requests that `text` holds.
+/// Parses the requests in `text`.
 fn requests(text: &str) -> Vec<Request> {
     let mut parser = RequestParser::default();
     text.lines().filter_map(|line| parser.line(line).expect("requests only")).collect()

@@ -1,4 +1,4 @@
-//! The socket itself: where it is, who may open it, and how much one client can ask of us.
+//! UAPI server: the socket's location and permissions, and limits on clients.
 
 use std::fs;
 use std::io;
@@ -19,24 +19,24 @@ use zeroize::Zeroizing;
 use super::Device;
 use super::protocol::{self, NotARequest, Request, RequestParser};
 
-/// The longest line, in bytes. The longest that means anything is an endpoint's or a key's, below 100.
+/// Maximum length of a line in bytes. The longest valid lines, endpoints and keys, are shorter than 100.
 const MAX_LINE: u64 = 256;
-/// The longest request, in bytes: room for 20,000 peers with a dozen allowed IPs each.
+/// Maximum length of a request in bytes: enough for 20,000 peers with a dozen allowed IPs each.
 const MAX_REQUEST: usize = 16 << 20;
-/// Clients at a time, each with one request. More wait until one is done.
+/// Maximum number of connected clients. Others wait until one disconnects.
 pub const MAX_CLIENTS: usize = 16;
-/// How often we look whether the socket's file is still there.
+/// Interval at which the server checks that the socket's file still exists.
 const WATCH: Duration = Duration::from_millis(500);
 
-/// The UAPI socket of one interface. Its file is removed when this is dropped.
+/// The UAPI socket of one interface. Dropping it removes the socket's file.
 #[derive(Debug)]
 pub struct Server {
     listener: unix::UnixListener,
-    /// The file we made; `None` for a socket that was handed to us.
+    /// The file created for the socket; `None` for an inherited socket.
     file: Option<Arc<SocketFile>>,
 }
 
-/// The file of a socket that we made.
+/// The file of a socket that this process created.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
@@ -44,8 +44,7 @@ pub struct SocketFile {
 }
 
 impl SocketFile {
-    /// Removes it, unless somebody else has done so. A file of this name that is not ours belongs to who came
-    /// after us.
+    /// Removes the file if it still exists. A different file of the same name belongs to a successor and is kept.
     pub fn remove(&self) {
         if self.is_there() {
             let _ = fs::remove_file(&self.path);
@@ -57,33 +56,33 @@ impl SocketFile {
     }
 }
 
-/// Why there is no UAPI socket.
+/// Errors when creating the UAPI socket.
 #[derive(Debug, thiserror::Error)]
 pub enum UapiError {
-    /// Another process listens on it.
+    /// Another process is listening on the socket.
     #[error("{}: another process serves this interface; stop it, or choose another interface name", .0.display())]
     Taken(PathBuf),
-    /// The directory or the socket cannot be made.
-    #[error("{}: cannot {what}: {source}; LANEWAY_UAPI_DIR chooses another directory", path.display())]
+    /// The directory or the socket cannot be created.
+    #[error("{}: cannot {what}: {source}; LANEWAY_UAPI_DIR selects another directory", path.display())]
     Os {
         /// The path.
         path: PathBuf,
-        /// What was attempted.
+        /// The operation that failed.
         what: &'static str,
-        /// What the system said.
+        /// The system error.
         source: io::Error,
     },
-    /// The descriptor that `WG_UAPI_FD` names cannot be used.
+    /// The descriptor named by `WG_UAPI_FD` cannot be used.
     #[error("WG_UAPI_FD: not a listening UNIX socket: {0}")]
     Inherited(io::Error),
 }
 
 impl Server {
-    /// Listens on `directory/interface.sock`. The directory is made if it is missing (mode 0755); the
-    /// socket is for its owner alone (0600). A socket that nobody listens on any more is replaced.
+    /// Listens on `directory/interface.sock`. Creates the directory if it is missing (mode 0755). Only the owner may
+    /// connect to the socket (mode 0600). Replaces a stale socket that no process listens on.
     ///
     /// # Errors
-    /// Another process listens there, or the system refuses.
+    /// Another process listens on the socket, or the directory or socket cannot be created.
     pub fn bind(directory: &Path, interface: &str) -> Result<Self, UapiError> {
         let path = directory.join(format!("{interface}.sock"));
         let os = |path: &Path, what| {
@@ -91,31 +90,34 @@ impl Server {
             move |source| UapiError::Os { path, what, source }
         };
         let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o755).create(directory).map_err(os(directory, "make the directory"))?;
+        builder
+            .recursive(true)
+            .mode(0o755)
+            .create(directory)
+            .map_err(os(directory, "create the directory"))?;
         match unix::UnixStream::connect(&path) {
             Ok(_) => return Err(UapiError::Taken(path)),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 fs::remove_file(&path).map_err(os(&path, "remove the stale socket"))?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(os(&path, "look who serves it")(error)),
+            Err(error) => return Err(os(&path, "check whether it is in use")(error)),
         }
-        // Bound under another name and moved in place once it is for its owner only: at no moment
-        // can anybody else connect.
+        // Bind under a temporary name and rename once the mode is set, so that no other user can ever connect.
         let unnamed = directory.join(format!(".{interface}.{}", std::process::id()));
         let _ = fs::remove_file(&unnamed);
         let listener = unix::UnixListener::bind(&unnamed).map_err(os(&path, "listen"))?;
         fs::set_permissions(&unnamed, fs::Permissions::from_mode(0o600))
             .map_err(os(&path, "set the mode"))?;
-        let inode = fs::symlink_metadata(&unnamed).map_err(os(&path, "look at it"))?.ino();
-        fs::rename(&unnamed, &path).map_err(os(&path, "name the socket"))?;
+        let inode = fs::symlink_metadata(&unnamed).map_err(os(&path, "read its inode number"))?.ino();
+        fs::rename(&unnamed, &path).map_err(os(&path, "rename the socket into place"))?;
         Ok(Server { listener, file: Some(Arc::new(SocketFile { path, inode })) })
     }
 
-    /// Serves a socket that listens already (`WG_UAPI_FD`). Its file is its maker's affair.
+    /// Serves a socket that is already listening (`WG_UAPI_FD`). Whoever created its file is responsible for it.
     ///
     /// # Errors
-    /// It is not a listening UNIX socket.
+    /// The descriptor is not a listening UNIX socket.
     pub fn inherited(fd: OwnedFd) -> Result<Self, UapiError> {
         let listener = unix::UnixListener::from(fd);
         listener.local_addr().map_err(UapiError::Inherited)?;
@@ -127,16 +129,16 @@ impl Server {
         }
     }
 
-    /// The file that was made for it, if one was.
+    /// Returns the file created for the socket; `None` for an inherited socket.
     pub fn file(&self) -> Option<&Arc<SocketFile>> {
         self.file.as_ref()
     }
 
-    /// Answers clients. Returns when the socket's file is gone: by old custom, removing it is how
-    /// tools ask a WireGuard process to end.
+    /// Serves clients until the socket's file is removed. By convention, tools stop a userspace WireGuard process by
+    /// removing its socket.
     ///
     /// # Errors
-    /// The listener cannot be served.
+    /// The listener cannot be registered with the runtime.
     pub async fn serve(&self, device: Arc<dyn Device>) -> io::Result<()> {
         self.listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(self.listener.try_clone()?)?;
@@ -148,13 +150,13 @@ impl Server {
                     Ok((stream, _)) => {
                         let device = device.clone();
                         tokio::spawn(async move {
-                            // What a client loses by its own fault, or by going away, is no news.
+                            // Errors concern only this client, so they are not logged.
                             let _ = converse(stream, &device).await;
                             drop(place);
                         });
                     }
                     Err(error) => {
-                        tracing::warn!("the UAPI socket cannot accept a client: {error}");
+                        tracing::warn!("cannot accept a client on the UAPI socket: {error}");
                         tokio::time::sleep(WATCH).await;
                     }
                 }
@@ -186,19 +188,19 @@ impl Drop for Server {
     }
 }
 
-/// Answers one client until it hangs up.
+/// Serves one client until it disconnects.
 async fn converse(stream: UnixStream, device: &Arc<dyn Device>) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let mut parser = RequestParser::default();
-    // Lines hold keys: the buffer never grows, so no copy stays behind, and is wiped at the end.
+    // Lines hold keys: the buffer never reallocates, which would leave copies, and is wiped on drop.
     let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE as usize));
     let mut request_bytes = 0;
     loop {
         line.clear();
         let read = (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line).await?;
         request_bytes += read;
-        // The end of the stream; half a request is not acted on.
+        // End of stream, or a line that is too long; an incomplete request is discarded.
         let Some(text) = line.strip_suffix(b"\n") else { return Ok(()) };
         if request_bytes > MAX_REQUEST {
             return Ok(());
@@ -214,7 +216,7 @@ async fn converse(stream: UnixStream, device: &Arc<dyn Device>) -> io::Result<()
 }
 
 async fn answer(writer: &mut OwnedWriteHalf, request: Request, device: &Arc<dyn Device>) -> io::Result<()> {
-    // The device may take its time, and others must not wait for it.
+    // A call on the device may block, which must not delay other clients.
     let device = Arc::clone(device);
     let said = task::spawn_blocking(move || reply(request, device.as_ref())).await?;
     writer.write_all(said.as_bytes()).await

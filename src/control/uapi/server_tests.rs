@@ -1,4 +1,4 @@
-//! What clients of the UAPI socket rely on, over a real socket.
+//! Tests of the UAPI server over a real socket.
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
@@ -34,14 +34,14 @@ impl Device for Remembering {
     }
 }
 
-/// A directory that no other test uses.
+/// Returns a directory that no other test uses.
 fn directory() -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let next = NEXT.fetch_add(1, Ordering::Relaxed);
     std::env::temp_dir().join(format!("laneway-uapi-{}-{next}", std::process::id()))
 }
 
-/// Serves while `client` runs on a thread of its own with the socket's path; then tells what it said.
+/// Serves while `client` runs on another thread with the socket's path. Returns the client's result.
 fn with_server<T: Send + 'static>(client: impl FnOnce(PathBuf) -> T + Send + 'static) -> T {
     let directory = directory();
     let server = Server::bind(&directory, "lw0").unwrap();
@@ -50,7 +50,7 @@ fn with_server<T: Send + 'static>(client: impl FnOnce(PathBuf) -> T + Send + 'st
     let said = runtime.block_on(async {
         let client = tokio::task::spawn_blocking(move || client(path));
         tokio::select! {
-            end = server.serve(Arc::new(Remembering::default())) => panic!("it ended: {end:?}"),
+            end = server.serve(Arc::new(Remembering::default())) => panic!("the server stopped: {end:?}"),
             said = client => said.unwrap(),
         }
     });
@@ -62,7 +62,7 @@ fn with_server<T: Send + 'static>(client: impl FnOnce(PathBuf) -> T + Send + 'st
 
 fn ask(path: &Path, request: &[u8]) -> String {
     let mut stream = unix::UnixStream::connect(path).unwrap();
-    // A client that is cut off while it still writes is not what is tested here.
+    // The server may close the connection while the client still writes.
     let _ = stream.write_all(request);
     let _ = stream.shutdown(Shutdown::Write);
     let mut answer = String::new();
@@ -95,7 +95,7 @@ fn a_client_that_hangs_up_or_talks_nonsense_harms_nobody() {
         (a, b, c, d, ask(&path, b"get=1\n\n"))
     });
     assert_eq!([nothing, half, nonsense, long], [""; 4]);
-    assert_eq!(last, "errno=0\n\n", "half a request must not have set the port");
+    assert_eq!(last, "errno=0\n\n", "an incomplete request must not set the port");
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn the_socket_is_for_its_owner_alone_in_a_directory_for_all() {
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         (mode(&path), mode(path.parent().unwrap()))
     });
-    // The process's umask can only take away from the directory's mode.
+    // The process's umask may clear further bits of the directory's mode.
     assert_eq!((socket, directory & 0o700), (0o600, 0o700));
     assert_eq!(directory & !0o755, 0);
 }
@@ -113,7 +113,7 @@ fn the_socket_is_for_its_owner_alone_in_a_directory_for_all() {
 fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let directory = directory();
     fs::create_dir_all(&directory).unwrap();
-    // A listener that is dropped leaves its file behind.
+    // Dropping a listener does not remove its file.
     drop(unix::UnixListener::bind(directory.join("lw0.sock")).unwrap());
     let first = Server::bind(&directory, "lw0").unwrap();
     assert!(matches!(Server::bind(&directory, "lw0"), Err(UapiError::Taken(_))));

@@ -1,59 +1,58 @@
-//! Exact counts of small numbers: packets per drain, segments per run. Written by one worker, read
-//! by the scrape.
+//! Exact histograms of small values, such as packets per drain and datagrams per run.
 //!
-//! The exporter's own histograms allocate on every sample and keep samples until the next scrape.
-//! All our values are at most 128, so a worker counts each value in a bin of its own instead: one
-//! addition, no allocation ever, and the scrape sums the bins into buckets.
+//! The exporter's histograms allocate for each sample and keep samples until the next scrape. Our
+//! values are at most 128, so each value has its own bin instead: a sample costs one atomic addition
+//! and no allocation, and the scrape sums the bins into buckets.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The largest value with a bin of its own. What is larger counts as this: the kernel groups at most
+/// The largest value with its own bin. Larger values are counted as this one. The kernel groups at most
 /// 128 datagrams (`UDP_MAX_SEGMENTS`), and a drain reads at most as many packets.
 pub const LARGEST: usize = 128;
 
-/// Upper bounds of the buckets that a scrape shows.
+/// Upper bounds of the exposed buckets.
 const BUCKETS: [usize; 8] = [1, 2, 4, 8, 16, 32, 64, 128];
 
 const _: () = assert!(BUCKETS[BUCKETS.len() - 1] == LARGEST);
 
-/// The writing side of a histogram.
+/// The writer's handle of a histogram.
 #[derive(Debug)]
 pub struct ExactHistogram(Arc<Bins>);
 
 impl ExactHistogram {
-    /// Counts one `value`.
+    /// Records one sample.
     #[inline]
     pub fn record(&mut self, value: usize) {
         self.record_many(value, 1);
     }
 
-    /// Counts `value` `times` times.
+    /// Records `times` samples of the same `value`.
     #[inline]
     pub fn record_many(&mut self, value: usize, times: u64) {
         self.0.0[value.min(LARGEST)].fetch_add(times, Ordering::Relaxed);
     }
 }
 
-/// The reading side: one bin for each value from 0 to [`LARGEST`].
+/// The shared state: one bin for each value from 0 to [`LARGEST`].
 #[derive(Debug)]
 pub(super) struct Bins([AtomicU64; LARGEST + 1]);
 
-/// A histogram that nothing has been counted in, as its two sides.
+/// Creates an empty histogram. Returns its writer and its bins.
 pub(super) fn histogram() -> (ExactHistogram, Arc<Bins>) {
     let bins = Arc::new(Bins([const { AtomicU64::new(0) }; LARGEST + 1]));
     (writer(&bins), bins)
 }
 
-/// One more writing side of the histogram with these bins.
+/// Returns another writer to `bins`.
 pub(super) fn writer(bins: &Arc<Bins>) -> ExactHistogram {
     ExactHistogram(Arc::clone(bins))
 }
 
 impl Bins {
-    /// Appends the lines of one histogram in the Prometheus text format. `labels` is what stands
-    /// between the braces, as in `queue="0"`.
+    /// Appends the histogram's lines in the Prometheus text format. `labels` is the text between the
+    /// braces, such as `queue="0"`.
     pub(super) fn render(&self, name: &str, labels: &str, out: &mut String) {
         let comma = if labels.is_empty() { "" } else { "," };
         let (mut count, mut sum, mut bucket) = (0, 0, 0);
@@ -78,7 +77,7 @@ mod tests {
 
     use super::*;
 
-    /// What Prometheus defines: each bucket holds every sample up to its bound.
+    /// Renders by Prometheus's definition: a bucket counts all samples up to its bound.
     fn naive(samples: &[usize]) -> String {
         let mut out = String::new();
         let sum: usize = samples.iter().map(|s| s.min(&LARGEST)).sum();

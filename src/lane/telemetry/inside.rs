@@ -1,4 +1,4 @@
-//! What an inside worker counts: its TUN queue, both ways.
+//! Metrics of an inside worker: its TUN queue, in both directions.
 
 use metrics::Gauge;
 
@@ -8,26 +8,26 @@ use super::tally::{LabelledTally, PublishedDrops, Tally};
 use crate::errnos::ErrnoCounts;
 use crate::offload::{DrainEnd, SealReason, Superpacket, SuperpacketKind, WriteTally};
 
-/// How the sender of a packet that was not sent was told.
+/// How a packet that was not sent was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum RejectKind {
-    /// With a TCP reset.
+    /// A TCP reset.
     Reset,
-    /// With an ICMP "destination unreachable".
+    /// An ICMP "destination unreachable".
     IcmpUnreachable,
-    /// With an ICMPv6 "destination unreachable".
+    /// An ICMPv6 "destination unreachable".
     Icmpv6Unreachable,
-    /// With the length that fits, of either IP version.
+    /// An ICMP "fragmentation needed" or ICMPv6 "packet too big".
     TooBig,
-    /// Not at all: too many had been told just before.
+    /// No answer: the rate limit was reached.
     RateLimited,
-    /// Not at all: such a packet must not be answered.
+    /// No answer: this kind of packet must not be answered.
     Silent,
 }
 
 impl RejectKind {
-    /// Every kind, in the order of their discriminants.
+    /// All kinds, in the order of their discriminants.
     pub const ALL: [RejectKind; 6] = [
         Self::Reset,
         Self::IcmpUnreachable,
@@ -37,7 +37,7 @@ impl RejectKind {
         Self::Silent,
     ];
 
-    /// The value of the `kind` label.
+    /// Returns the value of the `kind` label.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Reset => "rst",
@@ -50,53 +50,53 @@ impl RejectKind {
     }
 }
 
-/// The counts of one inside worker. Add to the fields while handling a batch, then
+/// Metrics of one inside worker. Add to the fields while handling a batch, then call
 /// [`publish`](Self::publish) once.
 pub struct InsideTelemetry {
     /// TUN reads per wake-up.
     pub drain_packets: ExactHistogram,
-    /// Drains, by what ended them.
+    /// Drains by reason they ended.
     pub drain_end: LabelledTally,
     /// Returns from poll.
     pub wakeups: Tally,
-    /// TUN reads by kind.
+    /// TUN reads by kind of GSO.
     pub read_superpackets: LabelledTally,
     /// Bytes of IP packets read.
     pub read_bytes: Tally,
     /// Bytes of IP packets written.
     pub write_bytes: Tally,
-    /// Segments cut.
+    /// Segments cut from superpackets.
     pub segments: Tally,
-    /// TUN writes by kind.
+    /// TUN writes by kind of GSO.
     pub write_superpackets: LabelledTally,
-    /// IP packets written, as the kernel will split them.
+    /// IP packets written, counted after the kernel splits them.
     pub write_packets: Tally,
-    /// Segments merged with others.
+    /// Segments merged with others into a superpacket.
     pub coalesced_segments: Tally,
-    /// Chains, by what closed them.
+    /// Chains of coalesced segments by reason they were closed.
     pub coalesce_seal: LabelledTally,
-    /// Refused TUN writes by errno.
+    /// Failed TUN writes by errno.
     pub write_errors: LabelledTally,
-    /// 1 while the queue takes superpackets. Set it at the start; a fallback clears it.
+    /// 1 while the queue accepts superpackets. The worker sets it at startup; a fallback clears it.
     pub gso_enabled: Gauge,
-    /// Packets that were not sent, by how their sender was told: index it with [`RejectKind`].
+    /// Packets that were not sent, by kind of answer. Indexed by [`RejectKind`].
     pub rejects: LabelledTally,
-    /// Packets for the device's own address that were written back.
+    /// Packets for the device's own addresses that were written back.
     pub self_forwarded_packets: Tally,
-    /// Times the outside worker's inbox had no room.
+    /// Times the outside worker's ring was full.
     pub inbox_full: Tally,
-    /// Times no slab was free.
+    /// Times no batch was free.
     pub pool_exhausted: Tally,
     /// Times this worker was restarted.
     pub restarts: Tally,
-    /// Packets dropped on their way from the TUN to the outside.
+    /// Packets dropped on the way from the TUN.
     pub outbound_drops: PublishedDrops,
-    /// Packets dropped on their way to the TUN.
+    /// Packets dropped on the way to the TUN.
     pub inbound_drops: PublishedDrops,
 }
 
 impl InsideTelemetry {
-    /// Registers the counts of lane `queue`'s inside worker.
+    /// Registers the metrics of lane `queue`'s inside worker.
     pub fn register(registry: &Registry, queue: usize) -> Self {
         let queue = queue.to_string();
         let lane = [("queue", queue.as_str())];
@@ -156,26 +156,26 @@ impl InsideTelemetry {
         }
     }
 
-    /// A superpacket was read.
+    /// Counts a superpacket that was read.
     #[inline]
     pub fn note_read(&mut self, superpacket: &Superpacket<'_>) {
         self.read_superpackets.add(superpacket.kind() as usize, 1);
         self.read_bytes.add(superpacket.packet().len() as u64);
     }
 
-    /// A drain of `packets` is over.
+    /// Counts a drain of `packets` TUN reads.
     #[inline]
     pub fn note_drain(&mut self, packets: usize, end: DrainEnd) {
         self.drain_packets.record(packets);
         self.drain_end.add(end as usize, 1);
     }
 
-    /// A superpacket was not sent, and its sender was told so, or not.
+    /// Counts a superpacket that was not sent, by kind of answer.
     pub fn note_reject(&mut self, kind: RejectKind) {
         self.rejects.add(kind as usize, 1);
     }
 
-    /// Takes over what the queue's writing side counted.
+    /// Takes over the counts of the queue's writer and resets them.
     pub fn note_writes(&mut self, tally: &mut WriteTally) {
         let mut tally = tally.take();
         for (kind, times) in tally.superpackets.into_iter().enumerate() {
@@ -194,7 +194,7 @@ impl InsideTelemetry {
         tally.drops.take(|reason, packets| self.inbound_drops.add(reason, packets));
     }
 
-    /// Adds everything counted since the last call to the counters that a scrape reads.
+    /// Adds the counts since the last call to the counters that a scrape reads.
     pub fn publish(&mut self) {
         self.drain_end.publish();
         self.wakeups.publish();

@@ -1,10 +1,9 @@
-//! What the workers count, and how it gets to a scrape.
+//! Metrics: what the workers count, and how a scrape reads it.
 //!
-//! A worker adds to plain numbers of its own while it handles a batch and publishes them once at
-//! the end, through handles registered at start: no lookup, lock or allocation on the way. A scrape
-//! reads the published numbers, asks [`Collector`]s for what nobody counts, and never stops or wakes a
-//! worker. Each router has a [`Registry`] of its own,
-//! for there can be several routers in one process.
+//! While it handles a batch, a worker adds to plain integers of its own. At the end of the batch it
+//! publishes them through handles registered at startup, without a lookup, lock or allocation. A
+//! scrape reads the published counters, asks [`Collector`]s for all other values, and never stops or
+//! wakes a worker. Each router has its own [`Registry`], since a process can have several routers.
 //!
 //! ```
 //! use laneway::drops::DropReason;

@@ -1,4 +1,4 @@
-//! What an outside worker counts: its UDP socket, both ways.
+//! Metrics of an outside worker: its UDP sockets, in both directions.
 
 use super::histogram::ExactHistogram;
 use super::registry::Registry;
@@ -6,7 +6,7 @@ use super::tally::{LabelledTally, PublishedDrops, Tally};
 use crate::errnos::ErrnoCounts;
 use crate::underlay::{ReceiveTally, SendTally};
 
-/// The counts of one outside worker. Add to the fields while handling a batch, then
+/// Metrics of one outside worker. Add to the fields while handling a batch, then call
 /// [`publish`](Self::publish) once.
 pub struct OutsideTelemetry {
     /// Returns from poll.
@@ -15,32 +15,32 @@ pub struct OutsideTelemetry {
     pub send_runs: Tally,
     /// Datagrams per send.
     pub run_segments: ExactHistogram,
-    /// Receive calls that returned something.
+    /// Receive calls that returned datagrams.
     pub receive_batches: Tally,
     /// Datagrams per received message.
     pub gro_segments: ExactHistogram,
-    /// Times GSO was switched off, by errno.
+    /// Times GSO was disabled, by errno.
     pub gso_disabled: LabelledTally,
-    /// Refused sends by errno.
+    /// Failed sends by errno.
     pub send_errors: LabelledTally,
-    /// Segments opened.
+    /// Segments opened from datagrams.
     pub segments: Tally,
-    /// Times an inside worker's inbox had no room.
+    /// Times an inside worker's ring was full.
     pub inbox_full: Tally,
-    /// Segments dropped because of that.
+    /// Segments dropped because an inside worker's ring was full.
     pub inbox_dropped_segments: Tally,
-    /// Times no slab was free.
+    /// Times too few batches were free to receive into.
     pub pool_exhausted: Tally,
     /// Times this worker was restarted.
     pub restarts: Tally,
-    /// Packets dropped on their way to the UDP socket.
+    /// Packets dropped on the way to the UDP socket.
     pub outbound_drops: PublishedDrops,
-    /// Packets dropped on their way from the UDP socket to the inside.
+    /// Packets dropped on the way from the UDP socket.
     pub inbound_drops: PublishedDrops,
 }
 
 impl OutsideTelemetry {
-    /// Registers the counts of lane `queue`'s outside worker.
+    /// Registers the metrics of lane `queue`'s outside worker.
     pub fn register(registry: &Registry, queue: usize) -> Self {
         let queue = queue.to_string();
         let lane = [("queue", queue.as_str())];
@@ -70,7 +70,7 @@ impl OutsideTelemetry {
         }
     }
 
-    /// Takes over what the sender counted.
+    /// Takes over the sender's counts and resets them.
     pub fn note_sends(&mut self, tally: &mut SendTally) {
         tally.runs.take(|segments, times| {
             self.send_runs.add(times);
@@ -80,13 +80,13 @@ impl OutsideTelemetry {
         tally.gso_disabled.take(|errno, times| self.gso_disabled.add(errno, times));
     }
 
-    /// Takes over what the receiver counted.
+    /// Takes over the receiver's counts and resets them.
     pub fn note_receives(&mut self, tally: &mut ReceiveTally) {
         self.receive_batches.add(std::mem::take(&mut tally.batches));
         tally.messages.take(|segments, times| self.gro_segments.record_many(segments, times));
     }
 
-    /// Adds everything counted since the last call to the counters that a scrape reads.
+    /// Adds the counts since the last call to the counters that a scrape reads.
     pub fn publish(&mut self) {
         self.wakeups.publish();
         self.send_runs.publish();

@@ -1,20 +1,21 @@
-//! What nobody counts and a scrape asks for instead: numbers that somebody else keeps, such as the
-//! kernel, or that are there anyway, such as a peer's bytes.
+//! Metrics collected at scrape time: values kept elsewhere, such as by the kernel or in a peer's
+//! record.
 
 use std::fmt::{Display, Write as _};
 
 use super::families::{FAMILIES, Kind, position};
 
-/// Whoever knows numbers that no worker publishes.
+/// A source of values that no worker publishes.
 pub trait Collector: Send + Sync {
-    /// Writes them to `page`. Called by a scrape, on the admin thread; must not wait for a worker.
+    /// Adds the current samples to `page`. Called on the admin thread during a scrape; must not wait
+    /// for a worker.
     fn collect(&self, page: &mut Page);
 }
 
-/// The collected samples of one scrape, family by family.
+/// The collected samples of one scrape, by family.
 #[derive(Debug)]
 pub struct Page {
-    /// The lines of each of [`FAMILIES`].
+    /// The lines of each family, indexed as [`FAMILIES`].
     lines: Vec<String>,
 }
 
@@ -25,7 +26,7 @@ impl Default for Page {
 }
 
 impl Page {
-    /// Adds a sample of the family called `name`. A label's value may be any text.
+    /// Adds a sample to the family called `name`. Label values may be any text.
     ///
     /// # Panics
     /// If there is no counter or gauge of that name.
@@ -41,7 +42,7 @@ impl Page {
         let _ = writeln!(lines, "{} {value}", if labels.is_empty() { "" } else { "}" });
     }
 
-    /// Appends what was collected in the Prometheus text format.
+    /// Appends the collected samples in the Prometheus text format.
     pub(super) fn render(&self, out: &mut String) {
         for (family, lines) in FAMILIES.iter().zip(&self.lines).filter(|(_, lines)| !lines.is_empty()) {
             let kind = if family.kind == Kind::Counter { "counter" } else { "gauge" };
@@ -50,7 +51,7 @@ impl Page {
     }
 }
 
-/// A label's value as the text format wants it.
+/// Appends a label value, escaped for the Prometheus text format.
 fn push_escaped(out: &mut String, text: &str) {
     for c in text.chars() {
         match c {

@@ -1,27 +1,27 @@
-//! What the peer actor counts: handshakes, and what it drops.
+//! Metrics of the peer actor: handshakes and drops.
 
 use super::registry::Registry;
 use super::tally::{LabelledTally, PublishedDrops, Tally};
 
-/// The counts of the peer actor. Add to the fields, then [`publish`](Self::publish).
+/// Metrics of the peer actor. Add to the fields, then call [`publish`](Self::publish).
 pub struct PeerTelemetry {
-    /// Handshakes that we began and that gave a session.
+    /// Handshakes we initiated that established a session.
     pub initiated: Tally,
-    /// Handshakes that we began and gave up.
+    /// Handshakes we initiated and gave up.
     pub given_up: Tally,
-    /// Handshakes that the other side began and that gave a session.
+    /// Handshakes the peer initiated that established a session.
     pub responded: Tally,
-    /// Handshake messages that were not acted on, by the index of their reason.
+    /// Dropped handshake messages, by index of the reason.
     pub messages_dropped: LabelledTally,
-    /// Messages of the actor's own that were dropped before an outside worker had them.
+    /// Messages from the actor that did not fit the channel to an outside worker.
     pub outbound_drops: PublishedDrops,
     /// Datagrams for the peer actor that were dropped.
     pub inbound_drops: PublishedDrops,
 }
 
 impl PeerTelemetry {
-    /// Registers the peer actor's counts. `drop_reasons` are the label values of
-    /// [`messages_dropped`](Self::messages_dropped), in the order of their indexes.
+    /// Registers the peer actor's metrics. `drop_reasons` are the label values of
+    /// [`messages_dropped`](Self::messages_dropped), in index order.
     pub fn register(registry: &Registry, drop_reasons: &[&'static str]) -> Self {
         let handshakes = |role, result| {
             Tally::register(registry, "laneway_handshakes_total", &[("role", role), ("result", result)])
@@ -42,7 +42,7 @@ impl PeerTelemetry {
         }
     }
 
-    /// Adds everything counted since the last call to the counters that a scrape reads.
+    /// Adds the counts since the last call to the counters that a scrape reads.
     pub fn publish(&mut self) {
         self.initiated.publish();
         self.given_up.publish();

@@ -1,4 +1,4 @@
-//! One router's metrics: where workers register at start, and what a scrape renders.
+//! The metrics of one router: actors register here at startup, and a scrape renders it.
 
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,10 +10,10 @@ use super::families::{FAMILIES, Kind, family};
 use super::histogram::{Bins, ExactHistogram, histogram, writer};
 use super::page::{Collector, Page};
 
-/// Labels of one series: names and values.
+/// Label names and values of one series.
 pub(super) type Labels<'a> = &'a [(&'static str, &'a str)];
 
-/// What `metrics` wants to know about who registers.
+/// The `metrics` crate's metadata for all our registrations.
 const METADATA: Metadata<'static> = Metadata::new("laneway", Level::INFO, None);
 
 /// The metrics of one router.
@@ -23,7 +23,7 @@ pub struct Registry {
     collectors: Mutex<Vec<Box<dyn Collector>>>,
 }
 
-/// One histogram that a worker writes.
+/// One series of a histogram family.
 struct Series {
     name: &'static str,
     labels: String,
@@ -31,7 +31,7 @@ struct Series {
 }
 
 impl Registry {
-    /// An empty registry that knows every family, and the version.
+    /// Creates a registry that describes all families and exposes the version.
     pub fn new() -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         for family in FAMILIES {
@@ -46,13 +46,12 @@ impl Registry {
         registry
     }
 
-    /// Every scrape asks `collector` too.
+    /// Adds `collector`, which every scrape then calls.
     pub fn collect_from(&self, collector: impl Collector + 'static) {
         self.collectors.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(collector));
     }
 
-    /// Everything that has been published so far, in the Prometheus text format. Allocates; it is
-    /// for the admin thread.
+    /// Renders all metrics in the Prometheus text format. Allocates; meant for the admin thread.
     pub fn render(&self) -> String {
         let mut out = self.recorder.handle().render();
         let histograms = self.histograms.lock().unwrap_or_else(PoisonError::into_inner);
@@ -72,17 +71,18 @@ impl Registry {
         out
     }
 
-    /// A counter, zero at first. Asking for the same series again gives another handle to it.
+    /// Registers a counter, initially zero. The same name and labels give another handle to the same
+    /// series.
     pub(super) fn counter(&self, name: &'static str, labels: Labels<'_>) -> Counter {
         self.recorder.register_counter(&key(family(name, Kind::Counter).name, labels), &METADATA)
     }
 
-    /// A gauge, zero at first.
+    /// Registers a gauge, initially zero.
     pub(super) fn gauge(&self, name: &'static str, labels: Labels<'_>) -> Gauge {
         self.recorder.register_gauge(&key(family(name, Kind::Gauge).name, labels), &METADATA)
     }
 
-    /// A histogram. Asking for the same series again gives another writing side of it.
+    /// Registers a histogram. The same name and labels give another writer to the same series.
     pub(super) fn histogram(&self, name: &'static str, labels: Labels<'_>) -> ExactHistogram {
         let name = family(name, Kind::Histogram).name;
         let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();

@@ -1,6 +1,6 @@
-//! What is counted of packets that took a shortcut: what the worker they passed would have counted.
+//! Metrics of packets that took a shortcut: the counts that the skipped worker would have made.
 //!
-//! They come one at a time and spare a wake-up each, so they go straight to the counters.
+//! Such packets come one at a time and each saves a wake-up, so they are published immediately.
 
 use metrics::Counter;
 
@@ -8,10 +8,10 @@ use super::histogram::ExactHistogram;
 use super::registry::Registry;
 use crate::offload::SuperpacketKind;
 
-/// The family of the count itself.
+/// The family that counts shortcuts.
 const SHORTCUTS: &str = "laneway_shortcuts_total";
 
-/// Datagrams that an inside worker sent.
+/// Counters of datagrams that an inside worker sent.
 pub struct SentShortcuts {
     shortcuts: Counter,
     runs: Counter,
@@ -19,7 +19,7 @@ pub struct SentShortcuts {
 }
 
 impl SentShortcuts {
-    /// Registers the counts of lane `queue`.
+    /// Registers the counters of lane `queue`.
     pub fn register(registry: &Registry, queue: usize) -> Self {
         let queue = queue.to_string();
         let lane = ("queue", queue.as_str());
@@ -30,7 +30,7 @@ impl SentShortcuts {
         }
     }
 
-    /// One datagram was sent.
+    /// Counts one sent datagram.
     #[inline]
     pub fn count(&mut self) {
         self.shortcuts.increment(1);
@@ -39,7 +39,7 @@ impl SentShortcuts {
     }
 }
 
-/// Packets that outside workers wrote to one TUN queue.
+/// Counters of packets that outside workers wrote to one TUN queue.
 pub struct WrittenShortcuts {
     shortcuts: Counter,
     superpackets: Counter,
@@ -48,7 +48,7 @@ pub struct WrittenShortcuts {
 }
 
 impl WrittenShortcuts {
-    /// Registers the counts of lane `queue`.
+    /// Registers the counters of lane `queue`.
     pub fn register(registry: &Registry, queue: usize) -> Self {
         let queue = queue.to_string();
         let lane = ("queue", queue.as_str());
@@ -61,7 +61,7 @@ impl WrittenShortcuts {
         }
     }
 
-    /// One packet of `bytes` bytes was written.
+    /// Counts one written packet of `bytes` bytes.
     #[inline]
     pub fn count(&mut self, bytes: usize) {
         self.shortcuts.increment(1);

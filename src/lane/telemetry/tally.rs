@@ -1,11 +1,11 @@
-//! Plain numbers that a worker adds to, each with the counter it is published through.
+//! Unpublished counts of a worker, each with the counter it is published to.
 
 use metrics::Counter;
 
 use super::registry::{Labels, Registry};
 use crate::drops::{DropReason, DropTally};
 
-/// A count that is not published yet, and its counter.
+/// A count not yet published, and its counter.
 pub struct Tally {
     count: u64,
     counter: Counter,
@@ -16,13 +16,13 @@ impl Tally {
         Tally { count: 0, counter: registry.counter(name, labels) }
     }
 
-    /// Counts `n`.
+    /// Adds `n` to the count.
     #[inline]
     pub fn add(&mut self, n: u64) {
         self.count += n;
     }
 
-    /// Adds what was counted to the counter.
+    /// Adds the count to the counter and resets it.
     #[inline]
     pub fn publish(&mut self) {
         if self.count != 0 {
@@ -31,11 +31,11 @@ impl Tally {
     }
 }
 
-/// Counts by the value of a label, as an index into the values it was registered with.
+/// Counts by label value, indexed by the values it was registered with.
 pub struct LabelledTally(Box<[Tally]>);
 
 impl LabelledTally {
-    /// One tally for each of `values` of the label `by`, besides the labels all have in common.
+    /// Registers one tally for each of `values` of the label `by`. All have the `common` labels too.
     pub(super) fn register<'a>(
         registry: &Registry,
         name: &'static str,
@@ -47,24 +47,24 @@ impl LabelledTally {
         LabelledTally(values.into_iter().map(one).collect())
     }
 
-    /// Counts `n` under the label value with this `index`.
+    /// Adds `n` to the count of the label value at `index`.
     ///
     /// # Panics
-    /// If the label has no such value.
+    /// If `index` is out of bounds.
     #[inline]
     pub fn add(&mut self, index: usize, n: u64) {
         self.0[index].add(n);
     }
 
-    /// Adds what was counted to the counters.
+    /// Adds the counts to the counters and resets them.
     #[inline]
     pub fn publish(&mut self) {
         self.0.iter_mut().for_each(Tally::publish);
     }
 }
 
-/// Drops of one direction by reason, and their counters. The workers of a lane add to the same ones,
-/// which costs nothing while nothing is dropped.
+/// Drops in one direction by reason, and their counters. A lane's two workers share the counters, at no
+/// cost while nothing is dropped.
 pub struct PublishedDrops {
     tally: DropTally,
     counters: Box<[Counter]>,
@@ -82,18 +82,18 @@ impl PublishedDrops {
         }
     }
 
-    /// Counts `packets` dropped for `reason`.
+    /// Adds `packets` dropped for `reason`.
     #[inline]
     pub fn add(&mut self, reason: DropReason, packets: u64) {
         self.tally.add(reason, packets);
     }
 
-    /// The counts themselves, for code that wants a [`DropTally`] to add to.
+    /// The unpublished counts, for code that adds to a [`DropTally`].
     pub fn tally(&mut self) -> &mut DropTally {
         &mut self.tally
     }
 
-    /// Adds what was counted to the counters.
+    /// Adds the counts to the counters and resets them.
     #[inline]
     pub fn publish(&mut self) {
         self.tally.take(|reason, n| self.counters[reason as usize].increment(n));

@@ -1,8 +1,8 @@
-//! Which packets may be merged at all, and which two may follow each other in one superpacket.
+//! Rules for which packets may be merged, and which packet may follow another in a superpacket.
 //!
-//! The kernel's rules are in `inet_gro_receive` (`net/ipv4/af_inet.c`), `ipv6_gro_receive`
-//! (`net/ipv6/ip6_offload.c`), `tcp_gro_receive` and `udp_gro_receive_segment`. Ours are at least
-//! as strict, so that segmenting a superpacket gives back the packets it was made of.
+//! The rules are at least as strict as the kernel's in `inet_gro_receive` (`net/ipv4/af_inet.c`),
+//! `ipv6_gro_receive` (`net/ipv6/ip6_offload.c`), `tcp_gro_receive` and `udp_gro_receive_segment`, so
+//! that segmenting a superpacket restores the original packets.
 
 use super::super::superpacket::SuperpacketKind;
 use super::seal::SealReason;
@@ -10,22 +10,22 @@ use crate::packet::checksum::{Sum, pseudo_header};
 use crate::packet::flow::FlowKey;
 use crate::packet::{Flags, Ipv4, Ipv6, Tcp, Udp, ip, protocol};
 
-/// What a packet is to the window.
+/// How the window treats a packet.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Class {
     /// May start a chain or join one.
     Candidate(Candidate),
-    /// Goes as it is, and its flow's chain must not take what comes after it.
+    /// Passed on unchanged; closes the chain of its flow, which preserves order within the flow.
     SealsFlow(FlowKey, SealReason),
-    /// A fragment: it may belong to any flow between its addresses.
+    /// A fragment: closes every chain between its addresses, as it may belong to any of their flows.
     SealsAddresses(FlowKey),
-    /// Neither TCP nor UDP: no chain can hold its flow.
+    /// Neither TCP nor UDP: passed on unchanged, closes no chain.
     Alone,
-    /// It may belong to any flow.
+    /// Not parsable: closes every chain, as it may belong to any flow.
     SealsAll,
 }
 
-/// A packet that may be merged. Offsets and lengths in bytes.
+/// A packet that may be merged. Offsets and lengths are in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate {
     pub(super) key: FlowKey,
@@ -33,16 +33,17 @@ pub(super) struct Candidate {
     pub(super) transport: usize,
     pub(super) header_len: usize,
     pub(super) payload_len: usize,
-    /// TCP's sequence number; zero for UDP.
+    /// TCP sequence number; zero for UDP.
     pub(super) sequence: u32,
-    /// TCP's PSH.
+    /// Whether TCP's PSH is set; false for UDP.
     pub(super) push: bool,
-    /// IPv4's identification if it must count up: without it a fragmentable packet that the kernel
-    /// cuts again would get an identification that its sender gave to another.
+    /// IPv4 identification of a packet that may be fragmented, which must increase by one from segment to
+    /// segment. Otherwise segmentation could give a packet an identification that its sender used for
+    /// another one.
     pub(super) id: Option<u16>,
 }
 
-/// Sorts a packet that is trimmed to its IP length.
+/// Classifies a packet that is trimmed to its IP length.
 #[inline]
 pub(super) fn classify(packet: &[u8]) -> Class {
     let Some(transport) = ip::transport(packet) else { return Class::SealsAll };
@@ -108,18 +109,19 @@ fn udp(packet: &[u8], key: FlowKey, transport: usize) -> Class {
     })
 }
 
-/// An IP header that a superpacket can have.
+/// Fields of an IP header that a superpacket can have.
 struct PlainIp {
     id: Option<u16>,
 }
 
-/// Checks that the IP header has no options or extensions and sets no flag but "don't fragment".
+/// Returns `None` if the IP header has options or extension headers, or a flag other than "don't
+/// fragment", or a wrong IPv4 header checksum.
 fn plain_ip(packet: &[u8], transport: usize) -> Option<PlainIp> {
     if let Some(header) = Ipv4::new_checked(packet) {
         let flags = header.fragment_field();
         let dont_fragment = flags == Ipv4::DONT_FRAGMENT;
         let plain = transport == Ipv4::MIN_HEADER && (dont_fragment || flags == 0);
-        // The kernel drops a packet whose header checksum is wrong; merging would repair it.
+        // The kernel drops a packet with a wrong header checksum; merging would repair the checksum.
         let intact = plain && Sum::of(&packet[..transport]).checksum() == 0;
         intact.then(|| PlainIp { id: (!dont_fragment).then(|| header.id()) })
     } else {
@@ -127,13 +129,13 @@ fn plain_ip(packet: &[u8], transport: usize) -> Option<PlainIp> {
     }
 }
 
-/// Whether both packets' headers differ only in what segmentation fills in again: lengths,
-/// identification, sequence number, PSH, checksums. Both are candidates of one flow.
+/// Returns whether the headers of two candidates of one flow differ only in fields that segmentation
+/// restores: lengths, identification, sequence number, PSH and checksums.
 #[inline]
 pub(super) fn same_header(head: &[u8], packet: &[u8], candidate: &Candidate) -> bool {
     let ip = match candidate.kind {
         SuperpacketKind::Tso4 | SuperpacketKind::Uso4 => {
-            // Version, length and TOS; flags; TTL and protocol.
+            // Version, header length and TOS; fragment flags and offset, TTL and protocol.
             head[..2] == packet[..2] && head[6..10] == packet[6..10]
         }
         // Version, traffic class and flow label; next header and hop limit.
@@ -152,8 +154,8 @@ pub(super) fn same_header(head: &[u8], packet: &[u8], candidate: &Candidate) -> 
         && head.options() == packet.options()
 }
 
-/// Whether the packet's transport checksum is right. A superpacket gets a new checksum, so merging
-/// a corrupt segment would launder it.
+/// Returns whether the packet's transport checksum is correct. A superpacket gets a new checksum, so
+/// merging a corrupt segment would hide the corruption.
 #[inline]
 pub(super) fn checksum_is_right(packet: &[u8], candidate: &Candidate) -> bool {
     let (addresses, protocol) = match candidate.kind {
@@ -164,6 +166,6 @@ pub(super) fn checksum_is_right(packet: &[u8], candidate: &Candidate) -> bool {
     };
     let transport = &packet[candidate.transport..];
     let sum = pseudo_header(&packet[addresses], protocol) + Sum::of(transport);
-    // A transport length fits 16 bits: the IP length does.
+    // The IP length fits 16 bits, so the transport length does too.
     sum.with_u16(transport.len() as u16).checksum() == 0
 }

@@ -1,4 +1,4 @@
-//! A chain: the packets of a batch that will leave as one superpacket.
+//! Chains: consecutive packets of one flow that leave as one superpacket.
 
 use super::super::superpacket::SuperpacketKind;
 use super::candidate::{Candidate, checksum_is_right, same_header};
@@ -8,25 +8,25 @@ use crate::offload::Limits;
 use crate::packet::flow::FlowKey;
 use crate::packet::{Flags, Tcp};
 
-/// The longest header a chain's packets can have: IPv6 without extensions, TCP with all options.
+/// Longest header of a chain in bytes: IPv6 without extension headers (40), TCP with all options (60).
 const MAX_HEADER: usize = 100;
 
-/// No further entry.
+/// Marks the last entry of a chain.
 pub(super) const END: u16 = u16::MAX;
 
-/// What a chain will still take.
+/// Whether a chain accepts further segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// The next segment of its flow.
+    /// Accepts the next segment of its flow.
     Open,
-    /// Nothing more.
+    /// Closed for this reason.
     Sealed(SealReason),
-    /// Nothing ever: a packet that goes as it is.
+    /// A single packet that is never merged.
     Verbatim,
 }
 
-/// Packets linked through the window's entries. All have the first one's header but for lengths,
-/// identification, sequence number, PSH and checksums.
+/// Packets linked through the window's entries. Their headers differ only in lengths, identification,
+/// sequence number, PSH and checksums.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chain {
     pub(super) key: FlowKey,
@@ -38,18 +38,19 @@ pub(super) struct Chain {
     transport: usize,
     header_len: usize,
     gso_size: usize,
-    /// Header and payloads, in bytes.
+    /// Bytes of one header and all payloads.
     bytes: usize,
     next_sequence: u32,
     next_id: Option<u16>,
     push: bool,
-    /// Whether the first packet's checksum was verified: not before a second one wants to join,
-    /// as a chain of one goes out as it came.
+    /// Whether the checksum of the first packet was verified. Verified only when a second packet could
+    /// join: a chain of one leaves unchanged.
     verified: bool,
 }
 
 impl Chain {
-    /// A packet that goes as it is. Its key is no packet's, so it is never found.
+    /// Creates a chain of one packet that is never merged. Its default key matches no packet, so lookups
+    /// do not find it.
     pub(super) fn verbatim(entry: u16) -> Chain {
         Chain {
             key: FlowKey::default(),
@@ -69,7 +70,7 @@ impl Chain {
         }
     }
 
-    /// A chain of one.
+    /// Creates a chain that starts with `candidate`.
     pub(super) fn start(entry: u16, candidate: &Candidate) -> Chain {
         Chain {
             key: candidate.key,
@@ -86,14 +87,18 @@ impl Chain {
         }
     }
 
-    /// Seals the chain if it is open.
+    /// Closes the chain for this reason, if it is open.
     pub(super) fn seal(&mut self, reason: SealReason) {
         if self.state == State::Open {
             self.state = State::Sealed(reason);
         }
     }
 
-    /// Whether `packet` can be the next segment; if not, what seals the chain.
+    /// Checks whether `packet` can be the next segment, but not its checksum. Verifies the checksum of
+    /// `head`, the first packet, if that was not done before.
+    ///
+    /// # Errors
+    /// Returns the reason to close the chain if `packet` cannot join.
     #[inline]
     pub(super) fn admits(
         &mut self,
@@ -124,7 +129,7 @@ impl Chain {
         Ok(())
     }
 
-    /// Appends an admitted packet. Returns the entry that must link to it.
+    /// Appends an admitted packet. Returns the index of the entry that must link to it.
     #[inline]
     pub(super) fn append(&mut self, entry: u16, candidate: &Candidate, limits: &Limits) -> u16 {
         self.segments += 1;
@@ -142,7 +147,7 @@ impl Chain {
         std::mem::replace(&mut self.last, entry)
     }
 
-    /// The chain as what a sink takes; `None` if it is a single packet.
+    /// Returns the chain as a superpacket, or `None` if it is a single packet.
     pub(super) fn coalesced<'w, 'b>(&self, entries: &'w [Entry<'b>]) -> Option<Coalesced<'w, 'b>> {
         (self.segments > 1).then(|| Coalesced {
             kind: self.kind,
@@ -155,7 +160,7 @@ impl Chain {
         })
     }
 
-    /// The superpacket's header: the first packet's, with PSH if any packet had it.
+    /// Returns the header of the first packet, with PSH set if any packet has it.
     fn header(&self, head: &[u8]) -> [u8; MAX_HEADER] {
         let mut header = [0; MAX_HEADER];
         header[..self.header_len].copy_from_slice(&head[..self.header_len]);
@@ -169,7 +174,7 @@ impl Chain {
     }
 }
 
-/// Two or more packets that leave as one superpacket.
+/// Two or more packets merged into a superpacket.
 #[derive(Clone, Debug)]
 pub struct Coalesced<'w, 'b> {
     kind: SuperpacketKind,
@@ -182,45 +187,45 @@ pub struct Coalesced<'w, 'b> {
 }
 
 impl<'w, 'b> Coalesced<'w, 'b> {
-    /// What it is: never `None`.
+    /// Returns the kind: never [`SuperpacketKind::None`].
     pub fn kind(&self) -> SuperpacketKind {
         self.kind
     }
 
-    /// IP and transport header: the first packet's, with PSH if any packet had it. Lengths and
-    /// checksums are still the first packet's.
+    /// Returns the IP and transport header of the first packet, with PSH set if any packet has it. Length
+    /// and checksum fields are unchanged, so they do not match the superpacket.
     pub fn header(&self) -> &[u8] {
         &self.header[..self.header_len]
     }
 
-    /// Payload bytes of each segment but the last.
+    /// Returns the payload bytes of every segment but the last, which can be shorter.
     pub fn gso_size(&self) -> usize {
         self.gso_size
     }
 
-    /// How many packets it is made of: two or more.
+    /// Returns the number of segments: two or more.
     pub fn segments(&self) -> usize {
         self.segments
     }
 
-    /// Header and all payloads, in bytes.
+    /// Returns the bytes of one header and all payloads.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// The payloads, in order.
+    /// Iterates over the payloads, in order.
     pub fn payloads(&self) -> impl Iterator<Item = &'b [u8]> + use<'w, 'b> {
         let header_len = self.header_len;
         self.packets().map(move |packet| &packet[header_len..])
     }
 
-    /// The packets as they came, in order.
+    /// Iterates over the original packets, in order.
     pub fn packets(&self) -> Packets<'w, 'b> {
         self.packets.clone()
     }
 }
 
-/// The packets of a chain, in order.
+/// Iterator over the packets of a chain, in order.
 #[derive(Clone, Debug)]
 pub struct Packets<'w, 'b> {
     entries: &'w [Entry<'b>],

@@ -1,10 +1,11 @@
-//! Coalescing: segments from the outside become superpackets for the TUN, within one batch.
+//! Coalescing: merges inbound packets of one batch into superpackets for the TUN.
 //!
-//! Packets come from the inside worker's inbox, opened, checked against allowed IPs and steered
-//! here by their flow's hash. They go through a [`Sink`] to the TUN writer.
+//! Packets come from the inside worker's ring: opened, checked against the allowed IPs and assigned to
+//! this lane by flow hash. They leave through a [`Sink`] to the TUN writer.
 //!
-//! `window.rs` holds the batch, `candidate.rs` the rules for one packet and for two, `chain.rs`
-//! what became of them.
+//! - `window` collects the packets of a batch into chains.
+//! - `candidate` decides which packets may be merged, and which headers match.
+//! - `chain` is a sequence of packets that leave as one superpacket.
 
 mod candidate;
 mod chain;

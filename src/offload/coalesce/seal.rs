@@ -1,41 +1,43 @@
-//! Why a chain takes no more segments.
+//! Reasons why a chain was closed to further segments.
 
-/// The reason a chain was sealed, of which each chain has exactly one.
+/// Reason why a chain was closed. Each chain has exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum SealReason {
-    /// The batch ended. The good case.
+    /// The batch ended: the normal case.
     BatchEnd,
-    /// A segment with PSH.
+    /// A segment has PSH set.
     Push,
-    /// A segment shorter than the first.
+    /// A segment is shorter than the first.
     Short,
-    /// A segment longer than the first.
+    /// The next segment is longer than the first.
     Long,
-    /// As many segments as the kernel takes.
+    /// The superpacket has the maximum number of segments.
     Segments,
-    /// As many bytes as fit.
+    /// The next segment would exceed the maximum number of bytes.
     Bytes,
-    /// Not the next sequence number: a gap, an overlap or a retransmission.
+    /// The next segment does not have the expected sequence number: a gap, an overlap or a
+    /// retransmission.
     Sequence,
-    /// Another header field differs: acknowledgement, window, options, TOS, TTL and the like.
+    /// Another header field differs, such as acknowledgement, window, options, TOS or TTL.
     Header,
-    /// Fragmentable, and not the next identification.
+    /// The next packet may be fragmented and does not have the expected identification.
     Identification,
-    /// SYN, FIN, RST, URG or CWR.
+    /// The flow has a packet with SYN, FIN, RST, URG or CWR, without ACK, or with a reserved bit set.
     Flags,
-    /// A pure ACK or an empty datagram.
+    /// The flow has a pure ACK or an empty datagram.
     NoPayload,
-    /// A transport checksum that is wrong, or that UDP left out.
+    /// A transport checksum is wrong, or UDP has none.
     Checksum,
-    /// A packet of the flow with IP options or extension headers, or a fragment between its addresses.
+    /// The flow has a packet with IP options, extension headers, a wrong IPv4 header checksum or a
+    /// mismatched UDP length, or a fragment was seen between its addresses.
     Ineligible,
-    /// A packet that could belong to any flow.
+    /// A packet could not be parsed, so it may belong to any flow.
     Unparsable,
 }
 
 impl SealReason {
-    /// Every reason, in the order of their discriminants.
+    /// All reasons, in discriminant order.
     pub const ALL: [SealReason; 14] = [
         Self::BatchEnd,
         Self::Push,
@@ -53,7 +55,7 @@ impl SealReason {
         Self::Unparsable,
     ];
 
-    /// The value of the `reason` label.
+    /// Returns the value of the `reason` metric label.
     pub const fn label(self) -> &'static str {
         match self {
             Self::BatchEnd => "batch_end",

@@ -1,16 +1,18 @@
-//! Where a window's packets go: the TUN, or a test that looks at them.
+//! Output of a window: the TUN writer, or a collector in tests.
 
 use super::chain::Coalesced;
 use super::seal::SealReason;
 
-/// Takes what a window hands over, in order. It cannot fail: what it cannot deliver it counts.
+/// Receives the output of a window, in order. Its methods do not fail: a sink counts what it cannot
+/// deliver.
 pub trait Sink {
-    /// One packet, as it came.
+    /// Takes one packet, unchanged.
     fn packet(&mut self, packet: &[u8]);
 
-    /// Two or more packets as one.
+    /// Takes two or more packets, merged.
     fn superpacket(&mut self, superpacket: &Coalesced<'_, '_>);
 
-    /// Why the chain that comes next was sealed. Not called for packets that could start no chain.
+    /// Takes the reason why the next chain was closed. Called before the chain's packet or superpacket;
+    /// not called for packets that cannot start a chain.
     fn sealed(&mut self, reason: SealReason);
 }

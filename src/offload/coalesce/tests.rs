@@ -1,5 +1,5 @@
-//! What coalescing promises. Every superpacket that comes out in these tests is also put together,
-//! parsed and cut again, and must give back the very packets that went in.
+//! Tests of coalescing. Every superpacket produced here is also assembled, parsed and segmented again,
+//! which must restore the original packets.
 
 use proptest::prelude::*;
 
@@ -9,7 +9,7 @@ use super::*;
 use crate::packet::Flags;
 use crate::packet::flow::flow_hash;
 
-/// Keeps everything, and checks that each superpacket is cut into what it was made of.
+/// Collects all output and checks that each superpacket segments into its original packets.
 #[derive(Default)]
 struct Collector {
     /// The packets of each write.
@@ -30,7 +30,7 @@ impl Sink for Collector {
         let mut cut = cut_again(superpacket);
         for (i, (cut, packet)) in cut.iter_mut().zip(&packets).enumerate() {
             if packet[0] >> 4 == 4 && packet[6] & 0x40 != 0 {
-                // With "don't fragment" the identification means nothing and need not survive.
+                // With "don't fragment" the identification is meaningless and need not be preserved.
                 cut[4..6].copy_from_slice(&packet[4..6]);
                 cut[10..12].copy_from_slice(&packet[10..12]);
             }
@@ -80,12 +80,12 @@ fn coalesce(packets: &[Vec<u8>]) -> Collector {
     coalesce_within(Limits::SAFE, packets)
 }
 
-/// How many packets each write has.
+/// Returns the number of packets in each write.
 fn sizes(packets: &[Vec<u8>]) -> Vec<usize> {
     coalesce(packets).writes.iter().map(Vec::len).collect()
 }
 
-/// The `n`th packet of a TCP flow whose packets carry 100 bytes, after a change.
+/// Returns packet `n` of a TCP flow with 100 payload bytes per packet, modified by `change`.
 fn tcp_with(n: u32, change: impl Fn(&mut Build)) -> Vec<u8> {
     let sequence = 1u32.wrapping_add(n * 100);
     let mut build = Build { id: 100 + n as u16, sequence, ..Build::default() }.payload(100);
@@ -97,7 +97,7 @@ fn tcp(n: u32) -> Vec<u8> {
     tcp_with(n, |_| {})
 }
 
-/// The `n`th packet of a UDP flow whose packets carry 100 bytes, after a change.
+/// Returns packet `n` of a UDP flow with 100 payload bytes per packet, modified by `change`.
 fn udp_with(n: u16, change: impl Fn(&mut Build)) -> Vec<u8> {
     let mut build = Build { id: 100 + n, ..Build::default() }.payload(100);
     change(&mut build);
@@ -200,7 +200,7 @@ fn a_superpacket_has_64_segments_at_most_and_udp_128_where_the_kernel_takes_it()
 
 #[test]
 fn a_superpacket_has_65_535_bytes_at_most() {
-    // 40 + 45 * 1455 = 65,515 bytes; one more would be too many. Then to the byte.
+    // 40 + 45 * 1455 = 65,515 bytes: one more segment would exceed the limit. Then exactly 65,535 bytes.
     let segment = |n: u32| Build { id: n as u16, sequence: n * 1455, ..Build::default() }.payload(1455).tcp();
     let segments: Vec<_> = (0..46).map(segment).collect();
     let collector = coalesce(&segments);
@@ -279,7 +279,7 @@ fn packets_whose_headers_differ_are_not_merged() {
     for (what, change) in differ {
         for (v6, is_udp) in [(false, false), (true, false), (false, true), (true, true)] {
             let expected = match what {
-                "flow label" if !v6 => vec![3], // there is no such field
+                "flow label" if !v6 => vec![3], // IPv4 has no flow label
                 "don't fragment" if v6 => vec![3],
                 "window" | "acknowledgement" | "options" if is_udp => vec![3],
                 _ => vec![1, 2],
@@ -372,7 +372,7 @@ fn a_wrong_checksum_is_never_repaired_by_merging() {
             let collector = coalesce(&packets);
             assert_eq!(collector.writes.concat(), packets);
             let with = collector.writes.iter().find(|write| write.contains(&packets[place])).unwrap();
-            assert_eq!(with.len(), 1, "the corrupt packet goes alone");
+            assert_eq!(with.len(), 1, "the corrupt packet is not merged");
         }
     }
     let mut header = tcp(1);
@@ -410,7 +410,7 @@ fn a_chain_of_one_is_byte_identical_to_what_came() {
     }
 }
 
-/// One packet of one of a few flows; what makes trouble is likely.
+/// Generates packets of a few flows, often with properties that prevent merging.
 fn any_packet() -> impl Strategy<Value = Vec<u8>> {
     let shape = (0..3u16, any::<bool>(), any::<bool>(), 0..12u32, 0..16u8);
     (shape, 0..6u8, prop_oneof![8 => Just(100usize), 1 => 0..140usize]).prop_map(
@@ -437,7 +437,7 @@ fn any_packet() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// Packets by flow, in the order in which they stand.
+/// Groups packets by flow, preserving their order.
 fn by_flow(packets: &[Vec<u8>]) -> std::collections::BTreeMap<u32, Vec<Vec<u8>>> {
     let mut flows = std::collections::BTreeMap::<u32, Vec<Vec<u8>>>::new();
     for packet in packets {
@@ -451,7 +451,7 @@ proptest! {
     fn packets_of_a_flow_leave_in_the_order_they_came_and_none_is_lost(
         packets in proptest::collection::vec(any_packet(), 0..400),
     ) {
-        // The collector checks besides that cutting each superpacket gives back its packets.
+        // The collector also checks that segmenting each superpacket restores its packets.
         let trimmed: Vec<_> = packets
             .iter()
             .map(|packet| crate::packet::ip::trimmed(packet).unwrap_or(packet).to_vec())

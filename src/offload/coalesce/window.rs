@@ -1,7 +1,7 @@
-//! The window: one batch of opened packets on its way into the TUN.
+//! The coalescing window: one batch of opened packets to be written to the TUN.
 //!
-//! It lives on the stack for as long as its batch, and holds only references. There is no timer
-//! and nothing is kept from one batch to the next: latency is not traded for throughput.
+//! A window lives on the stack for one batch and holds only references. There is no timer, and no
+//! packet waits for the next batch, so coalescing adds no latency.
 
 use arrayvec::ArrayVec;
 
@@ -13,32 +13,34 @@ use crate::offload::Limits;
 use crate::packet::flow::FlowKey;
 use crate::packet::ip;
 
-/// One packet, and the one behind it in its chain.
+/// One packet and the index of the next entry in its chain.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry<'b> {
     pub(super) packet: &'b [u8],
     pub(super) next: u16,
 }
 
-/// Packets of one batch, in chains. Chains leave in the order in which their first packets came.
-/// Of each flow only the newest chain is ever open, so packets of one flow leave in order.
+/// The packets of one batch, in chains.
+///
+/// Chains leave in the order in which their first packets arrived. Only the newest chain of a flow can
+/// be open, so the packets of a flow leave in order.
 #[derive(Debug)]
 pub struct Window<'b> {
     limits: Limits,
     entries: ArrayVec<Entry<'b>, CAPACITY>,
     chains: ArrayVec<Chain, CAPACITY>,
-    /// The chains' flow hashes side by side, so that a search touches few cache lines.
+    /// Flow hashes of the chains, stored contiguously so that a search touches few cache lines.
     hashes: ArrayVec<u32, CAPACITY>,
-    /// The chain that was used last: most batches carry one flow.
+    /// Index of the most recently used chain, tried first: most batches carry a single flow.
     latest: usize,
 }
 
-/// How many packets a window holds: four superpackets of 64 segments.
+/// Maximum packets in a window: four superpackets of 64 segments.
 pub const CAPACITY: usize = 256;
-const _: () = assert!(CAPACITY < END as usize, "an entry's index must differ from the end mark");
+const _: () = assert!(CAPACITY < END as usize, "an entry index must differ from the end mark");
 
 impl<'b> Window<'b> {
-    /// An empty window.
+    /// Creates an empty window.
     pub fn new(limits: Limits) -> Window<'b> {
         Window {
             limits,
@@ -49,23 +51,23 @@ impl<'b> Window<'b> {
         }
     }
 
-    /// How many packets are waiting.
+    /// Returns the number of packets in the window.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether no packet is waiting.
+    /// Returns whether the window holds no packets.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Whether the window must be flushed before it takes another packet.
+    /// Returns whether the window must be flushed before the next [`push`](Self::push).
     pub fn is_full(&self) -> bool {
         self.entries.is_full()
     }
 
-    /// Takes a packet and cuts it to its IP length. Bytes that are no IP packet are taken as they
-    /// are: whether to drop them is not for the window to say.
+    /// Adds a packet, trimmed to its IP length. Bytes that are not an IP packet are passed on unchanged:
+    /// the window never drops packets.
     ///
     /// # Panics
     /// If the window is full.
@@ -95,7 +97,7 @@ impl<'b> Window<'b> {
         self.add_verbatim(packet);
     }
 
-    /// Hands everything to `sink` and is empty again.
+    /// Passes all chains to `sink` and empties the window.
     pub fn flush(&mut self, sink: &mut impl Sink) {
         for chain in &self.chains {
             match chain.state {
@@ -114,11 +116,11 @@ impl<'b> Window<'b> {
         self.latest = 0;
     }
 
-    /// Appends to the flow's open chain, or starts a new one.
+    /// Appends the packet to the open chain of its flow, or starts a new chain.
     #[inline]
     fn add_candidate(&mut self, packet: &'b [u8], candidate: &Candidate) {
         if self.limits.segments(candidate.kind) <= 1 {
-            // No chain of this kind is ever open, so there is none to seal.
+            // Chains of this kind are never started, so there is none to close.
             self.add_verbatim(packet);
             return;
         }
@@ -156,10 +158,10 @@ impl<'b> Window<'b> {
         self.entries.push(Entry { packet, next: END });
     }
 
-    /// The newest chain of a flow.
+    /// Returns the index of the newest chain of a flow.
     #[inline]
     fn find(&self, key: &FlowKey) -> Option<usize> {
-        // The chain used last is the newest of its flow: a newer one would have been used later.
+        // The most recently used chain is the newest of its flow: a newer one would be more recent.
         if self.chains.get(self.latest).is_some_and(|chain| chain.key == *key) {
             return Some(self.latest);
         }

@@ -4,29 +4,30 @@ use super::{Cause, MAX_REJECT, MIN_MTU_V4, MIN_MTU_V6, ipv4_header, ipv6_header}
 use crate::packet::checksum::{Sum, pseudo_header};
 use crate::packet::{Ipv4, Ipv6, ip, protocol, put_u16, put_u32};
 
-/// Type, code, checksum, and four bytes whose meaning depends on the type.
+/// Length of the ICMP header in bytes: type, code, checksum, and four bytes that depend on the type.
 const HEADER: usize = 8;
 
-/// Where the checksum stands.
+/// Offset of the checksum field, in bytes from the start of the ICMP header.
 const CHECKSUM: usize = 2;
 
-/// Bytes of the rejected packet's payload that an ICMP error quotes (RFC 792). They hold the ports and
-/// TCP's sequence number, by which the sender finds the connection.
+/// Bytes of the rejected packet's payload that an ICMP error quotes (RFC 792). They include the ports and
+/// TCP's sequence number, which the sender uses to find the connection.
 const QUOTED_PAYLOAD: usize = 8;
 
-/// Whether a message of this ICMP type asks or answers something and is no error: echo, router
-/// discovery, time stamps, information, address masks.
+/// Returns whether this ICMP type is a query or a reply rather than an error: echo, router discovery,
+/// timestamp, information, address mask.
 pub(super) fn is_question_v4(kind: u8) -> bool {
     matches!(kind, 0 | 8..=10 | 13..=18)
 }
 
-/// The same for ICMPv6: errors have types below 128, and a redirect (137) counts as one (RFC 4443,
-/// section 2.4).
+/// Returns whether this ICMPv6 type is not an error. Errors have types below 128, and a redirect (137) is
+/// treated as one (RFC 4443, section 2.4).
 pub(super) fn is_question_v6(kind: u8) -> bool {
     kind >= 128 && kind != 137
 }
 
-/// Writes an ICMP error about `packet`: its length in bytes.
+/// Writes an ICMP error about `packet`, with its IP header and [`QUOTED_PAYLOAD`] further bytes quoted.
+/// Returns the length in bytes of the IP packet written.
 pub(super) fn write_v4(packet: &[u8], cause: Cause, out: &mut [u8; MAX_REJECT]) -> Option<usize> {
     const UNREACHABLE: u8 = 3;
     let code = match cause {
@@ -51,7 +52,8 @@ pub(super) fn write_v4(packet: &[u8], cause: Cause, out: &mut [u8; MAX_REJECT]) 
     Some(len)
 }
 
-/// Writes an ICMPv6 error about `packet`: its length in bytes. It quotes as much as fits.
+/// Writes an ICMPv6 error about `packet`, quoting as much of it as fits [`MAX_REJECT`] bytes. Returns the
+/// length in bytes of the IP packet written.
 pub(super) fn write_v6(packet: &[u8], cause: Cause, out: &mut [u8; MAX_REJECT]) -> Option<usize> {
     const UNREACHABLE: u8 = 1;
     const PACKET_TOO_BIG: u8 = 2;

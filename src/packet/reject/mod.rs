@@ -1,13 +1,13 @@
-//! Rejects: the packet that tells a sender why its own went no further. Built from the bytes that were
-//! read from the TUN; goes back to the TUN through the queue's reject scratch.
+//! Rejects: packets that tell a sender why its packet was not forwarded. A reject is built from a packet
+//! read from the TUN and written back to the TUN.
 //!
-//! A TCP segment that nobody may carry is answered with a reset, so that the client sees "connection
-//! refused" at once. Everything else is answered with an ICMP error. `reset` and `icmp` write them;
-//! here is decided who gets an answer at all.
+//! A TCP segment without an allowed peer is answered with a reset, so that the client sees "connection
+//! refused" at once. Everything else is answered with an ICMP error. This module decides whether a packet
+//! may be answered; `reset` and `icmp` write the answer.
 //!
-//! Every reject comes from the address that the rejected packet was for. The kernel sent that packet
-//! to the TUN, so a packet from there passes its reverse path filter; from the interface's own
-//! address it would be a martian (`fib_validate_source` in Linux's `net/ipv4/fib_frontend.c`).
+//! The source of a reject is the destination of the rejected packet. The kernel routed that packet to the
+//! TUN, so the reject passes its reverse path filter. A reject from the interface's own address would be
+//! dropped as a martian (`fib_validate_source` in `net/ipv4/fib_frontend.c`).
 
 mod icmp;
 mod reset;
@@ -16,35 +16,36 @@ use std::net::IpAddr;
 
 use super::{Flags, Ipv4, Ipv6, Tcp, Udp, ip, protocol, u16_at};
 
-/// The longest reject in bytes: an ICMPv6 error fits the smallest IPv6 MTU (RFC 4443, section 2.4).
+/// Length of the longest reject in bytes: an ICMPv6 error must fit the minimum IPv6 MTU (RFC 4443,
+/// section 2.4).
 pub const MAX_REJECT: usize = 1280;
 
-/// The smallest MTU that a too-big message tells over IPv4, in bytes: what every host takes (RFC 1122,
-/// section 3.3.2). Linux takes no less than 552 (`ip_rt_min_pmtu`).
+/// Smallest MTU reported over IPv4, in bytes: every host must accept packets of this length (RFC 1122,
+/// section 3.3.2). Linux uses at least 552 (`ip_rt_min_pmtu`).
 pub const MIN_MTU_V4: usize = 576;
 
-/// The smallest MTU of IPv6, in bytes (RFC 8200, section 5).
+/// Minimum IPv6 MTU in bytes (RFC 8200, section 5), the smallest one reported over IPv6.
 pub const MIN_MTU_V6: usize = 1280;
 
-/// Why a packet goes no further.
+/// Reason why a packet is not forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// No peer may be sent packets for this destination: a reset, or "administratively prohibited"
-    /// (ICMP 3/13, ICMPv6 1/1).
+    /// No peer's allowed IPs contain the destination. Answered with a reset or "administratively
+    /// prohibited" (ICMP 3/13, ICMPv6 1/1).
     NotAllowed,
-    /// The same where the sender is to see a missing route: a reset, or "net unreachable" (ICMP 3/0), "no
-    /// route to destination" (ICMPv6 1/0).
+    /// Like [`NotAllowed`](Self::NotAllowed), but reported as a missing route. Answered with a reset, "net
+    /// unreachable" (ICMP 3/0) or "no route to destination" (ICMPv6 1/0).
     NoRoute,
-    /// Nobody knows yet where the peer is: "host unreachable" (ICMP 3/1, ICMPv6 1/3), for TCP too. It
-    /// may pass, so connections are not reset. Linux's WireGuard says the same (`wg_xmit` in
-    /// `drivers/net/wireguard/device.c`).
+    /// The peer has no known endpoint. Answered with "host unreachable" (ICMP 3/1, ICMPv6 1/3), for TCP
+    /// too: the condition may be temporary, so connections are not reset. Linux's WireGuard does the same
+    /// (`wg_xmit` in `drivers/net/wireguard/device.c`).
     Unreachable,
-    /// Longer than this many bytes: "fragmentation needed" (ICMP 3/4, RFC 1191) or "packet too big"
-    /// (ICMPv6 2/0).
+    /// The packet is longer than this MTU in bytes. Answered with "fragmentation needed" (ICMP 3/4, RFC
+    /// 1191) or "packet too big" (ICMPv6 2/0).
     TooBig(u16),
 }
 
-/// What was built: the value of the `kind` label.
+/// Kind of a reject, for the `kind` metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// A TCP reset.
@@ -53,14 +54,17 @@ pub enum Answer {
     Icmp,
     /// An ICMPv6 "destination unreachable".
     Icmpv6,
-    /// "Fragmentation needed" or "packet too big".
+    /// An ICMP "fragmentation needed" or ICMPv6 "packet too big".
     TooBig,
 }
 
-/// Writes the reject of `packet` (whole, trimmed to its IP length) to the start of `out`: what it is,
-/// and its length in bytes. `None` if the packet must not be answered (RFC 1122, section 3.2.2; RFC
-/// 4443, section 2.4): a reset, an ICMP error, a later fragment, one from or to more than one host, one
-/// cut short; and one that is too big but may be fragmented.
+/// Writes the reject for `packet`, trimmed to its IP length, to the start of `out`. Returns its kind and
+/// its length in bytes.
+///
+/// Returns `None` if the packet must not be answered (RFC 1122, section 3.2.2; RFC 4443, section 2.4): a
+/// TCP reset, an ICMP error, a fragment other than the first, a packet whose source or destination is not
+/// a single host, or one with a truncated transport header. Also returns `None` for
+/// [`Cause::TooBig`] if the packet may be fragmented.
 pub fn reject(packet: &[u8], cause: Cause, out: &mut [u8; MAX_REJECT]) -> Option<(Answer, usize)> {
     let transport = answerable(packet)?;
     let is_final = matches!(cause, Cause::NotAllowed | Cause::NoRoute);
@@ -79,12 +83,12 @@ pub fn reject(packet: &[u8], cause: Cause, out: &mut [u8; MAX_REJECT]) -> Option
     Some((answer, icmp::write_v4(packet, cause, out)?))
 }
 
-/// Whether routers must not fragment this packet: IPv4 with the flag set, and all IPv6.
+/// Returns whether routers must not fragment this packet: IPv4 with "don't fragment" set, and all IPv6.
 pub fn must_not_be_fragmented(packet: &[u8]) -> bool {
     Ipv4::new_checked(packet).is_none_or(|header| header.fragment_field() & Ipv4::DONT_FRAGMENT != 0)
 }
 
-/// The packet's transport, if the sender may be answered.
+/// Returns the packet's transport, or `None` if the packet must not be answered.
 fn answerable(packet: &[u8]) -> Option<ip::Transport> {
     if !is_one_host(ip::source(packet)?) || !is_one_host(ip::destination(packet)?) {
         return None;
@@ -104,10 +108,11 @@ fn answerable(packet: &[u8]) -> Option<ip::Transport> {
     answerable.then_some(transport)
 }
 
-/// Whether this is an address of one host that can be sent to.
+/// Returns whether the address identifies a single host that can be sent to.
 fn is_one_host(address: IpAddr) -> bool {
     match address {
-        // 240.0.0.0/4 holds the broadcast address, 0.0.0.0/8 what has no address yet.
+        // 224.0.0.0/4 is multicast, 240.0.0.0/4 includes the broadcast address, and 0.0.0.0/8 is for hosts
+        // without an address yet.
         IpAddr::V4(v4) => v4.octets()[0] != 0 && v4.octets()[0] < 224 && !v4.is_loopback(),
         IpAddr::V6(v6) => !v6.is_multicast() && !v6.is_unspecified() && !v6.is_loopback(),
     }
@@ -124,7 +129,8 @@ fn is_later_fragment(packet: &[u8], transport: ip::Transport) -> bool {
     }
 }
 
-/// Writes an IPv4 header without options that answers `packet`: from its destination to its source.
+/// Writes an IPv4 header without options to `out`, from the destination of `packet` to its source. `len`
+/// is the total length in bytes.
 fn ipv4_header(packet: &[u8], protocol: u8, len: usize, out: &mut [u8]) -> Option<()> {
     const TTL: u8 = 64;
     let (source, destination) = packet[Ipv4::ADDRESSES].split_at(4);
@@ -141,7 +147,8 @@ fn ipv4_header(packet: &[u8], protocol: u8, len: usize, out: &mut [u8]) -> Optio
     Some(())
 }
 
-/// Writes an IPv6 header that answers `packet`: from its destination to its source.
+/// Writes an IPv6 header to `out`, from the destination of `packet` to its source. `len` is the length
+/// of the packet in bytes, this header included.
 fn ipv6_header(packet: &[u8], protocol: u8, len: usize, out: &mut [u8]) -> Option<()> {
     const HOP_LIMIT: u8 = 64;
     let (source, destination) = packet[Ipv6::ADDRESSES].split_at(16);

@@ -4,15 +4,16 @@ use super::{MAX_REJECT, ipv4_header, ipv6_header};
 use crate::packet::checksum::{Sum, pseudo_header};
 use crate::packet::{Flags, Ipv4, Ipv6, Tcp, ip, protocol, put_u16, put_u32};
 
-/// Writes the reset that answers `packet`, whose TCP header stands at `offset`; its length in bytes.
+/// Writes the reset that answers `packet`, whose TCP header is at byte `offset`. Returns the length in
+/// bytes of the IP packet written.
 pub(super) fn write(packet: &[u8], offset: usize, out: &mut [u8; MAX_REJECT]) -> Option<usize> {
     let answered = Tcp::new_checked(&packet[offset..])?;
     let flags = answered.flags();
     let (sequence, acknowledgement, control) = if flags.any(Flags::ACK) {
         (answered.acknowledgement(), 0, Flags::RST)
     } else {
-        // What the segment takes up of the sequence space. The payload's length is the IP header's to
-        // tell; a superpacket's is that of all its segments.
+        // Sequence space that the segment occupies. The packet is trimmed to its IP length, so the rest is
+        // payload; for a superpacket it is that of all segments.
         let payload = packet.len() - offset - answered.header_len();
         let taken = payload as u32 + u32::from(flags.any(Flags::SYN)) + u32::from(flags.any(Flags::FIN));
         (0, answered.sequence().wrapping_add(taken), Flags::RST.with(Flags::ACK))

@@ -1,4 +1,4 @@
-//! Each reject is read back by an independent parser, which also says what the checksums should be.
+//! Tests of rejects: an independent parser reads each reject and verifies its checksums.
 
 use etherparse::{
     IcmpEchoHeader, Icmpv4Type, Icmpv6Type, IpNumber, Ipv4Header, Ipv6Header, NetSlice, PacketBuilder,
@@ -30,11 +30,11 @@ fn udp(v6: bool, payload: &[u8]) -> Vec<u8> {
 fn answer(packet: &[u8], cause: Cause) -> Option<(Answer, Vec<u8>)> {
     let mut out = [0xee; MAX_REJECT];
     let (answer, len) = reject(packet, cause, &mut out)?;
-    assert!(out[len..].iter().all(|byte| *byte == 0xee), "nothing is written behind the reject");
+    assert!(out[len..].iter().all(|byte| *byte == 0xee), "nothing is written after the reject");
     Some((answer, out[..len].to_vec()))
 }
 
-/// The header is complete, right, and turned round.
+/// Asserts that the IP header is complete and correct, with source and destination swapped.
 fn check_ip(reject: &[u8], protocol: IpNumber) {
     match SlicedPacket::from_ip(reject).unwrap().net.unwrap() {
         NetSlice::Ipv4(ip) => {
@@ -129,7 +129,7 @@ fn icmp4(reject: &[u8], about: &[u8]) -> icmpv4::DestUnreachableHeader {
     let Some(TransportSlice::Icmpv4(icmp)) = sliced.transport else { panic!("no ICMP") };
     let header = icmp.header();
     assert_eq!(header.checksum, header.icmp_type.calc_checksum(icmp.payload()));
-    assert_eq!(icmp.payload(), &about[..about.len().min(28)], "the IP header and eight bytes");
+    assert_eq!(icmp.payload(), &about[..about.len().min(28)], "quotes the IP header and eight bytes");
     match icmp.icmp_type() {
         Icmpv4Type::DestinationUnreachable(header) => header,
         other => panic!("{other:?}"),
@@ -142,7 +142,7 @@ fn icmp6(reject: &[u8], about: &[u8]) -> Icmpv6Type {
     let Some(TransportSlice::Icmpv6(icmp)) = sliced.transport else { panic!("no ICMPv6") };
     let header = icmp.header();
     assert_eq!(header.checksum, header.icmp_type.calc_checksum(B6, A6, icmp.payload()).unwrap());
-    assert_eq!(icmp.payload(), &about[..about.len().min(1232)], "as much as 1,280 bytes hold");
+    assert_eq!(icmp.payload(), &about[..about.len().min(1232)], "quotes as much as fits 1,280 bytes");
     icmp.icmp_type()
 }
 
@@ -198,13 +198,13 @@ fn a_packet_that_is_too_big_is_told_what_fits() {
     let needed = |next_hop_mtu| icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu };
     assert_eq!((kind, icmp4(&reject, &packet)), (Answer::TooBig, needed(1208)));
     let (_, reject) = answer(&packet, Cause::TooBig(100)).unwrap();
-    assert_eq!(icmp4(&reject, &packet), needed(576), "no less than every host takes");
+    assert_eq!(icmp4(&reject, &packet), needed(576), "not below the IPv4 minimum");
 
     let packet = tcp(true, header, &[0; 1400]);
     let (kind, reject) = answer(&packet, Cause::TooBig(1388)).unwrap();
     assert_eq!((kind, icmp6(&reject, &packet)), (Answer::TooBig, Icmpv6Type::PacketTooBig { mtu: 1388 }));
     let (_, reject) = answer(&packet, Cause::TooBig(1208)).unwrap();
-    assert_eq!(icmp6(&reject, &packet), Icmpv6Type::PacketTooBig { mtu: 1280 }, "no less than IPv6 allows");
+    assert_eq!(icmp6(&reject, &packet), Icmpv6Type::PacketTooBig { mtu: 1280 }, "not below the IPv6 minimum");
 }
 
 #[test]

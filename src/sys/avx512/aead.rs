@@ -1,4 +1,5 @@
-//! The AEAD (RFC 8439, section 2.8) without associated data, as WireGuard's transport data uses it.
+//! ChaCha20-Poly1305 (RFC 8439, section 2.8) without associated data, as in WireGuard's transport
+//! data.
 
 use core::arch::x86_64::{__m512i, _mm512_setzero_si512};
 
@@ -10,36 +11,36 @@ use super::messages::{Messages, Tags};
 use super::poly1305::{Authenticators, transposed};
 use super::{Avx512, LANES};
 
-// The proof is what the methods are about; it has nothing inside.
+// `self` is the proof that the CPU can run the methods.
 #[allow(clippy::unused_self)]
 impl Avx512 {
     /// Encrypts `messages` in place, message i under `counters[i]`, and returns their tags. `key`
-    /// is in little-endian words.
+    /// holds little-endian words.
     pub(crate) fn seal(self, key: &[u32; 8], counters: [u64; LANES], messages: Messages<'_>) -> Tags {
-        // SAFETY: there is an `Avx512` only if this CPU has every feature the function names.
+        // SAFETY: an `Avx512` exists only if this CPU has every feature the function enables.
         unsafe { run(Direction::Seal, key, counters, messages) }
     }
 
-    /// Decrypts `messages` in place and returns what their tags should be. Whoever calls compares,
-    /// in constant time, and does not look at a message whose tag is another.
+    /// Decrypts `messages` in place and returns the expected tags. The caller must compare the tags in
+    /// constant time and discard messages whose tag differs.
     pub(crate) fn open(self, key: &[u32; 8], counters: [u64; LANES], messages: Messages<'_>) -> Tags {
-        // SAFETY: there is an `Avx512` only if this CPU has every feature the function names.
+        // SAFETY: an `Avx512` exists only if this CPU has every feature the function enables.
         unsafe { run(Direction::Open, key, counters, messages) }
     }
 
-    /// Overwrites the stack as deep as [`seal`](Self::seal) and [`open`](Self::open) go if the same
-    /// function calls them: the compiler leaves copies of the key, of key stream and of
-    /// authenticators' keys there.
+    /// Overwrites the stack area that [`seal`](Self::seal) and [`open`](Self::open) use when called
+    /// from the same function. The compiler spills copies of the key, the key stream and the
+    /// authenticator keys there.
     pub(crate) fn wipe(self) {
-        // SAFETY: there is an `Avx512` only if this CPU has every feature the function names.
+        // SAFETY: an `Avx512` exists only if this CPU has every feature the function enables.
         unsafe { wipe() }
     }
 }
 
-/// Bytes of stack: a quarter more than [`run`] and what it calls take, which is far more unoptimised.
+/// Bytes of stack to wipe: a quarter more than [`run`] and its callees use. Debug builds use far more.
 const DEPTH: usize = if cfg!(debug_assertions) { 64 } else { 12 } * 1024;
 
-// In a frame of its own, which takes the place that theirs had.
+// Not inlined, so that its frame overlaps the one that `run` had.
 #[inline(never)]
 #[target_feature(enable = "avx512f")]
 #[allow(clippy::large_stack_arrays)]
@@ -54,23 +55,23 @@ enum Direction {
     Open,
 }
 
-// One function for both, so that the cipher has one caller and stays in registers.
+// One function for both directions, so that the cipher has a single caller and stays in registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,avx512vbmi2")]
 fn run(direction: Direction, key: &[u32; 8], counters: [u64; LANES], mut messages: Messages<'_>) -> Tags {
     let len = messages.len();
     let streams = Streams::new(key, counters);
     let words = streams.blocks(0);
-    // Block 0 is the authenticator's (section 2.6).
+    // Block 0 holds the authenticator keys (section 2.6).
     let mut authenticators = Authenticators::new(&words);
-    // Blocks `number` and `number + 1` of every stream, which wait to be added.
+    // Blocks `number` and `number + 1` of every stream, not yet added to the text.
     let mut number = 0;
     let mut stream = squares(&words);
-    // Bytes of each message that have been taken in, and the next ones, transposed.
+    // Bytes of each message already authenticated, and the following ones, transposed.
     let mut done = 0;
     let mut ahead = [[_mm512_setzero_si512(); 2]; 4];
     let mut tags = None;
     loop {
-        // What is authenticated is what is on the wire: sealed already, or not yet opened.
+        // The ciphertext is authenticated: text after it has been sealed, or before it is opened.
         let end = (number as usize + 1) * 64;
         let wire = match direction {
             Direction::Seal => end,

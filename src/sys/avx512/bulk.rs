@@ -1,18 +1,18 @@
-//! The middle of long messages, where cipher and authenticator run side by side.
+//! The middle of long messages, with cipher and authenticator interleaved.
 //!
-//! Alone, neither keeps the CPU busy: the cipher's rotations wait for the multiplier's ports, and
-//! transpositions for the one unit that moves words across a register. So a double round is followed
-//! piece by piece by work on what came earlier. One call goes like this:
+//! Neither keeps the CPU busy by itself: the cipher's rotations compete for the multiplier's ports, and
+//! transpositions for the single unit that moves words across a register. Each half round is therefore
+//! followed by a piece of work on earlier blocks. One call performs:
 //!
 //! ```text
-//! rounds                 of the next two blocks of each stream
-//! added meanwhile        the last two blocks, to 128 bytes of each message (two messages a piece)
-//! taken in meanwhile     the 64 bytes of text that were transposed last time, then 64 more
-//! transposed meanwhile   these, then the 64 bytes behind them, for the next time
+//! rounds        the next two blocks of each stream
+//! add           the previous two blocks to 128 bytes of each message (two messages per piece)
+//! authenticate  the 64 bytes of text transposed by the previous call, then 64 more
+//! transpose     those 64 bytes, then the 64 bytes after them, for the next call
 //! ```
 //!
-//! A block is taken in in three pieces, one for each limb, and after four blocks the sum is reduced:
-//! the arithmetic and its bounds are those of [`Authenticators::blocks`].
+//! A block is authenticated in three pieces, one per limb, and the sum is reduced after four blocks. The
+//! arithmetic and its bounds are those of [`Authenticators::blocks`].
 
 use core::arch::x86_64::{_mm512_setzero_si512, _mm512_unpackhi_epi64, _mm512_unpacklo_epi64};
 
@@ -21,13 +21,14 @@ use super::chacha20::{Squares, Streams, blocks_of_two, double_round, half_round,
 use super::messages::Messages;
 use super::poly1305::{Authenticators, Block, Products, columns, number};
 
-/// What one call adds, and takes in, of each message.
+/// Bytes of each message that one call encrypts or decrypts, and authenticates.
 pub(super) const CHUNK: usize = 128;
 
-/// Half of that: what is transposed ahead.
+/// Bytes of each message that are transposed ahead for the next call: half of [`CHUNK`].
 pub(super) const AHEAD: usize = 64;
 
-/// The low or the high 64 bits, going by `$unpack`, of four blocks of each message from `$at` on.
+/// Transposes the low or the high 64 bits, selected by `$unpack`, of four 16-byte blocks of each message
+/// from `$at` on.
 macro_rules! transpose {
     ($unpack:ident $half:literal $messages:ident $at:expr => $to:ident) => {
         let [mut a, mut b, mut c, mut d] = columns([
@@ -41,12 +42,12 @@ macro_rules! transpose {
     };
 }
 
-/// Adds two blocks of stream to messages `$k` and `$k + 4`.
+/// Adds two blocks of key stream to messages `$k` and `$k + 4`.
 macro_rules! add {
     ($stream:ident $k:literal $messages:ident $at:expr) => {
         let [mut a, mut b, mut c, mut d] = blocks_of_two($stream, $k);
         hold!(a, b, c, d);
-        // The first two blocks of a stream begin with the authenticator's.
+        // Block 0 of a stream is the authenticator's and is not added.
         if let Some(at) = $at {
             $messages.add_whole($k, at, a);
             $messages.add_whole($k + LANES / 2, at, b);
@@ -57,13 +58,12 @@ macro_rules! add {
     };
 }
 
-/// Adds `stream`, blocks `next - 2` and `next - 1` of every stream, to the messages, and makes it
-/// blocks `next` and `next + 1`. Takes in [`CHUNK`] bytes of text from `done` on, of which the first
-/// [`AHEAD`] are in `ahead` when it is called, as the [`AHEAD`] bytes behind them all are when it
-/// returns.
+/// Adds `stream`, blocks `next - 2` and `next - 1` of every stream, to the messages and replaces it by
+/// blocks `next` and `next + 1`. Authenticates [`CHUNK`] bytes of text from `done` on. On entry, `ahead`
+/// holds the first [`AHEAD`] of these bytes, transposed; on return, the [`AHEAD`] bytes after them.
 ///
-/// The text from `done + AHEAD` on is read after the stream has been added. So when sealing, `stream`
-/// has to reach to `done + AHEAD + CHUNK` or further, and when opening to `done + AHEAD` at most.
+/// The text from `done + AHEAD` on is read after the stream has been added. `stream` must therefore reach
+/// to at least `done + AHEAD + CHUNK` when sealing, and to at most `done + AHEAD` when opening.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
 pub(super) fn chunk(
@@ -75,7 +75,7 @@ pub(super) fn chunk(
     ahead: &mut [Block; 4],
     done: usize,
 ) {
-    // Stream block n belongs to the 64 bytes before 64 n.
+    // Stream block n covers the 64 bytes of text that end at offset 64 n.
     let at = (next as usize * 64).checked_sub(3 * 64);
     let (here, after) = (done + AHEAD, done + CHUNK);
     let mut text = [[_mm512_setzero_si512(); 2]; 4];

@@ -1,8 +1,8 @@
-//! `ChaCha20` (RFC 8439, section 2.3): sixteen blocks at a time, two in a row of each of eight
-//! messages.
+//! `ChaCha20` (RFC 8439, section 2.3): sixteen blocks at a time, two consecutive ones of each of
+//! eight messages.
 //!
-//! A block is sixteen words of 32 bits, here sixteen registers of which each holds one word of all
-//! blocks. Additions are modulo 2^32 by themselves, so there are no bounds to keep.
+//! A block has sixteen 32-bit words. Sixteen registers each hold one word of all blocks. Lane
+//! additions wrap modulo 2^32, as the cipher requires.
 
 use core::arch::x86_64::{
     __m512i, _mm512_add_epi32, _mm512_set1_epi32, _mm512_setr_epi32, _mm512_setzero_si512,
@@ -20,26 +20,26 @@ const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574]
 /// The key streams of eight messages under one key.
 pub(super) struct Streams<'k> {
     key: &'k [u32; 8],
-    /// Low and high word of each message's counter, in lanes i and i + 8.
+    /// Low and high word of the counter of message i, in lanes i and i + 8.
     counters: [__m512i; 2],
-    /// The beginning of every block after three of the first four quarter rounds. They have nothing
-    /// to do with the number of the block, which is in the fourth. One could tell the key from this.
+    /// The state of every block after three of the first four quarter rounds, which do not depend on
+    /// the block number. Reveals the key, so it is zeroized on drop.
     begun: Words,
 }
 
-/// Sixteen blocks word by word: element i has word i of all of them. The first block of message i
-/// is in lane i, the second in lane i + 8.
+/// Sixteen blocks by word: element i holds word i of all blocks. The first block of message i is in
+/// lane i, the second in lane i + 8.
 pub(super) type Words = [__m512i; 16];
 
-/// Sixteen blocks halfway from words to bytes: quarter m of element `[i][k]` has words 4i to 4i + 3
-/// of the block in lane 4m + k.
+/// Sixteen blocks, half transposed from words to bytes: 128-bit quarter m of element `[i][k]` holds
+/// words 4i to 4i + 3 of the block in lane 4m + k.
 pub(super) type Squares = [[__m512i; 4]; 4];
 
-/// One block of each message.
+/// One 64-byte block of each message.
 pub(super) type Blocks = [__m512i; LANES];
 
-/// A quarter of some quarter rounds (section 2.1): `x += y; z ^= x; z <<<= bits`. The order, two of
-/// each, is the one that the CPU has been seen to run fastest; the compiler leaves it alone.
+/// One step of several quarter rounds (section 2.1): `x += y; z ^= x; z <<<= bits`. Groups of two
+/// measured fastest, and the compiler keeps the order.
 macro_rules! steps {
     ($bits:literal $v:ident: $([$x:literal $y:literal $z:literal])*) => {
         $($v[$x] = core::arch::x86_64::_mm512_add_epi32($v[$x], $v[$y]);)*
@@ -58,7 +58,7 @@ macro_rules! quarter_round {
     };
 }
 
-/// The first or the second half, going by the two rotations, of four quarter rounds.
+/// The first or the second half of four quarter rounds, selected by the two rotations.
 macro_rules! half_round {
     (columns $first:literal $second:literal $v:ident) => {
         steps!($first $v: [0 4 12] [1 5 13]);
@@ -74,8 +74,8 @@ macro_rules! half_round {
     };
 }
 
-/// Four quarter rounds down the columns and four down the diagonals (section 2.3), and up to four
-/// pieces of other work, each behind a half round. The diagonal half can stand alone.
+/// Four quarter rounds on the columns and four on the diagonals (section 2.3), with up to four pieces
+/// of other work, each after a half round. The diagonal half can be used alone.
 macro_rules! double_round {
     ($v:ident) => { double_round!($v {} {} {} {}) };
     ($v:ident $first:block $second:block $third:block $fourth:block) => {
@@ -99,8 +99,8 @@ macro_rules! double_round {
 pub(super) use {double_round, half_round, steps};
 
 impl<'k> Streams<'k> {
-    /// The stream of message i is that of the nonce of WireGuard's `counters[i]`: 32 bits of zeros,
-    /// then the counter, little-endian (whitepaper, section 5.4.6).
+    /// Creates the streams of `key`. The nonce of message i is 32 zero bits, then `counters[i]`,
+    /// little-endian (WireGuard whitepaper, section 5.4.6).
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(super) fn new(key: &'k [u32; 8], counters: [u64; LANES]) -> Self {
@@ -117,7 +117,7 @@ impl<'k> Streams<'k> {
         streams
     }
 
-    /// What blocks `number` and `number + 1` of every stream begin with.
+    /// Returns the initial state of blocks `number` and `number + 1` of every stream.
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn start(&self, number: u32) -> Words {
@@ -129,7 +129,7 @@ impl<'k> Streams<'k> {
         [c0, c1, c2, c3, k0, k1, k2, k3, k4, k5, k6, k7, n, _mm512_setzero_si512(), low, high]
     }
 
-    /// Blocks `number` and `number + 1` after the first four quarter rounds, those of the columns.
+    /// Returns blocks `number` and `number + 1` after the first four quarter rounds, on the columns.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(super) fn begin(&self, number: u32) -> Words {
@@ -142,7 +142,7 @@ impl<'k> Streams<'k> {
         v
     }
 
-    /// The blocks from what the rounds made of them: adds what they began with.
+    /// Completes blocks `number` and `number + 1` after the rounds by adding their initial state.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(super) fn end(&self, number: u32, mut v: Words) -> Words {
@@ -152,7 +152,7 @@ impl<'k> Streams<'k> {
         v
     }
 
-    /// Blocks `number` and `number + 1` of every stream.
+    /// Returns blocks `number` and `number + 1` of every stream.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(super) fn blocks(&self, number: u32) -> Words {
@@ -171,8 +171,8 @@ impl Drop for Streams<'_> {
     }
 }
 
-/// The first half of the way from words to bytes: four words of four blocks make a square in each
-/// 128-bit quarter.
+/// The first half of the transposition from words to bytes: in each 128-bit quarter, transposes four
+/// words of four blocks.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn squares(words: &Words) -> Squares {
@@ -189,8 +189,8 @@ pub(super) fn squares(words: &Words) -> Squares {
     squares
 }
 
-/// The second half, for messages k and k + 4: the first block of each, then the second of each. The
-/// quarters of four registers make another square.
+/// The second half of the transposition, for messages k and k + 4: transposes the quarters of four
+/// registers. Returns the first block of each message, then the second of each.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn blocks_of_two(squares: &Squares, k: usize) -> [__m512i; 4] {
@@ -202,7 +202,7 @@ pub(super) fn blocks_of_two(squares: &Squares, k: usize) -> [__m512i; 4] {
     [first[0], first[1], second[0], second[1]]
 }
 
-/// The first and the second block of each message.
+/// Returns the first and the second block of each message.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn split(squares: &Squares) -> [Blocks; 2] {
@@ -213,14 +213,14 @@ pub(super) fn split(squares: &Squares) -> [Blocks; 2] {
     blocks
 }
 
-/// The same word in all lanes.
+/// Returns a register with the same word in all lanes.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn all(word: u32) -> __m512i {
     _mm512_set1_epi32(word.cast_signed())
 }
 
-/// A word for each lane.
+/// Returns a register with one word per lane.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn lanes(words: [u32; 16]) -> __m512i {

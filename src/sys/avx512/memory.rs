@@ -1,12 +1,12 @@
-//! What the kernels touch, and what they leave behind.
+//! Tests that the AVX-512 code stays within its buffers and leaves no keys on the stack.
 
 use std::ffi::c_void;
 
 use super::{Avx512, LANES, Messages};
 
-/// Bytes between two pages that nobody may touch.
+/// A buffer between two inaccessible guard pages.
 struct Fenced {
-    /// Of the first of those.
+    /// Start of the first guard page.
     start: *mut u8,
     len: usize,
 }
@@ -16,7 +16,7 @@ const PAGE: usize = 4096;
 impl Fenced {
     fn new(len: usize) -> Self {
         let len = len.next_multiple_of(PAGE);
-        // SAFETY: new pages, of which those in the middle are opened.
+        // SAFETY: the mapping is new, and `mprotect` only changes pages inside it.
         unsafe {
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
             let start = libc::mmap(std::ptr::null_mut(), len + 2 * PAGE, libc::PROT_NONE, flags, -1, 0);
@@ -27,19 +27,20 @@ impl Fenced {
         }
     }
 
-    /// So many bytes, right behind the page before them or right in front of the one behind them.
+    /// Returns `len` bytes that start right after the first guard page, or end right before the
+    /// second.
     fn bytes(&mut self, len: usize, at_the_end: bool) -> &mut [u8] {
         assert!(len <= self.len);
         let from = PAGE + if at_the_end { self.len - len } else { 0 };
-        // SAFETY: they are inside the pages that were opened, which live as long as `self`, and nobody else
-        // has them.
+        // SAFETY: the bytes are inside the accessible pages, which live as long as `self`, and `&mut self`
+        // makes the borrow exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(from), len) }
     }
 }
 
 impl Drop for Fenced {
     fn drop(&mut self) {
-        // SAFETY: what was mapped by `new`, once.
+        // SAFETY: `new` mapped exactly this range, and it is unmapped once.
         unsafe { libc::munmap(self.start.cast(), self.len + 2 * PAGE) };
     }
 }
@@ -47,7 +48,7 @@ impl Drop for Fenced {
 #[test]
 fn nothing_in_front_of_the_first_or_behind_the_last_message_is_touched() {
     let Some(avx512) = Avx512::detect() else {
-        eprintln!("this CPU has no AVX-512: nothing was tested");
+        eprintln!("skipped: this CPU does not support the AVX-512 implementation");
         return;
     };
     let key = std::array::from_fn(|i| 0x0101_0101 * i as u32);
@@ -73,7 +74,7 @@ fn nothing_in_front_of_the_first_or_behind_the_last_message_is_touched() {
     }
 }
 
-/// What a thread on a stack of our own does.
+/// Arguments of a thread that runs on a stack of the test.
 struct Errand {
     avx512: Avx512,
     key: [u32; 8],
@@ -82,7 +83,7 @@ struct Errand {
 }
 
 extern "C" fn run_errand(errand: *mut c_void) -> *mut c_void {
-    // SAFETY: it is the `Errand` of `left_on_the_stack`, which waits for this thread.
+    // SAFETY: the pointer is to the `Errand` in `left_on_the_stack`, which joins this thread.
     let Errand { avx512, key, text, wipes } = unsafe { &mut *errand.cast::<Errand>() };
     avx512.seal(key, [7; LANES], Messages::new(text, 1424, 1424, LANES));
     if *wipes {
@@ -91,12 +92,12 @@ extern "C" fn run_errand(errand: *mut c_void) -> *mut c_void {
     std::ptr::null_mut()
 }
 
-/// How many words of the key lie on the stack of a thread that has sealed with it, four copies in a row: so the
-/// cipher has them in its registers.
+/// Returns how many words of the key are left on the stack of a thread that sealed with it. Looks for four
+/// copies in a row, as the cipher holds them in its registers.
 fn left_on_the_stack(mut errand: Errand) -> usize {
     let mut stack = Fenced::new(256 * 1024);
     let len = stack.len;
-    // SAFETY: the stack and the errand live until the thread has been joined.
+    // SAFETY: the stack and the errand outlive the thread, which is joined.
     unsafe {
         let mut attributes = std::mem::zeroed();
         assert_eq!(libc::pthread_attr_init(&raw mut attributes), 0);
@@ -116,11 +117,11 @@ fn left_on_the_stack(mut errand: Errand) -> usize {
 #[test]
 fn the_stack_keeps_nothing_of_a_key_once_it_is_wiped() {
     let Some(avx512) = Avx512::detect() else {
-        eprintln!("this CPU has no AVX-512: nothing was tested");
+        eprintln!("skipped: this CPU does not support the AVX-512 implementation");
         return;
     };
     let key = std::array::from_fn(|i| 0x9e37_79b9_u32.wrapping_mul(i as u32 + 1));
     let left = |wipes| left_on_the_stack(Errand { avx512, key, text: vec![0x55; LANES * 1424], wipes });
-    assert_ne!(left(false), 0, "the test knows a key when it sees one");
+    assert_ne!(left(false), 0, "without the wipe, the test finds the key");
     assert_eq!(left(true), 0);
 }

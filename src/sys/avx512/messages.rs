@@ -1,54 +1,54 @@
-//! The messages of one call: equally long, and equally far from each other in one buffer.
+//! The messages of one call: of equal length, at equal distances in one buffer.
 
 use core::arch::x86_64::{__m512i, _mm512_setzero_si512, _mm512_xor_si512};
 
 use super::chacha20::Blocks;
 use super::{LANES, load, load_part, store, store_part};
 
-/// Bytes of a tag.
+/// Length of a tag, in bytes.
 pub(crate) const TAG: usize = 16;
 
-/// One tag for each lane. Those of lanes without a message mean nothing.
+/// One tag per lane. The tags of lanes without a message are meaningless.
 pub(crate) type Tags = [[u8; TAG]; LANES];
 
-/// Up to [`LANES`] messages, and what they lie in.
+/// Up to [`LANES`] messages in a buffer.
 pub(crate) struct Messages<'a> {
     buffer: &'a mut [u8],
-    /// Where the message of each lane begins. Lanes without a message read the last one again.
+    /// Offset of the message of each lane, in bytes. Lanes without a message read the last one again.
     starts: [usize; LANES],
     len: usize,
     count: usize,
 }
 
 impl<'a> Messages<'a> {
-    /// Message i is the `len` bytes of `buffer` from `i * stride` on.
+    /// Creates `count` messages, of which message i is the `len` bytes of `buffer` from `i * stride` on.
     ///
     /// # Panics
-    /// If there are none or over [`LANES`], if they overlap or do not fit into the buffer, or if they
-    /// are longer than a datagram: the number of a block is of 32 bits.
+    /// Panics if `count` is 0 or over [`LANES`], if the messages overlap or exceed the buffer, or if
+    /// `len` exceeds 65,535 bytes, the length of a datagram: block numbers have 32 bits.
     pub(crate) fn new(buffer: &'a mut [u8], stride: usize, len: usize, count: usize) -> Self {
-        assert!((1..=LANES).contains(&count), "one message a lane");
+        assert!((1..=LANES).contains(&count), "one message per lane");
         assert!(len <= stride || count == 1, "messages do not overlap");
         assert!(u16::try_from(len).is_ok(), "a message is no longer than a datagram");
-        assert!((count - 1) * stride + len <= buffer.len(), "the messages lie in the buffer");
+        assert!((count - 1) * stride + len <= buffer.len(), "the messages fit into the buffer");
         let starts = std::array::from_fn(|lane| lane.min(count - 1) * stride);
         Messages { buffer, starts, len, count }
     }
 
-    /// Bytes of each message.
+    /// Returns the length of each message, in bytes.
     #[inline]
     pub(super) fn len(&self) -> usize {
         self.len
     }
 
-    /// The 64 bytes from `at` on of the message of one lane.
+    /// Returns the 64 bytes from `at` on of the message of `lane`.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(super) fn whole(&self, lane: usize, at: usize) -> __m512i {
         load(self.buffer[self.starts[lane] + at..].first_chunk().expect("a message reaches that far"))
     }
 
-    /// The 64 bytes from `at` on of each message, fewer at its end and zeros behind them.
+    /// Returns the 64 bytes from `at` on of each message, padded with zeros after its end.
     #[target_feature(enable = "avx512f,avx512bw")]
     pub(super) fn at(&self, at: usize) -> Blocks {
         let mut blocks = [_mm512_setzero_si512(); LANES];
@@ -62,7 +62,7 @@ impl<'a> Messages<'a> {
         blocks
     }
 
-    /// Adds key stream to the 64 bytes from `at` on of the message of one lane.
+    /// Adds (XORs) key stream to the 64 bytes from `at` on of the message of `lane`, if it has one.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(super) fn add_whole(&mut self, lane: usize, at: usize, stream: __m512i) {
@@ -73,7 +73,7 @@ impl<'a> Messages<'a> {
         }
     }
 
-    /// Adds key stream to the 64 bytes from `at` on of each message, fewer at its end.
+    /// Adds (XORs) key stream to the 64 bytes from `at` on of each message, fewer at its end.
     #[target_feature(enable = "avx512f,avx512bw")]
     pub(super) fn add(&mut self, at: usize, stream: &Blocks) {
         if at >= self.len {

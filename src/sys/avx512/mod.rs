@@ -1,20 +1,20 @@
 //! ChaCha20-Poly1305 of eight messages at a time, for CPUs with AVX-512 and its 52-bit multiplier
-//! (IFMA). It gains by interleaving: what is done to one message is done to eight in the same
-//! instruction, so neither cipher nor authenticator ever waits for itself.
+//! (IFMA). Each instruction works on all eight messages, so neither cipher nor authenticator stalls
+//! on its own dependency chain.
 //!
-//! Constant in time by construction: no branch and no address depends on key, counter or payload, only on
-//! lengths and on how many messages there are.
+//! The code is constant-time by construction: branches and addresses depend only on the lengths and
+//! the number of messages, never on key, counter or payload.
 //!
 //! - [`chacha20`]: the key stream, two blocks of each of eight messages per call;
 //! - [`poly1305`]: eight authenticators, one in each 64-bit lane;
-//! - [`messages`]: what is sealed and opened, as places in a buffer;
-//! - [`aead`]: the two put together;
-//! - [`bulk`]: the same for the middle of long messages, interleaved so that the CPU is busy.
+//! - [`messages`]: the messages to seal or open, as ranges of a buffer;
+//! - [`aead`]: cipher and authenticator combined;
+//! - [`bulk`]: the same for the middle of long messages, interleaved to keep the CPU busy.
 //!
-//! Only the loads, the stores, the way in and [`held`] are unsafe; arithmetic in vector registers is
-//! not.
+//! Only loads, stores, the entry points and [`held`] are unsafe; arithmetic in vector registers is
+//! safe.
 
-// The rows of a square, which have no better names.
+// Matrix rows are named by single letters.
 #![allow(clippy::many_single_char_names)]
 
 use core::arch::asm;
@@ -23,7 +23,7 @@ use core::arch::x86_64::{
 };
 use std::arch::is_x86_feature_detected;
 
-/// [`held`], in place.
+/// Applies [`held`] in place.
 macro_rules! hold {
     ($($register:expr),*) => { $($register = $crate::sys::avx512::held($register);)* };
 }
@@ -40,15 +40,15 @@ mod tests;
 
 pub(crate) use messages::{Messages, TAG};
 
-/// Messages in one call, at the most: one in each 64-bit lane of a register.
+/// Maximum number of messages per call: one in each 64-bit lane of a register.
 pub(crate) const LANES: usize = 8;
 
-/// Proof that this CPU can run what is in here.
+/// Proof that this CPU can run the code in this module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Avx512(());
 
 impl Avx512 {
-    /// Asks the CPU, and whether the kernel saves its large registers.
+    /// Returns the proof if the CPU has the required features and the kernel saves AVX-512 registers.
     pub fn detect() -> Option<Self> {
         let all = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
@@ -59,52 +59,52 @@ impl Avx512 {
     }
 }
 
-/// The same value, of which the compiler knows nothing: it is computed before everything that is held
-/// later in the source, and what is computed from it comes after everything that was held earlier.
-/// Otherwise the compiler sorts interleaved work apart again. There are no instructions in this.
+/// Returns the same value, opaque to the compiler. The value is computed before everything held later
+/// in the source, and its uses come after everything held earlier; without this, the compiler
+/// separates interleaved work again. Emits no instructions.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn held(mut register: __m512i) -> __m512i {
-    // SAFETY: it is a comment in the assembly, which leaves everything as it is.
+    // SAFETY: the assembly is only a comment and changes nothing.
     unsafe { asm!("/* {0} */", inout(zmm_reg) register, options(nomem, nostack, preserves_flags)) };
     register
 }
 
-/// 64 bytes as one register.
+/// Loads 64 bytes into a register.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn load(block: &[u8; 64]) -> __m512i {
-    // SAFETY: it reads the 64 bytes of the array, which need no alignment.
+    // SAFETY: reads the 64 bytes of the array; no alignment is required.
     unsafe { _mm512_loadu_si512(block.as_ptr().cast()) }
 }
 
-/// The opposite of [`load`].
+/// Stores a register to 64 bytes.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn store(block: &mut [u8; 64], value: __m512i) {
-    // SAFETY: it writes the 64 bytes of the array, which need no alignment.
+    // SAFETY: writes the 64 bytes of the array; no alignment is required.
     unsafe { _mm512_storeu_si512(block.as_mut_ptr().cast(), value) }
 }
 
-/// Under 64 bytes as one register, zeros behind them.
+/// Loads fewer than 64 bytes into a register, padded with zeros.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn load_part(part: &[u8]) -> __m512i {
-    // SAFETY: the mask has a bit for each byte of the slice, and what is masked out is not read.
+    // SAFETY: the mask has a bit for each byte of the slice, and other bytes are not read.
     unsafe { _mm512_maskz_loadu_epi8(mask(part.len()), part.as_ptr().cast()) }
 }
 
-/// The opposite of [`load_part`].
+/// Stores the first `part.len()` bytes of a register, fewer than 64.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn store_part(part: &mut [u8], value: __m512i) {
-    // SAFETY: the mask has a bit for each byte of the slice, and what is masked out is not written.
+    // SAFETY: the mask has a bit for each byte of the slice, and other bytes are not written.
     unsafe { _mm512_mask_storeu_epi8(part.as_mut_ptr().cast(), mask(part.len()), value) }
 }
 
-/// A bit for each of `len` bytes, fewer than 64.
+/// Returns a mask of the low `len` bits, fewer than 64.
 #[inline]
 fn mask(len: usize) -> u64 {
-    assert!(len < 64, "a whole register needs no mask");
+    assert!(len < 64, "a full register needs no mask");
     (1 << len) - 1
 }

@@ -1,22 +1,22 @@
 //! Poly1305 (RFC 8439, section 2.5): eight authenticators side by side, one in each 64-bit lane.
 //!
-//! Numbers modulo 2^130 - 5 are in limbs of 44, 44 and 42 bits, which leaves the 52-bit multiplier
-//! room for sums. 2^132 is 4 * 2^130, that is 20: a product that reaches over the top limb comes
-//! back in at the bottom 20 times.
+//! Numbers modulo 2^130 - 5 are split into limbs of 44, 44 and 42 bits, which leaves headroom for sums
+//! in the 52-bit multiplier. Since 2^132 = 4 * 2^130 is congruent to 20, a product that overflows the
+//! top limb is added at the bottom, multiplied by 20.
 //!
-//! Up to four blocks go in at a time, (a + m1) r^4 + m2 r^3 + m3 r^2 + m4 r, and are reduced once.
+//! Up to four blocks are added at a time, as (a + m1) r^4 + m2 r^3 + m3 r^2 + m4 r, and reduced once.
 //!
 //! # Bounds
 //!
-//! The multiplier takes the low 52 bits of its factors, and sums are of 64 bits, so the first must
-//! stay below 2^52 and the second below 2^64:
+//! The multiplier uses the low 52 bits of its factors, and sums have 64 bits, so factors must stay
+//! below 2^52 and sums below 2^64:
 //!
-//! - *reduced*: limbs 0 and 2 are below 2^44 and 2^42, for they are masked; limb 1 is below
-//!   2^44 + 2^11, for a last carry is added to it ([`Products::reduced`]).
+//! - *reduced*: limbs 0 and 2 are masked and thus below 2^44 and 2^42; a final carry is added to limb
+//!   1, which is below 2^44 + 2^11 ([`Products::reduced`]).
 //! - *factors*: powers of r are reduced. 20 times limb 1 is below 2^49, 20 times limb 2 below 2^47.
-//! - *numbers*: a block has limbs below 2^44, 2^44 and 2^41, and with the accumulator 2^45, 2^46 and
-//!   2^43.
-//! - *low sums*: twelve terms a limb (four blocks of three), each below 2^52: below 2^56.
+//! - *numbers*: the limbs of a block are below 2^44, 2^44 and 2^41, and with the accumulator added
+//!   below 2^45, 2^46 and 2^43.
+//! - *low sums*: twelve terms per limb (four blocks of three), each below 2^52: below 2^56.
 //! - *high sums*, of four terms of each kind: limb 0 below 4 (2^(45+44-52) + 2^(46+47-52) +
 //!   2^(43+49-52)) < 2^44; limb 1 below 4 (2^(45+45-52) + 2^(46+44-52) + 2^(43+47-52)) < 2^42; limb 2
 //!   below 4 (2^(45+42-52) + 2^(46+45-52) + 2^(43+44-52)) < 2^42.
@@ -36,26 +36,27 @@ use super::store;
 #[cfg(test)]
 mod edges;
 
-/// Eight numbers, lowest limb first.
+/// Eight numbers, one per lane, lowest limb first.
 pub(super) type Limbs = [__m512i; 3];
 
-/// 16 bytes of each message: their low and high 64 bits.
+/// 16 bytes of each message, as low and high 64 bits.
 pub(super) type Block = [__m512i; 2];
 
 const LIMB: i64 = (1 << 44) - 1;
 const TOP_LIMB: i64 = (1 << 42) - 1;
 
-/// Eight authenticators (section 2.5.1).
+/// Eight Poly1305 authenticators (section 2.5.1).
 pub(super) struct Authenticators {
     /// r, r^2, r^3 and r^4.
     pub(super) powers: [Factor; 4],
-    /// s, the number added at the end: its low and high 64 bits.
+    /// s, the number added at the end, as low and high 64 bits.
     s: [__m512i; 2],
     pub(super) accumulator: Limbs,
 }
 
 impl Authenticators {
-    /// Their keys are the beginnings of blocks 0 of the key streams (section 2.6).
+    /// Creates authenticators whose keys are the first 32 bytes of block 0 of each key stream (section
+    /// 2.6).
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma,avx512vbmi2")]
     pub(super) fn new(stream: &Words) -> Self {
@@ -72,8 +73,8 @@ impl Authenticators {
         Authenticators { powers: [r, r2, r3, r4], s: [pair(4), pair(6)], accumulator }
     }
 
-    /// The tags of messages without associated data (section 2.8), of which everything before `at`
-    /// has been taken in.
+    /// Returns the tags of messages without associated data (section 2.8), of which the bytes before
+    /// `at` have already been authenticated.
     #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
     pub(super) fn tags(&mut self, messages: &Messages<'_>, mut at: usize) -> Tags {
         let len = messages.len();
@@ -82,12 +83,12 @@ impl Authenticators {
             self.blocks(&text[..(len - at).div_ceil(16).min(4)]);
             at += 64;
         }
-        // No associated data, then how many bytes of text.
+        // The lengths: no associated data, then the bytes of text.
         self.blocks(&[[_mm512_setzero_si512(), _mm512_set1_epi64((len as u64).cast_signed())]]);
         self.finish()
     }
 
-    /// Takes in the next one to four blocks of each message.
+    /// Authenticates the next one to four blocks of each message.
     #[target_feature(enable = "avx512f,avx512ifma,avx512vbmi2")]
     pub(super) fn blocks(&mut self, blocks: &[Block]) {
         let mut sum = Products::none();
@@ -99,21 +100,21 @@ impl Authenticators {
         self.accumulator = sum.reduced();
     }
 
-    /// The accumulator plus a block.
+    /// Returns the accumulator plus a block.
     #[inline]
     #[target_feature(enable = "avx512f,avx512vbmi2")]
     pub(super) fn plus(&self, block: Block) -> Limbs {
         plus(self.accumulator, number(block))
     }
 
-    /// The accumulator, reduced for good, plus s modulo 2^128.
+    /// Returns the fully reduced accumulator plus s, modulo 2^128.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(super) fn finish(&self) -> Tags {
         let (limb, top_limb) = (_mm512_set1_epi64(LIMB), _mm512_set1_epi64(TOP_LIMB));
-        // After the first time round only a carry of one can be left, after the second none.
+        // The first pass leaves a carry of at most one, the second none.
         let [h0, h1, h2] = carried(carried(self.accumulator));
-        // At least the prime? Then 5 more reach 2^130.
+        // The number is at least the prime if adding 5 reaches 2^130.
         let g0 = _mm512_add_epi64(h0, _mm512_set1_epi64(5));
         let g1 = _mm512_add_epi64(h1, _mm512_srli_epi64::<44>(g0));
         let g2 = _mm512_add_epi64(h2, _mm512_srli_epi64::<44>(g1));
@@ -143,7 +144,7 @@ impl Authenticators {
     }
 }
 
-/// A number to multiply by.
+/// A multiplier, with its limbs prepared for wrapping around the prime.
 pub(super) struct Factor {
     limbs: Limbs,
     /// 20 times limbs 1 and 2.
@@ -167,7 +168,7 @@ impl Factor {
     }
 }
 
-/// A sum of products, limb by limb, low and high 52 bits apart.
+/// A sum of products by limb, with low and high 52 bits separate.
 pub(super) struct Products {
     low: Limbs,
     high: Limbs,
@@ -180,7 +181,7 @@ impl Products {
         Products { low: [_mm512_setzero_si512(); 3], high: [_mm512_setzero_si512(); 3] }
     }
 
-    /// Adds `x * factor`. Four of these fit before the sums have to be reduced.
+    /// Adds `x * factor`. At most four products may be added before the sum is reduced.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma")]
     fn add(&mut self, x: Limbs, factor: &Factor) {
@@ -189,13 +190,14 @@ impl Products {
         }
     }
 
-    /// The part of [`Products::add`] that is about limb `i` of `x`. The compiler has to do it here.
+    /// Adds the part of `x * factor` that involves limb `i` of `x`. Held, so that the compiler does not
+    /// move it.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma")]
     pub(super) fn add_row(&mut self, x: Limbs, factor: &Factor, i: usize) {
         let [r0, r1, r2] = factor.limbs;
         let [w1, w2] = factor.wrapped;
-        // Row i is what limb i of x is multiplied by, for each limb of the product.
+        // Row i holds the factors of limb i of x for each limb of the product.
         let row = [[r0, r1, r2], [w2, r0, r1], [w1, w2, r0]][i];
         for (limb, factor) in row.into_iter().enumerate() {
             self.low[limb] = _mm512_madd52lo_epu64(self.low[limb], x[i], factor);
@@ -204,20 +206,20 @@ impl Products {
         hold!(self.low[0], self.low[1], self.low[2], self.high[0], self.high[1], self.high[2]);
     }
 
-    /// The sum in limbs again, the middle one below 2^44 + 2^11.
+    /// Returns the sum with its limbs reduced, the middle one below 2^44 + 2^11.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(super) fn reduced(&self) -> Limbs {
         let (limb, top_limb) = (_mm512_set1_epi64(LIMB), _mm512_set1_epi64(TOP_LIMB));
         let [l0, l1, l2] = self.low;
         let [h0, h1, h2] = self.high;
-        // A high part weighs 2^52: 8 bits over the next limb, 10 bits over the top. With that and a
-        // carry of 13 bits at the most, limbs 1 and 2 are below 2^57.
+        // A high part has weight 2^52: 8 bits above the next limb, 10 bits above the top. With it and
+        // a carry of at most 13 bits, limbs 1 and 2 are below 2^57.
         let l1 = _mm512_add_epi64(l1, _mm512_slli_epi64::<8>(h0));
         let l2 = _mm512_add_epi64(l2, _mm512_slli_epi64::<8>(h1));
         let l1 = _mm512_add_epi64(l1, _mm512_srli_epi64::<44>(l0));
         let l2 = _mm512_add_epi64(l2, _mm512_srli_epi64::<44>(l1));
-        // Below 2^52 + 2^15; 5 times that and a limb are below 2^55, which leaves a carry of 11 bits.
+        // Below 2^52 + 2^15; 5 times that plus a limb is below 2^55, which leaves a carry of 11 bits.
         let over = _mm512_add_epi64(_mm512_slli_epi64::<10>(h2), _mm512_srli_epi64::<42>(l2));
         let l0 = _mm512_add_epi64(_mm512_and_si512(l0, limb), times_5(over));
         let l1 = _mm512_add_epi64(_mm512_and_si512(l1, limb), _mm512_srli_epi64::<44>(l0));
@@ -225,7 +227,7 @@ impl Products {
     }
 }
 
-/// Carries once from the lowest limb round to the lowest limb, and from there to the next.
+/// Propagates carries once from the lowest limb around to the lowest limb, and from there to the next.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn carried([h0, h1, h2]: Limbs) -> Limbs {
@@ -238,14 +240,14 @@ fn carried([h0, h1, h2]: Limbs) -> Limbs {
     [_mm512_and_si512(h0, limb), h1, _mm512_and_si512(h2, top_limb)]
 }
 
-/// Limb by limb.
+/// Adds limb by limb.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn plus(x: Limbs, y: Limbs) -> Limbs {
     [_mm512_add_epi64(x[0], y[0]), _mm512_add_epi64(x[1], y[1]), _mm512_add_epi64(x[2], y[2])]
 }
 
-/// A block in limbs, with the bit behind it that marks the end of a whole block (section 2.5).
+/// Splits a block into limbs, with the bit above it that marks the end of a full block (section 2.5).
 #[inline]
 #[target_feature(enable = "avx512f,avx512vbmi2")]
 pub(super) fn number([low, high]: Block) -> Limbs {
@@ -253,7 +255,7 @@ pub(super) fn number([low, high]: Block) -> Limbs {
     [a, b, _mm512_shrdi_epi64::<{ 88 - 64 }>(high, _mm512_set1_epi64(1))]
 }
 
-/// 128 bits in limbs.
+/// Splits 128 bits into limbs.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vbmi2")]
 fn limbs(low: __m512i, high: __m512i) -> Limbs {
@@ -268,14 +270,14 @@ fn times_5(x: __m512i) -> __m512i {
     _mm512_add_epi64(x, _mm512_slli_epi64::<2>(x))
 }
 
-/// 64-bit numbers from their halves.
+/// Joins 64-bit numbers from their halves.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn joined(low: __m256i, high: __m256i) -> __m512i {
     _mm512_or_si512(_mm512_cvtepu32_epi64(low), _mm512_slli_epi64::<32>(_mm512_cvtepu32_epi64(high)))
 }
 
-/// Four blocks of each message from 64 bytes of each.
+/// Transposes 64 bytes of each message into four blocks of each.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn transposed(rows: &Blocks) -> [Block; 4] {
@@ -295,8 +297,8 @@ pub(super) fn transposed(rows: &Blocks) -> [Block; 4] {
     [[low[0], high[0]], [low[1], high[1]], [low[2], high[2]], [low[3], high[3]]]
 }
 
-/// Quarter m of each argument has 64-bit words of block m of two messages; element m of the result
-/// has those of all eight.
+/// Transposes 128-bit quarters: quarter m of each argument holds 64-bit words of block m of two
+/// messages, and element m of the result those of all eight.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn columns([ab, cd, ef, gh]: [__m512i; 4]) -> [__m512i; 4] {

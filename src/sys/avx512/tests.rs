@@ -1,6 +1,6 @@
-//! The vectors of RFC 8439 that have the form of what WireGuard does, and what they do not reach: sums
-//! of many large numbers, and messages with a long middle. Where the CPU cannot run any
-//! of this there is nothing to test, and the tests say so.
+//! The vectors of RFC 8439 that match WireGuard's use, and cases they do not cover: sums of many large
+//! numbers, and messages with a long middle. The tests are skipped, with a note, on CPUs that cannot
+//! run this code.
 
 use core::arch::x86_64::{__m512i, _mm512_set1_epi32, _mm512_set1_epi64};
 
@@ -15,7 +15,7 @@ use super::{Avx512, LANES, Messages, TAG, store};
 fn is_there() -> bool {
     let there = Avx512::detect().is_some();
     if !there {
-        eprintln!("this CPU has no AVX-512: nothing was tested");
+        eprintln!("skipped: this CPU does not support the AVX-512 implementation");
     }
     there
 }
@@ -25,7 +25,7 @@ fn hex<const N: usize>(text: &str) -> [u8; N] {
     std::array::from_fn(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap())
 }
 
-/// One block of the key stream of every lane.
+/// Two consecutive key stream blocks of every lane, from block `number` on.
 #[target_feature(enable = "avx512f")]
 fn blocks(key: &[u32; 8], counters: [u64; LANES], number: u32) -> [[[u8; 64]; LANES]; 2] {
     split(&squares(&Streams::new(key, counters).blocks(number)))
@@ -39,7 +39,7 @@ fn bytes(register: __m512i) -> [u8; 64] {
     bytes
 }
 
-/// The tags of `text`, taken in `step` blocks at a time.
+/// The tags of `text`, authenticated `step` blocks at a time.
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma,avx512vbmi2")]
 fn authenticated(key: [u8; 32], text: &[[u8; TAG]], step: usize) -> Tags {
     let mut words = [_mm512_set1_epi32(0); 16];
@@ -99,7 +99,7 @@ fn the_key_stream_is_that_of_rfc_8439_appendix_a_1() {
         ),
     ];
     for (key, counter, number, expected) in vectors {
-        // SAFETY: the CPU has what these functions name: `is_there`.
+        // SAFETY: `is_there` checked that the CPU has the features the functions enable.
         let [first, _] = unsafe { blocks(&key, [counter; LANES], number) };
         assert_eq!(first, [hex(expected); LANES]);
         if number > 0 {
@@ -121,7 +121,7 @@ fn the_tags_are_those_of_rfc_8439_appendix_a_3() {
     let none = "00000000000000000000000000000000";
     let all = "ffffffffffffffffffffffffffffffff";
     let long = ["e33594d7505e43b90000000000000000", "3394d7505e4379cd0100000000000000", none, one];
-    // Key r, key s, text, tag: vectors 7 to 11, which are about carries.
+    // r, s, text and tag of vectors 7 to 11, which test carries.
     let vectors: [(&str, &str, &[&str], &str); 6] = [
         (two, none, &[all], "03000000000000000000000000000000"),
         (two, all, &[two], "03000000000000000000000000000000"),
@@ -141,7 +141,7 @@ fn the_tags_are_those_of_rfc_8439_appendix_a_3() {
         key[16..].copy_from_slice(&hex::<16>(s));
         let text: Vec<[u8; 16]> = text.iter().map(|block| hex(block)).collect();
         for step in 1..=4 {
-            // SAFETY: the CPU has what the function names: `is_there`.
+            // SAFETY: `is_there` checked that the CPU has the features the function enables.
             let tags = unsafe { authenticated(key, &text, step) };
             assert_eq!(tags, [hex(tag); LANES], "{r} {s} {text:x?}");
         }
@@ -154,13 +154,13 @@ fn four_blocks_at_a_time_are_as_one_by_one_even_if_every_limb_is_as_large_as_it_
         return;
     }
     let largest_r = "ffffff0ffcffff0ffcffff0ffcffff0f";
-    // The largest r there is (section 2.5), two others, and the largest and the smallest text.
+    // The largest r (section 2.5) and two others, with the largest and the smallest text.
     for r in [largest_r, "fffbff0ffcffff0ffcfeff0ff8ffff0f", "00000000000000000000000000000001"] {
         for text in [[0xff; TAG], [0; TAG]] {
             let mut key = [0xff; 32];
             key[..16].copy_from_slice(&hex::<16>(r));
             let text = [text; 257];
-            // SAFETY: the CPU has what the function names: `is_there`.
+            // SAFETY: `is_there` checked that the CPU has the features the function enables.
             let [one, rest @ ..] = [1, 2, 3, 4].map(|step| unsafe { authenticated(key, &text, step) });
             assert_eq!(rest, [one; 3], "{r} {:x?}", text[0]);
         }
@@ -170,13 +170,13 @@ fn four_blocks_at_a_time_are_as_one_by_one_even_if_every_limb_is_as_large_as_it_
 #[test]
 fn messages_with_a_long_middle_are_sealed_and_opened_as_another_implementation_does() {
     let Some(avx512) = Avx512::detect() else {
-        eprintln!("this CPU has no AVX-512: nothing was tested");
+        eprintln!("skipped: this CPU does not support the AVX-512 implementation");
         return;
     };
     let key: [u8; 32] = std::array::from_fn(|i| 7 * i as u8);
     let words = std::array::from_fn(|i| u32::from_le_bytes(key.as_chunks().0[i]));
     let other = ChaCha20Poly1305::new(&key.into());
-    // Around the ends of chunks, and as long as a datagram can get.
+    // Around the ends of chunks, and up to the length of a datagram.
     for len in (125..132).chain(189..196).chain(317..324).chain([4095, 8920, 9000, 65_472]) {
         for count in 1..=LANES {
             let stride = len + 5;
@@ -192,7 +192,7 @@ fn messages_with_a_long_middle_are_sealed_and_opened_as_another_implementation_d
                 let came = &buffer[lane * stride..][..stride];
                 assert!(came[..len] == sealed[..len], "text {lane} of {count}, {len} bytes");
                 assert_eq!(tags[lane], sealed[len..], "tag {lane} of {count}, {len} bytes");
-                assert_eq!(&came[len..], gap, "what is between messages is left alone");
+                assert_eq!(&came[len..], gap, "bytes between messages are unchanged");
             }
             let right = avx512.open(&words, counters, Messages::new(&mut buffer, stride, len, count));
             assert_eq!(right[..count], tags[..count], "{count} of {len} bytes");

@@ -1,5 +1,5 @@
-//! The kernel's refusals, injected in front of real loopback sockets: whatever is refused, the other
-//! end gets every datagram once and in order.
+//! Tests of refused sends: errors are injected in front of real loopback sockets. Whichever sends are
+//! refused, the receiver must get every datagram once and in order.
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
@@ -12,18 +12,18 @@ use crate::underlay::name::Family;
 use crate::underlay::socket::bind_family;
 use crate::underlay::{DEPTH, Receiver, SocketOptions, bind};
 
-/// Refuses sends as a script says, and leaves the others to the real kernel.
+/// Refuses sends according to a script and passes all others to the real kernel.
 #[derive(Default)]
 struct Refusing {
-    /// What to answer to each send in turn; `None`, and the end of the script, are the real kernel.
+    /// Result of each send in turn. `None`, and any send after the end of the script, goes to the kernel.
     script: VecDeque<Option<Errno>>,
-    /// What to answer to every grouped send.
+    /// Error of every GSO send.
     grouped: Option<Errno>,
-    /// What to answer to every send that names a source.
+    /// Error of every send with a source address.
     sourced: Option<Errno>,
-    /// Whether the path is too narrow for any datagram.
+    /// Whether every datagram exceeds the path MTU.
     narrow: bool,
-    /// Segment size and source of each send that was asked for.
+    /// For each send: the segment size, and whether it had a source address.
     asked: Vec<(Option<u16>, bool)>,
 }
 
@@ -47,7 +47,7 @@ impl Transmit for Refusing {
     }
 }
 
-/// A sender with a kernel that refuses, and the socket that it sends to.
+/// A sender with injected errors, and the socket that it sends to.
 struct Rig {
     sender: Sender<Refusing>,
     from: UdpSocket,
@@ -72,7 +72,7 @@ impl Rig {
         self.sender.send_run(&self.from, run, stride, &self.endpoint)
     }
 
-    /// What has arrived, once that is at least `expected` datagrams.
+    /// Waits for at least `expected` datagrams and returns those that have arrived.
     fn arrived(&self, expected: usize) -> Vec<Vec<u8>> {
         let mut slabs = vec![vec![0; 65_536]; DEPTH];
         let mut receiver = Receiver::new();
@@ -90,7 +90,7 @@ impl Rig {
         }
     }
 
-    /// Asserts that the datagrams of `run`, and no others, were taken and have arrived in order.
+    /// Asserts that exactly the datagrams of `run` were sent and have arrived in order.
     fn assert_arrived(&mut self, run: &[u8], stride: usize) {
         let expected: Vec<_> = run.chunks(stride).map(<[u8]>::to_vec).collect();
         assert_eq!(self.arrived(expected.len()), expected);
@@ -102,14 +102,14 @@ impl Rig {
     }
 }
 
-/// A run of `count` datagrams that all differ, the last one short.
+/// Returns a run of `count` distinct datagrams, the last one shorter.
 fn run(count: u8, stride: usize) -> Vec<u8> {
     let mut run: Vec<u8> = (0..count).flat_map(|n| vec![n; stride]).collect();
     run.truncate(run.len() - stride / 2);
     run
 }
 
-/// Whether `socket` is ready in good time; a test that waits in vain fails instead of hanging.
+/// Returns whether `socket` becomes ready within 10 seconds, so that a failing test does not hang.
 fn waits_for(socket: &UdpSocket, events: PollFlags) -> bool {
     poll(&mut [PollFd::new(socket.as_fd(), events)], PollTimeout::from(10_000_u16)) == Ok(1)
 }
@@ -174,7 +174,7 @@ fn a_group_over_the_mtu_goes_out_one_by_one_and_is_reported() {
     let run = run(8, 1400);
     assert_eq!(rig.send(&run, 1400), Ok(Notices { over_mtu: true, source_gone: false }));
     rig.assert_arrived(&run, 1400);
-    assert!(rig.sender.gso(), "another destination may have room");
+    assert!(rig.sender.gso(), "other destinations may have a larger MTU");
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn a_kernel_that_calls_a_group_over_the_mtu_invalid_does_not_end_grouping() {
 
 #[test]
 fn a_datagram_is_over_the_mtu_when_its_headers_make_it_so() {
-    // Loopback's MTU is 65,536, and IPv4 has room for one byte less.
+    // The loopback MTU is 65,536 bytes, but an IPv4 packet is at most 65,535.
     let rig = Rig::scripted(&[]);
     let (socket, address) = (&rig.from, rig.endpoint.address);
     let path = Path { socket, address, source: None, source_gone: false };
@@ -239,7 +239,7 @@ fn a_full_send_buffer_amid_the_fallback_tells_where_to_go_on() {
     let script = [Some(Errno::EIO), None, None, Some(Errno::EAGAIN)];
     let mut rig = Rig::new(Refusing { script: script.into(), ..Refusing::default() });
     let run = run(8, 1400);
-    let Err(SendFailure::WouldBlock { sent, .. }) = rig.send(&run, 1400) else { panic!("it blocks") };
+    let Err(SendFailure::WouldBlock { sent, .. }) = rig.send(&run, 1400) else { panic!("must block") };
     assert_eq!(sent, 2 * 1400);
     assert_eq!(rig.send(&run[sent..], 1400), Ok(Notices::default()));
     rig.assert_arrived(&run, 1400);
@@ -253,7 +253,7 @@ fn a_source_that_is_gone_costs_no_datagram_and_is_reported() {
         let run = run(8, 1400);
         assert_eq!(rig.send(&run, 1400), Ok(Notices { source_gone: true, over_mtu: false }));
         rig.assert_arrived(&run, 1400);
-        assert!(rig.sender.gso(), "grouping was not the trouble");
+        assert!(rig.sender.gso(), "GSO was not the cause");
         assert_eq!(rig.sender.kernel.asked, [(Some(1400), true), (Some(1400), false)]);
     }
 }
@@ -352,8 +352,8 @@ fn refusals() -> impl Strategy<Value = Vec<Option<Errno>>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// The caller's side of the contract in full: send, wait and go on where told, until done or
-    /// refused. What arrives is the run, or the start of it when the rest is reported as lost.
+    /// Acts as a complete caller: sends, waits and continues after `WouldBlock`, until the run is sent or
+    /// refused. The whole run must arrive, or all of it but the datagrams reported as lost.
     #[test]
     fn whatever_the_kernel_refuses_nothing_is_lost_unsaid_repeated_or_reordered(
         script in refusals(),

@@ -1,7 +1,7 @@
-//! Runs in lots of eight datagrams, for the kernels of [`crate::sys::avx512`].
+//! Splits runs into groups of eight datagrams for [`crate::sys::avx512`].
 //!
-//! A lot costs the same however many lanes it fills, so a rest of a few datagrams, and a last one that
-//! is shorter than the others, are left to who does them one by one.
+//! A group costs the same however many of its lanes are in use, so a remainder of a few datagrams,
+//! and a shorter last datagram, are left to the cipher that handles datagrams one by one.
 
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
@@ -10,8 +10,8 @@ use super::{MAX_RUN, Verdicts};
 use crate::sys::avx512::{Avx512, LANES, Messages, TAG};
 use crate::wireguard::messages::{DATA_HEADER, DATA_OVERHEAD, data_counter};
 
-/// From how many datagrams on a lot that is not full is faster than one by one. That depends on how
-/// much of the time is for the text: AWS-LC gains more from long ones.
+/// Returns the number of datagrams from which a partial group is faster than one by one. The
+/// threshold grows with `stride`, in bytes, because AWS-LC is more efficient on long datagrams.
 const fn worth_it(stride: usize) -> usize {
     match stride {
         ..160 => 2,
@@ -21,10 +21,10 @@ const fn worth_it(stride: usize) -> usize {
     }
 }
 
-/// A ChaCha20-Poly1305 key for lots of datagrams.
+/// A ChaCha20-Poly1305 key for groups of datagrams.
 pub(super) struct Eights {
     avx512: Avx512,
-    /// In little-endian words.
+    /// The key as little-endian words.
     key: Zeroizing<[u32; 8]>,
 }
 
@@ -37,7 +37,7 @@ impl Eights {
         Eights { avx512, key: words }
     }
 
-    /// Seals the datagrams at the front of `run` that come in lots; how many.
+    /// Seals the datagrams at the front of `run` that form groups and returns their number.
     pub(super) fn seal_run(&self, first: u64, run: &mut [u8], stride: usize) -> usize {
         let end = in_lots(run.len(), stride);
         for (start, count) in lots(end) {
@@ -54,8 +54,8 @@ impl Eights {
         end
     }
 
-    /// Opens the datagrams at the front of `run` that come in lots; how many, and which of them are
-    /// authentic.
+    /// Opens the datagrams at the front of `run` that form groups. Returns their number and which of
+    /// them are authentic.
     pub(super) fn open_run(&self, run: &mut [u8], stride: usize) -> (usize, Verdicts) {
         let end = in_lots(run.len(), stride);
         let mut authentic = 0;
@@ -68,11 +68,11 @@ impl Eights {
             let tags = self.avx512.open(&self.key, counters, messages(lot, stride, count));
             for (lane, (datagram, tag)) in lot.chunks_exact_mut(stride).zip(tags).enumerate() {
                 let [came, right] = [&datagram[stride - TAG..], &tag[..]]
-                    .map(|tag| u128::from_ne_bytes(tag.try_into().expect("a tag's length")));
+                    .map(|tag| u128::from_ne_bytes(tag.try_into().expect("a tag is 16 bytes")));
                 let same = came.ct_eq(&right).unwrap_u8();
                 authentic |= Verdicts::from(same) << (start + lane);
                 if same == 0 {
-                    // It was decrypted before it was known to be forged.
+                    // The payload was decrypted before the tag was checked.
                     datagram[DATA_HEADER..stride - TAG].fill(0);
                 }
             }
@@ -84,21 +84,21 @@ impl Eights {
     }
 }
 
-/// The payloads of a lot.
+/// Returns the payloads of a group.
 fn messages(lot: &mut [u8], stride: usize, count: usize) -> Messages<'_> {
     Messages::new(&mut lot[DATA_HEADER..], stride, stride - DATA_OVERHEAD, count)
 }
 
-/// How many datagrams at the front of a run of `len` bytes are done in lots.
+/// Returns how many datagrams at the front of a run of `len` bytes are handled in groups.
 fn in_lots(len: usize, stride: usize) -> usize {
     let whole = if stride < DATA_OVERHEAD { 0 } else { (len / stride).min(MAX_RUN) };
     let rest = whole % LANES;
-    // A run of one such lot has to pay for the wipe as well.
+    // In a run of one partial group, the group also has to pay for the wipe.
     let enough = worth_it(stride) + usize::from(whole < LANES);
     if rest < enough { whole - rest } else { whole }
 }
 
-/// The lots of the first `end` datagrams: where each begins, and how many are in it.
+/// Returns the groups of the first `end` datagrams, each as its first datagram and its length.
 fn lots(end: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..end).step_by(LANES).map(move |start| (start, LANES.min(end - start)))
 }

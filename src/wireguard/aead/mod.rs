@@ -1,9 +1,10 @@
-//! The AEAD of transport data: many datagrams, one key, one call (whitepaper, section 5.4.6).
+//! AEAD for transport data: a whole run of datagrams under one key per call (whitepaper, section
+//! 5.4.6).
 //!
-//! [`TransportKey`] is what a session seals or opens with. Behind it are AWS-LC, datagram by
-//! datagram, which knows both suites and runs everywhere, and, if asked for, what does ChaCha20-Poly1305
-//! of many datagrams in one call: `eights`, our own for eight at a time on CPUs with AVX-512, or
-//! `whole_runs`, Intel's library, which the feature `ipsec-mb` brings.
+//! A session seals and opens with a [`TransportKey`]. AWS-LC, one datagram at a time, supports both
+//! suites and every CPU. A [`Backend`] can speed up ChaCha20-Poly1305 with many datagrams per call:
+//! `eights`, eight at a time on CPUs with AVX-512, or `whole_runs`, Intel's library, with the
+//! feature `ipsec-mb`.
 
 use std::fmt;
 
@@ -19,34 +20,34 @@ mod tests;
 #[cfg(feature = "ipsec-mb")]
 mod whole_runs;
 
-/// The most datagrams that one call takes.
+/// Maximum number of datagrams per call.
 pub const MAX_RUN: usize = 128;
 
-/// Which datagrams of a run are authentic: bit i stands for datagram i.
+/// Which datagrams of a run are authentic, one bit each: bit i stands for datagram i.
 pub(super) type Verdicts = u128;
 
 const _: () = assert!(MAX_RUN == Verdicts::BITS as usize, "one verdict per datagram");
 
-/// What ChaCha20-Poly1305 is computed by. To have one is proof that it can run here.
+/// An implementation of ChaCha20-Poly1305. A value is proof that it runs on this machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Backend {
-    /// AWS-LC.
+    /// AWS-LC, one datagram at a time.
     #[default]
     Portable,
-    /// Our own for AVX-512, with AWS-LC for what does not come in eights.
+    /// Laneway's AVX-512 implementation, eight datagrams at a time, with AWS-LC for the remainder.
     #[cfg(target_arch = "x86_64")]
     Avx512(crate::sys::avx512::Avx512),
-    /// Intel's library, which has been tried. See [`Backend::ipsec_mb`].
+    /// Intel's library, after a self-test. See [`Backend::ipsec_mb`].
     #[cfg(feature = "ipsec-mb")]
     IpsecMb(Tried),
 }
 
-/// Proof that Intel's library does here what it should.
+/// Proof that Intel's library passed its self-test on this machine.
 #[cfg(feature = "ipsec-mb")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tried(());
 
-/// Why Intel's library cannot be had.
+/// Errors when selecting Intel's library.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
     /// The feature was off when this was built.
@@ -68,7 +69,7 @@ pub enum Unavailable {
 }
 
 impl Backend {
-    /// The fastest of our own that this CPU can run.
+    /// Returns the fastest backend that this CPU supports.
     pub fn fastest() -> Self {
         #[cfg(target_arch = "x86_64")]
         if let Some(avx512) = crate::sys::avx512::Avx512::detect() {
@@ -77,7 +78,7 @@ impl Backend {
         Backend::Portable
     }
 
-    /// Intel's library, if this was built for it and it does here what it should.
+    /// Returns Intel's library, if it was built in and passes its self-test.
     ///
     /// # Errors
     /// See [`Unavailable`].
@@ -91,16 +92,17 @@ impl Backend {
         Err(Unavailable::NotBuilt)
     }
 
-    /// All that run here, the portable one first.
+    /// Returns the backends that run on this machine, the portable one first.
     pub fn all() -> impl Iterator<Item = Self> {
         let fastest = Some(Self::fastest()).filter(|&fastest| fastest != Backend::Portable);
         [Some(Backend::Portable), fastest, Self::ipsec_mb().ok()].into_iter().flatten()
     }
 
-    /// Makes what the calling thread needs to seal and open. It is made at the first use otherwise.
+    /// Allocates the state that the calling thread needs to seal and open. Without this call, the
+    /// first use allocates it.
     ///
     /// # Panics
-    /// If memory runs out.
+    /// Panics if memory cannot be allocated.
     pub fn prepare_thread(self) {
         #[cfg(feature = "ipsec-mb")]
         if let Backend::IpsecMb(_) = self {
@@ -121,14 +123,14 @@ impl fmt::Display for Backend {
     }
 }
 
-/// The key of one direction of a session.
+/// The key for one direction of a session.
 pub struct TransportKey {
-    /// Its schedule lives on the heap of AWS-LC, which wipes what it frees.
+    /// The key schedule lives on AWS-LC's heap, which is zeroized when freed.
     single: LessSafeKey,
     many: Option<Many>,
 }
 
-/// What takes many datagrams in one call.
+/// An implementation that handles several datagrams per call.
 enum Many {
     #[cfg(target_arch = "x86_64")]
     Eights(eights::Eights),
@@ -136,7 +138,7 @@ enum Many {
     WholeRuns(whole_runs::WholeRuns),
 }
 
-// Where there is none, nobody looks at the arguments.
+// Without an implementation for the target, the arguments are unused.
 #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
 impl Many {
     fn new(key: &[u8; 32], backend: Backend) -> Option<Self> {
@@ -149,7 +151,7 @@ impl Many {
         }
     }
 
-    /// Seals the datagrams at the front of `run` that it takes; how many.
+    /// Seals as many datagrams at the front of `run` as it can and returns their number.
     fn seal_run(&self, first: u64, run: &mut [u8], stride: usize) -> usize {
         match *self {
             #[cfg(target_arch = "x86_64")]
@@ -159,8 +161,8 @@ impl Many {
         }
     }
 
-    /// Opens the datagrams at the front of `run` that it takes; how many, and which of them are
-    /// authentic.
+    /// Opens as many datagrams at the front of `run` as it can. Returns their number and which of
+    /// them are authentic.
     fn open_run(&self, run: &mut [u8], stride: usize) -> (usize, Verdicts) {
         match *self {
             #[cfg(target_arch = "x86_64")]
@@ -172,25 +174,26 @@ impl Many {
 }
 
 impl TransportKey {
-    /// The key these bytes are. Wiping the argument is up to the caller.
+    /// Creates a key from its bytes. The caller zeroizes its own copy. `backend` applies to
+    /// ChaCha20-Poly1305 only.
     ///
     /// # Panics
-    /// If memory runs out: no other failure is left for a key of the right length.
+    /// Panics if AWS-LC cannot allocate memory; nothing else can fail for a key of this length.
     pub fn new(key: &[u8; 32], suite: Suite, backend: Backend) -> Self {
         let (cipher, many) = match suite {
             Suite::ChaCha20Poly1305 => (&CHACHA20_POLY1305, Many::new(key, backend)),
             Suite::Aes256Gcm => (&AES_256_GCM, None),
         };
-        let single = UnboundKey::new(cipher, key).expect("the key has the length of the cipher");
+        let single = UnboundKey::new(cipher, key).expect("the key is as long as the cipher requires");
         TransportKey { single: LessSafeKey::new(single), many }
     }
 
     /// Seals the payloads of `run` in place and writes their tags. The datagrams lie back to back,
-    /// each `stride` bytes, the last one maybe shorter; datagram i is sealed under counter
-    /// `first + i`. Headers are not touched.
+    /// each `stride` bytes, the last one possibly shorter; datagram i is sealed under counter
+    /// `first + i`. Headers are left unchanged.
     ///
     /// # Panics
-    /// If `stride` or the last datagram is under [`DATA_OVERHEAD`].
+    /// Panics if `stride` or the last datagram is shorter than [`DATA_OVERHEAD`] bytes.
     pub(super) fn seal_run(&self, first: u64, run: &mut [u8], stride: usize) {
         let done = self.many.as_ref().map_or(0, |many| many.seal_run(first, run, stride));
         let rest = run.chunks_mut(stride).skip(done);
@@ -205,14 +208,14 @@ impl TransportKey {
                     Aad::empty(),
                     payload,
                 )
-                .expect("a datagram is far shorter than what the cipher can seal");
+                .expect("a datagram is shorter than the cipher's limit");
             tag.copy_from_slice(sealed.as_ref());
         }
     }
 
-    /// Opens the datagrams of `run` in place, under the counters in their headers, and says which
-    /// are authentic. Datagrams under [`DATA_OVERHEAD`] bytes are not. Payloads of others that are not
-    /// authentic are zeros afterwards, never what came out of the cipher.
+    /// Opens the datagrams of `run` in place, under the counters in their headers, and returns which
+    /// are authentic. Datagrams shorter than [`DATA_OVERHEAD`] bytes are not. The payloads of other
+    /// datagrams that fail authentication are overwritten with zeros.
     pub(super) fn open_run(&self, run: &mut [u8], stride: usize) -> Verdicts {
         let (done, mut authentic) = self.many.as_ref().map_or((0, 0), |many| many.open_run(run, stride));
         for (i, datagram) in run.chunks_mut(stride).enumerate().skip(done) {
@@ -227,7 +230,7 @@ impl TransportKey {
     }
 }
 
-/// 32 bits of zeros, then the counter, little-endian (section 5.4.6).
+/// Returns the nonce of `counter`: 32 zero bits, then the counter, little-endian (section 5.4.6).
 #[inline]
 fn nonce(counter: u64) -> [u8; 12] {
     let mut nonce = [0; 12];

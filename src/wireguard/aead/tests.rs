@@ -9,12 +9,12 @@ fn portable(key: u8) -> TransportKey {
     TransportKey::new(&[key; 32], Suite::ChaCha20Poly1305, Backend::Portable)
 }
 
-/// The ways there are on this machine to do ChaCha20-Poly1305, beside AWS-LC's.
+/// The backends that run on this machine, without the portable one.
 fn others() -> impl Iterator<Item = Backend> {
     Backend::all().skip(1)
 }
 
-/// Datagrams of `stride` bytes, the last one of `last`, with `headers` from `first` on.
+/// `count` datagrams of `stride` bytes, the last one of `last` bytes, with counters from `first` on.
 fn unsealed(count: usize, stride: usize, last: usize, first: u64, fill: u8) -> Vec<u8> {
     let mut run = vec![fill; (count - 1) * stride + last];
     for (counter, datagram) in (first..).zip(run.chunks_mut(stride)) {
@@ -78,7 +78,7 @@ fn nothing_is_left_of_the_payload_of_a_forged_datagram() {
             let stride = len + DATA_OVERHEAD;
             let mut run = unsealed(11, stride, stride, 7, 0x55);
             key.seal_run(7, &mut run, stride);
-            // A bit of the third's tag, and one of the last's payload.
+            // One bit in the tag of the third datagram and one in the payload of the last.
             run[3 * stride - 1] ^= 0x80;
             run[10 * stride + DATA_HEADER] ^= 1;
             assert_eq!(key.open_run(&mut run, stride), 0b011_1111_1011);
@@ -96,7 +96,7 @@ fn nothing_is_left_of_the_payload_of_a_forged_datagram() {
 #[test]
 fn every_length_is_sealed_and_opened_as_aws_lc_does() {
     for len in 0..=2048 {
-        // Lots that are full, begun and left over, a shorter last one, and a counter of 64 bits.
+        // Full groups, partial groups and remainders, a shorter last datagram, and a 64-bit counter.
         let (count, stride) = (1 + len % 27, len + DATA_OVERHEAD);
         let last = DATA_OVERHEAD + len * (len % 3) / 2;
         let (last, first) = (last.min(stride), u64::MAX / 3 + len as u64);

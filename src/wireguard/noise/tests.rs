@@ -3,8 +3,9 @@ use crate::wireguard::keys::OsEntropy;
 
 const SUITE: Suite = Suite::ChaCha20Poly1305;
 
-/// The public keys with which every secret agrees on zero, in all their spellings that fit 255
-/// bits (curve25519's points of order 1, 2, 4 and 8, and those plus the prime).
+/// The public keys for which every private key yields a shared secret of zero: all 255-bit encodings
+/// of the points of order 1, 2, 4 and 8 on curve25519, including the non-canonical ones (plus the
+/// prime).
 const LOW_ORDER: [&str; 7] = [
     "0000000000000000000000000000000000000000000000000000000000000000",
     "0100000000000000000000000000000000000000000000000000000000000000",
@@ -51,8 +52,8 @@ fn a_wrong_response_does_not_end_the_wait_for_the_right_one() {
     for at in 0..RESPONSE_NOISE {
         let mut forged = message2;
         forged[at] ^= 1;
-        // The topmost bit of a public key means nothing (RFC 7748, section 5), but the
-        // transcript notices.
+        // X25519 ignores the top bit of a public key (RFC 7748, section 5), but the transcript
+        // hash covers it.
         assert!(initiation.finish(&psk, &forged).is_err(), "byte {at}");
     }
     assert!(
@@ -83,8 +84,8 @@ fn low_order_static_keys_are_refused() {
     }
 }
 
-/// X25519 without our refusal. With a `lie` it shows that in place of an ephemeral key; what anybody agrees
-/// on with a low-order point is zero, and so the liar knows it.
+/// X25519 that accepts low-order points. With a `lie`, it presents that point as its ephemeral key; the
+/// shared secret with a low-order point is zero, so the attacker knows it.
 struct Careless {
     key: X25519,
     lie: Option<[u8; KEY]>,
@@ -129,7 +130,7 @@ impl Dh for Careless {
     }
 }
 
-/// Our primitives but for the agreement.
+/// Our primitives except for the key agreement.
 struct Other(Primitives, Option<[u8; KEY]>);
 
 impl CryptoResolver for Other {

@@ -1,19 +1,19 @@
-//! Poly1305 where carries, limbs and the last subtraction are at their edges, against a model that has no limbs:
-//! it multiplies by doubling and adding, one bit at a time.
+//! Edge cases of carries, limbs and the final subtraction in Poly1305, against a model without limbs that
+//! multiplies by doubling and adding, one bit at a time.
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::sys::avx512::{Avx512, LANES, TAG};
 
-/// low + high 2^128, below the prime.
+/// `low + high * 2^128`, below the prime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Number {
     low: u128,
     high: u128,
 }
 
-/// The prime is this and 3 times 2^128.
+/// The low 128 bits of the prime, which is `3 * 2^128 + PRIME_LOW`.
 const PRIME_LOW: u128 = u128::MAX - 4;
 
 impl Number {
@@ -43,7 +43,7 @@ impl Number {
 
 const CLAMP: u128 = 0x0fff_fffc_0fff_fffc_0fff_fffc_0fff_ffff;
 
-/// The tag of whole blocks (section 2.5.1).
+/// Returns the tag of full blocks (section 2.5.1).
 fn modelled(r: u128, s: u128, blocks: &[u128]) -> u128 {
     let sum = blocks
         .iter()
@@ -51,7 +51,7 @@ fn modelled(r: u128, s: u128, blocks: &[u128]) -> u128 {
     sum.low.wrapping_add(s)
 }
 
-/// One number for each lane, by their low and high halves.
+/// Returns one number per lane, as low and high halves.
 #[target_feature(enable = "avx512f")]
 fn pair(lanes: [u128; LANES]) -> Block {
     [0, 64].map(|shift| each(lanes.map(|number| (number >> shift) as u64)))
@@ -85,7 +85,8 @@ fn authenticators(r: [u128; LANES], s: [u128; LANES]) -> Authenticators {
     Authenticators::new(&words)
 }
 
-/// Tags by the lanes, `step` blocks at a time; element i of `blocks` has block i of every lane.
+/// Returns the tags of all lanes, computed `step` blocks at a time. Element i of `blocks` holds block i of
+/// every lane.
 #[target_feature(enable = "avx512f,avx512ifma,avx512vbmi2")]
 fn by_lanes(r: [u128; LANES], s: [u128; LANES], blocks: &[[u128; LANES]], step: usize) -> [[u8; TAG]; LANES] {
     let mut authenticators = authenticators(r, s);
@@ -99,12 +100,12 @@ fn by_lanes(r: [u128; LANES], s: [u128; LANES], blocks: &[[u128; LANES]], step: 
 fn is_there() -> bool {
     let there = Avx512::detect().is_some();
     if !there {
-        eprintln!("this CPU has no AVX-512: nothing was tested");
+        eprintln!("skipped: this CPU does not support the AVX-512 implementation");
     }
     there
 }
 
-/// Numbers about which something is special: the ends of limbs and of halves, and those near 2^128.
+/// Numbers at edges: near the ends of limbs and halves, near 2^128, and random ones.
 fn edge() -> impl Strategy<Value = u128> + Clone {
     let near = (prop::sample::select(vec![0_u32, 1, 32, 44, 63, 64, 88, 96, 127]), -8..8_i128)
         .prop_map(|(bit, by)| (1_u128 << bit).wrapping_add_signed(by));
@@ -133,7 +134,7 @@ proptest! {
                 modelled(r[lane], s[lane], &text).to_le_bytes()
             });
             for step in 1..=4 {
-                // SAFETY: the CPU has what the function names: `is_there`.
+                // SAFETY: `is_there` checked that the CPU has the features the function enables.
                 prop_assert_eq!(unsafe { by_lanes(r, s, &blocks, step) }, expected);
             }
         }
@@ -146,13 +147,13 @@ proptest! {
         blocks in prop::array::uniform4(prop::array::uniform8(edge())),
     ) {
         if is_there() {
-            // SAFETY: the CPU has what the function names: `is_there`.
+            // SAFETY: `is_there` checked that the CPU has the features the function enables.
             unsafe { check_sum(x, &factors, &blocks) };
         }
     }
 }
 
-/// Limbs as a reduced number may have them, many of them the largest.
+/// Limbs in the range of a reduced number, often the largest.
 fn reduced_limbs() -> impl Strategy<Value = [u64; 3]> + Clone {
     let limb = |largest: u64| prop_oneof![2 => Just(largest), 1 => 0..=largest, 1 => Just(0)];
     (limb((1 << 44) - 1), limb((1 << 44) + (1 << 11) - 1), limb((1 << 42) - 1))
@@ -172,7 +173,7 @@ fn check_sum(x: [[u64; 3]; LANES], factors: &[[[u64; 3]; LANES]; 4], blocks: &[[
     let registers = |limbs: [[u64; 3]; LANES]| [0, 1, 2].map(|i| each(limbs.map(|limbs| limbs[i])));
     let mut authenticators = authenticators([0; LANES], [0; LANES]);
     authenticators.accumulator = registers(x);
-    // r is last in the sum: the first block goes with r^4.
+    // The first block is multiplied by r^4, the last by r.
     authenticators.powers = factors.map(|factor| Factor::new(registers(factor)));
     authenticators.blocks(&blocks.map(|block| pair(block)));
     let after = authenticators.accumulator.map(|limb| lanes(limb));
@@ -182,7 +183,7 @@ fn check_sum(x: [[u64; 3]; LANES], factors: &[[[u64; 3]; LANES]; 4], blocks: &[[
         for (block, factor) in blocks.iter().zip(factors.iter().rev()) {
             let number = accumulator.plus(Number { low: block[lane], high: 1 });
             let factor = number_of(factor[lane]);
-            // The factor is up to 130 bits: its two topmost go extra.
+            // The factor has up to 130 bits: the bits above 128 are multiplied separately.
             let high = number.times(factor.high).times(1 << 127);
             expected = expected.plus(number.times(factor.low)).plus(high.plus(high));
             accumulator = Number::ZERO;
@@ -199,7 +200,7 @@ fn the_last_subtraction_is_made_from_the_prime_on_and_s_is_added_modulo_2_to_the
         return;
     }
     let (limb, top, loose) = ((1 << 44) - 1, (1 << 42) - 1, (1 << 44) + (1 << 11) - 1);
-    // The prime is limbs of all ones but for the lowest, which is 4 less.
+    // The prime has all limbs at their maximum, except the lowest, which is 4 less.
     let around_the_prime = (limb - 20..=limb).map(|low| [low, limb, top]);
     let around_2_to_the_130 = (0..20).map(|low| [low, limb + 1, top]);
     let others = [
@@ -212,7 +213,7 @@ fn the_last_subtraction_is_made_from_the_prime_on_and_s_is_added_modulo_2_to_the
     ];
     let s = [0, 1, 5, u128::from(u64::MAX), 1 << 64, u128::MAX, u128::MAX - 4, 1 << 127];
     for h in around_the_prime.chain(around_2_to_the_130).chain(others) {
-        // SAFETY: the CPU has what these functions name: `is_there`.
+        // SAFETY: `is_there` checked that the CPU has the features the functions enable.
         let tags = unsafe {
             let mut authenticators = authenticators([0; LANES], s);
             authenticators.accumulator = h.map(|limb| each([limb; LANES]));
@@ -227,14 +228,14 @@ fn sums_of_blocks_around_the_prime_are_reduced() {
     if !is_there() {
         return;
     }
-    // With r = 1, three blocks are 3 times 2^128 and their sum.
+    // With r = 1, three blocks add up to 3 * 2^128 plus their sum.
     for rest in 0..20 {
         let blocks = [[u128::MAX - 10; LANES], [rest / 2; LANES], [rest - rest / 2; LANES]];
-        // The sum is the prime's when the rest is 6.
+        // The sum equals the prime when `rest` is 6.
         let expected = if rest < 6 { u128::MAX - 10 + rest } else { rest - 6 };
         assert_eq!(modelled(1, 0, &blocks.map(|block| block[0])), expected);
         for step in 1..=3 {
-            // SAFETY: the CPU has what the function names: `is_there`.
+            // SAFETY: `is_there` checked that the CPU has the features the function enables.
             let tags = unsafe { by_lanes([1; LANES], [0; LANES], &blocks, step) };
             assert_eq!(tags, [expected.to_le_bytes(); LANES], "{rest}");
         }
