@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use laneway::cli::demo::lab::Lab;
 use laneway::cli::demo::traffic::{self, Limit, PATIENCE, Plan};
-use laneway::control::supervisor::Router;
-use laneway::sys::netns::may_administer;
+use laneway::netns::may_administer;
+use laneway::router::start::Router;
 use support::flood::{Flood, target};
 use support::tunnel::Family;
 use support::{lab, ping::ping, router, routers};

@@ -6,7 +6,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use etherparse::{PacketBuilder, TcpHeader};
 use laneway::offload::{
-    Coalesced, Limits, SCRATCH, SealReason, Sink, Superpacket, VIRTIO_HEADER_LEN, VirtioHeader, Window,
+    CloseReason, Coalesced, Limits, SCRATCH, Sink, Superpacket, VIRTIO_HEADER_LEN, VirtioHeader, Window,
     assemble,
 };
 use laneway::packet::checksum::Sum;
@@ -42,7 +42,7 @@ impl Sink for Assembler {
         black_box(len.expect("a superpacket"));
     }
 
-    fn sealed(&mut self, reason: SealReason) {
+    fn closed(&mut self, reason: CloseReason) {
         black_box(reason);
     }
 }

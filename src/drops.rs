@@ -85,9 +85,9 @@ reasons! {
     InnerPacket = "inner_packet",
     /// The inner source address is not the sending peer's by allowed IPs.
     SourceNotAllowed = "source_not_allowed",
-    /// The inside worker's inbox was full.
+    /// The inside worker's ring was full.
     InboxFull = "inbox_full",
-    /// The peer actor's inbox was full.
+    /// The peer actor's ring was full.
     PeerInboxFull = "peer_inbox_full",
 
     // Writing to the TUN.

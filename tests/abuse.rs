@@ -11,9 +11,9 @@ use std::thread;
 use std::time::Duration;
 
 use laneway::cli::demo::lab::{CABLE, Lab, Side};
-use laneway::control::config::update::{DeviceUpdate, PeerEndpoint, PeerUpdate};
-use laneway::control::supervisor::Router;
-use laneway::control::uapi::Device as _;
+use laneway::config::update::{DeviceUpdate, PeerEndpoint, PeerUpdate};
+use laneway::router::start::Router;
+use laneway::uapi::Device as _;
 use laneway::wireguard::keys::PrivateKey;
 use laneway::wireguard::messages::{DATA_HEADER, DATA_OVERHEAD, Kind};
 use support::network::ip;

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 
 use laneway::cli::demo::lab::{CABLE, Lab};
+use laneway::clock;
 use laneway::lane::path_limit::HOLDS;
-use laneway::sys::clock;
 use laneway::sys::udp::IntOption;
 use support::network::ip;
 use support::router::{self, total};

@@ -12,7 +12,7 @@ use std::process::Stdio;
 
 use laneway::cli::demo::interrupt::EXIT_STATUS;
 use laneway::cli::demo::lab::Side;
-use laneway::cli::exposition::Exposition;
+use laneway::metrics::exposition::Exposition;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::binary::command;

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use laneway::control::config::env::Environment;
-use laneway::control::config::file::FileConfig;
+use laneway::config::env::Environment;
+use laneway::config::file::FileConfig;
 
 /// A key as `wg genkey` prints one.
 const KEY: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Instant;
 
-use laneway::cli::exposition::Exposition;
-use laneway::control::config::Queues;
-use laneway::lane::telemetry::Registry;
+use laneway::config::Queues;
+use laneway::metrics::Registry;
+use laneway::metrics::exposition::Exposition;
 use support::ping::ping;
 use support::tunnel::Family;
 use support::{DEADLINE, Finally, lab, require_root, router, settled, wait_until};

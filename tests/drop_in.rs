@@ -9,10 +9,10 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use laneway::cli::demo::lab::{Lab, Side};
-use laneway::cli::exposition::Exposition;
-use laneway::control::uapi::client;
-use laneway::sys::netns::Namespace;
+use laneway::metrics::exposition::Exposition;
+use laneway::netns::Namespace;
 use laneway::sys::tun::{self, Flags};
+use laneway::uapi::client;
 use nix::sys::signal::Signal;
 use support::background::{self, Background};
 use support::binary::{BINARY, Laneway};

@@ -6,7 +6,7 @@ use std::net::{TcpListener, ToSocketAddrs as _, UdpSocket};
 use std::process::Command;
 use std::thread;
 
-use laneway::control::sandbox::syscalls;
+use laneway::router::sandbox::syscalls;
 
 #[test]
 fn a_filtered_process_starts_no_program_and_does_everything_else() {

@@ -9,9 +9,9 @@ use std::thread;
 use std::time::Instant;
 
 use laneway::cli::demo::lab::{Lab, Side};
-use laneway::control::config::update::DeviceUpdate;
-use laneway::control::supervisor::Router;
-use laneway::control::uapi::Device as _;
+use laneway::config::update::DeviceUpdate;
+use laneway::router::start::Router;
+use laneway::uapi::Device as _;
 use laneway::wireguard::keys::PublicKey;
 use laneway::wireguard::limiter::LoadLimits;
 use laneway::wireguard::timers::REKEY_AFTER_TIME;

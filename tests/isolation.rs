@@ -6,9 +6,9 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use laneway::cli::demo::lab::Lab;
-use laneway::control::config::update::{AllowedIpChange, DeviceUpdate, PeerEndpoint, PeerUpdate};
-use laneway::control::supervisor::Router;
-use laneway::control::uapi::Device as _;
+use laneway::config::update::{AllowedIpChange, DeviceUpdate, PeerEndpoint, PeerUpdate};
+use laneway::router::start::Router;
+use laneway::uapi::Device as _;
 use laneway::wireguard::keys::{PrivateKey, PublicKey};
 use support::router::{self, peer, total};
 use support::tunnel::{Family, PORT};

@@ -6,9 +6,9 @@ mod support;
 use std::net::{IpAddr, UdpSocket};
 
 use laneway::cli::demo::lab::Side;
-use laneway::control::config::{Queues, SpreadPorts};
-use laneway::control::supervisor::Router;
-use laneway::control::uapi::Device as _;
+use laneway::config::{Queues, SpreadPorts};
+use laneway::router::start::Router;
+use laneway::uapi::Device as _;
 use laneway::wireguard::aead::Backend;
 use laneway::wireguard::suite::Suite;
 use support::binary::Laneway;
@@ -56,15 +56,6 @@ fn the_fastest_aead_of_this_machine_speaks_with_wireguard_go() {
         return;
     }
     speaks_with_wireguard_go("auto", Backend::fastest());
-}
-
-#[cfg(feature = "ipsec-mb")]
-#[test]
-fn intels_library_speaks_with_wireguard_go() {
-    if !require_root() {
-        return;
-    }
-    speaks_with_wireguard_go("ipsec-mb", Backend::ipsec_mb().unwrap());
 }
 
 /// What is asked for, and what its line at the start says it has.

@@ -6,9 +6,9 @@ mod support;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use laneway::cli::demo::lab::{Lab, Side};
-use laneway::control::config::update::{AllowedIpChange, PeerEndpoint, PeerUpdate};
-use laneway::control::config::{RouterConfig, Table};
-use laneway::control::supervisor::Router;
+use laneway::config::update::{AllowedIpChange, PeerEndpoint, PeerUpdate};
+use laneway::config::{RouterConfig, Table};
+use laneway::router::start::Router;
 use laneway::wireguard::keys::{PrivateKey, PublicKey};
 use support::binary::Laneway;
 use support::network::{cable, host, ip, sysctl};

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use laneway::cli::exposition::Exposition;
-use laneway::control::supervisor::Router;
+use laneway::metrics::exposition::Exposition;
+use laneway::router::start::Router;
 use support::tunnel::Family;
 use support::{exercise, lab, require_root, router, wait_until};
 

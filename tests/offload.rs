@@ -11,9 +11,10 @@ use std::sync::{Arc, Mutex};
 use etherparse::{PacketBuilder, TcpHeader};
 use laneway::drops::DropReason;
 use laneway::offload::{
-    Limits, Offload, OpenError, QueueError, Read, Shutdown, Superpacket, SuperpacketKind, TunDevice,
-    VirtioHeader, Window, inherit_queue, open_queues,
+    Limits, Offload, OpenError, QueueError, Read, Superpacket, SuperpacketKind, TunDevice, VirtioHeader,
+    Window, inherit_queue, open_queues,
 };
+use laneway::shutdown::Shutdown;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};

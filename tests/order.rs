@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use laneway::cli::demo::lab::{Lab, Side};
-use laneway::control::config::{Queues, SpreadPorts};
+use laneway::config::{Queues, SpreadPorts};
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 use support::ping::answers;
 use support::router::total;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::Stdio;
 
-use laneway::lane::topology::Topology;
+use laneway::cpus::topology::Topology;
 use support::binary::{Laneway, command};
 use support::process::Process;
 use support::{device_name, lab, require_root};
@@ -78,27 +78,4 @@ fn a_list_that_names_a_cpu_that_is_not_allowed_is_refused_before_anything_is_mad
     let allowed = Topology::of_this_thread().list().unwrap();
     assert!(said.contains("LANEWAY_INSIDE_CPUS names CPU") && said.contains("1023"), "{said}");
     assert!(said.contains(&format!("allow {allowed}")), "{said}");
-}
-
-#[test]
-fn workers_and_no_other_threads_are_scheduled_in_batches_if_asked_for() {
-    if !require_root() {
-        return;
-    }
-    let lab = lab();
-    let laneway = Laneway::start(&lab.left, &[("LANEWAY_SCHED", "batch")]);
-    let batched = |thread: &str| {
-        let tasks = fs::read_dir(format!("/proc/{}/task", laneway.process.id())).unwrap();
-        let field = |task: &fs::DirEntry, file: &str| fs::read_to_string(task.path().join(file)).ok();
-        let task = tasks
-            .map(Result::unwrap)
-            .find(|task| field(task, "comm").is_some_and(|name| name.trim() == thread));
-        let stat = task.and_then(|task| field(&task, "stat")).unwrap_or_else(|| panic!("no thread {thread}"));
-        // The policy is the 41st field, and the second, in parentheses, may have spaces (proc_pid_stat(5)).
-        let (_, after_name) = stat.rsplit_once(')').unwrap();
-        after_name.split_whitespace().nth(38) == Some("3")
-    };
-    for (thread, expected) in [("inside-0", true), ("outside-0", true), ("peers", false), ("admin", false)] {
-        assert_eq!(batched(thread), expected, "{thread}");
-    }
 }

@@ -10,9 +10,9 @@ use std::time::Instant;
 
 use etherparse::{PacketBuilder, TcpHeader};
 use laneway::cli::demo::lab::{CABLE, Lab, Side};
-use laneway::control::config::RejectPolicy;
-use laneway::control::supervisor::Router;
+use laneway::config::RejectPolicy;
 use laneway::lane::inside::{REJECT_BURST, REJECTS_PER_SECOND};
+use laneway::router::start::Router;
 use socket2::{Domain, Protocol, Socket, Type};
 use support::network::{ip, sysctl};
 use support::process::command_in;

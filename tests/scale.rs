@@ -15,8 +15,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use laneway::control::config::update::{AllowedIpChange, DeviceUpdate, PeerEndpoint, PeerUpdate};
-use laneway::control::uapi::Device as _;
+use laneway::config::update::{AllowedIpChange, DeviceUpdate, PeerEndpoint, PeerUpdate};
+use laneway::uapi::Device as _;
 use laneway::wireguard::keys::PublicKey;
 use support::binary::{Laneway, command};
 use support::folder::Folder;

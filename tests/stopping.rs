@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use laneway::cli::demo::lab::{Lab, Side};
 use laneway::cli::signals::EXIT_STUCK;
-use laneway::control::stopping;
+use laneway::router::stopping;
 use nix::sys::signal::Signal;
 use support::background::{self, Background};
 use support::binary::{command, serves};

@@ -2,8 +2,8 @@
 
 mod support;
 
-use laneway::control::config::{RouterConfig, Switch};
-use laneway::control::supervisor::Router;
+use laneway::config::{RouterConfig, Switch};
+use laneway::router::start::Router;
 use support::{exercise, lab, require_root, routers, settled};
 
 /// What is counted of every packet on its way, by different workers.
@@ -15,7 +15,7 @@ const COUNTS: [&str; 4] = [
 ];
 
 /// Lets everything cross between two routers with these settings; their metrics once all of that is counted.
-fn crossed(tune: impl Fn(&mut RouterConfig)) -> Option<[laneway::cli::exposition::Exposition; 2]> {
+fn crossed(tune: impl Fn(&mut RouterConfig)) -> Option<[laneway::metrics::exposition::Exposition; 2]> {
     if !require_root() {
         return None;
     }

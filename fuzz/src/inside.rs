@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use laneway::offload::{
-    CAPACITY, Coalesced, Limits, SCRATCH, SealReason, Sink, Superpacket, VIRTIO_HEADER_LEN, VirtioHeader,
+    CAPACITY, CloseReason, Coalesced, Limits, SCRATCH, Sink, Superpacket, VIRTIO_HEADER_LEN, VirtioHeader,
     Window, assemble,
 };
 use laneway::packet::flow::flow_hash;
@@ -132,7 +132,7 @@ impl Sink for Cutter {
         self.out.extend(segments(&cut));
     }
 
-    fn sealed(&mut self, _: SealReason) {}
+    fn closed(&mut self, _: CloseReason) {}
 }
 
 /// Groups packets by flow (addresses, protocol and ports; an empty key without them), in order.

@@ -5,11 +5,11 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-use laneway::cli::exposition::Exposition;
-use laneway::control::config::env::Environment;
-use laneway::control::config::file::FileConfig;
-use laneway::control::uapi::client::read_status;
-use laneway::control::uapi::protocol::{Request, RequestParser, get_answer};
+use laneway::config::env::Environment;
+use laneway::config::file::FileConfig;
+use laneway::metrics::exposition::Exposition;
+use laneway::uapi::client::read_status;
+use laneway::uapi::protocol::{Request, RequestParser, get_answer};
 
 /// Parses lines from the control socket. An update has no more peers and networks than lines.
 pub fn uapi(bytes: &[u8]) {

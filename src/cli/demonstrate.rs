@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::demo::routers::{self, RoutersError};
 use super::demo::{self, DemoArgs, DemoError, Ending};
-use crate::control::admin::{Admin, AdminError};
-use crate::control::supervisor::Router;
+use crate::router::admin::{Admin, AdminError};
+use crate::router::start::Router;
 
 /// Runs the demo until it completes or is interrupted.
 ///
@@ -41,7 +41,7 @@ enum StartError {
 fn serve_metrics(router: &Router, listener: TcpListener) -> Result<(), AdminError> {
     let admin = Admin {
         registry: Arc::clone(router.registry()),
-        roll: Arc::clone(router.roll()),
+        threads: Arc::clone(router.threads()),
         readiness: Arc::new(router.readiness()),
         device: Arc::new(router.device().clone()),
         shutdown: Arc::clone(router.shutdown()),

@@ -9,8 +9,8 @@
 use std::env;
 
 use super::{Failure, launch, log};
-use crate::control::config::env::Environment;
-use crate::control::config::{ConfigError, RouterConfig};
+use crate::config::env::Environment;
+use crate::config::{ConfigError, RouterConfig};
 use crate::sys::daemon::{self, Process};
 use crate::sys::signals;
 

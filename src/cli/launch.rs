@@ -12,18 +12,18 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::signals::Signals;
-use crate::control::admin::{self, Admin, AdminError, End, Hangups, Link, OpenUapi};
-use crate::control::config::env::Environment;
-use crate::control::config::{RouterConfig, Switch};
-use crate::control::netlink;
-use crate::control::reload::Reloader;
-use crate::control::sandbox::{capabilities, syscalls};
-use crate::control::service::ServiceManager;
-use crate::control::stopping::{self, StopError};
-use crate::control::supervisor::{Router, StartError};
-use crate::control::uapi::{self, UapiError};
-use crate::offload::Shutdown;
+use crate::config::env::Environment;
+use crate::config::{RouterConfig, Switch};
+use crate::netlink;
+use crate::router::admin::{self, Admin, AdminError, End, Hangups, Link, OpenUapi};
+use crate::router::reload::Reloader;
+use crate::router::sandbox::{capabilities, syscalls};
+use crate::router::start::{Router, StartError};
+use crate::router::stopping::{self, StopError};
+use crate::service::ServiceManager;
+use crate::shutdown::Shutdown;
 use crate::sys::inherited;
+use crate::uapi::{self, UapiError};
 
 /// Errors when starting, running or stopping a router.
 #[derive(Debug, thiserror::Error)]
@@ -128,7 +128,7 @@ fn attend(
     ready: OnReady,
 ) -> Result<End, LaunchError> {
     let shutdown = Arc::clone(router.shutdown());
-    let (of_mtu, of_addresses) = (router.bulletin(), router.bulletin());
+    let (of_mtu, of_addresses) = (router.interface_updates(), router.interface_updates());
     let link = Link {
         interface: router.interface().to_owned(),
         on_mtu: Box::new(move |mtu| of_mtu.set_mtu(mtu)),
@@ -143,7 +143,7 @@ fn attend(
     };
     let admin = Admin {
         registry: Arc::clone(router.registry()),
-        roll: Arc::clone(router.roll()),
+        threads: Arc::clone(router.threads()),
         readiness: Arc::new(router.readiness()),
         device: Arc::new(router.device().clone()),
         shutdown: Arc::clone(&shutdown),

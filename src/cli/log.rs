@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::control::config::LogFormat;
+use crate::config::LogFormat;
 
 /// Initializes logging with `filter`. Later calls have no effect.
 ///

@@ -3,7 +3,6 @@
 pub mod demo;
 pub mod demonstrate;
 pub mod doctor;
-pub mod exposition;
 pub mod interface;
 pub mod keys;
 pub mod launch;
@@ -16,9 +15,9 @@ use std::io;
 
 use clap::{Parser, Subcommand};
 
-use crate::control::config::{ConfigError, LogFormat};
-use crate::control::stopping::StopError;
-use crate::control::supervisor::StartError;
+use crate::config::{ConfigError, LogFormat};
+use crate::router::start::StartError;
+use crate::router::stopping::StopError;
 use demo::{DemoArgs, DemoError, Ending};
 use doctor::DoctorArgs;
 use keys::KeysError;

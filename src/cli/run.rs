@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Failure, launch, log};
-use crate::control::config::RouterConfig;
-use crate::control::config::env::Environment;
+use crate::config::RouterConfig;
+use crate::config::env::Environment;
 use crate::sys::signals;
 
 /// Run a router from a wg-quick style file and LANEWAY_* variables

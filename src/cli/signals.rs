@@ -16,10 +16,10 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 
-use crate::control::stopping;
-use crate::control::uapi::SocketFile;
-use crate::offload::Shutdown;
+use crate::router::stopping;
+use crate::shutdown::Shutdown;
 use crate::sys::signals;
+use crate::uapi::SocketFile;
 
 /// Exit status of a router that was told to stop but has a thread that did not end in time.
 pub const EXIT_STUCK: u8 = 3;

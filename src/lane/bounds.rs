@@ -12,7 +12,7 @@ pub const MAX_LANES: usize = 256;
 pub const SLAB_BYTES: usize = 64 * 1024;
 
 /// Default capacity of a ring in batches (`LANEWAY_INBOX_DEPTH`).
-pub const INBOX_DEPTH: usize = 16;
+pub const RING_DEPTH: usize = 16;
 
 /// Maximum of `LANEWAY_INBOX_DEPTH`: 64 MiB of slabs per lane.
 pub const MAX_INBOX_DEPTH: usize = 1024;
@@ -79,8 +79,8 @@ pub const fn outbound_pool(inbox_depth: usize) -> usize {
 }
 
 const _: () = assert!(SLAB_BYTES > MAX_PACKET);
-const _: () = assert!(INBOX_DEPTH >= DEPTH);
-const _: () = assert!(INBOX_DEPTH <= MAX_INBOX_DEPTH);
-const _: () = assert!(WINDOW_BATCHES <= INBOX_DEPTH);
+const _: () = assert!(RING_DEPTH >= DEPTH);
+const _: () = assert!(RING_DEPTH <= MAX_INBOX_DEPTH);
+const _: () = assert!(WINDOW_BATCHES <= RING_DEPTH);
 const _: () = assert!(BATCH_RUNS >= DRAIN_CAP);
 const _: () = assert!(COPY_BELOW < SLAB_BYTES);

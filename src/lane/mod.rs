@@ -22,39 +22,50 @@
 //! |---|---|---|
 //! | inside → outside | the inside worker's pool | the inside worker stops reading its TUN queue and keeps serving its ring; the kernel's queue pushes back on TCP |
 //! | outside → inside | the ring; with one lane, the outside worker's pool | the batch waits and the worker receives nothing more; datagrams queue in the socket's buffer. A batch that has waited 20 ms is dropped and counted, so that a stuck worker cannot block other lanes' flows forever |
-//! | outside → peer actor | the channels in [`mailbox`] | the newest message is dropped and counted |
+//! | outside → peer actor | the channels in [`channels`] | the newest message is dropped and counted |
 //!
 //! Ordering: packets of a TUN queue get their counters in order and leave through one ring and one
 //! socket; opened packets of a flow reach one inside worker through one ring. Nothing overtakes a
 //! waiting batch.
 //!
-//! On shutdown, workers stop reading, then send and write everything already accepted ([`drain`]).
+//! On shutdown, workers stop reading, then send and write everything already accepted ([`wait::quiesce`]).
 
-pub mod batch;
 pub mod bounds;
-pub mod cpu_list;
-pub mod doorbell;
-#[cfg(test)]
-mod doorbell_tests;
-pub mod drain;
-pub mod inbox;
-#[cfg(test)]
-mod inbox_tests;
+pub mod channels;
 pub mod inside;
-pub mod mailbox;
 pub mod outside;
 pub mod path_limit;
+pub mod peer_metrics;
 pub mod peers;
-pub mod pinning;
-pub mod pulse;
+pub mod ring;
 pub mod routing_loop;
 pub mod shortcut;
-pub mod sleep;
-pub mod spin;
 pub mod staging;
-pub mod sync;
-pub mod telemetry;
-pub mod topology;
-#[cfg(test)]
-mod topology_tests;
-pub mod worker;
+pub mod wait;
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::lane::wait::sleep::Stopped;
+use crate::offload::QueueError;
+
+/// Why a worker stopped working.
+#[derive(Debug, Error)]
+pub enum WorkerError {
+    /// The router was told to stop.
+    #[error("the router was told to stop")]
+    Stopped,
+    /// The TUN queue failed.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The UDP socket failed.
+    #[error("the UDP socket failed: {0}")]
+    Socket(#[from] io::Error),
+}
+
+impl From<Stopped> for WorkerError {
+    fn from(_: Stopped) -> Self {
+        WorkerError::Stopped
+    }
+}

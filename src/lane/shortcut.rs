@@ -9,17 +9,17 @@
 //! A shortcut does not reorder packets. Only the owner of a pool fills its batches, and a batch is
 //! returned only after everything in it has been sent or written. If all other batches are free,
 //! everything handed over earlier has left, and the packet in hand is next
-//! ([`Pool::is_home_but_one`]).
+//! ([`Pool::all_returned_but_one`]).
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::batch::{InboundBatch, OutboundBatch};
-use super::inbox::{Inbox, Pool};
 use super::outside::LaneSockets;
 use super::peers::Snapshot;
-use super::telemetry::{SentShortcuts, WrittenShortcuts};
+use super::ring::batch::{InboundBatch, OutboundBatch};
+use super::ring::{Pool, Ring};
+use crate::metrics::{SentShortcuts, WrittenShortcuts};
 use crate::offload::QueueShortcut;
 
 /// Sends lone datagrams from an inside worker directly to its lane's sockets.
@@ -43,11 +43,11 @@ impl SendShortcut {
         &mut self,
         batch: &OutboundBatch,
         pool: &Pool<OutboundBatch>,
-        outbox: &Inbox<OutboundBatch>,
+        outbox: &Ring<OutboundBatch>,
         snapshot: &Snapshot,
     ) -> bool {
         let [run] = &batch.runs[..] else { return false };
-        if run.len > u32::from(run.stride) || !outbox.would_wake() || !pool.is_home_but_one() {
+        if run.len > u32::from(run.stride) || !outbox.would_wake() || !pool.all_returned_but_one() {
             return false;
         }
         let datagram = &batch.data[run.start as usize..(run.start + run.len) as usize];
@@ -73,15 +73,15 @@ impl WriteShortcut {
         Self { queue, written }
     }
 
-    /// Writes `batch` instead of pushing it to the ring `inbox`, if it is one packet, the inside worker
+    /// Writes `batch` instead of pushing it to the ring `ring`, if it is one packet, the inside worker
     /// sleeps, and nothing would be reordered. Returns whether it was written.
     pub fn write(
         &mut self,
         batch: &InboundBatch,
         pool: &Pool<InboundBatch>,
-        inbox: &Inbox<InboundBatch>,
+        ring: &Ring<InboundBatch>,
     ) -> bool {
-        if batch.segments.len() != 1 || !inbox.would_wake() || !pool.is_home_but_one() {
+        if batch.segments.len() != 1 || !ring.would_wake() || !pool.all_returned_but_one() {
             return false;
         }
         let written = batch.packets().next().filter(|packet| self.queue.write(packet));

@@ -124,8 +124,8 @@ fn gso_type(kind: SuperpacketKind) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::Build;
     use super::*;
+    use crate::offload::testing::Build;
 
     #[test]
     fn a_payload_of_one_segment_is_a_plain_packet_to_finish() {

@@ -12,10 +12,8 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use super::limits::Limits;
 use super::port::Port;
 use super::reader::QueueReader;
-use super::rejecter::QueueRejecter;
-use super::shortcut::QueueShortcut;
-use super::shutdown::Shutdown;
-use super::writer::QueueWriter;
+use super::writer::{QueueRejecter, QueueShortcut, QueueWriter};
+use crate::shutdown::Shutdown;
 use crate::sys::tun::{self, Flags, offload};
 
 const CLONE_DEVICE: &str = "/dev/net/tun";

@@ -100,5 +100,4 @@ impl Superpacket<'_> {
 }
 
 #[cfg(test)]
-#[path = "segment_tests.rs"]
 mod tests;

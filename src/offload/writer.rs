@@ -4,12 +4,12 @@ use nix::errno::Errno;
 use tracing::warn;
 
 use super::assemble::{AssembleError, SCRATCH, assemble};
-use super::coalesce::{Coalesced, SealReason, Sink};
+use super::coalesce::{CloseReason, Coalesced, Sink};
 use super::limits::Limits;
-use super::port::Port;
-use super::superpacket::SuperpacketKind;
-use super::tally::WriteTally;
+use super::port::{Port, WriteTally};
+use super::superpacket::{Superpacket, SuperpacketKind};
 use super::virtio::VirtioHeader;
+use crate::units::MAX_PACKET;
 
 /// The writing part of a queue. Owns the scratch buffer in which superpackets are assembled.
 #[derive(Debug)]
@@ -110,8 +110,8 @@ impl Sink for QueueWriter {
     }
 
     #[inline]
-    fn sealed(&mut self, reason: SealReason) {
-        self.tally.seals[reason as usize] += 1;
+    fn closed(&mut self, reason: CloseReason) {
+        self.tally.closes[reason as usize] += 1;
     }
 }
 
@@ -119,4 +119,63 @@ impl Sink for QueueWriter {
 fn kind(header: &[u8]) -> SuperpacketKind {
     let protocol = crate::packet::ip::transport(header).map_or(0, |transport| transport.protocol);
     SuperpacketKind::of(header[0] >> 4, protocol)
+}
+
+/// The part of a queue that writes rejects.
+///
+/// It has a scratch buffer of its own, so it can write while a read is borrowed and while the writer
+/// assembles a superpacket.
+#[derive(Debug)]
+pub struct QueueRejecter {
+    port: Port,
+    scratch: Box<[u8]>,
+    tally: WriteTally,
+}
+
+impl QueueRejecter {
+    pub(super) fn new(port: Port) -> QueueRejecter {
+        let scratch = vec![0; MAX_PACKET].into_boxed_slice();
+        QueueRejecter { port, scratch, tally: WriteTally::default() }
+    }
+
+    /// Writes one complete IP packet, checksums included. Counts the packet as dropped if the write
+    /// fails.
+    pub fn write_reject(&mut self, packet: &[u8]) {
+        self.port.write_packet(packet, &mut self.tally);
+    }
+
+    /// Writes a superpacket back to the TUN, segment by segment. Counts segments as dropped if their
+    /// write fails.
+    pub fn self_forward(&mut self, superpacket: &Superpacket<'_>) {
+        for i in 0..superpacket.segments() {
+            let len = superpacket.write_segment(i, &mut self.scratch);
+            self.port.write_packet(&self.scratch[..len], &mut self.tally);
+        }
+    }
+
+    /// Returns the counts since they were last taken.
+    pub fn tally(&mut self) -> &mut WriteTally {
+        &mut self.tally
+    }
+}
+
+/// Writes single packets to a TUN queue from an outside worker, without waking the inside worker. Has
+/// no scratch buffer, counts nothing and does not coalesce.
+#[derive(Clone, Debug)]
+pub struct QueueShortcut {
+    port: Port,
+}
+
+impl QueueShortcut {
+    pub(super) fn new(port: Port) -> QueueShortcut {
+        QueueShortcut { port }
+    }
+
+    /// Writes one complete IP packet, checksums included, without blocking. Returns whether the kernel
+    /// accepted it. If not, send the packet through the ring to the inside worker, which counts a failed
+    /// write.
+    #[inline]
+    pub fn write(&self, packet: &[u8]) -> bool {
+        self.port.try_packet(packet)
+    }
 }

@@ -203,7 +203,7 @@ mod tests {
         let (source, destination) = ([10, 0, 0, 1], [10, 0, 0, 2]);
         let mut bytes = example().to_bytes().to_vec();
         let addresses = [source, destination].concat();
-        let rest = super::super::checksum::pseudo_header(&addresses, 6).with_u16(32 + 13)
+        let rest = crate::packet::checksum::pseudo_header(&addresses, 6).with_u16(32 + 13)
             + Tcp::new_checked(&bytes[..]).unwrap().constant_sum()
             + Sum::of(payload);
         Tcp::new_checked(&mut bytes[..]).unwrap().stamp(u32::MAX, Flags::ACK.with(Flags::FIN), rest);

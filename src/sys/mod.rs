@@ -6,14 +6,9 @@
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
-pub mod clock;
 pub mod daemon;
 pub mod inherited;
-#[cfg(feature = "ipsec-mb")]
-pub(crate) mod ipsec_mb;
-pub mod netns;
 pub mod reuseport;
-pub mod scheduling;
 pub mod seccomp;
 pub mod signals;
 pub mod tun;

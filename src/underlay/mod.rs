@@ -26,13 +26,11 @@ mod name;
 mod receive;
 mod send;
 mod socket;
-mod steer;
 mod tally;
 
 pub use drop_watch::DropWatch;
 pub use endpoint::{Endpoint, LocalSource};
 pub use receive::{DEPTH, Received, Receiver};
 pub use send::{MAX_RUN_BYTES, MAX_RUN_SEGMENTS, Notices, SendFailure, Sender, max_run};
-pub use socket::{BindError, BufferSizes, SocketOptions, UdpSocket, bind};
-pub use steer::steer;
+pub use socket::{BindError, BufferSizes, SocketOptions, UdpSocket, bind, steer};
 pub use tally::{COUNTED_SEGMENTS, ReceiveTally, SegmentCounts, SendTally};

@@ -11,11 +11,10 @@ use std::os::fd::AsFd;
 use arrayvec::ArrayVec;
 use nix::errno::Errno;
 
-use super::control;
 use super::endpoint::Endpoint;
-use super::name;
 use super::socket::UdpSocket;
 use super::tally::ReceiveTally;
+use super::{control, name};
 use crate::drops::DropReason;
 use crate::sys::udp::{self, Slot};
 

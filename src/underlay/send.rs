@@ -21,11 +21,10 @@ use std::time::Duration;
 use nix::errno::Errno;
 use thiserror::Error;
 
-use super::control;
 use super::endpoint::{Endpoint, LocalSource};
-use super::name;
 use super::socket::UdpSocket;
 use super::tally::SendTally;
+use super::{control, name};
 use crate::sys::udp;
 
 /// Maximum datagrams in one run: `UDP_MAX_SEGMENTS` of kernels before Linux 6.9.

@@ -176,9 +176,9 @@ fn mac(key: &[u8], parts: &[&[u8]]) -> Mac {
 
 #[cfg(test)]
 mod tests {
-    use super::super::keys::OsEntropy;
-    use super::super::messages::{INITIATION, Initiation};
     use super::*;
+    use crate::wireguard::keys::OsEntropy;
+    use crate::wireguard::messages::{INITIATION, Initiation};
 
     const US: PublicKey = PublicKey::from_bytes([7; 32]);
     const START: Nanos = Nanos(1_000_000_000);

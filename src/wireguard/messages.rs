@@ -79,7 +79,7 @@ impl Kind {
 
 /// Returns whether a handshake message claims earlier contact: a response, a cookie reply, or an
 /// initiation with a second MAC. A sender with a spoofed address cannot back up that claim.
-pub fn claims_acquaintance(datagram: &[u8]) -> bool {
+pub fn claims_priority(datagram: &[u8]) -> bool {
     match Kind::of(datagram) {
         Some(Kind::Initiation) => datagram[mac2_offset(INITIATION)..] != [0; 16],
         Some(Kind::Response | Kind::CookieReply) => true,

@@ -80,12 +80,12 @@ impl Rotation {
 
 #[cfg(test)]
 mod tests {
-    use super::super::aead::Backend;
-    use super::super::replay::WINDOW;
-    use super::super::session::{MessageLimits, Role, SessionKeys, SessionParts};
-    use super::super::suite::Suite;
     use super::*;
     use crate::units::PeerId;
+    use crate::wireguard::aead::Backend;
+    use crate::wireguard::replay::WINDOW;
+    use crate::wireguard::session::{MessageLimits, Role, SessionKeys, SessionParts};
+    use crate::wireguard::suite::Suite;
     use zeroize::Zeroizing;
 
     fn session(local_index: u32, role: Role) -> Arc<Session> {

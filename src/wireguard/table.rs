@@ -105,12 +105,12 @@ fn place(index: u32) -> (usize, usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::aead::Backend;
-    use super::super::replay::WINDOW;
-    use super::super::session::{MessageLimits, Role, SessionKeys, SessionParts};
-    use super::super::suite::Suite;
     use super::*;
     use crate::units::{Nanos, PeerId};
+    use crate::wireguard::aead::Backend;
+    use crate::wireguard::replay::WINDOW;
+    use crate::wireguard::session::{MessageLimits, Role, SessionKeys, SessionParts};
+    use crate::wireguard::suite::Suite;
     use zeroize::Zeroizing;
 
     fn session(local_index: u32) -> Arc<Session> {

@@ -2,12 +2,14 @@
 
 #![allow(dead_code, unreachable_pub)]
 
-#[path = "../../src/lane/doorbell.rs"]
+#[path = "../../src/lane/ring/doorbell.rs"]
 pub mod doorbell;
-#[path = "../../src/lane/inbox.rs"]
-pub mod inbox;
+#[path = "../../src/lane/ring/pool.rs"]
+pub mod pool;
+#[path = "../../src/lane/ring/ring.rs"]
+pub mod ring;
 
-/// Takes the place of `src/lane/sync.rs`.
+/// Takes the place of `src/lane/ring/sync.rs`.
 mod sync {
     pub use loom::sync::Arc;
     pub use loom::sync::atomic::Ordering;

@@ -4,7 +4,7 @@
 //!
 //! A lost wake-up shows as a deadlock: the consumer sleeps, the producers are done. That the model
 //! would see one is shown by leaving out either of the doorbell's fences, or the consumer's second
-//! look. What is checked is the source of `src/lane/doorbell.rs` and `inbox.rs` itself, over
+//! look. What is checked is the source of `src/lane/ring/doorbell.rs`, `ring.rs` and `pool.rs` itself, over
 //! stand-ins for the ring and the eventfd.
 
 mod lane;
@@ -13,7 +13,8 @@ mod stand_ins;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use lane::doorbell::{Awaited, Doorbell};
-use lane::inbox::{Inbox, Pool};
+use lane::pool::Pool;
+use lane::ring::Ring;
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicU32;
 use stand_ins::{Side, leave_out_fence_of, spawn_producer};
@@ -29,7 +30,7 @@ fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     builder.check(model);
 }
 
-/// Sleeps as `lane::sleep::Sleeper` does.
+/// Sleeps as `lane::wait::sleep::Sleeper` does.
 fn sleep(bell: &Doorbell, awaited: Awaited, idle: impl FnOnce() -> bool) {
     bell.arm(awaited);
     if !idle() {
@@ -41,31 +42,31 @@ fn sleep(bell: &Doorbell, awaited: Awaited, idle: impl FnOnce() -> bool) {
 }
 
 /// The next batch, asleep until there is one.
-fn receive(inbox: &Inbox<u32>, bell: &Doorbell) -> u32 {
+fn receive(ring: &Ring<u32>, bell: &Doorbell) -> u32 {
     loop {
-        if let Some(batch) = inbox.pop() {
+        if let Some(batch) = ring.pop() {
             return *batch;
         }
-        sleep(bell, Awaited::WORK, || inbox.is_empty());
+        sleep(bell, Awaited::WORK, || ring.is_empty());
     }
 }
 
-fn inbox_of(depth: usize) -> (Arc<Inbox<u32>>, Arc<Doorbell>) {
+fn ring_of(depth: usize) -> (Arc<Ring<u32>>, Arc<Doorbell>) {
     let bell = Arc::new(Doorbell::new().unwrap());
-    (Arc::new(Inbox::new(depth, Arc::clone(&bell))), bell)
+    (Arc::new(Ring::new(depth, Arc::clone(&bell))), bell)
 }
 
 /// One producer sends `batches`, the consumer waits for each.
 fn one_to_one(batches: u32) {
-    let (inbox, bell) = inbox_of(2);
+    let (ring, bell) = ring_of(2);
     let producer = spawn_producer({
-        let inbox = Arc::clone(&inbox);
-        move || (0..batches).for_each(|n| inbox.push(Box::new(n)).expect("there is room"))
+        let ring = Arc::clone(&ring);
+        move || (0..batches).for_each(|n| ring.push(Box::new(n)).expect("there is room"))
     });
     for expected in 0..batches {
-        assert_eq!(receive(&inbox, &bell), expected);
+        assert_eq!(receive(&ring, &bell), expected);
     }
-    assert!(inbox.is_empty());
+    assert!(ring.is_empty());
     producer.join().unwrap();
 }
 
@@ -76,14 +77,14 @@ fn can_oversleep(looks: bool) -> bool {
     let oversleeps = std::sync::Arc::new(AtomicBool::new(false));
     let found = std::sync::Arc::clone(&oversleeps);
     explore(3, move || {
-        let (inbox, bell) = inbox_of(1);
+        let (ring, bell) = ring_of(1);
         let producer = spawn_producer({
-            let inbox = Arc::clone(&inbox);
-            move || inbox.push(Box::new(0)).expect("there is room")
+            let ring = Arc::clone(&ring);
+            move || ring.push(Box::new(0)).expect("there is room")
         });
-        let sleeps = inbox.pop().is_none() && {
+        let sleeps = ring.pop().is_none() && {
             bell.arm(Awaited::WORK);
-            !looks || inbox.is_empty()
+            !looks || ring.is_empty()
         };
         producer.join().unwrap();
         if sleeps && !bell.event().is_signalled() {
@@ -101,14 +102,14 @@ fn no_wake_up_is_lost_and_batches_keep_their_order() {
 #[test]
 fn two_producers_at_one_inbox_lose_and_double_nothing() {
     explore(3, || {
-        let (inbox, bell) = inbox_of(2);
+        let (ring, bell) = ring_of(2);
         let producers = [1, 2].map(|n| {
-            let inbox = Arc::clone(&inbox);
-            spawn_producer(move || inbox.push(Box::new(n)).expect("there is room"))
+            let ring = Arc::clone(&ring);
+            spawn_producer(move || ring.push(Box::new(n)).expect("there is room"))
         });
-        let got = [receive(&inbox, &bell), receive(&inbox, &bell)];
+        let got = [receive(&ring, &bell), receive(&ring, &bell)];
         assert!(got == [1, 2] || got == [2, 1], "{got:?}");
-        assert!(inbox.is_empty());
+        assert!(ring.is_empty());
         for producer in producers {
             producer.join().unwrap();
         }
@@ -118,15 +119,15 @@ fn two_producers_at_one_inbox_lose_and_double_nothing() {
 #[test]
 fn a_full_inbox_refuses_and_what_it_took_arrives_once() {
     explore(4, || {
-        let (inbox, bell) = inbox_of(1);
+        let (ring, bell) = ring_of(1);
         let producer = spawn_producer({
-            let inbox = Arc::clone(&inbox);
-            move || (0..3).filter(|n| inbox.push(Box::new(*n)).is_ok()).collect::<Vec<_>>()
+            let ring = Arc::clone(&ring);
+            move || (0..3).filter(|n| ring.push(Box::new(*n)).is_ok()).collect::<Vec<_>>()
         });
-        let mut got = vec![receive(&inbox, &bell)];
-        assert!(inbox.len() <= 1, "more than one batch in an inbox of one");
+        let mut got = vec![receive(&ring, &bell)];
+        assert!(ring.len() <= 1, "more than one batch in an inbox of one");
         let taken = producer.join().unwrap();
-        while let Some(batch) = inbox.pop() {
+        while let Some(batch) = ring.pop() {
             got.push(*batch);
         }
         assert_eq!(got, taken);
@@ -137,12 +138,12 @@ fn a_full_inbox_refuses_and_what_it_took_arrives_once() {
 #[test]
 fn one_slab_feeds_a_stream_while_both_ends_sleep() {
     explore(2, || {
-        let (inbox, bell) = inbox_of(2);
+        let (ring, bell) = ring_of(2);
         let home_bell = Arc::new(Doorbell::new().unwrap());
         let mut pool = Pool::new(1, Arc::clone(&home_bell), || 0);
-        let home = Arc::clone(pool.home());
+        let returns = Arc::clone(pool.returns());
         let sender = spawn_producer({
-            let inbox = Arc::clone(&inbox);
+            let ring = Arc::clone(&ring);
             move || {
                 for n in 1..=2 {
                     let mut slab = loop {
@@ -153,15 +154,15 @@ fn one_slab_feeds_a_stream_while_both_ends_sleep() {
                     };
                     assert_eq!(*slab, n - 1, "a slab was made from nothing");
                     *slab = n;
-                    inbox.push(slab).expect("an outbox holds every batch of its pool");
+                    ring.push(slab).expect("an outbox holds every batch of its pool");
                 }
                 assert!(pool.available() <= pool.size());
             }
         });
         for expected in 1..=2 {
-            let batch = receive(&inbox, &bell);
+            let batch = receive(&ring, &bell);
             assert_eq!(batch, expected);
-            home.push(Box::new(batch)).expect("a return ring holds every batch of its pool");
+            returns.push(Box::new(batch)).expect("a return ring holds every batch of its pool");
         }
         sender.join().unwrap();
     });
@@ -170,9 +171,9 @@ fn one_slab_feeds_a_stream_while_both_ends_sleep() {
 /// A producer that lets nothing it handed over be overtaken, or, unless it `looks` whether its other batches
 /// are at home, that only looks whether the consumer sleeps.
 fn takes_shortcuts(looks: bool) {
-    let (inbox, bell) = inbox_of(3);
+    let (ring, bell) = ring_of(3);
     let mut pool = Pool::new(2, Arc::new(Doorbell::new().unwrap()), || 0);
-    let home = Arc::clone(pool.home());
+    let returns = Arc::clone(pool.returns());
     let written = Arc::new(AtomicU32::new(0));
     // Relaxed: only what the rings order is ordered.
     let write = |written: &AtomicU32, n| {
@@ -180,34 +181,34 @@ fn takes_shortcuts(looks: bool) {
         written.store(n + 1, Relaxed);
     };
     let producer = spawn_producer({
-        let (inbox, written) = (Arc::clone(&inbox), Arc::clone(&written));
+        let (ring, written) = (Arc::clone(&ring), Arc::clone(&written));
         move || {
             let mut handed = 0;
             for n in 0..2 {
                 let mut slab = pool.take().expect("there are two");
-                if inbox.would_wake() && (!looks || pool.is_home_but_one()) {
+                if ring.would_wake() && (!looks || pool.all_returned_but_one()) {
                     write(&written, n);
                     pool.put_back(slab);
                 } else {
                     *slab = n;
-                    inbox.push(slab).expect("an outbox holds every batch of its pool");
+                    ring.push(slab).expect("an outbox holds every batch of its pool");
                     handed += 1;
                 }
             }
             // The consumer is not to wait for what was not handed over.
-            inbox.push(Box::new(LAST)).expect("there is room for one more");
+            ring.push(Box::new(LAST)).expect("there is room for one more");
             handed
         }
     });
     let mut served = 0;
     loop {
-        let batch = receive(&inbox, &bell);
+        let batch = receive(&ring, &bell);
         if batch == LAST {
             break;
         }
         write(&written, batch);
         served += 1;
-        home.push(Box::new(batch)).expect("a return ring holds every batch of its pool");
+        returns.push(Box::new(batch)).expect("a return ring holds every batch of its pool");
     }
     assert_eq!(producer.join().unwrap(), served);
     assert_eq!(written.load(Relaxed), 2);
@@ -227,15 +228,15 @@ fn one_that_only_looks_whether_the_consumer_sleeps_can_overtake() {
 #[test]
 fn a_ring_that_comes_late_wakes_once_too_often_and_never_too_seldom() {
     explore(3, || {
-        let (inbox, bell) = inbox_of(2);
+        let (ring, bell) = ring_of(2);
         let producer = spawn_producer({
-            let inbox = Arc::clone(&inbox);
-            move || inbox.push(Box::new(7)).expect("there is room")
+            let ring = Arc::clone(&ring);
+            move || ring.push(Box::new(7)).expect("there is room")
         });
         // The device is ready at once: the sleep ends without the bell, which may ring meanwhile.
         bell.arm(Awaited::WORK);
         bell.disarm(false);
-        assert_eq!(receive(&inbox, &bell), 7);
+        assert_eq!(receive(&ring, &bell), 7);
         producer.join().unwrap();
     });
 }

@@ -3,8 +3,9 @@
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
-use laneway::offload::{Offload, Read, Shutdown, TunDevice, open_queues};
-use laneway::sys::netns::Namespace;
+use laneway::netns::Namespace;
+use laneway::offload::{Offload, Read, TunDevice, open_queues};
+use laneway::shutdown::Shutdown;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::superpacket::is_ours;

@@ -10,10 +10,10 @@
 //! Both ways out are one hop long, so even the TTL is equal.
 
 use etherparse::Ipv4Header;
-use laneway::control::supervisor::Router;
+use laneway::netns::Namespace;
 use laneway::offload::{SuperpacketKind, TunDevice};
 use laneway::packet::Ipv4;
-use laneway::sys::netns::Namespace;
+use laneway::router::start::Router;
 
 use super::device::{self, read, write};
 use super::peer::Peer;

@@ -10,8 +10,8 @@ mod superpacket;
 mod support;
 mod switched;
 
+use laneway::netns::Namespace;
 use laneway::packet::ip;
-use laneway::sys::netns::Namespace;
 
 use kernel::Oracle;
 use random::Random;

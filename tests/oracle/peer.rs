@@ -6,9 +6,9 @@ use std::os::fd::AsRawFd as _;
 
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
-use laneway::control::config::update::PeerEndpoint;
-use laneway::control::config::{RouterConfig, Table};
-use laneway::control::supervisor::Router;
+use laneway::config::update::PeerEndpoint;
+use laneway::config::{RouterConfig, Table};
+use laneway::router::start::Router;
 use laneway::underlay::max_run;
 use laneway::wireguard::messages::DATA_OVERHEAD;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg, setsockopt, sockopt};

@@ -8,11 +8,11 @@
 //! TUN, without those of the UDP socket, and without any.
 
 use laneway::cli::demo::lab::{Lab, Side};
-use laneway::control::config::Switch;
-use laneway::control::config::update::AllowedIpChange;
-use laneway::control::supervisor::Router;
+use laneway::config::Switch;
+use laneway::config::update::AllowedIpChange;
 use laneway::offload::{SuperpacketKind, TunDevice, VIRTIO_HEADER_LEN};
 use laneway::packet::ip::transport;
+use laneway::router::start::Router;
 
 use super::device::{self, read, write};
 use super::random::Random;

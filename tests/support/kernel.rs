@@ -1,7 +1,7 @@
 //! The kernel's own WireGuard as a peer, where the kernel has it.
 
 use laneway::cli::demo::lab::Side;
-use laneway::sys::netns::Namespace;
+use laneway::netns::Namespace;
 
 use super::device_name;
 use super::process::{attempt, output};

@@ -50,7 +50,7 @@ pub fn require_root() -> bool {
         eprintln!("skipped: LANEWAY_SKIP_NETNS=1");
         return false;
     }
-    let allowed = laneway::sys::netns::may_administer().expect("read /proc");
+    let allowed = laneway::netns::may_administer().expect("read /proc");
     assert!(
         allowed,
         "this test makes network namespaces and TUN devices: run it as root \

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
 
 use laneway::cli::demo::lab::Side;
-use laneway::sys::netns::Namespace;
+use laneway::netns::Namespace;
 
 use super::process::output;
 use super::wait_until;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use laneway::sys::netns::Namespace;
+use laneway::netns::Namespace;
 
 use super::DEADLINE;
 use super::process::{attempt, output};

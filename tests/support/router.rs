@@ -2,9 +2,9 @@
 
 use ipnet::IpNet;
 use laneway::cli::demo::lab::{Lab, Side};
-use laneway::control::config::update::{AllowedIpChange, PeerEndpoint, PeerUpdate};
-use laneway::control::config::{Queues, RouterConfig};
-use laneway::control::supervisor::Router;
+use laneway::config::update::{AllowedIpChange, PeerEndpoint, PeerUpdate};
+use laneway::config::{Queues, RouterConfig};
+use laneway::router::start::Router;
 use laneway::wireguard::keys::{OsEntropy, PrivateKey, PublicKey};
 
 use super::tunnel::{Family, PORT};

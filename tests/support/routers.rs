@@ -2,9 +2,9 @@
 //! tests that look at metrics or need settings of their own, without a control socket.
 
 use laneway::cli::demo::lab::Lab;
-use laneway::cli::exposition::Exposition;
-use laneway::control::config::RouterConfig;
-use laneway::control::supervisor::Router;
+use laneway::config::RouterConfig;
+use laneway::metrics::exposition::Exposition;
+use laneway::router::start::Router;
 
 use super::router;
 use super::tunnel::Family;

@@ -20,7 +20,7 @@ use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use thiserror::Error;
 
-use crate::sys::netns::{self, Namespace};
+use crate::netns::{self, Namespace};
 
 /// The veth device's name, the same at both ends.
 pub const CABLE: &str = "underlay";

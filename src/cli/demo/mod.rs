@@ -31,7 +31,7 @@ use self::progress::Display;
 use self::report::Report;
 use self::table::Table;
 use self::traffic::{Limit, Outcome, PATIENCE, Plan, Progress, TrafficError};
-use crate::cli::exposition::{Exposition, ExpositionError};
+use crate::metrics::exposition::{Exposition, ExpositionError};
 
 /// Names of the two routers in the table and JSON. Traffic goes from the first to the second, then back.
 pub const ROUTERS: [&str; 2] = ["left", "right"];

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::traffic::Outcome;
-use crate::cli::exposition::{Exposition, Label};
+use crate::metrics::exposition::{Exposition, Label};
 
 /// The result of a demo. `--json` prints these fields.
 #[derive(Clone, Debug, PartialEq, Serialize)]

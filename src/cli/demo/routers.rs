@@ -7,9 +7,9 @@ use thiserror::Error;
 
 use super::lab::{Lab, Side};
 use super::{DemoArgs, INSIDE4, INSIDE6, ROUTERS};
-use crate::control::config::update::{AllowedIpChange, DeviceUpdate, PeerEndpoint, PeerUpdate};
-use crate::control::config::{Queues, RouterConfig};
-use crate::control::supervisor::{Router, StartError};
+use crate::config::update::{AllowedIpChange, DeviceUpdate, PeerEndpoint, PeerUpdate};
+use crate::config::{Queues, RouterConfig};
+use crate::router::start::{Router, StartError};
 use crate::wireguard::keys::{OsEntropy, PrivateKey};
 
 /// The UDP port of both routers; they run in different network namespaces.

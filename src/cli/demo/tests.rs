@@ -1,7 +1,7 @@
 //! The demo without routers: the inside addresses are assigned to the cable itself, so everything but the tunnel
 //! is real.
 
-use super::*;
+use crate::cli::demo::*;
 use clap::Parser;
 
 #[derive(Parser)]

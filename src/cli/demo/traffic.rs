@@ -16,7 +16,7 @@ use socket2::SockRef;
 use thiserror::Error;
 
 use super::pattern::{PIECE, Pattern};
-use crate::sys::netns::Namespace;
+use crate::netns::Namespace;
 
 /// Default for [`Plan::patience`]: enough for a handshake, and for TCP to recover from losses.
 pub const PATIENCE: Duration = Duration::from_secs(10);

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::check::Check;
 use super::remedies;
-use crate::control::config::env::Environment;
-use crate::control::config::{ConfigError, RouterConfig};
+use crate::config::env::Environment;
+use crate::config::{ConfigError, RouterConfig};
 
 /// Returns the configuration `laneway run` would use, or the defaults if it is invalid.
 pub(super) fn check(file: Option<&Path>) -> (RouterConfig, Check) {

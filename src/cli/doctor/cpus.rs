@@ -5,10 +5,10 @@ use std::path::Path;
 
 use super::check::Check;
 use super::remedies;
-use crate::control::config::RouterConfig;
-use crate::lane::cpu_list::CpuList;
-use crate::lane::pinning::{self, LaneCpus};
-use crate::lane::topology::Topology;
+use crate::config::RouterConfig;
+use crate::cpus::cpu_list::CpuList;
+use crate::cpus::pinning::{self, LaneCpus};
+use crate::cpus::topology::Topology;
 
 /// Reports where the workers would run.
 pub(super) fn plan(config: &RouterConfig) -> Check {
@@ -57,7 +57,7 @@ fn lane(cpus: &LaneCpus) -> String {
 
 /// Formats the topology, as in `CPUs 0-7, cores: 4, NUMA nodes: 1, efficiency cores: 6-7`.
 fn described(topology: &Topology) -> String {
-    let distinct = |key: fn(&crate::lane::topology::Cpu) -> usize| {
+    let distinct = |key: fn(&crate::cpus::topology::Cpu) -> usize| {
         let mut keys: Vec<usize> = topology.cpus.iter().map(key).collect();
         keys.sort_unstable();
         keys.dedup();

@@ -8,9 +8,9 @@ use nix::unistd::{AccessFlags, access};
 
 use super::check::Check;
 use super::remedies;
-use crate::control::config::RouterConfig;
-use crate::control::netlink;
-use crate::control::sandbox::capabilities;
+use crate::config::RouterConfig;
+use crate::netlink;
+use crate::router::sandbox::capabilities;
 
 pub(super) fn kernel() -> Check {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::check::{Check, Verdict};
 use super::remedies;
-use crate::offload::{Offloads, OpenError, Shutdown, open_queues};
-use crate::sys::netns::Namespace;
+use crate::netns::Namespace;
+use crate::offload::{Offloads, OpenError, open_queues};
+use crate::shutdown::Shutdown;
 
 /// Interface name; the kernel replaces `%d` with a number.
 const NAME: &str = "lwdoctor%d";

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::check::Check;
 use super::remedies;
-use crate::control::config::RouterConfig;
+use crate::config::RouterConfig;
 use crate::underlay::{BindError, Endpoint, Receiver, Sender, SocketOptions, UdpSocket, bind};
 
 /// Datagrams in the GSO send, and the size of each in bytes.

@@ -9,10 +9,10 @@ use std::time::SystemTime;
 
 use clap::Args;
 
-use super::exposition::Exposition;
-use crate::control::config::env::Environment;
-use crate::control::config::{ConfigError, RouterConfig};
-use crate::control::uapi::client::{self, ClientError};
+use crate::config::env::Environment;
+use crate::config::{ConfigError, RouterConfig};
+use crate::metrics::exposition::Exposition;
+use crate::uapi::client::{self, ClientError};
 use text::{Device, Secrets};
 
 /// Show the keys, peers and traffic of interfaces, and the counters of each queue

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use nix::net::if_::if_indextoname;
 
-use crate::cli::exposition::Exposition;
-use crate::control::config::update::{DeviceStatus, PeerStatus};
+use crate::config::update::{DeviceStatus, PeerStatus};
+use crate::metrics::exposition::Exposition;
 use crate::wireguard::suite::Suite;
 
 /// Everything shown about one device.

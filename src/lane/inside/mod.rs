@@ -1,13 +1,13 @@
 //! The inside worker, which owns one TUN queue.
 //!
-//! Each turn it writes the packets in its ring to the queue ([`inbound`]), then drains the queue and
-//! seals what it reads ([`outbound`]) or answers the sender ([`reject`]). If there was nothing to do, it
+//! Each turn it writes the packets in its ring to the queue ([`write`]), then drains the queue and
+//! seals what it reads ([`seal`]) or answers the sender ([`reject`]). If there was nothing to do, it
 //! sleeps. The ring comes first because nothing else empties it, while the kernel's queue pushes back on
 //! its senders.
 
-mod inbound;
-mod outbound;
 mod reject;
+mod seal;
+mod write;
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -16,23 +16,23 @@ use std::time::Duration;
 
 use nix::poll::PollFlags;
 
-pub use inbound::Inbound;
-pub use outbound::Outbound;
-pub use reject::{OwnAddresses, REJECT_BURST, REJECTS_PER_SECOND, RejectPolicy, Rejects};
+pub use reject::{OwnAddresses, REJECT_BURST, REJECTS_PER_SECOND, RejectPolicy, Rejecter};
+pub use seal::Sealer;
+pub use write::PacketWriter;
 
-use super::batch::OutboundBatch;
-use super::doorbell::Awaited;
-use super::drain::{self, Drain, Served};
-use super::inbox::Pool;
+use super::WorkerError;
 use super::peers::{Peers, Snapshot};
-use super::sleep::{Sleeper, Stopped};
-use super::spin::Spin;
-use super::telemetry::InsideTelemetry;
-use super::worker::WorkerError;
+use super::ring::Pool;
+use super::ring::batch::OutboundBatch;
+use super::ring::doorbell::Awaited;
+use super::wait::quiesce::{self, Quiesce, Served};
+use super::wait::sleep::{Sleeper, Stopped};
+use super::wait::spin::Spin;
+use crate::clock;
 use crate::drops::DropReason;
+use crate::metrics::InsideMetrics;
 use crate::offload::{DrainEnd, QueueReader, Read, Superpacket};
 use crate::packet::reject::Cause;
-use crate::sys::clock;
 use crate::units::Nanos;
 
 /// An inside worker. See the [module documentation](self).
@@ -40,23 +40,23 @@ pub struct InsideWorker {
     /// Reads from the TUN queue.
     pub reader: QueueReader,
     /// Writes packets from the ring to the TUN queue.
-    pub inbound: Inbound,
+    pub writer: PacketWriter,
     /// Seals packets from the TUN queue for the outside worker.
-    pub outbound: Outbound,
+    pub sealer: Sealer,
     /// Answers packets that are not sent.
-    pub rejects: Rejects,
+    pub rejecter: Rejecter,
     /// The current peers and allowed IPs.
     pub peers: arc_swap::Cache<Arc<Peers>, Arc<Snapshot>>,
     /// Blocks the thread while there is no work.
     pub sleeper: Sleeper,
     /// The shutdown protocol.
-    pub drain: Drain,
+    pub quiesce: Quiesce,
     /// Maximum number of TUN reads per wake.
     pub drain_cap: usize,
     /// How long to poll for work before sleeping.
     pub spin: Duration,
     /// The worker's metrics.
-    pub telemetry: InsideTelemetry,
+    pub metrics: InsideMetrics,
 }
 
 impl InsideWorker {
@@ -75,7 +75,7 @@ impl InsideWorker {
 
     fn work(&mut self) -> Result<(), WorkerError> {
         let mut spin = Spin::new(self.spin);
-        self.telemetry.gso_enabled.set(f64::from(u8::from(self.inbound.merges())));
+        self.metrics.gso_enabled.set(f64::from(u8::from(self.writer.merges())));
         while !self.sleeper.stopped() {
             if self.turn()? {
                 spin.worked();
@@ -90,27 +90,27 @@ impl InsideWorker {
     /// Stops reading, and writes what the ring brings until the outside workers have closed.
     fn finish(&mut self) {
         self.sleeper.stop_all();
-        let Self { inbound, outbound, peers, telemetry, drain, .. } = self;
-        outbound.flush(peers.load(), telemetry);
-        telemetry.outbound_drops.add(DropReason::Shutdown, outbound.drop_staged());
-        drain.close();
-        drain.finish(|| if inbound.serve(telemetry) { Served::Some } else { Served::Nothing });
-        telemetry.inbound_drops.add(DropReason::Shutdown, inbound.drop_waiting());
-        telemetry.publish();
+        let Self { writer, sealer, peers, metrics, quiesce, .. } = self;
+        sealer.flush(peers.load(), metrics);
+        metrics.outbound_drops.add(DropReason::Shutdown, sealer.drop_staged());
+        quiesce.close();
+        quiesce.finish(|| if writer.serve(metrics) { Served::Some } else { Served::Nothing });
+        metrics.inbound_drops.add(DropReason::Shutdown, writer.drop_waiting());
+        metrics.publish();
     }
 
     /// Discards unfinished work after a panic. Returns the number of sealed datagrams lost.
     pub fn recover(&mut self) -> u64 {
-        self.outbound.abandon()
+        self.sealer.abandon()
     }
 
     /// Runs one turn. Returns whether there was anything to do.
     fn turn(&mut self) -> Result<bool, WorkerError> {
         self.sleeper.beat();
-        let wrote = self.inbound.serve(&mut self.telemetry);
+        let wrote = self.writer.serve(&mut self.metrics);
         let worked = self.seal()? || wrote;
         if worked {
-            self.telemetry.publish();
+            self.metrics.publish();
         }
         Ok(worked)
     }
@@ -121,54 +121,54 @@ impl InsideWorker {
     /// Both use the same snapshot. With two, a packet could overtake an earlier one of its flow that is
     /// still staged for the previous owner of the allowed IPs.
     fn seal(&mut self) -> Result<bool, WorkerError> {
-        let Self { reader, inbound, outbound, rejects, peers, sleeper, telemetry, drain_cap, .. } = self;
+        let Self { reader, writer, sealer, rejecter, peers, sleeper, metrics, drain_cap, .. } = self;
         let snapshot = peers.load();
-        let mut turn = Turn { now: clock::now(), snapshot, inbound, rejects, sleeper, telemetry };
-        let released = outbound.release_staged(&mut turn)?;
+        let mut turn = Turn { now: clock::now(), snapshot, writer, rejecter, sleeper, metrics };
+        let released = sealer.release_staged(&mut turn)?;
         let mut packets = 0;
         let end = loop {
             if packets == *drain_cap {
                 break DrainEnd::Cap;
             }
-            if outbound.is_starved() {
+            if sealer.is_starved() {
                 break DrainEnd::Headroom;
             }
             match reader.read()? {
                 Read::Empty => break DrainEnd::Empty,
                 Read::Malformed(reason) => {
                     packets += 1;
-                    turn.telemetry.outbound_drops.add(reason, 1);
+                    turn.metrics.outbound_drops.add(reason, 1);
                     break DrainEnd::Malformed;
                 }
                 Read::Packet(superpacket) => {
                     packets += 1;
-                    turn.telemetry.note_read(&superpacket);
-                    outbound.forward(&superpacket, &mut turn)?;
+                    turn.metrics.note_read(&superpacket);
+                    sealer.forward(&superpacket, &mut turn)?;
                 }
             }
         };
-        outbound.flush(turn.snapshot, turn.telemetry);
+        sealer.flush(turn.snapshot, turn.metrics);
         if packets > 0 {
-            telemetry.note_drain(packets, end);
+            metrics.note_drain(packets, end);
         }
         Ok(released || packets > 0)
     }
 
     fn sleep(&mut self) -> Result<(), Stopped> {
-        let starved = self.outbound.is_starved();
+        let starved = self.sealer.is_starved();
         if starved {
-            self.telemetry.pool_exhausted.add(1);
+            self.metrics.pool_exhausted.add(1);
         }
         // Without a free batch the queue is not read: it fills up, and the kernel blocks its senders.
         let queue = (!starved).then(|| (self.reader.as_fd(), PollFlags::POLLIN));
         let awaited = if starved { Awaited::ANY } else { Awaited::WORK };
         let peers = self.peers.arc_swap();
         self.sleeper.sleep(awaited, queue, None, || {
-            self.inbound.is_empty()
-                && starved == self.outbound.is_starved()
-                && (starved || !self.outbound.has_releasable(&peers.load()))
+            self.writer.is_empty()
+                && starved == self.sealer.is_starved()
+                && (starved || !self.sealer.has_releasable(&peers.load()))
         })?;
-        self.telemetry.wakeups.add(1);
+        self.metrics.wakeups.add(1);
         Ok(())
     }
 }
@@ -177,17 +177,17 @@ impl InsideWorker {
 struct Turn<'w> {
     now: Nanos,
     snapshot: &'w Snapshot,
-    inbound: &'w mut Inbound,
-    rejects: &'w mut Rejects,
+    writer: &'w mut PacketWriter,
+    rejecter: &'w mut Rejecter,
     sleeper: &'w Sleeper,
-    telemetry: &'w mut InsideTelemetry,
+    metrics: &'w mut InsideMetrics,
 }
 
 impl Turn<'_> {
     /// Drops `packet`, counted under `reason`, and answers its sender with `cause`.
     fn refuse(&mut self, packet: &Superpacket<'_>, reason: DropReason, cause: Cause) {
-        self.telemetry.outbound_drops.add(reason, packet.segments() as u64);
-        self.rejects.reject(packet, cause, self.now, self.telemetry);
+        self.metrics.outbound_drops.add(reason, packet.segments() as u64);
+        self.rejecter.reject(packet, cause, self.now, self.metrics);
     }
 
     /// Waits for a free batch of `pool`. Serves the ring meanwhile, so that this worker and an outside
@@ -196,7 +196,7 @@ impl Turn<'_> {
         if let Some(batch) = pool.take() {
             return Ok(batch);
         }
-        self.telemetry.pool_exhausted.add(1);
+        self.metrics.pool_exhausted.add(1);
         loop {
             if let Some(batch) = pool.take() {
                 return Ok(batch);
@@ -204,16 +204,16 @@ impl Turn<'_> {
             if self.sleeper.stopped() {
                 return self.last_slab(pool);
             }
-            if !self.inbound.serve(self.telemetry) {
+            if !self.writer.serve(self.metrics) {
                 // The loop checks for a stop itself.
                 let _ = self
                     .sleeper
-                    .sleep(Awaited::ANY, None, None, || self.inbound.is_empty() && pool.is_empty());
+                    .sleep(Awaited::ANY, None, None, || self.writer.is_empty() && pool.is_empty());
             }
         }
     }
 
-    /// Waits for a free batch during shutdown, for at most half of [`LIMIT`](drain::LIMIT). The outside
+    /// Waits for a free batch during shutdown, for at most half of [`LIMIT`](quiesce::LIMIT). The outside
     /// worker still sends what is in its ring, which frees batches unless its socket is blocked.
     #[cold]
     fn last_slab(&mut self, pool: &mut Pool<OutboundBatch>) -> Result<Box<OutboundBatch>, Stopped> {
@@ -222,11 +222,11 @@ impl Turn<'_> {
             if let Some(batch) = pool.take() {
                 return Ok(batch);
             }
-            if clock::now().since(start) > drain::LIMIT / 2 {
+            if clock::now().since(start) > quiesce::LIMIT / 2 {
                 return Err(Stopped);
             }
-            if !self.inbound.serve(self.telemetry) {
-                thread::sleep(drain::PAUSE);
+            if !self.writer.serve(self.metrics) {
+                thread::sleep(quiesce::PAUSE);
             }
         }
     }

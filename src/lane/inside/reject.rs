@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 
-use crate::lane::telemetry::{InsideTelemetry, RejectKind};
+use crate::metrics::{InsideMetrics, RejectKind};
 use crate::offload::{QueueRejecter, Superpacket};
 use crate::packet::reject::{self, Answer, Cause, MAX_REJECT};
 use crate::units::Nanos;
@@ -38,8 +38,8 @@ pub enum RejectPolicy {
 pub type OwnAddresses = ArcSwap<Vec<IpAddr>>;
 
 /// The rejecting part of an inside worker.
-pub struct Rejects {
-    rejecter: QueueRejecter,
+pub struct Rejecter {
+    queue: QueueRejecter,
     policy: RejectPolicy,
     own: Cache<Arc<OwnAddresses>, Arc<Vec<IpAddr>>>,
     scratch: Box<[u8; MAX_REJECT]>,
@@ -49,12 +49,12 @@ pub struct Rejects {
     too_big: TokenBucket,
 }
 
-impl Rejects {
+impl Rejecter {
     /// Creates the rejecter of a queue. `own` are the device's addresses. `policy` applies to packets
     /// without a peer or endpoint; packets that are too long are always answered.
-    pub fn new(rejecter: QueueRejecter, policy: RejectPolicy, own: Arc<OwnAddresses>) -> Self {
+    pub fn new(queue: QueueRejecter, policy: RejectPolicy, own: Arc<OwnAddresses>) -> Self {
         Self {
-            rejecter,
+            queue,
             policy,
             own: Cache::new(own),
             scratch: Box::new([0; MAX_REJECT]),
@@ -65,12 +65,12 @@ impl Rejects {
 
     /// Writes `packet` back if it is for one of the device's own addresses. Returns whether it was.
     #[inline]
-    pub(super) fn self_forward(&mut self, packet: &Superpacket<'_>, telemetry: &mut InsideTelemetry) -> bool {
+    pub(super) fn self_forward(&mut self, packet: &Superpacket<'_>, metrics: &mut InsideMetrics) -> bool {
         let own = self.own.load().contains(&packet.destination());
         if own {
-            self.rejecter.self_forward(packet);
-            telemetry.self_forwarded_packets.add(packet.segments() as u64);
-            telemetry.note_writes(self.rejecter.tally());
+            self.queue.self_forward(packet);
+            metrics.self_forwarded_packets.add(packet.segments() as u64);
+            metrics.note_writes(self.queue.tally());
         }
         own
     }
@@ -83,7 +83,7 @@ impl Rejects {
         packet: &Superpacket<'_>,
         cause: Cause,
         now: Nanos,
-        telemetry: &mut InsideTelemetry,
+        metrics: &mut InsideMetrics,
     ) {
         let (cause, bucket) = match (cause, self.policy) {
             (Cause::TooBig(_), _) => (cause, &mut self.too_big),
@@ -93,14 +93,14 @@ impl Rejects {
         };
         // Building the answer is cheap. Done first, so that a packet without one takes no token.
         let Some((answer, len)) = reject::reject(packet.packet(), cause, &mut self.scratch) else {
-            return telemetry.note_reject(RejectKind::Silent);
+            return metrics.note_reject(RejectKind::Silent);
         };
         if !bucket.take(now) {
-            return telemetry.note_reject(RejectKind::RateLimited);
+            return metrics.note_reject(RejectKind::RateLimited);
         }
-        self.rejecter.write_reject(&self.scratch[..len]);
-        telemetry.note_writes(self.rejecter.tally());
-        telemetry.note_reject(match answer {
+        self.queue.write_reject(&self.scratch[..len]);
+        metrics.note_writes(self.queue.tally());
+        metrics.note_reject(match answer {
             Answer::Reset => RejectKind::Reset,
             Answer::Icmp => RejectKind::IcmpUnreachable,
             Answer::Icmpv6 => RejectKind::Icmpv6Unreachable,

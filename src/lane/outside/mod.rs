@@ -1,31 +1,31 @@
 //! The outside worker, which owns a lane's UDP sockets (usually one).
 //!
-//! Each turn it executes commands ([`OutsideCommand`]), sends the batches in its ring ([`outbound`]), and
-//! receives and opens datagrams ([`inbound`]). If there was nothing to do, it sleeps. Sending comes before
+//! Each turn it executes commands ([`OutsideCommand`]), sends the batches in its ring ([`send`]), and
+//! receives and opens datagrams ([`open`]). If there was nothing to do, it sleeps. Sending comes before
 //! receiving because waiting batches are finished work, and the inside worker needs them back.
 
-mod inbound;
-mod outbound;
+mod open;
+mod send;
 mod sockets;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-pub use inbound::Inbound;
-pub use outbound::Outbound;
+pub use open::Opener;
+pub use send::BatchSender;
 pub use sockets::LaneSockets;
 
-use super::doorbell::Awaited;
-use super::drain::{Drain, Served};
-use super::mailbox::{CommandBox, OutsideCommand};
+use super::WorkerError;
+use super::channels::{CommandChannel, OutsideCommand};
 use super::peers::{Peers, Snapshot};
-use super::sleep::{Sleeper, Stopped};
-use super::spin::Spin;
-use super::telemetry::OutsideTelemetry;
-use super::worker::WorkerError;
+use super::ring::doorbell::Awaited;
+use super::wait::quiesce::{Quiesce, Served};
+use super::wait::sleep::{Sleeper, Stopped};
+use super::wait::spin::Spin;
+use crate::clock;
 use crate::drops::DropReason;
-use crate::sys::clock;
+use crate::metrics::OutsideMetrics;
 use crate::underlay::DropWatch;
 
 /// An outside worker. See the [module documentation](self).
@@ -34,11 +34,11 @@ pub struct OutsideWorker {
     /// [`shortcut`](super::shortcut)).
     pub sockets: Arc<ArcSwap<LaneSockets>>,
     /// Sends the datagrams that the inside worker sealed.
-    pub outbound: Outbound,
+    pub sender: BatchSender,
     /// Receives and opens datagrams for the inside workers.
-    pub inbound: Inbound,
+    pub opener: Opener,
     /// The channel of commands from the peer actor.
-    pub commands: Arc<CommandBox>,
+    pub commands: Arc<CommandChannel>,
     /// The current peers and allowed IPs.
     pub peers: arc_swap::Cache<Arc<Peers>, Arc<Snapshot>>,
     /// Reads the socket's drop counter. It must be told of every new socket.
@@ -46,11 +46,11 @@ pub struct OutsideWorker {
     /// Blocks the thread while there is no work.
     pub sleeper: Sleeper,
     /// The shutdown protocol.
-    pub drain: Drain,
+    pub quiesce: Quiesce,
     /// How long to poll for work before sleeping.
     pub spin: Duration,
     /// The worker's metrics.
-    pub telemetry: OutsideTelemetry,
+    pub metrics: OutsideMetrics,
 }
 
 impl OutsideWorker {
@@ -83,28 +83,28 @@ impl OutsideWorker {
     /// Stops receiving, and sends what the ring brings until the inside workers have closed.
     fn finish(&mut self) {
         self.sleeper.stop_all();
-        let Self { sockets, inbound, outbound, peers, telemetry, drain, .. } = self;
+        let Self { sockets, opener, sender, peers, metrics, quiesce, .. } = self;
         let sockets = sockets.load();
-        drain.finish(|| {
-            inbound.hand_on_held(clock::now(), telemetry);
-            if !inbound.is_held() {
-                drain.close();
+        quiesce.finish(|| {
+            opener.hand_on_held(clock::now(), metrics);
+            if !opener.is_held() {
+                quiesce.close();
             }
-            match outbound.serve(&sockets, peers.load(), telemetry) {
+            match sender.serve(&sockets, peers.load(), metrics) {
                 true => Served::Some,
-                false if inbound.is_held() || !outbound.is_empty() => Served::Blocked,
+                false if opener.is_held() || !sender.is_empty() => Served::Blocked,
                 false => Served::Nothing,
             }
         });
-        drain.close();
-        telemetry.inbound_drops.add(DropReason::Shutdown, inbound.abandon());
-        telemetry.outbound_drops.add(DropReason::Shutdown, outbound.drop_waiting());
-        telemetry.publish();
+        quiesce.close();
+        metrics.inbound_drops.add(DropReason::Shutdown, opener.abandon());
+        metrics.outbound_drops.add(DropReason::Shutdown, sender.drop_waiting());
+        metrics.publish();
     }
 
     /// Discards unfinished work after a panic. Returns the number of packets lost.
     pub fn recover(&mut self) -> u64 {
-        self.inbound.abandon() + self.outbound.abandon()
+        self.opener.abandon() + self.sender.abandon()
     }
 
     /// Runs one turn. Returns whether there was anything to do.
@@ -112,14 +112,14 @@ impl OutsideWorker {
         self.sleeper.beat();
         let commanded = self.obey();
         let sockets = self.sockets.load();
-        let sent = self.outbound.serve(&sockets, self.peers.load(), &mut self.telemetry);
+        let sent = self.sender.serve(&sockets, self.peers.load(), &mut self.metrics);
         let mut received = false;
         for socket in sockets.iter() {
-            received |= self.inbound.receive(socket, self.peers.load(), clock::now(), &mut self.telemetry)?;
+            received |= self.opener.receive(socket, self.peers.load(), clock::now(), &mut self.metrics)?;
         }
         let worked = commanded || sent || received;
         if worked {
-            self.telemetry.publish();
+            self.metrics.publish();
         }
         Ok(worked)
     }
@@ -132,10 +132,10 @@ impl OutsideWorker {
             match command {
                 OutsideCommand::Send { message, to } => {
                     let sockets = self.sockets.load();
-                    self.outbound.send_control(&sockets.shared, &message, &to, &mut self.telemetry);
+                    self.sender.send_control(&sockets.shared, &message, &to, &mut self.metrics);
                 }
                 OutsideCommand::Rebind(sockets) => {
-                    self.outbound.use_socket(&sockets.shared);
+                    self.sender.use_socket(&sockets.shared);
                     self.socket_drops.follow(&sockets.shared);
                     self.sockets.store(sockets);
                 }
@@ -150,22 +150,22 @@ impl OutsideWorker {
     }
 
     fn sleep(&mut self) -> Result<(), Stopped> {
-        let starved = self.inbound.is_starved();
+        let starved = self.opener.is_starved();
         if starved {
-            self.telemetry.pool_exhausted.add(1);
+            self.metrics.pool_exhausted.add(1);
         }
-        let held = self.inbound.is_held();
-        let blocked = self.outbound.blocked();
+        let held = self.opener.is_held();
+        let blocked = self.sender.blocked();
         let sockets = self.sockets.load();
         let events = sockets.events(!starved && !held, blocked);
         let awaited = if starved || held { Awaited::ANY } else { Awaited::WORK };
-        let limit = held.then_some(inbound::OFFER_AGAIN);
+        let limit = held.then_some(open::OFFER_AGAIN);
         self.sleeper.sleep(awaited, events, limit, || {
-            (blocked.is_some() || self.outbound.is_empty())
+            (blocked.is_some() || self.sender.is_empty())
                 && self.commands.is_empty()
-                && starved == self.inbound.is_starved()
+                && starved == self.opener.is_starved()
         })?;
-        self.telemetry.wakeups.add(1);
+        self.metrics.wakeups.add(1);
         Ok(())
     }
 }

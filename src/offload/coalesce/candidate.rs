@@ -4,8 +4,8 @@
 //! `ipv6_gro_receive` (`net/ipv6/ip6_offload.c`), `tcp_gro_receive` and `udp_gro_receive_segment`, so
 //! that segmenting a superpacket restores the original packets.
 
-use super::super::superpacket::SuperpacketKind;
-use super::seal::SealReason;
+use super::close::CloseReason;
+use crate::offload::superpacket::SuperpacketKind;
 use crate::packet::checksum::{Sum, pseudo_header};
 use crate::packet::flow::FlowKey;
 use crate::packet::{Flags, Ipv4, Ipv6, Tcp, Udp, ip, protocol};
@@ -16,13 +16,13 @@ pub(super) enum Class {
     /// May start a chain or join one.
     Candidate(Candidate),
     /// Passed on unchanged; closes the chain of its flow, which preserves order within the flow.
-    SealsFlow(FlowKey, SealReason),
+    ClosesFlow(FlowKey, CloseReason),
     /// A fragment: closes every chain between its addresses, as it may belong to any of their flows.
-    SealsAddresses(FlowKey),
+    ClosesAddresses(FlowKey),
     /// Neither TCP nor UDP: passed on unchanged, closes no chain.
     Alone,
     /// Not parsable: closes every chain, as it may belong to any flow.
-    SealsAll,
+    ClosesAll,
 }
 
 /// A packet that may be merged. Offsets and lengths are in bytes.
@@ -46,10 +46,10 @@ pub(super) struct Candidate {
 /// Classifies a packet that is trimmed to its IP length.
 #[inline]
 pub(super) fn classify(packet: &[u8]) -> Class {
-    let Some(transport) = ip::transport(packet) else { return Class::SealsAll };
-    let Some(key) = FlowKey::new(packet, Some(transport)) else { return Class::SealsAll };
+    let Some(transport) = ip::transport(packet) else { return Class::ClosesAll };
+    let Some(key) = FlowKey::new(packet, Some(transport)) else { return Class::ClosesAll };
     if transport.fragment {
-        return Class::SealsAddresses(key);
+        return Class::ClosesAddresses(key);
     }
     match transport.protocol {
         protocol::TCP => tcp(packet, key, transport.offset),
@@ -59,18 +59,18 @@ pub(super) fn classify(packet: &[u8]) -> Class {
 }
 
 fn tcp(packet: &[u8], key: FlowKey, transport: usize) -> Class {
-    let Some(header) = Tcp::new_checked(&packet[transport..]) else { return Class::SealsAll };
+    let Some(header) = Tcp::new_checked(&packet[transport..]) else { return Class::ClosesAll };
     let flags = header.flags();
     let header_len = transport + header.header_len();
     let Some(ip) = plain_ip(packet, transport) else {
-        return Class::SealsFlow(key, SealReason::Ineligible);
+        return Class::ClosesFlow(key, CloseReason::Ineligible);
     };
     let mergeable = Flags::ACK.with(Flags::PSH).with(Flags::ECE);
     if !flags.any(Flags::ACK) || flags.without(mergeable) != Flags(0) || header.reserved() != 0 {
-        return Class::SealsFlow(key, SealReason::Flags);
+        return Class::ClosesFlow(key, CloseReason::Flags);
     }
     if packet.len() == header_len {
-        return Class::SealsFlow(key, SealReason::NoPayload);
+        return Class::ClosesFlow(key, CloseReason::NoPayload);
     }
     Class::Candidate(Candidate {
         key,
@@ -85,17 +85,17 @@ fn tcp(packet: &[u8], key: FlowKey, transport: usize) -> Class {
 }
 
 fn udp(packet: &[u8], key: FlowKey, transport: usize) -> Class {
-    let Some(header) = Udp::new_checked(&packet[transport..]) else { return Class::SealsAll };
+    let Some(header) = Udp::new_checked(&packet[transport..]) else { return Class::ClosesAll };
     let header_len = transport + Udp::HEADER;
     let ip = match plain_ip(packet, transport) {
         Some(ip) if header.len() == packet.len() - transport => ip,
-        _ => return Class::SealsFlow(key, SealReason::Ineligible),
+        _ => return Class::ClosesFlow(key, CloseReason::Ineligible),
     };
     if header.is_empty() {
-        return Class::SealsFlow(key, SealReason::NoPayload);
+        return Class::ClosesFlow(key, CloseReason::NoPayload);
     }
     if header.checksum() == 0 {
-        return Class::SealsFlow(key, SealReason::Checksum);
+        return Class::ClosesFlow(key, CloseReason::Checksum);
     }
     Class::Candidate(Candidate {
         key,

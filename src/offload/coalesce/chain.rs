@@ -1,10 +1,9 @@
 //! Chains: consecutive packets of one flow that leave as one superpacket.
 
-use super::super::superpacket::SuperpacketKind;
 use super::candidate::{Candidate, checksum_is_right, same_header};
-use super::seal::SealReason;
-use super::window::Entry;
+use super::close::CloseReason;
 use crate::offload::Limits;
+use crate::offload::superpacket::SuperpacketKind;
 use crate::packet::flow::FlowKey;
 use crate::packet::{Flags, Tcp};
 
@@ -20,9 +19,16 @@ pub(super) enum State {
     /// Accepts the next segment of its flow.
     Open,
     /// Closed for this reason.
-    Sealed(SealReason),
+    Closed(CloseReason),
     /// A single packet that is never merged.
     Verbatim,
+}
+
+/// One packet and the index of the next entry in its chain.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry<'b> {
+    pub(super) packet: &'b [u8],
+    pub(super) next: u16,
 }
 
 /// Packets linked through the window's entries. Their headers differ only in lengths, identification,
@@ -74,7 +80,7 @@ impl Chain {
     pub(super) fn start(entry: u16, candidate: &Candidate) -> Chain {
         Chain {
             key: candidate.key,
-            state: if candidate.push { State::Sealed(SealReason::Push) } else { State::Open },
+            state: if candidate.push { State::Closed(CloseReason::Push) } else { State::Open },
             kind: candidate.kind,
             transport: candidate.transport,
             header_len: candidate.header_len,
@@ -88,9 +94,9 @@ impl Chain {
     }
 
     /// Closes the chain for this reason, if it is open.
-    pub(super) fn seal(&mut self, reason: SealReason) {
+    pub(super) fn close(&mut self, reason: CloseReason) {
         if self.state == State::Open {
-            self.state = State::Sealed(reason);
+            self.state = State::Closed(reason);
         }
     }
 
@@ -106,25 +112,25 @@ impl Chain {
         packet: &[u8],
         candidate: &Candidate,
         limits: &Limits,
-    ) -> Result<(), SealReason> {
+    ) -> Result<(), CloseReason> {
         if candidate.kind.is_tcp() && candidate.sequence != self.next_sequence {
-            return Err(SealReason::Sequence);
+            return Err(CloseReason::Sequence);
         }
         if candidate.header_len != self.header_len || !same_header(head, packet, candidate) {
-            return Err(SealReason::Header);
+            return Err(CloseReason::Header);
         }
         if candidate.id != self.next_id {
-            return Err(SealReason::Identification);
+            return Err(CloseReason::Identification);
         }
         if candidate.payload_len > self.gso_size {
-            return Err(SealReason::Long);
+            return Err(CloseReason::Long);
         }
         if self.bytes + candidate.payload_len > limits.bytes {
-            return Err(SealReason::Bytes);
+            return Err(CloseReason::Bytes);
         }
         self.verified = self.verified || checksum_is_right(head, candidate);
         if !self.verified {
-            return Err(SealReason::Checksum);
+            return Err(CloseReason::Checksum);
         }
         Ok(())
     }
@@ -138,11 +144,11 @@ impl Chain {
         self.next_id = self.next_id.map(|id| id.wrapping_add(1));
         self.push |= candidate.push;
         if candidate.push {
-            self.seal(SealReason::Push);
+            self.close(CloseReason::Push);
         } else if candidate.payload_len < self.gso_size {
-            self.seal(SealReason::Short);
+            self.close(CloseReason::Short);
         } else if self.segments >= limits.segments(self.kind) {
-            self.seal(SealReason::Segments);
+            self.close(CloseReason::Segments);
         }
         std::mem::replace(&mut self.last, entry)
     }
@@ -241,4 +247,18 @@ impl<'b> Iterator for Packets<'_, 'b> {
         self.next = entry.next;
         Some(entry.packet)
     }
+}
+
+/// Receives the output of a window, in order. Its methods do not fail: a sink counts what it cannot
+/// deliver.
+pub trait Sink {
+    /// Takes one packet, unchanged.
+    fn packet(&mut self, packet: &[u8]);
+
+    /// Takes two or more packets, merged.
+    fn superpacket(&mut self, superpacket: &Coalesced<'_, '_>);
+
+    /// Takes the reason why the next chain was closed. Called before the chain's packet or superpacket;
+    /// not called for packets that cannot start a chain.
+    fn closed(&mut self, reason: CloseReason);
 }

@@ -9,13 +9,11 @@
 
 mod candidate;
 mod chain;
-mod seal;
-mod sink;
+mod close;
 mod window;
 
-pub use chain::{Coalesced, Packets};
-pub use seal::SealReason;
-pub use sink::Sink;
+pub use chain::{Coalesced, Packets, Sink};
+pub use close::CloseReason;
 pub use window::{CAPACITY, Window};
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 
 use proptest::prelude::*;
 
-use super::super::testing::Build;
-use super::super::{Limits, SCRATCH, Superpacket, VIRTIO_HEADER_LEN, VirtioHeader, assemble};
-use super::*;
+use crate::offload::coalesce::*;
+use crate::offload::testing::Build;
+use crate::offload::{Limits, SCRATCH, Superpacket, VIRTIO_HEADER_LEN, VirtioHeader, assemble};
 use crate::packet::Flags;
 use crate::packet::flow::flow_hash;
 
@@ -15,7 +15,7 @@ struct Collector {
     /// The packets of each write.
     writes: Vec<Vec<Vec<u8>>>,
     headers: Vec<Vec<u8>>,
-    seals: Vec<SealReason>,
+    closes: Vec<CloseReason>,
 }
 
 impl Sink for Collector {
@@ -41,8 +41,8 @@ impl Sink for Collector {
         self.headers.push(superpacket.header().to_vec());
     }
 
-    fn sealed(&mut self, reason: SealReason) {
-        self.seals.push(reason);
+    fn closed(&mut self, reason: CloseReason) {
+        self.closes.push(reason);
     }
 }
 
@@ -115,7 +115,7 @@ fn adjacent_segments_become_one_superpacket() {
     let v6 = |b: &mut Build| b.v6 = true;
     assert_eq!(sizes(&[tcp_with(0, v6), tcp_with(1, v6)]), [2]);
     assert_eq!(sizes(&[udp_with(0, v6), udp_with(1, v6)]), [2]);
-    assert_eq!(coalesce(&[tcp(0), tcp(1)]).seals, [SealReason::BatchEnd]);
+    assert_eq!(coalesce(&[tcp(0), tcp(1)]).closes, [CloseReason::BatchEnd]);
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn a_gap_an_overlap_or_a_retransmission_starts_a_new_chain_and_never_overtakes()
     ] {
         let collector = coalesce(&packets);
         assert_eq!(collector.writes.concat(), packets);
-        assert_eq!(collector.seals[0], SealReason::Sequence);
+        assert_eq!(collector.closes[0], CloseReason::Sequence);
         assert_eq!(collector.writes[0].len(), 2);
     }
 }
@@ -159,7 +159,7 @@ fn psh_closes_the_chain_and_is_carried_over() {
     let push = |b: &mut Build| b.flags = Flags::ACK.with(Flags::PSH);
     let collector = coalesce(&[tcp(0), tcp_with(1, push), tcp(2), tcp(3)]);
     assert_eq!(collector.writes.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
-    assert_eq!(collector.seals, [SealReason::Push, SealReason::BatchEnd]);
+    assert_eq!(collector.closes, [CloseReason::Push, CloseReason::BatchEnd]);
     assert_eq!(collector.headers[0][33], Flags::ACK.with(Flags::PSH).0);
     assert_eq!(collector.headers[1][33], Flags::ACK.0);
     assert_eq!(sizes(&[tcp_with(0, push), tcp(1)]), [1, 1], "PSH on the first");
@@ -171,12 +171,12 @@ fn a_shorter_segment_closes_the_chain_and_a_longer_one_starts_another() {
     let after = tcp_with(2, |b| b.sequence -= 1);
     let collector = coalesce(&[tcp(0), short, after]);
     assert_eq!(collector.writes.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
-    assert_eq!(collector.seals[0], SealReason::Short);
+    assert_eq!(collector.closes[0], CloseReason::Short);
 
     let long = tcp_with(1, |b| b.payload.push(1));
     let collector = coalesce(&[tcp(0), long]);
     assert_eq!(collector.writes.len(), 2);
-    assert_eq!(collector.seals[0], SealReason::Long);
+    assert_eq!(collector.closes[0], CloseReason::Long);
 
     assert_eq!(sizes(&[udp(0), udp_with(1, |b| b.payload.truncate(1)), udp(2)]), [2, 1]);
     assert_eq!(
@@ -190,7 +190,7 @@ fn a_superpacket_has_64_segments_at_most_and_udp_128_where_the_kernel_takes_it()
     let segments: Vec<_> = (0..150).map(tcp).collect();
     let collector = coalesce(&segments);
     assert_eq!(collector.writes.iter().map(Vec::len).collect::<Vec<_>>(), [64, 64, 22]);
-    assert_eq!(collector.seals, [SealReason::Segments, SealReason::Segments, SealReason::BatchEnd]);
+    assert_eq!(collector.closes, [CloseReason::Segments, CloseReason::Segments, CloseReason::BatchEnd]);
     let datagrams: Vec<_> = (0..150).map(udp).collect();
     assert_eq!(sizes(&datagrams), [64, 64, 22]);
     let newer = Limits::for_kernel("6.9", true, true);
@@ -205,7 +205,7 @@ fn a_superpacket_has_65_535_bytes_at_most() {
     let segments: Vec<_> = (0..46).map(segment).collect();
     let collector = coalesce(&segments);
     assert_eq!(collector.writes.iter().map(Vec::len).collect::<Vec<_>>(), [45, 1]);
-    assert_eq!(collector.seals[0], SealReason::Bytes);
+    assert_eq!(collector.closes[0], CloseReason::Bytes);
     let tail = |len| Build { id: 45, sequence: 45 * 1455, ..Build::default() }.payload(len).tcp();
     assert_eq!(sizes(&[&segments[..45], &[tail(20)]].concat()), [46]);
     assert_eq!(sizes(&[&segments[..45], &[tail(21)]].concat()), [45, 1]);
@@ -217,7 +217,7 @@ fn without_offloads_nothing_is_merged() {
     let collector = coalesce_within(Limits::NONE, &packets);
     assert_eq!(collector.writes.concat(), packets);
     assert_eq!(collector.writes.len(), 4);
-    assert_eq!(collector.seals, []);
+    assert_eq!(collector.closes, []);
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn a_pure_ack_goes_as_it_is_after_what_came_before_it() {
     let collector = coalesce(&packets);
     assert_eq!(collector.writes.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 2]);
     assert_eq!(collector.writes.concat(), packets);
-    assert_eq!(collector.seals[0], SealReason::NoPayload);
+    assert_eq!(collector.closes[0], CloseReason::NoPayload);
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn syn_fin_rst_urg_and_cwr_seal_their_own_flow_in_position_and_no_other() {
         assert_eq!(collector.writes.len(), 4, "{flag:?}");
         assert_eq!(collector.writes[1], [other(0), other(1)]);
         assert_eq!([&collector.writes[..1], &collector.writes[2..]].concat(), own);
-        assert!(collector.seals.contains(&SealReason::Flags));
+        assert!(collector.closes.contains(&CloseReason::Flags));
     }
     let no_ack = tcp_with(1, |b| b.flags = Flags(0));
     assert_eq!(sizes(&[tcp(0), no_ack, tcp(2)]), [1, 1, 1]);
@@ -323,7 +323,7 @@ fn a_packet_that_cannot_be_parsed_seals_every_chain() {
         let collector = coalesce(&packets);
         assert_eq!(collector.writes.concat(), packets);
         assert_eq!(collector.writes.len(), 5);
-        assert_eq!(collector.seals[..2], [SealReason::Unparsable; 2]);
+        assert_eq!(collector.closes[..2], [CloseReason::Unparsable; 2]);
     }
 }
 
@@ -345,7 +345,7 @@ fn ip_options_and_extension_headers_go_as_they_are_and_seal_their_flow() {
     let packets = [tcp(0), options(1), options(2), tcp(3), tcp(4)];
     let collector = coalesce(&packets);
     assert_eq!(collector.writes.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1, 2]);
-    assert_eq!(collector.seals[0], SealReason::Ineligible);
+    assert_eq!(collector.closes[0], CloseReason::Ineligible);
 
     let plain = |n| tcp_with(n, |b| b.v6 = true);
     let extended = |n| tcp_with(n, |b| (b.v6, b.ip_options) = (true, vec![6, 0, 1, 4, 0, 0, 0, 0]));

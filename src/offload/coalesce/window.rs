@@ -6,19 +6,11 @@
 use arrayvec::ArrayVec;
 
 use super::candidate::{Candidate, Class, checksum_is_right, classify};
-use super::chain::{Chain, END, State};
-use super::seal::SealReason;
-use super::sink::Sink;
+use super::chain::{Chain, END, Entry, Sink, State};
+use super::close::CloseReason;
 use crate::offload::Limits;
 use crate::packet::flow::FlowKey;
 use crate::packet::ip;
-
-/// One packet and the index of the next entry in its chain.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Entry<'b> {
-    pub(super) packet: &'b [u8],
-    pub(super) next: u16,
-}
 
 /// The packets of one batch, in chains.
 ///
@@ -74,7 +66,7 @@ impl<'b> Window<'b> {
     #[inline]
     pub fn push(&mut self, packet: &'b [u8]) {
         let Some(packet) = ip::trimmed(packet) else {
-            self.seal_where(SealReason::Unparsable, |_| true);
+            self.close_where(CloseReason::Unparsable, |_| true);
             self.add_verbatim(packet);
             return;
         };
@@ -83,16 +75,16 @@ impl<'b> Window<'b> {
                 self.add_candidate(packet, &candidate);
                 return;
             }
-            Class::SealsFlow(key, reason) => {
+            Class::ClosesFlow(key, reason) => {
                 if let Some(chain) = self.find(&key) {
-                    self.chains[chain].seal(reason);
+                    self.chains[chain].close(reason);
                 }
             }
-            Class::SealsAddresses(key) => {
-                self.seal_where(SealReason::Ineligible, |chain| chain.same_addresses(&key));
+            Class::ClosesAddresses(key) => {
+                self.close_where(CloseReason::Ineligible, |chain| chain.same_addresses(&key));
             }
             Class::Alone => {}
-            Class::SealsAll => self.seal_where(SealReason::Unparsable, |_| true),
+            Class::ClosesAll => self.close_where(CloseReason::Unparsable, |_| true),
         }
         self.add_verbatim(packet);
     }
@@ -101,8 +93,8 @@ impl<'b> Window<'b> {
     pub fn flush(&mut self, sink: &mut impl Sink) {
         for chain in &self.chains {
             match chain.state {
-                State::Open => sink.sealed(SealReason::BatchEnd),
-                State::Sealed(reason) => sink.sealed(reason),
+                State::Open => sink.closed(CloseReason::BatchEnd),
+                State::Closed(reason) => sink.closed(reason),
                 State::Verbatim => {}
             }
             match chain.coalesced(&self.entries) {
@@ -139,11 +131,11 @@ impl<'b> Window<'b> {
                     return;
                 }
                 Ok(()) => {
-                    chain.seal(SealReason::Checksum);
+                    chain.close(CloseReason::Checksum);
                     self.add_verbatim(packet);
                     return;
                 }
-                Err(reason) => chain.seal(reason),
+                Err(reason) => chain.close(reason),
             }
         }
         self.latest = self.chains.len();
@@ -170,9 +162,9 @@ impl<'b> Window<'b> {
         (0..self.hashes.len()).rev().find(same)
     }
 
-    fn seal_where(&mut self, reason: SealReason, matches: impl Fn(&FlowKey) -> bool) {
+    fn close_where(&mut self, reason: CloseReason, matches: impl Fn(&FlowKey) -> bool) {
         for chain in self.chains.iter_mut().filter(|chain| matches(&chain.key)) {
-            chain.seal(reason);
+            chain.close(reason);
         }
     }
 }

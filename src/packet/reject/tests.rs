@@ -6,7 +6,7 @@ use etherparse::{
 };
 use proptest::prelude::*;
 
-use super::*;
+use crate::packet::reject::*;
 
 const A4: [u8; 4] = [10, 1, 0, 1];
 const B4: [u8; 4] = [10, 2, 0, 9];

@@ -7,8 +7,8 @@ use std::os::fd::AsFd;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use proptest::prelude::*;
 
-use super::*;
 use crate::underlay::name::Family;
+use crate::underlay::send::*;
 use crate::underlay::socket::bind_family;
 use crate::underlay::{DEPTH, Receiver, SocketOptions, bind};
 

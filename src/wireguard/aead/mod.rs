@@ -17,8 +17,6 @@ use super::suite::Suite;
 mod eights;
 #[cfg(test)]
 mod tests;
-#[cfg(feature = "ipsec-mb")]
-mod whole_runs;
 
 /// Maximum number of datagrams per call.
 pub const MAX_RUN: usize = 128;
@@ -37,35 +35,6 @@ pub enum Backend {
     /// Laneway's AVX-512 implementation, eight datagrams at a time, with AWS-LC for the remainder.
     #[cfg(target_arch = "x86_64")]
     Avx512(crate::sys::avx512::Avx512),
-    /// Intel's library, after a self-test. See [`Backend::ipsec_mb`].
-    #[cfg(feature = "ipsec-mb")]
-    IpsecMb(Tried),
-}
-
-/// Proof that Intel's library passed its self-test on this machine.
-#[cfg(feature = "ipsec-mb")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tried(());
-
-/// Errors when selecting Intel's library.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unavailable {
-    /// The feature was off when this was built.
-    #[error(
-        "this program was built without it; build it with `--features ipsec-mb`, or choose `portable` or `auto`"
-    )]
-    NotBuilt,
-    /// It wants another CPU.
-    #[error("libipsec-mb is for CPUs with AVX2, AES and PCLMULQDQ; choose `portable` or `auto`")]
-    Cpu,
-    /// The library's own words.
-    #[error("libipsec-mb: {0}")]
-    Library(String),
-    /// It does not compute ChaCha20-Poly1305.
-    #[error(
-        "this libipsec-mb seals other than it should; build for the version that is installed, or choose another"
-    )]
-    Wrong,
 }
 
 impl Backend {
@@ -78,36 +47,10 @@ impl Backend {
         Backend::Portable
     }
 
-    /// Returns Intel's library, if it was built in and passes its self-test.
-    ///
-    /// # Errors
-    /// See [`Unavailable`].
-    pub fn ipsec_mb() -> Result<Self, Unavailable> {
-        #[cfg(feature = "ipsec-mb")]
-        {
-            whole_runs::try_out()?;
-            Ok(Backend::IpsecMb(Tried(())))
-        }
-        #[cfg(not(feature = "ipsec-mb"))]
-        Err(Unavailable::NotBuilt)
-    }
-
     /// Returns the backends that run on this machine, the portable one first.
     pub fn all() -> impl Iterator<Item = Self> {
         let fastest = Some(Self::fastest()).filter(|&fastest| fastest != Backend::Portable);
-        [Some(Backend::Portable), fastest, Self::ipsec_mb().ok()].into_iter().flatten()
-    }
-
-    /// Allocates the state that the calling thread needs to seal and open. Without this call, the
-    /// first use allocates it.
-    ///
-    /// # Panics
-    /// Panics if memory cannot be allocated.
-    pub fn prepare_thread(self) {
-        #[cfg(feature = "ipsec-mb")]
-        if let Backend::IpsecMb(_) = self {
-            whole_runs::prepare_thread().expect("libipsec-mb has worked before");
-        }
+        [Some(Backend::Portable), fastest].into_iter().flatten()
     }
 }
 
@@ -117,8 +60,6 @@ impl fmt::Display for Backend {
             Backend::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
             Backend::Avx512(_) => "avx512",
-            #[cfg(feature = "ipsec-mb")]
-            Backend::IpsecMb(_) => "ipsec-mb",
         })
     }
 }
@@ -134,8 +75,6 @@ pub struct TransportKey {
 enum Many {
     #[cfg(target_arch = "x86_64")]
     Eights(eights::Eights),
-    #[cfg(feature = "ipsec-mb")]
-    WholeRuns(whole_runs::WholeRuns),
 }
 
 // Without an implementation for the target, the arguments are unused.
@@ -146,8 +85,6 @@ impl Many {
             Backend::Portable => None,
             #[cfg(target_arch = "x86_64")]
             Backend::Avx512(avx512) => Some(Many::Eights(eights::Eights::new(avx512, key))),
-            #[cfg(feature = "ipsec-mb")]
-            Backend::IpsecMb(_) => Some(Many::WholeRuns(whole_runs::WholeRuns::new(key))),
         }
     }
 
@@ -156,8 +93,6 @@ impl Many {
         match *self {
             #[cfg(target_arch = "x86_64")]
             Many::Eights(ref eights) => eights.seal_run(first, run, stride),
-            #[cfg(feature = "ipsec-mb")]
-            Many::WholeRuns(ref whole) => whole.seal_run(first, run, stride),
         }
     }
 
@@ -167,8 +102,6 @@ impl Many {
         match *self {
             #[cfg(target_arch = "x86_64")]
             Many::Eights(ref eights) => eights.open_run(run, stride),
-            #[cfg(feature = "ipsec-mb")]
-            Many::WholeRuns(ref whole) => whole.open_run(run, stride),
         }
     }
 }

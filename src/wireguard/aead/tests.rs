@@ -2,7 +2,7 @@ use chacha20poly1305::ChaCha20Poly1305;
 use chacha20poly1305::aead::{Aead, KeyInit};
 use proptest::prelude::*;
 
-use super::*;
+use crate::wireguard::aead::*;
 use crate::wireguard::messages::write_data_header;
 
 fn portable(key: u8) -> TransportKey {
@@ -171,21 +171,12 @@ fn what_is_too_short_to_be_a_datagram_is_not_authentic() {
 }
 
 #[test]
-fn intels_library_is_there_if_and_only_if_it_was_built_in() {
-    let outcome = Backend::ipsec_mb().map(|backend| backend.to_string());
-    let expected =
-        if cfg!(feature = "ipsec-mb") { Ok("ipsec-mb".into()) } else { Err(Unavailable::NotBuilt) };
-    assert_eq!(outcome, expected);
-}
-
-#[test]
 fn threads_that_seal_and_open_at_the_same_time_do_not_disturb_each_other() {
     const STRIDE: usize = 200;
     for backend in Backend::all() {
         std::thread::scope(|scope| {
             for fill in 1..=4 {
                 scope.spawn(move || {
-                    backend.prepare_thread();
                     let key = TransportKey::new(&[fill; 32], Suite::ChaCha20Poly1305, backend);
                     for first in 0..500 {
                         let plain = unsealed(45, STRIDE, 120, first, fill);

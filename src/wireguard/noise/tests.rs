@@ -1,5 +1,5 @@
-use super::*;
 use crate::wireguard::keys::OsEntropy;
+use crate::wireguard::noise::*;
 
 const SUITE: Suite = Suite::ChaCha20Poly1305;
 

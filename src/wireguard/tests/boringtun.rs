@@ -1,4 +1,4 @@
-//! Interoperability with BoringTun, which shares no code with Laneway.
+//! Interoperability with boringtun, which shares no code with Laneway.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,14 +7,14 @@ use ::boringtun::noise::rate_limiter::RateLimiter;
 use ::boringtun::noise::{Tunn, TunnResult};
 use ::boringtun::x25519::{PublicKey, StaticSecret};
 
-use super::super::limiter::LoadLimits;
-use super::super::messages::{DATA_HEADER, DATA_OVERHEAD, INITIATION, Kind};
-use super::super::protocol::Settings;
-use super::super::session::OpenedRun;
 use super::world::{End, at, private};
 use crate::drops::DropTally;
+use crate::wireguard::limiter::LoadLimits;
+use crate::wireguard::messages::{DATA_HEADER, DATA_OVERHEAD, INITIATION, Kind};
+use crate::wireguard::protocol::Settings;
+use crate::wireguard::session::OpenedRun;
 
-/// An IPv4 packet of 100 bytes with a header that BoringTun accepts.
+/// An IPv4 packet of 100 bytes with a header that boringtun accepts.
 fn packet(fill: u8) -> [u8; 100] {
     let mut packet = [fill; 100];
     packet[..20].copy_from_slice(&[0x45, 0, 0, 100, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
@@ -24,7 +24,7 @@ fn packet(fill: u8) -> [u8; 100] {
 struct Theirs(Tunn);
 
 impl Theirs {
-    /// BoringTun as the peer of `End::new(1, …)`.
+    /// boringtun as the peer of `End::new(1, …)`.
     fn new(limiter: Option<Arc<RateLimiter>>) -> Self {
         let secret = StaticSecret::from(*private(2).as_bytes());
         let public = PublicKey::from(*private(1).public_key().as_bytes());

@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 
-use super::super::keys::{KeyError, PresharedKey, PublicKey};
-use super::super::limiter::LoadLimits;
-use super::super::messages::{COOKIE_REPLY, Kind};
-use super::super::outputs::HandshakeDrop;
-use super::super::protocol::{AddPeerError, Settings};
 use super::world::{End, at, connected, exchange, pair, private, send};
+use crate::wireguard::keys::{KeyError, PresharedKey, PublicKey};
+use crate::wireguard::limiter::LoadLimits;
+use crate::wireguard::messages::{COOKIE_REPLY, Kind};
+use crate::wireguard::outputs::HandshakeDrop;
+use crate::wireguard::protocol::{AddPeerError, Settings};
 
 /// Settings under load from the first message on.
 fn loaded() -> Settings {

@@ -2,11 +2,11 @@
 
 use proptest::prelude::*;
 
-use super::super::messages::{COOKIE_REPLY, INITIATION, RESPONSE};
-use super::super::outputs::HandshakeDrop;
-use super::super::protocol::Settings;
 use super::world::{at, connected, pair, send};
 use crate::drops::DropReason;
+use crate::wireguard::messages::{COOKIE_REPLY, INITIATION, RESPONSE};
+use crate::wireguard::outputs::HandshakeDrop;
+use crate::wireguard::protocol::Settings;
 
 #[test]
 fn truncated_and_oversized_handshake_messages_are_dropped() {

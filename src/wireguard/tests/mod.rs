@@ -1,4 +1,4 @@
-//! Tests of the whole protocol: two instances against each other, and one against BoringTun.
+//! Tests of the whole protocol: two instances against each other, and one against boringtun.
 
 mod boringtun;
 mod handshake;

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use super::super::messages::{DATA_OVERHEAD, INITIATION, Kind};
-use super::super::protocol::Settings;
-use super::super::session::MessageLimits;
-use super::super::timers::{MAX_ATTEMPTS, MAX_JITTER, REKEY_TIMEOUT};
 use super::world::{at, connected, exchange, pair, private, send};
 use crate::drops::DropReason;
+use crate::wireguard::messages::{DATA_OVERHEAD, INITIATION, Kind};
+use crate::wireguard::protocol::Settings;
+use crate::wireguard::session::MessageLimits;
+use crate::wireguard::timers::{MAX_ATTEMPTS, MAX_JITTER, REKEY_TIMEOUT};
 use proptest::prelude::*;
 
 fn is_initiation(datagram: &[u8]) -> bool {

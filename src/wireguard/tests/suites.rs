@@ -6,10 +6,10 @@ use ::boringtun::noise::errors::WireGuardError;
 use ::boringtun::noise::{Tunn, TunnResult};
 use ::boringtun::x25519::{PublicKey, StaticSecret};
 
-use super::super::outputs::HandshakeDrop;
-use super::super::protocol::Settings;
-use super::super::suite::Suite;
 use super::world::{End, at, connected, exchange, pair, private, send};
+use crate::wireguard::outputs::HandshakeDrop;
+use crate::wireguard::protocol::Settings;
+use crate::wireguard::suite::Suite;
 
 const AES: Suite = Suite::Aes256Gcm;
 

@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::keys::{Entropy, PresharedKey, PrivateKey, PublicKey};
-use super::super::messages::{DATA_HEADER, DATA_OVERHEAD, Kind, data_receiver};
-use super::super::outputs::{HandshakeDrop, Output, Outputs};
-use super::super::protocol::{Protocol, Settings};
-use super::super::session::{OpenedRun, Session};
-use super::super::table::SessionTable;
 use crate::drops::{DropReason, DropTally};
 use crate::units::{Nanos, PeerId};
+use crate::wireguard::keys::{Entropy, PresharedKey, PrivateKey, PublicKey};
+use crate::wireguard::messages::{DATA_HEADER, DATA_OVERHEAD, Kind, data_receiver};
+use crate::wireguard::outputs::{HandshakeDrop, Output, Outputs};
+use crate::wireguard::protocol::{Protocol, Settings};
+use crate::wireguard::session::{OpenedRun, Session};
+use crate::wireguard::table::SessionTable;
 
 /// A deterministic source of bytes that do not repeat.
 pub(super) struct Counting(pub(super) u64);

@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use crate::sys::avx512::poly1305::*;
 use crate::sys::avx512::{Avx512, LANES, TAG};
 
 /// `low + high * 2^128`, below the prime.

@@ -1,0 +1,424 @@
+//! The `LANEWAY_*` environment variables.
+//!
+//! All are optional. An invalid value is an error that names the variable, and so is an unknown `LANEWAY_*` name:
+//! a misspelt setting must not be silently ignored.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+use super::error::ConfigError;
+use super::{AeadChoice, LogFormat, MTU_RANGE, Queues, RejectPolicy, SpreadPorts, Switch};
+use crate::cpus::cpu_list::{CpuList, CpuListError};
+use crate::metrics::LARGEST;
+use crate::wireguard::keys::PublicKey;
+
+/// All known variables that start with [`PREFIX`].
+const NAMES: [&str; 25] = [
+    "LANEWAY_CONFIG",
+    "LANEWAY_INTERFACE",
+    "LANEWAY_QUEUES",
+    "LANEWAY_PIN",
+    "LANEWAY_INSIDE_CPUS",
+    "LANEWAY_OUTSIDE_CPUS",
+    "LANEWAY_SPIN_US",
+    "LANEWAY_INBOX_DEPTH",
+    "LANEWAY_DRAIN_CAP",
+    "LANEWAY_TUN_OFFLOAD",
+    "LANEWAY_UDP_OFFLOAD",
+    "LANEWAY_MTU",
+    "LANEWAY_LISTEN_PORT",
+    "LANEWAY_PRIVATE_KEY_FILE",
+    "LANEWAY_SOCKET_BUFFER",
+    "LANEWAY_METRICS_ADDR",
+    "LANEWAY_METRICS_PEERS",
+    "LANEWAY_READY_PEER",
+    "LANEWAY_LOG",
+    "LANEWAY_LOG_FORMAT",
+    "LANEWAY_REJECT",
+    "LANEWAY_AEAD",
+    "LANEWAY_SPREAD_PORTS",
+    "LANEWAY_UAPI_DIR",
+    "LANEWAY_SECCOMP",
+];
+const PREFIX: &str = "LANEWAY_";
+
+/// Settings from the environment; `None` for variables that are not set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Environment {
+    /// `LANEWAY_CONFIG`: the configuration file.
+    pub config: Option<PathBuf>,
+    /// `LANEWAY_INTERFACE`: name of the TUN interface.
+    pub interface: Option<String>,
+    /// `LANEWAY_QUEUES`: number of lanes.
+    pub queues: Option<Queues>,
+    /// `LANEWAY_PIN`: whether workers are pinned to CPUs.
+    pub pin: Option<Switch>,
+    /// `LANEWAY_INSIDE_CPUS`: CPUs for inside workers.
+    pub inside_cpus: Option<CpuList>,
+    /// `LANEWAY_OUTSIDE_CPUS`: CPUs for outside workers.
+    pub outside_cpus: Option<CpuList>,
+    /// `LANEWAY_SPIN_US`: how long a worker polls before it sleeps.
+    pub spin: Option<Duration>,
+    /// `LANEWAY_INBOX_DEPTH`: batches per ring.
+    pub inbox_depth: Option<usize>,
+    /// `LANEWAY_DRAIN_CAP`: maximum TUN reads per wake.
+    pub drain_cap: Option<usize>,
+    /// `LANEWAY_TUN_OFFLOAD`: segmentation offload (TSO and USO) on the TUN.
+    pub tun_offload: Option<Switch>,
+    /// `LANEWAY_UDP_OFFLOAD`: GSO and GRO on the UDP sockets.
+    pub udp_offload: Option<Switch>,
+    /// `LANEWAY_MTU`: the TUN's MTU in bytes.
+    pub mtu: Option<u16>,
+    /// `LANEWAY_LISTEN_PORT`: the UDP port.
+    pub listen_port: Option<u16>,
+    /// `LANEWAY_PRIVATE_KEY_FILE`: a file with the router's private key in base64.
+    pub private_key_file: Option<PathBuf>,
+    /// `LANEWAY_SOCKET_BUFFER`: size of each UDP socket buffer in bytes.
+    pub socket_buffer: Option<usize>,
+    /// `LANEWAY_METRICS_ADDR`: address on which `/metrics` is served; `Some(None)` for `off`.
+    pub metrics_addr: Option<Option<SocketAddr>>,
+    /// `LANEWAY_METRICS_PEERS`: number of peers that have their own series.
+    pub metrics_peers: Option<usize>,
+    /// `LANEWAY_READY_PEER`: public key of the peer that `/readyz` requires a session with.
+    pub ready_peer: Option<PublicKey>,
+    /// `LANEWAY_LOG`: the log filter.
+    pub log: Option<String>,
+    /// `LANEWAY_LOG_FORMAT`: text or JSON.
+    pub log_format: Option<LogFormat>,
+    /// `LANEWAY_REJECT`: what to do with packets that have no route.
+    pub reject: Option<RejectPolicy>,
+    /// `LANEWAY_AEAD`: the AEAD implementation.
+    pub aead: Option<AeadChoice>,
+    /// `LANEWAY_SPREAD_PORTS`: peers that each lane sends to from its own port.
+    pub spread_ports: Option<SpreadPorts>,
+    /// `LANEWAY_UAPI_DIR`: directory of UAPI sockets.
+    pub uapi_dir: Option<PathBuf>,
+    /// `LANEWAY_SECCOMP`: whether a seccomp filter denies unneeded system calls.
+    pub seccomp: Option<Switch>,
+}
+
+impl Environment {
+    /// Reads the environment of this process.
+    ///
+    /// # Errors
+    /// A `LANEWAY_*` variable is unknown or has an invalid value.
+    pub fn of_process() -> Result<Self, ConfigError> {
+        Self::read(std::env::vars_os())
+    }
+
+    /// Reads `vars`, ignoring names that do not start with `LANEWAY_`.
+    ///
+    /// # Errors
+    /// A `LANEWAY_*` variable is unknown or has an invalid value.
+    pub fn read(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, ConfigError> {
+        let mut environment = Environment::default();
+        for (name, value) in vars {
+            let name = name.to_string_lossy().into_owned();
+            if !name.starts_with(PREFIX) || is_not_a_setting(&name) {
+                continue;
+            }
+            let value = Value { name: &name, value: &value };
+            environment.set(&value)?;
+        }
+        Ok(environment)
+    }
+
+    fn set(&mut self, value: &Value<'_>) -> Result<(), ConfigError> {
+        match value.name {
+            "LANEWAY_CONFIG" => self.config = Some(value.path()?),
+            "LANEWAY_INTERFACE" => self.interface = Some(value.text()?.to_owned()),
+            "LANEWAY_QUEUES" => self.queues = Some(value.queues()?),
+            "LANEWAY_PIN" => self.pin = Some(value.switch()?),
+            "LANEWAY_INSIDE_CPUS" => self.inside_cpus = Some(value.cpus()?),
+            "LANEWAY_OUTSIDE_CPUS" => self.outside_cpus = Some(value.cpus()?),
+            "LANEWAY_SPIN_US" => {
+                let micros = value.number(0, 1_000_000, "microseconds")?;
+                self.spin = Some(Duration::from_micros(micros));
+            }
+            "LANEWAY_INBOX_DEPTH" => self.inbox_depth = Some(value.number(1, 4096, "batches")? as usize),
+            "LANEWAY_DRAIN_CAP" => {
+                self.drain_cap = Some(value.number(1, LARGEST as u64, "packets")? as usize);
+            }
+            "LANEWAY_TUN_OFFLOAD" => self.tun_offload = Some(value.switch()?),
+            "LANEWAY_UDP_OFFLOAD" => self.udp_offload = Some(value.switch()?),
+            "LANEWAY_MTU" => {
+                let (least, most) = MTU_RANGE;
+                self.mtu = Some(value.number(least.into(), most.into(), "bytes")? as u16);
+            }
+            "LANEWAY_LISTEN_PORT" => {
+                self.listen_port = Some(value.number(0, 65_535, "(0: any free port)")? as u16);
+            }
+            "LANEWAY_PRIVATE_KEY_FILE" => self.private_key_file = Some(value.path()?),
+            "LANEWAY_SOCKET_BUFFER" => {
+                self.socket_buffer = Some(value.number(4096, 1 << 30, "bytes")? as usize);
+            }
+            "LANEWAY_METRICS_ADDR" => self.metrics_addr = Some(value.metrics_addr()?),
+            "LANEWAY_METRICS_PEERS" => {
+                self.metrics_peers = Some(value.number(0, 1 << 20, "peers")? as usize);
+            }
+            "LANEWAY_READY_PEER" => self.ready_peer = Some(value.public_key()?),
+            "LANEWAY_LOG" => self.log = Some(value.log_filter()?),
+            "LANEWAY_LOG_FORMAT" => {
+                self.log_format =
+                    Some(value.one_of(&[("text", LogFormat::Text), ("json", LogFormat::Json)])?);
+            }
+            "LANEWAY_REJECT" => {
+                let policies = [
+                    ("reject", RejectPolicy::Reject),
+                    ("unreachable", RejectPolicy::Unreachable),
+                    ("drop", RejectPolicy::Drop),
+                ];
+                self.reject = Some(value.one_of(&policies)?);
+            }
+            "LANEWAY_AEAD" => {
+                let choices = [("portable", AeadChoice::Portable), ("auto", AeadChoice::Auto)];
+                self.aead = Some(value.one_of(&choices)?);
+            }
+            "LANEWAY_SPREAD_PORTS" => self.spread_ports = Some(value.spread_ports()?),
+            "LANEWAY_UAPI_DIR" => self.uapi_dir = Some(value.path()?),
+            "LANEWAY_SECCOMP" => self.seccomp = Some(value.switch()?),
+            unknown => {
+                return Err(ConfigError::UnknownVariable { name: unknown.to_owned(), near: near(unknown) });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns whether a `LANEWAY_*` name is set by something else. Kubernetes sets variables for each service: for
+/// one called `laneway`, `LANEWAY_SERVICE_HOST`, `LANEWAY_PORT`, `LANEWAY_PORT_9586_TCP` and so on. Laneway's
+/// tests set `LANEWAY_SKIP_NETNS`.
+fn is_not_a_setting(name: &str) -> bool {
+    !NAMES.contains(&name)
+        && (name == "LANEWAY_SKIP_NETNS"
+            || name.ends_with("_PORT")
+            || ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_"].iter().any(|mark| name.contains(mark)))
+}
+
+/// One variable, with parsers for its value.
+struct Value<'a> {
+    name: &'a str,
+    value: &'a OsString,
+}
+
+impl Value<'_> {
+    fn refuse(&self, allowed: impl Into<String>) -> ConfigError {
+        let value = self.value.to_string_lossy().into_owned();
+        ConfigError::Variable { name: self.name.to_owned(), value, allowed: allowed.into() }
+    }
+
+    fn text(&self) -> Result<&str, ConfigError> {
+        match self.value.to_str().map(str::trim) {
+            Some(text) if !text.is_empty() => Ok(text),
+            _ => Err(self.refuse("a value that is not empty, or the variable to be unset")),
+        }
+    }
+
+    fn path(&self) -> Result<PathBuf, ConfigError> {
+        if self.value.is_empty() {
+            return Err(self.refuse("a path, or the variable to be unset"));
+        }
+        Ok(PathBuf::from(self.value))
+    }
+
+    fn number(&self, least: u64, most: u64, unit: &str) -> Result<u64, ConfigError> {
+        match self.text()?.parse() {
+            Ok(number) if (least..=most).contains(&number) => Ok(number),
+            _ => Err(self.refuse(format!("a number from {least} to {most} {unit}"))),
+        }
+    }
+
+    fn one_of<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, ConfigError> {
+        let text = self.text()?;
+        let found = choices.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice);
+        let names = || choices.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(" or ");
+        found.ok_or_else(|| self.refuse(names()))
+    }
+
+    fn switch(&self) -> Result<Switch, ConfigError> {
+        self.one_of(&[("auto", Switch::Auto), ("off", Switch::Off)])
+    }
+
+    fn queues(&self) -> Result<Queues, ConfigError> {
+        match self.text()? {
+            "auto" => Ok(Queues::Auto),
+            text => match text.parse() {
+                Ok(queues) if (1..=Queues::MOST).contains(&queues) => Ok(Queues::Fixed(queues)),
+                _ => Err(self.refuse(format!("`auto` or a number from 1 to {}", Queues::MOST))),
+            },
+        }
+    }
+
+    fn cpus(&self) -> Result<CpuList, ConfigError> {
+        self.text()?.parse().map_err(|error: CpuListError| self.refuse(error.to_string()))
+    }
+
+    fn metrics_addr(&self) -> Result<Option<SocketAddr>, ConfigError> {
+        match self.text()? {
+            "off" => Ok(None),
+            text => text.parse().map(Some).map_err(|_| {
+                self.refuse("`off`, or an address and port as in `127.0.0.1:9586` or `[::]:9586`")
+            }),
+        }
+    }
+
+    fn public_key(&self) -> Result<PublicKey, ConfigError> {
+        self.text()?.parse().map_err(|_| self.refuse("a peer's public key in base64, as `wg show` prints it"))
+    }
+
+    fn spread_ports(&self) -> Result<SpreadPorts, ConfigError> {
+        let allowed = "`off`, `all`, or a comma-separated list of peers' public keys in base64";
+        self.text()?.parse().map_err(|_| self.refuse(allowed))
+    }
+
+    fn log_filter(&self) -> Result<String, ConfigError> {
+        let text = self.text()?;
+        let refuse = |error| self.refuse(format!("a filter as in `info` or `laneway=debug` ({error})"));
+        EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(refuse)
+    }
+}
+
+/// Returns up to three known names most similar to `unknown`, joined by "or".
+fn near(unknown: &str) -> String {
+    let mut names = NAMES.map(|name| (distance(unknown, name), name));
+    names.sort_unstable();
+    let closest = names[0].0;
+    let names: Vec<_> =
+        names.iter().take_while(|(d, _)| *d <= closest + 1).take(3).map(|(_, n)| *n).collect();
+    names.join(" or ")
+}
+
+/// Returns the Levenshtein distance of `a` and `b`: the number of characters to insert, delete or replace
+/// (Levenshtein 1966).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, a) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, b) in b.chars().enumerate() {
+            let replaced = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[row.len() - 1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(vars: &[(&str, &str)]) -> Result<Environment, ConfigError> {
+        Environment::read(vars.iter().map(|(name, value)| (name.into(), value.into())))
+    }
+
+    #[test]
+    fn every_variable_is_read() {
+        let values = [
+            "/etc/lw.conf",
+            "lw0",
+            "4",
+            "off",
+            "0-1",
+            "2,3",
+            "50",
+            "16",
+            "32",
+            "off",
+            "auto",
+            "1380",
+            "51820",
+            "/run/key",
+            "8388608",
+            "off",
+            "50",
+            "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=",
+            "laneway=debug",
+            "json",
+            "drop",
+            "auto",
+            "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=",
+            "/tmp/wg",
+            "off",
+        ];
+        let vars: Vec<_> = NAMES.into_iter().zip(values).collect();
+        let environment = read(&vars).unwrap();
+        let expected = Environment {
+            config: Some("/etc/lw.conf".into()),
+            interface: Some("lw0".into()),
+            queues: Some(Queues::Fixed(4)),
+            pin: Some(Switch::Off),
+            inside_cpus: Some("0-1".parse().unwrap()),
+            outside_cpus: Some("2,3".parse().unwrap()),
+            spin: Some(Duration::from_micros(50)),
+            inbox_depth: Some(16),
+            drain_cap: Some(32),
+            tun_offload: Some(Switch::Off),
+            udp_offload: Some(Switch::Auto),
+            mtu: Some(1380),
+            listen_port: Some(51820),
+            private_key_file: Some("/run/key".into()),
+            socket_buffer: Some(8 << 20),
+            metrics_addr: Some(None),
+            metrics_peers: Some(50),
+            ready_peer: Some("xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=".parse().unwrap()),
+            log: Some("laneway=debug".into()),
+            log_format: Some(LogFormat::Json),
+            reject: Some(RejectPolicy::Drop),
+            aead: Some(AeadChoice::Auto),
+            spread_ports: Some(SpreadPorts::Peers(vec![
+                "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=".parse().unwrap(),
+            ])),
+            uapi_dir: Some("/tmp/wg".into()),
+            seccomp: Some(Switch::Off),
+        };
+        assert_eq!(environment, expected);
+    }
+
+    #[test]
+    fn a_bad_value_is_named_with_what_is_allowed() {
+        for (name, value, allowed) in [
+            ("LANEWAY_QUEUES", "0", "`auto` or a number from 1 to 256"),
+            ("LANEWAY_PIN", "on", "`auto` or `off`"),
+            ("LANEWAY_INSIDE_CPUS", "3-1", "as in `0-3,8`"),
+            ("LANEWAY_AEAD", "avx2", "`portable` or `auto`"),
+            ("LANEWAY_DRAIN_CAP", "129", "from 1 to 128 packets"),
+            ("LANEWAY_MTU", "100", "from 576 to"),
+            ("LANEWAY_METRICS_ADDR", "9586", "`127.0.0.1:9586`"),
+            ("LANEWAY_LOG", "laneway=loud", "a filter"),
+            ("LANEWAY_REJECT", "", "not empty"),
+        ] {
+            let message = read(&[(name, value)]).unwrap_err().to_string();
+            assert!(message.starts_with(&format!("{name}={value}: expected ")), "{message}");
+            assert!(message.contains(allowed), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_variable_is_not_ignored() {
+        let message = read(&[("LANEWAY_QUEUE", "2")]).unwrap_err().to_string();
+        assert_eq!(message, "LANEWAY_QUEUE: unknown variable; did you mean LANEWAY_QUEUES?");
+    }
+
+    #[test]
+    fn other_programs_variables_are_left_alone() {
+        let kubernetes = [
+            ("LANEWAY_SERVICE_HOST", "10.96.0.9"),
+            ("LANEWAY_PORT", "tcp://10.96.0.9:9586"),
+            ("LANEWAY_PORT_9586_TCP_PROTO", "tcp"),
+        ];
+        let unset = Environment::default();
+        assert_eq!(read(&[("PATH", ""), ("WG_TUN_FD", "x")]).unwrap(), unset);
+        assert_eq!(read(&kubernetes).unwrap(), unset);
+    }
+
+    #[test]
+    fn distance_counts_edits() {
+        for (a, b, edits) in [("", "", 0), ("abc", "", 3), ("kitten", "sitting", 3), ("ab", "ba", 2)] {
+            assert_eq!(distance(a, b), edits);
+        }
+    }
+}

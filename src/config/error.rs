@@ -1,0 +1,69 @@
+//! Configuration errors. Every message names the location and what is allowed there.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Errors in a configuration. At start, the process exits with status 2 before it creates anything.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("{}: cannot read the file: {source}{}", path.display(), named_by.map_or(String::new(), |n| format!(" (named by {n})")))]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The environment variable that names the file, if any.
+        named_by: Option<&'static str>,
+        /// The system error.
+        source: io::Error,
+    },
+    /// A line of the configuration file is invalid.
+    #[error("{}:{line}: {key}: {problem}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line number, from 1.
+        line: usize,
+        /// The key or section.
+        key: String,
+        /// What is wrong and what is allowed. Never contains a secret.
+        problem: String,
+    },
+    /// An environment variable has an invalid value.
+    #[error("{name}={value}: expected {allowed}")]
+    Variable {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: String,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// An environment variable starts with `LANEWAY_` but does not exist.
+    #[error("{name}: unknown variable; did you mean {near}?")]
+    UnknownVariable {
+        /// Its name.
+        name: String,
+        /// Similar names that do exist.
+        near: String,
+    },
+    /// A key file does not hold a key.
+    #[error("{}: {problem} (named by {named_by})", path.display())]
+    KeyFile {
+        /// The file.
+        path: PathBuf,
+        /// The environment variable that names the file.
+        named_by: &'static str,
+        /// What is wrong. Never contains the file's contents.
+        problem: String,
+    },
+    /// An interface name that Linux or `wg-quick` would reject.
+    #[error(
+        "{name:?} cannot be an interface name: expected 1 to 15 letters, digits, or any of _=+.- ({named_by})"
+    )]
+    InterfaceName {
+        /// The name.
+        name: String,
+        /// Where the name comes from.
+        named_by: &'static str,
+    },
+}

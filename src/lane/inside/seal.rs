@@ -1,0 +1,411 @@
+//! TUN to UDP, first half: turns superpackets into runs of sealed datagrams.
+//!
+//! 1. The destination selects the peer. Without a session, the superpacket is staged unchanged. A packet
+//!    for the device's own address is written back at once; without a peer or an endpoint, or if the
+//!    packet exceeds the path MTU, its sender is answered ([`super::reject`]). Our own sealed datagrams
+//!    are dropped ([`crate::lane::routing_loop`]).
+//! 2. Each segment is cut directly into the slab, after space for the message header.
+//! 3. Consecutive datagrams to one destination form a run, up to what one GSO send can carry.
+//! 4. When a run ends, its counters are reserved and all its datagrams are sealed in one call.
+//! 5. A full batch, and the last one of a drain, is pushed to the outside worker's ring.
+//!
+//! Counters are reserved in queue order and there is one ring, so packets of a flow leave in the order
+//! they came. The ring cannot be full, since it holds every batch of the pool. When the pool is empty,
+//! the queue is not read. If the outside worker sleeps, a lone datagram is sent directly
+//! ([`crate::lane::shortcut`]).
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arrayvec::ArrayVec;
+
+use super::Turn;
+use crate::drops::DropReason;
+use crate::lane::bounds::SLAB_BYTES;
+use crate::lane::channels::ActorChannel;
+use crate::lane::path_limit::told_mtu;
+use crate::lane::peers::{PeerRecord, Snapshot};
+use crate::lane::ring::batch::{OutboundBatch, Run};
+use crate::lane::ring::{Pool, Ring};
+use crate::lane::shortcut::SendShortcut;
+use crate::lane::staging::{self, Staging};
+use crate::lane::wait::sleep::Stopped;
+use crate::metrics::InsideMetrics;
+use crate::offload::{Superpacket, VirtioHeader};
+use crate::packet::reject::{Cause, must_not_be_fragmented};
+use crate::underlay::{Endpoint, MAX_RUN_BYTES, max_run};
+use crate::units::{MAX_PACKET, Nanos, PeerId};
+use crate::wireguard::messages::{DATA_HEADER, DATA_OVERHEAD, padded_len};
+use crate::wireguard::session::Session;
+
+/// The longest inner packet that fits one UDP datagram, in bytes.
+const MAX_INNER: usize = MAX_RUN_BYTES - DATA_OVERHEAD;
+
+/// The sealing half of an inside worker.
+pub struct Sealer {
+    pool: Pool<OutboundBatch>,
+    outbox: Arc<Ring<OutboundBatch>>,
+    shortcut: SendShortcut,
+    actor: Arc<ActorChannel>,
+    mtu: Arc<AtomicUsize>,
+    batch: Option<Box<OutboundBatch>>,
+    open: Option<PartialRun>,
+    staging: Staging,
+    /// The version of the snapshot that the staged packets were routed by.
+    routed_by: u64,
+    restored: Box<[u8]>,
+}
+
+/// The run that the next segment may be appended to.
+struct PartialRun {
+    peer: Arc<PeerRecord>,
+    session: Arc<Session>,
+    to: Endpoint,
+    bytes: Range<usize>,
+    stride: usize,
+    room: usize,
+}
+
+impl PartialRun {
+    /// Returns whether a datagram of `len` bytes for `session` and `to` can be appended to this run.
+    #[inline]
+    fn takes(&self, len: usize, session: &Arc<Session>, to: &Endpoint) -> bool {
+        len <= self.stride
+            && self.room > 0
+            && self.bytes.len().is_multiple_of(self.stride)
+            && self.bytes.end + len <= SLAB_BYTES
+            && Arc::ptr_eq(&self.session, session)
+            && self.to == *to
+    }
+}
+
+impl Sealer {
+    /// Creates a sealer that fills batches of `pool` and pushes them to the ring `outbox`, or sends them
+    /// through `shortcut`. `outbox` must hold every batch of `pool`. `mtu` is the TUN's MTU in bytes.
+    pub fn new(
+        pool: Pool<OutboundBatch>,
+        outbox: Arc<Ring<OutboundBatch>>,
+        shortcut: SendShortcut,
+        actor: Arc<ActorChannel>,
+        mtu: Arc<AtomicUsize>,
+    ) -> Self {
+        Self {
+            pool,
+            outbox,
+            shortcut,
+            actor,
+            mtu,
+            batch: None,
+            open: None,
+            staging: Staging::new(),
+            routed_by: 0,
+            restored: vec![0; VirtioHeader::LEN + MAX_PACKET].into_boxed_slice(),
+        }
+    }
+
+    /// Returns whether there is no batch to seal into.
+    pub fn is_starved(&self) -> bool {
+        self.batch.is_none() && self.pool.is_empty()
+    }
+
+    /// Routes, segments and seals a superpacket, or stages it.
+    pub(super) fn forward(&mut self, packet: &Superpacket<'_>, turn: &mut Turn<'_>) -> Result<(), Stopped> {
+        if turn.rejecter.self_forward(packet, turn.metrics) {
+            return Ok(());
+        }
+        let snapshot = turn.snapshot;
+        let Some(peer) = snapshot.routes.lookup(packet.destination()) else {
+            turn.refuse(packet, DropReason::NoRoute, Cause::NotAllowed);
+            return Ok(());
+        };
+        // Staged packets go first, so later packets to the same peer queue behind them.
+        if (self.staging.is_empty() || !self.staging.holds(peer.id))
+            && let Some(session) = usable_session(peer, turn.now)
+        {
+            return self.seal(packet, peer, &session, turn);
+        }
+        self.stage(packet, peer, turn);
+        Ok(())
+    }
+
+    /// Closes the open run, and hands over or sends the current batch.
+    pub(super) fn flush(&mut self, snapshot: &Snapshot, metrics: &mut InsideMetrics) {
+        self.close_run(metrics);
+        let Some(batch) = self.batch.as_mut().filter(|batch| !batch.runs.is_empty()) else { return };
+        if self.shortcut.send(batch, &self.pool, &self.outbox, snapshot) {
+            batch.runs.clear();
+        } else {
+            self.hand_over();
+        }
+    }
+
+    /// Returns whether [`release_staged`](Self::release_staged) would find work.
+    pub(super) fn has_releasable(&self, snapshot: &Snapshot) -> bool {
+        !self.staging.is_empty()
+            && (self.routed_by != snapshot.version || self.next_releasable(snapshot).is_some())
+    }
+
+    /// Seals, in order, the staged packets of one peer that now has a session, or drops those whose
+    /// handshake failed. Returns whether there was anything to do.
+    ///
+    /// If peers or allowed IPs have changed, routes all staged packets again first: packets of removed
+    /// peers are dropped, and packets whose destination now belongs to another peer move to that peer.
+    pub(super) fn release_staged(&mut self, turn: &mut Turn<'_>) -> Result<bool, Stopped> {
+        if self.staging.is_empty() {
+            return Ok(false);
+        }
+        let changed = self.routed_by != turn.snapshot.version;
+        if changed {
+            self.route_staged_again(turn)?;
+        }
+        let Some(peer) = self.next_releasable(turn.snapshot) else { return Ok(changed) };
+        let id = peer.id;
+        let Some(session) = usable_session(peer, turn.now) else {
+            let lost = self.staging.clear(id);
+            turn.metrics.outbound_drops.add(DropReason::HandshakeFailed, lost);
+            return Ok(true);
+        };
+        while self.with_staged(id, turn, |sealer, packet, turn| sealer.seal(packet, peer, &session, turn))? {}
+        Ok(true)
+    }
+
+    /// Finds a peer with staged packets whose handshake has completed or failed.
+    fn next_releasable<'s>(&self, snapshot: &'s Snapshot) -> Option<&'s Arc<PeerRecord>> {
+        self.staging.peers().find_map(|(id, attempt)| {
+            let peer = snapshot.peer(id)?;
+            let failed = peer.failed_handshakes.load(Ordering::Acquire) != attempt;
+            (failed || peer.sending.load().is_some()).then_some(peer)
+        })
+    }
+
+    /// Routes every staged packet by the current snapshot.
+    fn route_staged_again(&mut self, turn: &mut Turn<'_>) -> Result<(), Stopped> {
+        self.routed_by = turn.snapshot.version;
+        let queues: ArrayVec<_, { staging::MAX_QUEUES }> = self.staging.peers().collect();
+        for (id, attempt) in queues {
+            if turn.snapshot.peer(id).is_none() {
+                let lost = self.staging.clear(id);
+                turn.metrics.outbound_drops.add(DropReason::PeerRemoved, lost);
+                continue;
+            }
+            // Each packet moves to the end of a queue, mostly the same one, so one pass keeps the order.
+            for _ in 0..self.staging.packets(id) {
+                self.with_staged(id, turn, |sealer, packet, turn| {
+                    let owner = turn.snapshot.routes.lookup(packet.destination());
+                    match owner.filter(|owner| owner.id == id) {
+                        Some(_) => sealer.stage_for(id, attempt, packet, turn),
+                        None => sealer.forward(packet, turn)?,
+                    }
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the oldest packet staged for `id` and passes it to `act`. Returns whether there was one.
+    fn with_staged(
+        &mut self,
+        id: PeerId,
+        turn: &mut Turn<'_>,
+        act: impl FnOnce(&mut Self, &Superpacket<'_>, &mut Turn<'_>) -> Result<(), Stopped>,
+    ) -> Result<bool, Stopped> {
+        let mut staged = std::mem::take(&mut self.restored);
+        let outcome = match self.staging.pop(id, &mut staged) {
+            None => Ok(false),
+            Some(len) => {
+                let (header, packet) = staged[..len].split_at_mut(VirtioHeader::LEN);
+                let header = VirtioHeader::decode((&*header).try_into().expect("split at its length"));
+                let packet = Superpacket::parse(header, packet).expect("it was parsed before it was staged");
+                act(self, &packet, turn).map(|()| true)
+            }
+        };
+        self.restored = staged;
+        outcome
+    }
+
+    /// Discards unfinished work after a panic. Returns the number of datagrams of finished runs lost.
+    pub(super) fn abandon(&mut self) -> u64 {
+        self.open = None;
+        let Some(mut batch) = self.batch.take() else { return 0 };
+        let lost = batch.runs.iter().map(|run| u64::from(run.len.div_ceil(u32::from(run.stride)))).sum();
+        batch.runs.clear();
+        self.pool.put_back(batch);
+        lost
+    }
+
+    /// Drops all staged packets. Returns their number.
+    pub(super) fn drop_staged(&mut self) -> u64 {
+        let mut lost = 0;
+        while let Some((peer, _)) = { self.staging.peers().next() } {
+            lost += self.staging.clear(peer);
+        }
+        lost
+    }
+
+    /// Cuts `packet` into datagrams that `session` will seal.
+    fn seal(
+        &mut self,
+        packet: &Superpacket<'_>,
+        peer: &Arc<PeerRecord>,
+        session: &Arc<Session>,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Stopped> {
+        let Some(to) = peer.endpoint.load() else {
+            turn.refuse(packet, DropReason::NoEndpoint, Cause::Unreachable);
+            return Ok(());
+        };
+        if self.drop_if_looped(packet, peer, &to, Some(session), turn) {
+            return Ok(());
+        }
+        let limit = peer.path_limit.get(turn.now).unwrap_or(MAX_INNER).min(MAX_INNER);
+        if does_not_fit(packet, limit) {
+            let mtu = told_mtu(limit, packet.packet()) as u16;
+            turn.refuse(packet, DropReason::TooBig, Cause::TooBig(mtu));
+            return Ok(());
+        }
+        let segments = packet.segments();
+        let mtu = self.mtu.load(Ordering::Relaxed).min(limit);
+        for index in 0..segments {
+            let len = packet.segment_len(index);
+            let padded = padded_len(len, mtu);
+            let datagram = padded + DATA_OVERHEAD;
+            if !self.open.as_ref().is_some_and(|run| run.takes(datagram, session, &to)) {
+                self.begin_run(datagram, peer, session, to, turn).inspect_err(|_| {
+                    let unsealed = (segments - index) as u64;
+                    turn.metrics.outbound_drops.add(DropReason::Shutdown, unsealed);
+                })?;
+            }
+            let (Some(run), Some(batch)) = (&mut self.open, &mut self.batch) else {
+                unreachable!("a run was just begun")
+            };
+            let plaintext = run.bytes.end + DATA_HEADER;
+            let room = &mut batch.data[plaintext..plaintext + padded];
+            packet.write_segment(index, &mut room[..len]);
+            room[len..].fill(0);
+            run.bytes.end += datagram;
+            run.room -= 1;
+        }
+        turn.metrics.segments.add(segments as u64);
+        if session.rekey_due_on_send(turn.now, session.sent()) {
+            self.actor.want_handshake(peer);
+        }
+        session.activity().sent_data(turn.now);
+        Ok(())
+    }
+
+    /// Closes the open run and begins one of `stride`-byte datagrams, in a new batch if the current one
+    /// has no room.
+    fn begin_run(
+        &mut self,
+        stride: usize,
+        peer: &Arc<PeerRecord>,
+        session: &Arc<Session>,
+        to: Endpoint,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Stopped> {
+        self.close_run(turn.metrics);
+        if self.batch.as_ref().is_some_and(|b| b.runs.is_full() || b.used() + stride > SLAB_BYTES) {
+            self.hand_over();
+        }
+        if self.batch.is_none() {
+            self.batch = Some(turn.slab(&mut self.pool)?);
+        }
+        let start = self.batch.as_ref().map_or(0, |batch| batch.used());
+        self.open = Some(PartialRun {
+            peer: Arc::clone(peer),
+            session: Arc::clone(session),
+            to,
+            bytes: start..start,
+            stride,
+            room: max_run(stride),
+        });
+        Ok(())
+    }
+
+    /// Reserves counters for the open run and seals it.
+    fn close_run(&mut self, metrics: &mut InsideMetrics) {
+        let Some(PartialRun { peer, session, to, bytes, stride, .. }) = self.open.take() else { return };
+        let batch = self.batch.as_mut().expect("an open run lies in a batch");
+        let datagrams = bytes.len().div_ceil(stride) as u32;
+        let Some(first) = session.reserve(datagrams) else {
+            metrics.outbound_drops.add(DropReason::SessionExpired, u64::from(datagrams));
+            self.actor.want_handshake(&peer);
+            return;
+        };
+        session.seal_run(first, &mut batch.data[bytes.clone()], stride);
+        batch.runs.push(Run {
+            start: bytes.start as u32,
+            len: bytes.len() as u32,
+            stride: stride as u16,
+            to,
+            peer: peer.id,
+        });
+        peer.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    }
+
+    fn hand_over(&mut self) {
+        if let Some(batch) = self.batch.take() {
+            assert!(self.outbox.push(batch).is_ok(), "the ring holds every batch of its pool");
+        }
+    }
+
+    /// Drops `packet` if it is one of our own datagrams to `peer` at `to`. Returns whether it was. No
+    /// answer is sent, since we are the sender.
+    #[inline]
+    fn drop_if_looped(
+        &self,
+        packet: &Superpacket<'_>,
+        peer: &PeerRecord,
+        to: &Endpoint,
+        session: Option<&Session>,
+        turn: &mut Turn<'_>,
+    ) -> bool {
+        if packet.destination() != to.address.ip() || !peer.loop_watch.is_own(packet.packet(), to, session) {
+            return false;
+        }
+        turn.metrics.outbound_drops.add(DropReason::RoutingLoop, packet.segments() as u64);
+        if peer.loop_watch.may_tell(turn.now) {
+            self.actor.loops(peer.id);
+        }
+        true
+    }
+
+    /// Stages a superpacket until its peer has a session, and requests a handshake.
+    fn stage(&mut self, packet: &Superpacket<'_>, peer: &PeerRecord, turn: &mut Turn<'_>) {
+        let Some(to) = peer.endpoint.load() else {
+            return turn.refuse(packet, DropReason::NoEndpoint, Cause::Unreachable);
+        };
+        if self.drop_if_looped(packet, peer, &to, None, turn) {
+            return;
+        }
+        if self.staging.is_empty() {
+            self.routed_by = turn.snapshot.version;
+        }
+        self.stage_for(peer.id, peer.failed_handshakes.load(Ordering::Acquire), packet, turn);
+        self.actor.want_handshake(peer);
+    }
+
+    fn stage_for(&mut self, id: PeerId, attempt: u32, packet: &Superpacket<'_>, turn: &mut Turn<'_>) {
+        let dropped = self.staging.push(id, attempt, [&packet.header().encode(), packet.packet()]);
+        turn.metrics.outbound_drops.add(DropReason::StagingFull, dropped);
+    }
+}
+
+/// Returns whether segments of `packet` are too long for a path limit of `limit` bytes.
+///
+/// Packets that may be fragmented (IPv4 without DF) and packets no longer than the minimum MTU of their
+/// IP version are sent anyway, if they fit one datagram: the kernel then fragments the datagram.
+#[inline]
+fn does_not_fit(packet: &Superpacket<'_>, limit: usize) -> bool {
+    let longest = packet.stride();
+    longest > limit
+        && (longest > MAX_INNER
+            || longest > told_mtu(limit, packet.packet()) && must_not_be_fragmented(packet.packet()))
+}
+
+/// Returns the session to seal with, if there is one that may still be used.
+fn usable_session(peer: &PeerRecord, now: Nanos) -> Option<Arc<Session>> {
+    peer.sending.load_full().filter(|session| session.can_send(now))
+}

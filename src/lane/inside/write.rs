@@ -1,0 +1,98 @@
+//! UDP to TUN, second half: coalesces opened segments into superpackets and writes them.
+//!
+//! A coalescing window covers only the batches that wait at the same time: a segment is never delayed
+//! in the hope that more will come.
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+
+use crate::lane::bounds::WINDOW_BATCHES;
+use crate::lane::ring::Ring;
+use crate::lane::ring::batch::InboundBatch;
+use crate::metrics::InsideMetrics;
+use crate::offload::{Limits, QueueWriter, Window};
+
+/// Number of segments at which a window is written. Beyond a superpacket's worth, waiting only evicts
+/// the bytes from the cache before they are copied.
+const WRITE_AT: usize = 32;
+
+/// The writing half of an inside worker.
+pub struct PacketWriter {
+    writer: QueueWriter,
+    ring: Arc<Ring<InboundBatch>>,
+    returns: Vec<Arc<Ring<InboundBatch>>>,
+}
+
+impl PacketWriter {
+    /// Creates a writer of the batches in `ring` to the TUN queue `writer`. `returns` are the return
+    /// rings, by the lane that owns the batch.
+    pub fn new(
+        writer: QueueWriter,
+        ring: Arc<Ring<InboundBatch>>,
+        returns: Vec<Arc<Ring<InboundBatch>>>,
+    ) -> Self {
+        Self { writer, ring, returns }
+    }
+
+    /// Returns whether no batch waits.
+    pub fn is_empty(&self) -> bool {
+        self.ring.is_empty()
+    }
+
+    /// Returns whether the queue accepts superpackets.
+    pub fn merges(&self) -> bool {
+        self.writer.limits() != Limits::NONE
+    }
+
+    /// Coalesces and writes up to [`WINDOW_BATCHES`] waiting batches and returns them to their pools.
+    /// Returns whether there were any.
+    ///
+    /// # Panics
+    /// If a return ring is full, that is, if there are more batches than the pool owns.
+    pub fn serve(&mut self, metrics: &mut InsideMetrics) -> bool {
+        let mut batches: ArrayVec<Box<InboundBatch>, WINDOW_BATCHES> = ArrayVec::new();
+        while !batches.is_full()
+            && let Some(batch) = self.ring.pop()
+        {
+            batches.push(batch);
+        }
+        if batches.is_empty() {
+            return false;
+        }
+        self.write(&batches);
+        metrics.note_writes(self.writer.tally());
+        for mut batch in batches {
+            batch.segments.clear();
+            let returns = &self.returns[batch.returns];
+            assert!(returns.push(batch).is_ok(), "a return ring holds every batch of its pool");
+        }
+        true
+    }
+
+    /// Drops the waiting batches. Returns the number of packets dropped.
+    pub(super) fn drop_waiting(&mut self) -> u64 {
+        let mut lost = 0;
+        while let Some(batch) = self.ring.pop() {
+            lost += batch.segments.len() as u64;
+        }
+        lost
+    }
+
+    /// Coalesces and writes the packets of `batches`, in order.
+    fn write(&mut self, batches: &[Box<InboundBatch>]) {
+        let mut window = Window::new(self.writer.limits());
+        for batch in batches {
+            for packet in batch.packets() {
+                if window.is_full() {
+                    window.flush(&mut self.writer);
+                }
+                window.push(packet);
+            }
+            if window.len() >= WRITE_AT {
+                window.flush(&mut self.writer);
+            }
+        }
+        window.flush(&mut self.writer);
+    }
+}

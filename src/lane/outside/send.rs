@@ -1,0 +1,254 @@
+//! TUN to UDP, second half: sends runs of sealed datagrams.
+//!
+//! If the socket's buffer is full, the current batch waits for room and later batches wait behind it, so
+//! nothing is reordered.
+
+use std::sync::Arc;
+
+use super::sockets::{LaneSockets, Port};
+use crate::clock;
+use crate::drops::DropReason;
+use crate::lane::peers::{PeerRecord, Snapshot};
+use crate::lane::ring::Ring;
+use crate::lane::ring::batch::{OutboundBatch, Run};
+use crate::metrics::OutsideMetrics;
+use crate::underlay::{Endpoint, Notices, SendFailure, Sender, UdpSocket};
+
+/// The sending half of an outside worker.
+pub struct BatchSender {
+    sender: Sender,
+    ring: Arc<Ring<OutboundBatch>>,
+    returns: Arc<Ring<OutboundBatch>>,
+    current: Option<Box<OutboundBatch>>,
+    progress: Progress,
+}
+
+/// The progress of sending the current batch.
+#[derive(Clone, Copy, Default)]
+struct Progress {
+    /// Index of the current run.
+    run: usize,
+    /// Bytes of the current run already sent.
+    sent: usize,
+    /// The socket whose buffer is full, if any.
+    blocked: Option<Port>,
+}
+
+impl BatchSender {
+    /// Creates a sender of the batches in the ring `ring`. `returns` is the return ring.
+    pub fn new(sender: Sender, ring: Arc<Ring<OutboundBatch>>, returns: Arc<Ring<OutboundBatch>>) -> Self {
+        Self { sender, ring, returns, current: None, progress: Progress::default() }
+    }
+
+    /// Returns whether no batch waits.
+    pub fn is_empty(&self) -> bool {
+        self.current.is_none() && self.ring.is_empty()
+    }
+
+    /// Returns the socket whose buffer is full, if any.
+    pub(super) fn blocked(&self) -> Option<Port> {
+        self.progress.blocked
+    }
+
+    /// Switches to another socket, and tries GSO again even if the previous socket had it disabled.
+    pub fn use_socket(&mut self, socket: &UdpSocket) {
+        self.sender = Sender::new(socket);
+        self.progress.blocked = None;
+    }
+
+    /// Sends waiting batches until the ring is empty or the socket's buffer is full. Returns whether
+    /// anything was sent.
+    ///
+    /// Sends at most as many batches as the ring holds, so that an inside worker that keeps filling it
+    /// cannot keep this worker from commands and receiving.
+    pub fn serve(
+        &mut self,
+        sockets: &LaneSockets,
+        snapshot: &Snapshot,
+        metrics: &mut OutsideMetrics,
+    ) -> bool {
+        let mut served = false;
+        for _ in 0..self.ring.depth() {
+            let Some(batch) = self.current.take().or_else(|| self.ring.pop()) else { break };
+            self.current = Some(batch);
+            let before = (self.progress.run, self.progress.sent);
+            self.send_batch(sockets, snapshot, metrics);
+            served |= before != (self.progress.run, self.progress.sent);
+            if self.progress.blocked.is_some() {
+                break;
+            }
+            self.finish_batch();
+            served = true;
+        }
+        metrics.note_sends(self.sender.tally());
+        served
+    }
+
+    /// Sends a handshake message or keepalive. It is dropped if the socket's buffer is full; a timer
+    /// retries it.
+    pub fn send_control(
+        &mut self,
+        socket: &UdpSocket,
+        message: &[u8],
+        to: &Endpoint,
+        metrics: &mut OutsideMetrics,
+    ) {
+        if let Err(failure) = self.sender.send_run(socket, message, message.len(), to) {
+            tracing::trace!("dropped a control message to {}: {failure}", to.address);
+            metrics.outbound_drops.add(DropReason::SendError, 1);
+        }
+    }
+
+    /// Discards the current batch after a panic. Returns the number of datagrams not sent.
+    pub fn abandon(&mut self) -> u64 {
+        let unsent = self.current.as_ref().map_or(0, |batch| {
+            let runs = batch.runs.iter().skip(self.progress.run);
+            runs.map(|run| u64::from(run.len.div_ceil(u32::from(run.stride)))).sum()
+        });
+        if self.current.is_some() {
+            self.finish_batch();
+        }
+        unsent
+    }
+
+    /// Drops the current batch and all waiting ones. Returns the number of datagrams dropped.
+    pub(super) fn drop_waiting(&mut self) -> u64 {
+        let mut unsent = self.abandon();
+        while let Some(batch) = self.ring.pop() {
+            self.current = Some(batch);
+            unsent += self.abandon();
+        }
+        unsent
+    }
+
+    fn send_batch(&mut self, sockets: &LaneSockets, snapshot: &Snapshot, metrics: &mut OutsideMetrics) {
+        let Some(batch) = &self.current else { return };
+        let progress = &mut self.progress;
+        progress.blocked = None;
+        while let Some(run) = batch.runs.get(progress.run) {
+            let bytes = &batch.data[run.start as usize + progress.sent..(run.start + run.len) as usize];
+            let port = sockets.towards(snapshot.peer(run.peer).map(Arc::as_ref));
+            let socket = sockets.on(port);
+            match self.sender.send_run(socket, bytes, usize::from(run.stride), &run.to) {
+                Ok(notices) => take_notice(notices, run, socket, snapshot),
+                Err(SendFailure::WouldBlock { sent, notices }) => {
+                    take_notice(notices, run, socket, snapshot);
+                    progress.sent += sent;
+                    progress.blocked = Some(port);
+                    return;
+                }
+                Err(SendFailure::Refused { lost, notices, .. }) => {
+                    take_notice(notices, run, socket, snapshot);
+                    let reason = if notices.over_mtu { DropReason::TooBig } else { DropReason::SendError };
+                    metrics.outbound_drops.add(reason, lost as u64);
+                }
+            }
+            progress.run += 1;
+            progress.sent = 0;
+        }
+    }
+
+    fn finish_batch(&mut self) {
+        self.progress = Progress::default();
+        if let Some(mut batch) = self.current.take() {
+            batch.runs.clear();
+            assert!(self.returns.push(batch).is_ok(), "a return ring holds every batch of its pool");
+        }
+    }
+}
+
+/// Applies what a send revealed.
+///
+/// If the host has lost the source address, clears it, so that routing selects another. If the datagrams
+/// exceeded the path MTU, queries it, so that inside workers reject packets that do not fit.
+fn take_notice(notices: Notices, run: &Run, socket: &UdpSocket, snapshot: &Snapshot) {
+    if notices == Notices::default() {
+        return;
+    }
+    let Some(peer) = snapshot.peer(run.peer) else { return };
+    if notices.source_gone
+        && let Some(endpoint) = peer.endpoint.load()
+    {
+        peer.endpoint.store(Some(endpoint.without_source()));
+    }
+    if notices.over_mtu {
+        learn_path(peer, &run.to, socket);
+    }
+}
+
+/// Queries the kernel for the path MTU to a peer and records it.
+#[cold]
+fn learn_path(peer: &PeerRecord, to: &Endpoint, socket: &UdpSocket) {
+    let now = clock::now();
+    if !peer.path_limit.may_ask(now) {
+        return;
+    }
+    match socket.path_mtu(to) {
+        Ok(mtu) => {
+            tracing::debug!("path MTU to {} is {mtu} bytes", to.address);
+            peer.path_limit.learn(mtu, to.address, now);
+        }
+        Err(error) => tracing::debug!("path MTU to {} is unknown: {error}", to.address),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::thread;
+
+    use super::*;
+    use crate::lane::ring::Pool;
+    use crate::lane::ring::doorbell::Doorbell;
+    use crate::metrics::Registry;
+    use crate::metrics::exposition::Exposition;
+    use crate::underlay::SocketOptions;
+    use crate::units::PeerId;
+
+    /// Adds one datagram, sent to the socket's own port.
+    fn fill(batch: &mut OutboundBatch, port: u16) {
+        let to = Endpoint::new((Ipv4Addr::LOCALHOST, port).into());
+        batch.runs.push(Run { start: 0, len: 32, stride: 32, to, peer: PeerId(0) });
+    }
+
+    #[test]
+    fn it_comes_to_an_end_however_fast_its_inbox_is_filled() {
+        const DEPTH: usize = 4;
+        let sockets = LaneSockets::open(0, 1, false, SocketOptions::default()).unwrap().remove(0);
+        let port = sockets.shared.port();
+        let bell = || Arc::new(Doorbell::new().unwrap());
+        let ring = Arc::new(Ring::new(DEPTH, bell()));
+        let mut pool = Pool::new(4 * DEPTH, bell(), OutboundBatch::new);
+        let returns = Arc::clone(pool.returns());
+        let mut sender = BatchSender::new(Sender::new(&sockets.shared), Arc::clone(&ring), returns);
+        let (registry, snapshot) = (Registry::new(), Snapshot::default());
+        let mut metrics = OutsideMetrics::register(&registry, 0);
+        let (over, mut most) = (AtomicBool::new(false), 0.0_f64);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut batch = None;
+                while !over.load(Relaxed) {
+                    let Some(mut full) = batch.take().or_else(|| pool.take()) else { continue };
+                    if full.runs.is_empty() {
+                        fill(&mut full, port);
+                    }
+                    batch = ring.push(full).err();
+                }
+            });
+            let mut sent = 0.0;
+            for _ in 0..500 {
+                while !ring.is_full() {
+                    thread::yield_now();
+                }
+                sender.serve(&sockets, &snapshot, &mut metrics);
+                let metrics = Exposition::parse(&registry.render()).unwrap();
+                let now = metrics.sum("laneway_udp_run_segments_count", &[]);
+                most = (now - sent).max(most);
+                sent = now;
+            }
+            over.store(true, Relaxed);
+        });
+        assert!((1.0..=DEPTH as f64).contains(&most), "{most} batches in one go");
+    }
+}

@@ -1,0 +1,4 @@
+//! Rings and doorbells in one process.
+
+mod doorbell;
+mod ring;

@@ -1,0 +1,384 @@
+//! The peer actor: the thread that owns the WireGuard protocol state.
+//!
+//! It feeds the sans-IO [`Protocol`] with handshake messages and events from the workers, requests from the
+//! UAPI socket, and the time. It turns the protocol's outputs into messages to send, sessions for the
+//! workers, and snapshots that the workers read. Data packets never wait for it.
+//!
+//! Timers: after each call about a peer, the protocol returns when it is next due for that peer. A peer
+//! without sessions has no timer and costs nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arrayvec::ArrayVec;
+use crossbeam::channel::Receiver;
+use nix::errno::Errno;
+
+use super::apply::{self, ListenState, Request};
+use super::lookups::{Answer, Lookups};
+use super::names::Names;
+use super::schedule::Schedule;
+use super::snapshot_builder::BuilderState;
+use crate::clock;
+use crate::config::SpreadPorts;
+use crate::config::update::{DeviceStatus, DeviceUpdate};
+use crate::drops::DropReason;
+use crate::lane::channels::{ActorChannel, CommandChannel, ControlMessage, HandshakeDatagram, PeerEvent};
+use crate::lane::peers::{PeerRecord, Peers};
+use crate::lane::ring::doorbell::{Awaited, Doorbell};
+use crate::lane::wait::sleep::{Sleeper, Stopped};
+use crate::metrics::ActorMetrics;
+use crate::underlay::Endpoint;
+use crate::units::{Nanos, PeerId};
+use crate::wireguard::keys::OsEntropy;
+use crate::wireguard::messages::DATA_OVERHEAD;
+use crate::wireguard::outputs::{MAX_OUTPUTS, Output, Outputs, SendTo};
+use crate::wireguard::protocol::Protocol;
+use crate::wireguard::session::Role;
+
+/// Maximum number of handshake messages taken from each queue, `priority` and `unverified`, before events and
+/// timers are handled again. One message costs up to some hundred microseconds of elliptic curve arithmetic.
+const HANDSHAKES_A_TURN: usize = 16;
+
+/// Minimum interval between log lines about routing loops. A default route into the tunnel makes one for
+/// every peer.
+const LOOP_WARNINGS: Duration = Duration::from_secs(1);
+
+/// The lane that sends messages that are not responses to a datagram of another lane.
+const FIRST_LANE: usize = 0;
+
+/// The state of the peer actor. See the [module](self).
+pub(crate) struct PeerActor {
+    /// The WireGuard protocol.
+    pub(crate) protocol: Protocol,
+    /// The snapshot that the workers read.
+    pub(crate) peers: Arc<Peers>,
+    /// State kept from one change of the snapshot to the next.
+    pub(crate) builder_state: BuilderState,
+    /// Channel of handshake messages and events from the workers.
+    pub(crate) channel: Arc<ActorChannel>,
+    /// Requests from the UAPI socket and from reloads.
+    pub(crate) requests: Receiver<Request>,
+    /// The command channel to each outside worker, by lane.
+    pub(crate) commands: Vec<Arc<CommandChannel>>,
+    /// The doorbell of each inside worker, rung when its staged packets may be sendable.
+    pub(crate) inside_bells: Vec<Arc<Doorbell>>,
+    /// The sockets' port, mark and options.
+    pub(crate) listen: ListenState,
+    pub(crate) spread_ports: SpreadPorts,
+    /// Blocks the thread until there is work.
+    pub(crate) sleeper: Sleeper,
+    /// Source of randomness for keys.
+    pub(crate) entropy: OsEntropy,
+    /// The actor's counters.
+    pub(crate) metrics: ActorMetrics,
+    /// The protocol's timers.
+    pub(crate) schedule: Schedule,
+    /// Peers whose endpoints are host names.
+    pub(crate) names: Names,
+    /// The host name lookups in progress.
+    pub(crate) lookups: Lookups,
+    /// When a routing loop was last logged.
+    pub(crate) loop_warning: Nanos,
+    /// Scratch buffer for the protocol's outputs.
+    pub(crate) outputs: Outputs,
+}
+
+impl PeerActor {
+    /// Runs until the router stops.
+    pub(crate) fn run(&mut self) {
+        loop {
+            let worked = self.turn();
+            if worked {
+                self.metrics.publish();
+                if self.sleeper.stopped() {
+                    return;
+                }
+            } else if self.sleep() == Err(Stopped) {
+                return;
+            }
+        }
+    }
+
+    /// Applies `update` to the protocol, the snapshot and the sockets.
+    ///
+    /// # Errors
+    /// Returns the error number to report on the UAPI socket. Changes before the failed one remain applied,
+    /// as in other WireGuard implementations.
+    pub(crate) fn apply(&mut self, update: DeviceUpdate) -> Result<(), Errno> {
+        apply::apply(self, update)
+    }
+
+    /// Returns the state that the UAPI request `get=1` reports.
+    pub(crate) fn status(&self) -> DeviceStatus {
+        apply::status(self)
+    }
+
+    /// Runs the protocol's due timers for a peer and schedules the next.
+    pub(crate) fn look_at(&mut self, peer: PeerId) {
+        let now = clock::now();
+        let next = self.protocol.poll(now, unix_now(), &mut self.entropy, peer, &mut self.outputs);
+        self.schedule.set(peer, next);
+        self.carry_out(None);
+    }
+
+    /// Seals and sends a keepalive, which is an empty data message.
+    fn send_keepalive(&mut self, peer: PeerId) {
+        let snapshot = self.peers.load_full();
+        let Some(record) = snapshot.peer(peer) else { return };
+        let (Some(session), Some(to)) = (record.sending.load_full(), record.endpoint.load()) else { return };
+        let Some(counter) = session.reserve(1) else { return };
+        let mut message = ControlMessage::from_iter([0; DATA_OVERHEAD]);
+        session.seal_run(counter, &mut message, DATA_OVERHEAD);
+        session.activity().sent_keepalive(clock::now());
+        self.send(FIRST_LANE, message, to, Some(record));
+    }
+
+    fn turn(&mut self) -> bool {
+        self.sleeper.beat();
+        let mut worked = false;
+        while let Ok(request) = self.requests.try_recv() {
+            worked = true;
+            apply::answer(self, request);
+        }
+        while let Some(event) = self.channel.next_event() {
+            worked = true;
+            self.hear(event);
+        }
+        for _ in 0..HANDSHAKES_A_TURN {
+            let [priority, unverified] = [self.channel.next_priority(), self.channel.next_unverified()];
+            if priority.is_none() && unverified.is_none() {
+                break;
+            }
+            worked = true;
+            for datagram in priority.iter().chain(&unverified) {
+                self.receive(datagram);
+            }
+        }
+        while let Some(answer) = self.lookups.next() {
+            worked = true;
+            self.take_answer(answer);
+        }
+        let now = clock::now();
+        self.builder_state.forget(now);
+        while let Some(peer) = self.schedule.take_due(now) {
+            worked = true;
+            self.look_at(peer);
+        }
+        while self.lookups.has_room()
+            && let Some(question) = self.names.take_due(now)
+        {
+            self.lookups.begin(question);
+        }
+        worked
+    }
+
+    /// Applies the result of a name lookup.
+    fn take_answer(&mut self, answer: Answer) {
+        let snapshot = self.peers.load_full();
+        // A removed peer has no name either, so its answer can be ignored.
+        let Some(record) = snapshot.peer(answer.question.peer) else { return };
+        let current = record.endpoint.load().map(|endpoint| endpoint.address);
+        if let Some(found) = self.names.answered(answer, current) {
+            let to = Endpoint::new(found.address);
+            record.move_to(to);
+            if let Some(message) = found.unsent {
+                self.send(FIRST_LANE, message, to, Some(record));
+            }
+        }
+    }
+
+    fn hear(&mut self, event: PeerEvent) {
+        match event {
+            PeerEvent::WantsHandshake(peer) => {
+                self.with_record(peer, |record| record.asked.store(false, Ordering::Release));
+                self.protocol.data_waits(
+                    clock::now(),
+                    unix_now(),
+                    &mut self.entropy,
+                    peer,
+                    &mut self.outputs,
+                );
+                self.carry_out(None);
+                self.look_at(peer);
+            }
+            PeerEvent::Confirmed(session) => {
+                self.protocol.confirmed(unix_now(), &session, &mut self.outputs);
+                self.settle(None);
+            }
+            PeerEvent::Loops(peer) => self.warn_of_loop(peer),
+        }
+    }
+
+    /// Logs that datagrams to `peer` are routed back into the tunnel, at most once each [`LOOP_WARNINGS`].
+    fn warn_of_loop(&mut self, peer: PeerId) {
+        let now = clock::now();
+        if now.since(self.loop_warning) < LOOP_WARNINGS {
+            return;
+        }
+        let snapshot = self.peers.load();
+        let Some(record) = snapshot.peer(peer) else { return };
+        let Some(endpoint) = record.endpoint.load() else { return };
+        self.loop_warning = now;
+        tracing::warn!(
+            "a routing loop: datagrams to the peer {} at {} are routed back into the tunnel and dropped; add \
+             a route to {} outside the tunnel, or set a mark (FwMark, `wg set ... fwmark`) and a rule for it",
+            record.public_key,
+            endpoint.address,
+            endpoint.address.ip(),
+        );
+    }
+
+    fn receive(&mut self, datagram: &HandshakeDatagram) {
+        self.protocol.handle_datagram(
+            clock::now(),
+            unix_now(),
+            &mut self.entropy,
+            datagram.from.address,
+            &datagram.message,
+            &mut self.outputs,
+        );
+        self.settle(Some(datagram));
+    }
+
+    /// Carries out the protocol's outputs and runs the timers of the peers concerned.
+    fn settle(&mut self, cause: Option<&HandshakeDatagram>) {
+        for peer in self.carry_out(cause) {
+            self.look_at(peer);
+        }
+    }
+
+    /// Carries out the protocol's outputs. `cause` is the datagram that led to them, if any. Returns the
+    /// peers concerned.
+    fn carry_out(&mut self, cause: Option<&HandshakeDatagram>) -> ArrayVec<PeerId, MAX_OUTPUTS> {
+        let mut concerned = ArrayVec::new();
+        let mut outputs = std::mem::take(&mut self.outputs);
+        for output in outputs.drain() {
+            concerned.extend(self.act(output, cause));
+        }
+        self.outputs = outputs;
+        concerned
+    }
+
+    /// Carries out one output. Returns the peer concerned, if any.
+    fn act(&mut self, output: Output, cause: Option<&HandshakeDatagram>) -> Option<PeerId> {
+        match output {
+            Output::Send { to, datagram, peer } => {
+                self.send_handshake(to, datagram, peer, cause);
+                peer
+            }
+            Output::SendKeepalive { peer } => {
+                self.send_keepalive(peer);
+                Some(peer)
+            }
+            Output::Use { peer, session } => {
+                self.with_record(peer, |record| record.sending.store(Some(session)));
+                self.wake_inside();
+                Some(peer)
+            }
+            Output::Stop { peer } => {
+                self.with_record(peer, |record| record.sending.store(None));
+                Some(peer)
+            }
+            Output::Roamed { peer } => {
+                let cause = cause.expect("only a received datagram makes a peer roam");
+                self.with_record(peer, |record| {
+                    record.move_to(cause.from);
+                    record.received_bytes.fetch_add(cause.message.len() as u64, Ordering::Relaxed);
+                });
+                Some(peer)
+            }
+            Output::HandshakeFailed { peer } => {
+                self.metrics.given_up.add(1);
+                self.with_record(peer, |record| {
+                    record.failed_handshakes.fetch_add(1, Ordering::AcqRel);
+                });
+                self.wake_inside();
+                Some(peer)
+            }
+            Output::HandshakeDone { peer, role, unix } => {
+                self.names.heard(peer);
+                self.with_record(peer, |record| {
+                    record.last_handshake.store(unix.as_secs(), Ordering::Relaxed);
+                });
+                match role {
+                    Role::Initiator => self.metrics.initiated.add(1),
+                    Role::Responder => self.metrics.responded.add(1),
+                }
+                Some(peer)
+            }
+            Output::MessageDropped { reason } => {
+                self.metrics.messages_dropped.add(reason as usize, 1);
+                None
+            }
+        }
+    }
+
+    /// Wakes the inside workers, so that they route their staged packets again.
+    pub(crate) fn wake_inside(&self) {
+        for bell in &self.inside_bells {
+            bell.ring(Awaited::WORK);
+        }
+    }
+
+    fn with_record(&self, peer: PeerId, act: impl FnOnce(&PeerRecord)) {
+        if let Some(record) = self.peers.load().peer(peer) {
+            act(record);
+        }
+    }
+
+    fn send_handshake(
+        &mut self,
+        to: SendTo,
+        datagram: ControlMessage,
+        peer: Option<PeerId>,
+        cause: Option<&HandshakeDatagram>,
+    ) {
+        let snapshot = self.peers.load_full();
+        let record = peer.and_then(|peer| snapshot.peer(peer));
+        let to = match to {
+            SendTo::Source => cause.map(|datagram| datagram.from),
+            SendTo::Endpoint(peer) => {
+                self.names.initiated(peer, clock::now());
+                let endpoint = snapshot.peer(peer).and_then(|record| record.endpoint.load());
+                if endpoint.is_none() {
+                    self.names.keep_unsent(peer, datagram.clone());
+                }
+                endpoint
+            }
+        };
+        if let Some(record) = record {
+            record.loop_watch.note_sent(&datagram);
+        }
+        if let Some(to) = to {
+            self.send(cause.map_or(FIRST_LANE, |datagram| datagram.lane), datagram, to, record);
+        }
+    }
+
+    fn send(&mut self, lane: usize, message: ControlMessage, to: Endpoint, record: Option<&Arc<PeerRecord>>) {
+        if let Some(record) = record {
+            record.sent_bytes.fetch_add(message.len() as u64, Ordering::Relaxed);
+        }
+        if !self.commands[lane].send(message, to) {
+            self.metrics.outbound_drops.add(DropReason::ControlQueueFull, 1);
+        }
+    }
+
+    fn sleep(&self) -> Result<(), Stopped> {
+        // Without room, a due name waits for an answer to another lookup, which wakes the actor.
+        let name = self.names.next_due().filter(|_| self.lookups.has_room());
+        let next = [self.schedule.next(), self.builder_state.next_due(), name].into_iter().flatten().min();
+        let limit = next.map(|when| when.since(clock::now()));
+        let nothing_new = || self.channel.is_empty() && self.requests.is_empty() && self.lookups.is_empty();
+        self.sleeper.sleep(Awaited::WORK, None, limit, nothing_new)
+    }
+}
+
+/// Returns the time since the Unix epoch, for handshake timestamps.
+pub(crate) fn unix_now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

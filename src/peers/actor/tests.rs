@@ -1,0 +1,62 @@
+//! Tests of the peer actor with outside workers that do not run. Needs root; skipped if `LANEWAY_SKIP_NETNS`
+//! is set.
+
+use nix::unistd::Uid;
+
+use crate::config::RouterConfig;
+use crate::lane::bounds::COOKIE_QUEUE;
+use crate::metrics::exposition::Exposition;
+use crate::netns::Namespace;
+use crate::peers::actor::*;
+use crate::router::wiring::{self, Wiring};
+use crate::shutdown::Shutdown;
+use crate::wireguard::keys::{PrivateKey, PublicKey};
+use crate::wireguard::protocol::Settings;
+use crate::wireguard::table::SessionTable;
+
+/// Returns a handshake initiation to the owner of `victim` from an unknown peer.
+fn initiation_of_a_stranger(victim: PublicKey) -> ControlMessage {
+    let mut entropy = OsEntropy::new().unwrap();
+    let key = PrivateKey::generate(&mut entropy);
+    let mut stranger = Protocol::new(Some(key), Arc::new(SessionTable::new()), Settings::default());
+    let peer = stranger.add_peer(victim).unwrap();
+    let mut out = Outputs::new();
+    stranger.data_waits(clock::now(), unix_now(), &mut entropy, peer, &mut out);
+    let sent = out.drain().find_map(|output| match output {
+        Output::Send { datagram, .. } => Some(datagram),
+        _ => None,
+    });
+    sent.unwrap()
+}
+
+#[test]
+fn a_cookie_that_finds_its_queue_full_is_counted() {
+    if !Uid::effective().is_root() || std::env::var_os("LANEWAY_SKIP_NETNS").is_some() {
+        eprintln!("skipped: needs root and no LANEWAY_SKIP_NETNS");
+        return;
+    }
+    let key = PrivateKey::generate(&mut OsEntropy::new().unwrap());
+    let mut config = RouterConfig::named("lane0");
+    config.update.private_key = Some(Some(key.clone()));
+    let shutdown = Arc::new(Shutdown::new().unwrap());
+    let opened = Namespace::create().unwrap().run(|| wiring::open(&config, None, &shutdown));
+    // The lanes exist but do not run.
+    let Wiring { mut actor, registry, lanes: _lanes, .. } = opened.unwrap().unwrap();
+    actor.apply(config.update.clone()).unwrap();
+
+    let message = initiation_of_a_stranger(key.public_key());
+    let from = Endpoint::new("192.0.2.9:4000".parse().unwrap());
+    let mut count = |family: &str, reason: &str| {
+        actor.receive(&HandshakeDatagram { message: message.clone(), from, lane: FIRST_LANE });
+        actor.metrics.publish();
+        let metrics = Exposition::parse(&registry.render()).unwrap();
+        metrics.sum(family, &[("reason", reason)])
+    };
+    // Under load each initiation is answered with a cookie.
+    let demanded = "laneway_handshake_messages_dropped_total";
+    while count(demanded, "cookie_demanded") < COOKIE_QUEUE as f64 {}
+    for dropped in [1.0, 2.0, 3.0] {
+        let counted = count("laneway_dropped_packets_total", "control_queue_full");
+        assert!((counted - dropped).abs() < 0.5, "counted {counted} drops");
+    }
+}

@@ -1,0 +1,333 @@
+//! Configuration of a running router: applies a [`DeviceUpdate`] to protocol, snapshot and sockets, and
+//! passes requests to the peer actor.
+//!
+//! Updates are in place. A peer that remains keeps its sessions, counters and endpoint. Peers and allowed IPs
+//! change with one swap of the snapshot, so no packet sees half of an update.
+
+use std::collections::HashSet;
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use crossbeam::channel::{self, Receiver, Sender};
+use ipnet::IpNet;
+use nix::errno::Errno;
+
+use super::actor::PeerActor;
+use super::snapshot_builder::SnapshotBuilder;
+use crate::clock;
+use crate::config::update::{DeviceStatus, DeviceUpdate, PeerEndpoint, PeerStatus, PeerUpdate};
+use crate::lane::outside::LaneSockets;
+use crate::lane::peers::PeerRecord;
+use crate::lane::ring::doorbell::{Awaited, Doorbell};
+use crate::metrics::Registry;
+use crate::uapi::Device;
+use crate::underlay::{BindError, Endpoint, SocketOptions};
+use crate::units::{Nanos, PeerId};
+use crate::wireguard::keys::{PresharedKey, PrivateKey, PublicKey};
+use crate::wireguard::protocol::AddPeerError;
+
+/// Capacity of the request channel. Each requester waits for its answer, so UAPI connections and reloads
+/// bound the number of requests.
+const REQUESTS: usize = 64;
+
+/// A request to the peer actor, with the channel for its answer.
+#[derive(Debug)]
+pub enum Request {
+    /// Changes the configuration.
+    Apply(DeviceUpdate, Sender<Result<(), Errno>>),
+    /// Returns the current configuration and statistics.
+    Status(Sender<DeviceStatus>),
+}
+
+/// Handle for requests to the peer actor. Each call blocks until the actor answers, and fails with `ENODEV`
+/// once the router has stopped.
+#[derive(Clone, Debug)]
+pub struct ActorHandle {
+    requests: Sender<Request>,
+    bell: Arc<Doorbell>,
+    registry: Arc<Registry>,
+}
+
+impl ActorHandle {
+    /// Creates a handle, and the receiver for the actor that waits on `bell`. Metrics come from `registry`.
+    pub fn new(bell: Arc<Doorbell>, registry: Arc<Registry>) -> (Self, Receiver<Request>) {
+        let (requests, receiver) = channel::bounded(REQUESTS);
+        (Self { requests, bell, registry }, receiver)
+    }
+
+    fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Result<T, Errno> {
+        let (answer, answered) = channel::bounded(1);
+        self.requests.send(request(answer)).map_err(|_| Errno::ENODEV)?;
+        self.bell.ring(Awaited::WORK);
+        answered.recv().map_err(|_| Errno::ENODEV)
+    }
+}
+
+impl Device for ActorHandle {
+    fn apply(&self, update: DeviceUpdate) -> Result<(), Errno> {
+        self.ask(|answer| Request::Apply(update, answer))?
+    }
+
+    fn status(&self) -> Result<DeviceStatus, Errno> {
+        self.ask(Request::Status)
+    }
+
+    fn metrics(&self) -> String {
+        self.registry.render()
+    }
+}
+
+/// How long workers may take to close the sockets of the previous port. Each does so in its next loop
+/// iteration, which may be delayed on a busy machine.
+const LETTING_GO: Duration = Duration::from_secs(1);
+
+/// Interval between attempts to bind a port that the workers may still hold.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// The listen port and the options of the UDP sockets.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenState {
+    /// The UDP port of all lanes.
+    pub port: u16,
+    /// Socket options, with the current mark.
+    pub options: SocketOptions,
+    /// When the port was last changed.
+    pub left: Option<Nanos>,
+}
+
+/// Answers one request.
+pub(crate) fn answer(actor: &mut PeerActor, request: Request) {
+    // The requester may be gone.
+    match request {
+        Request::Apply(update, answer) => drop(answer.send(actor.apply(update))),
+        Request::Status(answer) => drop(answer.send(actor.status())),
+    }
+}
+
+/// Applies `update` to protocol, snapshot and sockets.
+///
+/// # Errors
+/// Returns the error number to report on the UAPI socket. Changes before the failed one remain applied.
+pub(crate) fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(), Errno> {
+    // The step most likely to fail comes first, so that its failure changes nothing.
+    if let Some(port) = update.listen_port {
+        rebind(actor, port)?;
+    }
+    if let Some(mark) = update.fwmark {
+        actor.listen.options.fwmark = mark;
+        for commands in &actor.commands {
+            commands.set_fwmark(mark);
+        }
+    }
+    if let Some(key) = update.private_key {
+        set_private_key(actor, key);
+    }
+    let mut builder = SnapshotBuilder::of(actor.peers.load_full(), mem::take(&mut actor.builder_state));
+    if update.replace_peers {
+        // Settings of a remaining peer that the update does not give return to their defaults.
+        let mut named = HashSet::new();
+        for peer in &mut update.peers {
+            if named.insert(peer.public_key) {
+                peer.preshared_key.get_or_insert(PresharedKey::NONE);
+                peer.persistent_keepalive.get_or_insert(0);
+            }
+        }
+        let unnamed = builder.peers().filter(|peer| !named.contains(&peer.public_key));
+        let unnamed: Vec<PeerId> = unnamed.map(|peer| peer.id).collect();
+        builder.clear_all();
+        for peer in unnamed {
+            remove_peer(actor, &mut builder, peer);
+        }
+    }
+    let mut touched = Vec::new();
+    let outcome = update.peers.into_iter().try_for_each(|peer| {
+        touched.extend(apply_peer(actor, &mut builder, peer)?);
+        Ok(())
+    });
+    actor.builder_state = builder.publish(&actor.peers, clock::now());
+    // Staged packets are routed again: their peer may be gone, or their prefix may belong to another peer.
+    actor.wake_inside();
+    for peer in touched {
+        actor.look_at(peer);
+    }
+    outcome
+}
+
+/// Returns the state that the UAPI request `get=1` reports.
+pub(crate) fn status(actor: &PeerActor) -> DeviceStatus {
+    let snapshot = actor.peers.load();
+    let mut allowed_ips: Vec<Vec<IpNet>> = vec![Vec::new(); snapshot.peers.len()];
+    for (net, owner) in snapshot.routes.iter() {
+        allowed_ips[owner.id.slot()].push(net);
+    }
+    let peer = |record: &Arc<PeerRecord>| {
+        let info = actor.protocol.peer(record.id).expect("protocol and snapshot have the same peers");
+        PeerStatus {
+            public_key: record.public_key,
+            preshared_key: info.preshared_key.clone(),
+            suite: info.suite,
+            endpoint: record.endpoint.load().map(|endpoint| endpoint.address),
+            last_handshake: info.last_handshake,
+            sent_bytes: record.sent_bytes.load(Ordering::Relaxed),
+            received_bytes: record.received_bytes.load(Ordering::Relaxed),
+            persistent_keepalive: info.persistent_keepalive.map_or(0, |every| every.as_secs() as u16),
+            allowed_ips: mem::take(&mut allowed_ips[record.id.slot()]),
+        }
+    };
+    DeviceStatus {
+        private_key: actor.protocol.private_key().cloned(),
+        listen_port: actor.listen.port,
+        fwmark: actor.listen.options.fwmark,
+        peers: snapshot.peers.iter().flatten().map(peer).collect(),
+    }
+}
+
+/// Moves all lanes to sockets on another port. Each old socket stays open until its worker has the new one,
+/// so a bound socket always has a reader.
+fn rebind(actor: &mut PeerActor, port: u16) -> Result<(), Errno> {
+    if port == actor.listen.port {
+        return Ok(());
+    }
+    let sockets = open(actor, port).map_err(|error| {
+        tracing::warn!("cannot change the listen port from {} to {port}: {error}", actor.listen.port);
+        match error {
+            BindError::PortTaken { .. } => Errno::EADDRINUSE,
+            _ => Errno::EACCES,
+        }
+    })?;
+    actor.listen.port = sockets.first().map_or(port, |sockets| sockets.shared.port());
+    actor.listen.left = Some(clock::now());
+    for (commands, sockets) in actor.commands.iter().zip(sockets) {
+        commands.rebind(Arc::new(sockets));
+    }
+    Ok(())
+}
+
+/// Opens sockets on `port`. Retries for a while if the port is taken shortly after a change of port, because
+/// this router's previous sockets may still hold it.
+fn open(actor: &PeerActor, port: u16) -> Result<Vec<LaneSockets>, BindError> {
+    let spread = actor.spread_ports.is_on();
+    loop {
+        let opened = LaneSockets::open(port, actor.commands.len(), spread, actor.listen.options);
+        let just_left = actor.listen.left.is_some_and(|left| clock::now().since(left) < LETTING_GO);
+        match opened {
+            Err(BindError::PortTaken { .. }) if just_left => thread::sleep(LOOK),
+            opened => return opened,
+        }
+    }
+}
+
+/// Sets or removes the private key. A change ends all sessions, which were made with the old key. A peer
+/// whose public key is now the router's own is removed.
+fn set_private_key(actor: &mut PeerActor, key: Option<PrivateKey>) {
+    let change = actor.protocol.set_private_key(key);
+    if change.changed {
+        for record in actor.peers.load().peers.iter().flatten() {
+            record.sending.store(None);
+        }
+    }
+    if let Some(peer) = change.removed {
+        let mut builder = SnapshotBuilder::of(actor.peers.load_full(), mem::take(&mut actor.builder_state));
+        forget_peer(actor, &mut builder, peer);
+        actor.builder_state = builder.publish(&actor.peers, clock::now());
+        actor.wake_inside();
+    }
+}
+
+/// Applies an update to one peer. Returns the peer if it exists, so that its timers are run.
+fn apply_peer(
+    actor: &mut PeerActor,
+    builder: &mut SnapshotBuilder,
+    update: PeerUpdate,
+) -> Result<Option<PeerId>, Errno> {
+    let known = actor.protocol.peer_by_key(&update.public_key);
+    if update.remove {
+        if let Some(peer) = known {
+            remove_peer(actor, builder, peer);
+        }
+        return Ok(None);
+    }
+    let peer = match known {
+        Some(peer) => peer,
+        None if update.update_only => return Ok(None),
+        None => match add_peer(actor, builder, update.public_key)? {
+            Some(peer) => peer,
+            None => return Ok(None),
+        },
+    };
+    let record = Arc::clone(builder.peer(peer).expect("protocol and snapshot have the same peers"));
+    if let Some(name) = update.friendly_name {
+        record.friendly_name.store((!name.is_empty()).then(|| Arc::new(name)));
+    }
+    if let Some(key) = update.preshared_key {
+        actor.protocol.set_preshared_key(peer, key);
+    }
+    if let Some(suite) = update.suite
+        && actor.protocol.set_suite(peer, suite)
+    {
+        record.sending.store(None);
+    }
+    match update.endpoint {
+        Some(PeerEndpoint::Address(address)) => {
+            actor.names.forget(peer);
+            record.move_to(Endpoint::new(address));
+        }
+        // The peer keeps its current endpoint until the name has been looked up.
+        Some(PeerEndpoint::Name { host, port }) => actor.names.set(peer, host, port, clock::now()),
+        None => {}
+    }
+    if let Some(seconds) = update.persistent_keepalive {
+        let interval = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
+        actor.protocol.set_persistent_keepalive(peer, interval);
+    }
+    if update.replace_allowed_ips {
+        // Prefixes added again below are not removed first: tools mostly repeat the current configuration.
+        let given = update.allowed_ips.iter().filter(|change| !change.remove);
+        builder.keep_only(peer, &given.map(|change| change.net.trunc()).collect());
+    }
+    for change in update.allowed_ips {
+        if change.remove {
+            builder.disallow(change.net, peer);
+        } else {
+            builder.allow(change.net, &record);
+        }
+    }
+    Ok(Some(peer))
+}
+
+/// Adds a peer. Returns `None` if the key is the router's own, which is not an error: tools give the same
+/// list of peers to every router.
+fn add_peer(
+    actor: &mut PeerActor,
+    builder: &mut SnapshotBuilder,
+    key: PublicKey,
+) -> Result<Option<PeerId>, Errno> {
+    let peer = match actor.protocol.add_peer(key) {
+        Ok(peer) => peer,
+        Err(error @ AddPeerError::OwnKey(_)) => {
+            tracing::info!("peer skipped: {error}");
+            return Ok(None);
+        }
+        Err(error) => {
+            tracing::warn!("cannot add the peer {key}: {error}");
+            return Err(Errno::EINVAL);
+        }
+    };
+    builder.add_peer(PeerRecord::new(peer, key, actor.spread_ports.includes(&key)));
+    Ok(Some(peer))
+}
+
+fn remove_peer(actor: &mut PeerActor, builder: &mut SnapshotBuilder, peer: PeerId) {
+    actor.protocol.remove_peer(peer);
+    forget_peer(actor, builder, peer);
+}
+
+/// Removes a peer that the protocol no longer has from the timers, the names and the snapshot.
+fn forget_peer(actor: &mut PeerActor, builder: &mut SnapshotBuilder, peer: PeerId) {
+    actor.schedule.set(peer, None);
+    actor.names.forget(peer);
+    builder.remove_peer(peer);
+}

@@ -1,0 +1,349 @@
+//! The admin thread: serves HTTP and the UAPI socket, runs reloads, and follows changes of the interface.
+//!
+//! It ends when the router stops. It stops the router itself if the UAPI socket's file is removed. It does
+//! not stop the router when the interface leaves the network namespace: an interface that was moved to
+//! another namespace works on there, and one that was deleted is noticed by the workers.
+//!
+//! The admin thread never waits for the peer actor. A UAPI request or a reload, which do, each run on a
+//! thread of their own, so `/healthz` can still name a stuck thread.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::ops::ControlFlow::{self, Break, Continue};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::panic;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::{self, Runtime};
+use tokio::task;
+
+use super::http::{self, Shown};
+use super::readiness::Readiness;
+use super::stopping;
+use super::threads::ThreadRegistry;
+use crate::metrics::Registry;
+use crate::netlink::{AddressWatch, LinkEvent, LinkWatch, NetlinkError};
+use crate::shutdown::Shutdown;
+use crate::sys::wake;
+use crate::uapi::{self, Device, UapiError};
+
+/// Maximum number of threads that wait for the peer actor: one for each UAPI client, and one for a reload.
+const WAITING: usize = uapi::MAX_CLIENTS + 1;
+
+/// How often [`Admin::spawn`] checks whether the router was told to stop while it waits for the thread.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Configuration of the admin thread. A service that is `None` is disabled.
+pub struct Admin {
+    /// The metrics served at `/metrics`.
+    pub registry: Arc<Registry>,
+    /// The router's threads, for `/healthz`.
+    pub threads: Arc<ThreadRegistry>,
+    /// The conditions that `/readyz` checks.
+    pub readiness: Arc<Readiness>,
+    /// Access to the running router, for UAPI requests.
+    pub device: Arc<dyn Device>,
+    /// Signalled when the router stops, by the admin thread or another.
+    pub shutdown: Arc<Shutdown>,
+    /// The listener for HTTP. It may have been bound in another network namespace.
+    pub metrics: Option<TcpListener>,
+    /// Runs before the UAPI socket is opened. It may block: a router that is told to stop meanwhile does not
+    /// wait for it.
+    pub before: Option<Before>,
+    /// Opens the UAPI socket. Called after `before`: tools wait for the socket to appear, and then expect the
+    /// interface to exist and signals to stop the process.
+    pub uapi: Option<OpenUapi>,
+    /// The interface to watch.
+    pub link: Option<Link>,
+    /// The source of reload requests.
+    pub hangups: Option<Hangups>,
+}
+
+/// Reload requests (`SIGHUP`).
+pub struct Hangups {
+    /// An eventfd that counts the requests.
+    pub heard: OwnedFd,
+    /// Performs one reload.
+    pub reload: OnReload,
+}
+
+/// An interface to watch, in the network namespace of the thread that calls [`Admin::spawn`].
+pub struct Link {
+    /// The interface's name.
+    pub interface: String,
+    /// Called with the interface's MTU in bytes, initially and after each change.
+    pub on_mtu: OnMtu,
+    /// Called with the interface's addresses, initially and after each change.
+    pub on_addresses: OnAddresses,
+}
+
+/// Runs before the UAPI socket is opened. It must return soon after the router is told to stop.
+pub type Before = Box<dyn FnOnce() -> Result<(), NetlinkError> + Send>;
+/// Opens the UAPI socket.
+pub type OpenUapi = Box<dyn FnOnce() -> Result<uapi::Server, UapiError> + Send>;
+/// Receives the interface's MTU in bytes.
+pub type OnMtu = Box<dyn Fn(usize) + Send>;
+/// Receives the interface's addresses.
+pub type OnAddresses = Box<dyn Fn(&[IpAddr]) + Send>;
+/// Performs one reload. Called on a thread that may block, never concurrently.
+pub type OnReload = Box<dyn FnMut() + Send>;
+
+/// Reason that the admin thread ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The router stopped.
+    Stopped,
+    /// The UAPI socket's file was removed.
+    SocketGone,
+}
+
+/// Errors when starting the admin thread.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The address for `/metrics` cannot be bound.
+    #[error(
+        "cannot serve /metrics on {address}: {source}; set LANEWAY_METRICS_ADDR to another address, or to `off`"
+    )]
+    Metrics {
+        /// The configured address.
+        address: SocketAddr,
+        /// The error from `bind(2)` or `listen(2)`.
+        source: io::Error,
+    },
+    /// The interface cannot be watched.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The UAPI socket cannot be opened.
+    #[error(transparent)]
+    Uapi(#[from] UapiError),
+    /// A thread or file descriptor cannot be created.
+    #[error("cannot start the admin thread: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Binds the listener for HTTP.
+///
+/// # Errors
+/// Fails if the address is in use or does not belong to this host.
+pub fn listen(address: SocketAddr) -> Result<TcpListener, AdminError> {
+    TcpListener::bind(address).map_err(|source| AdminError::Metrics { address, source })
+}
+
+impl Admin {
+    /// Starts the thread. Returns once the interface is watched and the UAPI socket exists, or once the
+    /// router is told to stop.
+    ///
+    /// # Errors
+    /// Fails if the interface does not exist, if the UAPI socket cannot be opened, or if a thread or
+    /// descriptor cannot be created.
+    pub fn spawn(self) -> Result<JoinHandle<End>, AdminError> {
+        let entry = self.threads.register(None, "admin", None);
+        let shutdown = Arc::clone(&self.shutdown);
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .thread_name("request")
+            .max_blocking_threads(WAITING)
+            .build()?;
+        let (ready, started) = mpsc::sync_channel(1);
+        let thread = thread::Builder::new().name("admin".into()).spawn(move || {
+            entry.begin();
+            run(runtime, self, &ready)
+        })?;
+        loop {
+            match started.recv_timeout(LOOK) {
+                Ok(Err(error)) => return Err(error),
+                Err(RecvTimeoutError::Timeout) if !shutdown.is_signalled() => {}
+                // A thread that ends before it is ready has panicked, which joining it reports.
+                Ok(Ok(())) | Err(_) => return Ok(thread),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").field("metrics", &self.metrics).finish_non_exhaustive()
+    }
+}
+
+fn run(runtime: Runtime, admin: Admin, ready: &SyncSender<Result<(), AdminError>>) -> End {
+    // Must happen after a panic too: the caller waits for the shutdown signal only.
+    let stops = Stops(Arc::clone(&admin.shutdown));
+    let end = runtime.block_on(async {
+        let (result, begun) = match Duties::begin(admin).await {
+            Ok(begun) => (Ok(()), begun),
+            // A stopping router removes the interface, so errors are expected.
+            Err(error) if stops.0.is_signalled() => {
+                tracing::debug!("the router stopped while the admin thread started: {error}");
+                (Ok(()), Break(End::Stopped))
+            }
+            Err(error) => (Err(error), Break(End::Stopped)),
+        };
+        // The receiver is gone only once the router is told to stop, and then the shutdown signal ends this
+        // thread.
+        let _ = ready.send(result);
+        match begun {
+            Continue(duties) => duties.fulfil().await,
+            Break(end) => end,
+        }
+    });
+    drop(stops);
+    // After the shutdown signal, because this waits for pending requests, which a stopping router answers.
+    runtime.shutdown_timeout(stopping::ANSWERS);
+    end
+}
+
+/// Stops the router when dropped.
+struct Stops(Arc<Shutdown>);
+
+impl Drop for Stops {
+    fn drop(&mut self) {
+        self.0.signal();
+    }
+}
+
+/// The opened event sources of the thread.
+struct Duties {
+    device: Arc<dyn Device>,
+    uapi: Option<uapi::Server>,
+    stopped: AsyncFd<OwnedFd>,
+    link: Option<Watched>,
+    readiness: Arc<Readiness>,
+    hangups: Option<Heard>,
+}
+
+/// A watched interface.
+struct Watched {
+    link: Link,
+    state: LinkWatch,
+    addresses: AddressWatch,
+}
+
+/// Reload requests, registered with the runtime.
+struct Heard {
+    orders: AsyncFd<OwnedFd>,
+    reload: OnReload,
+}
+
+impl Duties {
+    /// Opens all event sources, unless the router is told to stop first.
+    async fn begin(admin: Admin) -> Result<ControlFlow<End, Self>, AdminError> {
+        let link = match admin.link {
+            Some(link) => Some(Watched {
+                state: LinkWatch::open(&link.interface).await?,
+                addresses: AddressWatch::open(&link.interface).await?,
+                link,
+            }),
+            None => None,
+        };
+        let hangups = match admin.hangups {
+            Some(Hangups { heard, reload }) => Some(Heard { orders: wake::readable(heard)?, reload }),
+            None => None,
+        };
+        let stopped = wake::readable(admin.shutdown.as_fd().try_clone_to_owned()?)?;
+        if let Some(before) = admin.before {
+            tokio::select! {
+                done = task::spawn_blocking(before) => returned(done)?,
+                _ = stopped.readable() => {}
+            }
+        }
+        // Do not open a socket only to close it at once.
+        if admin.shutdown.is_signalled() {
+            return Ok(Break(End::Stopped));
+        }
+        let uapi = admin.uapi.map(|open| open()).transpose()?;
+        // HTTP starts last, so a client that gets a response finds everything running.
+        if let Some(listener) = admin.metrics {
+            let shown = Shown {
+                registry: admin.registry,
+                threads: admin.threads,
+                readiness: Arc::clone(&admin.readiness),
+            };
+            http::spawn(listener, shown)?;
+        }
+        let (device, readiness) = (admin.device, admin.readiness);
+        Ok(Continue(Duties { device, uapi, stopped, link, readiness, hangups }))
+    }
+
+    async fn fulfil(self) -> End {
+        let Duties { device, uapi, stopped, link, readiness, hangups } = self;
+        tokio::select! {
+            // Also ends if the descriptor fails: the thread could no longer be told to stop.
+            _ = stopped.readable() => End::Stopped,
+            () = socket_gone(uapi, device) => End::SocketGone,
+            () = follow(link, &readiness) => unreachable!("follow never returns"),
+            () = follow_hangups(hangups) => unreachable!("follow_hangups never returns"),
+        }
+    }
+}
+
+/// Reloads on request. Requests that arrive during a reload cause one further reload. Never returns.
+async fn follow_hangups(hangups: Option<Heard>) {
+    let Some(Heard { orders, mut reload }) = hangups else { return std::future::pending().await };
+    // If the descriptor fails, no more requests can arrive.
+    while let Ok(mut ready) = orders.readable().await {
+        if nix::unistd::read(orders.get_ref(), &mut [0; 8]).is_err() {
+            ready.clear_ready();
+            continue;
+        }
+        let reloaded = task::spawn_blocking(move || {
+            reload();
+            reload
+        });
+        reload = returned(reloaded.await);
+    }
+    std::future::pending::<()>().await;
+}
+
+/// Returns the result of work on another thread, and propagates its panic.
+fn returned<T>(work: Result<T, task::JoinError>) -> T {
+    work.unwrap_or_else(|failed| panic::resume_unwind(failed.into_panic()))
+}
+
+/// Passes changes of the interface to the callbacks and to `readiness`. Never returns.
+async fn follow(link: Option<Watched>, readiness: &Readiness) {
+    if let Some(Watched { link, state, addresses }) = link {
+        tokio::join!(
+            follow_state(state, &link.on_mtu, readiness),
+            follow_addresses(addresses, &link.on_addresses)
+        );
+    }
+    std::future::pending::<()>().await;
+}
+
+async fn follow_state(mut watch: LinkWatch, on_mtu: &OnMtu, readiness: &Readiness) {
+    let mut event = watch.last();
+    while let LinkEvent::Changed { mtu, up } = event {
+        readiness.set_interface_up(up);
+        on_mtu(mtu as usize);
+        event = watch.next().await;
+        if let LinkEvent::Changed { mtu, up } = event {
+            let state = if up { "up" } else { "down" };
+            tracing::info!("the interface changed: MTU {mtu}, {state}");
+        }
+    }
+    tracing::info!("the interface has left this network namespace");
+}
+
+async fn follow_addresses(mut watch: AddressWatch, on_addresses: &OnAddresses) {
+    on_addresses(watch.last());
+    while let Some(addresses) = watch.next().await {
+        on_addresses(addresses);
+    }
+}
+
+async fn socket_gone(uapi: Option<uapi::Server>, device: Arc<dyn Device>) {
+    let Some(server) = uapi else { return std::future::pending().await };
+    if let Err(error) = server.serve(device).await {
+        tracing::error!("cannot serve the UAPI socket: {error}");
+        std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,13 @@
+//! Control plane: configuration, handshakes, and the start, supervision and stop of the router's threads.
+//!
+//! No packet passes through this module; forwarding is in [`crate::lane`].
+
+pub mod admin;
+mod http;
+pub mod readiness;
+pub mod reload;
+pub mod sandbox;
+pub mod start;
+pub mod stopping;
+pub mod threads;
+pub(crate) mod wiring;

@@ -1,0 +1,101 @@
+//! Readiness for traffic, as `/readyz` reports it.
+//!
+//! A router that answers `/readyz` has its device, sockets and configuration, because these are set up first.
+//! It is ready once its interface is up, which may be another program's task, and once it has a session with
+//! the peer that `LANEWAY_READY_PEER` names, if any.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::lane::peers::Peers;
+use crate::shutdown::Shutdown;
+use crate::units::Nanos;
+use crate::wireguard::keys::PublicKey;
+
+/// The conditions for readiness.
+#[derive(Debug)]
+pub struct Readiness {
+    peers: Arc<Peers>,
+    /// The peer that must have a session, if any.
+    awaited: Option<PublicKey>,
+    shutdown: Arc<Shutdown>,
+    interface_down: AtomicBool,
+}
+
+/// Reasons why the router is not ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    /// The router was told to stop.
+    #[error("the router is stopping")]
+    Stopping,
+    /// The interface is down.
+    #[error("the interface is down")]
+    InterfaceDown,
+    /// The awaited peer is not configured.
+    #[error("no peer with public key {0} is configured (LANEWAY_READY_PEER)")]
+    UnknownPeer(PublicKey),
+    /// The awaited peer has no session.
+    #[error("no session with the peer {0} yet")]
+    NoSession(PublicKey),
+}
+
+impl Readiness {
+    /// Creates the conditions for a router with these `peers`. The `awaited` peer, if any, must have a
+    /// session.
+    pub fn new(peers: Arc<Peers>, awaited: Option<PublicKey>, shutdown: Arc<Shutdown>) -> Self {
+        Readiness { peers, awaited, shutdown, interface_down: AtomicBool::new(false) }
+    }
+
+    /// Records whether the interface is up. Initially it counts as up.
+    pub fn set_interface_up(&self, up: bool) {
+        self.interface_down.store(!up, Ordering::Relaxed);
+    }
+
+    /// Checks whether the router is ready.
+    ///
+    /// # Errors
+    /// Returns the first condition that does not hold.
+    pub fn check(&self, now: Nanos) -> Result<(), NotReady> {
+        if self.shutdown.is_signalled() {
+            return Err(NotReady::Stopping);
+        }
+        if self.interface_down.load(Ordering::Relaxed) {
+            return Err(NotReady::InterfaceDown);
+        }
+        let Some(key) = self.awaited else { return Ok(()) };
+        let snapshot = self.peers.load();
+        let peer = snapshot.peers.iter().flatten().find(|peer| peer.public_key == key);
+        let session = peer.ok_or(NotReady::UnknownPeer(key))?.sending.load();
+        match session.as_ref() {
+            Some(session) if session.can_send(now) => Ok(()),
+            _ => Err(NotReady::NoSession(key)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::lane::peers::{PeerRecord, Snapshot};
+    use crate::units::PeerId;
+
+    #[test]
+    fn it_says_what_is_missing() {
+        let shutdown = Arc::new(Shutdown::new().unwrap());
+        let key = PublicKey::from_bytes([7; 32]);
+        let peers = Arc::new(Peers::from_pointee(Snapshot::default()));
+        let ready = Readiness::new(Arc::clone(&peers), Some(key), Arc::clone(&shutdown));
+        let check = || ready.check(clock::now());
+        assert_eq!(check(), Err(NotReady::UnknownPeer(key)));
+        let record = Arc::new(PeerRecord::new(PeerId(0), key, false));
+        peers.store(Arc::new(Snapshot { peers: vec![Some(record)], ..Snapshot::default() }));
+        assert_eq!(check(), Err(NotReady::NoSession(key)));
+        ready.set_interface_up(false);
+        assert_eq!(check(), Err(NotReady::InterfaceDown));
+        ready.set_interface_up(true);
+        assert_eq!(Readiness::new(peers, None, Arc::clone(&shutdown)).check(clock::now()), Ok(()));
+        shutdown.signal();
+        assert_eq!(check(), Err(NotReady::Stopping));
+    }
+}

@@ -1,0 +1,349 @@
+//! The supervisor: opens a router's device and sockets, starts its threads, restarts and stops them.
+//!
+//! [`Router::start`] opens everything first and starts threads last, so a failure leaves nothing behind: the
+//! device and the sockets are closed with their descriptors. Everything is opened in the network namespace of
+//! the calling thread, and the threads stay in it.
+//!
+//! A worker that panics is restarted with its open descriptors, a bounded number of times; the packets it was
+//! processing are lost and counted. A worker whose device or socket is gone stops the router. A thread that
+//! does not end when told to stop is left behind ([`stopping`]).
+
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+use std::{io, mem};
+
+use thiserror::Error;
+
+use super::readiness::Readiness;
+use super::stopping::{self, StopError};
+use super::threads::{ThreadEntry, ThreadMetrics, ThreadRegistry};
+use super::wiring::{self, Lanes};
+use crate::config::RouterConfig;
+use crate::cpus::pinning::{self, LaneCpus, NotAllowed};
+use crate::drops::DropReason;
+use crate::lane::WorkerError;
+use crate::lane::inside::{InsideWorker, OwnAddresses};
+use crate::lane::outside::OutsideWorker;
+use crate::lane::peers::Peers;
+use crate::lane::wait::sleep::Sleeper;
+use crate::metrics::Registry;
+use crate::offload::{OpenError, QueueError};
+use crate::peers::actor::PeerActor;
+use crate::peers::apply::ActorHandle;
+use crate::shutdown::Shutdown;
+use crate::underlay::BindError;
+use crate::wireguard::keys::PublicKey;
+
+/// Restarts of a worker after panics before the router stops.
+const MAX_RESTARTS: u32 = 8;
+
+/// A running router. Dropping it stops it.
+#[derive(Debug)]
+pub struct Router {
+    interface: String,
+    device: ActorHandle,
+    registry: Arc<Registry>,
+    mtu: Arc<AtomicUsize>,
+    own: Arc<OwnAddresses>,
+    peers: Arc<Peers>,
+    ready_peer: Option<PublicKey>,
+    threads: Arc<ThreadRegistry>,
+    shutdown: Arc<Shutdown>,
+    failure: Arc<Mutex<Option<String>>>,
+    handles: Vec<JoinHandle<()>>,
+}
+
+/// Errors when starting a router. A router that fails to start leaves nothing behind.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The TUN device cannot be opened.
+    #[error(transparent)]
+    Tun(#[from] OpenError),
+    /// The UDP sockets cannot be opened.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The interface cannot be set up.
+    #[error(transparent)]
+    Netlink(#[from] crate::netlink::NetlinkError),
+    /// A worker is to be pinned to a CPU that the process may not use.
+    #[error(transparent)]
+    Pinning(#[from] NotAllowed),
+    /// The configuration cannot be applied.
+    #[error("{0}")]
+    Config(String),
+    /// A thread or descriptor cannot be created, or no randomness is available.
+    #[error("cannot start the router: {0}")]
+    System(#[from] io::Error),
+}
+
+impl Router {
+    /// Starts a router with `config` in the calling thread's network namespace. `tun`, if given, is a queue
+    /// of an interface that another program created.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(config: &RouterConfig, tun: Option<OwnedFd>) -> Result<Router, StartError> {
+        Self::start_with(config, tun, Arc::new(Shutdown::new()?))
+    }
+
+    /// Like [`start`](Self::start), for a router that `shutdown` can stop at any time, even while it starts.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start_with(
+        config: &RouterConfig,
+        tun: Option<OwnedFd>,
+        shutdown: Arc<Shutdown>,
+    ) -> Result<Router, StartError> {
+        let wiring::Wiring { interface, lanes, mut actor, device, registry, mtu, own, peers } =
+            wiring::open(config, tun, &shutdown)?;
+        actor.apply(config.update.clone()).map_err(|errno| {
+            StartError::Config(format!("cannot apply the configuration of {interface}: {errno}"))
+        })?;
+        let mut router = Router {
+            interface,
+            device,
+            registry,
+            mtu,
+            own,
+            peers,
+            ready_peer: config.ready_peer,
+            threads: Arc::default(),
+            shutdown,
+            failure: Arc::default(),
+            handles: Vec::with_capacity(2 * lanes.len() + 1),
+        };
+        router.registry.collect_from(ThreadMetrics(Arc::clone(&router.threads)));
+        // After this point an error drops the router, which stops the threads that already run.
+        router.spawn_lanes(lanes)?;
+        router.spawn_actor(actor)?;
+        Ok(router)
+    }
+
+    /// Returns the interface's name.
+    pub fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    /// Returns the handle to the peer actor.
+    pub fn device(&self) -> &ActorHandle {
+        &self.device
+    }
+
+    /// Returns the router's metrics.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// Returns the conditions for readiness, including a session with the peer that the configuration awaits.
+    pub fn readiness(&self) -> Readiness {
+        Readiness::new(Arc::clone(&self.peers), self.ready_peer, Arc::clone(&self.shutdown))
+    }
+
+    /// Returns the registry of the router's threads.
+    pub fn threads(&self) -> &Arc<ThreadRegistry> {
+        &self.threads
+    }
+
+    /// Returns the signal that the router stops, whatever the cause. Signalling it stops the router.
+    pub fn shutdown(&self) -> &Arc<Shutdown> {
+        &self.shutdown
+    }
+
+    /// Returns a handle through which the router learns of changes to its interface.
+    pub fn interface_updates(&self) -> InterfaceUpdates {
+        InterfaceUpdates { mtu: Arc::clone(&self.mtu), own: Arc::clone(&self.own) }
+    }
+
+    /// Renders the router's metrics in the Prometheus text format.
+    pub fn metrics_text(&self) -> String {
+        self.registry.render()
+    }
+
+    /// Stops the router and waits for its threads, up to [`stopping::THREADS`].
+    ///
+    /// # Errors
+    /// Returns the failure that stopped the router earlier, or the names of threads that did not end.
+    pub fn stop(self) -> Result<(), StopError> {
+        self.stop_until(Instant::now() + stopping::THREADS)
+    }
+
+    /// Like [`stop`](Self::stop), but waits for the threads until `deadline`.
+    ///
+    /// # Errors
+    /// Returns the failure that stopped the router earlier, or the names of threads that did not end.
+    pub fn stop_until(mut self, deadline: Instant) -> Result<(), StopError> {
+        let stuck = self.finish(deadline);
+        let failure = self.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        match failure {
+            Some(failure) => Err(StopError::Failed(failure)),
+            None if stuck.is_empty() => Ok(()),
+            None => Err(StopError::Stuck(stuck)),
+        }
+    }
+
+    /// Stops the threads and waits for them. Returns the names of those that did not end.
+    fn finish(&mut self, deadline: Instant) -> Vec<String> {
+        self.shutdown.signal();
+        let mut stuck = Vec::new();
+        for thread in mem::take(&mut self.handles) {
+            // Panics were already caught and reported on the thread itself.
+            if let Err(left) = stopping::join_until(thread, deadline) {
+                stuck.push(stopping::name_of(&left));
+            }
+        }
+        stuck
+    }
+
+    fn spawn_lanes(&mut self, lanes: Lanes) -> io::Result<()> {
+        for (lane, (inside, outside, cpus)) in lanes.into_iter().enumerate() {
+            let LaneCpus { inside: inside_cpu, outside: outside_cpu } = cpus;
+            let register = |kind, sleeper: &Sleeper| {
+                self.threads.register(Some(lane), kind, Some(Arc::clone(sleeper.heartbeat())))
+            };
+            let entries = (register("inside", &inside.sleeper), register("outside", &outside.sleeper));
+            self.spawn(entries.0, inside_cpu, inside)?;
+            self.spawn(entries.1, outside_cpu, outside)?;
+        }
+        Ok(())
+    }
+
+    fn spawn_actor(&mut self, mut actor: PeerActor) -> io::Result<()> {
+        let entry = self.threads.register(None, "peers", Some(Arc::clone(actor.sleeper.heartbeat())));
+        let end = self.ending(entry.name());
+        let thread = thread::Builder::new().name(entry.name()).spawn(move || {
+            entry.begin();
+            let outcome = catch_unwind(AssertUnwindSafe(|| actor.run()));
+            end.report(outcome.map_err(|_| "panicked".into()));
+        })?;
+        self.handles.push(thread);
+        Ok(())
+    }
+
+    fn spawn(
+        &mut self,
+        entry: Arc<ThreadEntry>,
+        cpu: Option<usize>,
+        mut worker: impl Worker,
+    ) -> io::Result<()> {
+        let name = entry.name();
+        let end = self.ending(name.clone());
+        let thread = thread::Builder::new().name(name.clone()).spawn(move || {
+            entry.begin();
+            if let Some(cpu) = cpu
+                && !pinning::pin(cpu)
+            {
+                tracing::warn!("cannot pin {name} to CPU {cpu}; the thread runs unpinned");
+            }
+            end.report(supervise(&name, &mut worker));
+        })?;
+        self.handles.push(thread);
+        Ok(())
+    }
+
+    fn ending(&self, name: String) -> Ending {
+        Ending { name, shutdown: Arc::clone(&self.shutdown), failure: Arc::clone(&self.failure) }
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        let stuck = self.finish(Instant::now() + stopping::THREADS);
+        if !stuck.is_empty() {
+            tracing::error!("{}", StopError::Stuck(stuck));
+        }
+    }
+}
+
+/// Tells a running router of changes to its interface.
+#[derive(Clone, Debug)]
+pub struct InterfaceUpdates {
+    mtu: Arc<AtomicUsize>,
+    own: Arc<OwnAddresses>,
+}
+
+impl InterfaceUpdates {
+    /// Sets the interface's addresses.
+    pub fn set_addresses(&self, own: &[IpAddr]) {
+        self.own.store(Arc::new(own.to_vec()));
+    }
+
+    /// Sets the interface's MTU in bytes.
+    pub fn set_mtu(&self, mtu: usize) {
+        self.mtu.store(mtu, Ordering::Relaxed);
+    }
+}
+
+/// A worker as the supervisor runs it.
+trait Worker: Send + 'static {
+    /// Runs the worker until the router stops.
+    fn run(&mut self) -> Result<(), WorkerError>;
+    /// Prepares the worker to run again after a panic. Counts the restart and the lost packets.
+    fn recover(&mut self);
+}
+
+impl Worker for InsideWorker {
+    fn run(&mut self) -> Result<(), WorkerError> {
+        InsideWorker::run(self)
+    }
+
+    fn recover(&mut self) {
+        let lost = InsideWorker::recover(self);
+        self.metrics.outbound_drops.add(DropReason::WorkerRestart, lost);
+        self.metrics.restarts.add(1);
+    }
+}
+
+impl Worker for OutsideWorker {
+    fn run(&mut self) -> Result<(), WorkerError> {
+        OutsideWorker::run(self)
+    }
+
+    fn recover(&mut self) {
+        let lost = OutsideWorker::recover(self);
+        self.metrics.inbound_drops.add(DropReason::WorkerRestart, lost);
+        self.metrics.restarts.add(1);
+    }
+}
+
+/// Runs a worker and restarts it after a panic, up to [`MAX_RESTARTS`] times.
+fn supervise(name: &str, worker: &mut impl Worker) -> Result<(), String> {
+    for _ in 0..=MAX_RESTARTS {
+        match catch_unwind(AssertUnwindSafe(|| worker.run())) {
+            Ok(Ok(())) => return Ok(()),
+            // Not a failure: `ip link del` is the usual way to stop a WireGuard interface.
+            Ok(Err(WorkerError::Queue(QueueError::Closed))) => {
+                tracing::info!("stopping: the TUN interface was deleted");
+                return Ok(());
+            }
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(_) => {
+                tracing::error!("{name} panicked; restarting it. Please report this");
+                worker.recover();
+            }
+        }
+    }
+    Err(format!("panicked {} times", MAX_RESTARTS + 1))
+}
+
+/// Reports the end of a thread: stops the router and records the first failure.
+struct Ending {
+    name: String,
+    shutdown: Arc<Shutdown>,
+    failure: Arc<Mutex<Option<String>>>,
+}
+
+impl Ending {
+    fn report(self, outcome: Result<(), String>) {
+        if let Err(error) = outcome {
+            let mut failure = self.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            failure.get_or_insert_with(|| format!("{} stopped: {error}", self.name));
+        }
+        self.shutdown.signal();
+    }
+}

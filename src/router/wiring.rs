@@ -1,0 +1,311 @@
+//! Opens the device and the sockets of a router and connects its parts, without starting any thread.
+//!
+//! In each lane the inside worker owns its TUN queue and the pool of outbound batches, and the outside worker
+//! owns its sockets and the pool of inbound batches. Everything shared is created here: doorbells, rings,
+//! return rings, channels, the session table and the snapshot.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+
+use super::start::StartError;
+use crate::config::RouterConfig;
+use crate::cpus::pinning::{self, LaneCpus};
+use crate::cpus::topology::Topology;
+use crate::lane::bounds::{self, RING_DEPTH};
+use crate::lane::channels::{ActorChannel, CommandChannel};
+use crate::lane::inside::{self, InsideWorker, OwnAddresses};
+use crate::lane::outside::{self, LaneSockets, OutsideWorker};
+use crate::lane::peer_metrics::PeerMetrics;
+use crate::lane::peers::{Peers, Snapshot};
+use crate::lane::ring::batch::{InboundBatch, OutboundBatch};
+use crate::lane::ring::doorbell::Doorbell;
+use crate::lane::ring::metrics::{LaneRings, RingMetrics};
+use crate::lane::ring::{Pool, Ring};
+use crate::lane::shortcut::{SendShortcut, WriteShortcut};
+use crate::lane::wait::quiesce::Quiesce;
+use crate::lane::wait::sleep::Sleeper;
+use crate::metrics::{
+    ActorMetrics, InsideMetrics, OutsideMetrics, ProcessMetrics, Registry, SentShortcuts, SocketMetrics,
+    WrittenShortcuts,
+};
+use crate::netlink;
+use crate::offload::{self, Offload, QueueShortcut, TunDevice};
+use crate::peers::actor::PeerActor;
+use crate::peers::apply::{ActorHandle, ListenState};
+use crate::peers::lookups::Lookups;
+use crate::peers::names::Names;
+use crate::peers::schedule::Schedule;
+use crate::peers::snapshot_builder::BuilderState;
+use crate::shutdown::Shutdown;
+use crate::underlay::{self, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions};
+use crate::units::Nanos;
+use crate::wireguard::keys::OsEntropy;
+use crate::wireguard::messages::{DATA_OVERHEAD, padded_len};
+use crate::wireguard::outputs::{HandshakeDrop, Outputs};
+use crate::wireguard::protocol::{Protocol, Settings};
+use crate::wireguard::replay;
+use crate::wireguard::table::SessionTable;
+
+/// The workers of each lane and the CPUs they run on.
+pub(crate) type Lanes = Vec<(InsideWorker, OutsideWorker, LaneCpus)>;
+
+/// A router that is ready to run.
+pub(crate) struct Wiring {
+    pub(crate) interface: String,
+    pub(crate) lanes: Lanes,
+    pub(crate) actor: PeerActor,
+    pub(crate) device: ActorHandle,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) mtu: Arc<AtomicUsize>,
+    pub(crate) own: Arc<OwnAddresses>,
+    pub(crate) peers: Arc<Peers>,
+}
+
+/// State shared by all lanes.
+struct Shared {
+    peers: Arc<Peers>,
+    sessions: Arc<SessionTable>,
+    actor: Arc<ActorChannel>,
+    registry: Arc<Registry>,
+    mtu: Arc<AtomicUsize>,
+    own: Arc<OwnAddresses>,
+    shutdown: Arc<Shutdown>,
+}
+
+/// The doorbells, rings, pools and command channel of one lane.
+struct Ends {
+    inside_bell: Arc<Doorbell>,
+    outside_bell: Arc<Doorbell>,
+    /// Ring from every outside worker to this lane's inside worker.
+    inbound: Arc<Ring<InboundBatch>>,
+    /// Ring from this lane's inside worker to its outside worker.
+    outbound: Arc<Ring<OutboundBatch>>,
+    inbound_pool: Pool<InboundBatch>,
+    outbound_pool: Pool<OutboundBatch>,
+    commands: Arc<CommandChannel>,
+}
+
+impl Ends {
+    fn rings(&self) -> LaneRings {
+        LaneRings { inside: Arc::clone(&self.inbound), outside: Arc::clone(&self.outbound) }
+    }
+}
+
+/// Opens the TUN device and the sockets, sets up the interface and connects all parts.
+///
+/// # Errors
+/// See [`StartError`].
+pub(crate) fn open(
+    config: &RouterConfig,
+    tun: Option<OwnedFd>,
+    shutdown: &Arc<Shutdown>,
+) -> Result<Wiring, StartError> {
+    let topology = Topology::of_this_thread();
+    let lanes = config.queues.count(topology.cpus.len());
+    let pinning::Plan { lanes: cpus, unpinned } = pinning::plan(&topology, lanes, config.pinning())?;
+    if let Some(too_few) = unpinned {
+        tracing::info!("{too_few}");
+    }
+
+    let offload = config.tun_offload.is_on();
+    let tun = match tun {
+        Some(fd) => offload::inherit_queue(fd, lanes, offload, shutdown)?,
+        None => offload::open_queues(&config.interface, lanes, offload, shutdown)?,
+    };
+    let udp_offload = config.udp_offload.is_on();
+    let options = SocketOptions {
+        buffer: config.socket_buffer,
+        fwmark: config.update.fwmark.unwrap_or(0),
+        gso: udp_offload,
+        gro: udp_offload,
+    };
+    let spread = config.spread_ports.is_on();
+    let sockets = LaneSockets::open(config.update.listen_port.unwrap_or(0), lanes, spread, options)?;
+    let sockets: Vec<_> = sockets.into_iter().map(Arc::new).collect();
+    let port = sockets.first().map_or(0, |sockets| sockets.shared.port());
+    // Rules are added once host names have been looked up: see `Reloader::add_rules`.
+    netlink::set_up(&tun.name, &netlink::Setup { rules: Vec::new(), ..interface_setup(config) })?;
+    announce(config, &tun, &sockets, &cpus);
+
+    let actor_bell = Arc::new(Doorbell::new()?);
+    let shared = Shared {
+        peers: Arc::new(Peers::from_pointee(Snapshot::default())),
+        sessions: Arc::new(SessionTable::new()),
+        actor: Arc::new(ActorChannel::new(Arc::clone(&actor_bell))),
+        registry: Arc::new(Registry::new()),
+        mtu: Arc::new(AtomicUsize::new(config.mtu.into())),
+        own: Arc::new(ArcSwap::from_pointee(config.addresses.iter().map(IpNet::addr).collect())),
+        shutdown: Arc::clone(shutdown),
+    };
+    let ends = (0..lanes).map(|lane| lane_ends(config, lane, lanes)).collect::<Result<Vec<_>, _>>()?;
+    let rings = ends.iter().map(Ends::rings).collect();
+    let (device, requests) = ActorHandle::new(Arc::clone(&actor_bell), Arc::clone(&shared.registry));
+    let drops: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
+    let settings =
+        Settings { backend: config.aead, window: replay::window_for(lanes), ..Settings::default() };
+    let actor = PeerActor {
+        protocol: Protocol::new(None, Arc::clone(&shared.sessions), settings),
+        peers: Arc::clone(&shared.peers),
+        builder_state: BuilderState::default(),
+        channel: Arc::clone(&shared.actor),
+        requests,
+        commands: ends.iter().map(|ends| Arc::clone(&ends.commands)).collect(),
+        inside_bells: ends.iter().map(|ends| Arc::clone(&ends.inside_bell)).collect(),
+        listen: ListenState { port, options, left: None },
+        spread_ports: config.spread_ports.clone(),
+        names: Names::default(),
+        lookups: Lookups::new(Arc::clone(&actor_bell)),
+        sleeper: Sleeper::new(actor_bell, Arc::clone(shutdown)),
+        entropy: OsEntropy::new().map_err(std::io::Error::from)?,
+        metrics: ActorMetrics::register(&shared.registry, &drops),
+        schedule: Schedule::default(),
+        loop_warning: Nanos::NEVER,
+        outputs: Outputs::default(),
+    };
+    let lanes = wire(config, &shared, ends, tun.queues, sockets, cpus)?;
+    let Shared { registry, mtu, own, peers, .. } = shared;
+    registry.collect_from(SocketMetrics::new(lanes.iter().map(|(_, outside, _)| &outside.socket_drops)));
+    registry.collect_from(RingMetrics(rings));
+    registry.collect_from(PeerMetrics {
+        interface: tun.name.clone(),
+        peers: Arc::clone(&peers),
+        limit: config.metrics_peers,
+    });
+    registry.collect_from(ProcessMetrics);
+    Ok(Wiring { interface: tun.name, lanes, actor, device, registry, mtu, own, peers })
+}
+
+/// Returns how many segments of `mtu` bytes a superpacket may hold so that one GSO send carries them after
+/// encryption. At MTU 1420 that is one less than fit in 64 KiB; one more would need a second send.
+pub(crate) fn segments_per_run(mtu: u16) -> usize {
+    let mtu = usize::from(mtu);
+    (MAX_RUN_BYTES / (padded_len(mtu, mtu) + DATA_OVERHEAD)).clamp(1, MAX_RUN_SEGMENTS)
+}
+
+/// Returns the interface settings that `config` asks of the kernel.
+pub(crate) fn interface_setup(config: &RouterConfig) -> netlink::Setup {
+    netlink::Setup {
+        mtu: config.mtu,
+        gso_max_segs: segments_per_run(config.mtu) as u32,
+        addresses: config.addresses.clone(),
+        routes: config.routes(),
+        rules: config.rules(),
+        up: config.up,
+    }
+}
+
+fn lane_ends(config: &RouterConfig, lane: usize, lanes: usize) -> std::io::Result<Ends> {
+    let depth = config.inbox_depth.unwrap_or(RING_DEPTH);
+    let inside_bell = Arc::new(Doorbell::new()?);
+    let outside_bell = Arc::new(Doorbell::new()?);
+    let arriving = bounds::inbound_pool(depth, lanes);
+    let leaving = bounds::outbound_pool(depth);
+    Ok(Ends {
+        inbound: Arc::new(Ring::new(depth, Arc::clone(&inside_bell))),
+        outbound: Arc::new(Ring::new(leaving, Arc::clone(&outside_bell))),
+        inbound_pool: Pool::new(arriving, Arc::clone(&outside_bell), || InboundBatch::new(lane)),
+        outbound_pool: Pool::new(leaving, Arc::clone(&inside_bell), OutboundBatch::new),
+        commands: Arc::new(CommandChannel::new(Arc::clone(&outside_bell))),
+        inside_bell,
+        outside_bell,
+    })
+}
+
+fn wire(
+    config: &RouterConfig,
+    shared: &Shared,
+    ends: Vec<Ends>,
+    queues: Vec<Offload>,
+    sockets: Vec<Arc<LaneSockets>>,
+    cpus: Vec<LaneCpus>,
+) -> std::io::Result<Lanes> {
+    let rings: Vec<_> = ends.iter().map(|ends| Arc::clone(&ends.inbound)).collect();
+    let returns: Vec<_> = ends.iter().map(|ends| Arc::clone(ends.inbound_pool.returns())).collect();
+    let sleeper = |bell: &Arc<Doorbell>| Sleeper::new(Arc::clone(bell), Arc::clone(&shared.shutdown));
+    let ways_in: Vec<_> = queues.iter().map(|queue| queue.shortcut.clone()).collect();
+    let mut lanes = Lanes::with_capacity(cpus.len());
+    let quiesces = Quiesce::of_lanes(ends.len());
+    for (lane, ((((ends, queue), sockets), cpus), (inside_quiesce, outside_quiesce))) in
+        ends.into_iter().zip(queues).zip(sockets).zip(cpus).zip(quiesces).enumerate()
+    {
+        let outgoing_returns = Arc::clone(ends.outbound_pool.returns());
+        let socket_drops = Arc::new(DropWatch::new(&sockets.shared)?);
+        let sender = underlay::Sender::new(&sockets.shared);
+        let sockets = Arc::new(ArcSwap::new(sockets));
+        let inside = InsideWorker {
+            reader: queue.reader,
+            writer: inside::PacketWriter::new(queue.writer, Arc::clone(&ends.inbound), returns.clone()),
+            sealer: inside::Sealer::new(
+                ends.outbound_pool,
+                Arc::clone(&ends.outbound),
+                SendShortcut::new(Arc::clone(&sockets), SentShortcuts::register(&shared.registry, lane)),
+                Arc::clone(&shared.actor),
+                Arc::clone(&shared.mtu),
+            ),
+            rejecter: inside::Rejecter::new(queue.rejecter, config.reject, Arc::clone(&shared.own)),
+            peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
+            sleeper: sleeper(&ends.inside_bell),
+            quiesce: inside_quiesce,
+            drain_cap: config.drain_cap,
+            spin: config.spin,
+            metrics: InsideMetrics::register(&shared.registry, lane),
+        };
+        let outside = OutsideWorker {
+            sender: outside::BatchSender::new(sender, Arc::clone(&ends.outbound), outgoing_returns),
+            opener: outside::Opener::new(
+                lane,
+                ends.inbound_pool,
+                rings.clone(),
+                shortcuts_to(&ways_in, &shared.registry),
+                Arc::clone(&shared.sessions),
+                Arc::clone(&shared.actor),
+            ),
+            socket_drops,
+            sockets,
+            commands: ends.commands,
+            peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
+            sleeper: sleeper(&ends.outside_bell),
+            quiesce: outside_quiesce,
+            spin: config.spin,
+            metrics: OutsideMetrics::register(&shared.registry, lane),
+        };
+        lanes.push((inside, outside, cpus));
+    }
+    Ok(lanes)
+}
+
+/// Returns an outside worker's shortcuts, which write to each TUN queue without a hop through its inside
+/// worker.
+fn shortcuts_to(queues: &[QueueShortcut], registry: &Registry) -> Vec<WriteShortcut> {
+    let counted = |(lane, queue): (usize, &QueueShortcut)| {
+        WriteShortcut::new(queue.clone(), WrittenShortcuts::register(registry, lane))
+    };
+    queues.iter().enumerate().map(counted).collect()
+}
+
+/// Logs the router's configuration at startup, on one line.
+fn announce(config: &RouterConfig, tun: &TunDevice, sockets: &[Arc<LaneSockets>], cpus: &[LaneCpus]) {
+    let pinned = |cpu: Option<usize>| cpu.map_or_else(|| "any".into(), |cpu| cpu.to_string());
+    let cpus: Vec<String> =
+        cpus.iter().map(|lane| format!("{}+{}", pinned(lane.inside), pinned(lane.outside))).collect();
+    let addresses: Vec<String> = config.addresses.iter().map(ToString::to_string).collect();
+    let socket = &sockets.first().expect("a router has a lane").shared;
+    tracing::info!(
+        interface = tun.name,
+        queues = cpus.len(),
+        cpus = cpus.join(","),
+        tso = tun.offloads.tcp,
+        uso = tun.offloads.udp,
+        gso = socket.gso(),
+        gro = socket.gro(),
+        aead = %config.aead,
+        mtu = config.mtu,
+        addresses = addresses.join(","),
+        port = socket.port(),
+        "router is up"
+    );
+}

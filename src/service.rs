@@ -1,0 +1,133 @@
+//! Notifies the service manager (systemd with `Type=notify`) that the router is up, reloads or stops
+//! (`sd_notify(3)`).
+//!
+//! Each message is one datagram to the Unix socket that `NOTIFY_SOCKET` names. Without that variable, nothing
+//! is sent.
+
+use std::env;
+use std::ffi::OsString;
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use nix::time::{ClockId, clock_gettime};
+
+/// The environment variable that names the manager's socket.
+const VARIABLE: &str = "NOTIFY_SOCKET";
+
+/// The service manager that started this process, if any.
+#[derive(Debug)]
+pub struct ServiceManager {
+    socket: Option<UnixDatagram>,
+}
+
+impl ServiceManager {
+    /// Connects to the socket that `NOTIFY_SOCKET` names, if it is set. Failure is only logged: the manager
+    /// reports missing notifications itself.
+    pub fn of_process() -> Self {
+        let Some(name) = env::var_os(VARIABLE) else { return ServiceManager { socket: None } };
+        match connect(&name) {
+            Ok(socket) => ServiceManager { socket: Some(socket) },
+            Err(error) => {
+                tracing::warn!("cannot notify the service manager: {VARIABLE}={}: {error}", name.display());
+                ServiceManager { socket: None }
+            }
+        }
+    }
+
+    /// Reports that the router is up, with a status text. Newlines in it become spaces.
+    pub fn ready(&self, status: &str) {
+        self.tell(&format!("READY=1\nSTATUS={}", one_line(status)));
+    }
+
+    /// Reports that a reload begins; [`ready`](Self::ready) ends it.
+    ///
+    /// # Panics
+    /// Panics on a system without `CLOCK_MONOTONIC`.
+    pub fn reloading(&self) {
+        // With `Type=notify-reload`, the timestamp orders this message relative to the manager's own signal.
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("Linux always has CLOCK_MONOTONIC");
+        let microseconds = now.tv_sec() * 1_000_000 + now.tv_nsec() / 1_000;
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
+    }
+
+    /// Reports that the router stops.
+    pub fn stopping(&self) {
+        self.tell("STOPPING=1");
+    }
+
+    fn tell(&self, message: &str) {
+        let Some(socket) = &self.socket else { return };
+        if let Err(error) = socket.send(message.as_bytes()) {
+            tracing::warn!("cannot notify the service manager: {error}");
+        }
+    }
+}
+
+/// Connects to the manager's socket, a path or `@` and an abstract name. Done at startup, while the path is
+/// still reachable.
+fn connect(name: &OsString) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    match name.as_bytes() {
+        // A name in the abstract namespace (unix(7)).
+        [b'@', name @ ..] => socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
+        [b'/', ..] => socket.connect(name)?,
+        _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "expected a path, or @ and a name")),
+    }
+    Ok(socket)
+}
+
+/// Replaces newlines, because each line is a field of the message.
+fn one_line(text: &str) -> String {
+    text.replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns a manager's socket under an abstract name and a `ServiceManager` connected to it.
+    fn pair(purpose: &str) -> (UnixDatagram, ServiceManager) {
+        let name = format!("laneway-service-{purpose}-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).expect("a name");
+        let ear = UnixDatagram::bind_addr(&address).expect("bind");
+        let socket = connect(&OsString::from(format!("@{name}"))).expect("connect");
+        (ear, ServiceManager { socket: Some(socket) })
+    }
+
+    fn heard(ear: &UnixDatagram) -> String {
+        let mut message = [0; 256];
+        let length = ear.recv(&mut message).expect("a message");
+        String::from_utf8(message[..length].to_vec()).expect("text")
+    }
+
+    #[test]
+    fn a_status_stays_on_its_line() {
+        let (ear, manager) = pair("status");
+        manager.ready("up\nSTOPPING=1");
+        assert_eq!(heard(&ear), "READY=1\nSTATUS=up STOPPING=1");
+    }
+
+    #[test]
+    fn a_reload_says_when_it_began() {
+        let (ear, manager) = pair("reload");
+        manager.reloading();
+        let message = heard(&ear);
+        let since = message.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").expect(&message);
+        assert!(since.parse::<u64>().expect(since) > 0);
+    }
+
+    #[test]
+    fn a_name_that_is_neither_a_path_nor_abstract_is_refused() {
+        let error = connect(&OsString::from("vsock:2:1234")).expect_err("vsock is not supported");
+        assert!(error.to_string().contains("expected a path"), "{error}");
+    }
+
+    #[test]
+    fn a_manager_that_is_gone_is_no_trouble() {
+        let (ear, manager) = pair("gone");
+        drop(ear);
+        manager.stopping();
+    }
+}

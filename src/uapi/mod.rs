@@ -1,0 +1,31 @@
+//! The UAPI socket, with which `wg` and control planes configure a running router (wireguard.com/xplatform).
+
+pub mod client;
+pub mod protocol;
+mod server;
+
+use nix::errno::Errno;
+
+pub use server::{MAX_CLIENTS, Server, SocketFile, UapiError};
+
+use crate::config::update::{DeviceStatus, DeviceUpdate};
+
+/// The router behind the socket. Each client makes one call at a time, on a blocking thread: a call may wait for the
+/// peer actor, but not for the network.
+pub trait Device: Send + Sync {
+    /// Applies a change. If part of it is refused, everything before that part remains applied, as in other WireGuard
+    /// implementations. A listen port that is in use is detected before anything is applied.
+    ///
+    /// # Errors
+    /// The errno for `wg` to print; `EADDRINUSE` if the listen port is in use.
+    fn apply(&self, update: DeviceUpdate) -> Result<(), Errno>;
+
+    /// Returns the current configuration and counters.
+    ///
+    /// # Errors
+    /// The errno for `wg` to print; `ENODEV` if the router is stopping.
+    fn status(&self) -> Result<DeviceStatus, Errno>;
+
+    /// Returns the metrics in the Prometheus text format.
+    fn metrics(&self) -> String;
+}

@@ -1,0 +1,238 @@
+//! UAPI server: the socket's location and permissions, and limits on clients.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net as unix;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task;
+use zeroize::Zeroizing;
+
+use super::Device;
+use super::protocol::{self, NotARequest, Request, RequestParser};
+
+/// Maximum length of a line in bytes. The longest valid lines, endpoints and keys, are shorter than 100.
+const MAX_LINE: u64 = 256;
+/// Maximum length of a request in bytes: enough for 20,000 peers with a dozen allowed IPs each.
+const MAX_REQUEST: usize = 16 << 20;
+/// Maximum number of connected clients. Others wait until one disconnects.
+pub const MAX_CLIENTS: usize = 16;
+/// Interval at which the server checks that the socket's file still exists.
+const WATCH: Duration = Duration::from_millis(500);
+
+/// The UAPI socket of one interface. Dropping it removes the socket's file.
+#[derive(Debug)]
+pub struct Server {
+    listener: unix::UnixListener,
+    /// The file created for the socket; `None` for an inherited socket.
+    file: Option<Arc<SocketFile>>,
+}
+
+/// The file of a socket that this process created.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl SocketFile {
+    /// Removes the file if it still exists. A different file of the same name belongs to a successor and is kept.
+    pub fn remove(&self) {
+        if self.is_there() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode)
+    }
+}
+
+/// Errors when creating the UAPI socket.
+#[derive(Debug, thiserror::Error)]
+pub enum UapiError {
+    /// Another process is listening on the socket.
+    #[error("{}: another process serves this interface; stop it, or choose another interface name", .0.display())]
+    Taken(PathBuf),
+    /// The directory or the socket cannot be created.
+    #[error("{}: cannot {what}: {source}; LANEWAY_UAPI_DIR selects another directory", path.display())]
+    Os {
+        /// The path.
+        path: PathBuf,
+        /// The operation that failed.
+        what: &'static str,
+        /// The system error.
+        source: io::Error,
+    },
+    /// The descriptor named by `WG_UAPI_FD` cannot be used.
+    #[error("WG_UAPI_FD: not a listening UNIX socket: {0}")]
+    Inherited(io::Error),
+}
+
+impl Server {
+    /// Listens on `directory/interface.sock`. Creates the directory if it is missing (mode 0755). Only the owner may
+    /// connect to the socket (mode 0600). Replaces a stale socket that no process listens on.
+    ///
+    /// # Errors
+    /// Another process listens on the socket, or the directory or socket cannot be created.
+    pub fn bind(directory: &Path, interface: &str) -> Result<Self, UapiError> {
+        let path = directory.join(format!("{interface}.sock"));
+        let os = |path: &Path, what| {
+            let path = path.to_owned();
+            move |source| UapiError::Os { path, what, source }
+        };
+        let mut builder = fs::DirBuilder::new();
+        builder
+            .recursive(true)
+            .mode(0o755)
+            .create(directory)
+            .map_err(os(directory, "create the directory"))?;
+        match unix::UnixStream::connect(&path) {
+            Ok(_) => return Err(UapiError::Taken(path)),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                fs::remove_file(&path).map_err(os(&path, "remove the stale socket"))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(os(&path, "check whether it is in use")(error)),
+        }
+        // Bind under a temporary name and rename once the mode is set, so that no other user can ever connect.
+        let unnamed = directory.join(format!(".{interface}.{}", std::process::id()));
+        let _ = fs::remove_file(&unnamed);
+        let listener = unix::UnixListener::bind(&unnamed).map_err(os(&path, "listen"))?;
+        fs::set_permissions(&unnamed, fs::Permissions::from_mode(0o600))
+            .map_err(os(&path, "set the mode"))?;
+        let inode = fs::symlink_metadata(&unnamed).map_err(os(&path, "read its inode number"))?.ino();
+        fs::rename(&unnamed, &path).map_err(os(&path, "rename the socket into place"))?;
+        Ok(Server { listener, file: Some(Arc::new(SocketFile { path, inode })) })
+    }
+
+    /// Serves a socket that is already listening (`WG_UAPI_FD`). Whoever created its file is responsible for it.
+    ///
+    /// # Errors
+    /// The descriptor is not a listening UNIX socket.
+    pub fn inherited(fd: OwnedFd) -> Result<Self, UapiError> {
+        let listener = unix::UnixListener::from(fd);
+        listener.local_addr().map_err(UapiError::Inherited)?;
+        let listens = nix::sys::socket::getsockopt(&listener, nix::sys::socket::sockopt::AcceptConn);
+        match listens {
+            Ok(true) => Ok(Server { listener, file: None }),
+            Ok(false) => Err(UapiError::Inherited(io::ErrorKind::InvalidInput.into())),
+            Err(errno) => Err(UapiError::Inherited(errno.into())),
+        }
+    }
+
+    /// Returns the file created for the socket; `None` for an inherited socket.
+    pub fn file(&self) -> Option<&Arc<SocketFile>> {
+        self.file.as_ref()
+    }
+
+    /// Serves clients until the socket's file is removed. By convention, tools stop a userspace WireGuard process by
+    /// removing its socket.
+    ///
+    /// # Errors
+    /// The listener cannot be registered with the runtime.
+    pub async fn serve(&self, device: Arc<dyn Device>) -> io::Result<()> {
+        self.listener.set_nonblocking(true)?;
+        let listener = UnixListener::from_std(self.listener.try_clone()?)?;
+        let places = Arc::new(Semaphore::new(MAX_CLIENTS));
+        let accept = async {
+            loop {
+                let Ok(place) = places.clone().acquire_owned().await else { break };
+                match listener.accept().await {
+                    Ok((stream, _)) => {
+                        let device = device.clone();
+                        tokio::spawn(async move {
+                            // Errors concern only this client, so they are not logged.
+                            let _ = converse(stream, &device).await;
+                            drop(place);
+                        });
+                    }
+                    Err(error) => {
+                        tracing::warn!("cannot accept a client on the UAPI socket: {error}");
+                        tokio::time::sleep(WATCH).await;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = accept => {}
+            () = self.file_gone() => {}
+        }
+        Ok(())
+    }
+
+    async fn file_gone(&self) {
+        let mut ticks = tokio::time::interval(WATCH);
+        loop {
+            ticks.tick().await;
+            if self.file.as_ref().is_some_and(|file| !file.is_there()) {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(file) = &self.file {
+            file.remove();
+        }
+    }
+}
+
+/// Serves one client until it disconnects.
+async fn converse(stream: UnixStream, device: &Arc<dyn Device>) -> io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    let mut parser = RequestParser::default();
+    // Lines hold keys: the buffer never reallocates, which would leave copies, and is wiped on drop.
+    let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE as usize));
+    let mut request_bytes = 0;
+    loop {
+        line.clear();
+        let read = (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line).await?;
+        request_bytes += read;
+        // End of stream, or a line that is too long; an incomplete request is discarded.
+        let Some(text) = line.strip_suffix(b"\n") else { return Ok(()) };
+        if request_bytes > MAX_REQUEST {
+            return Ok(());
+        }
+        let Ok(text) = std::str::from_utf8(text) else { return Ok(()) };
+        match parser.line(text) {
+            Ok(None) => continue,
+            Ok(Some(request)) => answer(&mut writer, request, device).await?,
+            Err(NotARequest) => return Ok(()),
+        }
+        request_bytes = 0;
+    }
+}
+
+async fn answer(writer: &mut OwnedWriteHalf, request: Request, device: &Arc<dyn Device>) -> io::Result<()> {
+    // A call on the device may block, which must not delay other clients.
+    let device = Arc::clone(device);
+    let said = task::spawn_blocking(move || reply(request, device.as_ref())).await?;
+    writer.write_all(said.as_bytes()).await
+}
+
+fn reply(request: Request, device: &dyn Device) -> Zeroizing<String> {
+    match request {
+        Request::Get => protocol::get_answer(device.status()),
+        Request::GetMetrics => Zeroizing::new(protocol::metrics_answer(&device.metrics())),
+        Request::BadGet => protocol::get_answer(Err(nix::errno::Errno::EINVAL)),
+        Request::Set(update) => {
+            let result = update.and_then(|update| device.apply(update));
+            Zeroizing::new(protocol::set_answer(result))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
