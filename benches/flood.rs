@@ -16,7 +16,7 @@ use laneway::netns::may_administer;
 use laneway::router::start::Router;
 use support::flood::{Flood, target};
 use support::tunnel::Family;
-use support::{lab, ping::ping, router, routers};
+use support::{lab, metrics, ping::ping, router};
 
 /// Length of each measurement.
 const SECONDS: Duration = Duration::from_secs(5);
@@ -78,8 +78,7 @@ fn outcome(router: &Router) {
     for line in metrics.lines().filter(|line| line.starts_with(family) && !line.ends_with(" 0")) {
         println!("    {line}");
     }
-    let full =
-        routers::metrics(router).sum("laneway_dropped_packets_total", &[("reason", "peer_inbox_full")]);
+    let full = metrics::of(router).sum("laneway_dropped_packets_total", &[("reason", "peer_inbox_full")]);
     println!("    {full} dropped because the channel to the peer actor was full");
 }
 

@@ -1,6 +1,6 @@
-//! Somebody stands on the path and plays: repeats, changes and cuts what he saw, sends from addresses that are not
-//! his, or is a peer himself and lies about who he is. What the sans-IO tests of `laneway::wireguard` show message
-//! by message is shown here over real sockets, where it also matters where an answer goes.
+//! An attacker on the path replays, alters and truncates datagrams, sends from forged addresses, or is a peer that
+//! lies about its identity. The sans-IO tests of `laneway::wireguard` cover this message by message; these use
+//! real sockets, where it also matters where an answer goes.
 
 mod support;
 
@@ -16,21 +16,23 @@ use laneway::router::start::Router;
 use laneway::uapi::Device as _;
 use laneway::wireguard::keys::PrivateKey;
 use laneway::wireguard::messages::{DATA_HEADER, DATA_OVERHEAD, Kind};
+use support::metrics::total;
 use support::network::ip;
 use support::ping::{self, answers};
-use support::router::{self, DEVICE, total};
+use support::router::{self, DEVICE};
 use support::tunnel::{Family, PORT};
 use support::{Finally, lab, require_root, settled, wait_until};
 
-/// Two routers, and between them one who sees and carries every datagram. The left one takes him for the right
-/// one and begins; the right one learns that the left one is where he is.
+/// Two routers with an attacker between them that sees and forwards every datagram. The left router has the
+/// attacker's address as its peer's endpoint and initiates; the right one learns that address as its peer's
+/// endpoint.
 struct Tapped {
     lab: Lab,
     left: Router,
     right: Router,
     keys: [PrivateKey; 2],
     tap: UdpSocket,
-    /// What he saw, in order, and whether it went to the right.
+    /// The datagrams seen, in order, and whether each went to the right.
     seen: Mutex<Vec<(bool, Vec<u8>)>>,
 }
 
@@ -47,7 +49,7 @@ impl Tapped {
         Tapped { lab, left, right, keys, tap, seen: Mutex::default() }
     }
 
-    /// Changes the endpoint of a router's peer, which has the key of this number.
+    /// Changes the endpoint of the router's peer that has the key of this index.
     fn tell(&self, router: &Router, peer: usize, endpoint: PeerEndpoint) {
         let peer = PeerUpdate { endpoint: Some(endpoint), ..PeerUpdate::new(self.keys[peer].public_key()) };
         let update = DeviceUpdate { peers: vec![peer], ..DeviceUpdate::default() };
@@ -58,12 +60,12 @@ impl Tapped {
         Family::V4.endpoint(&self.lab.right)
     }
 
-    /// Carries everything until `scene` is over.
+    /// Forwards everything until `scene` returns.
     fn play<T>(&self, scene: impl FnOnce() -> T) -> T {
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| self.carry(&over));
-            // A scene that fails must not leave the carrier running.
+            // A failing scene must not leave the forwarding thread running.
             let _end = Finally(&over);
             scene()
         })
@@ -84,12 +86,12 @@ impl Tapped {
         answers(&self.lab.left.namespace, Family::V4.inside(2))
     }
 
-    /// Handshakes that the right router has answered.
+    /// Returns the number of handshakes that the right router has answered.
     fn handshakes(&self) -> u64 {
-        total(&self.right, "laneway_handshakes_total", &["role=\"responder\""])
+        total(&self.right, "laneway_handshakes_total", &[("role", "responder")])
     }
 
-    /// Where the right router believes the left one to be.
+    /// Returns the endpoint that the right router has for the left one.
     fn learned(&self) -> Option<SocketAddr> {
         self.right.device().status().expect("it runs").peers[0].endpoint
     }
@@ -101,20 +103,17 @@ fn bind(side: &Side, address: &str) -> UdpSocket {
 }
 
 fn dropped(router: &Router, reason: &str) -> u64 {
-    let labels = ["direction=\"inbound\"", &format!("reason=\"{reason}\"")];
+    let labels = [("direction", "inbound"), ("reason", reason)];
     total(router, "laneway_dropped_packets_total", &labels)
 }
 
 fn refused(router: &Router, reason: &str) -> u64 {
-    let label = format!("reason=\"{reason}\"");
-    total(router, "laneway_handshake_messages_dropped_total", &[&label])
+    total(router, "laneway_handshake_messages_dropped_total", &[("reason", reason)])
 }
 
 #[test]
 fn what_was_seen_and_is_played_again_is_counted_and_changes_nothing() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let tapped = Tapped::new();
     tapped.play(|| {
         wait_until("an echo", || tapped.left_reaches_right());
@@ -153,7 +152,7 @@ fn what_was_seen_and_is_played_again_is_counted_and_changes_nothing() {
     for (messages, to, router) in [(&there, right, &tapped.right), (&back, left, &tapped.left)] {
         send(messages, to);
         count(router, messages, 0, &|router| dropped(router, "replay"));
-        // Changed in the counter, in the payload, in the tag, and cut short.
+        // Altered in the counter, the payload and the tag, and truncated.
         let ways: [fn(&mut Vec<u8>); 4] = [
             |message| message[8] ^= 1,
             |message| message[DATA_HEADER] ^= 1,
@@ -161,7 +160,7 @@ fn what_was_seen_and_is_played_again_is_counted_and_changes_nothing() {
             |message| message.truncate(message.len() - 1),
         ];
         for (number, way) in ways.iter().enumerate() {
-            // A keepalive that is cut short is too short for any message.
+            // A truncated keepalive is too short for any message.
             let mut changed = messages.clone();
             changed.retain(|message| message.len() > DATA_OVERHEAD);
             changed.iter_mut().for_each(way);
@@ -171,26 +170,24 @@ fn what_was_seen_and_is_played_again_is_counted_and_changes_nothing() {
             count(router, &changed, before, &|router| dropped(router, "authentication"));
         }
     }
-    assert_eq!(tapped.learned(), tap, "nobody has moved");
+    assert_eq!(tapped.learned(), tap, "an endpoint moved");
     tapped.play(|| wait_until("an echo", || tapped.left_reaches_right()));
     let after = settled("the count", || tapped.handshakes());
-    assert_eq!(after, handshakes, "the session went on");
+    assert_eq!(after, handshakes, "the session was replaced");
 }
 
 #[test]
 fn a_peer_is_followed_to_where_its_last_authentic_packet_came_from() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let tapped = Tapped::new();
     tapped.play(|| wait_until("an echo", || tapped.left_reaches_right()));
     wait_until("the handshake to be counted", || tapped.handshakes() > 0);
     let before = settled("the count", || tapped.handshakes());
 
-    // The left router leaves out the middle, then moves to another port, another address and the other protocol.
+    // The left router bypasses the attacker, then moves to another port, address and IP version.
     let right = tapped.right_endpoint();
     tapped.tell(&tapped.left, 1, PeerEndpoint::Address(right));
-    // One packet is enough each time: the first one shows where its sender is, and the answer goes there.
+    // One packet is enough each time: it shows where its sender is, and the answer goes there.
     let reach_right = || ping::once(&tapped.lab.left.namespace, Family::V4.inside(2));
     reach_right();
     assert_eq!(tapped.learned(), Some(Family::V4.endpoint(&tapped.lab.left)));
@@ -211,19 +208,17 @@ fn a_peer_is_followed_to_where_its_last_authentic_packet_came_from() {
     tapped.tell(&tapped.left, 1, PeerEndpoint::Address(six));
     reach_right();
     assert_eq!(tapped.learned(), Some((tapped.lab.left.underlay6, 4321).into()));
-    // And the other way: the right one has never been told where the left one is.
+    // The other direction: the right router was never configured with an endpoint.
     ping::once(&tapped.lab.right.namespace, Family::V6.inside(1));
     let after = settled("the count", || tapped.handshakes());
-    assert_eq!(after, before, "one session went everywhere");
+    assert_eq!(after, before, "a move took a new handshake");
 }
 
-/// The right router knows two peers: the left one, which may send from `10.66.0.0/16` and `fd66::/16`, and one that
-/// never comes, to which a part of each belongs.
+/// The right router has two peers: the left one with the allowed IPs `10.66.0.0/16` and `fd66::/16`, and one that
+/// never appears and owns a more specific prefix of each.
 #[test]
 fn a_peer_that_lies_about_its_inner_address_is_not_heard() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let keys = [router::key(), router::key()];
     let [_left, right] = router::pair_of(&lab, Family::V4, &keys, |_, _| {});
@@ -235,7 +230,7 @@ fn a_peer_that_lies_about_its_inner_address_is_not_heard() {
     for net in ["10.66.0.0/16", "10.99.0.0/16", "fd66::/16", "fd99::/16"] {
         ip(&lab.right, &format!("route add {net} dev {DEVICE}"));
     }
-    // Its own addresses, those of the other peer, and those of nobody.
+    // Its own addresses, those of the other peer, and unassigned ones.
     let sources: [(&str, bool); 6] = [
         ("10.66.2.1", true),
         ("10.66.1.1", false),
@@ -263,7 +258,7 @@ fn a_peer_that_lies_about_its_inner_address_is_not_heard() {
             mouth.send_to(b"it is me", to).expect("send");
             lies += 1;
             wait_until("the lie", || dropped(&right, "source_not_allowed") == lies);
-            // Something that was true may have been under way.
+            // A genuine datagram may have been in flight.
             while let Some(from) = hears() {
                 assert_ne!(from, source);
             }

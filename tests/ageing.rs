@@ -1,7 +1,7 @@
-//! A path that was narrow and has grown again is used again, once what is known of it is too old.
+//! A path MTU that has grown is used again once the limit recorded for it expires.
 //!
-//! That takes five minutes, and the test does not wait for them: in this process `clock_gettime` is the test's, so
-//! that it can put the clock forward under two running routers. That is why it is a test binary of its own.
+//! A limit lasts five minutes. The test does not wait: it replaces `clock_gettime` for the whole process, which is
+//! why it has its own test binary, and advances the clock under two running routers.
 
 mod support;
 
@@ -14,19 +14,21 @@ use laneway::cli::demo::lab::{CABLE, Lab};
 use laneway::clock;
 use laneway::lane::path_limit::HOLDS;
 use laneway::sys::udp::IntOption;
+use support::metrics::total;
 use support::network::ip;
-use support::router::{self, total};
+use support::router;
 use support::tunnel::Family;
 use support::{bulk, lab, require_root, wait_until};
 
-/// How far the clock that routers go by is ahead of the kernel's, in seconds.
+/// How far the routers' clock is ahead of the kernel's, in seconds.
 static AHEAD: AtomicI64 = AtomicI64::new(0);
 
-/// Stands in the place of the C library's for all code of this process.
+/// Replaces the C library's function in this process.
 #[allow(unsafe_code)]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, time: *mut libc::timespec) -> libc::c_int {
-    // SAFETY: the caller lets the kernel write to `time` (clock_gettime(2)), and then it is a time.
+    // SAFETY: the caller passes a `time` that the kernel may write to (clock_gettime(2)); it is initialised on
+    // success.
     unsafe {
         let result = libc::syscall(libc::SYS_clock_gettime, clock, time);
         if result == 0 && clock == libc::CLOCK_BOOTTIME {
@@ -36,20 +38,18 @@ unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, time: *mut libc::time
     }
 }
 
-/// The payload of a datagram that fits the tunnel's MTU, and not a path of 1,280 bytes.
+/// The payload in bytes of a datagram that fits the tunnel's MTU but not a path MTU of 1,280 bytes.
 const PAYLOAD: usize = 1300;
 
 #[test]
 fn a_path_that_has_grown_again_is_used_again_after_its_limit_has_aged() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let routers = router::pair(&lab, Family::V4);
     cable_mtu(&lab, 1280);
     bulk(&lab.left, &lab.right, Family::V4.inside(2), 1, 4 << 20);
     wait_until("the path to be too narrow", || {
-        total(&routers[0], "laneway_rejects_total", &["kind=\"too_big\""]) > 0
+        total(&routers[0], "laneway_rejects_total", &[("kind", "too_big")]) > 0
     });
 
     cable_mtu(&lab, 1500);
@@ -58,14 +58,14 @@ fn a_path_that_has_grown_again_is_used_again_after_its_limit_has_aged() {
     for _ in 0..3 {
         from.send(&[1; PAYLOAD]).unwrap();
         let refused = from.recv(&mut [0; PAYLOAD]).unwrap_err();
-        assert_eq!(refused.raw_os_error(), Some(libc::EMSGSIZE), "the limit still holds");
+        assert_eq!(refused.raw_os_error(), Some(libc::EMSGSIZE), "the path limit should still hold");
     }
 
     let before = clock::now();
     AHEAD.store(HOLDS.as_secs().cast_signed(), Relaxed);
-    assert!(clock::now().since(before) >= HOLDS, "the clock is not ours");
-    // The session has aged with the limit, so the first datagrams wait for a handshake; and one may meet a turn of
-    // the router that began before.
+    assert!(clock::now().since(before) >= HOLDS, "clock_gettime was not replaced");
+    // The session has expired with the limit, so the first datagrams wait for a handshake; and a worker may still
+    // be in a turn that read the clock earlier.
     to.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     wait_until("a datagram that the path now takes", || {
         let mut datagram = [0; PAYLOAD];
@@ -80,8 +80,8 @@ fn cable_mtu(lab: &Lab, mtu: u32) {
     }
 }
 
-/// A socket of this host number inside the tunnel. Its datagrams may not be fragmented and pay no heed to what the
-/// kernel has noted of the path: here only the router stands in their way.
+/// Returns a socket of this host number inside the tunnel. Its datagrams are not fragmented and ignore the path
+/// MTU that the kernel has cached, so that only the router can refuse them.
 fn socket(lab: &Lab, host: u8) -> UdpSocket {
     let side = if host == 1 { &lab.left } else { &lab.right };
     let socket = side.namespace.run(|| UdpSocket::bind((Family::V4.inside(host), 0))).unwrap().unwrap();

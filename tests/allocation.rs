@@ -1,9 +1,8 @@
-//! Once traffic flows, the threads of the data path ask the allocator for nothing.
+//! Once traffic flows, the threads of the data path allocate nothing.
 //!
-//! Two routers of two lanes each run in this process over a counting allocator. After a warm-up it
-//! counts what the threads called `inside-N` and `outside-N` ask for while bulk TCP, small
-//! datagrams and packets that lead nowhere cross both ways. It is a test binary of its own because
-//! an allocator is the whole process's.
+//! Two routers of two lanes each run in this process with a counting allocator. After a warm-up it counts the
+//! allocations of the threads called `inside-N` and `outside-N` while bulk TCP, small datagrams and packets
+//! without a route cross both ways. It has its own test binary because the allocator is global.
 
 mod support;
 
@@ -23,61 +22,60 @@ use support::{bulk, lab, require_root};
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Whether requests are counted now.
+/// Whether allocations are being counted.
 static ARMED: AtomicBool = AtomicBool::new(false);
-/// Requests of the data path's threads while armed.
+/// Allocations by data path threads while armed.
 static REQUESTS: AtomicU64 = AtomicU64::new(0);
-/// Whether the first of them was shown.
+/// Whether the first allocation has been reported.
 static SHOWN: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
-    // Const and without a destructor: to use it allocates nothing.
+    // Const and without a destructor, so that access never allocates.
     static KIND: Cell<Kind> = const { Cell::new(Kind::Unknown) };
 }
 
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
-    /// Not asked yet.
+    /// The thread's name has not been looked up.
     Unknown,
-    /// A thread whose requests count.
+    /// A thread of the data path.
     DataPath,
-    /// Any other thread, and one that is just reporting a request.
+    /// Any other thread, or one that is reporting an allocation.
     Other,
 }
 
-/// The system's allocator, counting.
+/// The system allocator, with counters.
 struct Counting;
 
-// SAFETY: every call goes to the system's allocator unchanged. The counting neither allocates nor
-// unwinds, but for the one report of a request, during which its thread does not count.
+// SAFETY: every call goes to the system allocator unchanged. Counting neither allocates nor unwinds, except while
+// reporting an allocation, during which its thread does not count.
 #[allow(unsafe_code)]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc::alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc_zeroed`.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc::alloc_zeroed`.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, old: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count(size);
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::realloc`.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc::realloc`.
         unsafe { System.realloc(old, layout, size) }
     }
 
     unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::dealloc`.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc::dealloc`.
         unsafe { System.dealloc(old, layout) }
     }
 }
 
-/// Counts a request of `size` bytes if it comes from the data path, and shows where the first of
-/// them came from.
+/// Counts an allocation of `size` bytes by a data path thread, and prints a backtrace for the first.
 fn count(size: usize) {
     if !ARMED.load(Relaxed) || kind_of_this_thread() != Kind::DataPath {
         return;
@@ -90,8 +88,8 @@ fn count(size: usize) {
     }
 }
 
-/// Asks the kernel for the thread's name, once: the standard library's way to it may allocate.
-/// Only threads that had their name before the count began can be of the data path.
+/// Asks the kernel for the thread's name, once: the standard library's lookup may allocate. Only threads named
+/// before the count began can be data path threads.
 fn kind_of_this_thread() -> Kind {
     if KIND.get() == Kind::Unknown {
         KIND.set(Kind::Other);
@@ -102,23 +100,21 @@ fn kind_of_this_thread() -> Kind {
     KIND.get()
 }
 
-/// At most fifteen bytes and zeroes (`PR_GET_NAME`, prctl(2)).
+/// At most 15 bytes and zeroes (`PR_GET_NAME`, prctl(2)).
 #[allow(unsafe_code)]
 fn thread_name() -> [u8; 16] {
     let mut name = [0; 16];
-    // SAFETY: the kernel writes at most sixteen bytes, which is the size of `name`.
+    // SAFETY: the kernel writes at most 16 bytes, the size of `name`.
     unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
     name
 }
 
 #[test]
 fn the_data_path_allocates_nothing_once_traffic_flows() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let routers = routers::start(&lab, &two_lanes()).unwrap_or_else(|error| panic!("{error}"));
-    // Warm-up: handshakes, each thread's first use of what it shares, buffers at their working size.
+    // Warm-up: handshakes, each thread's first use of shared state, buffers grown to their working size.
     exchange(&lab);
 
     ARMED.store(true, Relaxed);
@@ -128,7 +124,7 @@ fn the_data_path_allocates_nothing_once_traffic_flows() {
     assert_eq!(REQUESTS.load(Relaxed), 0, "requests on the data path; the first is shown above");
     drop(routers);
 
-    // And a request would have been seen. This one need not be shown.
+    // The counter works: it sees a deliberate allocation. This one is not reported.
     SHOWN.store(true, Relaxed);
     let worker = thread::Builder::new().name("inside-9".into());
     let worker = worker.spawn(|| {
@@ -143,7 +139,7 @@ fn the_data_path_allocates_nothing_once_traffic_flows() {
     assert_ne!(REQUESTS.load(Relaxed), 0, "the counting allocator does not count");
 }
 
-/// What the demo's routers are told.
+/// Returns the demo options of the routers.
 fn two_lanes() -> DemoArgs {
     #[derive(Parser)]
     struct CommandLine {
@@ -153,8 +149,8 @@ fn two_lanes() -> DemoArgs {
     CommandLine::parse_from(["demo", "--queues", "2"]).demo
 }
 
-/// Everything a lane does: superpackets, single packets, datagrams and packets that lead nowhere,
-/// over both protocols and both ways.
+/// Sends everything a lane handles: superpackets, single packets, datagrams and packets without a route, over both
+/// IP versions and both ways.
 fn exchange(lab: &Lab) {
     let ends: [(&Side, &Side, [IpAddr; 2]); 2] = [
         (&lab.left, &lab.right, [INSIDE4[1].into(), INSIDE6[1].into()]),
@@ -169,12 +165,12 @@ fn exchange(lab: &Lab) {
     }
 }
 
-/// Datagrams of many sizes to a port where nobody listens: the other end answers some of them.
+/// Sends datagrams of many sizes to a port where nothing listens: the other end answers some of them.
 fn datagrams(from: &Side, to: IpAddr) {
     let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
     let socket = from.namespace.run(|| UdpSocket::bind((any, 0))).unwrap().unwrap();
     for size in (0..1300).step_by(7) {
-        // A refusal that came for an earlier one ends a send, too.
+        // A pending ICMP error for an earlier datagram also fails a send.
         let _ = socket.send_to(&vec![0x5a; size], (to, 9));
     }
 }

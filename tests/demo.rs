@@ -1,32 +1,31 @@
-//! `laneway demo`, as somebody runs it who has just installed the program, and as scripts run it.
+//! `laneway demo`, as a new user runs it, and as scripts run it.
 //!
-//! The demo's host is one side of a lab here, so that what it might leave behind cannot hide among what others do
-//! on the machine.
+//! Its host is one side of a lab, so that leftovers cannot be confused with those of other programs on the
+//! machine.
 
 mod support;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead as _, BufReader};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::Stdio;
 
 use laneway::cli::demo::interrupt::EXIT_STATUS;
 use laneway::cli::demo::lab::Side;
-use laneway::metrics::exposition::Exposition;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::binary::command;
+use support::metrics::{self, Exposition};
 use support::process::{Process, output};
+use support::prometheus::get;
 use support::{lab, require_root, wait_until};
 
-/// The metrics address of every demo here: each host is a namespace of its own.
+/// The metrics address of every demo: each host is a namespace of its own.
 const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9586);
 
 #[test]
 fn the_demo_verifies_every_byte_and_shows_that_all_offloads_work() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let host = Host::look(&lab.left);
     let done = command(&lab.left, &["demo", "--json", "--seconds", "2", "--queues", "1"], &[]).output();
@@ -52,9 +51,7 @@ fn the_demo_verifies_every_byte_and_shows_that_all_offloads_work() {
 
 #[test]
 fn without_json_the_demo_prints_a_table_for_people() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let done = command(&lab.left, &["demo", "--seconds", "1"], &[]).output().expect("run the demo");
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
@@ -65,9 +62,7 @@ fn without_json_the_demo_prints_a_table_for_people() {
 
 #[test]
 fn while_it_holds_the_host_can_read_the_metrics_that_the_result_came_from() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let host = Host::look(&lab.left);
     let address = METRICS.to_string();
@@ -79,7 +74,7 @@ fn while_it_holds_the_host_can_read_the_metrics_that_the_result_came_from() {
     let metrics = scrape(&lab.left).expect("it listens");
     let read = metrics.sum("laneway_tun_read_bytes_total", &[]);
     let verified = report["bytes_verified"].as_f64().expect("a number");
-    // Half of the time the first router sends, so it has read some of what was verified and little else.
+    // The first router sends half of the time, so it has read part of the verified bytes and little else.
     assert!(read > verified / 100.0 && read < verified * 1.2, "{read} of {verified} bytes");
     assert!(metrics.has("laneway_build_info"));
 
@@ -91,9 +86,7 @@ fn while_it_holds_the_host_can_read_the_metrics_that_the_result_came_from() {
 
 #[test]
 fn interrupted_while_it_sends_it_prints_what_it_has_and_leaves_nothing() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let host = Host::look(&lab.left);
     let address = METRICS.to_string();
@@ -111,9 +104,7 @@ fn interrupted_while_it_sends_it_prints_what_it_has_and_leaves_nothing() {
 
 #[test]
 fn a_metrics_address_that_is_taken_is_named_before_anything_begins() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let _held = lab.left.namespace.run(|| TcpListener::bind(METRICS)).expect("enter").expect("bind");
     let done = command(&lab.left, &["demo", "--metrics-addr", &METRICS.to_string()], &[]).output();
@@ -124,7 +115,7 @@ fn a_metrics_address_that_is_taken_is_named_before_anything_begins() {
     assert!(done.stdout.is_empty());
 }
 
-/// A demo that runs until it is told to stop.
+/// A running demo.
 struct Demo {
     process: Process,
     stdout: BufReader<std::io::PipeReader>,
@@ -138,7 +129,7 @@ impl Demo {
         Demo { process, stdout: BufReader::new(reader) }
     }
 
-    /// The next line of its output.
+    /// Reads the next line of its output.
     fn line(&mut self) -> String {
         let mut line = String::new();
         self.stdout.read_line(&mut line).expect("read");
@@ -146,7 +137,7 @@ impl Demo {
     }
 }
 
-/// What a host has before a demo: its devices, and the names that the whole machine shares.
+/// The state of a host before a demo: its devices, and names shared by the whole machine.
 struct Host<'a> {
     side: &'a Side,
     links: String,
@@ -159,8 +150,8 @@ impl Host<'_> {
     }
 
     fn assert_nothing_is_left(&self) {
-        // The kernel takes devices away in its own time.
-        wait_until("the devices from before", || links(self.side) == self.links);
+        // The kernel removes devices asynchronously.
+        wait_until("the initial devices", || links(self.side) == self.links);
         let left: Vec<String> = named().into_iter().filter(|name| !self.named.contains(name)).collect();
         assert_eq!(left, [""; 0]);
     }
@@ -170,24 +161,15 @@ fn links(side: &Side) -> String {
     output(&side.namespace, &["ip", "-brief", "link"], "")
 }
 
-/// Control sockets and named namespaces that could be a demo's. Those of other tests have a number in their name.
+/// Returns the control sockets and named namespaces that could be a demo's. Those of other tests have a number in
+/// their name.
 fn named() -> Vec<String> {
     let entries = ["/var/run/wireguard", "/run/netns"].into_iter().filter_map(|path| fs::read_dir(path).ok());
     let names = entries.flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     names.filter(|name| name.contains("laneway") || name.contains("demo")).collect()
 }
 
-/// The metrics served on the host, if somebody serves them.
+/// Scrapes the metrics served on the host, if there are any.
 fn scrape(host: &Side) -> Option<Exposition> {
-    let answer = host.namespace.run(|| {
-        let mut stream = TcpStream::connect(METRICS).ok()?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: demo\r\nConnection: close\r\n\r\n").expect("ask");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        Some(answer)
-    });
-    let answer = answer.expect("enter a namespace")?;
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    Some(Exposition::parse(body).unwrap_or_else(|error| panic!("{error}")))
+    get(host, METRICS, "/metrics").map(|body| metrics::parse(&body))
 }

@@ -1,4 +1,4 @@
-//! What is in deploy/: that the units and manifests fit this program and each other.
+//! The files in deploy/: units and manifests match this program and each other.
 
 use std::ffi::OsString;
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::Command;
 use laneway::config::env::Environment;
 use laneway::config::file::FileConfig;
 
-/// A key as `wg genkey` prints one.
+/// A key in the format of `wg genkey`.
 const KEY: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
 
 #[test]
@@ -34,7 +34,7 @@ fn every_variable_that_a_manifest_sets_is_one_that_the_router_takes() {
         for pair in lines.windows(2) {
             let named = pair[0].strip_prefix("- name: ").filter(|name| name.starts_with("LANEWAY_"));
             let (Some(name), Some(value)) = (named, pair[1].strip_prefix("value: ")) else { continue };
-            // What Kubernetes fills in.
+            // Substitutions by Kubernetes.
             let value = value.replace("$(HOST)", "192.0.2.1").replace("$(NODE)", "node-a");
             let read = Environment::read([(OsString::from(name), OsString::from(value))]);
             assert!(read.is_ok(), "{}: {}", path.display(), read.unwrap_err());
@@ -65,7 +65,7 @@ fn the_configuration_of_the_sidecar_is_whole_once_its_gaps_are_filled() {
 #[test]
 fn systemd_finds_nothing_wrong_with_the_unit_and_little_that_it_leaves_open() {
     let unit = fs::read_to_string(repository("deploy/systemd/laneway@.service")).expect("the unit");
-    // The installed program may not be there.
+    // The program may not be installed.
     let installed = "/usr/local/bin/laneway";
     assert!(unit.contains(installed));
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("units-{}", std::process::id()));
@@ -73,7 +73,7 @@ fn systemd_finds_nothing_wrong_with_the_unit_and_little_that_it_leaves_open() {
     let copy = folder.join("laneway@.service");
     fs::write(&copy, unit.replace(installed, env!("CARGO_BIN_EXE_laneway"))).expect("write the unit");
 
-    // The exposure is counted from 0 to 10; the threshold is ten times that.
+    // systemd rates exposure from 0 to 10; the threshold is ten times that.
     let checks: [&[&str]; 2] =
         [&["verify", "--man=no"], &["security", "--offline=yes", "--threshold=30", "--no-pager"]];
     for arguments in checks {
@@ -81,14 +81,14 @@ fn systemd_finds_nothing_wrong_with_the_unit_and_little_that_it_leaves_open() {
         let done = done.expect("systemd-analyze, from Debian's package systemd");
         let said = [done.stdout, done.stderr].concat();
         let said = String::from_utf8_lossy(&said);
-        // A key that it does not know is no failure to it, but a line that names the file.
+        // It reports an unknown key with a line that names the file, but does not fail.
         let complains = arguments[0] == "verify" && said.contains("laneway@.service:");
         assert!(done.status.success() && !complains, "{arguments:?}: {said}");
     }
     fs::remove_dir_all(&folder).expect("remove the folder");
 }
 
-/// The YAML files of deploy/ that run containers, with their content.
+/// Returns path and content of the YAML files in deploy/ that run containers.
 fn manifests() -> Vec<(PathBuf, String)> {
     let folders = ["deploy/kubernetes", "deploy/compose"].map(repository);
     let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).expect("a folder"));
@@ -97,7 +97,7 @@ fn manifests() -> Vec<(PathBuf, String)> {
     manifests.map(|path| (path.clone(), fs::read_to_string(&path).expect("a manifest"))).collect()
 }
 
-/// A path of this repository.
+/// Returns a path in this repository.
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }

@@ -1,4 +1,4 @@
-//! What `laneway doctor` says of the machine that the test runs on, and of ones where something is missing.
+//! `laneway doctor`: its report on the machine that the test runs on, and on machines where something is missing.
 
 mod support;
 
@@ -11,7 +11,7 @@ use support::folder::Folder;
 use support::process::{command_in, output};
 use support::{lab, links, require_root, wait_until};
 
-/// Runs `words` before the doctor's own, in the left side of a lab.
+/// Runs the doctor through the command `words`, in the left side of a lab.
 fn doctor(lab: &Lab, before: &[&str], arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let words: Vec<&str> = [before, &[BINARY, "doctor"], arguments].concat();
     let mut command = command_in(&lab.left.namespace, words[0]);
@@ -23,7 +23,7 @@ fn doctor(lab: &Lab, before: &[&str], arguments: &[&str], environment: &[(&str, 
     command.args(&words[1..]).envs(environment.iter().copied()).output().unwrap()
 }
 
-/// The report as JSON, and the exit status.
+/// Returns the report as JSON, and the exit status.
 fn report(lab: &Lab, before: &[&str], environment: &[(&str, &str)]) -> (Value, Option<i32>) {
     let done = doctor(lab, before, &["--json"], environment);
     let said = String::from_utf8(done.stdout).unwrap();
@@ -37,24 +37,22 @@ fn check<'r>(report: &'r Value, name: &str) -> &'r Value {
     checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("no {name} in {report}"))
 }
 
-/// The program that takes a capability away from what it starts.
+/// The program that drops a capability from its child.
 const WITHOUT_NET_ADMIN: [&str; 3] = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"];
 
-/// The same for the clone device: an empty directory lies over its own.
+/// The clone device disappears the same way: an empty directory is mounted over its own.
 const WITHOUT_TUN: [&str; 6] =
     ["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /dev/net && exec \"$@\"", "sh"];
 
 #[test]
 fn where_the_tests_run_a_router_runs_and_nothing_is_left_behind() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let before = links(&lab.left);
     let (report, status) = report(&lab, &[], &[]);
     assert_eq!((status, &report["runs"]), (Some(0), &Value::Bool(true)), "{report:#}");
-    // The kernel takes devices away in its own time.
-    wait_until("the devices from before", || links(&lab.left) == before);
+    // The kernel removes devices asynchronously.
+    wait_until("the initial devices", || links(&lab.left) == before);
     for (name, word) in [
         ("configuration", "valid"),
         ("capabilities", "CAP_NET_ADMIN"),
@@ -70,7 +68,7 @@ fn where_the_tests_run_a_router_runs_and_nothing_is_left_behind() {
         let found = check["found"].as_str().unwrap();
         assert!(check["verdict"] == "good" && found.contains(word), "{check:#}");
     }
-    // Everything that is not good comes with its remedy, wherever the router runs.
+    // Every finding that is not good names its remedy, wherever the router runs.
     for check in report["checks"].as_array().unwrap() {
         let remedied = ["docker", "compose", "kubernetes", "systemd", "host"]
             .iter()
@@ -81,9 +79,7 @@ fn where_the_tests_run_a_router_runs_and_nothing_is_left_behind() {
 
 #[test]
 fn without_the_capability_it_says_how_to_grant_it() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let (report, status) = report(&lab, &WITHOUT_NET_ADMIN, &[]);
     assert_eq!((status, &report["runs"]), (Some(1), &Value::Bool(false)));
@@ -102,9 +98,7 @@ fn without_the_capability_it_says_how_to_grant_it() {
 
 #[test]
 fn without_the_device_it_says_how_to_pass_it_in() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let (report, status) = report(&lab(), &WITHOUT_TUN, &[]);
     assert_eq!(status, Some(1));
     let tun = check(&report, "TUN device");
@@ -115,9 +109,7 @@ fn without_the_device_it_says_how_to_pass_it_in() {
 
 #[test]
 fn a_mistake_in_the_environment_and_a_taken_port_are_found() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let (wrong, status) = report(&lab, &[], &[("LANEWAY_QUEUES", "many")]);
     assert_eq!(status, Some(1));
@@ -134,9 +126,7 @@ fn a_mistake_in_the_environment_and_a_taken_port_are_found() {
 
 #[test]
 fn where_ipv6_is_switched_off_only_who_wants_it_is_told_to_switch_it_on() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let switch = ["sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"];
     output(&lab.left.namespace, &switch, "");

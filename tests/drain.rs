@@ -1,4 +1,4 @@
-//! A router that is told to stop under load sends and writes what it has taken in, soon.
+//! A router that is stopped under load sends and writes what it has already read, without delay.
 
 mod support;
 
@@ -10,15 +10,14 @@ use std::time::Instant;
 
 use laneway::config::Queues;
 use laneway::metrics::Registry;
-use laneway::metrics::exposition::Exposition;
 use support::ping::ping;
 use support::tunnel::Family;
-use support::{DEADLINE, Finally, lab, require_root, router, settled, wait_until};
+use support::{DEADLINE, Finally, lab, metrics, require_root, router, settled, wait_until};
 
-/// What a router has taken in but not passed on, nor counted as lost on the way: sealed and not sent, opened and
-/// not written. Negative by the messages that are not data.
+/// Returns the segments that a router has read but neither passed on nor counted as dropped: sealed but not sent,
+/// opened but not written. Messages that are not data make these negative.
 fn under_way(registry: &Registry) -> (f64, f64) {
-    let scrape = Exposition::parse(&registry.render()).unwrap();
+    let scrape = metrics::parse(&registry.render());
     let segments = |direction| scrape.sum("laneway_segments_total", &[("direction", direction)]);
     let drops = |direction, reasons: &[&str]| -> f64 {
         let of = |reason: &&str| {
@@ -35,14 +34,12 @@ fn under_way(registry: &Registry) -> (f64, f64) {
 }
 
 fn counted(registry: &Registry, name: &str, reason: &str) -> f64 {
-    Exposition::parse(&registry.render()).unwrap().sum(name, &[("reason", reason)])
+    metrics::parse(&registry.render()).sum(name, &[("reason", reason)])
 }
 
 #[test]
 fn what_was_taken_in_goes_out_before_the_end() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     for lanes in [1, 2] {
         let lab = lab();
         let routers = router::pair_with(&lab, Family::V4, |config| config.queues = Queues::Fixed(lanes));
@@ -50,7 +47,7 @@ fn what_was_taken_in_goes_out_before_the_end() {
         let registries = routers.each_ref().map(|router| Arc::clone(router.registry()));
         let before = settled("the counts", || registries.each_ref().map(|registry| under_way(registry)));
 
-        // Nobody reads what arrives: the routers' own drops are all that counts.
+        // Nothing reads what arrives, so only the routers' own drops count.
         let sink = lab.right.namespace.run(|| UdpSocket::bind((Family::V4.inside(2), 9))).unwrap().unwrap();
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -60,18 +57,18 @@ fn what_was_taken_in_goes_out_before_the_end() {
                 let over = &over;
                 scope.spawn(move || {
                     while !over.load(Relaxed) {
-                        // Errors come from a device that is gone.
+                        // The device may already be gone.
                         let _ = socket.send_to(&[7; 1200], (Family::V4.inside(2), 9));
                     }
                 });
             }
             wait_until("the load", || {
-                let scrape = Exposition::parse(&registries[1].render()).unwrap();
+                let scrape = metrics::parse(&registries[1].render());
                 scrape.sum("laneway_segments_total", &[("direction", "inbound")]) > 20_000.0
             });
             let start = Instant::now();
             let [left, right] = routers;
-            // The receiver first: what it has opened must be written while more arrives.
+            // The receiver first: it must write what it has opened while more arrives.
             right.stop().unwrap();
             left.stop().unwrap();
             assert!(start.elapsed() < DEADLINE, "{:?}", start.elapsed());

@@ -1,4 +1,5 @@
-//! Laneway in the place of `wireguard-go`: started the same way, by people and by `wg-quick`, and ended the same way.
+//! Laneway as a drop-in replacement for `wireguard-go`: started and stopped the same way, by people and by
+//! `wg-quick`.
 
 mod support;
 
@@ -9,7 +10,6 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use laneway::cli::demo::lab::{Lab, Side};
-use laneway::metrics::exposition::Exposition;
 use laneway::netns::Namespace;
 use laneway::sys::tun::{self, Flags};
 use laneway::uapi::client;
@@ -22,35 +22,31 @@ use support::process::{Process, attempt, command_in, output};
 use support::tunnel::{Family, PORT, address, allowed_ips, join};
 use support::wg::{self, KeyPair, Setting, control_socket};
 use support::wireguard_go::WireGuardGo;
-use support::{bulk, device_name, lab, links, require_root, wait_until};
+use support::{bulk, device_name, lab, links, metrics, require_root, skip, wait_until};
 
-/// A key whose owner does not exist, for a peer that is only there to be shown.
+/// The public key of a peer that only needs to be listed.
 const NOBODY: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
 
 #[test]
 fn the_command_ends_when_the_interface_can_be_configured_and_leaves_the_router_behind() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let device = device_name("lw");
     let done = background::run(&lab.left, &[&device], &[]);
     assert!(done.status.success(), "{done:?}");
-    // No waiting: that both are there is what its end means.
+    // No waiting: the command exits only once both exist.
     output(&lab.left.namespace, &["wg", "set", &device, "listen-port", "51820"], "");
     output(&lab.left.namespace, &["ip", "link", "set", &device, "up"], "");
     let router = Background::find(&device);
     for number in 0..3 {
-        assert_eq!(router.descriptor(number), "/dev/null", "a pipe that stays open keeps its reader waiting");
+        assert_eq!(router.descriptor(number), "/dev/null", "a pipe left open keeps its reader waiting");
     }
     assert_eq!(fs::read_link(format!("/proc/{}/cwd", router.id())).expect("a process"), Path::new("/"));
 }
 
 #[test]
 fn a_log_that_was_asked_for_goes_on_in_the_background() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let device = device_name("lw");
     let folder = Folder::new();
@@ -69,9 +65,7 @@ fn a_log_that_was_asked_for_goes_on_in_the_background() {
 
 #[test]
 fn what_keeps_it_from_starting_is_said_before_the_command_ends() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let running = Laneway::start(&lab.left, &[]);
     let device = device_name("lw");
@@ -88,14 +82,12 @@ fn what_keeps_it_from_starting_is_said_before_the_command_ends() {
         assert!(last.starts_with("laneway: ") && last.contains(sentence), "{said}");
     }
     assert!(!control_socket(&device).exists());
-    wait_until("the end of the device", || links(&lab.left).len() == 3);
+    wait_until("the device to disappear", || links(&lab.left).len() == 3);
 }
 
 #[test]
 fn in_the_background_it_ends_as_clean_as_in_the_foreground() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let ends: [fn(&Side, &Background); 4] = [
         |_, router| router.signal(Signal::SIGTERM),
@@ -111,21 +103,19 @@ fn in_the_background_it_ends_as_clean_as_in_the_foreground() {
         end(&lab.left, &router);
         assert_eq!(router.wait(), Some(0));
         assert!(!control_socket(&device).exists());
-        wait_until("the end of the device", || links(&lab.left).len() == 2);
+        wait_until("the device to disappear", || links(&lab.left).len() == 2);
     }
 }
 
 #[test]
 fn an_interface_that_moves_to_another_network_takes_no_sockets_with_it() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let (mut left, right) = (Laneway::start(&lab.left, &[]), Laneway::start(&lab.right, &[]));
     join(&lab, &left.device, &right.device, Family::V4);
     ping(&lab.left.namespace, Family::V4.inside(2));
 
-    // A workload's network, with nothing in it but the tunnel.
+    // A workload's network namespace, with no other device than the tunnel.
     let namespace = Namespace::create().expect("a namespace");
     let workload = Side { namespace, underlay4: lab.left.underlay4, underlay6: lab.left.underlay6 };
     let path = format!("/proc/{}/fd/{}", std::process::id(), workload.namespace.as_raw_fd());
@@ -133,8 +123,8 @@ fn an_interface_that_moves_to_another_network_takes_no_sockets_with_it() {
     address(&workload, &left.device, 1);
     ping(&workload.namespace, Family::V4.inside(2));
     ping(&lab.right.namespace, Family::V6.inside(1));
-    assert!(!answers(&lab.left.namespace, Family::V4.inside(2)), "the tunnel is no longer here");
-    // And it is configured from where its process is.
+    assert!(!answers(&lab.left.namespace, Family::V4.inside(2)), "the tunnel is still here");
+    // It is still configured from the namespace of its process.
     assert!(wg::peers(&lab.left, &left.device)[0].latest_handshake > 0);
     output(&workload.namespace, &["ip", "link", "del", &left.device], "");
     assert_eq!(left.process.wait(), Some(0), "{}", left.process.said());
@@ -143,14 +133,12 @@ fn an_interface_that_moves_to_another_network_takes_no_sockets_with_it() {
 
 #[test]
 fn an_address_that_is_given_while_it_runs_is_its_own() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let laneway = Laneway::start(&lab.left, &[]);
     let own = Family::V4.inside(1);
     address(&lab.left, &laneway.device, 1);
-    // The kernel sends to its own addresses by way of the device when the rule for local ones comes later.
+    // The kernel routes its own addresses through the device if the rule for local addresses comes later.
     for words in [
         format!("route add {own} dev {} table 100", laneway.device),
         format!("rule add pref 10 to {own} iif lo table 100"),
@@ -160,19 +148,17 @@ fn an_address_that_is_given_while_it_runs_is_its_own() {
         output(&lab.left.namespace, &["ip"].into_iter().chain(words.split(' ')).collect::<Vec<_>>(), "");
     }
     let socket = lab.left.namespace.run(|| UdpSocket::bind("0.0.0.0:0")).expect("enter").expect("bind");
-    wait_until("a packet that came back", || {
+    wait_until("a packet to return", || {
         socket.send_to(b"to myself", (own, 9)).expect("send");
         let metrics = client::metrics(Path::new("/var/run/wireguard"), &laneway.device).expect("an answer");
-        let metrics = Exposition::parse(&metrics.expect("it is ours")).expect("metrics");
+        let metrics = metrics::parse(&metrics.expect("a Laneway device"));
         metrics.sum("laneway_self_forwarded_packets_total", &[]) > 0.0
     });
 }
 
 #[test]
 fn a_device_and_a_socket_that_another_program_has_opened_are_taken_over() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let device = device_name("lw");
     let open = || fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun").expect("a TUN");
@@ -184,7 +170,7 @@ fn a_device_and_a_socket_that_another_program_has_opened_are_taken_over() {
     let socket = control_socket(&device);
     fs::create_dir_all(socket.parent().expect("a directory")).expect("make it");
     let listener = UnixListener::bind(&socket).expect("listen");
-    // Handed over as standard input and output, and moved from there to numbers that do not mean anything.
+    // Passed as standard input and output, then moved to arbitrary descriptor numbers.
     let mut command = command_in(&lab.left.namespace, "sh");
     let script = format!("exec {BINARY} -f {device} 3<&0 4<&1 </dev/null >/dev/null");
     command.args(["-c", &script]).envs([("WG_TUN_FD", "3"), ("WG_UAPI_FD", "4")]);
@@ -196,13 +182,14 @@ fn a_device_and_a_socket_that_another_program_has_opened_are_taken_over() {
     ping(&lab.left.namespace, Family::V4.inside(2));
     process.signal(Signal::SIGTERM);
     assert_eq!(process.wait(), Some(0), "{}", process.said());
-    wait_until("the end of the device", || links(&lab.left).len() == 2);
-    assert!(socket.exists(), "it is its maker's");
+    wait_until("the device to disappear", || links(&lab.left).len() == 2);
+    assert!(socket.exists(), "the socket was not ours to remove");
     fs::remove_file(socket).expect("remove the socket");
 }
 
 #[test]
 fn wg_quick_brings_a_tunnel_up_and_down() {
+    require_root!();
     let Some(quick) = Quick::new() else { return };
     let section = format!("Table = auto\n[Peer]\nAllowedIPs = {}, 10.99.0.0/16\n", allowed_ips(2));
     let laneway = quick.up(&section);
@@ -215,9 +202,10 @@ fn wg_quick_brings_a_tunnel_up_and_down() {
 
 #[test]
 fn wg_quick_sends_everything_through_a_tunnel_that_may_carry_everything() {
+    require_root!();
     let Some(quick) = Quick::new() else { return };
     let router = quick.up("[Peer]\nAllowedIPs = 0.0.0.0/0, ::/0\n");
-    // The mark keeps our own datagrams out of the tunnel; else not one echo came back.
+    // The fwmark keeps the router's own datagrams out of the tunnel; without it no echo would return.
     let mark = output(&quick.lab.left.namespace, &["wg", "show", &quick.device, "fwmark"], "");
     assert_ne!(mark.trim(), "off");
     for family in Family::ALL {
@@ -231,9 +219,7 @@ fn wg_quick_sends_everything_through_a_tunnel_that_may_carry_everything() {
 
 #[test]
 fn keys_are_made_as_wg_makes_them() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let side = lab().left;
     let run = |words: &[&str], input: &str| output(&side.namespace, words, input);
     let private = run(&[BINARY, "genkey"], "");
@@ -241,10 +227,10 @@ fn keys_are_made_as_wg_makes_them() {
     assert_eq!(run(&[BINARY, "pubkey"], &private), run(&["wg", "pubkey"], &private));
     let theirs = run(&["wg", "genkey"], "");
     assert_eq!(run(&[BINARY, "pubkey"], theirs.trim()), run(&["wg", "pubkey"], &theirs));
-    // A preshared key is any 32 bytes, and so a key to `wg pubkey` too.
+    // A preshared key is any 32 bytes, so `wg pubkey` accepts it as a key.
     run(&["wg", "pubkey"], &run(&[BINARY, "genpsk"], ""));
     for nonsense in ["", "short\n", &format!("{} x", private.trim()), &"A".repeat(10_000)] {
-        let refused = attempt(&side.namespace, &[BINARY, "pubkey"], nonsense).expect_err("it is no key");
+        let refused = attempt(&side.namespace, &[BINARY, "pubkey"], nonsense).expect_err("not a key");
         assert!(
             refused.contains("exit status: 1") && refused.contains("44 characters of base64"),
             "{refused}"
@@ -254,9 +240,7 @@ fn keys_are_made_as_wg_makes_them() {
 
 #[test]
 fn show_prints_what_wg_prints_and_a_line_for_each_queue() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let (left, right) =
         (Laneway::start(&lab.left, &[("LANEWAY_QUEUES", "2")]), Laneway::start(&lab.right, &[]));
@@ -264,12 +248,12 @@ fn show_prints_what_wg_prints_and_a_line_for_each_queue() {
     let inside = &lab.left.namespace;
     let words = ["wg", "set", &left.device, "fwmark", "0x7", "peer", NOBODY, "persistent-keepalive", "61"];
     output(inside, &[&words[..], &["preshared-key", "/dev/stdin"]].concat(), NOBODY);
-    // So many flows that not all of them meet at one queue.
+    // Enough flows that both queues get some.
     bulk(&lab.left, &lab.right, Family::V4.inside(2), 16, 1 << 18);
 
-    // A second may end, or a keepalive be sent, between the two commands; not for ever.
+    // A second may pass, or a keepalive be sent, between the two commands, so this polls.
     let mut shown = String::new();
-    wait_until("the same words", || {
+    wait_until("the same output", || {
         let theirs = output(inside, &["wg", "show", &left.device], "");
         shown = output(inside, &[BINARY, "show", &left.device], "");
         let is_queue = |line: &&str| line.starts_with("  queue ");
@@ -293,20 +277,18 @@ fn show_prints_what_wg_prints_and_a_line_for_each_queue() {
 
 #[test]
 fn show_prints_devices_of_others_too() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let (left, right) = (WireGuardGo::start(&lab.left), Laneway::start(&lab.right, &[]));
     join(&lab, &left.device, &right.device, Family::V4);
     ping(&lab.left.namespace, Family::V4.inside(2));
-    wait_until("the same words", || {
+    wait_until("the same output", || {
         let theirs = output(&lab.left.namespace, &["wg", "show", &left.device], "");
         theirs == output(&lab.left.namespace, &[BINARY, "show", &left.device], "")
     });
 }
 
-/// A router at the right, and a configuration of `wg-quick` at the left.
+/// A router on the right, and a `wg-quick` configuration on the left.
 struct Quick {
     lab: Lab,
     right: Laneway,
@@ -316,16 +298,13 @@ struct Quick {
 }
 
 impl Quick {
-    /// `None` where the test cannot be made: without root, or where the kernel has WireGuard itself, which
-    /// `wg-quick` prefers to any program.
+    /// Returns `None`, and reports the test as skipped, where the kernel has WireGuard of its own: `wg-quick` would
+    /// use that.
     fn new() -> Option<Quick> {
-        if !require_root() {
-            return None;
-        }
         let lab = lab();
         let device = device_name("lw");
         if attempt(&lab.left.namespace, &["ip", "link", "add", &device, "type", "wireguard"], "").is_ok() {
-            eprintln!("skipped: this kernel has WireGuard of its own");
+            skip::report("this kernel has WireGuard, which wg-quick prefers to any program");
             return None;
         }
         let right = Laneway::start(&lab.right, &[]);
@@ -335,7 +314,7 @@ impl Quick {
         Some(Quick { lab, right, keys, folder: Folder::new(), device })
     }
 
-    /// Brings the left end up. `more` is the rest of the interface's section, and the peer's, to which key and
+    /// Brings the left end up. `more` ends the interface's section and begins the peer's, to which key and
     /// endpoint are added.
     fn up(&self, more: &str) -> Background {
         let text = format!(
@@ -357,9 +336,9 @@ impl Quick {
         self.quick("down");
         assert_eq!(router.wait(), Some(0));
         assert!(!control_socket(&self.device).exists());
-        wait_until("the end of the device", || links(&self.lab.left).len() == 2);
+        wait_until("the device to disappear", || links(&self.lab.left).len() == 2);
         assert!(!answers(&self.lab.right.namespace, Family::V4.inside(1)));
-        assert!(self.right.socket().exists(), "the other end goes on");
+        assert!(self.right.socket().exists(), "the other end stopped");
     }
 
     fn quick(&self, verb: &str) {

@@ -1,5 +1,5 @@
-//! What goes wrong outside of us: hostile datagrams, a kill, mistakes in the configuration, a device that
-//! is deleted. The router carries on, comes back, or ends and says why, and leaves nothing behind.
+//! External faults: hostile datagrams, a kill, configuration mistakes, a deleted device. The router carries on,
+//! recovers, or exits with a reason, and leaves nothing behind.
 
 mod support;
 
@@ -22,23 +22,21 @@ use support::tunnel::{Family, address};
 use support::wg::{self, KeyPair, Setting, control_socket};
 use support::wireguard_go::WireGuardGo;
 use support::{
-    DEADLINE, Finally, bulk, device_name, lab, links, require_root, routers, wait_until, wait_within,
+    DEADLINE, Finally, bulk, device_name, lab, links, metrics, require_root, router, wait_until, wait_within,
 };
 
-/// A peer that hears nothing for data it has sent begins a new handshake after 15 s (whitepaper, sections 6.1 and
-/// 6.5: `KEEPALIVE_TIMEOUT` + `REKEY_TIMEOUT`), and one more try takes 5 s.
+/// A peer that gets no answer to its data starts a new handshake after 15 s (whitepaper, sections 6.1 and 6.5:
+/// `KEEPALIVE_TIMEOUT` + `REKEY_TIMEOUT`), and a retry takes 5 s more.
 const COMES_BACK: Duration = Duration::from_secs(15 + 5 + 5);
 
-/// A key like any other.
+/// An arbitrary key.
 const KEY: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
 
 #[test]
 fn garbage_datagrams_are_counted_by_reason_and_disturb_no_transfer() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
-    let [left, right] = routers::start(&lab, |_| {});
+    let [left, right] = router::pair_with(&lab, Family::V4, |_| {});
     for inside in Family::ALL {
         ping(&lab.left.namespace, inside.inside(2));
     }
@@ -54,7 +52,7 @@ fn garbage_datagrams_are_counted_by_reason_and_disturb_no_transfer() {
         let _end = Finally(&over);
         bulk(&lab.left, &lab.right, Family::V4.inside(2), 2, 16 << 20);
         bulk(&lab.right, &lab.left, Family::V6.inside(1), 2, 16 << 20);
-        let counted = |family, labels: &[(&str, &str)]| routers::metrics(&right).sum(family, labels) > 100.0;
+        let counted = |family, labels: &[(&str, &str)]| metrics::of(&right).sum(family, labels) > 100.0;
         for reason in [DropReason::EmptyDatagram, DropReason::NotWireGuard, DropReason::UnknownIndex] {
             let labels = [("direction", "inbound"), ("reason", reason.label())];
             wait_until(reason.label(), || counted("laneway_dropped_packets_total", &labels));
@@ -64,13 +62,14 @@ fn garbage_datagrams_are_counted_by_reason_and_disturb_no_transfer() {
         });
     });
     for router in [left, right] {
-        let restarts = routers::metrics(&router).sum("laneway_worker_restarts_total", &[]);
+        let restarts = metrics::of(&router).sum("laneway_worker_restarts_total", &[]);
         assert!(restarts < 1.0, "{restarts} workers panicked");
-        router.stop().expect("it was in good health");
+        router.stop().expect("a healthy router stops cleanly");
     }
 }
 
-/// Sends what no WireGuard peer would, until it is `over`: of every length, random, or with the right beginning.
+/// Sends datagrams that no WireGuard peer would, of many lengths, random or with a valid message type, until
+/// `over` is set.
 fn flood(target: SocketAddr, over: &AtomicBool) {
     let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(any).expect("bind");
@@ -85,11 +84,11 @@ fn flood(target: SocketAddr, over: &AtomicBool) {
             for kind in 0..6 {
                 let datagram = &mut datagram[..length.min(if kind == 0 { usize::MAX } else { 1500 })];
                 random.fill(datagram);
-                // 1 to 4 are the types of messages; 5 is none, and 0 leaves the first bytes random.
+                // 1 to 4 are message types, 5 is invalid, and 0 leaves the first bytes random.
                 if kind > 0 && datagram.len() >= 4 {
                     datagram[..4].copy_from_slice(&[kind, 0, 0, 0]);
                 }
-                // A full queue on the way is no failure of the test.
+                // A full queue along the way is not a test failure.
                 let _ = socket.send(datagram);
             }
         }
@@ -113,9 +112,7 @@ impl Random {
 
 #[test]
 fn after_a_kill_it_starts_at_once_and_its_peer_comes_back_by_itself() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let (peer, device) = (WireGuardGo::start(&lab.left), device_name("lw"));
     let keys = [KeyPair::generate(&lab.left), KeyPair::generate(&lab.right)];
@@ -132,11 +129,10 @@ fn after_a_kill_it_starts_at_once_and_its_peer_comes_back_by_itself() {
     ping(&lab.left.namespace, Family::V4.inside(2));
 
     laneway.process.signal(Signal::SIGKILL);
-    assert_eq!(laneway.process.wait(), None, "a signal ended it");
-    assert!(laneway.socket().exists(), "nobody removed its socket");
+    assert_eq!(laneway.process.wait(), None, "terminated by a signal");
+    assert!(laneway.socket().exists(), "a killed process leaves its socket");
     let _laneway = begin();
-    // The restarted one knows no endpoint, so it is the other, with a session that means nothing any more, that
-    // has to find out.
+    // The restarted router has no endpoint, so the other one must discover that its session is stale.
     wait_within(COMES_BACK + DEADLINE, "an echo after the restart", || {
         answers(&lab.left.namespace, Family::V4.inside(2))
     });
@@ -145,9 +141,7 @@ fn after_a_kill_it_starts_at_once_and_its_peer_comes_back_by_itself() {
 
 #[test]
 fn a_restarted_laneway_with_an_endpoint_is_back_with_its_first_packet() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let (answering, device) = (Laneway::start(&lab.left, &[]), device_name("lw"));
     let keys = [KeyPair::generate(&lab.left), KeyPair::generate(&lab.right)];
@@ -167,9 +161,7 @@ fn a_restarted_laneway_with_an_endpoint_is_back_with_its_first_packet() {
 
 #[test]
 fn a_name_that_another_laneway_holds_is_refused_with_a_reason() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let mut first = Laneway::start(&lab.left, &[]);
     let name = first.device.clone();
@@ -177,20 +169,18 @@ fn a_name_that_another_laneway_holds_is_refused_with_a_reason() {
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains(&name) && said.contains("exists already"), "{said}");
 
-    // In another network the device is free, but control sockets are shared by all.
+    // In another namespace the device name is free, but control sockets share one directory.
     let (status, said) = run(&lab.right, &["-f", &name], &[]);
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains("another process serves this interface"), "{said}");
-    wait_until("the end of the device", || links(&lab.right) == ["lo", "underlay"]);
+    wait_until("the device to disappear", || links(&lab.right) == ["lo", "underlay"]);
     assert!(first.process.is_running());
     output(&lab.left.namespace, &["wg", "show", &name], "");
 }
 
 #[test]
 fn a_mistake_in_the_configuration_is_named_and_nothing_is_created() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let good = format!("[Interface]\nPrivateKey = {KEY}\n");
     let mistakes = [
@@ -218,9 +208,7 @@ fn a_mistake_in_the_configuration_is_named_and_nothing_is_created() {
 
 #[test]
 fn a_mistake_in_the_environment_is_named_and_nothing_is_created() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let name = device_name("lw");
     let folder = Folder::new();
@@ -241,9 +229,7 @@ fn a_mistake_in_the_environment_is_named_and_nothing_is_created() {
 
 #[test]
 fn a_udp_port_that_is_taken_is_refused_and_nothing_is_left() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let name = device_name("lw");
     let _held = lab.left.namespace.run(|| UdpSocket::bind("[::]:51820")).expect("enter").expect("bind");
@@ -272,22 +258,20 @@ fn removing_its_control_socket_ends_it_in_good_order() {
     ends_in_good_order(|_, laneway| fs::remove_file(laneway.socket()).expect("remove the socket"));
 }
 
-/// Whatever `end` does to a running laneway: it exits with 0, and neither device nor socket is left.
+/// Asserts that after `end` a running laneway exits with 0, and leaves neither device nor socket.
 fn ends_in_good_order(end: impl Fn(&Side, &Laneway)) {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let mut laneway = Laneway::start(&lab.left, &[]);
     assert_eq!(links(&lab.left).len(), 3);
     end(&lab.left, &laneway);
     assert_eq!(laneway.process.wait(), Some(0), "{}", laneway.process.said());
     assert!(!laneway.socket().exists());
-    // The kernel takes the device away in its own time.
-    wait_until("the end of the device", || links(&lab.left) == ["lo", "underlay"]);
+    // The kernel removes the device asynchronously.
+    wait_until("the device to disappear", || links(&lab.left) == ["lo", "underlay"]);
 }
 
-/// Runs laneway to its end: exit status and what it said.
+/// Runs laneway until it exits, and returns its exit status and stderr.
 fn run(side: &Side, arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
     let mut command = command(side, arguments, environment);
     let mut process = Process::start_quietly(command.stdout(Stdio::null()));

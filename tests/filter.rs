@@ -1,5 +1,5 @@
-//! Under the filter of system calls a process can do what a router does, and start no program. A test binary of
-//! its own, for the filter stays in force for all threads until the end.
+//! Under the seccomp filter a process can do what a router does, and cannot start a program. A test binary of its
+//! own, because the filter stays in force for all threads.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::net::{TcpListener, ToSocketAddrs as _, UdpSocket};
@@ -11,7 +11,7 @@ use laneway::router::sandbox::syscalls;
 #[test]
 fn a_filtered_process_starts_no_program_and_does_everything_else() {
     let (started, wait) = std::sync::mpsc::channel::<()>();
-    // A thread from before: it is under the filter too.
+    // A thread that existed before the filter is filtered too.
     let before = thread::spawn(move || {
         wait.recv().unwrap();
         Command::new("/bin/true").status().unwrap_err().raw_os_error()
@@ -22,7 +22,7 @@ fn a_filtered_process_starts_no_program_and_does_everything_else() {
     assert_eq!(Command::new("/bin/true").status().unwrap_err().raw_os_error(), Some(libc::ENOSYS));
     assert_eq!(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUTS), Err(nix::errno::Errno::ENOSYS));
 
-    // New threads, name look-ups, sockets, files, and what a panic prints.
+    // New threads, name lookups, sockets, files, and the output of a panic.
     assert_eq!(thread::spawn(|| 7).join().unwrap(), 7);
     assert!(("localhost", 1).to_socket_addrs().unwrap().next().is_some());
     UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -1,6 +1,6 @@
-//! Floods of handshake messages: 20,000 a second, as far as this machine sends them. Live traffic goes on, what
-//! the flood may cost is bounded, and who has a right to get in gets in. `cargo bench --bench flood` measures what
-//! it costs.
+//! Floods of handshake messages at 20,000 per second, or as fast as this machine sends them. Live traffic
+//! continues, the cost of a flood is bounded, and peers can still handshake. `cargo bench --bench flood` measures
+//! the cost.
 
 mod support;
 
@@ -16,19 +16,20 @@ use laneway::wireguard::keys::PublicKey;
 use laneway::wireguard::limiter::LoadLimits;
 use laneway::wireguard::timers::REKEY_AFTER_TIME;
 use support::flood::{Flood, RATE, target};
-use support::router::{self, total};
+use support::metrics::total;
+use support::router;
 use support::tunnel::Family;
 use support::{DEADLINE, Finally, bulk, lab, ping::answers, require_root, wait_until, wait_within};
 
-/// Messages of a flood that have been dropped when it counts as begun. Load begins before that.
+/// The number of dropped messages after which a flood counts as begun. The router is under load before that.
 const BEGUN: u64 = RATE / 4;
 
-/// Two routers that carry traffic, and the key of the right one, which is flooded.
+/// Starts two routers that carry traffic, and returns them with the key of the right one, the victim.
 fn tunnel() -> (Lab, [Router; 2], PublicKey) {
     let lab = lab();
     Flood::prepare(&lab.left, &lab.right);
     let keys = [router::key(), router::key()];
-    // The right one only answers, so that the number of handshakes is known.
+    // The right one only responds, so that the number of handshakes is known.
     let routers = router::pair_of(&lab, Family::V4, &keys, |own, config| {
         if own == 1 {
             config.update.peers[0].endpoint = None;
@@ -39,17 +40,17 @@ fn tunnel() -> (Lab, [Router; 2], PublicKey) {
     (lab, routers, keys[1].public_key())
 }
 
-/// Handshakes that the router has answered to the end.
+/// Returns the number of handshakes that the router has completed as responder.
 fn handshakes(router: &Router) -> u64 {
-    total(router, "laneway_handshakes_total", &["role=\"responder\"", "result=\"done\""])
+    total(router, "laneway_handshakes_total", &[("role", "responder"), ("result", "done")])
 }
 
 fn refused(router: &Router, reason: &str) -> u64 {
-    let label = format!("reason=\"{reason}\"");
-    total(router, "laneway_handshake_messages_dropped_total", &[&label])
+    total(router, "laneway_handshake_messages_dropped_total", &[("reason", reason)])
 }
 
-/// Floods the right side while `scene` plays, and before, until a quarter of a second's worth has been dropped.
+/// Floods the right side during `scene`, which begins after a quarter of a second's worth of messages has been
+/// dropped.
 fn under_flood<T>(
     flood: Flood,
     from: &Side,
@@ -71,9 +72,7 @@ fn under_flood<T>(
 
 #[test]
 fn live_traffic_goes_on_and_the_work_for_strangers_is_bounded() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let (lab, routers, victim) = tunnel();
     let right = &routers[1];
     let start = Instant::now();
@@ -84,33 +83,31 @@ fn live_traffic_goes_on_and_the_work_for_strangers_is_bounded() {
         });
     }
     let renewals = start.elapsed().as_secs() / REKEY_AFTER_TIME.as_secs();
-    assert!(
-        handshakes(right) <= 1 + renewals,
-        "the session went on, and there was no other but for renewals"
-    );
-    assert!(refused(right, "mac1") >= BEGUN, "a wrong MAC costs no key agreement");
-    assert!(refused(right, "cookie_demanded") >= BEGUN, "and without a cookie there is none");
-    // A pause between two floods ends the load, so each second may begin anew.
+    assert!(handshakes(right) <= 1 + renewals, "there were handshakes other than renewals");
+    assert!(refused(right, "mac1") >= BEGUN, "too few messages with a wrong mac1 were dropped");
+    assert!(refused(right, "cookie_demanded") >= BEGUN, "too few messages without a cookie were dropped");
+    // A pause between two floods ends the load, so the rate limits may start afresh each second.
     let agreed = refused(right, "unknown_peer");
     let bound = u64::from(LoadLimits::default().begins_over) * (start.elapsed().as_secs() + 2);
-    assert!(agreed > 0 && agreed <= bound, "{agreed} strangers were listened to, at most {bound} may be");
+    assert!(
+        agreed > 0 && agreed <= bound,
+        "{agreed} unknown initiators cost a key agreement; the bound is {bound}"
+    );
 }
 
 #[test]
 fn a_peer_gets_in_during_a_flood_with_the_cookie_that_it_is_given() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let (lab, routers, victim) = tunnel();
     let right = &routers[1];
     under_flood(Flood::ManySources, &lab.left, &lab, &victim, right, || {
-        // The left one forgets its sessions: a key is taken away and given back.
+        // Removing and restoring the key makes the left router forget its sessions.
         let key = routers[0].device().status().expect("it runs").private_key;
         for private_key in [None, key] {
             let update = DeviceUpdate { private_key: Some(private_key), ..DeviceUpdate::default() };
             routers[0].device().apply(update).expect("a key");
         }
-        // A cookie is used with the next initiation, 5 s after the first, and each message may get lost.
+        // A cookie is used in the next initiation, 5 s after the first, and each message may be lost.
         wait_within(3 * DEADLINE, "an echo", || answers(&lab.left.namespace, Family::V4.inside(2)));
     });
     wait_until("the handshake to be counted", || handshakes(right) >= 2);
@@ -118,14 +115,12 @@ fn a_peer_gets_in_during_a_flood_with_the_cookie_that_it_is_given() {
 
 #[test]
 fn what_was_configured_during_a_flood_holds() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let (lab, routers, victim) = tunnel();
     let right = &routers[1];
     under_flood(Flood::Strangers, &lab.left, &lab, &victim, right, || {
         for round in 1..=20_u16 {
-            // A new port each time: the old one is free when its worker has let go of it.
+            // A new port each time: the old one is only free once its worker has closed it.
             let update = DeviceUpdate {
                 listen_port: Some(52_000 + round),
                 fwmark: Some(u32::from(round)),
@@ -136,6 +131,6 @@ fn what_was_configured_during_a_flood_holds() {
     });
     let status = right.device().status().expect("it runs");
     assert_eq!((status.listen_port, status.fwmark), (52_020, 20));
-    // The left one learns the port from the first packet.
+    // The left one learns the new port from the first packet.
     wait_until("an echo", || answers(&lab.right.namespace, Family::V4.inside(1)));
 }

@@ -1,6 +1,5 @@
-//! The fuzz targets on any compiler: each over its corpus, and over mutations of it, a bounded number
-//! of times. The seed is printed when one fails, and `LANEWAY_FUZZ_SEED` repeats a run;
-//! `LANEWAY_FUZZ_RUNS` makes it longer.
+//! Runs the fuzz targets without a fuzzer: each on its corpus, and on a bounded number of mutations of it. A
+//! failure prints its seed; `LANEWAY_FUZZ_SEED` repeats a run and `LANEWAY_FUZZ_RUNS` extends it.
 
 #[path = "../fuzz/src/lib.rs"]
 mod parsers;
@@ -11,10 +10,10 @@ use std::{env, fs};
 
 use parsers::{TARGETS, Target};
 
-/// Mutations of each target's corpus.
+/// The number of mutations of each target's corpus.
 const RUNS: u64 = 3_000;
 
-/// The same where a run agrees on keys, which takes milliseconds.
+/// The number for targets whose runs compute a key agreement, which takes milliseconds.
 const KEY_RUNS: u64 = 1_000;
 
 #[test]
@@ -86,7 +85,7 @@ fn any_text_may_stand_in_the_place_of_metrics() {
     mutate("exposition", RUNS);
 }
 
-/// Calls a target so many times with mutations of its corpus, and of what it became by them.
+/// Calls a target `runs` times with mutations of its corpus, and mutations of those.
 fn mutate(name: &str, runs: u64) {
     let (_, target) = TARGETS.into_iter().find(|(other, _)| *other == name).expect("a target");
     let corpus = corpus(name);
@@ -109,7 +108,7 @@ fn run(name: &str, target: Target, seed: u64, bytes: &[u8]) {
     }
 }
 
-/// The files of a target's corpus, by name.
+/// Returns the files of a target's corpus, sorted by name.
 fn corpus(name: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
     let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
@@ -123,7 +122,7 @@ fn number(variable: &str) -> Option<u64> {
     env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}: a number")))
 }
 
-/// `SplitMix64` (Steele, Lea, Flood 2014): good enough to choose mutations, and each seed is a stream.
+/// `SplitMix64` (Steele, Lea, Flood 2014): sufficient to choose mutations, and each seed gives its own stream.
 struct Dice(u64);
 
 impl Dice {
@@ -138,7 +137,8 @@ impl Dice {
         (self.roll() % end as u64) as usize
     }
 
-    /// One change: a bit, a byte that is at a limit, a piece gone, doubled, or from elsewhere.
+    /// Applies one change: flips a bit, sets a byte to a boundary value, or removes, duplicates or inserts a
+    /// piece.
     fn change(&mut self, bytes: &mut Vec<u8>, corpus: &[Vec<u8>]) {
         if bytes.is_empty() {
             bytes.push(self.roll() as u8);

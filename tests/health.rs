@@ -1,4 +1,4 @@
-//! What an orchestrator's probes see of a `laneway` process: alive, stuck, ready, not ready yet.
+//! The health and readiness probes of a `laneway` process: alive, stuck, ready, not ready yet.
 
 mod support;
 
@@ -17,11 +17,11 @@ use support::tunnel::{Family, address};
 use support::wg::{self, KeyPair, Setting, control_socket};
 use support::{DEADLINE, device_name, lab, require_root, wait_until};
 
-/// Where every router of these tests serves HTTP: namespaces keep them apart.
+/// The HTTP port of every router in these tests: namespaces keep them apart.
 const PORT: u16 = 9586;
 const SERVED: (&str, &str) = ("LANEWAY_METRICS_ADDR", "127.0.0.1:9586");
 
-/// Status and body.
+/// Returns status and body.
 fn get(side: &Side, path: &str) -> (u16, String) {
     let mut stream = side.namespace.run(|| TcpStream::connect((Ipv4Addr::LOCALHOST, PORT))).unwrap().unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -32,8 +32,8 @@ fn get(side: &Side, path: &str) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
-/// Asserts that `/healthz` says that `thread` does not run. Others may be late too for a moment, on a busy
-/// machine, but in the end it is the only one.
+/// Asserts that `/healthz` reports `thread` as stuck. On a busy machine others may be late for a moment, but
+/// eventually it is the only one.
 fn assert_names(side: &Side, thread: &str) {
     wait_until(thread, || {
         let (status, body) = get(side, "/healthz");
@@ -46,9 +46,7 @@ fn assert_names(side: &Side, thread: &str) {
 
 #[test]
 fn a_thread_that_stands_still_makes_the_process_unhealthy_until_it_goes_on() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let laneway = Laneway::start(&lab.left, &[SERVED]);
     wait_until("health", || get(&lab.left, "/healthz") == (200, "ok\n".to_owned()));
@@ -56,7 +54,7 @@ fn a_thread_that_stands_still_makes_the_process_unhealthy_until_it_goes_on() {
         let stopped = Stopped::new(&laneway.process, name);
 
         assert_names(&lab.left, name);
-        // Who looks at the metrics is not held up by it.
+        // A scrape is not held up by it.
         let (status, metrics) = get(&lab.left, "/metrics");
         assert_eq!(status, 200);
         for series in ["laneway_worker_cpu_seconds_total{worker=\"admin\"} ", "process_open_fds "] {
@@ -64,15 +62,13 @@ fn a_thread_that_stands_still_makes_the_process_unhealthy_until_it_goes_on() {
         }
 
         drop(stopped);
-        wait_until("the thread to go on", || get(&lab.left, "/healthz").0 == 200);
+        wait_until("the thread to run again", || get(&lab.left, "/healthz").0 == 200);
     }
 }
 
 #[test]
 fn requests_that_wait_for_a_thread_that_stands_still_hold_nobody_else_up() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let (device, folder, keys) = (device_name("lw"), Folder::new(), KeyPair::generate(&lab.left));
     let write = |port: u16| {
@@ -84,7 +80,7 @@ fn requests_that_wait_for_a_thread_that_stands_still_hold_nobody_else_up() {
     let mut process = Process::start_quietly(&mut command);
     let socket = control_socket(&device);
     wait_until("the router", || {
-        assert!(process.is_running(), "it ended at once: {}", process.said());
+        assert!(process.is_running(), "it exited during the start: {}", process.said());
         socket.exists()
     });
 
@@ -101,7 +97,7 @@ fn requests_that_wait_for_a_thread_that_stands_still_hold_nobody_else_up() {
     assert_names(&lab.left, "peers");
     assert_eq!(get(&lab.left, "/metrics").0, 200);
 
-    // Whoever waited long enough is answered.
+    // Pending requests are answered.
     drop(stopped);
     for mut client in clients {
         let mut answer = String::new();
@@ -116,9 +112,7 @@ fn requests_that_wait_for_a_thread_that_stands_still_hold_nobody_else_up() {
 
 #[test]
 fn it_is_ready_once_the_interface_is_up_and_the_awaited_peer_has_a_session() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let keys = [KeyPair::generate(&lab.left), KeyPair::generate(&lab.right)];
     let left = Laneway::start(&lab.left, &[SERVED, ("LANEWAY_READY_PEER", &keys[1].public)]);

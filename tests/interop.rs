@@ -1,5 +1,5 @@
-//! The `laneway` command and other people's WireGuard: who begins, over which protocol, with how many lanes and
-//! with or without a preshared key, one row of a table each. What every row must carry is `support::exercise`.
+//! The `laneway` command and other WireGuard implementations: who initiates, over which IP version, with how many
+//! lanes, with or without a preshared key. Each row of the tables must carry `support::exercise`.
 
 mod support;
 
@@ -13,7 +13,7 @@ use support::tunnel::{self, Family};
 use support::wg::{self, KeyPair, Setting};
 use support::{exercise, lab, require_root};
 
-/// One tunnel: who sends the first handshake message, who answers, over what.
+/// One tunnel: initiator, responder, outer IP version.
 struct Row {
     begins: Kind,
     answers: Kind,
@@ -55,16 +55,18 @@ fn laneway_and_boringtun_carry_everything_whichever_begins() {
 
 #[test]
 fn laneway_and_the_kernel_carry_everything_whichever_begins() {
-    if require_root() && kernel::available() {
+    require_root!();
+    if kernel::available() {
         WITH_THE_KERNEL.iter().for_each(Row::run);
     }
 }
 
-/// A session is renewed after two minutes, by the one that began it.
+/// The initiator renews a session after two minutes.
 #[test]
 #[ignore = "takes over two minutes"]
 fn laneway_and_the_kernel_renew_a_session_under_way() {
-    if !require_root() || !kernel::available() {
+    require_root!();
+    if !kernel::available() {
         return;
     }
     let watched = |row: &Row| {
@@ -83,7 +85,7 @@ fn laneway_and_the_kernel_renew_a_session_under_way() {
         });
         exercise(&tunnel.lab);
     };
-    // Most of the time is waiting, so both wait at once.
+    // Most of the time is spent waiting, so both run at once.
     thread::scope(|scope| {
         for row in [&WITH_THE_KERNEL[1], &WITH_THE_KERNEL[3]] {
             scope.spawn(move || watched(row));
@@ -98,9 +100,7 @@ fn two_laneways_carry_everything() {
 
 #[test]
 fn peers_with_different_preshared_keys_exchange_nothing() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let (left, right) = (Kind::Laneway("1").start(&lab.left), Kind::WireGuardGo.start(&lab.right));
     let keys = [KeyPair::generate(&lab.left), KeyPair::generate(&lab.right)];
@@ -113,12 +113,12 @@ fn peers_with_different_preshared_keys_exchange_nothing() {
     tunnel::address(&lab.right, right.device(), 2);
     assert!(!support::ping::answers(&lab.left.namespace, Family::V4.inside(2)));
 
-    // It was the key: with the same one on both sides they do.
+    // With the same key on both sides they do, so the key was the cause.
     wg::set(&lab.left, left.device(), &keys[0], &Setting { endpoint, ..peer(&keys[1], &preshared[1], 2) });
     support::wait_until("an echo", || support::ping::answers(&lab.left.namespace, Family::V4.inside(2)));
 }
 
-/// A row that is up.
+/// The running tunnel of a row.
 struct Tunnel {
     left: Running,
     right: Running,
@@ -126,11 +126,10 @@ struct Tunnel {
 }
 
 impl Row {
-    /// Sets the tunnel up and sends everything through it.
+    /// Sets the tunnel up and exercises it.
     fn run(&self) {
-        if require_root() {
-            exercise(&self.set_up().lab);
-        }
+        require_root!();
+        exercise(&self.set_up().lab);
     }
 
     /// Sets the tunnel up with `wg set`.
@@ -144,7 +143,7 @@ impl Row {
         let endpoint = Some(self.outside.endpoint(&lab.right));
         let to_left = Setting { preshared, ..Setting::new(&keys[0], 1) };
         let to_right = Setting { endpoint, preshared, ..Setting::new(&keys[1], 2) };
-        // The one that answers is ready first, so the first handshake message of the other is not lost.
+        // The responder is ready first, so that the first initiation is not lost.
         wg::set(&lab.right, right.device(), &keys[1], &to_left);
         tunnel::address(&lab.right, right.device(), 2);
         wg::set(&lab.left, left.device(), &keys[0], &to_right);

@@ -10,9 +10,11 @@ use laneway::config::update::{AllowedIpChange, DeviceUpdate, PeerEndpoint, PeerU
 use laneway::router::start::Router;
 use laneway::uapi::Device as _;
 use laneway::wireguard::keys::{PrivateKey, PublicKey};
-use support::router::{self, peer, total};
+use support::metrics::total;
+use support::router::{self, peer};
+use support::skip::require_root;
 use support::tunnel::{Family, PORT};
-use support::{lab, require_root, wait_until};
+use support::{lab, wait_until};
 
 /// A port of the other host that nobody listens on.
 const NOBODY: u16 = 9;
@@ -75,11 +77,7 @@ impl Scene {
     }
 
     fn dropped(&self, reason: &str) -> u64 {
-        total(
-            &self.left,
-            "laneway_dropped_packets_total",
-            &["direction=\"outbound\"", &format!("reason=\"{reason}\"")],
-        )
+        total(&self.left, "laneway_dropped_packets_total", &[("direction", "outbound"), ("reason", reason)])
     }
 
     /// The marks that arrive until one of `last` does.
@@ -106,9 +104,7 @@ fn stranger(_: PublicKey) -> PublicKey {
 
 #[test]
 fn packets_for_a_removed_peer_do_not_go_to_the_one_that_takes_its_place() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     for requests in [1, 2] {
         let mut removed = None;
         let scene = staged_for(|right| *removed.insert(stranger(right)));
@@ -128,9 +124,7 @@ fn packets_for_a_removed_peer_do_not_go_to_the_one_that_takes_its_place() {
 
 #[test]
 fn a_removal_drops_what_waits_at_once() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let mut removed = None;
     let scene = staged_for(|right| *removed.insert(stranger(right)));
     scene.apply(vec![remove(removed.unwrap())]);
@@ -139,9 +133,7 @@ fn a_removal_drops_what_waits_at_once() {
 
 #[test]
 fn packets_whose_prefix_has_moved_wait_for_the_new_owner() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     // The right router is the first owner, at an address where nobody answers yet.
     let scene = staged_for(|right| right);
     let heir = at(&scene.lab, stranger(scene.right), &["10.77.0.2/32"], NOBODY);

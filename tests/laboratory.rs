@@ -1,9 +1,11 @@
-//! The laboratory itself: if two peers written by others do not get along in it, no result from it counts.
+//! The lab itself: if two other implementations cannot talk to each other in it, no other result from it counts.
 
 mod support;
 
 use std::process::Stdio;
 
+use laneway::cli::demo::lab::CABLE_MTU;
+use support::addresses::{UNDERLAY, UNDERLAY_MTU};
 use support::boringtun::BoringTun;
 use support::process::{Process, command_in};
 use support::tunnel::{self, Family};
@@ -12,9 +14,7 @@ use support::{exercise, lab, ping::ping, require_root, wait_until};
 
 #[test]
 fn two_wireguard_go_peers_carry_ping_and_bulk_tcp_over_either_protocol() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     for outside in Family::ALL {
         let lab = lab();
         let (left, right) = (WireGuardGo::start(&lab.left), WireGuardGo::start(&lab.right));
@@ -25,9 +25,7 @@ fn two_wireguard_go_peers_carry_ping_and_bulk_tcp_over_either_protocol() {
 
 #[test]
 fn boringtun_and_wireguard_go_carry_ping_and_bulk_tcp_whichever_begins() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let begins = lab();
     let (left, right) = (BoringTun::start(&begins.left), WireGuardGo::start(&begins.right));
     tunnel::join(&begins, &left.device, &right.device, Family::V4);
@@ -41,9 +39,7 @@ fn boringtun_and_wireguard_go_carry_ping_and_bulk_tcp_whichever_begins() {
 
 #[test]
 fn programs_see_their_own_side_of_the_cable_and_end_when_they_are_dropped() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     ping(&lab.left.namespace, lab.right.underlay4.into());
     ping(&lab.right.namespace, lab.left.underlay6.into());
@@ -53,5 +49,13 @@ fn programs_see_their_own_side_of_the_cable_and_end_when_they_are_dropped() {
     assert!(process.is_running());
     let entry = format!("/proc/{}", process.id());
     drop(process);
-    wait_until("the end of sleep", || !std::path::Path::new(&entry).exists());
+    wait_until("sleep to exit", || !std::path::Path::new(&entry).exists());
+}
+
+#[test]
+fn the_cable_has_the_addresses_and_the_mtu_that_the_benchmarks_share() {
+    require_root!();
+    let lab = lab();
+    assert_eq!([&lab.left, &lab.right].map(|side| side.underlay4.to_string()), UNDERLAY);
+    assert_eq!(CABLE_MTU, UNDERLAY_MTU);
 }

@@ -1,5 +1,5 @@
-//! What is there for two Laneways only, and what becomes of it when the other one is none: a suite of its own,
-//! ports of its own for each lane; and the faster AEAD, which nobody else may notice.
+//! Features between two Laneways, and their behaviour with another implementation: a suite of its own, a port per
+//! lane, and the faster AEAD, which must be invisible to peers.
 
 mod support;
 
@@ -15,50 +15,45 @@ use support::binary::Laneway;
 use support::ping::answers;
 use support::tunnel::{self, Family, PORT};
 use support::wireguard_go::WireGuardGo;
-use support::{bulk, exercise, lab, require_root, routers, settled, wait_until};
+use support::{bulk, exercise, lab, metrics, require_root, router, settled, wait_until};
 
-/// Lanes of each router.
+/// The number of lanes of each router.
 const LANES: usize = 4;
 
-/// Flows that are sent at once, so that no lane of the sender is left out for long.
+/// The number of flows sent at once: enough that each lane of the sender gets some.
 const FLOWS: usize = 64;
 
 #[test]
 fn two_laneways_set_to_aes_carry_everything() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
-    let _routers = routers::start(&lab, |config| config.update.peers[0].suite = Some(Suite::Aes256Gcm));
+    let _routers =
+        router::pair_with(&lab, Family::V4, |config| config.update.peers[0].suite = Some(Suite::Aes256Gcm));
     exercise(&lab);
 }
 
 #[test]
 fn a_laneway_set_to_aes_and_one_that_is_not_exchange_nothing_and_say_why() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
-    let [_left, right] = routers::start(&lab, |config| {
+    let [_left, right] = router::pair_with(&lab, Family::V4, |config| {
         let is_left = config.addresses.iter().any(|net| net.addr() == Family::V4.inside(1));
         config.update.peers[0].suite = is_left.then_some(Suite::Aes256Gcm);
     });
     assert!(!answers(&lab.left.namespace, Family::V4.inside(2)));
     let refused = [("reason", "suite")];
     wait_until("a refused handshake", || {
-        routers::metrics(&right).sum("laneway_handshake_messages_dropped_total", &refused) > 0.0
+        metrics::of(&right).sum("laneway_handshake_messages_dropped_total", &refused) > 0.0
     });
 }
 
 #[test]
 fn the_fastest_aead_of_this_machine_speaks_with_wireguard_go() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     speaks_with_wireguard_go("auto", Backend::fastest());
 }
 
-/// What is asked for, and what its line at the start says it has.
+/// Starts Laneway with `LANEWAY_AEAD` set to `choice`, and expects its startup line to name the backend `has`.
 fn speaks_with_wireguard_go(choice: &str, has: Backend) {
     let lab = lab();
     let (left, right) = (
@@ -73,12 +68,10 @@ fn speaks_with_wireguard_go(choice: &str, has: Backend) {
 
 #[test]
 fn each_lane_with_a_port_of_its_own_is_received_by_a_lane_of_its_own() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let sides = |spread: &SpreadPorts| {
         let lab = lab();
-        let routers = routers::start(&lab, |config| {
+        let routers = router::pair_with(&lab, Family::V4, |config| {
             config.queues = Queues::Fixed(LANES);
             config.spread_ports = spread.clone();
             config.aead = Backend::fastest();
@@ -88,7 +81,7 @@ fn each_lane_with_a_port_of_its_own_is_received_by_a_lane_of_its_own() {
         bulk(&lab.right, &lab.left, Family::V6.inside(1), 16, 2 << 20);
         for router in &routers {
             let endpoint = router.device().status().expect("it runs").peers[0].endpoint;
-            assert_eq!(endpoint.map(|endpoint| endpoint.port()), Some(PORT), "nobody has moved");
+            assert_eq!(endpoint.map(|endpoint| endpoint.port()), Some(PORT), "an endpoint moved");
         }
         (lab, routers)
     };
@@ -96,7 +89,7 @@ fn each_lane_with_a_port_of_its_own_is_received_by_a_lane_of_its_own() {
     assert_eq!(routers.each_ref().map(lanes_that_received), [1, 1], "one pair of ports, one lane");
     let (lab, [left, right]) = sides(&SpreadPorts::All);
     for (from, host, router) in [(&lab.left, 2, &right), (&lab.right, 1, &left)] {
-        wait_until("something for each lane", || {
+        wait_until("data on each lane", || {
             send_flows(from, Family::V4.inside(host));
             lanes_that_received(router) == LANES
         });
@@ -105,9 +98,7 @@ fn each_lane_with_a_port_of_its_own_is_received_by_a_lane_of_its_own() {
 
 #[test]
 fn a_plain_peer_that_is_sent_to_from_many_ports_still_carries_everything() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let (left, right) = (
         Laneway::start(&lab.left, &[("LANEWAY_SPREAD_PORTS", "all"), ("LANEWAY_QUEUES", "3")]),
@@ -117,7 +108,7 @@ fn a_plain_peer_that_is_sent_to_from_many_ports_still_carries_everything() {
     exercise(&lab);
 }
 
-/// Sends a datagram of each of many flows; nobody has to listen.
+/// Sends one datagram of each of many flows; nothing has to listen.
 fn send_flows(from: &Side, to: IpAddr) {
     from.namespace
         .run(|| {
@@ -129,10 +120,10 @@ fn send_flows(from: &Side, to: IpAddr) {
         .expect("enter a namespace");
 }
 
-/// How many lanes have received data.
+/// Returns how many lanes have received data.
 fn lanes_that_received(router: &Router) -> usize {
     let segments = || {
-        let metrics = routers::metrics(router);
+        let metrics = metrics::of(router);
         let of = |lane: usize| {
             let lane = lane.to_string();
             let labels = [("queue", lane.as_str()), ("direction", "inbound")];

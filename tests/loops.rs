@@ -1,5 +1,5 @@
-//! Routes to a peer's endpoint that lead into the tunnel itself: what circles is dropped, counted and told of, and
-//! what only looks like it goes on to work.
+//! Routes that lead to a peer's endpoint through the tunnel itself: looped packets are dropped, counted and
+//! logged, and tunnels that merely look like loops keep working.
 
 mod support;
 
@@ -11,31 +11,32 @@ use laneway::config::{RouterConfig, Table};
 use laneway::router::start::Router;
 use laneway::wireguard::keys::{PrivateKey, PublicKey};
 use support::binary::Laneway;
+use support::metrics::total;
 use support::network::{cable, host, ip, sysctl};
 use support::ping::{answers, once};
 use support::process::output;
-use support::router::{self, DEVICE, config, key, peer, total};
+use support::router::{self, DEVICE, config, key, peer};
 use support::tunnel::{Family, PORT, address};
 use support::wg::{self, KeyPair, Setting};
 use support::{bulk, lab, require_root, settled, wait_until};
 
-/// The mark of a router whose own datagrams must not go where others go.
+/// The fwmark of a router whose own datagrams take a separate route.
 const MARK: u32 = 7;
 
 fn looped(router: &Router) -> u64 {
-    let labels = ["direction=\"outbound\"", "reason=\"routing_loop\""];
+    let labels = [("direction", "outbound"), ("reason", "routing_loop")];
     total(router, "laneway_dropped_packets_total", &labels)
 }
 
 fn sealed(router: &Router) -> u64 {
-    total(router, "laneway_segments_total", &["direction=\"outbound\""])
+    total(router, "laneway_segments_total", &[("direction", "outbound")])
 }
 
 fn allow(peer: &mut PeerUpdate, address: IpAddr) {
     peer.allowed_ips.push(AllowedIpChange { net: address.into(), remove: false });
 }
 
-/// Two routers over this protocol; the left one may send to the right one's endpoint through the tunnel.
+/// Starts two routers over this IP version. The left one's allowed IPs include the right one's endpoint.
 fn pair(lab: &Lab, outside: Family, mark: u32) -> [Router; 2] {
     let endpoint = outside.endpoint(&lab.right).ip();
     router::pair_of(lab, outside, &[key(), key()], |own, config| {
@@ -47,7 +48,7 @@ fn pair(lab: &Lab, outside: Family, mark: u32) -> [Router; 2] {
     })
 }
 
-/// Adds or deletes a route that leads into the tunnel.
+/// Adds or deletes a route into the tunnel.
 fn route(side: &Side, what: &str, to: IpAddr) {
     let version = if to.is_ipv4() { "-4" } else { "-6" };
     ip(side, &format!("{version} route {what} {to} dev {DEVICE}"));
@@ -56,9 +57,7 @@ fn route(side: &Side, what: &str, to: IpAddr) {
 #[test]
 fn datagrams_that_come_back_are_dropped_once_and_counted() {
     const DATAGRAMS: u64 = 200;
-    if !require_root() {
-        return;
-    }
+    require_root!();
     for outside in Family::ALL {
         let lab = lab();
         let [left, _right] = pair(&lab, outside, 0);
@@ -69,28 +68,26 @@ fn datagrams_that_come_back_are_dropped_once_and_counted() {
         let before = sealed(&left);
         route(&lab.left, "add", endpoint);
         let socket = lab.left.namespace.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
-        // Small ones come back whole; of large ones the kernel makes fragments, if it takes them at all.
+        // Small datagrams loop back whole; the kernel fragments large ones, or refuses them.
         for len in [16, 1392] {
             for _ in 0..DATAGRAMS {
                 let _ = socket.send_to(&vec![0; len], (Family::V4.inside(2), 9));
             }
         }
         wait_until("the loop to be seen", || looped(&left) >= DATAGRAMS);
-        let (drops, sealed) = settled("the end of it", || (looped(&left), sealed(&left) - before));
-        // Fragments but the first come back once more, sealed, and no further.
-        assert!(sealed <= 6 * DATAGRAMS && drops <= sealed, "{drops} of {sealed} were dropped");
+        let (drops, sealed) = settled("the loop to end", || (looped(&left), sealed(&left) - before));
+        // Fragments other than the first are sealed once more, and go no further.
+        assert!(sealed <= 6 * DATAGRAMS && drops <= sealed, "{drops} of {sealed} segments were dropped");
 
         route(&lab.left, "del", endpoint);
         wait_until("an echo", || answers(&lab.left.namespace, Family::V4.inside(2)));
-        assert_eq!(looped(&left), drops, "nothing comes back any more");
+        assert_eq!(looped(&left), drops, "packets still loop");
     }
 }
 
 #[test]
 fn a_handshake_that_comes_back_is_dropped_and_the_log_says_whose_and_what_helps() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let keys = [KeyPair::generate(&lab.left), KeyPair::generate(&lab.right)];
     let left = Laneway::start(&lab.left, &[]);
@@ -114,12 +111,12 @@ fn a_handshake_that_comes_back_is_dropped_and_the_log_says_whose_and_what_helps(
         assert!(line.contains(needed), "{needed}: {line}");
     }
     let handshakes = left.process.said().matches("a routing loop: ").count();
-    assert_eq!(handshakes, 1, "it goes on, and is told of once");
+    assert_eq!(handshakes, 1, "the warning was repeated");
     ip(&lab.left, &format!("route del {} dev {device}", endpoint.ip()));
     wait_until("an echo", || answers(&lab.left.namespace, Family::V4.inside(2)));
 }
 
-/// A router for the inside of another one's tunnel, with one peer that may have `allowed`.
+/// Returns the configuration of a router inside another one's tunnel, with one peer that may have `allowed`.
 fn nested(
     device: &str,
     port: u16,
@@ -129,7 +126,7 @@ fn nested(
 ) -> RouterConfig {
     let mut config = config(9, own.1);
     device.clone_into(&mut config.interface);
-    // Two tunnels add up, and the outer one has 1420.
+    // The overhead of two tunnels adds up, and the outer one has 1420.
     config.mtu = 1340;
     config.addresses = vec![own.0.parse().unwrap()];
     config.update.listen_port = Some(port);
@@ -139,7 +136,7 @@ fn nested(
     config
 }
 
-/// Everything for the right one's endpoint goes through the tunnel but what bears the mark.
+/// Routes everything for the right one's endpoint through the tunnel, except packets with the mark.
 fn lead_unmarked_into_tunnel(side: &Side, endpoint: IpAddr) {
     ip(side, &format!("route add {endpoint} dev {DEVICE} table 77"));
     ip(side, &format!("rule add pref 20 not fwmark {MARK} table 77"));
@@ -148,14 +145,12 @@ fn lead_unmarked_into_tunnel(side: &Side, endpoint: IpAddr) {
 #[test]
 fn a_tunnel_inside_of_the_tunnel_may_go_to_the_same_address() {
     const INNER: u16 = PORT + 1;
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let outer = pair(&lab, Family::V4, MARK);
     let endpoint = Family::V4.endpoint(&lab.right).ip();
     lead_unmarked_into_tunnel(&lab.left, endpoint);
-    // The address that the outer tunnel's datagrams go to as well, and another.
+    // The endpoint address of the outer tunnel itself, and another one.
     for at in [endpoint, Family::V4.inside(2)] {
         let keys = [key(), key()];
         let public = |side: usize| keys[side].public_key();
@@ -168,7 +163,7 @@ fn a_tunnel_inside_of_the_tunnel_may_go_to_the_same_address() {
         let before = sealed(&outer[0]);
         bulk(&lab.left, &lab.right, inside, 2, 4 << 20);
         bulk(&lab.right, &lab.left, IpAddr::from([10, 78, 0, 1]), 2, 4 << 20);
-        assert!(sealed(&outer[0]) > before + 1000, "it did not go through the tunnel");
+        assert!(sealed(&outer[0]) > before + 1000, "the inner tunnel bypassed the outer one");
         assert_eq!((looped(&outer[0]), looped(&outer[1])), (0, 0));
         for router in inner {
             router.stop().unwrap();
@@ -176,7 +171,7 @@ fn a_tunnel_inside_of_the_tunnel_may_go_to_the_same_address() {
     }
 }
 
-/// The strictest case: the inner tunnel goes from the same port to the very same socket.
+/// The strictest case: the inner tunnel uses the same source port and the very same destination socket.
 ///
 /// ```text
 ///   client 10.5.0.1 ── 10.5.0.254 left 192.0.2.1 ── 192.0.2.2 right
@@ -184,9 +179,7 @@ fn a_tunnel_inside_of_the_tunnel_may_go_to_the_same_address() {
 /// ```
 #[test]
 fn a_peer_behind_us_may_have_a_tunnel_through_ours_between_the_same_ports() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let client = host([10, 5, 0, 1], "::");
     cable((&client, "lan", &["10.5.0.1/24"]), (&lab.left, "lan", &["10.5.0.254/24"]));
@@ -216,6 +209,6 @@ fn a_peer_behind_us_may_have_a_tunnel_through_ours_between_the_same_ports() {
     let before = sealed(&left);
     bulk(&client, &lab.right, inside, 2, 4 << 20);
     bulk(&lab.right, &client, IpAddr::from([10, 78, 0, 1]), 2, 4 << 20);
-    assert!(sealed(&left) > before + 1000, "it did not go through the tunnel");
+    assert!(sealed(&left) > before + 1000, "the inner tunnel bypassed the outer one");
     assert_eq!((looped(&left), looped(&right), looped(&behind)), (0, 0, 0));
 }

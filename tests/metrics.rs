@@ -1,5 +1,5 @@
-//! What an operator sees of a running pair: every family with its help, in a form that Prometheus's own
-//! checker finds nothing wrong with.
+//! The metrics of a running pair: every family with its help, in a form that `promtool check metrics` accepts
+//! without remarks.
 
 mod support;
 
@@ -7,12 +7,11 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use laneway::metrics::exposition::Exposition;
 use laneway::router::start::Router;
 use support::tunnel::Family;
-use support::{exercise, lab, require_root, router, wait_until};
+use support::{exercise, lab, metrics, require_root, router, wait_until};
 
-/// The families that dashboards and alerts are built on.
+/// The families that dashboards and alerts use.
 const FAMILIES: &str = "\
     laneway_drain_packets laneway_drain_end_total laneway_wakeups_total laneway_tun_read_superpackets_total \
     laneway_tun_read_bytes_total laneway_segments_total laneway_tun_write_superpackets_total \
@@ -29,14 +28,12 @@ const FAMILIES: &str = "\
 
 #[test]
 fn a_running_pair_shows_every_family_with_its_help_and_nothing_else() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let [left, _right] = router::pair(&lab, Family::V4);
     exercise(&lab);
-    wait_until("the left one's threads to be seen", || {
-        Exposition::parse(&left.metrics_text()).unwrap().select("laneway_worker_cpu", &[]).count() == 3
+    wait_until("the metrics of the left router's threads", || {
+        metrics::of(&left).select("laneway_worker_cpu", &[]).count() == 3
     });
     let text = left.metrics_text();
     let wanted: BTreeSet<&str> = FAMILIES.split(' ').collect();
@@ -52,7 +49,7 @@ fn a_running_pair_shows_every_family_with_its_help_and_nothing_else() {
         assert!(found.is_superset(&wanted), "missing: {:?}", wanted.difference(&found));
     }
     let help: Vec<_> = text.lines().filter(|line| line.starts_with("# HELP ")).collect();
-    assert_eq!(help.len(), wanted.len() + extra.len(), "each once");
+    assert_eq!(help.len(), wanted.len() + extra.len(), "a family is described more than once");
 
     let mut checker = Command::new("promtool")
         .args(["check", "metrics"])
@@ -69,21 +66,19 @@ fn a_running_pair_shows_every_family_with_its_help_and_nothing_else() {
 
 #[test]
 fn a_peers_traffic_and_handshake_are_told_under_the_name_of_its_configuration() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let [left, right] = router::pair_with(&lab, Family::V6, |config| {
         config.update.peers[0].friendly_name = Some("the other end".into());
     });
     exercise(&lab);
     let own = |router: &Router, name| {
-        let scrape = Exposition::parse(&router.metrics_text()).unwrap();
+        let scrape = metrics::of(router);
         let labels = [("interface", router::DEVICE), ("friendly_name", "the other end")];
         scrape.sum(name, &labels)
     };
     assert!(own(&left, "wireguard_sent_bytes_total") > 32e6);
-    // Nothing is under way any more, so what one has sent the other has received.
+    // Nothing is in flight any more, so the bytes sent and received match.
     wait_until("the last packets", || {
         (own(&left, "wireguard_sent_bytes_total") - own(&right, "wireguard_received_bytes_total")).abs() < 0.5
     });

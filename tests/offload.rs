@@ -1,7 +1,9 @@
-//! The TUN queue against the kernel: devices, offloads, and what the kernel makes of what we write.
+//! The TUN queue against the kernel: devices, offloads, and what the kernel makes of our writes.
 //!
-//! Each test has a network namespace of its own thread, which is gone with the thread. They need
-//! root; `LANEWAY_SKIP_NETNS=1` leaves them out.
+//! Each test runs in a network namespace of its own thread, which the kernel removes with the thread. They need
+//! root; `LANEWAY_SKIP_NETNS=1` skips them.
+
+mod support;
 
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,19 +21,23 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+use support::{require_root, skip};
 
-/// Runs `test` in a new network namespace, one test at a time so that descriptors can be counted.
+/// Why tests of UDP superpackets are skipped.
+const NO_USO: &str = "this kernel (before 6.2) has no USO";
+
+/// Runs `test` in a new network namespace, one test at a time so that it can count descriptors.
 fn in_namespace(test: impl FnOnce() + Send + 'static) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    if std::env::var_os("LANEWAY_SKIP_NETNS").is_some_and(|skip| skip == "1") {
-        eprintln!("skipped: LANEWAY_SKIP_NETNS=1");
-        return;
-    }
+    require_root!();
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let thread = std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace needs root (or LANEWAY_SKIP_NETNS=1)");
+    // A skipped test is reported under the name of its thread.
+    let named = std::thread::current().name().map(str::to_owned).unwrap_or_default();
+    let thread = std::thread::Builder::new().name(named).spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
         test();
     });
+    let thread = thread.expect("a thread");
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
     }
@@ -54,13 +60,13 @@ fn open(name: &str, queues: usize, offload: bool) -> TunDevice {
     open_queues(name, queues, offload, &shutdown()).unwrap()
 }
 
-/// Waits for the next packet for which `wanted` holds, and returns its kind and segments. The
-/// kernel sends neighbour discovery of its own in between.
+/// Waits for the next packet that satisfies `wanted`, and returns its kind and segments. The kernel sends
+/// neighbour discovery in between.
 fn next(queue: &mut Offload, wanted: impl Fn(&Superpacket<'_>) -> bool) -> (SuperpacketKind, Vec<Vec<u8>>) {
     next_of(std::slice::from_mut(queue), wanted)
 }
 
-/// The same from whichever queue the kernel picks.
+/// Like [`next`], from whichever queue the kernel picks.
 fn next_of(
     queues: &mut [Offload],
     wanted: impl Fn(&Superpacket<'_>) -> bool,
@@ -78,7 +84,7 @@ fn next_of(
         let mut fds: Vec<_> =
             queues.iter().map(|queue| PollFd::new(queue.reader.as_fd(), PollFlags::POLLIN)).collect();
         let ready = poll(&mut fds, PollTimeout::from(10_000u16)).unwrap();
-        assert!(ready > 0, "a packet that should have come did not");
+        assert!(ready > 0, "an expected packet did not arrive");
     }
 }
 
@@ -91,8 +97,8 @@ fn segments(superpacket: &Superpacket<'_>) -> Vec<Vec<u8>> {
     (0..superpacket.segments()).map(segment).collect()
 }
 
-/// Two devices with a route from one to the other. What is written to the first comes out of the
-/// second as the kernel's own segments, for the second takes no superpackets.
+/// Opens two devices with a route from the first to the second. Packets written to the first come out of the
+/// second as segments cut by the kernel, because the second has no offloads.
 fn two_devices() -> (TunDevice, TunDevice) {
     let (first, second) = (open("first", 1, true), open("second", 1, false));
     for (name, number) in [("first", 1), ("second", 2)] {
@@ -107,7 +113,7 @@ fn two_devices() -> (TunDevice, TunDevice) {
     (first, second)
 }
 
-/// A packet from behind the first device to behind the second.
+/// A packet routed from the first device to the second.
 #[derive(Clone, Copy)]
 struct Shape {
     v6: bool,
@@ -152,13 +158,13 @@ impl Shape {
         }
     }
 
-    /// Where the transport header starts.
+    /// Returns the offset of the transport header.
     fn transport(self) -> usize {
         if self.v6 { 40 } else { 20 }
     }
 }
 
-/// From behind the first device: not what the kernel sends by itself.
+/// Returns whether a packet is routed from the first device, rather than sent by the kernel itself.
 fn is_ours(packet: &Superpacket<'_>) -> bool {
     ["10.1.0.1", "fd00:1::1"].contains(&packet.source().to_string().as_str())
 }
@@ -204,7 +210,7 @@ fn added_queues_do_not_switch_udp_segmentation_off() {
         let mut device = open("lane0", 4, true);
         assert!(device.offloads.tcp);
         if !device.offloads.udp {
-            eprintln!("left out: this kernel (before 6.2) has no USO");
+            skip::report(NO_USO);
             return;
         }
         ip("addr add 10.1.0.1/24 dev lane0");
@@ -231,7 +237,7 @@ fn the_kernel_cuts_our_superpackets_into_the_very_segments_that_we_do() {
         let uso = first.offloads.udp;
         for (v6, tcp) in [(false, true), (true, true), (false, false), (true, false)] {
             if !tcp && !uso {
-                eprintln!("left out: this kernel (before 6.2) has no USO");
+                skip::report(NO_USO);
                 continue;
             }
             let whole = Shape { v6, ttl: 64, id: 0xfffa, sequence: u32::MAX - 3000, last: true };
@@ -241,7 +247,7 @@ fn the_kernel_cuts_our_superpackets_into_the_very_segments_that_we_do() {
             let header = packet.len() - payload.len();
             from.writer.write_gso(&packet[..header], payload.chunks(size), size).unwrap();
 
-            // What we make of it after the hop that the kernel is.
+            // Our segments of the packet as it is after one hop, which the kernel is.
             let mut hop = build(Shape { ttl: 63, ..whole }, &payload);
             let gso_type = match (tcp, v6) {
                 (true, false) => VirtioHeader::GSO_TCPV4,
@@ -284,8 +290,8 @@ fn coalesced_packets_come_out_of_the_kernel_as_they_went_in() {
                 let payload = vec![i as u8; 1200];
                 if i.is_multiple_of(2) { shape.tcp(&payload) } else { shape.udp(&payload) }
             };
-            // TCP has gaps in its sequence and stays as it is; UDP's identifications have gaps too
-            // over IPv4. So both ways out are taken.
+            // TCP has gaps in its sequence numbers and stays as it is; UDP has gaps in its identifications over
+            // IPv4. So both ways of writing occur.
             let packets: Vec<_> = (0..40).map(|i| build(64, i)).collect();
             let mut window = Window::new(from.writer.limits());
             for packet in &packets {
@@ -296,7 +302,7 @@ fn coalesced_packets_come_out_of_the_kernel_as_they_went_in() {
             let mut expected: Vec<_> = (0..40).map(|i| build(63, i)).collect();
             let merged = from.writer.tally().take().superpackets[SuperpacketKind::Uso6 as usize];
             assert_eq!(merged, u64::from(v6 && first.offloads.udp));
-            // Two flows: the order between them is not promised.
+            // Two flows: order between flows is not guaranteed.
             came.sort_by_key(|packet| packet[protocol_at(v6)]);
             expected.sort_by_key(|packet| packet[protocol_at(v6)]);
             assert_eq!(came, expected);
@@ -304,7 +310,7 @@ fn coalesced_packets_come_out_of_the_kernel_as_they_went_in() {
     });
 }
 
-/// Where the protocol number stands.
+/// Returns the offset of the protocol number.
 fn protocol_at(v6: bool) -> usize {
     if v6 { 6 } else { 9 }
 }
@@ -316,7 +322,7 @@ fn a_superpacket_that_the_kernel_refuses_is_written_packet_by_packet_and_nothing
         let (from, to) = (&mut first.queues[0], &mut second.queues[0]);
         let build =
             |ttl: u8, i: u16| Shape { v6: true, ttl, id: 0, sequence: 0, last: false }.udp(&[i as u8; 100]);
-        // More segments than any kernel takes.
+        // More segments than any kernel accepts.
         let packets: Vec<_> = (0..200).map(|i| build(64, i)).collect();
         let mut window = Window::new(Limits { udp_segments: 200, ..Limits::SAFE });
         for packet in &packets {
@@ -360,7 +366,7 @@ fn deleting_the_interface_closes_the_queue() {
         ip("link del lane0");
         for queue in &mut device.queues {
             let mut fds = [PollFd::new(queue.reader.as_fd(), PollFlags::POLLIN)];
-            assert_eq!(poll(&mut fds, PollTimeout::from(10_000u16)), Ok(1), "a sleeping worker wakes");
+            assert_eq!(poll(&mut fds, PollTimeout::from(10_000u16)), Ok(1), "the worker did not wake");
             assert!(matches!(queue.reader.read(), Err(QueueError::Closed)));
             queue.writer.write(&[0x45; 20]);
             assert_eq!(queue.writer.tally().drops.of(DropReason::TunWrite), 1);

@@ -1,12 +1,11 @@
-//! Order: what one socket sends arrives in the order it was sent, however many lanes carry it and however short
-//! their inboxes are.
+//! Datagrams of one socket arrive in the order they were sent, however many lanes carry them and however short the
+//! rings are.
 //!
-//! UDP shows it, for TCP would put right what came in the wrong order. Datagrams may get lost here: together the
-//! flows have more on their way than short inboxes hold, which is when order is in danger. Each flow goes one way
-//! only. That is on purpose: the kernel sends a flow to the TUN queue on which its opposite direction was
-//! last written (`tun_flow_update` in Linux's `drivers/net/tun.c`), so the first answer of a two-way flow can move
-//! it to another queue, and to another lane, while its first packets are still on their way. That one change of
-//! lane is the kernel's choice and not in our hands.
+//! UDP shows this; TCP would reorder. Loss is allowed: the flows together have more in flight than short rings
+//! hold, which is when order is at risk. Each flow is one-way on purpose: the kernel sends a flow to the TUN queue
+//! to which its opposite direction was last written (`tun_flow_update` in Linux's `drivers/net/tun.c`), so the
+//! first answer of a two-way flow can move it to another queue, and so to another lane, while its first packets
+//! are still in flight. That one change of lane is the kernel's choice and out of our control.
 
 mod support;
 
@@ -18,33 +17,33 @@ use std::time::{Duration, Instant};
 use laneway::cli::demo::lab::{Lab, Side};
 use laneway::config::{Queues, SpreadPorts};
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+use support::metrics::total;
 use support::ping::answers;
-use support::router::total;
 use support::tunnel::Family;
-use support::{DEADLINE, bulk, lab, require_root, routers, wait_until};
+use support::{DEADLINE, bulk, lab, require_root, router, wait_until};
 
-/// How many datagrams of each flow have to arrive before its sender stops. A flow that hardly arrives proves
-/// nothing, and how many have to be sent for it depends on how busy the machine is.
+/// How many datagrams of each flow must arrive before its sender stops: a flow that hardly arrives proves nothing,
+/// and how many must be sent for it depends on the load of the machine.
 const ENOUGH: usize = 5_000;
 
-/// Flows from each side over each protocol.
+/// The number of flows from each side over each IP version.
 const FLOWS: usize = 3;
 
-/// Payload bytes of a datagram when the kernel is given many at once (`UDP_SEGMENT`).
+/// The payload in bytes of a datagram that is sent in a batch (`UDP_SEGMENT`).
 const GSO_SIZE: usize = 1200;
 
-/// Datagrams that a sender sends in one go: all flows together have more on their way than short inboxes hold, and
-/// less than starves TCP for good.
+/// The size of a sender's burst: all flows together have more in flight than short rings hold, but not enough to
+/// starve TCP for good.
 const BURST: usize = 48;
 
-/// Datagrams in one go where lone ones are to find sleeping workers, and others are to come right behind them.
+/// The size of a burst whose first datagrams find sleeping workers, with more right behind them.
 const CHANGING: [usize; 8] = [1, 1, 2, 1, BURST, 1, 3, 7];
 
-/// How long a sender waits for a burst to arrive before it takes the rest for lost.
+/// How long a sender waits for a burst to arrive before it counts the rest as lost.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// How often a receiver looks whether its sender is done. One that hears nothing for so long after that has heard
-/// everything.
+/// How often a receiver checks whether its sender is done. After that, silence for this long means that everything
+/// has arrived.
 const SILENCE: Duration = Duration::from_millis(500);
 
 #[test]
@@ -75,14 +74,11 @@ fn lone_packets_that_take_a_shortcut_and_bursts_between_them_arrive_in_order() {
 
 /// Sends one flow at a time, so that workers sleep between bursts.
 fn lone_packets_and_bursts_stay_in_order(lanes: usize) {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
-    let routers = routers::start(&lab, |config| config.queues = Queues::Fixed(lanes));
+    let routers = router::pair_with(&lab, Family::V4, |config| config.queues = Queues::Fixed(lanes));
     let taken = |router: usize, direction: &str| {
-        let direction = format!("direction=\"{direction}\"");
-        total(&routers[router], "laneway_shortcuts_total", &[&direction])
+        total(&routers[router], "laneway_shortcuts_total", &[("direction", direction)])
     };
     for inside in Family::ALL {
         wait_until("an echo", || answers(&lab.left.namespace, inside.inside(2)));
@@ -92,22 +88,23 @@ fn lone_packets_and_bursts_stay_in_order(lanes: usize) {
             scope.spawn(|| flow.send(Style::Changing));
             flow.receive(&format!("{inside:?}, {lanes} lanes"));
         });
-        assert!(taken(0, "outbound") > before.0 && taken(1, "inbound") > before.1, "none took a shortcut");
+        assert!(
+            taken(0, "outbound") > before.0 && taken(1, "inbound") > before.1,
+            "no packet took the shortcut"
+        );
     }
 }
 
-/// Sends all flows at once, with TCP among them, through routers of so many lanes.
+/// Sends all flows at once, along with TCP, through routers with this many lanes.
 fn flows_cross_in_order(lanes: usize, inbox_depth: Option<usize>, spread_ports: &SpreadPorts) {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
-    let _routers = routers::start(&lab, |config| {
+    let _routers = router::pair_with(&lab, Family::V4, |config| {
         config.queues = Queues::Fixed(lanes);
         config.inbox_depth = inbox_depth;
         config.spread_ports = spread_ports.clone();
     });
-    // The handshake is done and both protocols cross before the flood begins.
+    // The handshake is done, and both IP versions get through, before the flood begins.
     for inside in Family::ALL {
         wait_until("an echo", || answers(&lab.left.namespace, inside.inside(2)));
     }
@@ -135,18 +132,18 @@ fn tcp_crosses(lab: &Lab) {
     bulk(&lab.right, &lab.left, Family::V6.inside(1), 2, 4 << 20);
 }
 
-/// How a sender sends its bursts.
+/// How a sender sends a burst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Style {
-    /// In one call, all datagrams equally long.
+    /// In one call, with datagrams of equal length.
     Grouped,
-    /// One by one, with lengths that change all the time.
+    /// One by one, with changing lengths.
     OneByOne,
-    /// One by one, and as many as in [`CHANGING`].
+    /// One by one, [`CHANGING`] datagrams at a time.
     Changing,
 }
 
-/// One way from a socket to another, and what its two ends know of each other.
+/// A one-way flow between two sockets, and the state its ends share.
 struct Flow {
     sender: UdpSocket,
     receiver: UdpSocket,
@@ -155,7 +152,7 @@ struct Flow {
 }
 
 impl Flow {
-    /// From one side to `address` on the other.
+    /// Opens a flow from one side to `address` on the other.
     fn new(from: &Side, to: &Side, address: IpAddr) -> Flow {
         let bind = |side: &Side, address: SocketAddr| {
             side.namespace.run(|| UdpSocket::bind(address)).expect("enter a namespace").expect("bind")
@@ -167,7 +164,7 @@ impl Flow {
         Flow { sender, receiver, arrived: AtomicUsize::new(0), sent: AtomicBool::new(false) }
     }
 
-    /// Sends numbers until enough of them have arrived, each in a datagram of its own.
+    /// Sends numbered datagrams until enough of them have arrived.
     fn send(&self, style: Style) {
         if style == Style::Grouped {
             setsockopt(&self.sender, UdpGsoSegment, &i32::try_from(GSO_SIZE).expect("a datagram's size"))
@@ -200,7 +197,7 @@ impl Flow {
         self.sent.store(true, Relaxed);
     }
 
-    /// Receives until no more will come, and compares each number with the one before. `what` names the flow.
+    /// Receives until the flow is over, and compares each number with the previous one. `what` names the flow.
     fn receive(&self, what: &str) {
         let mut buffer = [0; 2048];
         let mut last = None;
@@ -208,9 +205,9 @@ impl Flow {
             let done = self.sent.load(Relaxed);
             match self.receiver.recv(&mut buffer) {
                 Ok(len) => {
-                    assert!(len >= 4, "{what}: a datagram was cut short");
+                    assert!(len >= 4, "{what}: a datagram was truncated");
                     let number = u32::from_be_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]);
-                    assert!(Some(number) > last, "{what}: {number} came after {last:?}");
+                    assert!(Some(number) > last, "{what}: {number} arrived after {last:?}");
                     last = Some(number);
                     self.arrived.fetch_add(1, Relaxed);
                 }

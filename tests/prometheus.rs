@@ -1,5 +1,5 @@
-//! What an operator sees: Debian's Prometheus watches two routers with the configuration, the alerts and the
-//! dashboard of this repository.
+//! The operator's view: Debian's Prometheus scrapes two routers with the configuration, alerts and dashboard of
+//! this repository.
 
 mod support;
 
@@ -18,17 +18,15 @@ use support::tunnel::{Family, PORT, allowed_ips};
 use support::wg::KeyPair;
 use support::{bulk, lab, require_root, wait_until};
 
-/// Where a router serves its metrics, on every address of its namespace.
+/// The metrics port of a router, on every address of its namespace.
 const METRICS: u16 = 9586;
 
-/// The window of rates here, in the place of the minutes that suit an operator.
+/// The window of rates in this test, instead of an operator's minutes.
 const WINDOW: &str = "6s";
 
 #[test]
 fn prometheus_knows_every_family_fills_every_panel_and_raises_the_alarm() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let folder = Folder::create();
     let [_left, right] = start_routers(&lab, &folder);
@@ -72,13 +70,13 @@ fn every_alert_has_a_test() {
     assert_eq!(untested, [""; 0]);
 }
 
-/// Each family that a router shows has come to Prometheus with its type and help.
+/// Asserts that Prometheus has the type and help of each family.
 fn assert_families_are_known(lab: &Lab, prometheus: &Prometheus<'_>) {
     let text = get(&lab.left, (Ipv4Addr::LOCALHOST, METRICS).into(), "/metrics").expect("metrics");
     let helps = text.lines().filter_map(|line| line.strip_prefix("# HELP "));
     let helps: Vec<_> = helps.filter_map(|line| line.split_once(' ')).collect();
     assert!(helps.len() > 40, "{helps:#?}");
-    // Some families are there only once there is something to tell.
+    // Some families only appear once they have a value.
     let mut known = Value::Null;
     wait_until("every family to be scraped", || {
         known = prometheus.metadata();
@@ -87,12 +85,12 @@ fn assert_families_are_known(lab: &Lab, prometheus: &Prometheus<'_>) {
     for (family, help) in helps {
         assert_eq!(known[family][0]["help"], help, "{family}");
         let kind = known[family][0]["type"].as_str().expect("a type");
-        assert!(text.contains(&format!("# TYPE {family} {kind}\n")), "{family} is no {kind}");
+        assert!(text.contains(&format!("# TYPE {family} {kind}\n")), "{family} is not a {kind}");
     }
 }
 
-/// While there is traffic, every query of the dashboard answers with numbers, and those that tell routers apart
-/// answer for both.
+/// Asserts that under traffic every query of the dashboard returns numbers, and for both routers if it is grouped
+/// by router.
 fn assert_panels_fill(lab: &Lab, prometheus: &Prometheus<'_>, targets: &[SocketAddr; 2]) {
     let both: BTreeSet<String> = targets.iter().map(ToString::to_string).collect();
     let mut waiting = dashboard_queries();
@@ -114,18 +112,18 @@ fn assert_panels_fill(lab: &Lab, prometheus: &Prometheus<'_>, targets: &[SocketA
     });
 }
 
-/// With two routers that are well, nothing fires but what tells of a machine that has too much to do. On such a one a
-/// scrape may come too late, too, but not time and again.
+/// Asserts that for two healthy routers no alert fires, except those about an overloaded machine. There a scrape
+/// may also be late, but not repeatedly.
 fn assert_no_false_alarm(prometheus: &Prometheus<'_>) {
     let late = "LanewayDown";
     let load = "LanewayInboxFull|LanewaySocketDrops|LanewayWorkerSaturated|LanewayDropsPackets";
     let firing = |of: &str| prometheus.query(&format!("ALERTS{{alertname{of}, alertstate=\"firing\"}}"));
     let alarms = firing(&format!("!~\"{load}|{late}\""));
     assert!(alarms.is_empty(), "{alarms:?}");
-    wait_until("scrapes in time", || firing(&format!("=\"{late}\"")).is_empty());
+    wait_until("timely scrapes", || firing(&format!("=\"{late}\"")).is_empty());
 }
 
-/// Every query of the dashboard as Grafana would send it.
+/// Returns every query of the dashboard, as Grafana would send it.
 fn dashboard_queries() -> Vec<String> {
     let text = fs::read_to_string(repository("dashboards/laneway.json")).expect("the dashboard");
     let dashboard: Value = serde_json::from_str(&text).expect("JSON");
@@ -139,20 +137,19 @@ fn dashboard_queries() -> Vec<String> {
     queries.map(|query| query.replace("$instance", ".*").replace("$__rate_interval", WINDOW)).collect()
 }
 
-/// Sends packets from the left side's applications to `to` until an alert fires there whose `label` has this
-/// `value`.
+/// Sends packets from the left side to `to` until an alert fires whose `label` has this `value`.
 fn await_alert(lab: &Lab, prometheus: &Prometheus<'_>, to: IpAddr, alert: &str, label: &str, value: &str) {
     let socket = lab.left.namespace.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)));
     let socket = socket.expect("enter a namespace").expect("a socket");
     let firing = format!("ALERTS{{alertname=\"{alert}\", alertstate=\"firing\", {label}=\"{value}\"}}");
     wait_until(alert, || {
-        // That nobody takes them is the fault that is wanted here.
+        // Failed sends are the fault to provoke.
         let _ = socket.send_to(b"is anybody there?", (to, 9));
         !prometheus.query(&firing).is_empty()
     });
 }
 
-/// Two routers as their users start them, each other's only peer.
+/// Starts two routers as their users do, each the other's only peer.
 fn start_routers(lab: &Lab, folder: &Folder) -> [Process; 2] {
     let sides = [&lab.left, &lab.right];
     let keys = sides.map(KeyPair::generate);
@@ -181,11 +178,11 @@ fn start_router(side: &Side, configuration: &Path, folder: &Path) -> Process {
     Process::start_quietly(&mut command(side, &["run", "--config", configuration], &environment))
 }
 
-/// What is shipped, with these targets, and with seconds for minutes.
+/// Writes the shipped configuration with these targets, and with seconds for minutes.
 fn configuration(folder: &Folder, targets: &[SocketAddr; 2]) -> PathBuf {
     let shipped = |name| fs::read_to_string(repository("deploy/prometheus").join(name)).expect(name);
     let replaced = |text: &str, from: &str, to: &str| {
-        assert!(text.contains(from), "{from:?} is not in what is shipped:\n{text}");
+        assert!(text.contains(from), "{from:?} is not in the shipped file:\n{text}");
         text.replace(from, to)
     };
     let mut rules = shipped("rules.yml");
@@ -199,12 +196,12 @@ fn configuration(folder: &Folder, targets: &[SocketAddr; 2]) -> PathBuf {
     folder.write("prometheus.yml", &format!("global: {{evaluation_interval: 1s}}\n{text}"))
 }
 
-/// A path of this repository.
+/// Returns a path in this repository.
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// A folder of this test, removed with its content when it is dropped.
+/// A directory that is removed with its contents on drop.
 struct Folder(PathBuf);
 
 impl Folder {

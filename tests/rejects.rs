@@ -1,5 +1,5 @@
-//! Programs beside a Laneway learn at once that their packets cannot be carried, as ordinary clients see it
-//! through the kernel: refused, unreachable, or too big. Reverse path filters are strict throughout.
+//! Local programs learn at once that their packets cannot be carried, as ordinary clients see it through the
+//! kernel: refused, unreachable, or too big. Reverse path filters are strict throughout.
 
 mod support;
 
@@ -14,21 +14,23 @@ use laneway::config::RejectPolicy;
 use laneway::lane::inside::{REJECT_BURST, REJECTS_PER_SECOND};
 use laneway::router::start::Router;
 use socket2::{Domain, Protocol, Socket, Type};
+use support::metrics::total;
 use support::network::{ip, sysctl};
 use support::process::command_in;
-use support::router::{self, DEVICE, config, key, peer, total};
+use support::router::{self, DEVICE, config, key, peer};
 use support::tunnel::Family;
 use support::{DEADLINE, bulk, lab, ping::ping, require_root, settled, wait_until};
 
-/// Addresses that are routed to the device and that no peer has.
+/// Addresses that are routed to the device but belong to no peer.
 const NOBODY: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 9, 0, 1)), IpAddr::V6(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 1))];
 
-/// Addresses of a peer that has no endpoint.
+/// Addresses of a peer without an endpoint.
 const LOST: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 8, 0, 1)), IpAddr::V6(Ipv6Addr::new(0xfd98, 0, 0, 0, 0, 0, 0, 1))];
 
-/// A lab with a router on the left that has one peer without endpoint, and routes to it and to nobody.
+/// Returns a lab with a router on the left that has one peer without an endpoint, and routes to that peer and to
+/// [`NOBODY`].
 fn alone(policy: RejectPolicy) -> (Lab, Router) {
     let lab = lab();
     let mut config = config(1, &key());
@@ -47,7 +49,7 @@ fn connect(side: &Side, to: IpAddr) -> ErrorKind {
     connected.map(|_| ()).unwrap_err().kind()
 }
 
-/// A UDP client in `side` that has said something to `to`.
+/// Returns a UDP client in `side` that has sent something to `to`.
 fn asked(side: &Side, to: IpAddr) -> UdpSocket {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = side.namespace.run(|| UdpSocket::bind((any, 0))).unwrap().unwrap();
@@ -58,19 +60,17 @@ fn asked(side: &Side, to: IpAddr) -> UdpSocket {
 }
 
 fn rejects(router: &Router, kind: &str) -> u64 {
-    total(router, "laneway_rejects_total", &[&format!("kind=\"{kind}\"")])
+    total(router, "laneway_rejects_total", &[("kind", kind)])
 }
 
 fn drops(router: &Router, reason: &str) -> u64 {
-    let labels = ["direction=\"outbound\"", &format!("reason=\"{reason}\"")];
+    let labels = [("direction", "outbound"), ("reason", reason)];
     total(router, "laneway_dropped_packets_total", &labels)
 }
 
 #[test]
 fn a_tcp_client_of_an_address_that_no_peer_has_is_refused() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let (lab, router) = alone(RejectPolicy::Reject);
     for to in NOBODY {
         assert_eq!(connect(&lab.left, to), ErrorKind::ConnectionRefused, "{to}");
@@ -80,9 +80,7 @@ fn a_tcp_client_of_an_address_that_no_peer_has_is_refused() {
 
 #[test]
 fn a_udp_client_of_an_address_that_no_peer_has_hears_of_it() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let (lab, router) = alone(RejectPolicy::Reject);
     let heard = NOBODY.map(|to| asked(&lab.left, to).recv(&mut [0; 16]).unwrap_err().raw_os_error());
     // `icmp_err_convert` and `icmpv6_err_convert` in Linux.
@@ -92,7 +90,7 @@ fn a_udp_client_of_an_address_that_no_peer_has_hears_of_it() {
     });
 }
 
-/// What `ping` prints about each address that nobody has.
+/// Returns what `ping` prints for each address in [`NOBODY`].
 fn pings_of_nobody(lab: &Lab) -> [String; 2] {
     NOBODY.map(|to| {
         let words = ["-n", "-c", "1", "-W", "10", &to.to_string()];
@@ -103,9 +101,7 @@ fn pings_of_nobody(lab: &Lab) -> [String; 2] {
 
 #[test]
 fn ping_says_that_an_address_is_prohibited() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let (lab, _router) = alone(RejectPolicy::Reject);
     let [v4, v6] = pings_of_nobody(&lab);
     assert!(v4.contains("Packet filtered"), "{v4}");
@@ -114,9 +110,7 @@ fn ping_says_that_an_address_is_prohibited() {
 
 #[test]
 fn told_to_look_like_a_router_it_says_that_there_is_no_route() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let (lab, _router) = alone(RejectPolicy::Unreachable);
     let [v4, v6] = pings_of_nobody(&lab);
     assert!(v4.contains("Destination Net Unreachable"), "{v4}");
@@ -128,9 +122,7 @@ fn told_to_look_like_a_router_it_says_that_there_is_no_route() {
 
 #[test]
 fn a_peer_without_endpoint_is_unreachable() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let (lab, router) = alone(RejectPolicy::Reject);
     for to in LOST {
         assert_eq!(connect(&lab.left, to), ErrorKind::HostUnreachable, "{to}");
@@ -141,9 +133,7 @@ fn a_peer_without_endpoint_is_unreachable() {
 
 #[test]
 fn with_rejects_off_packets_vanish_but_are_counted() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let (lab, router) = alone(RejectPolicy::Drop);
     let sockets = NOBODY.map(|to| asked(&lab.left, to));
     wait_until("the drops", || drops(&router, "no_route") >= 2);
@@ -156,9 +146,7 @@ fn with_rejects_off_packets_vanish_but_are_counted() {
 #[test]
 fn a_flood_is_answered_at_a_bounded_rate() {
     const FLOOD: u64 = 20_000;
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let (lab, router) = alone(RejectPolicy::Reject);
     let start = Instant::now();
     let mut sent = 0;
@@ -177,8 +165,8 @@ fn a_flood_is_answered_at_a_bounded_rate() {
     let allowed = REJECT_BURST + REJECTS_PER_SECOND * (start.elapsed().as_secs() + 1);
     assert!(answered <= allowed, "{answered} of {sent} answered, {allowed} allowed");
     assert!(limited > 0);
-    // The kernel adds a router solicitation now and then, which is met with silence.
-    wait_until("an outcome for each", || {
+    // The kernel sends a router solicitation now and then, which is dropped silently.
+    wait_until("an outcome for each packet", || {
         counted().iter().sum::<u64>() + rejects(&router, "silent") == drops(&router, "no_route")
     });
     println!("{sent} sent, {answered} answered, {limited} not: too many");
@@ -186,9 +174,7 @@ fn a_flood_is_answered_at_a_bounded_rate() {
 
 #[test]
 fn what_must_not_be_answered_is_not() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let (lab, router) = alone(RejectPolicy::Reject);
     let from = [10, 77, 0, 1];
     let to = [10, 9, 0, 1];
@@ -207,7 +193,7 @@ fn what_must_not_be_answered_is_not() {
     PacketBuilder::ipv4(from, to, 64).icmpv4(unreachable).write(&mut error, &question[..28]).unwrap();
     packets[2] = later_fragment;
     packets.push(error);
-    // The queue is read in order: with this one's answer the others have had theirs.
+    // The queue is read in order: once this one is answered, the others have been handled.
     packets.push(question);
 
     lab.left
@@ -222,21 +208,19 @@ fn what_must_not_be_answered_is_not() {
         })
         .unwrap();
     wait_until("the answer to the last", || rejects(&router, "icmp_unreachable") >= 1);
-    // The kernel's own router solicitations over IPv6 are multicast, and silent too.
-    wait_until("the silence about the others", || rejects(&router, "silent") >= 4);
+    // The kernel's router solicitations over IPv6 are multicast, and dropped silently too.
+    wait_until("the others to be dropped", || rejects(&router, "silent") >= 4);
     assert_eq!(settled("the answers", || rejects(&router, "icmp_unreachable")), 1);
     for kind in ["rst", "icmp6_unreachable", "too_big", "rate_limited"] {
         assert_eq!(rejects(&router, kind), 0, "{kind}");
     }
 }
 
-/// The kernel sends to its own addresses by way of the device when the rule for local ones comes later.
+/// The kernel routes its own addresses through the device if the rule for local addresses comes later.
 #[test]
 fn a_packet_for_the_devices_own_address_comes_back_whole() {
     const PAYLOAD: usize = 4 << 20;
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let (lab, router) = alone(RejectPolicy::Reject);
     let own = Family::V4.inside(1);
     for words in [
@@ -269,16 +253,13 @@ fn a_packet_for_the_devices_own_address_comes_back_whole() {
     assert!(forwarded >= (PAYLOAD / 1420) as u64, "{forwarded} packets went through the router");
 }
 
-/// A cable that narrows while bulk TCP runs, over either protocol outside and inside. What fits the path
-/// leaves grouped again. IPv6 at the smallest MTU there is does not fit behind more headers: it is
-/// fragmented outside, datagram by datagram, and arrives. `ageing` shows that a path which has grown again is used
-/// again.
+/// The path MTU shrinks while bulk TCP runs, over either IP version outside and inside. Packets that fit the path
+/// are grouped again. IPv6 packets at the minimum MTU do not fit with the added headers: they are fragmented
+/// outside, datagram by datagram, and arrive. `ageing` covers a path MTU that has grown again.
 #[test]
 fn tcp_adapts_to_a_path_that_narrows_under_it() {
     const BYTES: u64 = 128 << 20;
-    if !require_root() {
-        return;
-    }
+    require_root!();
     for outside in Family::ALL {
         let lab = lab();
         let routers = router::pair(&lab, outside);
@@ -290,7 +271,7 @@ fn tcp_adapts_to_a_path_that_narrows_under_it() {
             std::thread::scope(|scope| {
                 let bulk = scope.spawn(|| bulk(&lab.left, &lab.right, inside.inside(2), 2, BYTES));
                 wait_until("traffic", || read() > before + BYTES / 32 || bulk.is_finished());
-                assert!(!bulk.is_finished(), "the cable narrowed too late");
+                assert!(!bulk.is_finished(), "the path MTU shrank too late");
                 cable_mtu(&lab, mtu);
                 bulk.join().unwrap();
             });
@@ -301,15 +282,15 @@ fn tcp_adapts_to_a_path_that_narrows_under_it() {
             let (runs, datagrams) = (sends(&routers[0]).0 - runs, sends(&routers[0]).1 - datagrams);
             println!("{outside:?} outside, {inside:?} inside, {mtu}: {datagrams} datagrams in {runs} sends");
             let fits = (inside, mtu) != (Family::V6, 1280);
-            assert!(!fits || datagrams > 4 * runs, "sends are not grouped again");
+            assert!(!fits || datagrams > 4 * runs, "sends are still not grouped");
         }
         for router in &routers {
-            assert_eq!(total(router, "laneway_udp_gso_disabled_total", &[]), 0, "grouping was given up");
+            assert_eq!(total(router, "laneway_udp_gso_disabled_total", &[]), 0, "GSO was disabled");
         }
     }
 }
 
-/// UDP sends, and the datagrams in them.
+/// Returns the number of UDP sends, and of the datagrams in them.
 fn sends(router: &Router) -> (u64, u64) {
     let of = |suffix| total(router, &format!("laneway_udp_run_segments_{suffix}"), &[]);
     (of("count"), of("sum"))
@@ -323,9 +304,7 @@ fn cable_mtu(lab: &Lab, mtu: u32) {
 
 #[test]
 fn a_connection_from_before_the_path_narrowed_goes_on() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let routers = router::pair(&lab, Family::V4);
     let listener = lab.right.namespace.run(|| TcpListener::bind((Family::V4.inside(2), 0))).unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! What a router process may still do once it runs, as the kernel says, and that it is enough.
+//! The privileges a router process keeps once it runs, as the kernel reports them, and that they suffice.
 
 mod support;
 
@@ -13,12 +13,12 @@ use support::process::{Process, output};
 use support::wg::{KeyPair, control_socket};
 use support::{device_name, lab, require_root, wait_until};
 
-/// Bits of the sets in `/proc` (`linux/capability.h`).
+/// Capability bits in `/proc` (`linux/capability.h`).
 const DAC_READ_SEARCH: u64 = 1 << 2;
 const NET_BIND_SERVICE: u64 = 1 << 10;
 const NET_ADMIN: u64 = 1 << 12;
 
-/// One thread's privileges.
+/// The privileges of one thread.
 #[derive(Debug, PartialEq, Eq)]
 struct Privileges {
     capabilities: u64,
@@ -49,27 +49,23 @@ fn wait_for(process: &Process, capabilities: u64, filtered: bool) {
 
 #[test]
 fn every_thread_keeps_what_a_router_needs_and_nothing_else() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let laneway = Laneway::start(&lab.left, &[("LANEWAY_QUEUES", "2")]);
     wait_for(&laneway.process, NET_ADMIN | NET_BIND_SERVICE, true);
     let mode = fs::metadata(laneway.socket()).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600, "the control socket is its owner's alone");
+    assert_eq!(mode & 0o777, 0o600, "the control socket is accessible to others");
 }
 
 #[test]
 fn the_filter_can_be_left_out() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     let laneway = Laneway::start(&lab.left, &[("LANEWAY_SECCOMP", "off")]);
     wait_for(&laneway.process, NET_ADMIN | NET_BIND_SERVICE, false);
 }
 
-/// A sidecar with a file of its own, that is another user's.
+/// A sidecar whose configuration file belongs to another user.
 fn sidecar(side: &Side, folder: &Folder, device: &str) -> (String, Process) {
     let private = KeyPair::generate(side).private;
     let text = format!("[Interface]\nPrivateKey = {private}\nAddress = 10.50.0.1/24\n");
@@ -87,12 +83,10 @@ fn sidecar(side: &Side, folder: &Folder, device: &str) -> (String, Process) {
 
 #[test]
 fn what_is_left_is_enough_for_every_change_while_it_runs() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let (lab, folder, device) = (lab(), Folder::new(), device_name("lw"));
     let (file, mut process) = sidecar(&lab.left, &folder, &device);
-    // Root may read another's file, and has to do so again on SIGHUP.
+    // Root may read another user's file, and must do so again on SIGHUP.
     wait_for(&process, NET_ADMIN | NET_BIND_SERVICE | DAC_READ_SEARCH, true);
     let left = |words: &str| output(&lab.left.namespace, &words.split(' ').collect::<Vec<_>>(), "");
     left(&format!("wg set {device} listen-port 500 fwmark 0x2a"));
@@ -109,9 +103,7 @@ fn what_is_left_is_enough_for_every_change_while_it_runs() {
 
 #[test]
 fn one_line_at_the_start_says_what_the_router_is() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let (lab, folder, device) = (lab(), Folder::new(), device_name("lw"));
     let (_, process) = sidecar(&lab.left, &folder, &device);
     wait_until("the line", || process.said().contains("router is up"));

@@ -1,7 +1,7 @@
-//! Ten thousand peers and fifty thousand allowed IPs: they load, they show, they stay small, and while they are
-//! idle they cost nothing.
+//! Ten thousand peers and fifty thousand allowed IPs: they load, are listed, take little memory, and cost nothing
+//! while idle.
 //!
-//! It is a test binary of its own because it counts what the whole process allocates. Its tests run one by one.
+//! It has its own test binary because it counts the allocations of the whole process. Its tests run one at a time.
 
 mod support;
 
@@ -26,68 +26,68 @@ use support::{DEADLINE, bulk, device_name, lab, ping::ping, require_root, router
 
 const PEERS: u32 = 10_000;
 
-/// Allowed IPs of each peer.
+/// The number of allowed IPs of each peer.
 const PREFIXES: usize = 5;
 
-/// The most that an idle peer may take, in bytes, without its prefixes.
+/// The most bytes that an idle peer may take, without its prefixes.
 const PEER_BYTES: usize = 4096;
 
-/// The most that a prefix may take, in bytes: two nodes of a tree whose array may have grown for as many again.
+/// The most bytes that a prefix may take: two tree nodes, in an array that may have doubled.
 const PREFIX_BYTES: usize = 256;
 
 /// How often the peer actor may wake in [`IDLE`] while ten thousand idle peers are configured.
 const WAKES: u64 = 4;
 
-/// How long idleness is watched.
+/// How long the idle actor is observed.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// Changes of one peer each.
+/// The number of single-peer changes.
 const CHANGES: u32 = 1000;
 
-/// Changes of one peer each by a command each. Starting `wg` takes longer than what it asks for.
+/// The number of single-peer changes with one command each. Starting `wg` takes longer than its request.
 const COMMANDS: u32 = 100;
 
-/// The most that a change of one peer may allocate, in bytes, on average. A copy of all peers and prefixes is some
+/// The most bytes that a single-peer change may allocate on average. A copy of all peers and prefixes is some
 /// megabytes.
 const CHANGE_BYTES: usize = 32 << 10;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Bytes that are allocated now, in the whole process.
+/// Bytes currently allocated in the whole process.
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 
-/// Bytes that have ever been allocated.
+/// Total bytes ever allocated.
 static EVER: AtomicUsize = AtomicUsize::new(0);
 
-/// The system's allocator, counting.
+/// The system allocator, with counters.
 struct Counting;
 
-// SAFETY: every call goes to the system's allocator unchanged, and the counting neither allocates nor unwinds.
+// SAFETY: every call goes to the system allocator unchanged, and counting neither allocates nor unwinds.
 #[allow(unsafe_code)]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         LIVE.fetch_add(layout.size(), Relaxed);
         EVER.fetch_add(layout.size(), Relaxed);
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc::alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
         LIVE.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::dealloc`.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc::dealloc`.
         unsafe { System.dealloc(old, layout) }
     }
 }
 
-/// The key of peer `number`. Nobody has its private half.
+/// Returns the key of peer `number`, whose private key nobody has.
 fn key(number: u32) -> PublicKey {
     let mut bytes = [0x5a; 32];
     bytes[..4].copy_from_slice(&number.to_le_bytes());
     PublicKey::from_bytes(bytes)
 }
 
-/// What peer `number` is allowed: networks and single addresses of both families, one inside another.
+/// Returns the allowed IPs of peer `number`: overlapping networks and single addresses of both IP versions.
 fn prefixes(number: u32) -> [IpNet; PREFIXES] {
     let [_, _, high, low] = number.to_be_bytes();
     let v4 = |address: [u8; 4], length| IpNet::new(Ipv4Addr::from(address).into(), length);
@@ -116,7 +116,7 @@ fn peer(number: u32, prefixes: &[IpNet]) -> PeerUpdate {
     }
 }
 
-/// The peers in a file as `wg` and, with an address, `laneway run` read it.
+/// Returns a configuration file with all peers, for `wg` or, with an address, for `laneway run`.
 fn file(address: &str) -> String {
     let mut text = format!("[Interface]\n{address}ListenPort = {PORT}\n");
     for number in 0..PEERS {
@@ -126,7 +126,7 @@ fn file(address: &str) -> String {
     text
 }
 
-/// One test at a time.
+/// Serialises the tests.
 fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
@@ -134,9 +134,7 @@ fn alone() -> MutexGuard<'static, ()> {
 
 #[test]
 fn ten_thousand_peers_load_change_and_show_through_wg() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let _turn = alone();
     let lab = lab();
     let laneway = Laneway::start(&lab.left, &[]);
@@ -147,7 +145,7 @@ fn ten_thousand_peers_load_change_and_show_through_wg() {
         said
     };
     let (device, all) = (laneway.device.as_str(), file(""));
-    // The first fills the device, the others replace every prefix by itself.
+    // The first fills the device, the others replace every prefix individually.
     for command in ["setconf", "syncconf", "addconf"] {
         step(command, &["wg", command, device, "/dev/stdin"], &all);
         let dump = step("show", &["wg", "show", device, "dump"], "");
@@ -162,9 +160,7 @@ fn ten_thousand_peers_load_change_and_show_through_wg() {
 
 #[test]
 fn ten_thousand_peers_load_from_a_file_with_their_routes() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let _turn = alone();
     let lab = lab();
     let device = device_name("lw");
@@ -191,9 +187,7 @@ fn ten_thousand_peers_load_from_a_file_with_their_routes() {
 
 #[test]
 fn an_idle_peer_is_small_and_its_timers_cost_nothing() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let _turn = alone();
     let lab = lab();
     let routers = router::pair(&lab, Family::V4);
@@ -201,7 +195,7 @@ fn an_idle_peer_is_small_and_its_timers_cost_nothing() {
     let load = |prefixes: &dyn Fn(u32) -> Vec<IpNet>| {
         let peers = (0..PEERS).map(|number| peer(number, &prefixes(number))).collect();
         routers[0].device().apply(DeviceUpdate { peers, ..DeviceUpdate::default() }).expect("room for all");
-        // Workers let go of what was before when they next have something to do.
+        // Workers release the previous snapshot on their next turn.
         ping(&lab.left.namespace, Family::V4.inside(2));
         live()
     };
@@ -210,11 +204,11 @@ fn an_idle_peer_is_small_and_its_timers_cost_nothing() {
     let all = load(&|number| prefixes(number).to_vec());
     let each = peers.saturating_sub(empty) / PEERS as usize;
     let prefix = all.saturating_sub(peers) / (PEERS as usize * PREFIXES);
-    println!("{each} bytes an idle peer, {prefix} bytes an allowed IP");
-    assert!(each > 0 && each < PEER_BYTES, "{each} bytes an idle peer");
-    assert!(prefix > 0 && prefix < PREFIX_BYTES, "{prefix} bytes an allowed IP");
+    println!("{each} bytes per idle peer, {prefix} bytes per allowed IP");
+    assert!(each > 0 && each < PEER_BYTES, "{each} bytes per idle peer");
+    assert!(prefix > 0 && prefix < PREFIX_BYTES, "{prefix} bytes per allowed IP");
 
-    // Among all of them the one that is there is found, and as fast.
+    // The one active peer among them is found, without a loss of speed.
     bulk(&lab.left, &lab.right, Family::V6.inside(2), 1, 8 << 20);
     drop(routers);
 
@@ -224,16 +218,14 @@ fn an_idle_peer_is_small_and_its_timers_cost_nothing() {
     let (start, before) = (Instant::now(), wakes());
     thread::sleep(IDLE);
     let woke = wakes() - before;
-    // A busy machine may let us sleep longer.
+    // A busy machine may oversleep.
     let most = WAKES * start.elapsed().as_millis().div_ceil(IDLE.as_millis()) as u64;
-    assert!(woke <= most, "the peer actor woke {woke} times for nothing");
+    assert!(woke <= most, "the idle peer actor woke {woke} times");
 }
 
 #[test]
 fn a_change_of_one_peer_copies_no_others() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let _turn = alone();
     let lab = lab();
     let router = router::start(&lab.left, &router::config(1, &router::key()));
@@ -259,7 +251,7 @@ fn a_change_of_one_peer_copies_no_others() {
     each("allowed-ips as they are", &|number| peer(number, &prefixes(number)));
     each("allowed-ips of another", &|number| peer(number, &prefixes(number + CHANGES)));
     each("allowed-ips of its own", &|number| peer(number, &prefixes(number)));
-    // What it took from others they do not get back.
+    // Peers do not get back prefixes that were moved away.
     let status = router.device().status().expect("it runs");
     let counts = |from: u32| {
         status.peers[from as usize..].iter().take(CHANGES as usize).map(|peer| peer.allowed_ips.len())
@@ -270,9 +262,7 @@ fn a_change_of_one_peer_copies_no_others() {
 
 #[test]
 fn single_changes_come_through_wg() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let _turn = alone();
     let lab = lab();
     let laneway = Laneway::start(&lab.left, &[]);
@@ -291,10 +281,10 @@ fn single_changes_come_through_wg() {
     let dump = output(&lab.left.namespace, &["wg", "show", device, "dump"], "");
     let changed = dump.lines().filter(|line| line.ends_with("\t25")).count();
     assert_eq!(changed, COMMANDS as usize);
-    assert_eq!(dump.matches("192.0.2.").count(), 64, "each address has one owner");
+    assert_eq!(dump.matches("192.0.2.").count(), 64, "an address has several owners");
 }
 
-/// How often the peer actor's thread has slept (`proc_pid_status(5)`).
+/// Returns how often the peer actor's thread has slept (`proc_pid_status(5)`).
 fn wakes() -> u64 {
     let tasks = fs::read_dir("/proc/self/task").expect("/proc");
     let peers = tasks

@@ -1,4 +1,4 @@
-//! What a service manager hears from `laneway run`: when it is up, reloads and stops.
+//! Notifications to the service manager from `laneway run`: ready, reloading, stopping.
 
 mod support;
 
@@ -12,14 +12,12 @@ use support::process::{Process, output};
 use support::wg::KeyPair;
 use support::{device_name, lab, require_root};
 
-/// How long it may take until a message comes.
+/// How long to wait for a message.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
 fn the_service_manager_is_told_when_the_router_is_up_reloads_and_stops() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let (lab, folder, device) = (lab(), Folder::new(), device_name("lw"));
     let socket = folder.join("notify");
     let manager = UnixDatagram::bind(&socket).expect("a socket");
@@ -45,7 +43,7 @@ fn the_service_manager_is_told_when_the_router_is_up_reloads_and_stops() {
     let mut process = Process::start_quietly(&mut command);
 
     assert_eq!(heard(), format!("READY=1\nSTATUS={device} is up"));
-    // So it is: nothing is waited for here.
+    // It is up already, without polling.
     assert!(serves(&device));
     let routes = output(&lab.left.namespace, &["ip", "route"], "");
     assert!(routes.contains("10.50.0.0/24") && routes.contains("10.60.0.0/16"), "{routes}");

@@ -1,4 +1,4 @@
-//! `laneway run`: a router from a file, which follows the file and the names in it while it runs.
+//! `laneway run`: a router from a configuration file that follows changes to the file and to the DNS names in it.
 
 mod support;
 
@@ -20,7 +20,7 @@ use support::tunnel::{Family, PORT, address, allowed_ips};
 use support::wg::{self, KeyPair, Setting, control_socket};
 use support::{device_name, lab, links, require_root, wait_until};
 
-/// A sidecar at the left, and a router at the right that only answers.
+/// A sidecar on the left, and a router on the right that only responds.
 struct Sidecar {
     lab: Lab,
     right: Laneway,
@@ -39,7 +39,7 @@ impl Sidecar {
         Sidecar { lab, right, keys, folder: Folder::new(), device: device_name("lw") }
     }
 
-    /// Writes the file with these lines for the interface and the peer; its path.
+    /// Writes the file with these lines for interface and peer, and returns its path.
     fn write(&self, interface: &str, peer: &str) -> String {
         let text = format!(
             "[Interface]\nPrivateKey = {}\nListenPort = {PORT}\n{interface}\n[Peer]\nPublicKey = {}\n{peer}\n",
@@ -48,11 +48,11 @@ impl Sidecar {
         self.folder.write(&format!("{}.conf", self.device), &text)
     }
 
-    /// Starts the sidecar from the file and waits for its control socket.
+    /// Starts the sidecar and waits for its control socket.
     fn start(&self, command: &mut std::process::Command) -> Process {
         let mut process = Process::start_quietly(command);
         wait_until("the sidecar", || {
-            assert!(process.is_running(), "it ended at once: {}", process.said());
+            assert!(process.is_running(), "it exited during the start: {}", process.said());
             serves(&self.device)
         });
         process
@@ -73,16 +73,14 @@ impl Sidecar {
     }
 }
 
-/// The addresses of the left end, in the words of the file.
+/// Returns the `Address` line of the left end.
 fn addresses() -> String {
     format!("Address = {}/24, {}/64", Family::V4.inside(1), Family::V6.inside(1))
 }
 
 #[test]
 fn a_hangup_brings_about_what_the_file_says_now_and_interrupts_nothing() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let sidecar = Sidecar::new();
     let endpoint = sidecar.endpoint();
     let process = sidecar.run(
@@ -105,7 +103,7 @@ fn a_hangup_brings_about_what_the_file_says_now_and_interrupts_nothing() {
         ),
     );
     process.signal(Signal::SIGHUP);
-    // One thing after another changes, in an order that is nobody's business.
+    // Changes are applied one after another, in no specified order.
     wait_until("the new link", || {
         let link = link();
         link.contains("mtu 1380") && link.contains("10.51.0.1/24") && !link.contains("10.50.0.1")
@@ -118,37 +116,33 @@ fn a_hangup_brings_about_what_the_file_says_now_and_interrupts_nothing() {
     let peers = wg::peers(&sidecar.lab.left, &sidecar.device);
     assert_eq!(peers.len(), 2);
     let after = peers.into_iter().find(|peer| peer.public == before.public).expect("the peer stays");
-    assert_eq!(after.latest_handshake, before.latest_handshake, "the session went on");
+    assert_eq!(after.latest_handshake, before.latest_handshake, "the session was replaced");
     assert!(after.sent >= before.sent && after.endpoint == before.endpoint, "{before:?} {after:?}");
     ping(&sidecar.lab.left.namespace, Family::V6.inside(2));
 }
 
 #[test]
 fn a_file_with_a_mistake_changes_nothing_and_is_told_where_it_is() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let sidecar = Sidecar::new();
     let peer = format!("{}\nAllowedIPs = {}", sidecar.endpoint(), allowed_ips(2));
     let process = sidecar.run(&addresses(), &peer);
     ping(&sidecar.lab.left.namespace, Family::V4.inside(2));
-    // The kernel takes a moment for the link-local address of the cable.
-    wait_until("addresses that stand still", || !sidecar.left("ip addr").contains("tentative"));
+    // The kernel assigns the cable's link-local address asynchronously.
+    wait_until("no tentative addresses", || !sidecar.left("ip addr").contains("tentative"));
     let before = (sidecar.left("ip addr"), sidecar.left(&format!("wg showconf {}", sidecar.device)));
     let file = sidecar.write("Address = 10.51.0.1/24\nMTU = 1300", "AllowedIPs = 10.0.0.0/33");
     process.signal(Signal::SIGHUP);
-    wait_until("a word about it", || process.said().contains(&format!("{file}:8: AllowedIPs: ")));
+    wait_until("the error in the log", || process.said().contains(&format!("{file}:8: AllowedIPs: ")));
     assert_eq!(before, (sidecar.left("ip addr"), sidecar.left(&format!("wg showconf {}", sidecar.device))));
     ping(&sidecar.lab.left.namespace, Family::V4.inside(2));
 }
 
 #[test]
 fn everything_goes_through_the_tunnel_if_the_peer_may_have_everything() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let sidecar = Sidecar::new();
-    // A route that is nearer than the tunnel, and must stay so.
+    // A more specific route, which must keep precedence over the tunnel.
     sidecar.left("ip route add 198.51.100.0/24 via 192.0.2.2");
     let rules = || ["ip -4 rule", "ip -6 rule"].map(|words| sidecar.left(words));
     let before = rules();
@@ -157,7 +151,7 @@ fn everything_goes_through_the_tunnel_if_the_peer_may_have_everything() {
     for family in Family::ALL {
         ping(&sidecar.lab.left.namespace, family.inside(2));
     }
-    // The right end has no such address and says so, through the tunnel.
+    // The right end does not have this address and answers so, through the tunnel.
     let way = |to: &str| sidecar.left(&format!("ip route get {to}"));
     assert!(way("203.0.113.1").contains(&sidecar.device), "{}", way("203.0.113.1"));
     assert!(way("198.51.100.1").contains("dev underlay"), "{}", way("198.51.100.1"));
@@ -165,40 +159,38 @@ fn everything_goes_through_the_tunnel_if_the_peer_may_have_everything() {
 
     sidecar.write(&addresses(), &peer("0.0.0.0/0"));
     process.signal(Signal::SIGHUP);
-    wait_until("one rule less", || rules()[1] == before[1]);
+    wait_until("the removal of a rule", || rules()[1] == before[1]);
     assert_ne!(rules()[0], before[0]);
     ping(&sidecar.lab.left.namespace, Family::V4.inside(2));
     process.signal(Signal::SIGTERM);
     assert_eq!(process.wait(), Some(0), "{}", process.said());
-    assert_eq!(rules(), before, "rules do not go with the interface, and are removed");
+    assert_eq!(rules(), before, "policy rules were left behind");
 }
 
 #[test]
 fn a_peer_that_moves_is_found_by_its_name_again() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let sidecar = Sidecar::new();
     let zone = Zone::serve(&sidecar.lab.left, Ipv4Addr::LOCALHOST);
     let peer = format!("Endpoint = peer.example:{PORT}\nAllowedIPs = {}", allowed_ips(2));
     let mut process = sidecar.start(&mut with_names(&sidecar, Ipv4Addr::LOCALHOST, &peer));
     let left = || wg::peers(&sidecar.lab.left, &sidecar.device).remove(0);
 
-    // Not there yet: no reason to give up, neither for us nor for packets that come later.
-    wait_until("a question", || zone.asked() > 1);
+    // The name does not exist yet: the router keeps trying, and later packets get through.
+    wait_until("a query", || zone.asked() > 1);
     assert_eq!(left().endpoint, "(none)");
     zone.set("peer.example", sidecar.lab.right.underlay4);
     wait_until("an address", || left().endpoint == format!("{}:{PORT}", sidecar.lab.right.underlay4));
     ping(&sidecar.lab.left.namespace, Family::V4.inside(2));
 
-    // The peer gets another address, and nobody tells us but the name.
+    // The peer moves, and only its DNS name says so.
     let moved = Ipv4Addr::new(192, 0, 2, 77);
     zone.set("peer.example", moved);
     let asked = zone.asked();
     let right = |words: &str| output(&sidecar.lab.right.namespace, &words.split(' ').collect::<Vec<_>>(), "");
     right(&format!("ip addr del {}/24 dev underlay", sidecar.lab.right.underlay4));
     right(&format!("ip addr add {moved}/24 dev underlay"));
-    // A right end without sessions: the left one has to begin, and does so at the old address first.
+    // The right end loses its sessions, so the left one initiates, at the old address first.
     right(&format!("wg set {} peer {} remove", sidecar.right.device, sidecar.keys[0].public));
     wg::set(&sidecar.lab.right, &sidecar.right.device, &sidecar.keys[1], &Setting::new(&sidecar.keys[0], 1));
     sidecar.left(&format!("wg set {} private-key /dev/null", sidecar.device));
@@ -213,26 +205,24 @@ fn a_peer_that_moves_is_found_by_its_name_again() {
     assert_eq!(left().endpoint, format!("{moved}:{PORT}"));
     assert!(zone.asked() > asked);
 
-    // A name server that says nothing holds nobody up.
+    // A silent name server blocks nothing.
     zone.fall_silent();
     sidecar
         .write(&addresses(), &format!("Endpoint = silent.example:{PORT}\nAllowedIPs = {}", allowed_ips(2)));
     process.signal(Signal::SIGHUP);
-    wait_until("a question", || zone.was_asked_for("silent.example"));
-    // The peer is where it was.
+    wait_until("a query", || zone.was_asked_for("silent.example"));
+    // The peer keeps its endpoint.
     ping::once(&sidecar.lab.left.namespace, Family::V4.inside(2));
     assert_eq!(left().endpoint, format!("{moved}:{PORT}"));
     process.signal(Signal::SIGTERM);
-    assert_eq!(process.wait(), Some(0), "nor does it hold up the end");
+    assert_eq!(process.wait(), Some(0), "a pending lookup blocked the exit");
 }
 
 #[test]
 fn a_name_is_looked_up_before_everything_goes_through_the_tunnel() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let sidecar = Sidecar::new();
-    // A name server behind the default route, which will lead into the tunnel.
+    // A name server behind the default route, which will move into the tunnel.
     let server = Ipv4Addr::new(203, 0, 113, 53);
     let words = format!("ip addr add {server}/32 dev lo");
     output(&sidecar.lab.right.namespace, &words.split(' ').collect::<Vec<_>>(), "");
@@ -247,9 +237,7 @@ fn a_name_is_looked_up_before_everything_goes_through_the_tunnel() {
 
 #[test]
 fn a_name_that_is_waited_for_does_not_hold_up_the_end() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let sidecar = Sidecar::new();
     let state = || (["ip -4 rule", "ip -6 rule"].map(|words| sidecar.left(words)), links(&sidecar.lab.left));
     let before = state();
@@ -259,33 +247,33 @@ fn a_name_that_is_waited_for_does_not_hold_up_the_end() {
         let peer = format!("Endpoint = {signal}.example:{PORT}\nAllowedIPs = 0.0.0.0/0, ::/0");
         let command = &mut with_names(&sidecar, Ipv4Addr::LOCALHOST, &peer);
         let mut process = Process::start_quietly(command.env("LANEWAY_LOG", "info"));
-        wait_until("a question, and a way to end it", || {
+        wait_until("a query, and a signal handler", || {
             zone.was_asked_for(&format!("{signal}.example")) && handles(&process, signal)
         });
         process.signal(signal);
         assert_eq!(process.wait(), Some(0), "{}", process.said());
         let said = process.said();
         assert!(said.contains("stopping: received a signal"), "{said}");
-        assert!(!said.contains("has no address yet"), "it waited for the name all the same: {said}");
+        assert!(!said.contains("has no address yet"), "it waited for the name: {said}");
         assert!(!said.contains("left behind"), "{said}");
-        // The kernel takes the device away in its own time.
-        wait_until("the state from before", || state() == before);
+        // The kernel removes the device asynchronously.
+        wait_until("the initial state", || state() == before);
         assert!(!control_socket(&sidecar.device).exists());
     }
 }
 
-/// Whether the process has a handler for the signal.
+/// Returns whether the process handles the signal.
 fn handles(process: &Process, signal: Signal) -> bool {
     let status = fs::read_to_string(format!("/proc/{}/status", process.id())).expect("a process");
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("a line about signals");
     u64::from_str_radix(caught.trim(), 16).expect("a mask") >> (signal as u32 - 1) & 1 == 1
 }
 
-/// The command of a sidecar whose names are looked up at `server`: in a mount namespace of its own, where
-/// `/etc/resolv.conf` says so.
+/// Returns the command of a sidecar that looks names up at `server`: it runs in a mount namespace with its own
+/// `/etc/resolv.conf`.
 fn with_names(sidecar: &Sidecar, server: Ipv4Addr, peer: &str) -> std::process::Command {
     let file = sidecar.write(&addresses(), peer);
-    // One attempt of a second, so that a question that nobody answers is soon over.
+    // One attempt with a timeout of a second, so that an unanswered query ends soon.
     let resolver = format!("nameserver {server}\noptions timeout:1 attempts:1\n");
     let resolver = sidecar.folder.write("resolv.conf", &resolver);
     let switch = sidecar.folder.write("nsswitch.conf", "hosts: files dns\n");
@@ -353,7 +341,7 @@ impl Drop for Zone {
     }
 }
 
-/// Answers one question (RFC 1035, section 4): an address, no address of that type, or no such name.
+/// Answers one query (RFC 1035, section 4): with an address, no address of that type, or NXDOMAIN.
 fn answer(question: &[u8], zone: &mut Shared) -> Option<Vec<u8>> {
     let mut labels = Vec::new();
     let mut at = 12;
@@ -372,11 +360,11 @@ fn answer(question: &[u8], zone: &mut Shared) -> Option<Vec<u8>> {
     let is_a = question[at + 1..at + 3] == [0, 1];
     let records = u8::from(is_a && address.is_some());
     let no_such_name = if address.is_none() { 3 } else { 0 };
-    // A response, authoritative, recursion available; one question, and as many answers as there are.
+    // Response, authoritative, recursion available; one question; the number of answers.
     let header = [question[0], question[1], 0x85, 0x80 | no_such_name, 0, 1, 0, records, 0, 0, 0, 0];
     let mut answer = [&header[..], &question[12..end]].concat();
     if let (true, Some(address)) = (is_a, address) {
-        // The name again, by its place; type A, class IN, no time to live, four bytes.
+        // The name as a pointer to the question; type A, class IN, TTL 0, four bytes.
         answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
         answer.extend(address.octets());
     }

@@ -1,4 +1,4 @@
-//! The control socket of a running `laneway -f`, as `wg` and control planes use it: what a change changes, and
+//! The control socket of a running `laneway -f`, as `wg` and control planes use it: what a request changes, and
 //! above all what it leaves alone.
 
 mod support;
@@ -21,14 +21,14 @@ use support::tunnel::{Family, PORT, address, allowed_ips};
 use support::wg::{self, KeyPair, PeerLine, Setting};
 use support::{bulk, echo, lab, require_root, settled, wait_until};
 
-/// A key whose owner does not exist, for a peer that is only there to have something.
+/// The public key of a peer that does not exist.
 const NOBODY: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
 
-/// Echoes of a flood, and changes of the configuration meanwhile, at the least.
+/// The minimum of echoes in a flood, and of configuration changes meanwhile.
 const ECHOES: u32 = 2000;
 const CHANGES: u32 = 20;
 
-/// Two laneways that have exchanged packets. The left one began.
+/// Two Laneways that have exchanged packets. The left one initiated.
 struct Tunnel {
     lab: Lab,
     left: Laneway,
@@ -51,30 +51,30 @@ impl Tunnel {
         tunnel
     }
 
-    /// `wg` with the left device, with `input` on its standard input.
+    /// Runs `wg` on the left device, with `input` on its standard input.
     fn wg(&self, command: &str, arguments: &[&str], input: &str) -> Result<String, String> {
         let words = [&["wg", command, &self.left.device], arguments].concat();
         attempt(&self.lab.left.namespace, &words, input)
     }
 
-    /// The left device's peers.
+    /// Returns the peers of the left device.
     fn peers(&self) -> Vec<PeerLine> {
         wg::peers(&self.lab.left, &self.left.device)
     }
 
-    /// The left device's one peer.
+    /// Returns the only peer of the left device.
     fn peer(&self) -> PeerLine {
         let peers = self.peers();
         assert_eq!(peers.len(), 1, "{peers:?}");
         peers.into_iter().next().expect("just counted")
     }
 
-    /// The same once all that has crossed is counted.
+    /// Like [`peer`](Self::peer), once its counters have settled.
     fn peer_at_rest(&self) -> PeerLine {
         settled("the counts", || self.peer())
     }
 
-    /// The configuration file of the left device, with `more` behind it.
+    /// Returns the configuration file of the left device, with `more` appended.
     fn file(&self, more: &str) -> String {
         format!(
             "[Interface]\nPrivateKey = {}\nListenPort = {PORT}\n[Peer]\nPublicKey = {}\nAllowedIPs = {}\n{more}",
@@ -88,7 +88,7 @@ impl Tunnel {
         answers(&self.lab.left.namespace, Family::V4.inside(2))
     }
 
-    /// One request, or several, on a connection of their own: all that is answered until the other end closes.
+    /// Sends requests on a new connection, and returns everything answered until the router closes it.
     fn talk(&self, requests: &str) -> String {
         let mut stream = UnixStream::connect(self.left.socket()).expect("the control socket");
         stream.set_read_timeout(Some(support::DEADLINE)).expect("a timeout");
@@ -102,9 +102,7 @@ impl Tunnel {
 
 #[test]
 fn wg_shows_who_was_heard_when_and_how_much() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let tunnel = Tunnel::up();
     let before = tunnel.peer();
     assert_eq!(before.public, tunnel.keys[1].public);
@@ -113,12 +111,12 @@ fn wg_shows_who_was_heard_when_and_how_much() {
     assert!(before.latest_handshake > 0);
     let right = &wg::peers(&tunnel.lab.right, &tunnel.right.device)[0];
     let learned = Family::V4.endpoint(&tunnel.lab.left).to_string();
-    assert_eq!(right.endpoint, learned, "the one that only answers learns where the other is");
+    assert_eq!(right.endpoint, learned, "the responder did not learn the endpoint");
 
     bulk(&tunnel.lab.left, &tunnel.lab.right, Family::V4.inside(2), 1, 1 << 20);
     let after = tunnel.peer_at_rest();
     assert!(after.sent >= before.sent + (1 << 20), "{before:?} {after:?}");
-    assert!(after.received > before.received, "acknowledgements came back");
+    assert!(after.received > before.received, "no acknowledgements were received");
 
     let file = tunnel.wg("showconf", &[], "").expect("showconf");
     for line in [
@@ -132,21 +130,19 @@ fn wg_shows_who_was_heard_when_and_how_much() {
 
 #[test]
 fn the_listen_port_changes_under_a_running_tunnel() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let tunnel = Tunnel::up();
     let handshake = tunnel.peer().latest_handshake;
     tunnel.wg("set", &["listen-port", "51999"], "").expect("a new port");
     let shown = tunnel.wg("show", &["listen-port"], "").expect("show");
     assert_eq!(shown.trim(), "51999");
-    // The first packet from the new port tells the other one where we are.
+    // The first packet from the new port tells the other end.
     ping(&tunnel.lab.left.namespace, Family::V4.inside(2));
     bulk(&tunnel.lab.right, &tunnel.lab.left, Family::V4.inside(1), 2, 4 << 20);
-    assert_eq!(tunnel.peer().latest_handshake, handshake, "the session went on");
+    assert_eq!(tunnel.peer().latest_handshake, handshake, "the session was replaced");
     let roamed = &wg::peers(&tunnel.lab.right, &tunnel.right.device)[0].endpoint;
     assert!(roamed.ends_with(":51999"), "{roamed}");
-    // A worker that had nothing to do closes its old socket in its own time.
+    // An idle worker closes its old socket later.
     wait_until("the old port to be free again", || {
         tunnel.lab.left.namespace.run(|| UdpSocket::bind(("0.0.0.0", PORT))).expect("enter").is_ok()
     });
@@ -154,9 +150,7 @@ fn the_listen_port_changes_under_a_running_tunnel() {
 
 #[test]
 fn a_listen_port_can_be_taken_up_again_at_once() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let tunnel = Tunnel::up();
     let there_and_back = "set=1\nlisten_port=4321\n\nset=1\nlisten_port=4322\n\n";
     let orders = there_and_back.repeat(20);
@@ -166,9 +160,7 @@ fn a_listen_port_can_be_taken_up_again_at_once() {
 
 #[test]
 fn a_listen_port_that_is_taken_is_refused_and_the_old_one_stays() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let tunnel = Tunnel::up();
     let held = tunnel.lab.left.namespace.run(|| UdpSocket::bind("0.0.0.0:51999")).expect("enter");
     let refused = tunnel.wg("set", &["listen-port", "51999"], "").expect_err("the port is taken");
@@ -180,21 +172,20 @@ fn a_listen_port_that_is_taken_is_refused_and_the_old_one_stays() {
 
 #[test]
 fn a_peer_that_is_removed_is_gone_with_its_session() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let tunnel = Tunnel::up();
     tunnel.wg("set", &["peer", &tunnel.keys[1].public, "remove"], "").expect("remove");
     assert_eq!(tunnel.peers(), []);
     assert!(!tunnel.left_reaches_right());
-    assert!(!answers(&tunnel.lab.right.namespace, Family::V4.inside(1)), "nor does it listen to it");
+    assert!(
+        !answers(&tunnel.lab.right.namespace, Family::V4.inside(1)),
+        "packets of a removed peer were accepted"
+    );
 }
 
 #[test]
 fn allowed_ips_move_from_one_peer_to_another_and_back() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let tunnel = Tunnel::up();
     let (right, networks) = (&tunnel.keys[1].public, allowed_ips(2));
     let handshake = tunnel.peer().latest_handshake;
@@ -212,7 +203,7 @@ fn allowed_ips_move_from_one_peer_to_another_and_back() {
     let none = "(none)".to_owned();
     let moved = [(NOBODY.to_owned(), networks.clone()), (right.clone(), none.clone())];
     assert_eq!(allowed(), sorted(moved.to_vec()));
-    assert!(!tunnel.left_reaches_right(), "neither is it sent to the old owner, nor taken from it");
+    assert!(!tunnel.left_reaches_right(), "the old owner still has the address");
 
     tunnel.wg("set", &["peer", right, "allowed-ips", &networks], "").expect("back again");
     let back = [(NOBODY.to_owned(), none), (right.clone(), networks)];
@@ -220,14 +211,12 @@ fn allowed_ips_move_from_one_peer_to_another_and_back() {
     ping(&tunnel.lab.left.namespace, Family::V4.inside(2));
     let peers = tunnel.peers();
     let peer = peers.iter().find(|peer| peer.public == *right).expect("it was listed above");
-    assert_eq!(peer.latest_handshake, handshake, "the session went on");
+    assert_eq!(peer.latest_handshake, handshake, "the session was replaced");
 }
 
 #[test]
 fn setconf_leaves_nothing_but_what_it_says() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let tunnel = Tunnel::up();
     let file = format!(
         "[Interface]\nPrivateKey = {}\nListenPort = 51998\nFwMark = 0x2a\n\
@@ -245,9 +234,7 @@ fn setconf_leaves_nothing_but_what_it_says() {
 
 #[test]
 fn syncconf_under_traffic_keeps_sessions_and_counts_and_corrupts_nothing() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let tunnel = Tunnel::up();
     let before = tunnel.peer();
     thread::scope(|scope| {
@@ -262,16 +249,14 @@ fn syncconf_under_traffic_keeps_sessions_and_counts_and_corrupts_nothing() {
         }
     });
     let after = tunnel.peer_at_rest();
-    assert_eq!(after.latest_handshake, before.latest_handshake, "the session went on");
-    assert!(after.sent >= before.sent + (48 << 20), "counts went on: {before:?} {after:?}");
-    assert_eq!(after.endpoint, before.endpoint, "a file without an endpoint keeps the one that is known");
+    assert_eq!(after.latest_handshake, before.latest_handshake, "the session was replaced");
+    assert!(after.sent >= before.sent + (48 << 20), "counters were reset: {before:?} {after:?}");
+    assert_eq!(after.endpoint, before.endpoint, "the endpoint changed");
 }
 
 #[test]
 fn syncconf_under_a_flood_of_echoes_loses_none() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let tunnel = Tunnel::up();
     let before = tunnel.peer();
     let changes = AtomicU32::new(0);
@@ -295,16 +280,14 @@ fn syncconf_under_a_flood_of_echoes_loses_none() {
     });
     assert!(flood.sent >= ECHOES && flood.lost.is_empty() && flood.surplus == 0, "{changes:?}: {flood:?}");
     let after = tunnel.peer_at_rest();
-    assert_eq!(after.latest_handshake, before.latest_handshake, "the session went on");
-    // Four bytes, and at the least the headers of UDP, IPv4 and of the message around them.
+    assert_eq!(after.latest_handshake, before.latest_handshake, "the session was replaced");
+    // The payload of four bytes, and at least the UDP, IPv4 and data message headers.
     assert!(after.sent >= before.sent + u64::from(flood.sent) * (4 + 8 + 20 + 32), "{before:?} {after:?}");
 }
 
 #[test]
 fn one_connection_carries_several_requests_and_errnos_have_their_sign() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let tunnel = Tunnel::up();
     let answer =
         tunnel.talk("get=1\n\nset=1\nfwmark=7\n\nset=1\nlisten_port=x\n\nset=1\nbogus=1\n\nget=1\n\n");
@@ -321,9 +304,7 @@ fn one_connection_carries_several_requests_and_errnos_have_their_sign() {
 
 #[test]
 fn replacing_all_peers_leaves_a_kept_one_its_session_and_nothing_that_is_not_named() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let tunnel = Tunnel::up();
     let right = &tunnel.keys[1].public;
     let handshake = tunnel.peer().latest_handshake;
@@ -338,26 +319,20 @@ fn replacing_all_peers_leaves_a_kept_one_its_session_and_nothing_that_is_not_nam
     assert_eq!(shown("persistent-keepalive").trim(), format!("{right}\toff"));
     assert_eq!(tunnel.peer().allowed_ips, format!("{}/32", Family::V4.inside(2)));
     ping(&tunnel.lab.left.namespace, Family::V4.inside(2));
-    assert_eq!(tunnel.peer().latest_handshake, handshake, "the session went on");
+    assert_eq!(tunnel.peer().latest_handshake, handshake, "the session was replaced");
 }
 
 #[test]
 fn a_list_of_peers_that_has_ourselves_in_it_is_taken_without_us() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let tunnel = Tunnel::up();
-    tunnel
-        .wg("set", &["peer", &tunnel.keys[0].public, "allowed-ips", "10.9.0.0/16"], "")
-        .expect("no mistake");
+    tunnel.wg("set", &["peer", &tunnel.keys[0].public, "allowed-ips", "10.9.0.0/16"], "").expect("accepted");
     assert_eq!(tunnel.peer().public, tunnel.keys[1].public);
 }
 
 #[test]
 fn a_link_local_endpoint_is_told_with_its_interface_and_shown_so() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let tunnel = Tunnel::up();
     let address = network::link_local(&tunnel.lab.right, CABLE);
     let endpoint = format!("[{address}%{CABLE}]:{PORT}");
@@ -370,19 +345,17 @@ fn a_link_local_endpoint_is_told_with_its_interface_and_shown_so() {
 
 #[test]
 fn clients_that_hang_up_early_or_talk_nonsense_disturb_nobody() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let tunnel = Tunnel::up();
-    // At once, in the middle of a request, without the request's end.
+    // Closed at once, in the middle of a request.
     for nothing in ["", "set=1\nfwmark=9", "set=1\nfwmark=9\n", "hello\n\n", "\u{0}\n"] {
         assert_eq!(tunnel.talk(nothing), "", "{nothing:?}");
     }
-    // And some that stay and say nothing.
+    // Some stay open and send nothing.
     let silent: Vec<_> =
         (0..8).map(|_| UnixStream::connect(tunnel.left.socket()).expect("connect")).collect();
     let shown = tunnel.wg("show", &["fwmark"], "").expect("show");
-    assert_eq!(shown.trim(), "off", "half a request is not acted on");
+    assert_eq!(shown.trim(), "off", "half a request was applied");
     drop(silent);
     wait_until("an echo", || {
         thread::sleep(Duration::from_millis(10));

@@ -1,8 +1,9 @@
-//! The underlay over the kernel's loopback: what a lane relies on when it sends and receives.
+//! The underlay over the kernel's loopback: what a lane relies on to send and receive.
 //!
-//! Tests that change addresses, MTU or rules do so in a network namespace of their own thread, which
-//! is gone with the thread. They need root, and fail with a sentence where it is missing, unless
-//! `LANEWAY_SKIP_NETNS=1` leaves them out.
+//! Tests that change addresses, MTU or rules run in a network namespace of their own thread, which the kernel
+//! removes with the thread. They need root; `LANEWAY_SKIP_NETNS=1` skips them.
+
+mod support;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket as Plain};
@@ -16,8 +17,9 @@ use laneway::underlay::{
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
+use support::{require_root, skip};
 
-/// A lane's socket with what it takes to use it.
+/// A lane's socket, with sender, receiver and buffers.
 struct Lane {
     socket: UdpSocket,
     sender: Sender,
@@ -48,7 +50,7 @@ impl Lane {
         self.sender.send_run(&self.socket, run, stride, to)
     }
 
-    /// The messages that have come, each with its bytes, once they hold at least `datagrams`.
+    /// Receives until the messages hold at least `datagrams`, and returns each with its bytes.
     fn receive(&mut self, datagrams: usize) -> Vec<(Received, Vec<u8>)> {
         let mut messages = Vec::new();
         loop {
@@ -65,7 +67,7 @@ impl Lane {
         }
     }
 
-    /// The one message that comes.
+    /// Receives the only message.
     fn receive_one(&mut self) -> (Received, Vec<u8>) {
         let mut messages = self.receive(1);
         assert_eq!(messages.len(), 1);
@@ -73,33 +75,22 @@ impl Lane {
     }
 }
 
-/// Whether `socket` is ready in good time; a test that waits in vain fails instead of hanging.
+/// Returns whether `socket` becomes readable before a deadline, so that a test fails instead of hanging.
 fn waits_for(socket: &UdpSocket, events: PollFlags) -> bool {
     poll(&mut [PollFd::new(socket.as_fd(), events)], PollTimeout::from(10_000_u16)) == Ok(1)
 }
 
-/// `count` datagrams of `stride` bytes that all differ; the last is half as long.
+/// Returns `count` different datagrams of `stride` bytes; the last one is half as long.
 fn run(count: u8, stride: usize) -> Vec<u8> {
     let mut run: Vec<u8> = (0..count).flat_map(|n| vec![n; stride]).collect();
     run.truncate(run.len() - stride / 2);
     run
 }
 
-/// Moves this thread to a new network namespace with nothing but loopback; false if the person who runs the
-/// tests asks to leave out those that need one.
-fn in_a_namespace() -> bool {
-    if std::env::var_os("LANEWAY_SKIP_NETNS").is_some_and(|skip| skip == "1") {
-        eprintln!("skipped: LANEWAY_SKIP_NETNS=1");
-        return false;
-    }
-    match unshare(CloneFlags::CLONE_NEWNET) {
-        Ok(()) => ip("link set lo up"),
-        Err(errno) => panic!(
-            "this test makes a network namespace ({errno}): run it as root (CAP_NET_ADMIN and CAP_SYS_ADMIN), \
-             or set LANEWAY_SKIP_NETNS=1 to leave it out"
-        ),
-    }
-    true
+/// Moves this thread to a new network namespace that has only a loopback device.
+fn enter_namespace() {
+    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+    ip("link set lo up");
 }
 
 fn ip(arguments: &str) {
@@ -108,8 +99,8 @@ fn ip(arguments: &str) {
     assert!(status.success(), "ip {arguments}");
 }
 
-/// Gives loopback an address, and waits until packets get there: the kernel adds an IPv6 address's own
-/// route a little after the address.
+/// Assigns an address to the loopback device, and waits until packets get there: the kernel adds the local route
+/// of an IPv6 address a little later.
 fn add_address(address: &str) -> String {
     let with_length = format!("{address}/{} dev lo", if address.contains(':') { 128 } else { 32 });
     ip(&format!("addr add {with_length}"));
@@ -133,7 +124,7 @@ fn a_run_arrives_as_one_message_over_ipv4_and_ipv6() {
         let (message, bytes) = to.receive_one();
         assert_eq!(bytes, run);
         assert_eq!((message.stride, message.segments()), (1452, 45));
-        assert_eq!(message.from.address, from.at(local).address, "plain addresses, never v4-mapped");
+        assert_eq!(message.from.address, from.at(local).address, "not a plain address");
         assert_eq!(message.from.source.unwrap().ip, local.parse::<IpAddr>().unwrap());
     }
 }
@@ -175,9 +166,8 @@ fn an_answer_leaves_from_the_address_that_was_asked() {
 
 #[test]
 fn an_answer_leaves_from_the_ipv6_address_that_was_asked() {
-    if !in_a_namespace() {
-        return;
-    }
+    require_root!();
+    enter_namespace();
     add_address("fd00::2");
     let mut lane = Lane::new();
     for asked in ["::1", "fd00::2"] {
@@ -191,9 +181,8 @@ fn an_answer_leaves_from_the_ipv6_address_that_was_asked() {
 
 #[test]
 fn an_address_that_is_taken_away_does_not_cut_off_the_peer() {
-    if !in_a_namespace() {
-        return;
-    }
+    require_root!();
+    enter_namespace();
     for asked in ["10.0.0.9", "fd00::9"] {
         let (mut lane, mut peer) = (Lane::new(), Lane::new());
         let address = add_address(asked);
@@ -213,9 +202,8 @@ fn an_address_that_is_taken_away_does_not_cut_off_the_peer() {
 
 #[test]
 fn a_run_that_is_too_long_for_the_path_still_arrives_and_the_path_mtu_is_known() {
-    if !in_a_namespace() {
-        return;
-    }
+    require_root!();
+    enter_namespace();
     ip("link set lo mtu 1400");
     for local in ["127.0.0.1", "::1"] {
         let (mut from, mut to) = (Lane::new(), Lane::new());
@@ -231,10 +219,9 @@ fn a_run_that_is_too_long_for_the_path_still_arrives_and_the_path_mtu_is_known()
 
 #[test]
 fn the_mark_can_change_while_the_socket_is_in_use() {
-    if !in_a_namespace() {
-        return;
-    }
-    // Marked datagrams have nowhere to go, so the mark shows in what becomes of them.
+    require_root!();
+    enter_namespace();
+    // Marked datagrams are unroutable, so the result of a send shows the mark.
     ip("rule add pref 2 lookup local");
     ip("rule del pref 0 lookup local");
     ip("rule add pref 1 fwmark 0x2a unreachable");
@@ -245,7 +232,7 @@ fn the_mark_can_change_while_the_socket_is_in_use() {
 
     let refused = from.send(b"lost", 4, &endpoint);
     assert!(matches!(refused, Err(SendFailure::Refused { lost: 1, .. })), "{refused:?}");
-    assert!(from.socket.path_mtu(&endpoint).is_err(), "the mark holds for the path MTU too");
+    assert!(from.socket.path_mtu(&endpoint).is_err(), "the path MTU lookup ignored the mark");
 
     from.socket.set_fwmark(0).unwrap();
     from.send(b"goes", 4, &endpoint).unwrap();
@@ -275,8 +262,8 @@ fn lanes_on_one_port_share_the_senders_and_a_sender_stays_with_its_lane() {
             && poll(&mut sockets.collect::<Vec<_>>(), PollTimeout::from(10_000_u16)) == Ok(0);
         assert!(!none_waits, "{arrived} of {} arrived", 3 * peers.len());
     }
-    assert_eq!(at_lane.iter().map(BTreeSet::len).sum::<usize>(), peers.len(), "no sender at two lanes");
-    assert!(at_lane.iter().all(|senders| !senders.is_empty()), "every lane takes part");
+    assert_eq!(at_lane.iter().map(BTreeSet::len).sum::<usize>(), peers.len(), "a flow used two lanes");
+    assert!(at_lane.iter().all(|senders| !senders.is_empty()), "a lane got no flow");
 }
 
 #[test]
@@ -309,10 +296,9 @@ fn a_peer_that_refuses_does_not_disturb_the_others() {
 
 #[test]
 fn a_full_send_buffer_blocks_and_nothing_is_lost_when_it_has_room_again() {
-    if !in_a_namespace() {
-        return;
-    }
-    // A device that is slower than the sender, so that the buffer fills.
+    require_root!();
+    enter_namespace();
+    // A device slower than the sender, so that the buffer fills.
     ip("link add slow type veth peer name far");
     ip("addr add 10.1.0.1/24 dev slow");
     ip("link set slow up");
@@ -321,7 +307,7 @@ fn a_full_send_buffer_blocks_and_nothing_is_lost_when_it_has_room_again() {
     let tc = "qdisc add dev slow root tbf rate 8mbit burst 64k limit 10m";
     let shaped = Command::new("tc").args(tc.split(' ')).status();
     if !shaped.is_ok_and(|status| status.success()) {
-        eprintln!("left out: this kernel has no shaper");
+        skip::report("this kernel has no traffic shaper (sch_tbf)");
         return;
     }
     let small = SocketOptions { buffer: 1 << 17, ..SocketOptions::default() };

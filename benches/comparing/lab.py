@@ -14,8 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from .addresses import UNDERLAY_MTU
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-UNDERLAY_MTU = 1500
 
 _libc = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h

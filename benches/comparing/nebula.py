@@ -5,8 +5,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from .addresses import TUNNEL_MTU
 from .lab import LabError, run, wait_until
-from .tunnels import TUNNEL_MTU, Program
+from .tunnels import Program
 
 # With the system's small default, its receiver drops whole GRO batches.
 SOCKET_BUFFER = 4 * 1024 * 1024

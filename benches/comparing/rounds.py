@@ -5,11 +5,11 @@ import sys
 from dataclasses import dataclass, field
 
 from . import meters
+from .addresses import UNDERLAY
 from .lab import Lab, LabError, cut_into_packets
 from .loads import MEMORY, Line
 
 CABLE = "underlay"
-UNDERLAY = ("192.0.2.1", "192.0.2.2")
 ATTEMPTS = 2
 # Cores that tunnels without a load may keep busy before it is noted.
 IDLE_CORES = 0.05

@@ -4,8 +4,9 @@ import os
 from dataclasses import dataclass
 
 from . import iperf, meters, programs
+from .addresses import PORT, inside
 from .lab import Lab
-from .tunnels import FIRST_PORT, End, Tunnel
+from .tunnels import End, Tunnel
 from .uapi import Keys, Peer, configure
 
 # Bits per second of UDP from all peers together, low enough that nothing need be lost, and flows per peer.
@@ -60,11 +61,11 @@ def measure(laneway, lanes, peers, seconds):
 def build(lab, laneway, lanes, peers):
     """Returns a hub with `lanes` lanes and peers with one each, after every peer has reached the hub."""
     hub_program, peer_program = programs.laneway(laneway, lanes), programs.laneway(laneway, 1)
-    hub = End(lab.namespace("h"), "", FIRST_PORT, f"lw{os.getpid()}-h", "10.77.0.1")
+    hub = End(lab.namespace("h"), "", PORT, f"lw{os.getpid()}-h", inside(0, 1))
     ends = []
     for number in range(1, peers + 1):
-        end = End(lab.namespace(str(number)), f"198.18.{number}.2", FIRST_PORT,
-                  f"lw{os.getpid()}-{number}", f"10.77.0.{1 + number}")
+        end = End(lab.namespace(str(number)), f"198.18.{number}.2", PORT,
+                  f"lw{os.getpid()}-{number}", inside(0, 1 + number))
         lab.cable(hub.namespace, end.namespace, f"cable{number}",
                   f"{hub_side(number)}/30", f"{end.underlay}/30")
         ends.append(end)

@@ -3,11 +3,9 @@
 import os
 from dataclasses import dataclass, field
 
+from .addresses import PORT, TUNNEL_MTU, inside
 from .lab import LabError, Namespace, Process, run, wait_until
 from .uapi import Keys, Peer, configure, socket_of
-
-TUNNEL_MTU = 1420
-FIRST_PORT = 51820
 
 
 @dataclass
@@ -95,8 +93,8 @@ class Program:
         """Starts it between two (namespace, underlay address) sides as tunnel number `index`, and waits until
         packets cross."""
         ends = tuple(
-            End(namespace, underlay, FIRST_PORT + index, f"lw{os.getpid()}-{index}{namespace.name}",
-                f"10.77.{index}.{1 + number}")
+            End(namespace, underlay, PORT + index, f"lw{os.getpid()}-{index}{namespace.name}",
+                inside(index, 1 + number))
             for number, (namespace, underlay) in enumerate(sides))
         tunnel = Tunnel(self, ends)
         try:

@@ -1,4 +1,4 @@
-//! The doorbell and the inbox of the lanes, from their own source, over stand-ins.
+//! The doorbell and the ring of the lanes: their source, over stand-ins.
 
 #![allow(dead_code, unreachable_pub)]
 
@@ -9,7 +9,7 @@ pub mod pool;
 #[path = "../../src/lane/ring/ring.rs"]
 pub mod ring;
 
-/// Takes the place of `src/lane/ring/sync.rs`.
+/// Replaces `src/lane/ring/sync.rs`.
 mod sync {
     pub use loom::sync::Arc;
     pub use loom::sync::atomic::Ordering;

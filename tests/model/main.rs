@@ -1,11 +1,10 @@
-//! Inboxes, doorbells and pools under a model checker: every order in which threads can see each
-//! other's writes is tried, and in none of them is a wake-up lost, a batch lost or doubled, or a
-//! slab made from nothing.
+//! Rings, doorbells and pools under the loom model checker: it tries every order in which threads can see each
+//! other's writes, and in none of them is a wake-up lost, a batch lost or duplicated, or a batch made from
+//! nothing.
 //!
-//! A lost wake-up shows as a deadlock: the consumer sleeps, the producers are done. That the model
-//! would see one is shown by leaving out either of the doorbell's fences, or the consumer's second
-//! look. What is checked is the source of `src/lane/ring/doorbell.rs`, `ring.rs` and `pool.rs` itself, over
-//! stand-ins for the ring and the eventfd.
+//! A lost wake-up shows as a deadlock: the consumer sleeps, the producers are done. Leaving out either of the
+//! doorbell's fences, or the consumer's second look, shows that the model would detect one. The code under test is
+//! the source in `src/lane` itself, over stand-ins for the ring's storage and the eventfd.
 
 mod lane;
 mod stand_ins;
@@ -19,11 +18,11 @@ use loom::sync::Arc;
 use loom::sync::atomic::AtomicU32;
 use stand_ins::{Side, leave_out_fence_of, spawn_producer};
 
-/// The batch after which nothing comes.
+/// The last batch.
 const LAST: u32 = u32::MAX;
 
-/// Tries every order, with at most `preemptions` places where a thread is interrupted that could
-/// have gone on. Known faults of this kind need one or two.
+/// Tries every order with at most `preemptions` preemptions of a thread that could have continued. Known faults of
+/// this kind need one or two.
 fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
@@ -41,7 +40,7 @@ fn sleep(bell: &Doorbell, awaited: Awaited, idle: impl FnOnce() -> bool) {
     bell.disarm(true);
 }
 
-/// The next batch, asleep until there is one.
+/// Returns the next batch, and sleeps until there is one.
 fn receive(ring: &Ring<u32>, bell: &Doorbell) -> u32 {
     loop {
         if let Some(batch) = ring.pop() {
@@ -56,7 +55,7 @@ fn ring_of(depth: usize) -> (Arc<Ring<u32>>, Arc<Doorbell>) {
     (Arc::new(Ring::new(depth, Arc::clone(&bell))), bell)
 }
 
-/// One producer sends `batches`, the consumer waits for each.
+/// Runs one producer that sends `batches`, and a consumer that waits for each.
 fn one_to_one(batches: u32) {
     let (ring, bell) = ring_of(2);
     let producer = spawn_producer({
@@ -70,9 +69,9 @@ fn one_to_one(batches: u32) {
     producer.join().unwrap();
 }
 
-/// Whether there is an order in which the consumer, about to sleep, would sleep for ever: the only
-/// producer is done, and the bell has not rung. `looks`: whether it looks at its inbox once more
-/// between arming the bell and sleeping.
+/// Returns whether there is an order in which the consumer, about to sleep, would sleep forever: the only producer
+/// is done, and the bell has not rung. `looks`: whether it checks its ring once more between arming the bell and
+/// sleeping.
 fn can_oversleep(looks: bool) -> bool {
     let oversleeps = std::sync::Arc::new(AtomicBool::new(false));
     let found = std::sync::Arc::clone(&oversleeps);
@@ -168,14 +167,14 @@ fn one_slab_feeds_a_stream_while_both_ends_sleep() {
     });
 }
 
-/// A producer that lets nothing it handed over be overtaken, or, unless it `looks` whether its other batches
-/// are at home, that only looks whether the consumer sleeps.
+/// Runs a producer that may bypass the ring when the consumer sleeps. With `looks` it also requires all its other
+/// batches to have been returned, so that nothing is overtaken.
 fn takes_shortcuts(looks: bool) {
     let (ring, bell) = ring_of(3);
     let mut pool = Pool::new(2, Arc::new(Doorbell::new().unwrap()), || 0);
     let returns = Arc::clone(pool.returns());
     let written = Arc::new(AtomicU32::new(0));
-    // Relaxed: only what the rings order is ordered.
+    // Relaxed, so that only the rings provide ordering.
     let write = |written: &AtomicU32, n| {
         assert_eq!(written.load(Relaxed), n, "overtaken");
         written.store(n + 1, Relaxed);
@@ -195,7 +194,7 @@ fn takes_shortcuts(looks: bool) {
                     handed += 1;
                 }
             }
-            // The consumer is not to wait for what was not handed over.
+            // The consumer must not wait for batches that bypassed the ring.
             ring.push(Box::new(LAST)).expect("there is room for one more");
             handed
         }

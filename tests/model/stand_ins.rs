@@ -1,6 +1,6 @@
-//! What stands in for the ring, the eventfd and the fence, over the model checker's atomics.
+//! Stand-ins for the ring, the eventfd and the fence, over the model checker's atomics.
 
-// `Event::new` cannot fail here, but what it stands in for can.
+// The real `Event::new` can fail, so this one returns a result too.
 #![allow(unreachable_pub, clippy::unnecessary_wraps)]
 
 use std::cell::Cell;
@@ -11,7 +11,7 @@ use loom::sync::atomic::{self, AtomicUsize, Ordering};
 use loom::sync::{Condvar, Mutex};
 use loom::thread::{self, JoinHandle};
 
-/// Who stands at a doorbell.
+/// A side of a doorbell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// Pushes and rings.
@@ -23,21 +23,21 @@ pub enum Side {
 const PRODUCER: &str = "producer";
 
 thread_local! {
-    // All threads of a model are coroutines of the test's own thread, so they share this.
+    // All threads of a model are coroutines of the test's thread, so they share this.
     static LEFT_OUT: Cell<Option<Side>> = const { Cell::new(None) };
 }
 
-/// Breaks the doorbell for the rest of this test.
+/// Leaves out a fence of the doorbell for the rest of this test.
 pub fn leave_out_fence_of(side: Side) {
     LEFT_OUT.set(Some(side));
 }
 
-/// A model's thread whose fences are a producer's.
+/// Spawns a model thread whose fences count as a producer's.
 pub fn spawn_producer<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     thread::Builder::new().name(PRODUCER.into()).spawn(work).expect("a model's thread")
 }
 
-/// The fence, unless the test leaves it out.
+/// Executes the fence, unless the test leaves it out.
 pub fn fence(order: Ordering) {
     let side = if thread::current().name() == Some(PRODUCER) { Side::Producer } else { Side::Consumer };
     if LEFT_OUT.get() != Some(side) {
@@ -45,10 +45,10 @@ pub fn fence(order: Ordering) {
     }
 }
 
-/// What a doorbell's owner waits for. The checker orders two writes to one place only if one thread
-/// knows of the other's, and forgets that nothing comes between what a swap reads and what it writes;
-/// so it would let a producer's swap, which read the value from before a store, undo that store. A store
-/// that is a swap itself has its one place among the writes. It orders nothing else: it is relaxed.
+/// The state of a doorbell. loom orders two writes to one location only if one thread knows of the other's write,
+/// and does not model that nothing comes between a swap's read and write. A producer's swap that read the value
+/// before a store could then undo that store. A store that is itself a swap has a place in the order of writes. It
+/// is relaxed, so it orders nothing else.
 #[derive(Debug)]
 pub struct AtomicU8(atomic::AtomicU8);
 
@@ -70,7 +70,7 @@ impl AtomicU8 {
     }
 }
 
-/// An eventfd: signals until it is cleared.
+/// An eventfd: stays signalled until it is cleared.
 #[derive(Debug)]
 pub struct Event {
     signalled: Mutex<bool>,
@@ -95,7 +95,7 @@ impl Event {
         *self.signalled.lock().unwrap()
     }
 
-    /// Polls without a time limit.
+    /// Waits without a timeout.
     pub fn wait(&self) {
         let mut signalled = self.signalled.lock().unwrap();
         while !*signalled {
@@ -104,17 +104,17 @@ impl Event {
     }
 }
 
-/// A bounded ring with a turn a slot, as crossbeam's is one (after D. Vyukov's bounded queue).
-/// The lock around a value is never waited for: whose turn it is, is alone at the slot. So it orders
-/// nothing that the turns do not order, and a ring that looks empty or full takes no lock at all:
-/// were it to, it would hide a missing fence.
+/// A bounded ring with a turn counter per slot, like crossbeam's (after D. Vyukov's bounded queue). The lock
+/// around a value is never contended: only the thread whose turn it is accesses the slot. It therefore adds no
+/// ordering beyond that of the turns, and a ring that looks empty or full takes no lock at all: otherwise it would
+/// hide a missing fence.
 pub struct ArrayQueue<T> {
     head: AtomicUsize,
     tail: AtomicUsize,
     slots: Box<[Slot<T>]>,
 }
 
-/// `turn` is even while it waits for a push and odd while it holds one, and grows by two each lap.
+/// `turn` is even while the slot waits for a push and odd while it holds a value, and grows by two each lap.
 struct Slot<T> {
     turn: AtomicUsize,
     value: Mutex<Option<T>>,
@@ -191,13 +191,13 @@ impl<T> ArrayQueue<T> {
         self.slots.len()
     }
 
-    /// The slot of a position, and its turn when it waits for that position's push.
+    /// Returns the slot of a position, and its turn when it waits for the push at that position.
     fn place(&self, position: usize) -> (&Slot<T>, usize) {
         (&self.slots[position % self.capacity()], 2 * (position / self.capacity()))
     }
 }
 
-/// Moves an end of the ring one on, unless somebody else did.
+/// Advances an end of the ring by one, unless another thread did.
 fn claim(end: &AtomicUsize, at: usize) -> bool {
     end.compare_exchange(at, at + 1, Ordering::SeqCst, Ordering::Relaxed).is_ok()
 }

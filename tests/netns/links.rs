@@ -1,4 +1,4 @@
-//! What links do: addresses with a scope, wide and narrow ones, ones that are dead for a while, and a device that
+//! Link behaviour: scoped addresses, wide and narrow links, links that go down for a while, and a device that
 //! moves to another namespace.
 
 use std::io::{Read as _, Write as _};
@@ -18,9 +18,7 @@ use super::{Tunnel, endpoint_of_peer, mobile, others, reaches};
 
 #[test]
 fn a_peer_can_be_at_a_link_local_address() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     for other in others() {
         let lab = lab();
         let [left, right] = [&lab.left, &lab.right].map(|side| link_local(side, CABLE));
@@ -29,7 +27,7 @@ fn a_peer_can_be_at_a_link_local_address() {
         reaches(&lab.left, 2);
         bulk(&lab.left, &lab.right, Family::V4.inside(2), 1, 4 << 20);
         let seen = endpoint_of_peer(&lab.right, tunnel.right.device());
-        // Some show the scope and some do not.
+        // Not every implementation shows the scope.
         assert!(seen.starts_with(&format!("[{left}")), "{seen}");
         reaches(&lab.right, 1);
         bulk(&lab.right, &lab.left, Family::V6.inside(1), 1, 4 << 20);
@@ -38,9 +36,7 @@ fn a_peer_can_be_at_a_link_local_address() {
 
 #[test]
 fn wide_and_narrow_devices_carry_the_largest_packets_that_fit() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     for other in others() {
         let lab = lab();
         for side in [&lab.left, &lab.right] {
@@ -62,13 +58,11 @@ fn wide_and_narrow_devices_carry_the_largest_packets_that_fit() {
     }
 }
 
-/// The TUN device moves to another namespace; the UDP sockets stay where they were opened. So a namespace without
-/// any other device has the tunnel as its only way out.
+/// The TUN device moves to another namespace while the UDP sockets stay where they were opened, so that a
+/// namespace without any other device has the tunnel as its only way out.
 #[test]
 fn the_device_can_move_to_a_namespace_that_has_nothing_else() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     for other in others() {
         let lab = lab();
         let endpoint = Family::V4.endpoint(&lab.right).to_string();
@@ -83,16 +77,14 @@ fn the_device_can_move_to_a_namespace_that_has_nothing_else() {
         ping(&cell.namespace, Family::V6.inside(2));
         bulk(&cell, &lab.right, Family::V4.inside(2), 2, 8 << 20);
         bulk(&lab.right, &cell, Family::V6.inside(1), 2, 8 << 20);
-        assert!(!answers(&lab.left.namespace, Family::V4.inside(2)), "it is no longer here");
+        assert!(!answers(&lab.left.namespace, Family::V4.inside(2)), "the device is still here");
     }
 }
 
-/// The cable is down for longer than TCP's first retries, and the peer's port is closed for as long.
+/// The cable is down for longer than TCP's first retransmissions, and the peer's port is closed as long.
 #[test]
 fn a_connection_outlives_an_endpoint_that_is_dead_for_a_while() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     for other in mobile() {
         let lab = lab();
         let endpoint = Family::V4.endpoint(&lab.right).to_string();
@@ -137,9 +129,7 @@ fn a_connection_outlives_an_endpoint_that_is_dead_for_a_while() {
 
 #[test]
 fn udp_of_every_size_crosses_both_ways() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
     for other in others() {
         let endpoint = Family::V6.endpoint(&lab.right).to_string();

@@ -1,8 +1,8 @@
-//! Networks as people have them: hosts behind address translation, with two paths, with a default route through the
-//! tunnel, with narrow and wide links. The topics are those of the kernel's own test of WireGuard
-//! (`tools/testing/selftests/wireguard/netns.sh`) as far as a userspace implementation can run them, and what
-//! other tests here do not show already: `interop` (families, preshared keys), `uapi` (ports, prefixes that move),
-//! `rejects` (paths that narrow), `abuse` (peers that move), `faults` (kills and restarts).
+//! Real-world networks: hosts behind NAT, with two paths, with a default route through the tunnel, with narrow and
+//! wide links. The topics are those of the kernel's own WireGuard test
+//! (`tools/testing/selftests/wireguard/netns.sh`), as far as a userspace implementation can run them and other
+//! tests do not cover them: `interop` (families, preshared keys), `uapi` (ports, prefixes that move), `rejects`
+//! (paths that narrow), `abuse` (peers that move), `faults` (kills and restarts).
 
 mod links;
 mod routing;
@@ -19,19 +19,19 @@ use support::tunnel::{self, Family};
 use support::wg::{self, KeyPair, Setting};
 use support::{lab, require_root, wait_until};
 
-/// Who is at the other end.
+/// Returns the implementations at the other end.
 fn others() -> Vec<Kind> {
     [mobile(), vec![Kind::BoringTun]].concat()
 }
 
-/// The same without boringtun, which neither answers from the address that was asked nor changes its port while it
-/// runs.
+/// Like [`others`] without boringtun, which neither answers from the address it was asked at nor changes its port
+/// at run time.
 fn mobile() -> Vec<Kind> {
     let kernel = kernel::available().then_some(Kind::Kernel);
     [Kind::Laneway("1"), Kind::WireGuardGo].into_iter().chain(kernel).collect()
 }
 
-/// A Laneway at `left` and somebody at `right`, who know each other's keys. The left one begins.
+/// A Laneway at `left` and another implementation at `right`, each the other's peer. The left one initiates.
 struct Tunnel {
     left: Running,
     right: Running,
@@ -54,20 +54,20 @@ impl Tunnel {
         tunnel
     }
 
-    /// Tells the left one more about its peer.
+    /// Runs `wg set` for the peer of the left one.
     fn tell_left(&self, side: &Side, words: &[&str]) {
         let start = ["wg", "set", self.left.device(), "peer", &self.keys[1].public];
         output(&side.namespace, &[&start[..], words].concat(), "");
     }
 
-    /// The same for the right one.
+    /// Runs `wg set` for the peer of the right one.
     fn tell_right(&self, side: &Side, words: &[&str]) {
         let start = ["wg", "set", self.right.device(), "peer", &self.keys[0].public];
         output(&side.namespace, &[&start[..], words].concat(), "");
     }
 }
 
-/// Waits until an echo comes back, over either protocol.
+/// Waits until echoes return over both IP versions.
 fn reaches(from: &Side, host: u8) {
     for family in Family::ALL {
         wait_until("an echo", || answers(&from.namespace, family.inside(host)));
@@ -80,9 +80,7 @@ fn endpoint_of_peer(side: &Side, device: &str) -> String {
 
 #[test]
 fn a_new_private_key_and_a_peer_that_is_oneself() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     for other in others() {
         let lab = lab();
         let endpoint = Family::V4.endpoint(&lab.right).to_string();
@@ -91,12 +89,15 @@ fn a_new_private_key_and_a_peer_that_is_oneself() {
         let (left, right) = (tunnel.left.device(), tunnel.right.device());
         let new = KeyPair::generate(&lab.left);
         output(&lab.left.namespace, &["wg", "set", left, "private-key", "/dev/stdin"], &new.private);
-        assert!(!answers(&lab.left.namespace, Family::V4.inside(2)), "nobody knows the new key yet");
+        assert!(
+            !answers(&lab.left.namespace, Family::V4.inside(2)),
+            "the peer does not know the new key yet"
+        );
         let allowed = tunnel::allowed_ips(1);
         output(&lab.right.namespace, &["wg", "set", right, "peer", &new.public, "allowed-ips", &allowed], "");
         reaches(&lab.left, 2);
 
-        // Who takes the key of a peer has that peer no more; and nobody is a peer of oneself.
+        // A device that takes the key of a peer loses that peer, and a device is never its own peer.
         let words = ["wg", "set", left, "private-key", "/dev/stdin"];
         output(&lab.left.namespace, &words, &tunnel.keys[1].private);
         assert_eq!(wg::peers(&lab.left, left).len(), 0);

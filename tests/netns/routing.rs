@@ -1,4 +1,4 @@
-//! Which way packets go, inside and outside: a default route through the tunnel, several addresses, the longest prefix.
+//! Routing inside and outside: a default route through the tunnel, several addresses, longest prefix match.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -11,21 +11,19 @@ use super::support::wg::{self, KeyPair, Setting};
 use super::support::{bulk, lab, require_root, wait_until};
 use super::{Tunnel, endpoint_of_peer, mobile, reaches};
 
-/// What the tunnel's own datagrams bear.
+/// The fwmark of the tunnel's own datagrams.
 const MARK: &str = "51820";
 
-/// Who is around the hub.
+/// The implementations at the spokes.
 const SPOKES: [Kind; 2] = [Kind::Laneway("1"), Kind::WireGuardGo];
 
-/// Everything goes through the tunnel, the way `wg-quick` does it: only what bears the mark, the tunnel's own
-/// datagrams, goes by the real default route.
+/// Routes everything through the tunnel, as `wg-quick` does: only the tunnel's own datagrams, which have the mark,
+/// take the real default route.
 #[test]
 fn with_a_mark_the_default_route_can_lead_through_the_tunnel() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let lab = lab();
-    // The peer is behind the real default route, like the rest of the world.
+    // The peer is behind the real default route.
     for address in ["198.51.100.2/32", "203.0.113.7/32"] {
         ip(&lab.right, &format!("address add {address} dev lo"));
     }
@@ -45,9 +43,9 @@ fn with_a_mark_the_default_route_can_lead_through_the_tunnel() {
         let before = sent();
         wait_until("an echo", || answers(&lab.left.namespace, world));
         bulk(&lab.left, &lab.right, world, 1, 4 << 20);
-        assert!(sent() > before + (4 << 20), "it did not go through the tunnel");
+        assert!(sent() > before + (4 << 20), "the inner tunnel bypassed the outer one");
 
-        // Without the mark the tunnel's own datagrams would have to go through the tunnel.
+        // Without the mark the tunnel's own datagrams would be routed into the tunnel.
         output(&lab.left.namespace, &["wg", "set", device, "fwmark", "0"], "");
         wait_until("the loop", || !answers(&lab.left.namespace, world));
         output(&lab.left.namespace, &["wg", "set", device, "fwmark", MARK], "");
@@ -57,12 +55,11 @@ fn with_a_mark_the_default_route_can_lead_through_the_tunnel() {
     }
 }
 
-/// The right host has two addresses on each protocol, and two cables. It answers from where it was asked.
+/// The right host has two addresses of each IP version, and two cables. It answers from the address it was asked
+/// at.
 #[test]
 fn a_host_with_several_addresses_answers_from_the_one_that_was_asked() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let left = host([192, 0, 2, 1], "2001:db8::1");
     let right = host([192, 0, 2, 2], "2001:db8::2");
     cable(
@@ -88,7 +85,7 @@ fn a_host_with_several_addresses_answers_from_the_one_that_was_asked() {
             "the answers came from elsewhere"
         );
     }
-    // The address that is in use goes, and the cable with it: the next best one is taken, and the peer follows.
+    // The address in use is removed, then its cable goes down: the next best one takes over, and the peer follows.
     for (gone, endpoint) in [
         ("address del 192.0.2.1/24 dev one", "192.0.2.2:51820"),
         ("link set two down", "[2001:db8::2]:51820"),
@@ -104,12 +101,11 @@ fn a_host_with_several_addresses_answers_from_the_one_that_was_asked() {
     }
 }
 
-/// A hub with two spokes that both have the same inside address: who hears what is sent there shows whose it is.
+/// A hub with two spokes that share an inside address: the spoke that receives a datagram shows who owns the
+/// address.
 #[test]
 fn a_packet_goes_to_the_peer_with_the_longest_prefix_whatever_was_there_before() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let hub = host([192, 0, 2, 1], "2001:db8::1");
     let spokes = [host([192, 0, 2, 2], "2001:db8::2"), host([198, 51, 100, 2], "2001:db8:2::2")];
     cable((&hub, "one", &["192.0.2.1/24"]), (&spokes[0], "one", &["192.0.2.2/24"]));
@@ -157,7 +153,7 @@ fn a_packet_goes_to_the_peer_with_the_longest_prefix_whatever_was_there_before()
         );
     };
     let mouth = hub.namespace.run(|| UdpSocket::bind("[::]:0")).expect("enter").expect("a socket");
-    // A datagram goes to one peer only, so the one that hears this very datagram is the one it was for.
+    // A datagram goes to one peer only, so the one that receives it is the owner.
     let mut number = 0_u64;
     let mut hears = |expected: usize| {
         for (family, address) in shared.iter().enumerate() {
@@ -182,7 +178,7 @@ fn a_packet_goes_to_the_peer_with_the_longest_prefix_whatever_was_there_before()
     hears(0);
     allow(1, ",10.88.0.9/32,fd88::9/128");
     hears(1);
-    // The very prefix moves, and its old owner has it no more even when the new one loses it again.
+    // The same prefix moves, and its old owner does not get it back when the new one loses it.
     allow(0, ",0.0.0.0/0,::/0,10.88.0.9/32,fd88::9/128");
     hears(0);
     allow(0, "");

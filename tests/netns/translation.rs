@@ -1,4 +1,4 @@
-//! A peer behind a router that translates addresses (NAT).
+//! A peer behind a NAT router.
 
 use std::thread;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use super::support::network::{cable, host, ip, sysctl};
 use super::support::ping::answers;
 use super::support::process::attempt;
 use super::support::tunnel::Family;
-use super::support::{require_root, wait_until, wg};
+use super::support::{require_root, skip, wait_until, wg};
 use super::{Tunnel, endpoint_of_peer, others, reaches};
 
-/// A host at home, its router that translates addresses and soon forgets, and a host in the world.
+/// A home host, its NAT router with short timeouts, and a host on the internet.
 ///
 /// ```text
 ///   host 192.168.7.2 ── 192.168.7.1 router 192.0.2.1 ── 192.0.2.2 world
@@ -24,11 +24,11 @@ struct Home {
     world: Side,
 }
 
-/// Seconds after which the router forgets who sent a datagram.
+/// Seconds of silence after which the router drops a mapping.
 const FORGETS_AFTER: u64 = 2;
 
 impl Home {
-    /// `None` where the kernel does not translate addresses: the test is left out.
+    /// Returns `None`, and reports the test as skipped, if the kernel has no NAT.
     fn new() -> Option<Home> {
         let inside = host([192, 168, 7, 2], "::");
         let router = host([192, 0, 2, 1], "::");
@@ -40,7 +40,7 @@ impl Home {
         let rules = "table ip home { chain leaving { type nat hook postrouting priority 100; \
                      oifname \"wan\" masquerade; }; }";
         if let Err(said) = attempt(&router.namespace, &["nft", "-f", "-"], rules) {
-            eprintln!("left out: this kernel does not translate addresses: {said}");
+            skip::report(format_args!("this kernel has no NAT: {said}"));
             return None;
         }
         for name in ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"] {
@@ -49,7 +49,7 @@ impl Home {
         Some(Home { host: inside, router, world })
     }
 
-    /// Long enough for the router to forget everything that was silent.
+    /// Sleeps until every idle mapping has expired.
     fn be_silent() {
         thread::sleep(Duration::from_secs(2 * FORGETS_AFTER));
     }
@@ -57,10 +57,8 @@ impl Home {
 
 #[test]
 fn a_persistent_keepalive_keeps_the_way_home_open_and_without_it_it_closes() {
-    if !require_root() {
-        return;
-    }
-    // Most of the time is waiting, so all wait at once.
+    require_root!();
+    // Most of the time is spent waiting, so all run at once.
     thread::scope(|scope| {
         for other in others() {
             scope.spawn(move || keeps_the_way_home_open(other));
@@ -77,20 +75,18 @@ fn keeps_the_way_home_open(other: Kind) {
     let hears = || answers(&net.world.namespace, Family::V4.inside(1));
     wait_until("the way back", hears);
     Home::be_silent();
-    assert!(!hears(), "the router should have forgotten");
+    assert!(!hears(), "the NAT mapping did not expire");
 
     tunnel.tell_left(&net.host, &["persistent-keepalive", "1"]);
     wait_until("the way back", hears);
     Home::be_silent();
-    // It may close for a moment where a keepalive comes late, on a busy machine.
+    // On a busy machine a late keepalive may close it for a moment.
     wait_until("the way back", hears);
 }
 
 #[test]
 fn a_peer_is_found_again_when_the_router_before_it_gets_another_address() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let Some(net) = Home::new() else { return };
     for other in others() {
         let tunnel = Tunnel::new(&net.host, &net.world, other, "192.0.2.2:51820");
@@ -105,6 +101,6 @@ fn a_peer_is_found_again_when_the_router_before_it_gets_another_address() {
             wait_until("an echo", || answers(&net.world.namespace, Family::V4.inside(1)));
         }
         let peer = &wg::peers(&net.host, tunnel.left.device())[0];
-        assert_eq!(peer.latest_handshake, handshake, "the session went on");
+        assert_eq!(peer.latest_handshake, handshake, "the session was replaced");
     }
 }

@@ -1,4 +1,4 @@
-//! TUN devices at the ends of the way: what is written to one comes out of another.
+//! TUN devices at the ends of the path: what is written to one comes out of another.
 
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -9,26 +9,30 @@ use laneway::shutdown::Shutdown;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::superpacket::is_ours;
-use super::support::DEADLINE;
+use super::support::{DEADLINE, skip};
 
 /// Opens a device with one queue in the namespace of this thread.
 pub(super) fn tun(name: &str, offload: bool) -> TunDevice {
     open_queues(name, 1, offload, &Arc::new(Shutdown::new().unwrap())).unwrap()
 }
 
-/// Whether this kernel takes superpackets of UDP (from Linux 6.2 on). Where it does not, they are left out.
+/// Returns whether this kernel takes UDP superpackets (Linux 6.2 and later), and reports them as skipped if not.
 pub(super) fn has_uso() -> bool {
     let namespace = Namespace::create().unwrap();
-    namespace.run(|| tun("probe", true).offloads.udp).unwrap()
+    let uso = namespace.run(|| tun("probe", true).offloads.udp).unwrap();
+    if !uso {
+        skip::report("UDP superpackets: this kernel (before 6.2) has no USO");
+    }
+    uso
 }
 
-/// Writes what [`Case::frame`](super::superpacket::Case::frame) made.
+/// Writes a frame built by [`Case::frame`](super::superpacket::Case::frame).
 pub(super) fn write(device: &TunDevice, frame: &[u8]) {
     let written = nix::unistd::write(device.queues[0].reader.as_fd(), frame);
-    assert_eq!(written, Ok(frame.len()), "the kernel takes the superpacket");
+    assert_eq!(written, Ok(frame.len()), "the kernel refused a superpacket");
 }
 
-/// The next `count` packets from a device without offloads.
+/// Reads the next `count` packets from a device without offloads.
 pub(super) fn read(queue: &mut Offload, count: usize, what: &str) -> Vec<Vec<u8>> {
     let mut packets = Vec::with_capacity(count);
     while packets.len() < count {
@@ -40,7 +44,7 @@ pub(super) fn read(queue: &mut Offload, count: usize, what: &str) -> Vec<Vec<u8>
             Read::Empty => {
                 let mut fds = [PollFd::new(queue.reader.as_fd(), PollFlags::POLLIN)];
                 let ready = poll(&mut fds, PollTimeout::try_from(DEADLINE).unwrap()).unwrap();
-                assert!(ready > 0, "{} of {count} packets came: {what}", packets.len());
+                assert!(ready > 0, "{} of {count} packets arrived: {what}", packets.len());
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What the kernel itself makes of a superpacket, beside what comes through a router.
+//! Compares the kernel's own segments of a superpacket with what comes through a router.
 //!
 //! ```text
 //! out   superpacket ─┬─ "feed-a" ─ kernel ─ lane0 ─ Laneway ─ UDP ─ boringtun ── compared
@@ -19,14 +19,15 @@ use super::device::{self, read, write};
 use super::peer::Peer;
 use super::random::Random;
 use super::superpacket::{Case, occurs};
+use super::support::metrics::total;
 use super::support::process::output;
-use super::support::router::{DEVICE, total};
+use super::support::router::DEVICE;
 use super::{MTU, of_flow, same};
 
-/// Superpackets that are compared each way.
+/// The number of superpackets compared each way.
 const CASES: usize = 400;
 
-/// Superpackets whose segments come back once more, mixed.
+/// The number of superpackets whose segments come back once more, interleaved.
 const FLOWS: usize = 3;
 
 /// The devices, the router, and its peer.
@@ -39,7 +40,7 @@ pub(super) struct Oracle {
 }
 
 impl Oracle {
-    /// To be called inside `namespace`.
+    /// Sets everything up; must be called inside `namespace`.
     pub(super) fn new(namespace: &Namespace) -> Oracle {
         let ip = |words: String| {
             output(namespace, &[&["ip"], &words.split(' ').collect::<Vec<_>>()[..]].concat(), "")
@@ -53,7 +54,7 @@ impl Oracle {
         let (through_router, through_kernel) = (tun("feed-a", true), tun("feed-b", true));
         let plain = tun("plain", false);
         let (router, peer) = Peer::join();
-        // Longer superpackets than one UDP send takes must come out right too.
+        // Superpackets longer than one UDP send must be correct too.
         ip(format!("link set {DEVICE} gso_max_segs 65535"));
 
         for (file, value) in
@@ -102,18 +103,17 @@ impl Oracle {
         }
         println!("{CASES} superpackets, {segments} segments, {bytes} bytes are equal, each way");
         for kind in SuperpacketKind::ALL {
-            let label = format!("kind=\"{}\"", kind.label());
-            let of = |family| total(&self.router, family, &[&label]);
+            let of = |family| total(&self.router, family, &[("kind", kind.label())]);
             let read = of("laneway_tun_read_superpackets_total");
             let written = of("laneway_tun_write_superpackets_total");
             println!("{}: the router read {read} and wrote {written}", kind.label());
-            // Otherwise the kernel cut them before the router saw them, and nothing was compared.
-            assert_eq!((read > 0, written > 0), (occurs(kind, uso), occurs(kind, uso)), "{label}");
+            // Otherwise the kernel cut them before the router read them, and nothing was compared.
+            assert_eq!((read > 0, written > 0), (occurs(kind, uso), occurs(kind, uso)), "{}", kind.label());
         }
     }
 
-    /// Segments of several flows come back in turns, each in a datagram of its own. Between flows no order
-    /// is promised.
+    /// Sends the segments of several flows back interleaved, each in its own datagram. Order between flows is not
+    /// guaranteed.
     fn compare_mixed(&mut self, flows: &[Flow], what: &str) {
         let longest = flows.iter().map(|flow| flow.sent.len()).max().unwrap_or_default();
         for turn in 0..longest {
@@ -131,13 +131,13 @@ impl Oracle {
     }
 }
 
-/// Segments of one superpacket, and how they come back.
+/// The segments of one superpacket, and how they come back.
 struct Flow {
     sent: Vec<Vec<u8>>,
     expected: Vec<Vec<u8>>,
 }
 
-/// A packet as it is behind one more router.
+/// Returns a packet as it is after one more router.
 fn one_hop_later(mut packet: Vec<u8>) -> Vec<u8> {
     if packet[0] >> 4 == 6 {
         packet[7] -= 1;

@@ -1,5 +1,5 @@
-//! What comes through a router, packet by packet: byte for byte what the kernel itself makes of the same superpackets,
-//! and the same whichever offloads are on. `LANEWAY_SEED` repeats a run.
+//! Compares what comes through a router, byte for byte, with what the kernel makes of the same superpackets, and
+//! across offload settings. `LANEWAY_SEED` repeats a run.
 
 mod device;
 mod kernel;
@@ -17,14 +17,12 @@ use kernel::Oracle;
 use random::Random;
 use support::require_root;
 
-/// All devices' MTU in bytes.
+/// The MTU of all devices in bytes.
 const MTU: usize = 1420;
 
 #[test]
 fn what_the_router_sends_and_writes_is_what_the_kernel_makes_of_it() {
-    if !require_root() {
-        return;
-    }
+    require_root!();
     let random = random();
     let namespace = Namespace::create().unwrap();
     namespace.run(|| Oracle::new(&namespace).compare(random)).unwrap();
@@ -32,9 +30,8 @@ fn what_the_router_sends_and_writes_is_what_the_kernel_makes_of_it() {
 
 #[test]
 fn the_same_packets_arrive_with_each_offload_on_and_off() {
-    if require_root() {
-        switched::compare(&mut random());
-    }
+    require_root!();
+    switched::compare(&mut random());
 }
 
 fn random() -> Random {
@@ -44,7 +41,7 @@ fn random() -> Random {
     Random(seed)
 }
 
-/// The packets of the same flow as `one` among `packets`, in order.
+/// Returns the packets of the same flow as `one` among `packets`, in order.
 fn of_flow(one: &[u8], packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let key = |packet: &[u8]| {
         let transport = ip::transport(packet).expect("a whole packet");

@@ -18,7 +18,7 @@ use super::superpacket::is_ours;
 use super::support::DEADLINE;
 use super::support::router::{config, key, peer};
 
-/// Room for any packet.
+/// The size of a buffer that holds any packet, in bytes.
 const ROOM: usize = 65_536;
 
 /// The decrypting end: another implementation of the protocol on a UDP socket.
@@ -29,7 +29,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// A router with one lane, and its only peer, which everything is routed to.
+    /// Starts a router with one lane, and its only peer, to which everything is routed.
     pub(super) fn join() -> (Router, Peer) {
         let (own, theirs) = (key(), key());
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -51,7 +51,7 @@ impl Peer {
         (router, Peer { tunnel, socket, router: address })
     }
 
-    /// Receives until `count` packets are opened.
+    /// Receives until it has opened `count` packets.
     pub(super) fn open(&mut self, count: usize, what: &str) -> Vec<Vec<u8>> {
         let (mut datagram, mut room) = (vec![0; ROOM], vec![0; ROOM]);
         let mut packets = Vec::with_capacity(count);
@@ -62,7 +62,7 @@ impl Peer {
             let from = Some(IpAddr::from(Ipv4Addr::LOCALHOST));
             match self.tunnel.decapsulate(from, &datagram[..len], &mut room) {
                 TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
-                    // Of itself the kernel sends neighbour discovery.
+                    // The kernel also sends neighbour discovery.
                     packets.extend(is_ours(packet).then(|| packet.to_vec()));
                 }
                 TunnResult::WriteToNetwork(answer) => {
@@ -75,7 +75,7 @@ impl Peer {
         packets
     }
 
-    /// Seals `packets`, equal in length but the last, and sends them as the kernel would a run.
+    /// Seals `packets`, which are equally long except the last, and sends them as one UDP GSO run.
     pub(super) fn send(&mut self, packets: &[Vec<u8>]) {
         let stride = packets[0].len() + DATA_OVERHEAD;
         let SocketAddr::V4(router) = self.router else { unreachable!("it was bound so") };

@@ -1,4 +1,4 @@
-//! What chooses cases, the same ones again for the same seed.
+//! A generator for cases, reproducible by seed.
 
 /// `SplitMix64` (Steele, Lea and Flood, 2014): enough to choose cases.
 pub(super) struct Random(pub(super) u64);

@@ -1,4 +1,4 @@
-//! Superpackets of every kind, as a workload hands them to the kernel.
+//! Superpackets of every kind, as an application hands them to the kernel.
 
 use std::net::IpAddr;
 
@@ -15,17 +15,17 @@ const TO4: [u8; 4] = [10, 2, 0, 1];
 const FROM6: [u8; 16] = [0xfd, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const TO6: [u8; 16] = [0xfd, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
-/// Where all cases come from.
+/// The source networks of all cases, by IP version.
 pub(super) const SOURCES: [&str; 2] = ["10.1.0.0/16", "fd00:1::/32"];
-/// Where all cases go.
+/// The destination networks of all cases, by IP version.
 pub(super) const DESTINATIONS: [&str; 2] = ["10.2.0.0/16", "fd00:2::/32"];
 
-/// Whether a packet is one of the cases' and not the kernel's own.
+/// Returns whether a packet belongs to a case, rather than to the kernel.
 pub(super) fn is_ours(packet: &[u8]) -> bool {
     [FROM4.into(), FROM6.into()].map(Some).contains(&ip::source(packet))
 }
 
-/// One superpacket, or with a `gso_size` of zero one packet.
+/// One superpacket, or one packet if `gso_size` is zero.
 #[derive(Clone, Debug)]
 pub(super) struct Case {
     kind: SuperpacketKind,
@@ -46,8 +46,8 @@ pub(super) struct Case {
 }
 
 impl Case {
-    /// Kinds take turns, and so do sizes: tiny segments, long ones with an odd tail, any. Without `uso`, what would be
-    /// a superpacket of UDP is one packet.
+    /// Generates a case. Kinds and sizes take turns: tiny segments, long ones with an odd tail, any. Without
+    /// `uso`, UDP superpackets become single packets.
     pub(super) fn any(random: &mut Random, number: usize, uso: bool) -> Case {
         let kind = SuperpacketKind::ALL[1 + number % 4];
         let ip_options = match (random.one_in(3), kind) {
@@ -57,8 +57,8 @@ impl Case {
         };
         let tcp_options = if is_tcp(kind) && random.one_in(2) { 4 * random.within(1, 10) } else { 0 };
         let header = header_len(kind, ip_options, tcp_options);
-        // Behind an IPv6 extension header the kernel looks for TCP's header length in the wrong place when
-        // it asks whether segments fit (`ip6_rcv_core` sets the transport header), and may find 60 bytes.
+        // Behind an IPv6 extension header the kernel reads TCP's header length at the wrong offset when it checks
+        // whether segments fit (`ip6_rcv_core` sets the transport header), and may find 60 bytes.
         let beyond = if kind == SuperpacketKind::Tso6 && ip_options > 0 { 60 } else { 0 };
         let longest = MTU - header - beyond;
         let most = if is_tcp(kind) { 300 } else { 64 };
@@ -68,11 +68,11 @@ impl Case {
             _ => random.within(1, longest),
         };
         let room = (65_535 - header).min(gso_size * most);
-        // With options the kernel takes what fits one segment for a broken superpacket (it reckons with
-        // the shortest headers, `virtio_net_hdr_to_skb`), and then drops it.
+        // With options the kernel rejects a superpacket that fits one segment (`virtio_net_hdr_to_skb` assumes the
+        // shortest headers), and drops it.
         let least = if ip_options + tcp_options > 0 { gso_size + 1 } else { 1 };
         let payload = match random.within(0, 3) {
-            // The least, a whole number of segments, as much as there can be, any.
+            // The minimum, a whole number of segments, the maximum, any.
             0 => least,
             1 => gso_size * random.within(2, room / gso_size),
             2 => room,
@@ -102,8 +102,8 @@ impl Case {
         if self.gso_size == 0 { 1 } else { self.payload.div_ceil(self.gso_size) }
     }
 
-    /// The same between two packets of its flow: one as long as its segments, which they follow without a gap, and
-    /// one without payload behind them.
+    /// Returns the case between two packets of its flow: one as long as its segments, which they follow without a
+    /// gap, and one without payload after them.
     pub(super) fn with_neighbours(self) -> [Case; 3] {
         let len = if self.gso_size == 0 { self.payload } else { self.gso_size.min(self.payload) };
         let before = Case {
@@ -123,7 +123,7 @@ impl Case {
         [before, self, behind]
     }
 
-    /// As it is written to a TUN: virtio header, and packet with an unfinished checksum.
+    /// Returns what is written to a TUN device: virtio header, and packet with a partial checksum.
     pub(super) fn frame(&self) -> Vec<u8> {
         let v6 = matches!(self.kind, SuperpacketKind::Tso6 | SuperpacketKind::Uso6);
         let mut fill = Random(self.fill);
@@ -149,7 +149,7 @@ impl Case {
         let virtio = VirtioHeader {
             flags: VirtioHeader::NEEDS_CSUM,
             gso_type,
-            // The kernel mends a hint that is too small, and refuses one beyond the packet.
+            // The kernel corrects a hint that is too small, and refuses one beyond the packet.
             hdr_len: self.lying_header_len % (header as u16 + 1),
             gso_size: self.gso_size as u16,
             csum_start: transport as u16,
@@ -158,7 +158,7 @@ impl Case {
         [&virtio.encode()[..], &packet].concat()
     }
 
-    /// What CWR in the flags calls for.
+    /// Returns the GSO flag that CWR requires.
     fn ecn(&self) -> u8 {
         if self.flags & 8 != 0 { VirtioHeader::GSO_ECN } else { 0 }
     }
@@ -213,7 +213,7 @@ impl Case {
     }
 }
 
-/// Whether superpackets of this kind are among the cases.
+/// Returns whether superpackets of this kind are among the cases.
 pub(super) fn occurs(kind: SuperpacketKind, uso: bool) -> bool {
     uso || !matches!(kind, SuperpacketKind::Uso4 | SuperpacketKind::Uso6)
 }

@@ -1,11 +1,11 @@
-//! Offloads change how packets travel and nothing about which ones arrive.
+//! Offloads change how packets travel, not which packets arrive.
 //!
 //! ```text
 //! superpackets ─ "feed" ─ kernel ─ lane0 ─ Laneway ═ UDP ═ Laneway ─ lane0 ─ kernel ─ "plain" ── compared
 //! ```
 //!
-//! The same superpackets, each between two packets of its flow, go that way with all offloads, without those of the
-//! TUN, without those of the UDP socket, and without any.
+//! The same superpackets, each between two packets of its flow, take this path with all offloads, without those of
+//! the TUN device, without those of the UDP socket, and without any.
 
 use laneway::cli::demo::lab::{Lab, Side};
 use laneway::config::Switch;
@@ -17,24 +17,25 @@ use laneway::router::start::Router;
 use super::device::{self, read, write};
 use super::random::Random;
 use super::superpacket::{Case, DESTINATIONS, SOURCES, occurs};
+use super::support::metrics::total;
 use super::support::network::{ip, sysctl};
 use super::support::ping::answers;
-use super::support::router::{DEVICE, key, pair_of, total};
+use super::support::router::{DEVICE, key, pair_of};
 use super::support::tunnel::Family;
 use super::support::{lab, wait_until};
 use super::{MTU, of_flow, same};
 
-/// Superpackets that are sent each time.
+/// The number of superpackets sent each time.
 const CASES: usize = 120;
 
-/// Superpackets on their way at one time, of a flow each.
+/// The number of superpackets in flight, one per flow.
 const FLOWS: usize = 4;
 
-/// Batches that wait between two workers: more than that is never on its way, so nothing is lost. Without offloads a
-/// batch holds a few datagrams.
+/// The depth of rings between workers, in batches: no more than that is in flight, so nothing is lost. Without
+/// offloads a batch holds a few datagrams.
 const INBOX: usize = 512;
 
-/// Whether the TUN's offloads are on, and the socket's.
+/// Whether the offloads of the TUN device and of the socket are on.
 const SETTINGS: [(Switch, Switch); 4] = [
     (Switch::Auto, Switch::Auto),
     (Switch::Off, Switch::Auto),
@@ -42,7 +43,7 @@ const SETTINGS: [(Switch, Switch); 4] = [
     (Switch::Off, Switch::Off),
 ];
 
-/// Sends the same cases with each setting, and compares byte for byte what arrives with what arrived with all
+/// Sends the same cases with each setting, and compares what arrives, byte for byte, with what arrived with all
 /// offloads.
 pub(super) fn compare(random: &mut Random) {
     let uso = device::has_uso();
@@ -60,8 +61,8 @@ pub(super) fn compare(random: &mut Random) {
     println!("{CASES} flows, {packets} packets are equal with each of {} settings", SETTINGS.len());
 }
 
-/// The packets, with each TCP checksum that is zero in one of its two notations in the same one. The kernel
-/// writes the one when it sums a packet (`skb_checksum_help`) and the other when it cuts a superpacket.
+/// Returns the packets with zero TCP checksums in one of their two notations. The kernel writes one when it sums a
+/// packet (`skb_checksum_help`), and the other when it cuts a superpacket.
 fn with_one_zero(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
     const TCP: u8 = 6;
     const CHECKSUM: usize = 16;
@@ -75,7 +76,7 @@ fn with_one_zero(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
     packets
 }
 
-/// Two routers, and the devices at the ends of the way.
+/// Two routers, and the devices at both ends of the path.
 struct Path {
     tun: Switch,
     udp: Switch,
@@ -83,7 +84,7 @@ struct Path {
     feed: TunDevice,
     plain: TunDevice,
     routers: [Router; 2],
-    // After its users.
+    // Dropped after its users.
     _lab: Lab,
 }
 
@@ -114,7 +115,7 @@ impl Path {
         Path { tun, udp, uso, feed, plain, routers, _lab: lab }
     }
 
-    /// What comes of each case, in order.
+    /// Returns what arrives of each case, in order.
     fn carry(mut self, cases: &[[Case; 3]]) -> Vec<Vec<Vec<u8>>> {
         let mut flows = Vec::with_capacity(cases.len());
         for together in cases.chunks(FLOWS) {
@@ -134,24 +135,24 @@ impl Path {
         flows
     }
 
-    /// Otherwise the same is compared with the same.
+    /// Asserts that the settings took effect; otherwise identical paths would be compared.
     fn has_kept_its_settings(&self) {
         let [left, right] = &self.routers;
         for kind in &SuperpacketKind::ALL[1..] {
-            let label = format!("kind=\"{}\"", kind.label());
-            let read = total(left, "laneway_tun_read_superpackets_total", &[&label]);
-            let written = total(right, "laneway_tun_write_superpackets_total", &[&label]);
+            let label = ("kind", kind.label());
+            let read = total(left, "laneway_tun_read_superpackets_total", &[label]);
+            let written = total(right, "laneway_tun_write_superpackets_total", &[label]);
             let expected = self.tun.is_on() && occurs(*kind, self.uso);
-            assert_eq!((read > 0, written > 0), (expected, expected), "{label}");
+            assert_eq!((read > 0, written > 0), (expected, expected), "{}", kind.label());
         }
-        wait_until("as many sends as datagrams, or fewer", || {
+        wait_until("sends grouped as configured", || {
             let of = |suffix| total(left, &format!("laneway_udp_run_segments_{suffix}"), &[]);
             (of("count") < of("sum")) == self.udp.is_on()
         });
     }
 }
 
-/// A device at an end of the way.
+/// Opens a device at one end of the path.
 fn device(side: &Side, name: &str, offload: bool) -> TunDevice {
     let device = side.namespace.run(|| device::tun(name, offload)).expect("enter a namespace");
     ip(side, &format!("link set {name} up mtu {MTU} txqueuelen 10000"));

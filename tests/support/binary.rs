@@ -1,4 +1,4 @@
-//! The `laneway` command as a user starts it.
+//! The `laneway` command, started as a user starts it.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -24,37 +24,37 @@ pub struct Laneway {
 }
 
 impl Laneway {
-    /// Starts it with a device of its own and waits until it can be configured. `environment` holds names and
-    /// values of variables.
+    /// Starts it with a new device and waits until it can be configured. `environment` holds names and values of
+    /// variables.
     ///
     /// # Panics
-    /// When it does not come up; the message holds what it said.
+    /// If it does not come up; the message contains its stderr.
     pub fn start(side: &Side, environment: &[(&str, &str)]) -> Laneway {
         Self::start_as(side, &device_name("lw"), environment)
     }
 
-    /// The same with a name for the device.
+    /// Like [`start`](Self::start), with a name for the device.
     ///
     /// # Panics
-    /// When it does not come up; the message holds what it said.
+    /// If it does not come up; the message contains its stderr.
     pub fn start_as(side: &Side, device: &str, environment: &[(&str, &str)]) -> Laneway {
         let mut command = command(side, &["-f", device], environment);
         let mut process = Process::start_quietly(&mut command);
         wait_until("laneway", || {
-            assert!(process.is_running(), "laneway ended at once: {}", process.said());
+            assert!(process.is_running(), "laneway exited during the start: {}", process.said());
             serves(device)
         });
         Laneway { device: device.to_owned(), process }
     }
 
-    /// Its control socket.
+    /// Returns the path of its control socket.
     pub fn socket(&self) -> PathBuf {
         control_socket(&self.device)
     }
 }
 
-/// Whether somebody answers at this device's control socket. That it exists is not enough: it may be what a kill left
-/// behind.
+/// Returns whether a process answers at this device's control socket. The file alone proves nothing: it may be
+/// left over from a killed process.
 pub fn serves(device: &str) -> bool {
     let ask = || -> io::Result<bool> {
         let mut stream = UnixStream::connect(control_socket(device))?;
@@ -65,8 +65,8 @@ pub fn serves(device: &str) -> bool {
     ask().is_ok_and(|answers| answers)
 }
 
-/// The command with these arguments and variables, for one side of the lab. Variables of the test's own
-/// environment do not reach it.
+/// Returns the command with these arguments and variables, for one side of the lab. It does not inherit
+/// `LANEWAY_*` variables of the test process.
 pub fn command(side: &Side, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
     let mut command = command_in(&side.namespace, BINARY);
     for (name, _) in std::env::vars_os() {

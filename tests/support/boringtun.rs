@@ -1,5 +1,5 @@
-//! boringtun as a peer, inside the test's own process: another implementation of the protocol, with a TUN device
-//! of its own in the lab. It serves the usual control socket, so the `wg` tool configures it.
+//! boringtun as a peer, inside the test process: another implementation of the protocol, with its own TUN device
+//! in the lab. It serves the usual control socket, so that `wg` can configure it.
 
 use std::mem;
 use std::thread;
@@ -15,16 +15,16 @@ use super::tunnel::MTU;
 pub struct BoringTun {
     /// Its TUN device.
     pub device: String,
-    /// Dropping it ends its threads and removes its control socket.
+    /// Stops its threads and removes its control socket on drop.
     handle: Option<DeviceHandle>,
 }
 
 impl BoringTun {
-    /// Starts it with a device of its own. Its threads are started by one that is inside the namespace, so
-    /// they are inside too, with all sockets that they will open.
+    /// Starts it with a new device. A thread inside the namespace starts its threads, so that they and their
+    /// sockets are inside as well.
     ///
     /// # Panics
-    /// When it does not come up.
+    /// If it does not come up.
     pub fn start(side: &Side) -> BoringTun {
         let device = device_name("bt");
         let config = DeviceConfig { n_threads: 2, use_connected_socket: false, ..DeviceConfig::default() };
@@ -37,8 +37,7 @@ impl BoringTun {
 
 impl Drop for BoringTun {
     fn drop(&mut self) {
-        // One of its threads may have panicked too, and then the others never end: a test that fails must not
-        // wait for them.
+        // If one of its threads has panicked, the others never exit; a failing test must not wait for them.
         if thread::panicking() {
             mem::forget(self.handle.take());
         }

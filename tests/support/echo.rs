@@ -1,5 +1,5 @@
-//! A flood of numbered datagrams that come back: unlike `ping -f`, it waits for every one of them as long as it
-//! takes, so on a busy machine a late echo is not taken for a lost one.
+//! A flood of numbered datagrams that are echoed. Unlike `ping -f` it waits for each one up to the deadline, so
+//! that a late echo on a busy machine does not count as lost.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, UdpSocket};
@@ -11,24 +11,25 @@ use laneway::cli::demo::lab::Side;
 
 use super::DEADLINE;
 
-/// Datagrams on their way at one time: few enough for every buffer on the way.
+/// The number of datagrams in flight: few enough for every buffer along the way.
 const WINDOW: usize = 16;
 
-/// What came of a flood.
+/// The result of a flood.
 #[derive(Debug)]
 pub struct Flood {
-    /// How many were sent.
+    /// The number of datagrams sent.
     pub sent: u32,
-    /// The numbers of those that did not come back.
+    /// The numbers of the datagrams that did not return.
     pub lost: Vec<u32>,
-    /// How many came back more than once, or that were not sent.
+    /// How many returned more than once, or were never sent.
     pub surplus: u32,
 }
 
-/// Sends datagrams to `address` at the other side, where they are sent back, until `enough` says so.
+/// Sends datagrams to `address` at the other side, which echoes them, until `enough` returns true for the number
+/// sent.
 ///
 /// # Panics
-/// When a socket cannot be had.
+/// If a socket cannot be bound.
 pub fn flood(from: &Side, to: &Side, address: IpAddr, enough: impl Fn(u32) -> bool) -> Flood {
     let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let bind = |side: &Side| {
@@ -44,7 +45,7 @@ pub fn flood(from: &Side, to: &Side, address: IpAddr, enough: impl Fn(u32) -> bo
             let mut number = [0; 4];
             while !over.load(Relaxed) {
                 if let Ok((4, sender)) = there.recv_from(&mut number) {
-                    // What cannot be sent back counts as lost.
+                    // A failed send counts as lost.
                     let _ = there.send_to(&number, sender);
                 }
             }
@@ -60,7 +61,7 @@ fn count(socket: &UdpSocket, enough: impl Fn(u32) -> bool) -> Flood {
     let mut heard = Instant::now();
     while heard.elapsed() < DEADLINE {
         while away.len() < WINDOW && !enough(flood.sent) {
-            // What cannot be sent counts as lost.
+            // A failed send counts as lost.
             let _ = socket.send(&flood.sent.to_be_bytes());
             away.insert(flood.sent);
             flood.sent += 1;

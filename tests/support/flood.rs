@@ -1,4 +1,4 @@
-//! Floods of handshake messages, as somebody sends them who wants to keep a router busy.
+//! Floods of handshake messages, as an attacker sends them to keep a router busy.
 
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
@@ -19,54 +19,54 @@ use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
 use super::process::output;
 use super::router::key;
 
-/// Datagrams a second.
+/// Datagrams per second.
 pub const RATE: u64 = 20_000;
 
-/// Every address under this /16 is the flooding side's own, once it [prepared](Flood::prepare).
+/// Every address in this /16 belongs to the flooding side after [`prepare`](Flood::prepare).
 const SOURCES: [u8; 2] = [198, 18];
 
-/// Sockets that take turns, each with a port of its own.
+/// The number of sockets that take turns, each with its own port.
 const PORTS: usize = 16;
 
 /// How often the sender catches up with its rate.
 const TICK: Duration = Duration::from_millis(1);
 
-/// The most that it catches up with: a machine that cannot send so many has other things to do, too.
+/// The most datagrams to catch up with at once; the rest are left out, for machines too slow for the rate.
 const MOST: u64 = RATE / 50;
 
-/// What the datagrams of a flood are.
+/// The kind of datagrams in a flood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flood {
-    /// Initiations with a wrong first MAC: the sender knows nothing.
+    /// Initiations with a wrong mac1: the sender knows nothing about the router.
     WrongMac,
-    /// Initiations that are right in all but that their sender is no peer: it knows the router's public key.
-    /// They cost the router two key agreements each if it lets them.
+    /// Valid initiations from a sender that is not a peer but knows the router's public key. Each costs the router
+    /// two key agreements if accepted.
     Strangers,
-    /// The same from 65,536 addresses, so that no limit per address helps.
+    /// Like [`Strangers`](Flood::Strangers) from 65,536 addresses, so that no per-address limit applies.
     ManySources,
 }
 
 impl Flood {
-    /// All.
+    /// All kinds.
     pub const ALL: [Flood; 3] = [Flood::WrongMac, Flood::Strangers, Flood::ManySources];
 
-    /// Makes the many addresses local at `from`, and reachable from `to`.
+    /// Makes the source addresses local at `from`, and reachable from `to`.
     pub fn prepare(from: &Side, to: &Side) {
         let net = format!("{}.{}.0.0/16", SOURCES[0], SOURCES[1]);
         output(&from.namespace, &["ip", "route", "add", "local", &net, "dev", "lo"], "");
         output(&to.namespace, &["ip", "route", "add", &net, "via", &from.underlay4.to_string()], "");
     }
 
-    /// Sends [`RATE`] datagrams a second from `side` to the router at `to` whose key is `victim`, until it is
-    /// `over`; how many were sent.
+    /// Sends [`RATE`] datagrams per second from `side` to the router at `to` whose key is `victim`, until `over`
+    /// is set. Returns the number sent.
     ///
     /// # Panics
-    /// When there are no sockets to send from.
+    /// If no socket can be bound.
     pub fn run(self, side: &Side, to: SocketAddrV4, victim: &PublicKey, over: &AtomicBool) -> u64 {
         let mut message = initiation_of_a_stranger(victim);
         if self == Flood::WrongMac {
             *message.last_mut().expect("a message") ^= 1;
-            // The first MAC is 16 bytes that end 16 before the end.
+            // mac1 is the 16 bytes before the last 16.
             let at = message.len() - 17;
             message[at] ^= 1;
         }
@@ -79,7 +79,7 @@ impl Flood {
                 left_out += (due - sent).saturating_sub(MOST);
                 let end = due.min(sent + MOST);
                 while sent < end {
-                    // The index is nobody's business but the sender's, and makes each message a new one.
+                    // The sender index is arbitrary; counting it up makes each message different.
                     self.send(&sockets[sent as usize % PORTS], &message, to, sent);
                     sent += 1;
                 }
@@ -100,7 +100,7 @@ impl Flood {
         };
         let from = [ControlMessage::Ipv4PacketInfo(&info)];
         let from = if self == Flood::ManySources { &from[..] } else { &[] };
-        // A full queue on the way is no failure of the test.
+        // A full queue along the way is not a test failure.
         let _ = sendmsg(
             socket.as_raw_fd(),
             &[IoSlice::new(message)],
@@ -111,7 +111,7 @@ impl Flood {
     }
 }
 
-/// Message 1 for the owner of `victim` from somebody whom it does not know.
+/// Returns an initiation to the owner of `victim` from a key it does not know.
 fn initiation_of_a_stranger(victim: &PublicKey) -> Vec<u8> {
     let mut stranger = Protocol::new(Some(key()), Arc::new(SessionTable::new()), Settings::default());
     let peer = stranger.add_peer(*victim).expect("room for one peer");
@@ -124,7 +124,7 @@ fn initiation_of_a_stranger(victim: &PublicKey) -> Vec<u8> {
     sent.expect("a handshake begins with a message")
 }
 
-/// Where the router of `side` listens, over IPv4.
+/// Returns the IPv4 endpoint of the router at `side`.
 pub fn target(side: &Side) -> SocketAddrV4 {
     match super::tunnel::Family::V4.endpoint(side) {
         SocketAddr::V4(address) => address,

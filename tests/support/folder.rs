@@ -5,15 +5,15 @@ use std::path::PathBuf;
 
 use super::device_name;
 
-/// The directory, removed with all that is in it at the end.
+/// A directory that is removed with its contents on drop.
 #[derive(Debug)]
 pub struct Folder(PathBuf);
 
 impl Folder {
-    /// An empty directory.
+    /// Creates an empty directory.
     ///
     /// # Panics
-    /// When it cannot be made.
+    /// If the directory cannot be created.
     #[must_use]
     pub fn new() -> Folder {
         let path = std::env::temp_dir().join(device_name("lw-"));
@@ -21,19 +21,19 @@ impl Folder {
         Folder(path)
     }
 
-    /// The path of the file called `name`.
+    /// Returns the path of the file called `name`.
     ///
     /// # Panics
-    /// When the path is not text.
+    /// If the path is not UTF-8.
     #[must_use]
     pub fn join(&self, name: &str) -> String {
         self.0.join(name).to_str().expect("text").to_owned()
     }
 
-    /// Writes a file; its path.
+    /// Writes a file and returns its path.
     ///
     /// # Panics
-    /// When it cannot be written.
+    /// If the file cannot be written.
     pub fn write(&self, name: &str, text: &str) -> String {
         let path = self.join(name);
         fs::write(&path, text).expect("write a file");

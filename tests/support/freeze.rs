@@ -1,4 +1,4 @@
-//! Threads of other processes that stand still, as one does that waits for what never comes.
+//! Stops single threads of other processes, as if they were stuck.
 
 use std::fs;
 
@@ -9,15 +9,14 @@ use nix::unistd::Pid;
 use super::process::Process;
 use super::wait_until;
 
-/// A thread of a process that stands still until this is dropped. A tracer can stop one thread, which no
-/// signal can.
+/// A thread that is stopped until drop. A tracer can stop a single thread, which no signal can.
 pub struct Stopped(Pid);
 
 impl Stopped {
     /// Stops the thread of this name.
     ///
     /// # Panics
-    /// When there is none, or it cannot be traced.
+    /// If there is no such thread, or it cannot be traced.
     pub fn new(process: &Process, name: &str) -> Stopped {
         let thread = thread(process, name);
         ptrace::seize(thread, ptrace::Options::empty()).unwrap();
@@ -26,13 +25,13 @@ impl Stopped {
         Stopped(thread)
     }
 
-    /// Waits until the process ends with the thread still in it: a process is not over before whoever traces its
-    /// threads has heard of their end. Not for the first thread, whose end is the process's.
+    /// Waits until the process exits with the thread still stopped: a process does not exit before the tracers of
+    /// its threads have collected their exit status. Not for the main thread, whose exit status is the process's.
     ///
     /// # Panics
-    /// When it does not end in time.
+    /// If it does not exit before the deadline.
     pub fn wait_for_end(self) {
-        wait_until("the end of a thread that stands still", || {
+        wait_until("a stopped thread to exit", || {
             match waitpid(self.0, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)).unwrap() {
                 WaitStatus::StillAlive | WaitStatus::PtraceEvent(..) => false,
                 WaitStatus::Exited(..) | WaitStatus::Signaled(..) => true,
@@ -42,7 +41,7 @@ impl Stopped {
         self.forget();
     }
 
-    /// The thread is gone.
+    /// Forgets a thread that has exited.
     pub fn forget(self) {
         std::mem::forget(self);
     }
@@ -55,10 +54,10 @@ impl Drop for Stopped {
     }
 }
 
-/// The kernel's number for a thread of the process.
+/// Returns the thread id of a thread of the process.
 fn thread(process: &Process, name: &str) -> Pid {
     let tasks = fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
-    // Another thread may end meanwhile.
+    // Other threads may exit meanwhile.
     let is_it = |task: &fs::DirEntry| {
         fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name)
     };

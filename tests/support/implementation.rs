@@ -1,4 +1,4 @@
-//! Implementations of WireGuard that the tests run against each other, all of them served by `wg`.
+//! Implementations of WireGuard that the tests run against each other, all configured with `wg`.
 
 use laneway::cli::demo::lab::Side;
 
@@ -10,33 +10,33 @@ use super::wireguard_go::WireGuardGo;
 /// An implementation of WireGuard.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
-    /// The command under test, with this many lanes.
+    /// Laneway, with this many lanes.
     Laneway(&'static str),
-    /// The Go program.
+    /// wireguard-go.
     WireGuardGo,
-    /// The Rust library.
+    /// boringtun.
     BoringTun,
-    /// The kernel's own, which not every kernel has: see [`kernel::available`](super::kernel::available).
+    /// The kernel's own, if it has one: see [`kernel::available`](super::kernel::available).
     Kernel,
 }
 
-/// A running one. Dropping it ends it.
+/// A running implementation, stopped on drop.
 pub enum Running {
-    /// The command under test.
+    /// Laneway.
     Laneway(Laneway),
-    /// The Go program.
+    /// wireguard-go.
     WireGuardGo(WireGuardGo),
-    /// The Rust library.
+    /// boringtun.
     BoringTun(BoringTun),
     /// The kernel's own.
     Kernel(KernelWireGuard),
 }
 
 impl Kind {
-    /// Starts it with a device of its own.
+    /// Starts it with a new device.
     ///
     /// # Panics
-    /// When it does not come up.
+    /// If it does not come up.
     pub fn start(self, side: &Side) -> Running {
         match self {
             Kind::Laneway(lanes) => Running::Laneway(Laneway::start(side, &[("LANEWAY_QUEUES", lanes)])),
@@ -48,7 +48,7 @@ impl Kind {
 }
 
 impl Running {
-    /// The name of its device.
+    /// Returns the name of its device.
     pub fn device(&self) -> &str {
         match self {
             Running::Laneway(running) => &running.device,

@@ -1,42 +1,41 @@
-//! The kernel's own WireGuard as a peer, where the kernel has it.
+//! The kernel's own WireGuard as a peer, on kernels that have it.
 
 use laneway::cli::demo::lab::Side;
 use laneway::netns::Namespace;
 
-use super::device_name;
 use super::process::{attempt, output};
 use super::tunnel::MTU;
+use super::{device_name, skip};
 
 /// A WireGuard device of the kernel in one side of the lab.
 #[derive(Debug)]
 pub struct KernelWireGuard {
-    /// Its name.
+    /// The name of the device.
     pub device: String,
-    /// Where it is, to take it away.
+    /// The namespace it was created in, for removal.
     namespace: Namespace,
 }
 
-/// Whether this kernel has WireGuard. If it has not, tests leave it out and say so; `KERNEL_WIREGUARD=1`
-/// makes that a failure.
+/// Returns whether this kernel has WireGuard. Without it, reports the parts that need it as skipped.
 ///
 /// # Panics
-/// When it is demanded and not there; the message holds what the kernel said.
+/// If `KERNEL_WIREGUARD=1` demands it and the kernel does not have it; the message contains the kernel's error.
 pub fn available() -> bool {
     let namespace = Namespace::create().unwrap_or_else(|error| panic!("a network namespace: {error}"));
     let Err(said) = attempt(&namespace, &["ip", "link", "add", "probe", "type", "wireguard"], "") else {
         return true;
     };
     let demanded = std::env::var_os("KERNEL_WIREGUARD").is_some_and(|value| value == "1");
-    assert!(!demanded, "this kernel has no WireGuard: {said}");
-    eprintln!("left out: this kernel has no WireGuard: tests/kernels/run starts ones that have");
+    assert!(!demanded, "KERNEL_WIREGUARD=1, but this kernel has no WireGuard: {said}");
+    skip::report("this kernel has no WireGuard; tests/kernels/run boots kernels that do");
     false
 }
 
 impl KernelWireGuard {
-    /// Makes the device.
+    /// Creates the device.
     ///
     /// # Panics
-    /// When the kernel does not; the message holds what it said.
+    /// If the kernel refuses; the message contains the stderr of `ip`.
     pub fn start(side: &Side) -> KernelWireGuard {
         let device = device_name("kw");
         let mtu = MTU.to_string();
@@ -48,7 +47,7 @@ impl KernelWireGuard {
 
 impl Drop for KernelWireGuard {
     fn drop(&mut self) {
-        // A test may have moved it, and its namespace takes it along in the end.
+        // A test may have moved it to another namespace, which is removed along with it.
         let _ = attempt(&self.namespace, &["ip", "link", "delete", &self.device], "");
     }
 }

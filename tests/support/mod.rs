@@ -1,9 +1,10 @@
-//! The laboratory of the integration tests: the demo's two namespaces and its traffic generator, and other
-//! people's programs run inside them.
+//! The lab of the integration tests: the demo's two namespaces and traffic generator, and other programs that run
+//! inside them.
 //!
-//! Every test binary takes from here what it needs, so parts are unused in each of them.
-#![allow(dead_code, unreachable_pub)]
+//! Each test binary uses only part of this module.
+#![allow(dead_code, unreachable_pub, unused_imports, unused_macros)]
 
+pub mod addresses;
 pub mod background;
 pub mod binary;
 pub mod boringtun;
@@ -13,12 +14,13 @@ pub mod folder;
 pub mod freeze;
 pub mod implementation;
 pub mod kernel;
+pub mod metrics;
 pub mod network;
 pub mod ping;
 pub mod process;
 pub mod prometheus;
 pub mod router;
-pub mod routers;
+pub mod skip;
 pub mod tunnel;
 pub mod wg;
 pub mod wireguard_go;
@@ -35,34 +37,18 @@ use self::ping::ping;
 use self::process::output;
 use self::tunnel::Family;
 
-/// How long something that must happen soon may take before a test gives up: on a machine that is slow and has
-/// other things to do, much longer than on one that is neither. Where all is well nobody waits for it.
+pub(crate) use self::skip::require_root;
+
+/// How long a test waits for something that must happen: far longer than it takes, for slow and busy machines.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// How long TCP may be silent among floods that starve it. Each of its retries comes twice as late as the one before.
+/// How long TCP may stall during floods that starve it: its retransmission timeout doubles each time.
 const SILENCE: Duration = Duration::from_secs(180);
 
-/// Whether this machine lets the test make namespaces. `LANEWAY_SKIP_NETNS=1` says that it does not and that
-/// this is known: the test returns early. Otherwise a missing right is a failure that says what to do.
-#[must_use]
-pub fn require_root() -> bool {
-    if std::env::var_os("LANEWAY_SKIP_NETNS").is_some_and(|skip| skip == "1") {
-        eprintln!("skipped: LANEWAY_SKIP_NETNS=1");
-        return false;
-    }
-    let allowed = laneway::netns::may_administer().expect("read /proc");
-    assert!(
-        allowed,
-        "this test makes network namespaces and TUN devices: run it as root \
-         (CAP_NET_ADMIN and CAP_SYS_ADMIN), or set LANEWAY_SKIP_NETNS=1 to leave it out"
-    );
-    true
-}
-
-/// A fresh pair of namespaces with a cable between them, over which packets go.
+/// Creates a pair of namespaces and waits until the cable between them carries packets.
 pub fn lab() -> Lab {
     let lab = Lab::create().unwrap_or_else(|error| panic!("{error}"));
-    // The kernel looks at carriers in its own time, and until then has nothing but drops for the cable's packets.
+    // The kernel notices the carrier asynchronously, and drops the cable's packets until then.
     for side in [&lab.left, &lab.right] {
         let words = ["ip", "-brief", "link", "show", "dev", CABLE];
         wait_until("the cable", || {
@@ -72,8 +58,8 @@ pub fn lab() -> Lab {
     lab
 }
 
-/// A device name that no other test of this machine uses: `prefix`, the process, a number. Tests share the
-/// directory of the control sockets, which are called after their devices.
+/// Returns a device name that no other test on this machine uses: `prefix`, process id, counter. All tests share
+/// the directory of control sockets, which are named after their devices.
 pub fn device_name(prefix: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let name = format!("{prefix}{}x{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
@@ -81,10 +67,10 @@ pub fn device_name(prefix: &str) -> String {
     name
 }
 
-/// The devices of a side, sorted.
+/// Returns the device names of a side, sorted.
 ///
 /// # Panics
-/// When `ip` does not say.
+/// If `ip` fails.
 pub fn links(side: &Side) -> Vec<String> {
     let listed = output(&side.namespace, &["ip", "-brief", "link"], "");
     let name = |line: &str| line.split([' ', '@']).next().unwrap_or_default().to_owned();
@@ -93,18 +79,18 @@ pub fn links(side: &Side) -> Vec<String> {
     names
 }
 
-/// Looks again and again until `condition` holds.
+/// Polls until `condition` holds.
 ///
 /// # Panics
-/// When it does not within [`DEADLINE`]; the message names `what`.
+/// If it does not hold within [`DEADLINE`]; the message contains `what`.
 pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
     wait_within(DEADLINE, what, condition);
 }
 
-/// The same with another limit, for what has to be tried several times.
+/// Like [`wait_until`] with another limit, for operations that take several attempts.
 ///
 /// # Panics
-/// When `condition` does not hold in time; the message names `what`.
+/// If `condition` does not hold in time; the message contains `what`.
 pub fn wait_within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
@@ -113,14 +99,14 @@ pub fn wait_within(limit: Duration, what: &str, mut condition: impl FnMut() -> b
     }
 }
 
-/// Waits until `read` gives the same twice in a row, a while apart, and returns it: workers tell what they did at
-/// the end of a turn, each at its own, and so a little after others can see it.
+/// Waits until `read` returns the same value twice, 200 ms apart, and returns that value. Workers publish their
+/// counts at the end of a turn, after the packets are visible to others.
 ///
 /// # Panics
-/// When it goes on changing; the message names `what`.
+/// If the value keeps changing; the message contains `what`.
 pub fn settled<T: PartialEq>(what: &str, mut read: impl FnMut() -> T) -> T {
     let mut last = read();
-    wait_until(&format!("{what} to stand still"), || {
+    wait_until(&format!("{what} to settle"), || {
         thread::sleep(Duration::from_millis(200));
         let now = read();
         let same = now == last;
@@ -130,7 +116,7 @@ pub fn settled<T: PartialEq>(what: &str, mut read: impl FnMut() -> T) -> T {
     last
 }
 
-/// Sets a flag when it is dropped, so that threads which look at it end even when their test fails.
+/// Sets a flag on drop, so that threads that watch it end even when their test fails.
 pub struct Finally<'a>(pub &'a AtomicBool);
 
 impl Drop for Finally<'_> {
@@ -139,11 +125,11 @@ impl Drop for Finally<'_> {
     }
 }
 
-/// Carries `bytes` on each of `streams` TCP connections from one side to `address` on the other, and compares
-/// every byte on arrival.
+/// Sends `bytes` on each of `streams` TCP connections from one side to `address` on the other, and verifies every
+/// byte on arrival.
 ///
 /// # Panics
-/// When a byte is wrong or missing.
+/// If a byte is wrong or missing.
 pub fn bulk(from: &Side, to: &Side, address: IpAddr, streams: u16, bytes: u64) -> Outcome {
     let (from, to) = (&from.namespace, &to.namespace);
     let plan = Plan { from, to, address, streams, limit: Limit::Bytes(bytes), patience: SILENCE };
@@ -153,10 +139,11 @@ pub fn bulk(from: &Side, to: &Side, address: IpAddr, streams: u16, bytes: u64) -
     outcome
 }
 
-/// What every working tunnel must carry: echoes of all sizes, and bulk TCP both ways, over IPv4 and IPv6.
+/// Sends through a tunnel what every one must carry: echoes of all sizes, and bulk TCP both ways, over IPv4 and
+/// IPv6.
 ///
 /// # Panics
-/// When something does not come back, or not unchanged.
+/// If anything is lost or altered.
 pub fn exercise(lab: &Lab) {
     for inside in Family::ALL {
         ping(&lab.left.namespace, inside.inside(2));

@@ -1,5 +1,4 @@
-//! Networks of any shape, for what two ends of one cable cannot show: hosts with two paths, routers in between,
-//! address translation.
+//! Networks beyond two ends of one cable: hosts with two paths, routers in between, address translation.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
@@ -10,24 +9,24 @@ use laneway::netns::Namespace;
 use super::process::output;
 use super::wait_until;
 
-/// A host of its own without any cable, whose peers reach it at these addresses once it has them.
+/// Creates a host without a cable. Peers reach it at these addresses once it has them.
 ///
 /// # Panics
-/// When the kernel gives no namespace.
+/// If the kernel refuses a namespace.
 pub fn host(underlay4: [u8; 4], underlay6: &str) -> Side {
     let namespace = Namespace::create().unwrap_or_else(|error| panic!("a network namespace: {error}"));
     let underlay6: Ipv6Addr = underlay6.parse().expect("an IPv6 address");
     let host = Side { namespace, underlay4: Ipv4Addr::from(underlay4), underlay6 };
     ip(&host, "link set lo up");
-    // Nobody else is on a cable, and a tentative address would refuse its first second.
+    // Duplicate address detection would block the address for its first second, and nobody else is on a cable.
     sysctl(&host, "ipv6/conf/default/accept_dad", "0");
     host
 }
 
-/// Lays a cable between two hosts. Each end has a name and its addresses with their prefix lengths.
+/// Connects two hosts with a veth pair. Each end has a device name and addresses with prefix lengths.
 ///
 /// # Panics
-/// When there is a device of that name, or an address is none.
+/// If a device name is taken or an address is invalid.
 pub fn cable(left: (&Side, &str, &[&str]), right: (&Side, &str, &[&str])) {
     let far = format!("/proc/{}/fd/{}", std::process::id(), right.0.namespace.as_raw_fd());
     ip(left.0, &format!("link add {} type veth peer name {} netns {far}", left.1, right.1));
@@ -39,11 +38,11 @@ pub fn cable(left: (&Side, &str, &[&str]), right: (&Side, &str, &[&str])) {
     }
 }
 
-/// The link-local IPv6 address of a device, once it can be used: the kernel makes one when it learns that the cable
-/// is whole, and then asks whether anybody has it.
+/// Returns the link-local IPv6 address of a device once it is usable: the kernel assigns one when the carrier is
+/// up, then runs duplicate address detection.
 ///
 /// # Panics
-/// When there is none in time.
+/// If there is none before the deadline.
 pub fn link_local(host: &Side, device: &str) -> String {
     let mut found = None;
     wait_until("a link-local address", || {
@@ -55,22 +54,22 @@ pub fn link_local(host: &Side, device: &str) -> String {
         found = address.map(str::to_owned);
         found.is_some()
     });
-    found.expect("it was waited for")
+    found.expect("found above")
 }
 
-/// Runs `ip` with these words, separated by single spaces, at a host.
+/// Runs `ip` at a host with these words, separated by single spaces.
 ///
 /// # Panics
-/// When it fails; the message holds what it said.
+/// If it fails; the message contains its stderr.
 pub fn ip(host: &Side, words: &str) {
     let words: Vec<_> = std::iter::once("ip").chain(words.split(' ')).collect();
     output(&host.namespace, &words, "");
 }
 
-/// Sets a value below `/proc/sys/net` at a host.
+/// Sets a value under `/proc/sys/net` at a host.
 ///
 /// # Panics
-/// When there is no such setting.
+/// If there is no such setting.
 pub fn sysctl(host: &Side, name: &str, value: &str) {
     let path = format!("/proc/sys/net/{name}");
     let written = host.namespace.run(|| std::fs::write(&path, value)).expect("enter a namespace");

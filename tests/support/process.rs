@@ -1,8 +1,9 @@
 //! Programs inside a namespace of the lab.
 //!
-//! A program is started through `nsenter` on a path to the namespace's descriptor in this process, so the
-//! namespace needs no name. `nsenter` and `setpriv` replace themselves, so the process that we started is the
-//! program itself; the kernel kills it when the test ends in a way that runs no destructor.
+//! `nsenter` enters the namespace through its descriptor in this process, so the namespace needs no name. `env`,
+//! `setpriv` and `nsenter` each exec the next program, so the child's process id is that of the program itself.
+//! `setpriv` has the kernel kill the program if the test ends without running destructors. `env` resets the signals
+//! that a shell's `&` or `nohup` ignores (SIGINT, SIGQUIT, SIGHUP): an exec keeps an ignored signal ignored.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -19,7 +20,7 @@ use nix::unistd::Pid;
 
 use super::wait_until;
 
-/// The programs of others that tests run, and the Debian packages that have them.
+/// The external programs that tests run, with their Debian packages.
 const PACKAGES: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("nft", "nftables"),
@@ -32,35 +33,36 @@ const PACKAGES: &[(&str, &str)] = &[
     ("wireguard-go", "wireguard-go"),
 ];
 
-/// A command that will run `program` inside `namespace`.
+/// Returns a command that runs `program` inside `namespace`.
 ///
 /// # Panics
-/// When a program is not installed; the message says how to get it.
+/// If a program is not installed; the message names the package.
 pub fn command_in(namespace: &Namespace, program: impl AsRef<OsStr>) -> Command {
     for needed in [OsStr::new("setpriv"), OsStr::new("nsenter"), program.as_ref()] {
         require_tool(needed);
     }
     let path = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "nsenter"]).arg(format!("--net={path}")).arg("--").arg(program);
+    let mut command = Command::new("env");
+    command.args(["--default-signal=INT,QUIT,HUP", "setpriv", "--pdeathsig", "KILL", "nsenter"]);
+    command.arg(format!("--net={path}")).arg("--").arg(program);
     command
 }
 
-/// Runs a short command inside `namespace` with `input` on its standard input, and returns what it printed.
+/// Runs a command inside `namespace` with `input` on its standard input, and returns its output.
 ///
 /// # Panics
-/// When it cannot be started or fails; the message holds what it said.
+/// If it cannot be started or fails; the message contains its stderr.
 pub fn output(namespace: &Namespace, words: &[&str], input: &str) -> String {
     attempt(namespace, words, input).unwrap_or_else(|said| panic!("{words:?}: {said}"))
 }
 
-/// The same for a command that may fail.
+/// Like [`output`], for a command that may fail.
 ///
 /// # Errors
-/// It failed: what it said.
+/// Its exit status and stderr if it fails.
 ///
 /// # Panics
-/// When it cannot be started.
+/// If it cannot be started.
 pub fn attempt(namespace: &Namespace, words: &[&str], input: &str) -> Result<String, String> {
     let (program, arguments) = words.split_first().expect("a program");
     let mut child = command_in(namespace, program)
@@ -70,7 +72,7 @@ pub fn attempt(namespace: &Namespace, words: &[&str], input: &str) -> Result<Str
         .stderr(Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("{words:?}: {error}"));
-    // A command that fails may leave its input unread; its exit status says what counts.
+    // A command that fails may leave its input unread; only its exit status counts.
     let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
     let done = child.wait_with_output().expect("wait for a child");
     if !done.status.success() {
@@ -80,7 +82,7 @@ pub fn attempt(namespace: &Namespace, words: &[&str], input: &str) -> Result<Str
 }
 
 /// # Panics
-/// When `program`, if it is a bare name, is nowhere in the search path.
+/// If `program` is a bare name that is not in `PATH`.
 fn require_tool(program: &OsStr) {
     let name = program.to_string_lossy();
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -94,7 +96,7 @@ fn require_tool(program: &OsStr) {
 #[derive(Debug)]
 pub struct Process {
     child: Child,
-    /// Where its standard error goes, if it is kept.
+    /// The file that captures its standard error, if any.
     errors: Option<File>,
 }
 
@@ -102,16 +104,16 @@ impl Process {
     /// Starts `command`.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn start(command: &mut Command) -> Process {
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Process { child, errors: None }
     }
 
-    /// Starts `command`, and keeps what it says on standard error for [`said`](Self::said).
+    /// Starts `command`, and captures its standard error for [`said`](Self::said).
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn start_quietly(command: &mut Command) -> Process {
         let file = File::from(memfd_create("stderr", MFdFlags::MFD_CLOEXEC).expect("memory"));
         let errors = file.try_clone().expect("a descriptor");
@@ -120,39 +122,39 @@ impl Process {
         process
     }
 
-    /// What it has said on standard error so far.
+    /// Returns what it has written to standard error so far.
     pub fn said(&self) -> String {
-        // The program writes through the same open file, so it is read by position, not by seeking.
+        // The program shares the file offset, so this opens the file again rather than seek.
         let path = self.errors.as_ref().map(|file| format!("/proc/self/fd/{}", file.as_raw_fd()));
-        let text = path.map(|path| std::fs::read(Path::new(&path)).expect("read what a program said"));
+        let text = path.map(|path| std::fs::read(Path::new(&path)).expect("read captured stderr"));
         String::from_utf8_lossy(&text.unwrap_or_default()).into_owned()
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Whether it has not ended yet.
+    /// Returns whether it is still running.
     pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("ask for a child").is_none()
+        self.child.try_wait().expect("query a child's status").is_none()
     }
 
     /// Sends a signal.
     ///
     /// # Panics
-    /// When it has been waited for already.
+    /// If its exit status has already been collected.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().cast_signed());
         kill(pid, signal).unwrap_or_else(|error| panic!("{signal} to {pid}: {error}"));
     }
 
-    /// Waits for its end and returns the exit status, `None` if a signal ended it.
+    /// Waits for its exit and returns the status, or `None` if a signal terminated it.
     ///
     /// # Panics
-    /// When it is still running after the deadline.
+    /// If it is still running after the deadline.
     pub fn wait(&mut self) -> Option<i32> {
-        wait_until("the end of a process", || !self.is_running());
+        wait_until("a process to exit", || !self.is_running());
         self.child.wait().expect("wait for a child").code()
     }
 }
@@ -162,7 +164,7 @@ impl Drop for Process {
         if !self.is_running() {
             return;
         }
-        // A polite end first: programs remove their sockets then.
+        // SIGTERM first, so that programs remove their sockets.
         self.signal(Signal::SIGTERM);
         for _ in 0..500 {
             if !self.is_running() {

@@ -1,4 +1,4 @@
-//! Debian's Prometheus inside a side of the lab, and what it knows.
+//! Debian's Prometheus inside a side of the lab, and queries to it.
 
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::process::{Process, command_in};
 use super::{DEADLINE, wait_until};
 
-/// Where it answers, in its side's namespace.
+/// Its address in the side's namespace.
 const ADDRESS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9090);
 
 /// A running Prometheus.
@@ -22,7 +22,7 @@ pub struct Prometheus<'a> {
     process: Process,
 }
 
-/// One series of an answer: its labels and its value.
+/// One series of a query result: labels and value.
 #[derive(Clone, Debug)]
 pub struct Series {
     labels: Value,
@@ -31,18 +31,18 @@ pub struct Series {
 }
 
 impl Series {
-    /// The value of label `name`, if the series has it.
+    /// Returns the value of label `name`, if the series has it.
     pub fn label(&self, name: &str) -> Option<&str> {
         self.labels[name].as_str()
     }
 }
 
 impl<'a> Prometheus<'a> {
-    /// Starts it in one side of the lab with a configuration file, beside which it keeps its data, and waits
-    /// until it answers.
+    /// Starts it in one side of the lab with a configuration file, next to which it stores its data, and waits
+    /// until it is ready.
     ///
     /// # Panics
-    /// When it does not come up; the message holds what it said.
+    /// If it does not come up; the message contains its stderr.
     pub fn start(side: &'a Side, configuration: &Path) -> Prometheus<'a> {
         let mut command = command_in(&side.namespace, "prometheus");
         command
@@ -53,16 +53,16 @@ impl<'a> Prometheus<'a> {
         let mut prometheus = Prometheus { side, process: Process::start_quietly(&mut command) };
         wait_until("Prometheus", || {
             let running = prometheus.process.is_running();
-            assert!(running, "Prometheus ended at once: {}", prometheus.process.said());
+            assert!(running, "Prometheus exited during the start: {}", prometheus.process.said());
             get(side, ADDRESS.into(), "/-/ready").is_some()
         });
         prometheus
     }
 
-    /// What a query answers now.
+    /// Evaluates a query now.
     ///
     /// # Panics
-    /// When it is no query of the language.
+    /// If the query is invalid.
     pub fn query(&self, query: &str) -> Vec<Series> {
         let answer = self.api(&format!("/api/v1/query?query={}", encoded(query)));
         let series = answer["result"].as_array().unwrap_or_else(|| panic!("{query}: {answer}"));
@@ -73,10 +73,10 @@ impl<'a> Prometheus<'a> {
         series.iter().map(one).collect()
     }
 
-    /// Type and help of each family, as its targets told them.
+    /// Returns type and help of each family, as scraped from its targets.
     ///
     /// # Panics
-    /// When it does not answer.
+    /// If it does not answer.
     pub fn metadata(&self) -> Value {
         self.api("/api/v1/metadata")
     }
@@ -88,14 +88,15 @@ impl<'a> Prometheus<'a> {
     }
 }
 
-/// The body of what an HTTP server in the side's namespace answers; `None` without one, or without success.
+/// Returns the body of an HTTP response from the side's namespace, or `None` if nothing listens or the status is
+/// not 200.
 ///
 /// # Panics
-/// When the connection breaks in the middle of the answer.
+/// If the connection breaks in the middle of the response.
 pub fn get(side: &Side, address: SocketAddr, path: &str) -> Option<String> {
     let mut stream = side.namespace.run(|| TcpStream::connect(address)).expect("enter a namespace").ok()?;
     stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
-    // Version 1.0: the body ends with the connection and comes in one piece.
+    // HTTP/1.0: the body is not chunked and ends with the connection.
     write!(stream, "GET {path} HTTP/1.0\r\nHost: lab\r\n\r\n").expect("ask");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
@@ -103,7 +104,7 @@ pub fn get(side: &Side, address: SocketAddr, path: &str) -> Option<String> {
     head.split(' ').nth(1).is_some_and(|status| status == "200").then(|| body.to_owned())
 }
 
-/// A query as a part of an address (RFC 3986, section 2.1).
+/// Percent-encodes a query (RFC 3986, section 2.1).
 fn encoded(query: &str) -> String {
     let mut encoded = String::new();
     for byte in query.bytes() {

@@ -1,4 +1,4 @@
-//! Laneway itself as a peer, inside the test's own process, and its metrics.
+//! Laneway routers inside the test's own process.
 
 use ipnet::IpNet;
 use laneway::cli::demo::lab::{Lab, Side};
@@ -9,15 +9,15 @@ use laneway::wireguard::keys::{OsEntropy, PrivateKey, PublicKey};
 
 use super::tunnel::{Family, PORT};
 
-/// The device's name: namespaces keep routers apart.
+/// The device name of every router: namespaces keep them apart.
 pub const DEVICE: &str = "lane0";
 
-/// A fresh key.
+/// Generates a key.
 pub fn key() -> PrivateKey {
     PrivateKey::generate(&mut OsEntropy::new().expect("the system's randomness"))
 }
 
-/// One lane with the addresses of this host number, and no peer yet.
+/// Returns the configuration of a router with one lane, the inside addresses of this host number, and no peer.
 pub fn config(host: u8, key: &PrivateKey) -> RouterConfig {
     let mut config = RouterConfig::named(DEVICE);
     config.up = true;
@@ -29,7 +29,7 @@ pub fn config(host: u8, key: &PrivateKey) -> RouterConfig {
     config
 }
 
-/// A peer with these allowed IPs, and no endpoint yet.
+/// Returns a peer with these allowed IPs and no endpoint.
 pub fn peer(key: PublicKey, allowed_ips: &[&str]) -> PeerUpdate {
     let allow = |net: &&str| AllowedIpChange { net: net.parse().expect("a prefix"), remove: false };
     PeerUpdate { allowed_ips: allowed_ips.iter().map(allow).collect(), ..PeerUpdate::new(key) }
@@ -38,23 +38,23 @@ pub fn peer(key: PublicKey, allowed_ips: &[&str]) -> PeerUpdate {
 /// Starts a router in one side of the lab.
 ///
 /// # Panics
-/// When it does not come up.
+/// If the router does not start.
 pub fn start(side: &Side, config: &RouterConfig) -> Router {
     let started = side.namespace.run(|| Router::start(config, None)).expect("enter a namespace");
     started.unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Two routers that know each other, over this protocol outside.
+/// Starts two routers that are each other's peer, with endpoints of the given address family.
 pub fn pair(lab: &Lab, outside: Family) -> [Router; 2] {
     pair_with(lab, outside, |_| {})
 }
 
-/// The same, with `tune` to change their settings before they start.
+/// Like [`pair`], with `tune` applied to both configurations before the start.
 pub fn pair_with(lab: &Lab, outside: Family, tune: impl Fn(&mut RouterConfig)) -> [Router; 2] {
     pair_of(lab, outside, &[key(), key()], |_, config| tune(config))
 }
 
-/// The same with these keys, and with `tune` told which of the two it tunes.
+/// Like [`pair_with`], with these keys; `tune` also receives the index of the router it tunes.
 pub fn pair_of(
     lab: &Lab,
     outside: Family,
@@ -72,21 +72,4 @@ pub fn pair_of(
         tune(own, &mut config);
         start(sides[own], &config)
     })
-}
-
-/// The sum over the series of a family that have all of `labels`, such as `kind="rst"`.
-///
-/// # Panics
-/// When there is no such series.
-pub fn total(router: &Router, family: &str, labels: &[&str]) -> u64 {
-    let text = router.metrics_text();
-    let of_family = |line: &&str| line.strip_prefix(family).is_some_and(|rest| rest.starts_with(['{', ' ']));
-    let series: Vec<&str> = text
-        .lines()
-        .filter(of_family)
-        .filter(|line| labels.iter().all(|label| line.contains(label)))
-        .collect();
-    assert!(!series.is_empty(), "{family} {labels:?} is not in the metrics:\n{text}");
-    let value = |line: &&str| line.rsplit(' ').next().and_then(|value| value.parse::<u64>().ok());
-    series.iter().filter_map(value).sum()
 }

@@ -1,18 +1,15 @@
-//! The addresses inside the tunnel, and what two peers must know of each other.
+//! Addresses inside the tunnel, and the configuration of two peers for each other.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use laneway::cli::demo::lab::{Lab, Side};
 
+use super::addresses::{INSIDE, INSIDE6};
 use super::wg::{self, KeyPair};
 
-/// The UDP port of every peer in the lab: namespaces keep them apart.
-pub const PORT: u16 = 51820;
+pub use super::addresses::{PORT, TUNNEL_MTU as MTU};
 
-/// The MTU of the tunnel device in bytes.
-pub const MTU: u16 = 1420;
-
-/// Which Internet protocol something runs over.
+/// An IP version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// IPv4.
@@ -25,7 +22,7 @@ impl Family {
     /// Both.
     pub const ALL: [Family; 2] = [Family::V4, Family::V6];
 
-    /// Where the peer at `side` is reached from outside the tunnel.
+    /// Returns the endpoint of the peer at `side`.
     pub fn endpoint(self, side: &Side) -> SocketAddr {
         match self {
             Family::V4 => (side.underlay4, PORT).into(),
@@ -33,20 +30,20 @@ impl Family {
         }
     }
 
-    /// The address inside the tunnel of the left (1) or right (2) peer.
+    /// Returns the address inside the tunnel of the left (1) or right (2) peer.
     pub fn inside(self, host: u8) -> IpAddr {
         match self {
-            Family::V4 => Ipv4Addr::new(10, 77, 0, host).into(),
-            Family::V6 => Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, host.into()).into(),
+            Family::V4 => Ipv4Addr::new(INSIDE[0], INSIDE[1], 0, host).into(),
+            Family::V6 => Ipv6Addr::new(INSIDE6, 0, 0, 0, 0, 0, 0, host.into()).into(),
         }
     }
 }
 
-/// Makes one tunnel of two running peers: fresh keys, inside addresses, devices up. The left one knows where the
-/// right one is, over the given protocol, and so begins; the right one learns it.
+/// Configures two running peers as one tunnel: new keys, inside addresses, devices up. The left one knows the
+/// right one's endpoint, in the given address family, and initiates; the right one learns the left one's endpoint.
 ///
 /// # Panics
-/// When a device or its control socket is not there.
+/// If a device or its control socket does not exist.
 pub fn join(lab: &Lab, left_device: &str, right_device: &str, outside: Family) {
     let (left, right) = (KeyPair::generate(&lab.left), KeyPair::generate(&lab.right));
     wg::configure(&lab.left, left_device, &left, &right, 2, Some(outside.endpoint(&lab.right)));
@@ -55,10 +52,10 @@ pub fn join(lab: &Lab, left_device: &str, right_device: &str, outside: Family) {
     address(&lab.right, right_device, 2);
 }
 
-/// Gives a tunnel device the addresses of this host number and brings it up.
+/// Assigns the addresses of this host number to a tunnel device and brings it up.
 ///
 /// # Panics
-/// When there is no such device.
+/// If there is no such device.
 pub fn address(side: &Side, device: &str, host: u8) {
     for (family, prefix) in [(Family::V4, 24), (Family::V6, 64)] {
         let added = side.address(device, family.inside(host), prefix);
@@ -66,7 +63,7 @@ pub fn address(side: &Side, device: &str, host: u8) {
     }
 }
 
-/// What the peer with this host number may send, as `wg` writes it.
+/// Returns the allowed IPs of the peer with this host number, as `wg` writes them.
 pub fn allowed_ips(host: u8) -> String {
     format!("{}/32,{}/128", Family::V4.inside(host), Family::V6.inside(host))
 }

@@ -1,4 +1,4 @@
-//! The `wg` tool, which must be installed: it makes the keys and configures everything that serves the usual
+//! The `wg` tool, which must be installed. It generates keys and configures everything that serves a WireGuard
 //! control socket.
 
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use laneway::cli::demo::lab::Side;
 use super::process::output;
 use super::tunnel::{PORT, allowed_ips};
 
-/// Where `wg` looks for the control socket of a userspace device.
+/// Returns the path where `wg` looks for the control socket of a userspace device.
 pub fn control_socket(device: &str) -> PathBuf {
     PathBuf::from(format!("/var/run/wireguard/{device}.sock"))
 }
@@ -17,14 +17,14 @@ pub fn control_socket(device: &str) -> PathBuf {
 /// A key pair in base64, made by `wg`.
 #[derive(Clone)]
 pub struct KeyPair {
-    /// The private half.
+    /// The private key.
     pub private: String,
-    /// The public half.
+    /// The public key.
     pub public: String,
 }
 
 impl KeyPair {
-    /// A fresh pair.
+    /// Generates a pair.
     pub fn generate(side: &Side) -> KeyPair {
         let private = output(&side.namespace, &["wg", "genkey"], "").trim().to_owned();
         let public = output(&side.namespace, &["wg", "pubkey"], &private).trim().to_owned();
@@ -32,8 +32,8 @@ impl KeyPair {
     }
 }
 
-/// Configures the device of `side` with one peer, that has the given host number inside the tunnel. Without an
-/// endpoint it can only answer.
+/// Configures the device of `side` with one peer, which has the given host number inside the tunnel. Without an
+/// endpoint the device can only respond.
 pub fn configure(
     side: &Side,
     device: &str,
@@ -53,20 +53,20 @@ pub fn configure(
     output(&side.namespace, &["wg", "setconf", device, "/dev/stdin"], &file);
 }
 
-/// What `wg set` tells a device of its peer.
+/// The settings of a peer for `wg set`.
 pub struct Setting<'a> {
-    /// Who it is; its public half is told.
+    /// Its keys, of which only the public one is used.
     pub key: &'a KeyPair,
     /// Its host number inside the tunnel.
     pub host: u8,
-    /// Where it is. Without it the device can only answer.
+    /// Its endpoint. Without one the device can only respond.
     pub endpoint: Option<SocketAddr>,
     /// The preshared key in base64.
     pub preshared: Option<&'a str>,
 }
 
 impl<'a> Setting<'a> {
-    /// A peer of which nothing but key and address inside is known.
+    /// Returns a peer with a key and an address inside, but no endpoint or preshared key.
     pub fn new(key: &'a KeyPair, host: u8) -> Self {
         Setting { key, host, endpoint: None, preshared: None }
     }
@@ -75,9 +75,9 @@ impl<'a> Setting<'a> {
 /// Configures the device of `side` as [`configure`] does, but with `wg set`.
 ///
 /// # Panics
-/// When the device refuses.
+/// If the device refuses.
 pub fn set(side: &Side, device: &str, own: &KeyPair, peer: &Setting<'_>) {
-    // Secrets come from files, and there is one standard input: two commands.
+    // Each secret is read from standard input, so two secrets take two commands.
     let words = ["wg", "set", device, "listen-port", &PORT.to_string(), "private-key", "/dev/stdin"];
     output(&side.namespace, &words, &own.private);
     let (allowed, endpoint) = (allowed_ips(peer.host), peer.endpoint.map(|endpoint| endpoint.to_string()));
@@ -94,11 +94,11 @@ pub fn set(side: &Side, device: &str, own: &KeyPair, peer: &Setting<'_>) {
 pub struct PeerLine {
     /// Its key in base64.
     pub public: String,
-    /// Where it is, or `(none)`.
+    /// Its endpoint, or `(none)`.
     pub endpoint: String,
-    /// Its networks with commas between, or `(none)`.
+    /// Its allowed IPs, separated by commas, or `(none)`.
     pub allowed_ips: String,
-    /// Seconds since the epoch at which the last handshake was done; 0 if there was none.
+    /// The time of the last handshake in seconds since the epoch, or 0.
     pub latest_handshake: u64,
     /// Bytes received from it.
     pub received: u64,
@@ -106,10 +106,10 @@ pub struct PeerLine {
     pub sent: u64,
 }
 
-/// The peers of a device.
+/// Returns the peers of a device.
 ///
 /// # Panics
-/// When there is no such device, or `wg` prints something else than its manual says.
+/// If there is no such device, or the output of `wg` is not as documented.
 pub fn peers(side: &Side, device: &str) -> Vec<PeerLine> {
     let dump = output(&side.namespace, &["wg", "show", device, "dump"], "");
     let peer = |line: &str| {

@@ -21,20 +21,20 @@ impl WireGuardGo {
     /// Starts it with a device of its own and waits until it can be configured.
     ///
     /// # Panics
-    /// When it is not installed or does not come up.
+    /// If it is not installed or does not come up.
     pub fn start(side: &Side) -> WireGuardGo {
         let device = device_name("wg");
         let mut command = command_in(&side.namespace, "wireguard-go");
         command.args(["-f", &device]);
-        // Even an empty value makes it start itself anew for ever.
+        // With this variable set, even to an empty value, it restarts itself forever.
         command.env_remove("WG_PROCESS_FOREGROUND");
-        // Its greeting would stand between the test results.
+        // Its banner would show up between the test results.
         let mut process = Process::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
         let socket = control_socket(&device);
         wait_until("wireguard-go", || {
             assert!(
                 process.is_running(),
-                "wireguard-go ended at once: is it installed, and may it open /dev/net/tun?"
+                "wireguard-go exited during the start: is it installed, and may it open /dev/net/tun?"
             );
             socket.exists()
         });
