@@ -35,7 +35,7 @@ struct Place<S> {
     source: S,
     class: usize,
     /// Ends [`Displaced`] when dropped.
-    _displaces: oneshot::Sender<Infallible>,
+    _ender: oneshot::Sender<Infallible>,
 }
 
 /// The place of one client. Dropping it frees the place.
@@ -53,11 +53,11 @@ impl<S: Copy + Eq, const CLASSES: usize> Clients<S, CLASSES> {
 
     /// Gives a new client a place in the class `class`.
     pub(crate) fn admit(self: &Arc<Self>, source: S, class: usize) -> (Client<S, CLASSES>, Displaced) {
-        let (displaces, displaced) = oneshot::channel();
+        let (ender, displaced) = oneshot::channel();
         let mut places = self.places();
         let number = places.next;
         places.next += 1;
-        places.taken.push(Place { client: number, source, class, _displaces: displaces });
+        places.taken.push(Place { client: number, source, class, _ender: ender });
         places.bound(class, self.limits[class]);
         (Client { number, clients: Arc::clone(self) }, displaced)
     }

@@ -147,7 +147,8 @@ fn peers_reach_the_service_only_if_it_is_allowed() {
         let other = lab.left.namespace.run(|| TcpListener::bind("0.0.0.0:0")).unwrap().unwrap();
         let port = other.local_addr().unwrap().port();
         for address in [inside, ELSEWHERE] {
-            connect(&lab.right, (address, port).into()).expect("other services are reachable through the tunnel");
+            connect(&lab.right, (address, port).into())
+                .expect("other services are reachable through the tunnel");
             let connected = connect(&lab.right, (address, PORT).into());
             assert_eq!(connected.is_ok(), allowed, "{address}: {connected:?}");
             // The same address is served to this host, and another address to the underlay.

@@ -113,7 +113,7 @@ async fn serve(listener: tokio::net::TcpListener, router: Router) -> Infallible 
 fn source(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        v4 => v4,
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
@@ -199,7 +199,8 @@ mod tests {
         for host in ["127.0.0.1", "127.0.0.1:9586", "[::1]:9586", "[::1]", "localhost", "LocalHost:80"] {
             assert!(is_local(host.as_bytes()), "{host}");
         }
-        for host in ["", "x", "rebound.example:9586", "localhost.example", "127.0.0.1.example", "[::1", "a b"] {
+        for host in ["", "x", "rebound.example:9586", "localhost.example", "127.0.0.1.example", "[::1", "a b"]
+        {
             assert!(!is_local(host.as_bytes()), "{host}");
         }
     }
