@@ -1,4 +1,4 @@
-//! Lists the UDP sockets on a port, of all processes in the network namespace (sock_diag(7)).
+//! Lists the UDP sockets on a port, of all processes in the network namespace (`sock_diag(7)`).
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,12 +9,12 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsocko
 use nix::sys::time::{TimeVal, TimeValLike as _};
 use nix::unistd::{read, write};
 
-/// Lengths in bytes of `struct nlmsghdr` (linux/netlink.h), `struct inet_diag_req_v2` and `struct
-/// inet_diag_msg` (linux/inet_diag.h).
+/// Lengths in bytes of `struct nlmsghdr` (`linux/netlink.h`), `struct inet_diag_req_v2` and `struct
+/// inet_diag_msg` (`linux/inet_diag.h`).
 const HEADER: usize = 16;
 const REQUEST: usize = 56;
 const MESSAGE: usize = 72;
-/// `SOCK_DIAG_BY_FAMILY` (linux/sock_diag.h).
+/// `SOCK_DIAG_BY_FAMILY` (`linux/sock_diag.h`).
 const BY_FAMILY: u16 = 20;
 /// Offsets in `struct inet_diag_msg`.
 const UID: usize = 64;
@@ -57,8 +57,8 @@ impl UdpSockets {
     /// Fails if the kernel refuses the request: `ENOENT` if it has no `udp_diag`.
     pub fn on(&mut self, port: u16) -> io::Result<Vec<UdpSocketInfo>> {
         let mut found = Vec::new();
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            write(&self.netlink, &request(family as u8, port))?;
+        for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
+            write(&self.netlink, &request(family, port))?;
             while {
                 let read = read(&self.netlink, &mut self.buffer)?;
                 take(&self.buffer[..read], &mut found)?

@@ -40,11 +40,7 @@ pub(crate) struct PortWatch {
 impl PortWatch {
     /// Opens the watch in the calling thread's network namespace. Returns `None`, and logs why, if the kernel
     /// cannot list sockets.
-    pub(crate) fn open(
-        port: Arc<AtomicU16>,
-        registry: &Registry,
-        readiness: Arc<Readiness>,
-    ) -> Option<Self> {
+    pub(crate) fn open(port: Arc<AtomicU16>, registry: &Registry, readiness: Arc<Readiness>) -> Option<Self> {
         let opened = UdpSockets::open().and_then(|mut sockets| {
             sockets.on(port.load(Ordering::Relaxed))?;
             Ok(sockets)
@@ -52,7 +48,14 @@ impl PortWatch {
         match opened {
             Ok(sockets) => {
                 let found = ForeignSockets::register(registry);
-                Some(PortWatch { port, sockets, own: HashSet::new(), foreign: HashSet::new(), found, readiness })
+                Some(PortWatch {
+                    port,
+                    sockets,
+                    own: HashSet::new(),
+                    foreign: HashSet::new(),
+                    found,
+                    readiness,
+                })
             }
             Err(error) => {
                 tracing::info!("cannot check whether other processes use the UDP port too: {error}");

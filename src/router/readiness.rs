@@ -47,7 +47,13 @@ impl Readiness {
     /// Creates the conditions for a router with these `peers`. The `awaited` peer, if any, must have a
     /// session.
     pub fn new(peers: Arc<Peers>, awaited: Option<PublicKey>, shutdown: Arc<Shutdown>) -> Self {
-        Readiness { peers, awaited, shutdown, interface_down: AtomicBool::new(false), port_shared: AtomicBool::new(false) }
+        Readiness {
+            peers,
+            awaited,
+            shutdown,
+            interface_down: AtomicBool::new(false),
+            port_shared: AtomicBool::new(false),
+        }
     }
 
     /// Records whether the interface is up. Initially it counts as up.
