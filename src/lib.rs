@@ -124,6 +124,7 @@
 //! - *roam*: a peer's endpoint changes. *spread*: send each lane's data from a separate port.
 
 pub mod cli;
+mod clients;
 pub mod clock;
 pub mod config;
 pub mod cpus;
