@@ -3,6 +3,7 @@
 pub mod demo;
 pub mod demonstrate;
 pub mod doctor;
+mod injection;
 pub mod interface;
 pub mod keys;
 pub mod launch;

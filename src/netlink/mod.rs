@@ -21,7 +21,7 @@ use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 use tokio::runtime;
 
 pub use addresses::AddressWatch;
-pub use rules::{DefaultRule, IpVersion};
+pub use rules::{DefaultRule, IpVersion, hold_valid_mark};
 pub use udp_sockets::{UdpSocketInfo, UdpSockets};
 pub use watch::{LinkEvent, LinkWatch};
 
