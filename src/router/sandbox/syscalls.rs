@@ -109,13 +109,14 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     };
     let mut sockets = Vec::new();
     for family in FAMILIES {
-        sockets.push(SeccompRule::new(vec![is(0, family as u64)?])?);
+        sockets.push(SeccompRule::new(vec![is(0, family.cast_unsigned().into())?])?);
     }
     let route = vec![is(0, libc::AF_NETLINK as u64)?, is(2, libc::NETLINK_ROUTE as u64)?];
     sockets.push(SeccompRule::new(route)?);
     rules.insert(libc::SYS_socket, sockets);
     rules.insert(libc::SYS_socketpair, vec![SeccompRule::new(vec![is(0, libc::AF_UNIX as u64)?])?]);
-    let requests = REQUESTS.into_iter().map(|request| SeccompRule::new(vec![is(1, request as u64)?]));
+    let requests =
+        REQUESTS.into_iter().map(|request| SeccompRule::new(vec![is(1, u64::from(request as u32))?]));
     rules.insert(libc::SYS_ioctl, requests.collect::<Result<_, _>>()?);
     // No new code.
     let executable = libc::PROT_EXEC as u64;
