@@ -1,7 +1,7 @@
 //! Starts a router from a configuration and runs it until it is told to stop; shared by `laneway run` and
 //! `laneway IFNAME`.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,10 +9,11 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tracing_subscriber::EnvFilter;
 
 use super::signals::Signals;
 use crate::config::env::Environment;
-use crate::config::{RouterConfig, Switch};
+use crate::config::{LogFormat, RouterConfig, Switch};
 use crate::netlink;
 use crate::router::admin::{self, Admin, AdminError, End, Hangups, Http, Link, OpenUapi};
 use crate::router::reload::Reloader;
@@ -56,6 +57,20 @@ pub enum LaunchError {
 
 /// Called once, when the interface and its control socket exist, unless the router is told to stop before that.
 pub type OnReady = Box<dyn FnOnce() -> io::Result<()>>;
+
+/// Initializes logging with `filter`. Later calls have no effect.
+///
+/// The configuration has already validated the filter; an invalid one is replaced with `info`.
+pub fn init_log(filter: &str, format: LogFormat) {
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let colours = io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours);
+    // An error means that the enclosing test or program has already installed a subscriber.
+    let _ = match format {
+        LogFormat::Text => log.with_target(false).try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+}
 
 /// Starts a router and runs it until a signal arrives or its interface or control socket is removed; all of
 /// these are clean stops. From then on the router has [`stopping::PROCESS`] to end before the process is ended

@@ -1,12 +1,10 @@
 //! Command line: parses the arguments, runs the command and maps its outcome to an exit status.
 
 pub mod demo;
-pub mod demonstrate;
 pub mod doctor;
 pub mod interface;
 pub mod keys;
 pub mod launch;
-pub mod log;
 pub mod run;
 pub mod show;
 pub mod signals;
@@ -118,8 +116,8 @@ impl Cli {
             (Some(Command::Run(args)), _) => run::run(&args)?,
             (Some(Command::Doctor(args)), _) => return Ok(doctor::run(&args)),
             (Some(Command::Demo(args)), _) => {
-                log::init("warn", LogFormat::Text);
-                if demonstrate::run(&args)? == Ending::Interrupted {
+                launch::init_log("warn", LogFormat::Text);
+                if demo::routers::run(&args)? == Ending::Interrupted {
                     return Ok(demo::interrupt::EXIT_STATUS);
                 }
             }

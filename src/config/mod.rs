@@ -7,7 +7,6 @@ mod choices;
 pub mod env;
 mod error;
 pub mod file;
-mod spread;
 pub mod update;
 
 use std::fs;
@@ -18,11 +17,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
-pub use choices::{AeadChoice, LogFormat, Queues, Switch, Table};
+pub use choices::{AeadChoice, LogFormat, Queues, SpreadPorts, Switch, Table};
 use env::Environment;
 pub use error::ConfigError;
 use file::FileConfig;
-pub use spread::SpreadPorts;
 use update::DeviceUpdate;
 
 use crate::cpus::cpu_list::CpuList;

@@ -8,9 +8,9 @@ use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
 
 use super::bounds::{CONTROL_QUEUE, COOKIE_QUEUE, EVENT_QUEUE, HANDSHAKE_QUEUE};
-use super::outside::LaneSockets;
 use super::peers::PeerRecord;
 use super::ring::doorbell::{Awaited, Doorbell};
+use super::sockets::LaneSockets;
 use crate::underlay::Endpoint;
 use crate::units::PeerId;
 use crate::wireguard::messages::{Kind, claims_priority};

@@ -15,10 +15,10 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::outside::LaneSockets;
 use super::peers::Snapshot;
 use super::ring::batch::{InboundBatch, OutboundBatch};
 use super::ring::{Pool, Ring};
+use super::sockets::LaneSockets;
 use crate::metrics::{SentShortcuts, WrittenShortcuts};
 use crate::offload::QueueShortcut;
 

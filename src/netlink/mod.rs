@@ -20,7 +20,7 @@ use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 use tokio::runtime;
 
 pub use addresses::AddressWatch;
-pub use rules::{DefaultRule, IpVersion};
+pub use rules::{DefaultRule, IpVersion, MAIN_TABLE};
 pub use watch::{LinkEvent, LinkWatch};
 
 /// Length of the TUN's transmit queue in packets. The default of 500 is too short for bulk TCP at 20 ms.

@@ -16,7 +16,9 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 
 use super::{NetlinkError, refused, unless};
-use crate::config::Table;
+
+/// The main routing table (`RT_TABLE_MAIN`).
+pub const MAIN_TABLE: u32 = 254;
 
 /// Priorities of our rules: before that of the main table (32766), leaving room for an administrator's rules before
 /// them. The distinct numbers tell our rules from others, which must not be removed.
@@ -83,7 +85,7 @@ fn messages(rule: DefaultRule) -> [RuleMessage; 2] {
         message.attributes.extend_from_slice(more);
         message
     };
-    let near = message(MAIN_WITHOUT_DEFAULT, Table::MAIN, &[RuleAttribute::SuppressPrefixLen(0)]);
+    let near = message(MAIN_WITHOUT_DEFAULT, MAIN_TABLE, &[RuleAttribute::SuppressPrefixLen(0)]);
     let mut unmarked = message(UNMARKED, rule.mark, &[RuleAttribute::FwMark(rule.mark)]);
     unmarked.header.flags = RuleFlags::Invert;
     [near, unmarked]

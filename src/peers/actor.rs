@@ -13,23 +13,21 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrayvec::ArrayVec;
 use crossbeam::channel::Receiver;
-use nix::errno::Errno;
 
-use super::apply::{self, ListenState, Request};
+use super::handle::Request;
 use super::lookups::{Answer, Lookups};
 use super::names::Names;
 use super::schedule::Schedule;
 use super::snapshot_builder::BuilderState;
 use crate::clock;
 use crate::config::SpreadPorts;
-use crate::config::update::{DeviceStatus, DeviceUpdate};
 use crate::drops::DropReason;
 use crate::lane::channels::{ActorChannel, CommandChannel, ControlMessage, HandshakeDatagram, PeerEvent};
 use crate::lane::peers::{PeerRecord, Peers};
 use crate::lane::ring::doorbell::{Awaited, Doorbell};
 use crate::lane::wait::sleep::{Sleeper, Stopped};
 use crate::metrics::ActorMetrics;
-use crate::underlay::Endpoint;
+use crate::underlay::{Endpoint, SocketOptions};
 use crate::units::{Nanos, PeerId};
 use crate::wireguard::keys::OsEntropy;
 use crate::wireguard::messages::DATA_OVERHEAD;
@@ -85,6 +83,17 @@ pub(crate) struct PeerActor {
     pub(crate) outputs: Outputs,
 }
 
+/// The listen port and the options of the UDP sockets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ListenState {
+    /// The UDP port of all lanes.
+    pub port: u16,
+    /// Socket options, with the current mark.
+    pub options: SocketOptions,
+    /// When the port was last changed.
+    pub left: Option<Nanos>,
+}
+
 impl PeerActor {
     /// Runs until the router stops.
     pub(crate) fn run(&mut self) {
@@ -99,20 +108,6 @@ impl PeerActor {
                 return;
             }
         }
-    }
-
-    /// Applies `update` to the protocol, the snapshot and the sockets.
-    ///
-    /// # Errors
-    /// Returns the error number to report on the UAPI socket. Changes before the failed one remain applied,
-    /// as in other WireGuard implementations.
-    pub(crate) fn apply(&mut self, update: DeviceUpdate) -> Result<(), Errno> {
-        apply::apply(self, update)
-    }
-
-    /// Returns the state that the UAPI request `get=1` reports.
-    pub(crate) fn status(&self) -> DeviceStatus {
-        apply::status(self)
     }
 
     /// Runs the protocol's due timers for a peer and schedules the next.
@@ -135,12 +130,20 @@ impl PeerActor {
         self.send(FIRST_LANE, message, to, Some(record));
     }
 
+    fn answer(&mut self, request: Request) {
+        // The requester may be gone.
+        match request {
+            Request::Apply(update, answer) => drop(answer.send(self.apply(update))),
+            Request::Status(answer) => drop(answer.send(self.status())),
+        }
+    }
+
     fn turn(&mut self) -> bool {
         self.sleeper.beat();
         let mut worked = false;
         while let Ok(request) = self.requests.try_recv() {
             worked = true;
-            apply::answer(self, request);
+            self.answer(request);
         }
         while let Some(event) = self.channel.next_event() {
             worked = true;

@@ -18,7 +18,7 @@ use crate::config::env::Environment;
 use crate::config::update::PeerEndpoint;
 use crate::config::{ConfigError, RouterConfig};
 use crate::netlink::{self, DefaultRule, NetlinkError, Setup};
-use crate::peers::apply::ActorHandle;
+use crate::peers::handle::ActorHandle;
 use crate::shutdown::Shutdown;
 use crate::uapi::Device as _;
 

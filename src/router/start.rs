@@ -17,14 +17,13 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 use std::{io, mem};
 
-use thiserror::Error;
-
 use super::readiness::Readiness;
 use super::stopping::{self, StopError};
 use super::threads::{ThreadEntry, ThreadMetrics, ThreadRegistry};
+pub use super::wiring::StartError;
 use super::wiring::{self, Lanes};
 use crate::config::RouterConfig;
-use crate::cpus::pinning::{self, LaneCpus, NotAllowed};
+use crate::cpus::pinning::{self, LaneCpus};
 use crate::drops::DropReason;
 use crate::lane::WorkerError;
 use crate::lane::inside::{InsideWorker, OwnAddresses};
@@ -32,11 +31,10 @@ use crate::lane::outside::OutsideWorker;
 use crate::lane::peers::Peers;
 use crate::lane::wait::sleep::Sleeper;
 use crate::metrics::Registry;
-use crate::offload::{OpenError, QueueError};
+use crate::offload::QueueError;
 use crate::peers::actor::PeerActor;
-use crate::peers::apply::ActorHandle;
+use crate::peers::handle::ActorHandle;
 use crate::shutdown::Shutdown;
-use crate::underlay::BindError;
 use crate::wireguard::keys::PublicKey;
 
 /// Restarts of a worker after panics before the router stops.
@@ -56,29 +54,6 @@ pub struct Router {
     shutdown: Arc<Shutdown>,
     failure: Arc<Mutex<Option<String>>>,
     handles: Vec<JoinHandle<()>>,
-}
-
-/// Errors when starting a router. A router that fails to start leaves nothing behind.
-#[derive(Debug, Error)]
-pub enum StartError {
-    /// The TUN device cannot be opened.
-    #[error(transparent)]
-    Tun(#[from] OpenError),
-    /// The UDP sockets cannot be opened.
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    /// The interface cannot be set up.
-    #[error(transparent)]
-    Netlink(#[from] crate::netlink::NetlinkError),
-    /// A worker is to be pinned to a CPU that the process may not use.
-    #[error(transparent)]
-    Pinning(#[from] NotAllowed),
-    /// The configuration cannot be applied.
-    #[error("{0}")]
-    Config(String),
-    /// A thread or descriptor cannot be created, or no randomness is available.
-    #[error("cannot start the router: {0}")]
-    System(#[from] io::Error),
 }
 
 impl Router {

@@ -4,6 +4,7 @@
 //! owns its sockets and the pool of inbound batches. Everything shared is created here: doorbells, rings,
 //! return rings, channels, the session table and the snapshot.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -11,14 +12,15 @@ use std::sync::atomic::AtomicUsize;
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
-use super::start::StartError;
+use thiserror::Error;
+
 use crate::config::RouterConfig;
-use crate::cpus::pinning::{self, LaneCpus};
+use crate::cpus::pinning::{self, LaneCpus, NotAllowed};
 use crate::cpus::topology::Topology;
 use crate::lane::bounds::{self, RING_DEPTH};
 use crate::lane::channels::{ActorChannel, CommandChannel};
 use crate::lane::inside::{self, InsideWorker, OwnAddresses};
-use crate::lane::outside::{self, LaneSockets, OutsideWorker};
+use crate::lane::outside::{self, OutsideWorker};
 use crate::lane::peer_metrics::PeerMetrics;
 use crate::lane::peers::{Peers, Snapshot};
 use crate::lane::ring::batch::{InboundBatch, OutboundBatch};
@@ -26,6 +28,7 @@ use crate::lane::ring::doorbell::Doorbell;
 use crate::lane::ring::metrics::{LaneRings, RingMetrics};
 use crate::lane::ring::{Pool, Ring};
 use crate::lane::shortcut::{SendShortcut, WriteShortcut};
+use crate::lane::sockets::LaneSockets;
 use crate::lane::wait::quiesce::Quiesce;
 use crate::lane::wait::sleep::Sleeper;
 use crate::metrics::{
@@ -33,15 +36,15 @@ use crate::metrics::{
     WrittenShortcuts,
 };
 use crate::netlink;
-use crate::offload::{self, Offload, QueueShortcut, TunDevice};
-use crate::peers::actor::PeerActor;
-use crate::peers::apply::{ActorHandle, ListenState};
+use crate::offload::{self, Offload, OpenError, QueueShortcut, TunDevice};
+use crate::peers::actor::{ListenState, PeerActor};
+use crate::peers::handle::ActorHandle;
 use crate::peers::lookups::Lookups;
 use crate::peers::names::Names;
 use crate::peers::schedule::Schedule;
 use crate::peers::snapshot_builder::BuilderState;
 use crate::shutdown::Shutdown;
-use crate::underlay::{self, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions};
+use crate::underlay::{self, BindError, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions};
 use crate::units::Nanos;
 use crate::wireguard::keys::OsEntropy;
 use crate::wireguard::messages::{DATA_OVERHEAD, padded_len};
@@ -49,6 +52,29 @@ use crate::wireguard::outputs::{HandshakeDrop, Outputs};
 use crate::wireguard::protocol::{Protocol, Settings};
 use crate::wireguard::replay;
 use crate::wireguard::table::SessionTable;
+
+/// Errors when starting a router. A router that fails to start leaves nothing behind.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The TUN device cannot be opened.
+    #[error(transparent)]
+    Tun(#[from] OpenError),
+    /// The UDP sockets cannot be opened.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The interface cannot be set up.
+    #[error(transparent)]
+    Netlink(#[from] crate::netlink::NetlinkError),
+    /// A worker is to be pinned to a CPU that the process may not use.
+    #[error(transparent)]
+    Pinning(#[from] NotAllowed),
+    /// The configuration cannot be applied.
+    #[error("{0}")]
+    Config(String),
+    /// A thread or descriptor cannot be created, or no randomness is available.
+    #[error("cannot start the router: {0}")]
+    System(#[from] io::Error),
+}
 
 /// The workers of each lane and the CPUs they run on.
 pub(crate) type Lanes = Vec<(InsideWorker, OutsideWorker, LaneCpus)>;

@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use super::sockets::{LaneSockets, Port};
 use crate::clock;
 use crate::drops::DropReason;
 use crate::lane::peers::{PeerRecord, Snapshot};
 use crate::lane::ring::Ring;
 use crate::lane::ring::batch::{OutboundBatch, Run};
+use crate::lane::sockets::{LaneSockets, Port};
 use crate::metrics::OutsideMetrics;
 use crate::underlay::{Endpoint, Notices, SendFailure, Sender, UdpSocket};
 
