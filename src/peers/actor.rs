@@ -8,7 +8,7 @@
 //! without sessions has no timer and costs nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrayvec::ArrayVec;
@@ -64,6 +64,8 @@ pub(crate) struct PeerActor {
     pub(crate) inside_bells: Vec<Arc<Doorbell>>,
     /// The sockets' port, mark and options.
     pub(crate) listen: ListenState,
+    /// The sockets' port, for other threads.
+    pub(crate) port: Arc<AtomicU16>,
     pub(crate) spread_ports: SpreadPorts,
     /// Blocks the thread until there is work.
     pub(crate) sleeper: Sleeper,

@@ -134,6 +134,7 @@ fn rebind(actor: &mut PeerActor, port: u16) -> Result<(), Errno> {
         }
     })?;
     actor.listen.port = sockets.first().map_or(port, |sockets| sockets.shared.port());
+    actor.port.store(actor.listen.port, Ordering::Relaxed);
     actor.listen.left = Some(clock::now());
     for (commands, sockets) in actor.commands.iter().zip(sockets) {
         commands.rebind(Arc::new(sockets));

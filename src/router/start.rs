@@ -11,7 +11,7 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -49,6 +49,8 @@ pub struct Router {
     mtu: Arc<AtomicUsize>,
     own: Arc<OwnAddresses>,
     peers: Arc<Peers>,
+    /// The UDP port, if several lanes share it.
+    shared_port: Option<Arc<AtomicU16>>,
     ready_peer: Option<PublicKey>,
     threads: Arc<ThreadRegistry>,
     shutdown: Arc<Shutdown>,
@@ -75,7 +77,7 @@ impl Router {
         tun: Option<OwnedFd>,
         shutdown: Arc<Shutdown>,
     ) -> Result<Router, StartError> {
-        let wiring::Wiring { interface, lanes, mut actor, device, registry, mtu, own, peers } =
+        let wiring::Wiring { interface, lanes, mut actor, device, registry, mtu, own, peers, port } =
             wiring::open(config, tun, &shutdown)?;
         actor.apply(config.update.clone()).map_err(|errno| {
             StartError::Config(format!("cannot apply the configuration of {interface}: {errno}"))
@@ -87,6 +89,7 @@ impl Router {
             mtu,
             own,
             peers,
+            shared_port: (lanes.len() > 1).then_some(port),
             ready_peer: config.ready_peer,
             threads: Arc::default(),
             shutdown,
@@ -118,6 +121,12 @@ impl Router {
     /// Returns the conditions for readiness, including a session with the peer that the configuration awaits.
     pub fn readiness(&self) -> Readiness {
         Readiness::new(Arc::clone(&self.peers), self.ready_peer, Arc::clone(&self.shutdown))
+    }
+
+    /// Returns the current UDP port if several lanes share it, so that other processes of the same user can
+    /// bind it too.
+    pub fn shared_port(&self) -> Option<&Arc<AtomicU16>> {
+        self.shared_port.as_ref()
     }
 
     /// Returns the registry of the router's threads.
