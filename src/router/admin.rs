@@ -246,6 +246,15 @@ impl Duties {
             None => None,
         };
         let stopped = wake::readable(admin.shutdown.as_fd().try_clone_to_owned()?)?;
+        // The probes answer while the rest of the start waits for name servers.
+        if let Some(listener) = admin.metrics {
+            let shown = Shown {
+                registry: admin.registry,
+                threads: admin.threads,
+                readiness: Arc::clone(&admin.readiness),
+            };
+            http::spawn(listener, shown)?;
+        }
         if let Some(before) = admin.before {
             tokio::select! {
                 done = task::spawn_blocking(before) => returned(done)?,
@@ -257,15 +266,7 @@ impl Duties {
             return Ok(Break(End::Stopped));
         }
         let uapi = admin.uapi.map(|open| open()).transpose()?;
-        // HTTP starts last, so a client that gets a response finds everything running.
-        if let Some(listener) = admin.metrics {
-            let shown = Shown {
-                registry: admin.registry,
-                threads: admin.threads,
-                readiness: Arc::clone(&admin.readiness),
-            };
-            http::spawn(listener, shown)?;
-        }
+        admin.readiness.set_started();
         let (device, readiness) = (admin.device, admin.readiness);
         Ok(Continue(Duties { device, uapi, stopped, link, readiness, hangups }))
     }

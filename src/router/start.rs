@@ -11,7 +11,7 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -22,7 +22,7 @@ use thiserror::Error;
 use super::readiness::Readiness;
 use super::stopping::{self, StopError};
 use super::threads::{ThreadEntry, ThreadMetrics, ThreadRegistry};
-use super::wiring::{self, Lanes};
+use super::wiring::{self, Lanes, Summary};
 use crate::config::RouterConfig;
 use crate::cpus::pinning::{self, LaneCpus, NotAllowed};
 use crate::drops::DropReason;
@@ -51,6 +51,8 @@ pub struct Router {
     mtu: Arc<AtomicUsize>,
     own: Arc<OwnAddresses>,
     peers: Arc<Peers>,
+    has_key: Arc<AtomicBool>,
+    summary: Summary,
     ready_peer: Option<PublicKey>,
     threads: Arc<ThreadRegistry>,
     shutdown: Arc<Shutdown>,
@@ -100,8 +102,18 @@ impl Router {
         tun: Option<OwnedFd>,
         shutdown: Arc<Shutdown>,
     ) -> Result<Router, StartError> {
-        let wiring::Wiring { interface, lanes, mut actor, device, registry, mtu, own, peers } =
-            wiring::open(config, tun, &shutdown)?;
+        let wiring::Wiring {
+            interface,
+            lanes,
+            mut actor,
+            device,
+            registry,
+            mtu,
+            own,
+            peers,
+            has_key,
+            summary,
+        } = wiring::open(config, tun, &shutdown)?;
         actor.apply(config.update.clone()).map_err(|errno| {
             StartError::Config(format!("cannot apply the configuration of {interface}: {errno}"))
         })?;
@@ -112,6 +124,8 @@ impl Router {
             mtu,
             own,
             peers,
+            has_key,
+            summary,
             ready_peer: config.ready_peer,
             threads: Arc::default(),
             shutdown,
@@ -130,6 +144,11 @@ impl Router {
         &self.interface
     }
 
+    /// Returns what the log says about the router once it is up.
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
     /// Returns the handle to the peer actor.
     pub fn device(&self) -> &ActorHandle {
         &self.device
@@ -142,7 +161,8 @@ impl Router {
 
     /// Returns the conditions for readiness, including a session with the peer that the configuration awaits.
     pub fn readiness(&self) -> Readiness {
-        Readiness::new(Arc::clone(&self.peers), self.ready_peer, Arc::clone(&self.shutdown))
+        let (peers, has_key) = (Arc::clone(&self.peers), Arc::clone(&self.has_key));
+        Readiness::new(peers, self.ready_peer, has_key, Arc::clone(&self.shutdown))
     }
 
     /// Returns the registry of the router's threads.
