@@ -58,14 +58,9 @@ pub enum ShowError {
         /// The system error.
         source: io::Error,
     },
-    /// Some interfaces could not be shown. The reasons have been printed.
-    #[error("{count} of {all} interfaces could not be queried")]
-    Some {
-        /// Their number.
-        count: usize,
-        /// The number of all interfaces.
-        all: usize,
-    },
+    /// There are interfaces, but none could be queried. The reasons have been printed.
+    #[error("no interface could be queried")]
+    Nothing,
     /// Standard output failed.
     #[error("cannot write to standard output: {0}")]
     Print(#[source] io::Error),
@@ -112,10 +107,8 @@ pub fn run(args: &ShowArgs) -> Result<(), ShowError> {
         }
         None => shown.iter().map(|shown| shown.device().to_string()).collect::<Vec<_>>().join("\n"),
     })?;
-    match interfaces.len() - shown.len() {
-        0 => Ok(()),
-        count => Err(ShowError::Some { count, all: interfaces.len() }),
-    }
+    // As in `wg`, one interface that can be queried is enough.
+    if shown.is_empty() && !interfaces.is_empty() { Err(ShowError::Nothing) } else { Ok(()) }
 }
 
 fn print(text: &str) -> Result<(), ShowError> {
