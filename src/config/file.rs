@@ -107,7 +107,7 @@ impl<'a> Parser<'a> {
             match &mut self.section {
                 Section::Interface => _ = self.file.lines.interface.get_or_insert(at.line),
                 Section::Peer { peer, .. } => {
-                    peer.friendly_name = name.map(|name| name.text).unwrap_or_default()
+                    peer.friendly_name = name.map(|name| name.text).unwrap_or_default();
                 }
                 Section::Before => {}
             }

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use super::file::Lines;
 use super::update::DeviceUpdate;
-use crate::wireguard::keys::PublicKey;
+use crate::wireguard::keys::{PrivateKey, PublicKey};
 
 /// A warning about a configuration, to be logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl fmt::Display for Warning {
 pub(super) fn about(path: &Path, lines: &Lines, update: &DeviceUpdate) -> Vec<Warning> {
     let mut warnings = Vec::new();
     let mut warn = |line, text: String| warnings.push(Warning { path: path.to_owned(), line, text });
-    let own = update.private_key.iter().flatten().next().map(|key| key.public_key());
+    let own = update.private_key.iter().flatten().next().map(PrivateKey::public_key);
     if own.is_none() {
         warn(
             lines.interface,

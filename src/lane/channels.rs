@@ -127,6 +127,10 @@ impl ActorChannel {
 
 /// A command to an outside worker.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "queues hold commands by value, so that sending one allocates nothing"
+)]
 pub enum OutsideCommand {
     /// Send a control message.
     Send {

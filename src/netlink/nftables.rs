@@ -22,6 +22,9 @@ const DELETE_TABLE: u16 = SUBSYSTEM | libc::NFT_MSG_DELTABLE as u16;
 const NEW_CHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_NEWCHAIN as u16;
 const NEW_RULE: u16 = SUBSYSTEM | libc::NFT_MSG_NEWRULE as u16;
 
+const CREATE: u16 = libc::NLM_F_CREATE as u16;
+const APPEND: u16 = libc::NLM_F_APPEND as u16;
+
 /// `NFT_TABLE_F_OWNER`: the table belongs to the socket.
 const OWNED: u32 = 2;
 
@@ -78,7 +81,7 @@ impl Expression {
     pub(super) fn meta(key: libc::c_int) -> Self {
         let mut data = Attributes::default();
         data.number(attribute::META_REGISTER, libc::NFT_REG_1 as u32);
-        data.number(attribute::META_KEY, key as u32);
+        data.number(attribute::META_KEY, key.cast_unsigned());
         Expression { name: "meta", data }
     }
 
@@ -87,7 +90,7 @@ impl Expression {
         let operation = if negated { libc::NFT_CMP_NEQ } else { libc::NFT_CMP_EQ };
         let mut data = Attributes::default();
         data.number(attribute::COMPARE_REGISTER, libc::NFT_REG_1 as u32);
-        data.number(attribute::COMPARE_OPERATION, operation as u32);
+        data.number(attribute::COMPARE_OPERATION, operation.cast_unsigned());
         let mut nested = Attributes::default();
         nested.bytes(attribute::DATA_VALUE, value);
         data.nest(attribute::COMPARE_DATA, &nested);
@@ -147,11 +150,11 @@ impl Table {
     fn fill(&self, chains: &[Chain]) -> Result<(), Errno> {
         let mut batch = Batch::begin();
         // Deleting a table that does not exist would fail, so it is created first.
-        batch.message(NEW_TABLE, libc::NLM_F_CREATE, &self.name_only());
+        batch.message(NEW_TABLE, CREATE, &self.name_only());
         batch.message(DELETE_TABLE, 0, &self.name_only());
         let mut table = self.name_only();
         table.number(attribute::TABLE_FLAGS, if self.owned { OWNED } else { 0 });
-        batch.message(NEW_TABLE, libc::NLM_F_CREATE, &table);
+        batch.message(NEW_TABLE, CREATE, &table);
         for chain in chains {
             let mut hook = Attributes::default();
             hook.number(attribute::HOOK_NUMBER, chain.hook);
@@ -161,7 +164,7 @@ impl Table {
             message.text(attribute::CHAIN_NAME, chain.name);
             message.nest(attribute::CHAIN_HOOK, &hook);
             message.text(attribute::CHAIN_TYPE, chain.kind);
-            batch.message(NEW_CHAIN, libc::NLM_F_CREATE, &message);
+            batch.message(NEW_CHAIN, CREATE, &message);
             for rule in &chain.rules {
                 let mut expressions = Attributes::default();
                 for expression in rule {
@@ -174,7 +177,7 @@ impl Table {
                 message.text(attribute::RULE_TABLE, &self.name);
                 message.text(attribute::RULE_CHAIN, chain.name);
                 message.nest(attribute::RULE_EXPRESSIONS, &expressions);
-                batch.message(NEW_RULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND, &message);
+                batch.message(NEW_RULE, CREATE | APPEND, &message);
             }
         }
         batch.send(&self.socket)
@@ -211,8 +214,8 @@ impl Batch {
         batch
     }
 
-    fn message(&mut self, kind: u16, flags: libc::c_int, attributes: &Attributes) {
-        self.raw(kind, flags as u16, libc::NFPROTO_INET as u8, 0, &attributes.0);
+    fn message(&mut self, kind: u16, flags: u16, attributes: &Attributes) {
+        self.raw(kind, flags, libc::NFPROTO_INET as u8, 0, &attributes.0);
     }
 
     /// Appends a message: the header (netlink(7)), the nfnetlink header, and attributes.

@@ -29,7 +29,7 @@ pub struct ShowArgs {
     #[arg(value_name = "dump", conflicts_with = "json")]
     form: Option<Form>,
 
-    /// Print JSON, with keys only if WG_HIDE_KEYS=never
+    /// Print JSON, with keys only if `WG_HIDE_KEYS=never`
     #[arg(long)]
     json: bool,
 }
