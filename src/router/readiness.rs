@@ -1,8 +1,8 @@
 //! Readiness for traffic, as `/readyz` reports it.
 //!
 //! A router that answers `/readyz` has its device, sockets and configuration, because these are set up first.
-//! It is ready once its interface is up and it has a private key, which may be other programs' tasks, and once it
-//! has a session with the peer that `LANEWAY_READY_PEER` names, if any.
+//! It is ready once its interface is up and it has a private key, which may be other programs' tasks, while it is
+//! alone on its UDP port, and once it has a session with the peer that `LANEWAY_READY_PEER` names, if any.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +23,7 @@ pub struct Readiness {
     shutdown: Arc<Shutdown>,
     started: AtomicBool,
     interface_down: AtomicBool,
+    port_shared: AtomicBool,
 }
 
 /// Reasons why the router is not ready.
@@ -40,6 +41,9 @@ pub enum NotReady {
     /// The router has no private key.
     #[error("the router has no private key")]
     NoKey,
+    /// A socket of another process is on the router's UDP port.
+    #[error("another process has a socket on the router's UDP port, as the log says")]
+    PortShared,
     /// The awaited peer is not configured.
     #[error("no peer with public key {0} is configured (LANEWAY_READY_PEER)")]
     UnknownPeer(PublicKey),
@@ -64,6 +68,7 @@ impl Readiness {
             shutdown,
             started: AtomicBool::new(false),
             interface_down: AtomicBool::new(false),
+            port_shared: AtomicBool::new(false),
         }
     }
 
@@ -75,6 +80,11 @@ impl Readiness {
     /// Records whether the interface is up. Initially it counts as up.
     pub fn set_interface_up(&self, up: bool) {
         self.interface_down.store(!up, Ordering::Relaxed);
+    }
+
+    /// Records whether another process has a socket on the router's UDP port. Initially none has.
+    pub fn set_port_shared(&self, shared: bool) {
+        self.port_shared.store(shared, Ordering::Relaxed);
     }
 
     /// Checks whether the router is ready.
@@ -90,6 +100,9 @@ impl Readiness {
         }
         if self.interface_down.load(Ordering::Relaxed) {
             return Err(NotReady::InterfaceDown);
+        }
+        if self.port_shared.load(Ordering::Relaxed) {
+            return Err(NotReady::PortShared);
         }
         let has_key = || if self.has_key.load(Ordering::Relaxed) { Ok(()) } else { Err(NotReady::NoKey) };
         let Some(key) = self.awaited else { return has_key() };
@@ -138,6 +151,9 @@ mod tests {
         ready.set_interface_up(false);
         assert_eq!(check(), Err(NotReady::InterfaceDown));
         ready.set_interface_up(true);
+        ready.set_port_shared(true);
+        assert_eq!(check(), Err(NotReady::PortShared));
+        ready.set_port_shared(false);
         assert_eq!(plain.check(clock::now()), Ok(()));
         shutdown.signal();
         assert_eq!(check(), Err(NotReady::Stopping));
