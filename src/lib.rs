@@ -142,6 +142,8 @@ pub mod routes;
 pub mod service;
 pub mod shutdown;
 pub mod sys;
+#[cfg(test)]
+mod testing;
 pub mod uapi;
 pub mod underlay;
 pub mod units;

@@ -232,7 +232,6 @@ fn a_command_that_is_interrupted_on_its_way_to_the_background_leaves_nothing_the
 }
 
 #[test]
-#[ignore = "known fault: the router takes signals that it inherits as ignored"]
 fn a_signal_that_is_ignored_at_exec_stays_ignored() {
     require_root!();
     let sidecar = Sidecar::new();

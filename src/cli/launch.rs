@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing_subscriber::EnvFilter;
 
@@ -15,6 +16,7 @@ use super::signals::Signals;
 use crate::config::env::Environment;
 use crate::config::{LogFormat, RouterConfig, Switch};
 use crate::netlink;
+use crate::netlink::masquerade::{MasqueradeError, Masquerading};
 use crate::router::admin::{self, Admin, AdminError, End, Hangups, Http, Link, OpenUapi};
 use crate::router::reload::Reloader;
 use crate::router::sandbox::{capabilities, syscalls};
@@ -37,6 +39,9 @@ pub enum LaunchError {
     /// The admin thread cannot serve metrics, handle signals or watch the interface.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// Masquerading cannot be set up.
+    #[error(transparent)]
+    Masquerade(#[from] MasqueradeError),
     /// An inherited descriptor cannot be used.
     #[error("{variable}={fd}: {source}; expected the number of a descriptor that the process inherited")]
     Inherited {
@@ -95,8 +100,21 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
     let signals = Signals::watch(&shutdown).map_err(StartError::System)?;
     let from_tunnel = config.metrics_from_tunnel;
     let metrics = config.metrics_addr.map(admin::bind).transpose()?.map(|bound| Http { bound, from_tunnel });
+    // Before the interface is created: a router in another network namespace may serve one of this name. One that exists
+    // here is refused below.
+    if uapi.is_none() && if_nametoindex(config.interface.as_str()).is_err() {
+        uapi::Server::check(&config.uapi_dir, &config.interface)?;
+    }
 
     let router = Router::start_with(&config, tun, Arc::clone(&shutdown))?;
+    let masquerade = |to| Masquerading::begin(router.interface(), to);
+    let masquerading = config.masquerade.as_ref().map(masquerade).transpose()?;
+    if masquerading.is_some() && !netlink::masquerade::forwards_ipv4() {
+        tracing::warn!(
+            "LANEWAY_MASQUERADE has no effect on IPv4 yet: this machine does not forward packets; \
+             `sysctl -w net.ipv4.ip_forward=1` makes it a gateway"
+        );
+    }
     let (directory, interface) = (config.uapi_dir.clone(), router.interface().to_owned());
     let noted = Arc::clone(&signals);
     let open_uapi = move || {
@@ -107,18 +125,21 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
     let device = router.device().clone();
     let seccomp = config.seccomp;
     let up = format!("{} is up", router.interface());
+    let summary = router.summary().clone();
     let reloader = Reloader::new(router.interface().to_owned(), config, environment, device, shutdown);
     let rules = Arc::clone(reloader.rules());
     let told = Arc::clone(&manager);
     let ready = Box::new(move || {
         ready()?;
         restrict_system_calls(seccomp);
+        summary.log();
         told.ready(&up);
         Ok(())
     });
     let outcome = attend(router, metrics, Box::new(open_uapi), reloader, &signals, &manager, ready);
     // Clean up before logging: a stuck thread may hold the log.
     let cleaned = netlink::clean_up(&rules.list());
+    drop(masquerading);
     signals.remove_socket();
     if let Err(error) = cleaned {
         tracing::warn!("routing rules were left behind: {error}");
@@ -226,10 +247,10 @@ fn restrict_system_calls(seccomp: Switch) {
 fn on_hangup(reloader: &mut Reloader, manager: &ServiceManager) {
     manager.reloading();
     match reloader.reload() {
-        Ok(()) => {
-            const DONE: &str = "configuration reloaded from the file";
-            tracing::info!("{DONE}");
-            manager.ready(DONE);
+        Ok(changes) => {
+            let done = format!("configuration reloaded from the file; {changes}");
+            tracing::info!("{done}");
+            manager.ready(&done);
         }
         Err(error) => {
             tracing::error!("{error}");

@@ -1,5 +1,6 @@
 //! Command line: parses the arguments, runs the command and maps its outcome to an exit status.
 
+pub mod check;
 pub mod demo;
 pub mod doctor;
 pub mod interface;
@@ -8,7 +9,9 @@ pub mod launch;
 pub mod run;
 pub mod show;
 pub mod signals;
+mod typo;
 
+use std::env;
 use std::io;
 
 use clap::{Parser, Subcommand};
@@ -16,6 +19,7 @@ use clap::{Parser, Subcommand};
 use crate::config::{ConfigError, LogFormat};
 use crate::router::start::StartError;
 use crate::router::stopping::StopError;
+use check::CheckArgs;
 use demo::{DemoArgs, DemoError, Ending};
 use doctor::DoctorArgs;
 use keys::KeysError;
@@ -44,6 +48,7 @@ pub struct Cli {
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
     Run(RunArgs),
+    Check(CheckArgs),
     Demo(DemoArgs),
     Doctor(DoctorArgs),
     Show(ShowArgs),
@@ -64,6 +69,17 @@ pub enum Failure {
     /// The interface name is missing.
     #[error("the interface name is missing; usage: laneway [-f] IFNAME")]
     NoInterface,
+    /// The interface name looks like a mistyped command.
+    #[error(
+        "`{name}` is not a command; did you mean `laneway {near}`? To create an interface of that name: \
+         `laneway -- {name}`"
+    )]
+    Mistyped {
+        /// The name.
+        name: String,
+        /// The command that was probably meant.
+        near: &'static str,
+    },
     /// The process cannot go to the background.
     #[error("cannot go to the background: {0}; use -f to stay in the foreground")]
     Background(#[source] io::Error),
@@ -91,6 +107,7 @@ impl Failure {
         match self {
             Failure::Config(_)
             | Failure::NoInterface
+            | Failure::Mistyped { .. }
             | Failure::Show(ShowError::Config(_))
             | Failure::Launch(LaunchError::Start(StartError::Pinning(_))) => 2,
             Failure::Launch(LaunchError::Stop(StopError::Stuck(_))) => EXIT_STUCK,
@@ -114,6 +131,7 @@ impl Cli {
     pub fn execute(self) -> Result<u8, Failure> {
         match (self.command, self.interface) {
             (Some(Command::Run(args)), _) => run::run(&args)?,
+            (Some(Command::Check(args)), _) => check::run(&args)?,
             (Some(Command::Doctor(args)), _) => return Ok(doctor::run(&args)),
             (Some(Command::Demo(args)), _) => {
                 launch::init_log("warn", LogFormat::Text);
@@ -125,7 +143,10 @@ impl Cli {
             (Some(Command::Genkey), _) => keys::genkey()?,
             (Some(Command::Genpsk), _) => keys::genpsk()?,
             (Some(Command::Pubkey), _) => keys::pubkey()?,
-            (None, Some(interface)) => return interface::run(&interface, self.foreground),
+            (None, Some(interface)) => {
+                typo::check(&interface, env::args_os().any(|argument| argument == "--"))?;
+                return interface::run(&interface, self.foreground);
+            }
             (None, None) => return Err(Failure::NoInterface),
         }
         Ok(0)

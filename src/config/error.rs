@@ -23,7 +23,7 @@ pub enum ConfigError {
         path: PathBuf,
         /// The line number, from 1.
         line: usize,
-        /// The key or section.
+        /// The key or section, with its value where that is what is wrong.
         key: String,
         /// What is wrong and what is allowed. Never contains a secret.
         problem: String,
@@ -56,6 +56,12 @@ pub enum ConfigError {
         /// What is wrong. Never contains the file's contents.
         problem: String,
     },
+    /// `laneway run` was given neither a file nor a key.
+    #[error(
+        "nothing to run: name a file with --config or LANEWAY_CONFIG, or a key with LANEWAY_PRIVATE_KEY_FILE; \
+         `laneway IFNAME` creates an interface for others to configure"
+    )]
+    Nothing,
     /// An interface name that Linux or `wg-quick` would reject.
     #[error(
         "{name:?} cannot be an interface name: expected 1 to 15 letters, digits, or any of _=+.- ({named_by})"

@@ -3,11 +3,14 @@
 //! There are two sources, the file ([`file`]) and the environment ([`env`]); the environment takes precedence.
 //! Both are validated before anything is created.
 
+pub mod changes;
 mod choices;
 pub mod env;
 mod error;
 pub mod file;
+pub(crate) mod spelling;
 pub mod update;
+pub mod warnings;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,12 +25,14 @@ use env::Environment;
 pub use error::ConfigError;
 use file::FileConfig;
 use update::DeviceUpdate;
+use warnings::Warning;
 
 use crate::cpus::cpu_list::CpuList;
 use crate::cpus::pinning::Wishes;
 use crate::lane::bounds::DRAIN_CAP;
 pub use crate::lane::inside::RejectPolicy;
 use crate::lane::peer_metrics::PEER_LIMIT;
+use crate::netlink::masquerade::Masquerade;
 use crate::netlink::{DefaultRule, IpVersion, Route};
 use crate::wireguard::aead::Backend;
 use crate::wireguard::keys::{KeyError, PrivateKey, PublicKey};
@@ -48,6 +53,8 @@ pub struct RouterConfig {
     pub up: bool,
     /// MTU of the interface in bytes.
     pub mtu: u16,
+    /// Whether the file has an MTU.
+    pub file_has_mtu: bool,
     /// Addresses of the interface, including host bits.
     pub addresses: Vec<IpNet>,
     /// Routing table for routes to the peers' allowed IPs.
@@ -96,14 +103,16 @@ pub struct RouterConfig {
     pub log_format: LogFormat,
     /// Whether a seccomp filter denies the system calls a running router does not need.
     pub seccomp: Switch,
+    /// Which packets from the tunnel leave with the address of the interface they leave by; `None` for none.
+    pub masquerade: Option<Masquerade>,
     /// Separate file from which the private key was read, if any.
     pub private_key_file: Option<PathBuf>,
     /// Configuration file, read again on SIGHUP.
     pub file: Option<PathBuf>,
     /// Keys, port and peers.
     pub update: DeviceUpdate,
-    /// Warnings about the file, to be logged.
-    pub warnings: Vec<String>,
+    /// Warnings about the files, to be logged.
+    pub warnings: Vec<Warning>,
 }
 
 impl RouterConfig {
@@ -114,6 +123,7 @@ impl RouterConfig {
             tun_fd: None,
             up: false,
             mtu: 1420,
+            file_has_mtu: false,
             addresses: Vec::new(),
             table: Table::default(),
             queues: Queues::default(),
@@ -138,6 +148,7 @@ impl RouterConfig {
             log: "info".to_owned(),
             log_format: LogFormat::default(),
             seccomp: Switch::default(),
+            masquerade: None,
             private_key_file: None,
             file: None,
             update: DeviceUpdate::default(),
@@ -154,20 +165,30 @@ impl RouterConfig {
     pub fn for_run(config: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
         let file = config.or(environment.config.as_deref());
         let named_by = if config.is_some() { None } else { Some("LANEWAY_CONFIG") };
+        let mut lines = None;
         let mut router = match file {
             Some(path) => {
                 let stem = path.file_stem().unwrap_or_default().to_string_lossy();
                 let mut router = RouterConfig::named(stem);
-                router.take_file(read_file(path, named_by)?);
+                let file = read_file(path, named_by)?;
+                lines = Some(file.lines.clone());
+                router.take_file(file);
                 router.file = Some(path.to_owned());
                 router
             }
+            None if environment.private_key_file.is_none() => return Err(ConfigError::Nothing),
             None => RouterConfig::named("laneway0"),
         };
+        let key_in_file = router.update.private_key.is_some();
         router.up = true;
         router.metrics_addr = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9586)));
         router.take_environment(environment)?;
         router.update.fwmark = router.mark().or(router.update.fwmark);
+        if let (Some(path), Some(lines)) = (file, &lines) {
+            router.warnings.extend(warnings::about(path, lines, &router.update));
+        }
+        let key_files = file.filter(|_| key_in_file).into_iter().chain(router.private_key_file.as_deref());
+        router.warnings.extend(key_files.filter_map(warnings::about_access));
         let named_by = if environment.interface.is_some() {
             "LANEWAY_INTERFACE"
         } else {
@@ -251,6 +272,7 @@ impl RouterConfig {
     fn take_file(&mut self, file: FileConfig) {
         self.addresses = file.addresses;
         self.mtu = file.mtu.unwrap_or(self.mtu);
+        self.file_has_mtu = file.mtu.is_some();
         self.table = file.table.unwrap_or(self.table);
         self.update = file.update;
         self.warnings = file.warnings;
@@ -283,6 +305,7 @@ impl RouterConfig {
         }
         self.spread_ports = e.spread_ports.unwrap_or_else(|| self.spread_ports.clone());
         self.uapi_dir = e.uapi_dir.unwrap_or_else(|| self.uapi_dir.clone());
+        self.masquerade = e.masquerade.flatten();
         self.seccomp = e.seccomp.unwrap_or(self.seccomp);
         if let Some(path) = &e.private_key_file {
             self.update.private_key = Some(Some(read_key(path)?));
@@ -308,7 +331,9 @@ fn is_interface_name(name: &str) -> bool {
 
 fn read_file(path: &Path, named_by: Option<&'static str>) -> Result<FileConfig, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), named_by, source };
-    let text = Zeroizing::new(fs::read_to_string(path).map_err(unreadable)?);
+    let bytes = Zeroizing::new(fs::read(path).map_err(unreadable)?);
+    // Comments may be in any encoding. Values are ASCII, so a replaced character in one is refused.
+    let text = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
     FileConfig::parse(path, &text)
 }
 

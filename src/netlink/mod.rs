@@ -4,6 +4,8 @@
 //! Sockets are opened in the calling thread's network namespace and stay in it.
 
 mod addresses;
+pub mod masquerade;
+mod nftables;
 mod rules;
 mod udp_sockets;
 mod watch;

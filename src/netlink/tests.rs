@@ -6,14 +6,13 @@ use std::thread;
 
 use caps::{CapSet, Capability};
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::Uid;
 
 use crate::netlink::*;
+use crate::testing;
 
 /// Runs `test` on a thread in a new network namespace, which ends with the thread.
 fn in_fresh_namespace(test: impl FnOnce() + Send + 'static) {
-    if !Uid::effective().is_root() || std::env::var_os("LANEWAY_SKIP_NETNS").is_some() {
-        eprintln!("skipped: needs root and no LANEWAY_SKIP_NETNS");
+    if testing::without_root() {
         return;
     }
     let test = move || {

@@ -8,7 +8,7 @@
 //! without sessions has no timer and costs nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrayvec::ArrayVec;
@@ -73,6 +73,8 @@ pub(crate) struct PeerActor {
     pub(crate) entropy: OsEntropy,
     /// The actor's counters.
     pub(crate) metrics: ActorMetrics,
+    /// Whether the router has a private key, for other threads.
+    pub(crate) has_key: Arc<AtomicBool>,
     /// The protocol's timers.
     pub(crate) schedule: Schedule,
     /// Peers whose endpoints are host names.
@@ -362,10 +364,7 @@ impl PeerActor {
     }
 
     fn send(&mut self, lane: usize, message: ControlMessage, to: Endpoint, record: Option<&Arc<PeerRecord>>) {
-        if let Some(record) = record {
-            record.sent_bytes.fetch_add(message.len() as u64, Ordering::Relaxed);
-        }
-        if !self.commands[lane].send(message, to) {
+        if !self.commands[lane].send(message, to, record.map(|record| record.id)) {
             self.metrics.outbound_drops.add(DropReason::ControlQueueFull, 1);
         }
     }

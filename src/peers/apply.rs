@@ -63,14 +63,24 @@ fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(), Errno> {
     }
     let mut builder = SnapshotBuilder::of(actor.peers.load_full(), mem::take(&mut actor.builder_state));
     if update.replace_peers {
-        // Settings of a remaining peer that the update does not give return to their defaults.
         let mut named = HashSet::new();
-        for peer in &mut update.peers {
+        let keep_endpoints = update.keep_endpoints;
+        // The outcome is that of an update to a router without peers. One for a peer that is not named before it, and
+        // is not to be added, has no effect there.
+        update.peers.retain_mut(|peer| {
+            if peer.remove || peer.update_only {
+                return named.contains(&peer.public_key);
+            }
             if named.insert(peer.public_key) {
+                // Settings of a remaining peer that the update does not give return to their defaults.
                 peer.preshared_key.get_or_insert(PresharedKey::NONE);
                 peer.persistent_keepalive.get_or_insert(0);
+                if peer.endpoint.is_none() && !keep_endpoints {
+                    forget_endpoint(actor, &peer.public_key);
+                }
             }
-        }
+            true
+        });
         let unnamed = builder.peers().filter(|peer| !named.contains(&peer.public_key));
         let unnamed: Vec<PeerId> = unnamed.map(|peer| peer.id).collect();
         builder.clear_all();
@@ -159,6 +169,7 @@ fn open(actor: &PeerActor, port: u16) -> Result<Vec<LaneSockets>, BindError> {
 /// Sets or removes the private key. A change ends all sessions, which were made with the old key. A peer
 /// whose public key is now the router's own is removed.
 fn set_private_key(actor: &mut PeerActor, key: Option<PrivateKey>) {
+    actor.has_key.store(key.is_some(), Ordering::Relaxed);
     let change = actor.protocol.set_private_key(key);
     if change.changed {
         for record in actor.peers.load().peers.iter().flatten() {
@@ -232,6 +243,15 @@ fn apply_peer(
         }
     }
     Ok(Some(peer))
+}
+
+/// Removes the endpoint of the peer with this key, if there is such a peer.
+fn forget_endpoint(actor: &mut PeerActor, key: &PublicKey) {
+    let Some(peer) = actor.protocol.peer_by_key(key) else { return };
+    actor.names.forget(peer);
+    if let Some(record) = actor.peers.load().peer(peer) {
+        record.leave();
+    }
 }
 
 /// Adds a peer. Returns `None` if the key is the router's own, which is not an error: tools give the same

@@ -262,6 +262,18 @@ impl Duties {
             None => None,
         };
         let stopped = wake::readable(admin.shutdown.as_fd().try_clone_to_owned()?)?;
+        // The probes answer while the rest of the start waits for name servers.
+        if let Some(Http { bound, from_tunnel }) = admin.metrics {
+            let shown = Shown {
+                registry: Arc::clone(&admin.registry),
+                threads: admin.threads,
+                readiness: Arc::clone(&admin.readiness),
+            };
+            let tunnel = link.as_ref().map(|link| link.state.index());
+            let address = bound.local_addr()?;
+            http::spawn(bound, tunnel.filter(|_| !from_tunnel), shown)
+                .map_err(|source| AdminError::Metrics { address, source })?;
+        }
         if let Some(before) = admin.before {
             tokio::select! {
                 done = task::spawn_blocking(before) => returned(done)?,
@@ -275,18 +287,7 @@ impl Duties {
         let watch = |port| PortWatch::open(port, &admin.registry, Arc::clone(&admin.readiness));
         let port = admin.shared_port.and_then(watch);
         let uapi = admin.uapi.map(|open| open()).transpose()?;
-        // HTTP starts last, so a client that gets a response finds everything running.
-        if let Some(Http { bound, from_tunnel }) = admin.metrics {
-            let shown = Shown {
-                registry: admin.registry,
-                threads: admin.threads,
-                readiness: Arc::clone(&admin.readiness),
-            };
-            let tunnel = link.as_ref().map(|link| link.state.index());
-            let address = bound.local_addr()?;
-            http::spawn(bound, tunnel.filter(|_| !from_tunnel), shown)
-                .map_err(|source| AdminError::Metrics { address, source })?;
-        }
+        admin.readiness.set_started();
         let (device, readiness) = (admin.device, admin.readiness);
         Ok(Continue(Duties { device, uapi, stopped, link, port, readiness, hangups }))
     }

@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 
 use super::wiring::interface_setup;
+use crate::config::changes::Changes;
 use crate::config::env::Environment;
 use crate::config::update::PeerEndpoint;
 use crate::config::{ConfigError, RouterConfig};
@@ -141,25 +142,27 @@ impl Reloader {
         peers.find_map(|peer| peer.endpoint.as_ref().filter(|_| !located.contains(&peer.public_key)))
     }
 
-    /// Reads the configuration file again, applies it and waits until the peer actor has done so.
+    /// Reads the configuration file again, applies it and waits until the peer actor has done so. Returns what has
+    /// changed since the file was last read.
     ///
     /// # Errors
     /// See [`ReloadError`]. The router keeps running in any case.
     ///
     /// # Panics
     /// Panics inside an async runtime.
-    pub fn reload(&mut self) -> Result<(), ReloadError> {
+    pub fn reload(&mut self) -> Result<Changes, ReloadError> {
         let next = self.config.read_again(&self.environment)?.ok_or(ReloadError::NoFile)?;
-        for warning in &next.warnings {
+        let old = &self.config.warnings;
+        for warning in next.warnings.iter().filter(|new| !old.iter().any(|old| new.repeats(old))) {
             tracing::warn!("{warning}");
         }
         self.device.apply(next.update.clone()).map_err(|errno| {
             let file = next.file.clone().unwrap_or_default();
             ReloadError::Refused { file, errno }
         })?;
-        let before = interface_setup(&std::mem::replace(&mut self.config, next));
-        let after = self.setup();
-        Ok(self.change(&before, &after)?)
+        let before = std::mem::replace(&mut self.config, next);
+        self.change(&interface_setup(&before), &self.setup())?;
+        Ok(Changes::between(&before.update, &self.config.update))
     }
 
     /// Changes the interface, unless the router is stopping: rules added then might never be removed.

@@ -11,7 +11,7 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -21,7 +21,7 @@ use super::readiness::Readiness;
 use super::stopping::{self, StopError};
 use super::threads::{ThreadEntry, ThreadMetrics, ThreadRegistry};
 pub use super::wiring::StartError;
-use super::wiring::{self, Lanes};
+use super::wiring::{self, Lanes, Summary};
 use crate::config::RouterConfig;
 use crate::cpus::pinning::{self, LaneCpus};
 use crate::drops::DropReason;
@@ -49,6 +49,8 @@ pub struct Router {
     mtu: Arc<AtomicUsize>,
     own: Arc<OwnAddresses>,
     peers: Arc<Peers>,
+    has_key: Arc<AtomicBool>,
+    summary: Summary,
     /// The UDP port, if several lanes share it.
     shared_port: Option<Arc<AtomicU16>>,
     ready_peer: Option<PublicKey>,
@@ -77,8 +79,19 @@ impl Router {
         tun: Option<OwnedFd>,
         shutdown: Arc<Shutdown>,
     ) -> Result<Router, StartError> {
-        let wiring::Wiring { interface, lanes, mut actor, device, registry, mtu, own, peers, port } =
-            wiring::open(config, tun, &shutdown)?;
+        let wiring::Wiring {
+            interface,
+            lanes,
+            mut actor,
+            device,
+            registry,
+            mtu,
+            own,
+            peers,
+            has_key,
+            summary,
+            port,
+        } = wiring::open(config, tun, &shutdown)?;
         actor.apply(config.update.clone()).map_err(|errno| {
             StartError::Config(format!("cannot apply the configuration of {interface}: {errno}"))
         })?;
@@ -89,6 +102,8 @@ impl Router {
             mtu,
             own,
             peers,
+            has_key,
+            summary,
             shared_port: (lanes.len() > 1).then_some(port),
             ready_peer: config.ready_peer,
             threads: Arc::default(),
@@ -108,6 +123,11 @@ impl Router {
         &self.interface
     }
 
+    /// Returns what the log says about the router once it is up.
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
     /// Returns the handle to the peer actor.
     pub fn device(&self) -> &ActorHandle {
         &self.device
@@ -120,7 +140,8 @@ impl Router {
 
     /// Returns the conditions for readiness, including a session with the peer that the configuration awaits.
     pub fn readiness(&self) -> Readiness {
-        Readiness::new(Arc::clone(&self.peers), self.ready_peer, Arc::clone(&self.shutdown))
+        let (peers, has_key) = (Arc::clone(&self.peers), Arc::clone(&self.has_key));
+        Readiness::new(peers, self.ready_peer, has_key, Arc::clone(&self.shutdown))
     }
 
     /// Returns the current UDP port if several lanes share it, so that other processes of the same user can

@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
@@ -36,7 +36,7 @@ use crate::metrics::{
     WrittenShortcuts,
 };
 use crate::netlink;
-use crate::offload::{self, Offload, OpenError, QueueShortcut, TunDevice};
+use crate::offload::{self, Offload, Offloads, OpenError, QueueShortcut, TunDevice};
 use crate::peers::actor::{ListenState, PeerActor};
 use crate::peers::handle::ActorHandle;
 use crate::peers::lookups::Lookups;
@@ -46,6 +46,7 @@ use crate::peers::snapshot_builder::BuilderState;
 use crate::shutdown::Shutdown;
 use crate::underlay::{self, BindError, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions};
 use crate::units::Nanos;
+use crate::wireguard::aead::Backend;
 use crate::wireguard::keys::OsEntropy;
 use crate::wireguard::messages::{DATA_OVERHEAD, padded_len};
 use crate::wireguard::outputs::{HandshakeDrop, Outputs};
@@ -89,6 +90,8 @@ pub(crate) struct Wiring {
     pub(crate) mtu: Arc<AtomicUsize>,
     pub(crate) own: Arc<OwnAddresses>,
     pub(crate) peers: Arc<Peers>,
+    pub(crate) has_key: Arc<AtomicBool>,
+    pub(crate) summary: Summary,
     pub(crate) port: Arc<AtomicU16>,
 }
 
@@ -156,7 +159,7 @@ pub(crate) fn open(
     let port = sockets.first().map_or(0, |sockets| sockets.shared.port());
     // Rules are added once host names have been looked up: see `Reloader::add_rules`.
     netlink::set_up(&tun.name, &netlink::Setup { rules: Vec::new(), ..interface_setup(config) })?;
-    announce(config, &tun, &sockets, &cpus);
+    let summary = Summary::of(config, &tun, &sockets, &cpus);
 
     let actor_bell = Arc::new(Doorbell::new()?);
     let shared = Shared {
@@ -174,7 +177,9 @@ pub(crate) fn open(
     let drops: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
     let settings =
         Settings { backend: config.aead, window: replay::window_for(lanes), ..Settings::default() };
+    let has_key = Arc::new(AtomicBool::new(false));
     let actor = PeerActor {
+        has_key: Arc::clone(&has_key),
         protocol: Protocol::new(None, Arc::clone(&shared.sessions), settings),
         peers: Arc::clone(&shared.peers),
         builder_state: BuilderState::default(),
@@ -205,7 +210,19 @@ pub(crate) fn open(
         limit: config.metrics_peers,
     });
     registry.collect_from(ProcessMetrics);
-    Ok(Wiring { interface: tun.name, lanes, actor, device, registry, mtu, own, peers, port })
+    Ok(Wiring {
+        interface: tun.name,
+        lanes,
+        actor,
+        device,
+        registry,
+        mtu,
+        own,
+        peers,
+        has_key,
+        summary,
+        port,
+    })
 }
 
 /// Returns how many segments of `mtu` bytes a superpacket may hold so that one GSO send carries them after
@@ -316,25 +333,55 @@ fn shortcuts_to(queues: &[QueueShortcut], registry: &Registry) -> Vec<WriteShort
     queues.iter().enumerate().map(counted).collect()
 }
 
-/// Logs the router's configuration at startup, on one line.
-fn announce(config: &RouterConfig, tun: &TunDevice, sockets: &[Arc<LaneSockets>], cpus: &[LaneCpus]) {
-    let pinned = |cpu: Option<usize>| cpu.map_or_else(|| "any".into(), |cpu| cpu.to_string());
-    let cpus: Vec<String> =
-        cpus.iter().map(|lane| format!("{}+{}", pinned(lane.inside), pinned(lane.outside))).collect();
-    let addresses: Vec<String> = config.addresses.iter().map(ToString::to_string).collect();
-    let socket = &sockets.first().expect("a router has a lane").shared;
-    tracing::info!(
-        interface = tun.name,
-        queues = cpus.len(),
-        cpus = cpus.join(","),
-        tso = tun.offloads.tcp,
-        uso = tun.offloads.udp,
-        gso = socket.gso(),
-        gro = socket.gro(),
-        aead = %config.aead,
-        mtu = config.mtu,
-        addresses = addresses.join(","),
-        port = socket.port(),
-        "router is up"
-    );
+/// What the log says about a router once it is up.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    interface: String,
+    cpus: Vec<String>,
+    offloads: Offloads,
+    gso: bool,
+    gro: bool,
+    aead: Backend,
+    mtu: u16,
+    addresses: Vec<String>,
+    port: u16,
+}
+
+impl Summary {
+    fn of(config: &RouterConfig, tun: &TunDevice, sockets: &[Arc<LaneSockets>], cpus: &[LaneCpus]) -> Self {
+        let pinned = |cpu: Option<usize>| cpu.map_or_else(|| "any".into(), |cpu| cpu.to_string());
+        let socket = &sockets.first().expect("a router has a lane").shared;
+        Summary {
+            interface: tun.name.clone(),
+            cpus: cpus
+                .iter()
+                .map(|lane| format!("{}+{}", pinned(lane.inside), pinned(lane.outside)))
+                .collect(),
+            offloads: tun.offloads,
+            gso: socket.gso(),
+            gro: socket.gro(),
+            aead: config.aead,
+            mtu: config.mtu,
+            addresses: config.addresses.iter().map(ToString::to_string).collect(),
+            port: socket.port(),
+        }
+    }
+
+    /// Logs it, on one line.
+    pub fn log(&self) {
+        tracing::info!(
+            interface = self.interface,
+            queues = self.cpus.len(),
+            cpus = self.cpus.join(","),
+            tso = self.offloads.tcp,
+            uso = self.offloads.udp,
+            gso = self.gso,
+            gro = self.gro,
+            aead = %self.aead,
+            mtu = self.mtu,
+            addresses = self.addresses.join(","),
+            port = self.port,
+            "router is up"
+        );
+    }
 }

@@ -342,7 +342,6 @@ impl Sealer {
             to,
             peer: peer.id,
         });
-        peer.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
     }
 
     fn hand_over(&mut self) {

@@ -128,9 +128,10 @@ impl OutsideWorker {
         while let Some(command) = self.commands.pop() {
             obeyed = true;
             match command {
-                OutsideCommand::Send { message, to } => {
-                    let sockets = self.sockets.load();
-                    self.sender.send_control(&sockets.shared, &message, &to, &mut self.metrics);
+                OutsideCommand::Send { message, to, peer } => {
+                    let (sockets, snapshot) = (self.sockets.load(), self.peers.load());
+                    let peer = peer.and_then(|peer| snapshot.peer(peer)).map(Arc::as_ref);
+                    self.sender.send_control(&sockets.shared, &message, &to, peer, &mut self.metrics);
                 }
                 OutsideCommand::Rebind(sockets) => {
                     self.sender.use_socket(&sockets.shared);

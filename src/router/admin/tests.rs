@@ -32,7 +32,12 @@ fn admin() -> Admin {
     Admin {
         registry: Arc::new(Registry::new()),
         threads: Arc::default(),
-        readiness: Arc::new(Readiness::new(Arc::default(), None, Arc::clone(&shutdown))),
+        readiness: Arc::new(Readiness::new(
+            Arc::default(),
+            None,
+            Arc::new(true.into()),
+            Arc::clone(&shutdown),
+        )),
         device: Arc::new(Stopping),
         shutdown,
         metrics: None,
