@@ -14,8 +14,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::signals::Signals;
 use crate::config::env::Environment;
 use crate::config::{RouterConfig, Switch};
-use crate::netlink;
-use crate::router::admin::{self, Admin, AdminError, End, Hangups, Link, OpenUapi};
+use crate::router::admin::{self, Admin, AdminError, End, Hangups, Link, OnLoss, OpenUapi};
+use crate::router::kill_switch::{self, KillSwitch};
 use crate::router::reload::Reloader;
 use crate::router::sandbox::{capabilities, syscalls};
 use crate::router::start::{Router, StartError};
@@ -81,7 +81,20 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
     let signals = Signals::watch(&shutdown).map_err(StartError::System)?;
     let metrics = config.metrics_addr.map(admin::listen).transpose()?;
 
-    let router = Router::start_with(&config, tun, Arc::clone(&shutdown))?;
+    let switch = Arc::new(KillSwitch::close(&config).map_err(StartError::Netlink)?);
+    let started = Router::start_with(&config, tun, Arc::clone(&shutdown)).and_then(|router| {
+        if config.persist {
+            router.outlive_process()?;
+        }
+        Ok(router)
+    });
+    let router = match started {
+        Ok(router) => router,
+        Err(error) => {
+            switch.end(kill_switch::End::NotStarted);
+            return Err(error.into());
+        }
+    };
     let (directory, interface) = (config.uapi_dir.clone(), router.interface().to_owned());
     let noted = Arc::clone(&signals);
     let open_uapi = move || {
@@ -92,8 +105,14 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
     let device = router.device().clone();
     let seccomp = config.seccomp;
     let up = format!("{} is up", router.interface());
-    let reloader = Reloader::new(router.interface().to_owned(), config, environment, device, shutdown);
-    let rules = Arc::clone(reloader.rules());
+    let reloader = Reloader::new(
+        router.interface().to_owned(),
+        config,
+        environment,
+        device,
+        shutdown,
+        Arc::clone(&switch),
+    );
     let told = Arc::clone(&manager);
     let ready = Box::new(move || {
         ready()?;
@@ -102,12 +121,12 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
         Ok(())
     });
     let outcome = attend(router, metrics, Box::new(open_uapi), reloader, &signals, &manager, ready);
-    // Clean up before logging: a stuck thread may hold the log.
-    let cleaned = netlink::clean_up(&rules.list());
+    switch.end(match &outcome {
+        Ok(_) | Err(LaunchError::Stop(StopError::Stuck(_))) => kill_switch::End::Ordered,
+        Err(LaunchError::Stop(StopError::Failed(_))) => kill_switch::End::Failed,
+        Err(_) => kill_switch::End::NotStarted,
+    });
     signals.remove_socket();
-    if let Err(error) = cleaned {
-        tracing::warn!("routing rules were left behind: {error}");
-    }
     match outcome? {
         // A stop by other means has been logged where it happened.
         _ if signals.told_to_stop() => tracing::info!("stopping: received a signal"),
@@ -128,13 +147,16 @@ fn attend(
     ready: OnReady,
 ) -> Result<End, LaunchError> {
     let shutdown = Arc::clone(router.shutdown());
+    let up = reloader.setup().up;
+    let reloader = Arc::new(Mutex::new(reloader));
+    let restoring = Arc::clone(&reloader);
     let (of_mtu, of_addresses) = (router.interface_updates(), router.interface_updates());
     let link = Link {
         interface: router.interface().to_owned(),
         on_mtu: Box::new(move |mtu| of_mtu.set_mtu(mtu)),
         on_addresses: Box::new(move |own| of_addresses.set_addresses(own)),
+        on_loss: up.then(|| Box::new(move || lock(&restoring).restore()) as OnLoss),
     };
-    let reloader = Arc::new(Mutex::new(reloader));
     let leading = Arc::clone(&reloader);
     let asked = Arc::clone(manager);
     let hangups = Hangups {

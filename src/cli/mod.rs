@@ -3,6 +3,7 @@
 pub mod demo;
 pub mod demonstrate;
 pub mod doctor;
+pub mod down;
 pub mod interface;
 pub mod keys;
 pub mod launch;
@@ -20,6 +21,7 @@ use crate::router::start::StartError;
 use crate::router::stopping::StopError;
 use demo::{DemoArgs, DemoError, Ending};
 use doctor::DoctorArgs;
+use down::{DownArgs, DownError};
 use keys::KeysError;
 use launch::LaunchError;
 use run::RunArgs;
@@ -49,6 +51,7 @@ enum Command {
     Demo(DemoArgs),
     Doctor(DoctorArgs),
     Show(ShowArgs),
+    Down(DownArgs),
     /// Print a new private key
     Genkey,
     /// Print a new preshared key
@@ -81,6 +84,9 @@ pub enum Failure {
     /// `laneway show` failed.
     #[error(transparent)]
     Show(#[from] ShowError),
+    /// `laneway down` failed.
+    #[error(transparent)]
+    Down(#[from] DownError),
     /// A key command failed.
     #[error(transparent)]
     Keys(#[from] KeysError),
@@ -101,6 +107,7 @@ impl Failure {
             | Failure::Launch(_)
             | Failure::Demo(_)
             | Failure::Show(_)
+            | Failure::Down(_)
             | Failure::Keys(_) => 1,
         }
     }
@@ -124,6 +131,7 @@ impl Cli {
                 }
             }
             (Some(Command::Show(args)), _) => show::run(&args)?,
+            (Some(Command::Down(args)), _) => down::run(&args)?,
             (Some(Command::Genkey), _) => keys::genkey()?,
             (Some(Command::Genpsk), _) => keys::genpsk()?,
             (Some(Command::Pubkey), _) => keys::pubkey()?,

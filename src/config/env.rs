@@ -17,7 +17,7 @@ use crate::metrics::LARGEST;
 use crate::wireguard::keys::PublicKey;
 
 /// All known variables that start with [`PREFIX`].
-const NAMES: [&str; 25] = [
+const NAMES: [&str; 26] = [
     "LANEWAY_CONFIG",
     "LANEWAY_INTERFACE",
     "LANEWAY_QUEUES",
@@ -43,6 +43,7 @@ const NAMES: [&str; 25] = [
     "LANEWAY_SPREAD_PORTS",
     "LANEWAY_UAPI_DIR",
     "LANEWAY_SECCOMP",
+    "LANEWAY_KEEP",
 ];
 const PREFIX: &str = "LANEWAY_";
 
@@ -99,6 +100,8 @@ pub struct Environment {
     pub uapi_dir: Option<PathBuf>,
     /// `LANEWAY_SECCOMP`: whether a seccomp filter denies unneeded system calls.
     pub seccomp: Option<Switch>,
+    /// `LANEWAY_KEEP`: whether interface, routes and rules stay when the router stops.
+    pub keep: Option<bool>,
 }
 
 impl Environment {
@@ -181,6 +184,7 @@ impl Environment {
             "LANEWAY_SPREAD_PORTS" => self.spread_ports = Some(value.spread_ports()?),
             "LANEWAY_UAPI_DIR" => self.uapi_dir = Some(value.path()?),
             "LANEWAY_SECCOMP" => self.seccomp = Some(value.switch()?),
+            "LANEWAY_KEEP" => self.keep = Some(value.one_of(&[("on", true), ("off", false)])?),
             unknown => {
                 return Err(ConfigError::UnknownVariable { name: unknown.to_owned(), near: near(unknown) });
             }
@@ -343,6 +347,7 @@ mod tests {
             "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=",
             "/tmp/wg",
             "off",
+            "on",
         ];
         let vars: Vec<_> = NAMES.into_iter().zip(values).collect();
         let environment = read(&vars).unwrap();
@@ -374,6 +379,7 @@ mod tests {
             ])),
             uapi_dir: Some("/tmp/wg".into()),
             seccomp: Some(Switch::Off),
+            keep: Some(true),
         };
         assert_eq!(environment, expected);
     }

@@ -5,6 +5,7 @@
 pub mod admin;
 mod http;
 pub mod readiness;
+pub mod kill_switch;
 pub mod reload;
 pub mod sandbox;
 pub mod start;

@@ -32,7 +32,7 @@ use crate::lane::outside::OutsideWorker;
 use crate::lane::peers::Peers;
 use crate::lane::wait::sleep::Sleeper;
 use crate::metrics::Registry;
-use crate::offload::{OpenError, QueueError};
+use crate::offload::{Lifetime, OpenError, QueueError};
 use crate::peers::actor::PeerActor;
 use crate::peers::apply::ActorHandle;
 use crate::shutdown::Shutdown;
@@ -56,6 +56,7 @@ pub struct Router {
     shutdown: Arc<Shutdown>,
     failure: Arc<Mutex<Option<String>>>,
     handles: Vec<JoinHandle<()>>,
+    lifetime: Lifetime,
 }
 
 /// Errors when starting a router. A router that fails to start leaves nothing behind.
@@ -100,7 +101,7 @@ impl Router {
         tun: Option<OwnedFd>,
         shutdown: Arc<Shutdown>,
     ) -> Result<Router, StartError> {
-        let wiring::Wiring { interface, lanes, mut actor, device, registry, mtu, own, peers } =
+        let wiring::Wiring { interface, lanes, mut actor, device, registry, mtu, own, peers, lifetime } =
             wiring::open(config, tun, &shutdown)?;
         actor.apply(config.update.clone()).map_err(|errno| {
             StartError::Config(format!("cannot apply the configuration of {interface}: {errno}"))
@@ -117,6 +118,7 @@ impl Router {
             shutdown,
             failure: Arc::default(),
             handles: Vec::with_capacity(2 * lanes.len() + 1),
+            lifetime,
         };
         router.registry.collect_from(ThreadMetrics(Arc::clone(&router.threads)));
         // After this point an error drops the router, which stops the threads that already run.
@@ -158,6 +160,15 @@ impl Router {
     /// Returns a handle through which the router learns of changes to its interface.
     pub fn interface_updates(&self) -> InterfaceUpdates {
         InterfaceUpdates { mtu: Arc::clone(&self.mtu), own: Arc::clone(&self.own) }
+    }
+
+    /// Keeps the interface with its addresses and routes if this process crashes or is killed. While no process has
+    /// the interface open, the kernel drops all packets for it. `ip link del` removes it.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn outlive_process(&self) -> Result<(), StartError> {
+        Ok(self.lifetime.outlive_process()?)
     }
 
     /// Renders the router's metrics in the Prometheus text format.
