@@ -2,7 +2,6 @@
 //! `laneway IFNAME`.
 
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::signals::Signals;
 use crate::config::env::Environment;
 use crate::config::{RouterConfig, Switch};
-use crate::router::admin::{self, Admin, AdminError, End, Hangups, Link, OnLoss, OpenUapi};
+use crate::router::admin::{self, Admin, AdminError, End, Hangups, Http, Link, OnLoss, OpenUapi};
 use crate::router::kill_switch::{self, KillSwitch};
 use crate::router::reload::Reloader;
 use crate::router::sandbox::{capabilities, syscalls};
@@ -79,7 +78,8 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
     let uapi = adopt("WG_UAPI_FD", config.uapi_fd)?.map(uapi::Server::inherited).transpose()?;
     let shutdown = Arc::new(Shutdown::new().map_err(StartError::System)?);
     let signals = Signals::watch(&shutdown).map_err(StartError::System)?;
-    let metrics = config.metrics_addr.map(admin::listen).transpose()?;
+    let from_tunnel = config.metrics_from_tunnel;
+    let metrics = config.metrics_addr.map(admin::bind).transpose()?.map(|bound| Http { bound, from_tunnel });
 
     let switch = Arc::new(KillSwitch::close(&config).map_err(StartError::Netlink)?);
     let started = Router::start_with(&config, tun, Arc::clone(&shutdown)).and_then(|router| {
@@ -139,7 +139,7 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
 /// Runs the admin thread beside the router until the router is told to stop, then stops both.
 fn attend(
     router: Router,
-    metrics: Option<TcpListener>,
+    metrics: Option<Http>,
     open_uapi: OpenUapi,
     reloader: Reloader,
     signals: &Signals,
