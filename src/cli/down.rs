@@ -22,7 +22,9 @@ pub enum DownError {
     #[error("a process is using {0}; stop it first, which removes the interface")]
     InUse(String),
     /// The interface is not one that `laneway` creates.
-    #[error("{0} is not a multiqueue TUN interface, so laneway did not create it; remove it with `ip link del {0}`")]
+    #[error(
+        "{0} is not a multiqueue TUN interface, so laneway did not create it; remove it with `ip link del {0}`"
+    )]
     Foreign(String),
     /// The kernel refused a request.
     #[error(transparent)]

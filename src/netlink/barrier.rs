@@ -13,9 +13,7 @@ use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use nix::errno::Errno;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType,
-};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::{NetlinkError, Route, added, refused, unless};
@@ -52,7 +50,8 @@ pub(super) async fn routes(
     let mut request = RouteMessage::default();
     request.header.address_family = if any.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let listed = handle.route().get(request).execute();
-    let selected = listed.try_filter_map(async |route| Ok(wanted(&route).then(|| place(&route, any)).flatten()));
+    let selected =
+        listed.try_filter_map(async |route| Ok(wanted(&route).then(|| place(&route, any)).flatten()));
     selected.try_collect().await.map_err(|error| refused("list the routes".to_owned(), &error))
 }
 

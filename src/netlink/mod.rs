@@ -8,6 +8,7 @@ mod barrier;
 mod losses;
 mod remains;
 mod rules;
+mod udp_sockets;
 mod watch;
 
 use std::fs;
@@ -26,6 +27,7 @@ pub use addresses::AddressWatch;
 pub use losses::LossWatch;
 pub use remains::{Remains, TunState, delete, remains, tun_state};
 pub use rules::{DefaultRule, IpVersion};
+pub use udp_sockets::{UdpSocketInfo, UdpSockets};
 pub use watch::{LinkEvent, LinkWatch};
 
 /// Length of the TUN's transmit queue in packets. The default of 500 is too short for bulk TCP at 20 ms.
@@ -279,12 +281,7 @@ async fn add_address(
 }
 
 /// Adds a route into the interface. Returns whether it was missing.
-async fn add_route(
-    handle: &Handle,
-    index: u32,
-    interface: &str,
-    route: Route,
-) -> Result<bool, NetlinkError> {
+async fn add_route(handle: &Handle, index: u32, interface: &str, route: Route) -> Result<bool, NetlinkError> {
     let what = format!("add a route to {} through {interface} in table {}", route.net, route.table);
     added(handle.route().add(message(index, route)?).execute().await)
         .map_err(|error| refused_for(route.net, interface, what, &error))

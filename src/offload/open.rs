@@ -181,7 +181,11 @@ pub fn open_or_take_over(
     let name = attach(&first, name, Flags::QUEUE)?;
     restrict(&first)?;
     let device = finish(first, name, queues, offload, shutdown, true)?;
-    if attached(&device.name) == Some(queues) { Ok(device) } else { Err(OpenError::Busy { name: device.name }) }
+    if attached(&device.name) == Some(queues) {
+        Ok(device)
+    } else {
+        Err(OpenError::Busy { name: device.name })
+    }
 }
 
 /// Keeps other users from attaching to the interface.

@@ -46,8 +46,7 @@ impl KillSwitch {
         };
         switch.record(&setup);
         // Name lookups would be rejected, too, so with names this waits: see `Reloader::add_rules`.
-        let closed =
-            if config.awaits_names() { Ok(()) } else { netlink::shut(&config.interface, &setup) };
+        let closed = if config.awaits_names() { Ok(()) } else { netlink::shut(&config.interface, &setup) };
         let closed = closed.and_then(|()| match found {
             Some(found) => netlink::clean_up(&config.interface, &without(found.setup, &setup)),
             None => Ok(()),
@@ -84,7 +83,9 @@ impl KillSwitch {
         };
         if stays {
             if self.keep && end == End::Ordered {
-                tracing::info!("{interface} stays and rejects packets; `laneway down {interface}` removes it");
+                tracing::info!(
+                    "{interface} stays and rejects packets; `laneway down {interface}` removes it"
+                );
             } else if !own.rules.is_empty() {
                 tracing::warn!(
                     "packets for the tunnel are rejected until the router runs again; \
@@ -96,7 +97,9 @@ impl KillSwitch {
         let cleaned = netlink::clean_up(interface, &own);
         let deleted = if self.persist { netlink::delete(interface) } else { Ok(()) };
         if let Err(error) = cleaned.and(deleted) {
-            tracing::warn!("{interface} was not fully removed: {error}; `laneway down {interface}` removes it");
+            tracing::warn!(
+                "{interface} was not fully removed: {error}; `laneway down {interface}` removes it"
+            );
         }
     }
 

@@ -4,9 +4,10 @@
 
 pub mod admin;
 mod http;
-pub mod listen;
-pub mod readiness;
 pub mod kill_switch;
+pub mod listen;
+mod port_watch;
+pub mod readiness;
 pub mod reload;
 pub mod sandbox;
 pub mod start;

@@ -107,9 +107,8 @@ pub fn set_offload(fd: impl AsFd, offloads: u32) -> Result<(), Errno> {
 /// The kernel's error.
 pub fn set_persistent(fd: impl AsFd, persistent: bool) -> Result<(), Errno> {
     // SAFETY: TUNSETPERSIST takes its argument by value and accesses no user memory.
-    let result = unsafe {
-        libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNSETPERSIST, libc::c_ulong::from(persistent))
-    };
+    let result =
+        unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNSETPERSIST, libc::c_ulong::from(persistent)) };
     Errno::result(result).map(drop)
 }
 
@@ -120,9 +119,8 @@ pub fn set_persistent(fd: impl AsFd, persistent: bool) -> Result<(), Errno> {
 /// `EINVAL` if the user does not exist in the process's user namespace.
 pub fn set_owner(fd: impl AsFd, user: Uid) -> Result<(), Errno> {
     // SAFETY: TUNSETOWNER takes its argument by value and accesses no user memory.
-    let result = unsafe {
-        libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNSETOWNER, libc::c_ulong::from(user.as_raw()))
-    };
+    let result =
+        unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNSETOWNER, libc::c_ulong::from(user.as_raw())) };
     Errno::result(result).map(drop)
 }
 
