@@ -17,7 +17,8 @@ use crate::config::env::Environment;
 use crate::config::{LogFormat, RouterConfig, Switch};
 use crate::netlink;
 use crate::netlink::masquerade::{MasqueradeError, Masquerading};
-use crate::router::admin::{self, Admin, AdminError, End, Hangups, Http, Link, OpenUapi};
+use crate::router::admin::{self, Admin, AdminError, End, Hangups, Http, Link, OnLoss, OpenUapi};
+use crate::router::kill_switch::{self, KillSwitch};
 use crate::router::reload::Reloader;
 use crate::router::sandbox::{capabilities, syscalls};
 use crate::router::start::{Router, StartError};
@@ -106,9 +107,28 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
         uapi::Server::check(&config.uapi_dir, &config.interface)?;
     }
 
-    let router = Router::start_with(&config, tun, Arc::clone(&shutdown))?;
+    let switch = Arc::new(KillSwitch::close(&config).map_err(StartError::Netlink)?);
+    let started = Router::start_with(&config, tun, Arc::clone(&shutdown)).and_then(|router| {
+        if config.persist {
+            router.outlive_process()?;
+        }
+        Ok(router)
+    });
+    let router = match started {
+        Ok(router) => router,
+        Err(error) => {
+            switch.end(kill_switch::End::NotStarted);
+            return Err(error.into());
+        }
+    };
     let masquerade = |to| Masquerading::begin(router.interface(), to);
-    let masquerading = config.masquerade.as_ref().map(masquerade).transpose()?;
+    let masquerading = match config.masquerade.as_ref().map(masquerade).transpose() {
+        Ok(masquerading) => masquerading,
+        Err(error) => {
+            switch.end(kill_switch::End::NotStarted);
+            return Err(error.into());
+        }
+    };
     if masquerading.is_some() && !netlink::masquerade::forwards_ipv4() {
         tracing::warn!(
             "LANEWAY_MASQUERADE has no effect on IPv4 yet: this machine does not forward packets; \
@@ -126,8 +146,14 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
     let seccomp = config.seccomp;
     let up = format!("{} is up", router.interface());
     let summary = router.summary().clone();
-    let reloader = Reloader::new(router.interface().to_owned(), config, environment, device, shutdown);
-    let rules = Arc::clone(reloader.rules());
+    let reloader = Reloader::new(
+        router.interface().to_owned(),
+        config,
+        environment,
+        device,
+        shutdown,
+        Arc::clone(&switch),
+    );
     let told = Arc::clone(&manager);
     let ready = Box::new(move || {
         ready()?;
@@ -137,13 +163,13 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
         Ok(())
     });
     let outcome = attend(router, metrics, Box::new(open_uapi), reloader, &signals, &manager, ready);
-    // Clean up before logging: a stuck thread may hold the log.
-    let cleaned = netlink::clean_up(&rules.list());
     drop(masquerading);
+    switch.end(match &outcome {
+        Ok(_) | Err(LaunchError::Stop(StopError::Stuck(_))) => kill_switch::End::Ordered,
+        Err(LaunchError::Stop(StopError::Failed(_))) => kill_switch::End::Failed,
+        Err(_) => kill_switch::End::NotStarted,
+    });
     signals.remove_socket();
-    if let Err(error) = cleaned {
-        tracing::warn!("routing rules were left behind: {error}");
-    }
     match outcome? {
         // A stop by other means has been logged where it happened.
         _ if signals.told_to_stop() => tracing::info!("stopping: received a signal"),
@@ -164,13 +190,16 @@ fn attend(
     ready: OnReady,
 ) -> Result<End, LaunchError> {
     let shutdown = Arc::clone(router.shutdown());
+    let up = reloader.setup().up;
+    let reloader = Arc::new(Mutex::new(reloader));
+    let restoring = Arc::clone(&reloader);
     let (of_mtu, of_addresses) = (router.interface_updates(), router.interface_updates());
     let link = Link {
         interface: router.interface().to_owned(),
         on_mtu: Box::new(move |mtu| of_mtu.set_mtu(mtu)),
         on_addresses: Box::new(move |own| of_addresses.set_addresses(own)),
+        on_loss: up.then(|| Box::new(move || lock(&restoring).restore()) as OnLoss),
     };
-    let reloader = Arc::new(Mutex::new(reloader));
     let leading = Arc::clone(&reloader);
     let asked = Arc::clone(manager);
     let hangups = Hangups {

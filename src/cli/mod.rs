@@ -3,6 +3,7 @@
 pub mod check;
 pub mod demo;
 pub mod doctor;
+pub mod down;
 pub mod interface;
 pub mod keys;
 pub mod launch;
@@ -22,6 +23,7 @@ use crate::router::stopping::StopError;
 use check::CheckArgs;
 use demo::{DemoArgs, DemoError, Ending};
 use doctor::DoctorArgs;
+use down::{DownArgs, DownError};
 use keys::KeysError;
 use launch::LaunchError;
 use run::RunArgs;
@@ -52,6 +54,7 @@ enum Command {
     Demo(DemoArgs),
     Doctor(DoctorArgs),
     Show(ShowArgs),
+    Down(DownArgs),
     /// Print a new private key
     Genkey,
     /// Print a new preshared key
@@ -95,6 +98,9 @@ pub enum Failure {
     /// `laneway show` failed.
     #[error(transparent)]
     Show(#[from] ShowError),
+    /// `laneway down` failed.
+    #[error(transparent)]
+    Down(#[from] DownError),
     /// A key command failed.
     #[error(transparent)]
     Keys(#[from] KeysError),
@@ -116,6 +122,7 @@ impl Failure {
             | Failure::Launch(_)
             | Failure::Demo(_)
             | Failure::Show(_)
+            | Failure::Down(_)
             | Failure::Keys(_) => 1,
         }
     }
@@ -140,6 +147,7 @@ impl Cli {
                 }
             }
             (Some(Command::Show(args)), _) => show::run(&args)?,
+            (Some(Command::Down(args)), _) => down::run(&args)?,
             (Some(Command::Genkey), _) => keys::genkey()?,
             (Some(Command::Genpsk), _) => keys::genpsk()?,
             (Some(Command::Pubkey), _) => keys::pubkey()?,

@@ -103,7 +103,8 @@ impl Signals {
         }
     }
 
-    /// Ends the process when the time limit has passed. The kernel removes the device, addresses and routes with it.
+    /// Ends the process when the time limit has passed. The kernel removes the device, addresses and routes with it;
+    /// those of `laneway run` stay, closed, if the main thread could not remove them.
     fn end_by_force(&self) -> ! {
         self.remove_socket();
         // Bypasses `Stderr`, whose lock a stuck thread may hold, and skips the message if the write would block.

@@ -20,7 +20,7 @@ use crate::netlink::masquerade::Masquerade;
 use crate::wireguard::keys::PublicKey;
 
 /// All known variables that start with [`PREFIX`].
-const NAMES: [&str; 27] = [
+const NAMES: [&str; 28] = [
     "LANEWAY_CONFIG",
     "LANEWAY_INTERFACE",
     "LANEWAY_QUEUES",
@@ -48,6 +48,7 @@ const NAMES: [&str; 27] = [
     "LANEWAY_UAPI_DIR",
     "LANEWAY_SECCOMP",
     "LANEWAY_MASQUERADE",
+    "LANEWAY_KEEP",
 ];
 const PREFIX: &str = "LANEWAY_";
 
@@ -108,6 +109,8 @@ pub struct Environment {
     pub seccomp: Option<Switch>,
     /// `LANEWAY_MASQUERADE`: which packets from the tunnel are masqueraded; `Some(None)` for `off`.
     pub masquerade: Option<Option<Masquerade>>,
+    /// `LANEWAY_KEEP`: whether interface, routes and rules stay when the router stops.
+    pub keep: Option<bool>,
 }
 
 impl Environment {
@@ -196,6 +199,7 @@ impl Environment {
             "LANEWAY_UAPI_DIR" => self.uapi_dir = Some(value.path()?),
             "LANEWAY_SECCOMP" => self.seccomp = Some(value.switch()?),
             "LANEWAY_MASQUERADE" => self.masquerade = Some(value.masquerade()?),
+            "LANEWAY_KEEP" => self.keep = Some(value.one_of(&[("on", true), ("off", false)])?),
             unknown => {
                 return Err(ConfigError::UnknownVariable { name: unknown.to_owned(), near: near(unknown) });
             }
@@ -372,6 +376,7 @@ mod tests {
             "/tmp/wg",
             "off",
             "eth0",
+            "on",
         ];
         let vars: Vec<_> = NAMES.into_iter().zip(values).collect();
         let environment = read(&vars).unwrap();
@@ -405,6 +410,7 @@ mod tests {
             uapi_dir: Some("/tmp/wg".into()),
             seccomp: Some(Switch::Off),
             masquerade: Some(Some(Masquerade::Interface("eth0".into()))),
+            keep: Some(true),
         };
         assert_eq!(environment, expected);
     }

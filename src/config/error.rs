@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 /// Errors in a configuration. At start, the process exits with status 2 before it creates anything.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -62,6 +64,17 @@ pub enum ConfigError {
          `laneway IFNAME` creates an interface for others to configure"
     )]
     Nothing,
+    /// The MTU is too small for IPv6, which passes through the interface.
+    #[error(
+        "MTU {mtu} is too small for IPv6, which requires 1280 bytes (RFC 8200, section 5): raise MTU or LANEWAY_MTU, \
+         or remove {net} and all other IPv6 addresses and allowed IPs"
+    )]
+    MtuForIpv6 {
+        /// The MTU in bytes.
+        mtu: u16,
+        /// An IPv6 address or allowed IP.
+        net: IpNet,
+    },
     /// An interface name that Linux or `wg-quick` would reject.
     #[error(
         "{name:?} cannot be an interface name: expected 1 to 15 letters, digits, or any of _=+.- ({named_by})"

@@ -24,7 +24,7 @@ pub use choices::{AeadChoice, LogFormat, Queues, SpreadPorts, Switch, Table};
 use env::Environment;
 pub use error::ConfigError;
 use file::FileConfig;
-use update::DeviceUpdate;
+use update::{DeviceUpdate, PeerEndpoint};
 use warnings::Warning;
 
 use crate::cpus::cpu_list::CpuList;
@@ -33,7 +33,7 @@ use crate::lane::bounds::DRAIN_CAP;
 pub use crate::lane::inside::RejectPolicy;
 use crate::lane::peer_metrics::PEER_LIMIT;
 use crate::netlink::masquerade::Masquerade;
-use crate::netlink::{DefaultRule, IpVersion, Route};
+use crate::netlink::{DefaultRule, IPV6_MIN_MTU, IpVersion, Route};
 use crate::wireguard::aead::Backend;
 use crate::wireguard::keys::{KeyError, PrivateKey, PublicKey};
 
@@ -42,6 +42,7 @@ use crate::wireguard::keys::{KeyError, PrivateKey, PublicKey};
 pub const MTU_RANGE: (u16, u16) = (576, 65_456);
 
 /// Everything needed to start a router.
+#[expect(clippy::struct_excessive_bools, reason = "independent settings")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouterConfig {
     /// Name of the TUN interface.
@@ -51,6 +52,11 @@ pub struct RouterConfig {
     /// Whether the router brings the link up and adds routes. Tools that run it as a plain WireGuard
     /// implementation, such as `wg-quick`, do that themselves.
     pub up: bool,
+    /// Whether the interface outlives the process if the process crashes or is killed.
+    pub persist: bool,
+    /// Whether the interface, its routes and rules stay when the router stops, and packets for the tunnel are
+    /// rejected until it starts again.
+    pub keep: bool,
     /// MTU of the interface in bytes.
     pub mtu: u16,
     /// Whether the file has an MTU.
@@ -122,6 +128,8 @@ impl RouterConfig {
             interface: interface.into(),
             tun_fd: None,
             up: false,
+            persist: false,
+            keep: false,
             mtu: 1420,
             file_has_mtu: false,
             addresses: Vec::new(),
@@ -181,6 +189,7 @@ impl RouterConfig {
         };
         let key_in_file = router.update.private_key.is_some();
         router.up = true;
+        router.persist = true;
         router.metrics_addr = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9586)));
         router.take_environment(environment)?;
         router.update.fwmark = router.mark().or(router.update.fwmark);
@@ -194,6 +203,7 @@ impl RouterConfig {
         } else {
             "the configuration file's name; LANEWAY_INTERFACE changes it"
         };
+        router.check_mtu()?;
         router.check_interface(named_by)
     }
 
@@ -205,6 +215,7 @@ impl RouterConfig {
     pub fn for_interface(interface: &str, environment: &Environment) -> Result<Self, ConfigError> {
         let mut router = RouterConfig::named(interface);
         router.take_environment(environment)?;
+        router.persist = router.keep;
         interface.clone_into(&mut router.interface);
         router.check_interface("the command line")
     }
@@ -243,6 +254,27 @@ impl RouterConfig {
                 DefaultRule { version, mark }
             })
             .collect()
+    }
+
+    /// Returns the destinations whose packets must not leave by another interface: the default routes among
+    /// [`routes`](Self::routes) that rules select and, with [`keep`](Self::keep), all allowed IPs. Empty if the user
+    /// chose the table or adds routes otherwise.
+    pub fn unreachable(&self) -> Vec<Route> {
+        if !self.up || self.table != Table::Auto {
+            return Vec::new();
+        }
+        let mark = self.mark();
+        let place = |net: IpNet| match net.prefix_len() {
+            0 => Some(Route { net, table: mark? }),
+            _ => self.keep.then_some(Route { net, table: Table::MAIN }),
+        };
+        self.allowed_ips().into_iter().filter_map(place).collect()
+    }
+
+    /// Returns whether an endpoint is a host name.
+    pub fn awaits_names(&self) -> bool {
+        let mut endpoints = self.update.peers.iter().filter_map(|peer| peer.endpoint.as_ref());
+        endpoints.any(|endpoint| matches!(endpoint, PeerEndpoint::Name { .. }))
     }
 
     /// Returns the mark that exempts our own datagrams from the default routes, if there are rules for those.
@@ -290,6 +322,7 @@ impl RouterConfig {
         self.drain_cap = e.drain_cap.unwrap_or(self.drain_cap);
         self.tun_offload = e.tun_offload.unwrap_or(self.tun_offload);
         self.udp_offload = e.udp_offload.unwrap_or(self.udp_offload);
+        self.keep = e.keep.unwrap_or(self.keep);
         self.mtu = e.mtu.unwrap_or(self.mtu);
         self.update.listen_port = e.listen_port.or(self.update.listen_port);
         self.socket_buffer = e.socket_buffer.unwrap_or(self.socket_buffer);
@@ -312,6 +345,18 @@ impl RouterConfig {
             self.private_key_file = Some(path.clone());
         }
         Ok(())
+    }
+
+    /// Refuses an MTU at which the kernel removes IPv6 from the interface, if IPv6 is to pass through it.
+    fn check_mtu(&self) -> Result<(), ConfigError> {
+        let address = self.addresses.iter().find(|address| address.addr().is_ipv6());
+        let net = address
+            .copied()
+            .or_else(|| self.routes().into_iter().map(|route| route.net).find(|net| net.addr().is_ipv6()));
+        match net {
+            Some(net) if self.mtu < IPV6_MIN_MTU => Err(ConfigError::MtuForIpv6 { mtu: self.mtu, net }),
+            _ => Ok(()),
+        }
     }
 
     fn check_interface(self, named_by: &'static str) -> Result<Self, ConfigError> {

@@ -31,7 +31,7 @@ use crate::lane::outside::OutsideWorker;
 use crate::lane::peers::Peers;
 use crate::lane::wait::sleep::Sleeper;
 use crate::metrics::Registry;
-use crate::offload::QueueError;
+use crate::offload::{Lifetime, QueueError};
 use crate::peers::actor::PeerActor;
 use crate::peers::handle::ActorHandle;
 use crate::shutdown::Shutdown;
@@ -58,6 +58,7 @@ pub struct Router {
     shutdown: Arc<Shutdown>,
     failure: Arc<Mutex<Option<String>>>,
     handles: Vec<JoinHandle<()>>,
+    lifetime: Lifetime,
 }
 
 impl Router {
@@ -91,6 +92,7 @@ impl Router {
             has_key,
             summary,
             port,
+            lifetime,
         } = wiring::open(config, tun, &shutdown)?;
         actor.apply(config.update.clone()).map_err(|errno| {
             StartError::Config(format!("cannot apply the configuration of {interface}: {errno}"))
@@ -110,6 +112,7 @@ impl Router {
             shutdown,
             failure: Arc::default(),
             handles: Vec::with_capacity(2 * lanes.len() + 1),
+            lifetime,
         };
         router.registry.collect_from(ThreadMetrics(Arc::clone(&router.threads)));
         // After this point an error drops the router, which stops the threads that already run.
@@ -163,6 +166,15 @@ impl Router {
     /// Returns a handle through which the router learns of changes to its interface.
     pub fn interface_updates(&self) -> InterfaceUpdates {
         InterfaceUpdates { mtu: Arc::clone(&self.mtu), own: Arc::clone(&self.own) }
+    }
+
+    /// Keeps the interface with its addresses and routes if this process crashes or is killed. While no process has
+    /// the interface open, the kernel drops all packets for it. `ip link del` removes it.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn outlive_process(&self) -> Result<(), StartError> {
+        Ok(self.lifetime.outlive_process()?)
     }
 
     /// Renders the router's metrics in the Prometheus text format.

@@ -36,7 +36,7 @@ use crate::metrics::{
     WrittenShortcuts,
 };
 use crate::netlink;
-use crate::offload::{self, Offload, Offloads, OpenError, QueueShortcut, TunDevice};
+use crate::offload::{self, Lifetime, Offload, Offloads, OpenError, QueueShortcut, TunDevice};
 use crate::peers::actor::{ListenState, PeerActor};
 use crate::peers::handle::ActorHandle;
 use crate::peers::lookups::Lookups;
@@ -93,6 +93,7 @@ pub(crate) struct Wiring {
     pub(crate) has_key: Arc<AtomicBool>,
     pub(crate) summary: Summary,
     pub(crate) port: Arc<AtomicU16>,
+    pub(crate) lifetime: Lifetime,
 }
 
 /// State shared by all lanes.
@@ -144,6 +145,9 @@ pub(crate) fn open(
     let offload = config.tun_offload.is_on();
     let tun = match tun {
         Some(fd) => offload::inherit_queue(fd, lanes, offload, shutdown)?,
+        None if config.persist => {
+            offload::open_or_take_over(&config.interface, lanes, offload, shutdown, attached)?
+        }
         None => offload::open_queues(&config.interface, lanes, offload, shutdown)?,
     };
     let udp_offload = config.udp_offload.is_on();
@@ -157,8 +161,15 @@ pub(crate) fn open(
     let sockets = LaneSockets::open(config.update.listen_port.unwrap_or(0), lanes, spread, options)?;
     let sockets: Vec<_> = sockets.into_iter().map(Arc::new).collect();
     let port = sockets.first().map_or(0, |sockets| sockets.shared.port());
-    // Rules are added once host names have been looked up: see `Reloader::add_rules`.
-    netlink::set_up(&tun.name, &netlink::Setup { rules: Vec::new(), ..interface_setup(config) })?;
+    // Rules and unreachable routes are added earlier: see `KillSwitch`.
+    let setup = netlink::Setup { rules: Vec::new(), unreachable: Vec::new(), ..interface_setup(config) };
+    if tun.lifetime.taken_over() && config.persist {
+        let found = netlink::remains(&tun.name)?.setup;
+        let before = netlink::Setup { rules: Vec::new(), unreachable: Vec::new(), ..found };
+        netlink::change(&tun.name, &before, &setup)?;
+    } else {
+        netlink::set_up(&tun.name, &setup)?;
+    }
     let summary = Summary::of(config, &tun, &sockets, &cpus);
 
     let actor_bell = Arc::new(Doorbell::new()?);
@@ -210,6 +221,7 @@ pub(crate) fn open(
         limit: config.metrics_peers,
     });
     registry.collect_from(ProcessMetrics);
+    let lifetime = tun.lifetime;
     Ok(Wiring {
         interface: tun.name,
         lanes,
@@ -222,7 +234,14 @@ pub(crate) fn open(
         has_key,
         summary,
         port,
+        lifetime,
     })
+}
+
+/// Returns the number of queues of a persistent multiqueue TUN.
+fn attached(interface: &str) -> Option<usize> {
+    let state = netlink::tun_state(interface).ok().flatten()?;
+    state.persistent.then_some(state.queues as usize)
 }
 
 /// Returns how many segments of `mtu` bytes a superpacket may hold so that one GSO send carries them after
@@ -240,6 +259,7 @@ pub(crate) fn interface_setup(config: &RouterConfig) -> netlink::Setup {
         addresses: config.addresses.clone(),
         routes: config.routes(),
         rules: config.rules(),
+        unreachable: config.unreachable(),
         up: config.up,
     }
 }

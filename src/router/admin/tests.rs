@@ -102,6 +102,7 @@ fn an_interface_that_is_not_there_is_told_at_once() {
             interface: "lw-not-there".into(),
             on_mtu: Box::new(|_| {}),
             on_addresses: Box::new(|_| {}),
+            on_loss: None,
         }),
         ..admin()
     };
