@@ -172,7 +172,7 @@ fn a_name_that_another_laneway_holds_is_refused_with_a_reason() {
     // In another namespace the device name is free, but control sockets share one directory.
     let (status, said) = run(&lab.right, &["-f", &name], &[]);
     assert_eq!(status, Some(1), "{said}");
-    assert!(said.contains("another process serves this interface"), "{said}");
+    assert!(said.contains("serves an interface of this name"), "{said}");
     wait_until("the device to disappear", || links(&lab.right) == ["lo", "underlay"]);
     assert!(first.process.is_running());
     output(&lab.left.namespace, &["wg", "show", &name], "");
