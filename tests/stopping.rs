@@ -147,7 +147,7 @@ fn even_a_main_thread_that_is_stuck_does_not_keep_the_process() {
     let stopped = Stopped::new(&process, "laneway");
     let start = Instant::now();
     process.signal(Signal::SIGTERM);
-    // Its rules stay: the thread that ends the process by force cannot use netlink. They lead to nothing any more.
+    // Its rules stay: the thread that ends the process by force cannot use netlink. They reject packets.
     assert_eq!(process.wait(), Some(EXIT_STUCK.into()), "{}", process.said());
     stopped.forget();
     assert!(start.elapsed() >= stopping::PROCESS, "ended by force too early: {:?}", start.elapsed());

@@ -110,7 +110,10 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
     let switch = Arc::new(KillSwitch::close(&config).map_err(StartError::Netlink)?);
     let started = Router::start_with(&config, tun, Arc::clone(&shutdown)).and_then(|router| {
         if config.persist {
-            router.outlive_process()?;
+            let lifetime = router.outlive_process()?;
+            if !config.keep {
+                signals.note_interface(lifetime.clone());
+            }
         }
         Ok(router)
     });

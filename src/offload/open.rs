@@ -54,6 +54,14 @@ impl Lifetime {
     pub fn outlive_process(&self) -> Result<(), OpenError> {
         tun::set_persistent(&self.queue, true).map_err(|errno| os("TUNSETPERSIST", errno))
     }
+
+    /// Reverts [`outlive_process`](Self::outlive_process). Takes no lock and allocates no memory.
+    ///
+    /// # Errors
+    /// The kernel's error.
+    pub fn end_with_process(&self) -> Result<(), Errno> {
+        tun::set_persistent(&self.queue, false)
+    }
 }
 
 /// The parts of one queue. They share only the file descriptor, so the writer and the rejecter can

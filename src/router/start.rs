@@ -169,12 +169,13 @@ impl Router {
     }
 
     /// Keeps the interface with its addresses and routes if this process crashes or is killed. While no process has
-    /// the interface open, the kernel drops all packets for it. `ip link del` removes it.
+    /// the interface open, the kernel drops all packets for it. `ip link del` removes it. Returns what reverts this.
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn outlive_process(&self) -> Result<(), StartError> {
-        Ok(self.lifetime.outlive_process()?)
+    pub fn outlive_process(&self) -> Result<&Lifetime, StartError> {
+        self.lifetime.outlive_process()?;
+        Ok(&self.lifetime)
     }
 
     /// Renders the router's metrics in the Prometheus text format.
