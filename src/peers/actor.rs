@@ -322,8 +322,15 @@ impl PeerActor {
         }
     }
 
+    /// Wakes the inside workers that have staged packets, which have to be routed again.
+    pub(super) fn reroute_inside(&self) {
+        for bell in &self.inside_bells {
+            bell.ring(Awaited::ROUTES);
+        }
+    }
+
     /// Wakes the inside workers, so that they route their staged packets again.
-    pub(crate) fn wake_inside(&self) {
+    fn wake_inside(&self) {
         for bell in &self.inside_bells {
             bell.ring(Awaited::WORK);
         }

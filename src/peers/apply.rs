@@ -95,7 +95,7 @@ fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(), Errno> {
     });
     actor.builder_state = builder.publish(&actor.peers, clock::now());
     // Staged packets are routed again: their peer may be gone, or their prefix may belong to another peer.
-    actor.wake_inside();
+    actor.reroute_inside();
     for peer in touched {
         actor.look_at(peer);
     }
@@ -180,7 +180,7 @@ fn set_private_key(actor: &mut PeerActor, key: Option<PrivateKey>) {
         let mut builder = SnapshotBuilder::of(actor.peers.load_full(), mem::take(&mut actor.builder_state));
         forget_peer(actor, &mut builder, peer);
         actor.builder_state = builder.publish(&actor.peers, clock::now());
-        actor.wake_inside();
+        actor.reroute_inside();
     }
 }
 

@@ -140,6 +140,11 @@ impl Sealer {
         }
     }
 
+    /// Returns whether packets wait for handshakes.
+    pub(super) fn has_staged(&self) -> bool {
+        !self.staging.is_empty()
+    }
+
     /// Returns whether [`release_staged`](Self::release_staged) would find work.
     pub(super) fn has_releasable(&self, snapshot: &Snapshot) -> bool {
         !self.staging.is_empty()
