@@ -1,5 +1,5 @@
 //! Landlock (landlock(7)): files that a running router may change. It may read what its user may read, but
-//! changes nothing except its control socket's directory and the TUN device, and executes nothing.
+//! changes nothing except its control socket's directory, the TUN device and `/dev/null`, and executes nothing.
 
 use std::path::Path;
 
@@ -11,21 +11,27 @@ use landlock::{
 /// The device that TUN queues are opened through.
 const TUN: &str = "/dev/net/tun";
 
+/// What the standard streams of a background process are replaced with.
+const NULL: &str = "/dev/null";
+
 /// Restricts the calling thread, and those it starts later, for good. `sockets` is the directory of the
 /// control socket, which must exist. Returns whether the kernel enforces the restriction: not before Linux
-/// 5.13, or if Landlock is disabled. Kernels before 6.10 enforce a part.
+/// 5.19, or if Landlock is disabled. Kernels before 6.10 enforce a part.
 ///
 /// # Errors
 /// Fails if the kernel refuses the rules.
 pub fn restrict(sockets: &Path) -> Result<bool, RulesetError> {
     let handled: BitFlags<AccessFs> = AccessFs::from_write(ABI::V5) | AccessFs::Execute;
     let device = AccessFs::WriteFile | AccessFs::IoctlDev;
-    let directory = AccessFs::MakeSock | AccessFs::RemoveFile;
+    // The control socket is bound in a directory beside its final place and moved (`Refer`, since Linux 5.19).
+    let directory =
+        AccessFs::MakeSock | AccessFs::RemoveFile | AccessFs::MakeDir | AccessFs::RemoveDir | AccessFs::Refer;
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(handled)?
         .create()?
         .add_rules(path_beneath_rules([TUN], device))?
+        .add_rules(path_beneath_rules([NULL], AccessFs::WriteFile))?
         .add_rules(path_beneath_rules([sockets], directory))?
         .restrict_self()?;
     Ok(status.ruleset != RulesetStatus::NotEnforced)
@@ -68,6 +74,10 @@ mod tests {
             assert_eq!(fs::read_to_string(&file).unwrap(), "before");
             UnixListener::bind(&inside).unwrap();
             fs::rename(&inside, sockets.join("b.sock")).unwrap();
+            fs::create_dir(sockets.join("own")).unwrap();
+            UnixListener::bind(sockets.join("own/a.sock")).unwrap();
+            fs::rename(sockets.join("own/a.sock"), sockets.join("b.sock")).unwrap();
+            fs::remove_dir(sockets.join("own")).unwrap();
             fs::remove_file(sockets.join("b.sock")).unwrap();
         });
         thread.join().unwrap();
