@@ -48,6 +48,7 @@ fn serve_metrics(router: &Router, listener: TcpListener) -> Result<(), AdminErro
         metrics: Some(listener),
         before: None,
         uapi: None,
+        paths: None,
         link: None,
         hangups: None,
     };

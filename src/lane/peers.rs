@@ -5,7 +5,7 @@
 //! in atomics of the peer's record, so installing a session only swaps a pointer.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use crossbeam::atomic::AtomicCell;
@@ -31,6 +31,9 @@ pub struct PeerRecord {
     /// The source of the peer's latest authenticated datagram, or the configured endpoint. Workers
     /// update it when the peer roams (whitepaper section 2.1).
     pub endpoint: AtomicCell<Option<Endpoint>>,
+    /// Index of an interface whose addresses are not used as a source, although datagrams of the peer may still
+    /// arrive there; 0 for none. Set when the route to the peer has moved to another interface.
+    pub avoided: AtomicU32,
     /// The longest packet that fits the path, where the path MTU is below the TUN's.
     pub path_limit: PathLimit,
     /// Recognizes our own datagrams to the peer when they come back through the TUN.
@@ -60,6 +63,7 @@ impl PeerRecord {
             public_key,
             sending: ArcSwapOption::empty(),
             endpoint: AtomicCell::new(None),
+            avoided: AtomicU32::new(0),
             path_limit: PathLimit::default(),
             loop_watch: LoopWatch::default(),
             sent_bytes: AtomicU64::new(0),
@@ -76,6 +80,7 @@ impl PeerRecord {
     /// ports, the [`MAX_LANES`] - 1 ports above it match too.
     #[inline]
     pub fn is_at(&self, from: Endpoint) -> bool {
+        let from = self.usable(from);
         let Some(known) = self.endpoint.load() else { return false };
         if known == from || !self.spreads {
             return known == from;
@@ -86,11 +91,33 @@ impl PeerRecord {
         on_same_port == known && usize::from(above) < MAX_LANES
     }
 
-    /// Sets the peer's endpoint. If the address has changed, forgets the path limit.
+    /// Sets the peer's endpoint, without its source if that is [avoided](Self::avoided). If the address has
+    /// changed, forgets what was known of the path.
     pub fn move_to(&self, endpoint: Endpoint) {
-        let before = self.endpoint.swap(Some(endpoint));
+        let before = self.endpoint.swap(Some(self.usable(endpoint)));
         if before.is_none_or(|before| before.address.ip() != endpoint.address.ip()) {
             self.path_limit.forget();
+            self.avoided.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the endpoint without its source if that is [avoided](Self::avoided).
+    #[inline]
+    pub fn usable(&self, endpoint: Endpoint) -> Endpoint {
+        let avoided = self.avoided.load(Ordering::Relaxed);
+        match endpoint.source {
+            Some(source) if avoided != 0 && source.ifindex == avoided => endpoint.without_source(),
+            _ => endpoint,
+        }
+    }
+
+    /// Drops the source address of the peer's endpoint, so that the routing table selects one. The next datagram of
+    /// the peer sets it again. The endpoint's address, which a worker may change at the same time, is kept.
+    pub fn forget_source(&self) {
+        while let Some(known) = self.endpoint.load().filter(|known| known.source.is_some()) {
+            if self.endpoint.compare_exchange(Some(known), Some(known.without_source())).is_ok() {
+                break;
+            }
         }
     }
 }

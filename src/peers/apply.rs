@@ -14,6 +14,7 @@ use std::time::Duration;
 use crossbeam::channel::{self, Receiver, Sender};
 use ipnet::IpNet;
 use nix::errno::Errno;
+use tokio::sync::watch;
 
 use super::actor::PeerActor;
 use super::snapshot_builder::SnapshotBuilder;
@@ -40,6 +41,8 @@ pub enum Request {
     Apply(DeviceUpdate, Sender<Result<(), Errno>>),
     /// Returns the current configuration and statistics.
     Status(Sender<DeviceStatus>),
+    /// The routes to these peers have changed.
+    Rerouted(Vec<PeerId>),
 }
 
 /// Handle for requests to the peer actor. Each call blocks until the actor answers, and fails with `ENODEV`
@@ -49,13 +52,32 @@ pub struct ActorHandle {
     requests: Sender<Request>,
     bell: Arc<Doorbell>,
     registry: Arc<Registry>,
+    listening: watch::Receiver<Listening>,
 }
 
 impl ActorHandle {
-    /// Creates a handle, and the receiver for the actor that waits on `bell`. Metrics come from `registry`.
-    pub fn new(bell: Arc<Doorbell>, registry: Arc<Registry>) -> (Self, Receiver<Request>) {
+    /// Creates a handle, and the receiver for the actor that waits on `bell`. Metrics come from `registry`, and
+    /// `listening` follows the sockets.
+    pub fn new(
+        bell: Arc<Doorbell>,
+        registry: Arc<Registry>,
+        listening: watch::Receiver<Listening>,
+    ) -> (Self, Receiver<Request>) {
         let (requests, receiver) = channel::bounded(REQUESTS);
-        (Self { requests, bell, registry }, receiver)
+        (Self { requests, bell, registry, listening }, receiver)
+    }
+
+    /// Returns the sockets' port and mark, and how to wait for changes.
+    pub fn listening(&self) -> watch::Receiver<Listening> {
+        self.listening.clone()
+    }
+
+    /// Tells the actor that the routes to these peers have changed. Does not block. Returns false if too many
+    /// requests wait.
+    pub fn rerouted(&self, peers: Vec<PeerId>) -> bool {
+        let taken = self.requests.try_send(Request::Rerouted(peers)).is_ok();
+        self.bell.ring(Awaited::WORK);
+        taken
     }
 
     fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Result<T, Errno> {
@@ -87,6 +109,15 @@ const LETTING_GO: Duration = Duration::from_secs(1);
 /// Interval between attempts to bind a port that the workers may still hold.
 const LOOK: Duration = Duration::from_millis(1);
 
+/// How the datagrams of the router can be told from others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listening {
+    /// The UDP port of all lanes. With spread ports, lane `i` also uses the port `i` above it.
+    pub port: u16,
+    /// The firewall mark (`SO_MARK`), 0 for none.
+    pub mark: u32,
+}
+
 /// The listen port and the options of the UDP sockets.
 #[derive(Clone, Copy, Debug)]
 pub struct ListenState {
@@ -104,6 +135,7 @@ pub(crate) fn answer(actor: &mut PeerActor, request: Request) {
     match request {
         Request::Apply(update, answer) => drop(answer.send(actor.apply(update))),
         Request::Status(answer) => drop(answer.send(actor.status())),
+        Request::Rerouted(peers) => actor.rerouted(&peers),
     }
 }
 
@@ -122,6 +154,8 @@ pub(crate) fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(
             commands.set_fwmark(mark);
         }
     }
+    let ListenState { port, options, .. } = actor.listen;
+    actor.listening.send_replace(Listening { port, mark: options.fwmark });
     if let Some(key) = update.private_key {
         set_private_key(actor, key);
     }

@@ -23,11 +23,12 @@ use tokio::runtime::{self, Runtime};
 use tokio::task;
 
 use super::http::{self, Shown};
+use super::paths::Paths;
 use super::readiness::Readiness;
 use super::stopping;
 use super::threads::ThreadRegistry;
 use crate::metrics::Registry;
-use crate::netlink::{AddressWatch, LinkEvent, LinkWatch, NetlinkError};
+use crate::netlink::{AddressWatch, LinkEvent, LinkWatch, NetlinkError, UnderlayWatch};
 use crate::shutdown::Shutdown;
 use crate::sys::wake;
 use crate::uapi::{self, Device, UapiError};
@@ -60,6 +61,8 @@ pub struct Admin {
     pub uapi: Option<OpenUapi>,
     /// The interface to watch.
     pub link: Option<Link>,
+    /// The peers whose routes are followed, if an interface is watched.
+    pub paths: Option<Paths>,
     /// The source of reload requests.
     pub hangups: Option<Hangups>,
 }
@@ -213,6 +216,7 @@ struct Duties {
     uapi: Option<uapi::Server>,
     stopped: AsyncFd<OwnedFd>,
     link: Option<Watched>,
+    paths: Option<(Paths, UnderlayWatch)>,
     readiness: Arc<Readiness>,
     hangups: Option<Heard>,
 }
@@ -233,6 +237,10 @@ struct Heard {
 impl Duties {
     /// Opens all event sources, unless the router is told to stop first.
     async fn begin(admin: Admin) -> Result<ControlFlow<End, Self>, AdminError> {
+        let paths = match (admin.paths, &admin.link) {
+            (Some(paths), Some(link)) => Some((paths, UnderlayWatch::open(&link.interface).await?)),
+            _ => None,
+        };
         let link = match admin.link {
             Some(link) => Some(Watched {
                 state: LinkWatch::open(&link.interface).await?,
@@ -267,16 +275,17 @@ impl Duties {
             http::spawn(listener, shown)?;
         }
         let (device, readiness) = (admin.device, admin.readiness);
-        Ok(Continue(Duties { device, uapi, stopped, link, readiness, hangups }))
+        Ok(Continue(Duties { device, uapi, stopped, link, paths, readiness, hangups }))
     }
 
     async fn fulfil(self) -> End {
-        let Duties { device, uapi, stopped, link, readiness, hangups } = self;
+        let Duties { device, uapi, stopped, link, paths, readiness, hangups } = self;
         tokio::select! {
             // Also ends if the descriptor fails: the thread could no longer be told to stop.
             _ = stopped.readable() => End::Stopped,
             () = socket_gone(uapi, device) => End::SocketGone,
             () = follow(link, &readiness) => unreachable!("follow never returns"),
+            () = follow_paths(paths) => unreachable!("follow_paths never returns"),
             () = follow_hangups(hangups) => unreachable!("follow_hangups never returns"),
         }
     }
@@ -303,6 +312,14 @@ async fn follow_hangups(hangups: Option<Heard>) {
 /// Returns the result of work on another thread, and propagates its panic.
 fn returned<T>(work: Result<T, task::JoinError>) -> T {
     work.unwrap_or_else(|failed| panic::resume_unwind(failed.into_panic()))
+}
+
+/// Follows the routes to the peers. Never returns.
+async fn follow_paths(paths: Option<(Paths, UnderlayWatch)>) {
+    if let Some((paths, watch)) = paths {
+        paths.follow(watch).await;
+    }
+    std::future::pending::<()>().await;
 }
 
 /// Passes changes of the interface to the callbacks and to `readiness`. Never returns.

@@ -19,6 +19,7 @@ use std::{io, mem};
 
 use thiserror::Error;
 
+use super::paths::Paths;
 use super::readiness::Readiness;
 use super::stopping::{self, StopError};
 use super::threads::{ThreadEntry, ThreadMetrics, ThreadRegistry};
@@ -143,6 +144,11 @@ impl Router {
     /// Returns the conditions for readiness, including a session with the peer that the configuration awaits.
     pub fn readiness(&self) -> Readiness {
         Readiness::new(Arc::clone(&self.peers), self.ready_peer, Arc::clone(&self.shutdown))
+    }
+
+    /// Returns what the admin thread needs to follow the routes to the peers.
+    pub fn paths(&self) -> Paths {
+        Paths { peers: Arc::clone(&self.peers), actor: self.device.clone() }
     }
 
     /// Returns the registry of the router's threads.

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicUsize;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use tokio::sync::watch;
 
 use super::start::StartError;
 use crate::config::RouterConfig;
@@ -35,7 +36,7 @@ use crate::metrics::{
 use crate::netlink;
 use crate::offload::{self, Offload, QueueShortcut, TunDevice};
 use crate::peers::actor::PeerActor;
-use crate::peers::apply::{ActorHandle, ListenState};
+use crate::peers::apply::{ActorHandle, ListenState, Listening};
 use crate::peers::lookups::Lookups;
 use crate::peers::names::Names;
 use crate::peers::schedule::Schedule;
@@ -143,7 +144,9 @@ pub(crate) fn open(
     };
     let ends = (0..lanes).map(|lane| lane_ends(config, lane, lanes)).collect::<Result<Vec<_>, _>>()?;
     let rings = ends.iter().map(Ends::rings).collect();
-    let (device, requests) = ActorHandle::new(Arc::clone(&actor_bell), Arc::clone(&shared.registry));
+    let (listening, heard) = watch::channel(Listening { port, mark: options.fwmark });
+    let (device, requests) =
+        ActorHandle::new(Arc::clone(&actor_bell), Arc::clone(&shared.registry), heard);
     let drops: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
     let settings =
         Settings { backend: config.aead, window: replay::window_for(lanes), ..Settings::default() };
@@ -156,6 +159,7 @@ pub(crate) fn open(
         commands: ends.iter().map(|ends| Arc::clone(&ends.commands)).collect(),
         inside_bells: ends.iter().map(|ends| Arc::clone(&ends.inside_bell)).collect(),
         listen: ListenState { port, options, left: None },
+        listening,
         spread_ports: config.spread_ports.clone(),
         names: Names::default(),
         lookups: Lookups::new(Arc::clone(&actor_bell)),

@@ -39,6 +39,7 @@ fn admin() -> Admin {
         before: None,
         uapi: None,
         link: None,
+        paths: None,
         hangups: None,
     }
 }
