@@ -112,8 +112,7 @@ impl UnderlayWatch {
         };
         let bits = if to.is_ipv4() { 32 } else { 128 };
         let mut message = RouteMessage::default();
-        message.header.address_family =
-            if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.header.address_family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         message.header.destination_prefix_length = bits;
         message.attributes = vec![
             RouteAttribute::Destination(address(to.ip())),

@@ -114,7 +114,8 @@ async fn look(
             record.avoided.store(source.ifindex, Ordering::Relaxed);
             avoided = Some(source);
         }
-        let preferred = |route: &Result<SelectedRoute, Errno>| route.as_ref().ok().and_then(|route| route.source);
+        let preferred =
+            |route: &Result<SelectedRoute, Errno>| route.as_ref().ok().and_then(|route| route.source);
         let replaced = was_replaced(
             source.ip,
             before.as_ref().and_then(|before| preferred(&before.route)),
