@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use crossbeam::atomic::AtomicCell;
 
 use super::bounds::MAX_LANES;
 use super::path_limit::PathLimit;
@@ -28,9 +27,8 @@ pub struct PeerRecord {
     pub public_key: PublicKey,
     /// The session that seals outbound packets, if any.
     pub sending: ArcSwapOption<Session>,
-    /// The source of the peer's latest authenticated datagram, or the configured endpoint. Workers
-    /// update it when the peer roams (whitepaper section 2.1).
-    pub endpoint: AtomicCell<Option<Endpoint>>,
+    /// See [`endpoint`](Self::endpoint). Replacing it allocates; reading it neither allocates nor locks.
+    endpoint: ArcSwapOption<Endpoint>,
     /// Index of an interface whose addresses are not used as a source, although datagrams of the peer may still
     /// arrive there; 0 for none. Set when the route to the peer has moved to another interface.
     pub avoided: AtomicU32,
@@ -62,7 +60,7 @@ impl PeerRecord {
             id,
             public_key,
             sending: ArcSwapOption::empty(),
-            endpoint: AtomicCell::new(None),
+            endpoint: ArcSwapOption::empty(),
             avoided: AtomicU32::new(0),
             path_limit: PathLimit::default(),
             loop_watch: LoopWatch::default(),
@@ -76,12 +74,19 @@ impl PeerRecord {
         }
     }
 
+    /// Returns the source of the peer's latest authenticated datagram, or the configured endpoint, if
+    /// either is known. Workers update it when the peer roams (whitepaper section 2.1).
+    #[inline]
+    pub fn endpoint(&self) -> Option<Endpoint> {
+        self.endpoint.load().as_deref().copied()
+    }
+
     /// Returns whether `from` is the peer's current endpoint. For a peer that spreads its lanes over
     /// ports, the [`MAX_LANES`] - 1 ports above it match too.
     #[inline]
     pub fn is_at(&self, from: Endpoint) -> bool {
         let from = self.usable(from);
-        let Some(known) = self.endpoint.load() else { return false };
+        let Some(known) = self.endpoint() else { return false };
         if known == from || !self.spreads {
             return known == from;
         }
@@ -94,7 +99,7 @@ impl PeerRecord {
     /// Sets the peer's endpoint, without its source if that is [avoided](Self::avoided). If the address has
     /// changed, forgets what was known of the path.
     pub fn move_to(&self, endpoint: Endpoint) {
-        let before = self.endpoint.swap(Some(self.usable(endpoint)));
+        let before = self.endpoint.swap(Some(Arc::new(self.usable(endpoint))));
         if before.is_none_or(|before| before.address.ip() != endpoint.address.ip()) {
             self.path_limit.forget();
             self.avoided.store(0, Ordering::Relaxed);
@@ -111,13 +116,20 @@ impl PeerRecord {
         }
     }
 
-    /// Drops the source address of the peer's endpoint, so that the routing table selects one. The next datagram of
-    /// the peer sets it again. The endpoint's address, which a worker may change at the same time, is kept.
-    pub fn forget_source(&self) {
-        while let Some(known) = self.endpoint.load().filter(|known| known.source.is_some()) {
-            if self.endpoint.compare_exchange(Some(known), Some(known.without_source())).is_ok() {
-                break;
-            }
+    /// Drops the endpoint's source address, whatever it is, so that the routing table selects one. The peer's next
+    /// datagram sets it again.
+    pub fn drop_source(&self) {
+        while let Some(known) = self.endpoint().filter(|known| known.source.is_some()) {
+            self.forget_source(&known);
+        }
+    }
+
+    /// Clears the endpoint's source address, which no longer exists on this host. Does nothing if the peer
+    /// has moved away from `stale` meanwhile.
+    pub fn forget_source(&self, stale: &Endpoint) {
+        let current = self.endpoint.load();
+        if current.as_deref().is_some_and(|endpoint| endpoint == stale) {
+            self.endpoint.compare_and_swap(&current, Some(Arc::new(stale.without_source())));
         }
     }
 }

@@ -141,7 +141,7 @@ impl PeerActor {
     fn send_keepalive(&mut self, peer: PeerId) {
         let snapshot = self.peers.load_full();
         let Some(record) = snapshot.peer(peer) else { return };
-        let (Some(session), Some(to)) = (record.sending.load_full(), record.endpoint.load()) else { return };
+        let (Some(session), Some(to)) = (record.sending.load_full(), record.endpoint()) else { return };
         let Some(counter) = session.reserve(1) else { return };
         let mut message = ControlMessage::from_iter([0; DATA_OVERHEAD]);
         session.seal_run(counter, &mut message, DATA_OVERHEAD);
@@ -193,7 +193,7 @@ impl PeerActor {
         let snapshot = self.peers.load_full();
         // A removed peer has no name either, so its answer can be ignored.
         let Some(record) = snapshot.peer(answer.question.peer) else { return };
-        let current = record.endpoint.load().map(|endpoint| endpoint.address);
+        let current = record.endpoint().map(|endpoint| endpoint.address);
         if let Some(found) = self.names.answered(answer, current) {
             let to = Endpoint::new(found.address);
             record.move_to(to);
@@ -233,7 +233,7 @@ impl PeerActor {
         }
         let snapshot = self.peers.load();
         let Some(record) = snapshot.peer(peer) else { return };
-        let Some(endpoint) = record.endpoint.load() else { return };
+        let Some(endpoint) = record.endpoint() else { return };
         self.loop_warning = now;
         tracing::warn!(
             "a routing loop: datagrams to the peer {} at {} are routed back into the tunnel and dropped; add \
@@ -297,7 +297,7 @@ impl PeerActor {
             }
             Output::Unanswered { peer } => {
                 // The peer may be unreachable from the source address.
-                self.with_record(peer, PeerRecord::forget_source);
+                self.with_record(peer, PeerRecord::drop_source);
                 Some(peer)
             }
             Output::Roamed { peer } => {
@@ -362,7 +362,7 @@ impl PeerActor {
             }
             SendTo::Endpoint(peer) => {
                 self.names.initiated(peer, clock::now());
-                let endpoint = snapshot.peer(peer).and_then(|record| record.endpoint.load());
+                let endpoint = snapshot.peer(peer).and_then(|record| record.endpoint());
                 if endpoint.is_none() {
                     self.names.keep_unsent(peer, datagram.clone());
                 }

@@ -89,7 +89,7 @@ async fn look(
     record: &PeerRecord,
     before: Option<Path>,
 ) -> Option<(Path, Option<bool>)> {
-    let endpoint = record.endpoint.load()?;
+    let endpoint = record.endpoint()?;
     let to = endpoint.address;
     let lookup = async |source| watch.route(to, source, port, mark).await;
     let route = lookup(None).await;
@@ -122,7 +122,7 @@ async fn look(
             preferred(&route),
         );
         if elsewhere || replaced {
-            record.forget_source();
+            record.drop_source();
             changed = Some(true);
         }
     }
