@@ -14,7 +14,7 @@ use nix::errno::Errno;
 
 use crate::lane::peers::{PeerRecord, Peers};
 use crate::netlink::{SelectedRoute, UnderlayWatch};
-use crate::peers::apply::{ActorHandle, Listening};
+use crate::peers::handle::{ActorHandle, Listening};
 use crate::underlay::LocalSource;
 use crate::units::PeerId;
 

@@ -32,7 +32,12 @@ fn admin() -> Admin {
     Admin {
         registry: Arc::new(Registry::new()),
         threads: Arc::default(),
-        readiness: Arc::new(Readiness::new(Arc::default(), None, Arc::clone(&shutdown))),
+        readiness: Arc::new(Readiness::new(
+            Arc::default(),
+            None,
+            Arc::new(true.into()),
+            Arc::clone(&shutdown),
+        )),
         device: Arc::new(Stopping),
         shutdown,
         metrics: None,
@@ -40,6 +45,7 @@ fn admin() -> Admin {
         uapi: None,
         link: None,
         paths: None,
+        shared_port: None,
         hangups: None,
     }
 }
@@ -97,6 +103,7 @@ fn an_interface_that_is_not_there_is_told_at_once() {
             interface: "lw-not-there".into(),
             on_mtu: Box::new(|_| {}),
             on_addresses: Box::new(|_| {}),
+            on_loss: None,
         }),
         ..admin()
     };
