@@ -229,7 +229,8 @@ fn attend(
         before: Some(Box::new(move || lock(&leading).add_rules())),
         uapi: Some(open_uapi),
         link: Some(link),
-        shared_port: router.shared_port().cloned(),
+        paths: Some(router.paths()),
+        shared_port: router.shared_port(),
         hangups: Some(hangups),
     };
     let admin = admin.spawn()?;
