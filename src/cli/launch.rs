@@ -20,7 +20,7 @@ use crate::config::env::Environment;
 use crate::config::{LogFormat, RouterConfig, Switch};
 use crate::netlink;
 use crate::netlink::masquerade::{MasqueradeError, Masquerading};
-use crate::router::admin::{self, Admin, AdminError, End, Hangups, Http, Link, OnLoss, OpenUapi};
+use crate::router::admin::{self, Admin, AdminError, End, Hangups, Http, Link, OnLoss, OnPorts, OpenUapi};
 use crate::router::kill_switch::{self, KillSwitch};
 use crate::router::reload::Reloader;
 use crate::router::sandbox::{capabilities, files, syscalls};
@@ -97,9 +97,6 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
         fd.map(|fd| inherited::adopt(fd).map_err(error(fd))).transpose()
     };
     let tun = adopt("WG_TUN_FD", config.tun_fd)?;
-    if config.up {
-        netlink::hold_valid_mark();
-    }
     if !config.rules().is_empty() {
         tracing::warn!("{}", injection::warning(&config));
     }
@@ -205,13 +202,15 @@ fn attend(
     let shutdown = Arc::clone(router.shutdown());
     let up = reloader.setup().up;
     let reloader = Arc::new(Mutex::new(reloader));
-    let restoring = Arc::clone(&reloader);
+    let (restoring, admitting) = (Arc::clone(&reloader), Arc::clone(&reloader));
     let (of_mtu, of_addresses) = (router.interface_updates(), router.interface_updates());
     let link = Link {
         interface: router.interface().to_owned(),
+        tun: Some(router.lifetime().clone()),
         on_mtu: Box::new(move |mtu| of_mtu.set_mtu(mtu)),
         on_addresses: Box::new(move |own| of_addresses.set_addresses(own)),
         on_loss: up.then(|| Box::new(move || lock(&restoring).restore()) as OnLoss),
+        on_ports: up.then(|| Box::new(move || lock(&admitting).admit_ports()) as OnPorts),
     };
     let leading = Arc::clone(&reloader);
     let asked = Arc::clone(manager);
@@ -226,7 +225,12 @@ fn attend(
         device: Arc::new(router.device().clone()),
         shutdown: Arc::clone(&shutdown),
         metrics,
-        before: Some(Box::new(move || lock(&leading).add_rules())),
+        before: Some(Box::new(move || {
+            let mut leading = lock(&leading);
+            leading.add_rules()?;
+            leading.admit_ports();
+            Ok(())
+        })),
         uapi: Some(open_uapi),
         link: Some(link),
         paths: Some(router.paths()),

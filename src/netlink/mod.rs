@@ -7,7 +7,9 @@ mod addresses;
 mod barrier;
 mod losses;
 pub mod masquerade;
+mod moved;
 mod nftables;
+mod port_rules;
 mod remains;
 mod rules;
 mod udp_sockets;
@@ -28,8 +30,12 @@ use tokio::runtime;
 
 pub use addresses::AddressWatch;
 pub use losses::LossWatch;
+pub use moved::OtherNamespaces;
+pub use port_rules::{
+    PortRule, Ports, ReversePath, change_port_rules, port_rules, probe_reverse_path,
+};
 pub use remains::{Remains, TunState, delete, remains, tun_state};
-pub use rules::{DefaultRule, IpVersion, MAIN_TABLE, hold_valid_mark};
+pub use rules::{DefaultRule, IpVersion, MAIN_TABLE};
 pub use udp_sockets::{UdpSocketInfo, UdpSockets};
 pub use underlay::{SelectedRoute, UnderlayWatch};
 pub use watch::{LinkEvent, LinkWatch};

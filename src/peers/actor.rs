@@ -146,6 +146,13 @@ impl PeerActor {
         self.send(FIRST_LANE, message, to, Some(record));
     }
 
+    /// Returns what the sockets use now.
+    pub(super) fn listening(&self) -> Listening {
+        let ListenState { port, options, .. } = self.listen;
+        let lanes = if self.spread_ports.is_on() { self.commands.len() } else { 1 };
+        Listening { port, last_port: port + (lanes - 1) as u16, mark: options.fwmark }
+    }
+
     fn answer(&mut self, request: Request) {
         // The requester may be gone.
         match request {

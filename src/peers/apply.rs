@@ -13,8 +13,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use nix::errno::Errno;
 
-use super::actor::{ListenState, PeerActor};
-use super::handle::Listening;
+use super::actor::PeerActor;
 use super::snapshot_builder::SnapshotBuilder;
 use crate::clock;
 use crate::config::update::{DeviceStatus, DeviceUpdate, PeerEndpoint, PeerStatus, PeerUpdate};
@@ -59,8 +58,8 @@ fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(), Errno> {
             commands.set_fwmark(mark);
         }
     }
-    let ListenState { port, options, .. } = actor.listen;
-    actor.listening.send_replace(Listening { port, mark: options.fwmark });
+    let listening = actor.listening();
+    actor.listening.send_if_modified(|known| mem::replace(known, listening) != listening);
     if let Some(key) = update.private_key {
         set_private_key(actor, key);
     }

@@ -30,8 +30,10 @@ pub enum Request {
 /// What tells the router's datagrams from others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Listening {
-    /// The UDP port of all lanes. With spread ports, lane `i` also uses the port `i` above it.
+    /// The UDP port of all lanes.
     pub port: u16,
+    /// The highest port. With spread ports, lane `i` also uses the port `i` above that of all lanes.
+    pub last_port: u16,
     /// The firewall mark (`SO_MARK`), 0 for none.
     pub mark: u32,
 }

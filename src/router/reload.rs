@@ -19,8 +19,8 @@ use crate::config::changes::Changes;
 use crate::config::env::Environment;
 use crate::config::update::PeerEndpoint;
 use crate::config::{ConfigError, RouterConfig};
-use crate::netlink::{self, NetlinkError, Setup};
-use crate::peers::handle::ActorHandle;
+use crate::netlink::{self, NetlinkError, Ports, Setup};
+use crate::peers::handle::{ActorHandle, Listening};
 use crate::shutdown::Shutdown;
 use crate::uapi::Device as _;
 
@@ -141,6 +141,7 @@ impl Reloader {
         })?;
         let before = std::mem::replace(&mut self.config, next);
         self.change(&interface_setup(&before), &self.setup())?;
+        self.admit_ports();
         Ok(Changes::between(&before.update, &self.config.update))
     }
 
@@ -155,11 +156,27 @@ impl Reloader {
         Ok(())
     }
 
+    /// Lets datagrams to the router's ports pass a strict reverse path filter. Must be called again after changes of the
+    /// ports or of other interfaces' addresses.
+    ///
+    /// # Panics
+    /// Panics inside an async runtime.
+    pub fn admit_ports(&mut self) {
+        if self.shutdown.is_signalled() {
+            return;
+        }
+        let Listening { port, last_port, .. } = *self.device.listening().borrow();
+        if let Err(error) = self.switch.admit(&self.setup(), Ports { first: port, last: last_port }) {
+            tracing::warn!("{error}; a strict reverse path filter (rp_filter = 1) drops what the peers send");
+        }
+    }
+
     /// Adds addresses, routes and rules again that something else has removed, and warns, at most once a minute.
     ///
     /// # Panics
     /// Panics inside an async runtime.
     pub fn restore(&mut self) {
+        self.admit_ports();
         if self.shutdown.is_signalled() {
             return;
         }

@@ -184,7 +184,8 @@ pub(crate) fn open(
     };
     let ends = (0..lanes).map(|lane| lane_ends(config, lane, lanes)).collect::<Result<Vec<_>, _>>()?;
     let rings = ends.iter().map(Ends::rings).collect();
-    let (listening, heard) = watch::channel(Listening { port, mark: options.fwmark });
+    let last_port = if spread { port + (lanes - 1) as u16 } else { port };
+    let (listening, heard) = watch::channel(Listening { port, last_port, mark: options.fwmark });
     let (device, requests) = ActorHandle::new(Arc::clone(&actor_bell), Arc::clone(&shared.registry), heard);
     let drops: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
     let settings =

@@ -78,7 +78,28 @@ fn the_device_can_move_to_a_namespace_that_has_nothing_else() {
         bulk(&cell, &lab.right, Family::V4.inside(2), 2, 8 << 20);
         bulk(&lab.right, &cell, Family::V6.inside(1), 2, 8 << 20);
         assert!(!answers(&lab.left.namespace, Family::V4.inside(2)), "the device is still here");
+
+        // Packets are padded up to the MTU that the device has there, so the longest ones fit the path as they are.
+        ip(&cell, &format!("link set {device} mtu 1284"));
+        for side in [&lab.left, &lab.right] {
+            ip(side, &format!("link set {CABLE} mtu {}", 1284 + 32 + 28));
+        }
+        let inside = Family::V4.inside(2).to_string();
+        let longest = ["ping", "-n", "-c", "1", "-W", "5", "-M", "do", "-s", "1256", &inside];
+        wait_until("the longest packets whole", || {
+            let before = fragments(&lab.left);
+            attempt(&cell.namespace, &longest, "").is_ok() && fragments(&lab.left) == before
+        });
     }
+}
+
+/// Returns how many fragments the host has made of IPv4 packets.
+fn fragments(side: &Side) -> u64 {
+    let shown = output(&side.namespace, &["cat", "/proc/net/snmp"], "");
+    let mut lines = shown.lines().filter(|line| line.starts_with("Ip:")).map(str::split_whitespace);
+    let (mut names, mut values) = (lines.next().expect("names"), lines.next().expect("values"));
+    let at = names.position(|name| name == "FragCreates").expect("FragCreates");
+    values.nth(at).and_then(|value| value.parse().ok()).expect("a number")
 }
 
 /// The cable is down for longer than TCP's first retransmissions, and the peer's port is closed as long.
