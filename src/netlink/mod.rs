@@ -31,9 +31,7 @@ use tokio::runtime;
 pub use addresses::AddressWatch;
 pub use losses::LossWatch;
 pub use moved::OtherNamespaces;
-pub use port_rules::{
-    PortRule, Ports, ReversePath, change_port_rules, port_rules, probe_reverse_path,
-};
+pub use port_rules::{PortRule, Ports, ReversePath, change_port_rules, port_rules, probe_reverse_path};
 pub use remains::{Remains, TunState, delete, remains, tun_state};
 pub use rules::{DefaultRule, IpVersion, MAIN_TABLE};
 pub use udp_sockets::{UdpSocketInfo, UdpSockets};

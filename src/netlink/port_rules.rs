@@ -21,9 +21,7 @@ use futures_util::TryStreamExt as _;
 use nix::errno::Errno;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
-use rtnetlink::packet_route::rule::{
-    RuleAction, RuleAttribute, RuleMessage, RulePortRange, RuleUidRange,
-};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange, RuleUidRange};
 use rtnetlink::packet_route::{AddressFamily, IpProtocol};
 
 use super::addresses::own;

@@ -12,7 +12,9 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol
 use super::MAIN_TABLE;
 use super::addresses::own;
 use super::barrier::{self, ANY};
-use super::{DefaultRule, IpVersion, NetlinkError, PortRule, Setup, find, port_rules, refused, rules, talk, unless};
+use super::{
+    DefaultRule, IpVersion, NetlinkError, PortRule, Setup, find, port_rules, refused, rules, talk, unless,
+};
 
 /// Attributes of a TUN interface (`IFLA_TUN_*` in `include/uapi/linux/if_link.h`), since Linux 4.20.
 const TUN_PERSIST: u16 = 6;

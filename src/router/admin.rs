@@ -35,7 +35,9 @@ use super::readiness::Readiness;
 use super::stopping;
 use super::threads::ThreadRegistry;
 use crate::metrics::Registry;
-use crate::netlink::{AddressWatch, LinkEvent, LinkWatch, LossWatch, NetlinkError, OtherNamespaces, UnderlayWatch};
+use crate::netlink::{
+    AddressWatch, LinkEvent, LinkWatch, LossWatch, NetlinkError, OtherNamespaces, UnderlayWatch,
+};
 use crate::offload::Lifetime;
 use crate::peers::handle::Listening;
 use crate::shutdown::Shutdown;
@@ -419,12 +421,7 @@ async fn watch_port(port: Option<PortWatch>) -> Infallible {
     }
 }
 
-async fn follow_state(
-    mut watch: LinkWatch,
-    tun: Option<&Lifetime>,
-    on_mtu: &OnMtu,
-    readiness: &Readiness,
-) {
+async fn follow_state(mut watch: LinkWatch, tun: Option<&Lifetime>, on_mtu: &OnMtu, readiness: &Readiness) {
     let mut last = None;
     let mut tell = |event| {
         let LinkEvent::Changed { mtu, up } = event else { return };

@@ -53,7 +53,8 @@ pub(super) fn reverse_path_filter() -> Check {
         }
         Ok(ReversePath::NoRoute) => Check::good(name, "not tried: there is no IPv4 route to 192.0.2.1"),
         Ok(ReversePath::Closed) => limited(
-            "strict, and it drops what peers send to the router with AllowedIPs = 0.0.0.0/0 (tried)".to_owned(),
+            "strict, and it drops what peers send to the router with AllowedIPs = 0.0.0.0/0 (tried)"
+                .to_owned(),
         ),
         Err(error) => limited(format!("not tried: {error}")),
     }
