@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 pub use open::Opener;
-pub use send::BatchSender;
+pub use send::{BatchSender, HANDSHAKE_CLASS};
 pub use sockets::LaneSockets;
 
 use super::WorkerError;
