@@ -18,7 +18,7 @@ use crate::packet::class::Dscp;
 use crate::wireguard::keys::PublicKey;
 
 /// All known variables that start with [`PREFIX`].
-const NAMES: [&str; 26] = [
+const NAMES: [&str; 27] = [
     "LANEWAY_CONFIG",
     "LANEWAY_INTERFACE",
     "LANEWAY_QUEUES",
