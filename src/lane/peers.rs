@@ -126,6 +126,12 @@ impl PeerRecord {
         self.sending.compare_and_swap(Arc::as_ptr(session), None);
     }
 
+    /// Clears the source address of the endpoint `sent_to`, which this host has lost. Does nothing if the
+    /// peer has another endpoint by now: it may have moved since the datagrams were sealed.
+    pub fn lose_source(&self, sent_to: Endpoint) {
+        let _ = self.endpoint.compare_exchange(Some(sent_to), Some(sent_to.without_source()));
+    }
+
     /// Sets the peer's endpoint. If the address has changed, forgets the path limit.
     pub fn move_to(&self, endpoint: Endpoint) {
         let before = self.endpoint.swap(Some(endpoint));

@@ -278,8 +278,7 @@ impl UdpSocket {
     /// # Errors
     /// Returns the kernel's error. Nothing was sent.
     pub fn send_one(&self, datagram: &[u8], to: &Endpoint, class: u8) -> Result<(), Errno> {
-        let path =
-            Path { socket: self, address: to.address, class, source: to.source, source_gone: false };
+        let path = Path { socket: self, address: to.address, class, source: to.source, source_gone: false };
         transmit(&path, datagram, None)
     }
 }

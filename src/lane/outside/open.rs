@@ -149,7 +149,8 @@ impl Opener {
         }
         for (index, slab) in slabs.into_iter().enumerate() {
             let message = self.receiver.message(index);
-            let mut context = Context { now, from: message.from, ecn: message.class & ECN, snapshot, metrics };
+            let mut context =
+                Context { now, from: message.from, ecn: message.class & ECN, snapshot, metrics };
             match message.drop_reason() {
                 Some(reason) => {
                     context.metrics.inbound_drops.add(reason, 1);

@@ -184,10 +184,8 @@ fn take_notice(notices: Notices, run: &Run, socket: &UdpSocket, snapshot: &Snaps
         return;
     }
     let Some(peer) = snapshot.peer(run.peer) else { return };
-    if notices.source_gone
-        && let Some(endpoint) = peer.endpoint.load()
-    {
-        peer.endpoint.store(Some(endpoint.without_source()));
+    if notices.source_gone {
+        peer.lose_source(run.to);
     }
     if notices.over_mtu {
         learn_path(peer, &run.to, socket);
@@ -239,7 +237,8 @@ mod tests {
         let ring = Arc::new(Ring::new(DEPTH, bell()));
         let mut pool = Pool::new(4 * DEPTH, bell(), OutboundBatch::new);
         let returns = Arc::clone(pool.returns());
-        let mut sender = BatchSender::new(Sender::new(&sockets.shared), Arc::clone(&ring), returns, Dscp::default());
+        let mut sender =
+            BatchSender::new(Sender::new(&sockets.shared), Arc::clone(&ring), returns, Dscp::default());
         let (registry, snapshot) = (Registry::new(), Snapshot::default());
         let mut metrics = OutsideMetrics::register(&registry, 0);
         let (over, mut most) = (AtomicBool::new(false), 0.0_f64);

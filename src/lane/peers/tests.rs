@@ -265,3 +265,20 @@ fn however_a_promotion_races_with_our_own_handshake_the_current_session_is_sent_
         assert!(!Arc::ptr_eq(&own, &answered));
     }
 }
+
+#[test]
+fn a_lost_source_does_not_undo_a_move() {
+    use crate::underlay::LocalSource;
+    let record = PeerRecord::new(PeerId(0), PublicKey::from_bytes([0; 32]), false);
+    let at = |text: &str| Endpoint {
+        source: Some(LocalSource { ip: "192.0.2.9".parse().unwrap(), ifindex: 1 }),
+        ..Endpoint::new(text.parse().unwrap())
+    };
+    let (before, after) = (at("192.0.2.1:1"), at("192.0.2.2:2"));
+    record.move_to(before);
+    record.lose_source(before);
+    assert_eq!(record.endpoint.load(), Some(before.without_source()));
+    record.move_to(after);
+    record.lose_source(before);
+    assert_eq!(record.endpoint.load(), Some(after));
+}
