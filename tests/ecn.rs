@@ -18,7 +18,7 @@ const COUNTERS: [&str; 4] = ["not-ect", "ect1", "ect0", "ce"];
 /// Returns whether the kernel has nftables. Without it, reports the test as skipped.
 fn has_nftables(side: &Side) -> bool {
     let made = attempt(&side.namespace, &["nft", "add", "table", "inet", "marks"], "");
-    made.inspect_err(|said| support::skip::report(&format!("nftables: {said}"))).is_ok()
+    made.inspect_err(|said| support::skip::report(format!("nftables: {said}"))).is_ok()
 }
 
 /// Loads rules on a side, replacing those before.

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod rules;
+mod udp_sockets;
 mod watch;
 
 use std::fs;
@@ -21,6 +22,7 @@ use tokio::runtime;
 
 pub use addresses::AddressWatch;
 pub use rules::{DefaultRule, IpVersion};
+pub use udp_sockets::{UdpSocketInfo, UdpSockets};
 pub use watch::{LinkEvent, LinkWatch};
 
 /// Length of the TUN's transmit queue in packets. The default of 500 is too short for bulk TCP at 20 ms.

@@ -6,7 +6,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU16, AtomicUsize};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
@@ -63,6 +63,7 @@ pub(crate) struct Wiring {
     pub(crate) mtu: Arc<AtomicUsize>,
     pub(crate) own: Arc<OwnAddresses>,
     pub(crate) peers: Arc<Peers>,
+    pub(crate) port: Arc<AtomicU16>,
 }
 
 /// State shared by all lanes.
@@ -156,6 +157,7 @@ pub(crate) fn open(
         commands: ends.iter().map(|ends| Arc::clone(&ends.commands)).collect(),
         inside_bells: ends.iter().map(|ends| Arc::clone(&ends.inside_bell)).collect(),
         listen: ListenState { port, options, left: None },
+        port: Arc::new(AtomicU16::new(port)),
         spread_ports: config.spread_ports.clone(),
         names: Names::default(),
         lookups: Lookups::new(Arc::clone(&actor_bell)),
@@ -166,6 +168,7 @@ pub(crate) fn open(
         loop_warning: Nanos::NEVER,
         outputs: Outputs::default(),
     };
+    let port = Arc::clone(&actor.port);
     let lanes = wire(config, &shared, ends, tun.queues, sockets, cpus)?;
     let Shared { registry, mtu, own, peers, .. } = shared;
     registry.collect_from(SocketMetrics::new(lanes.iter().map(|(_, outside, _)| &outside.socket_drops)));
@@ -176,7 +179,7 @@ pub(crate) fn open(
         limit: config.metrics_peers,
     });
     registry.collect_from(ProcessMetrics);
-    Ok(Wiring { interface: tun.name, lanes, actor, device, registry, mtu, own, peers })
+    Ok(Wiring { interface: tun.name, lanes, actor, device, registry, mtu, own, peers, port })
 }
 
 /// Returns how many segments of `mtu` bytes a superpacket may hold so that one GSO send carries them after

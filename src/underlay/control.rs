@@ -85,7 +85,7 @@ pub(super) fn decode(mut control: &[u8]) -> Ancillary {
             // One byte on receipt, unlike on a send (`ip_cmsg_recv_tos`).
             (libc::SOL_IP, libc::IP_TOS) => found.class = data.first().copied().unwrap_or(0),
             (libc::SOL_IPV6, libc::IPV6_TCLASS) => {
-                found.class = data.first_chunk().map_or(0, |int| i32::from_ne_bytes(*int) as u8);
+                found.class = data.first_chunk().map_or(0, |int| u32::from_ne_bytes(*int) as u8);
             }
             (libc::SOL_IP, libc::IP_PKTINFO) => found.source = ipv4_source(data),
             (libc::SOL_IPV6, libc::IPV6_PKTINFO) => found.source = ipv6_source(data),

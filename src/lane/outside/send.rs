@@ -42,7 +42,7 @@ struct Progress {
 }
 
 impl BatchSender {
-    /// Creates a sender of the batches in the ring `ring`. `returns` is the return ring. `dscp` applies to
+    /// Creates a sender of the batches in `ring`. `returns` is the return ring. `dscp` applies to
     /// keepalives; batches carry their own traffic class.
     pub fn new(
         sender: Sender,
@@ -185,7 +185,7 @@ fn take_notice(notices: Notices, run: &Run, socket: &UdpSocket, snapshot: &Snaps
     }
     let Some(peer) = snapshot.peer(run.peer) else { return };
     if notices.source_gone {
-        peer.lose_source(run.to);
+        peer.forget_source(&run.to);
     }
     if notices.over_mtu {
         learn_path(peer, &run.to, socket);
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn it_comes_to_an_end_however_fast_its_inbox_is_filled() {
+    fn one_turn_sends_at_most_as_many_batches_as_the_ring_holds() {
         const DEPTH: usize = 4;
         let sockets = LaneSockets::open(0, 1, false, SocketOptions::default()).unwrap().remove(0);
         let port = sockets.shared.port();

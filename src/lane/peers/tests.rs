@@ -276,9 +276,9 @@ fn a_lost_source_does_not_undo_a_move() {
     };
     let (before, after) = (at("192.0.2.1:1"), at("192.0.2.2:2"));
     record.move_to(before);
-    record.lose_source(before);
-    assert_eq!(record.endpoint.load(), Some(before.without_source()));
+    record.forget_source(&before);
+    assert_eq!(record.endpoint(), Some(before.without_source()));
     record.move_to(after);
-    record.lose_source(before);
-    assert_eq!(record.endpoint.load(), Some(after));
+    record.forget_source(&before);
+    assert_eq!(record.endpoint(), Some(after));
 }
