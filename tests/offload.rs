@@ -261,6 +261,7 @@ fn the_kernel_cuts_our_superpackets_into_the_very_segments_that_we_do() {
                 csum_start: whole.transport() as u16,
                 csum_offset: if tcp { 16 } else { 6 },
                 hdr_len: header as u16,
+                ..VirtioHeader::default()
             };
             let ours = segments(&Superpacket::parse(virtio, &mut hop).unwrap());
             assert_eq!(ours.len(), 16);

@@ -46,7 +46,8 @@ impl Limits {
     #[inline]
     pub const fn segments(&self, kind: SuperpacketKind) -> usize {
         match kind {
-            SuperpacketKind::None => 1,
+            // The kernel's TUN refuses superpackets in a tunnel (Linux 6.18).
+            SuperpacketKind::None | SuperpacketKind::UdpTunnel => 1,
             SuperpacketKind::Tso4 | SuperpacketKind::Tso6 => self.tcp_segments,
             SuperpacketKind::Uso4 | SuperpacketKind::Uso6 => self.udp_segments,
         }

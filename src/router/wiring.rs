@@ -300,6 +300,7 @@ fn announce(config: &RouterConfig, tun: &TunDevice, sockets: &[Arc<LaneSockets>]
         cpus = cpus.join(","),
         tso = tun.offloads.tcp,
         uso = tun.offloads.udp,
+        udp_tunnel = tun.offloads.udp_tunnel,
         gso = socket.gso(),
         gro = socket.gro(),
         aead = %config.aead,

@@ -154,6 +154,7 @@ impl Case {
             gso_size: self.gso_size as u16,
             csum_start: transport as u16,
             csum_offset: if is_tcp(self.kind) { 16 } else { 6 },
+            ..VirtioHeader::default()
         };
         [&virtio.encode()[..], &packet].concat()
     }
