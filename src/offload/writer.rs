@@ -33,6 +33,12 @@ impl QueueWriter {
         self.limits
     }
 
+    /// Sets whether datagrams of known encapsulations are merged although they have no checksum; see
+    /// [`Limits::fill_checksums`].
+    pub fn fill_checksums(&mut self, fill: bool) {
+        self.limits.fill_checksums = fill;
+    }
+
     /// Returns the counts since they were last taken.
     pub fn tally(&mut self) -> &mut WriteTally {
         &mut self.tally
@@ -75,7 +81,7 @@ impl QueueWriter {
     /// superpackets (Linux 6.6.44 and some vendor kernels).
     #[cold]
     fn fall_back(&mut self, superpacket: &Coalesced<'_, '_>) {
-        if self.limits != Limits::NONE {
+        if self.limits.merges() {
             self.limits = Limits::NONE;
             warn!(
                 kind = superpacket.kind().label(),

@@ -112,10 +112,13 @@ pub(crate) fn open(
     }
 
     let offload = config.tun_offload.is_on();
-    let tun = match tun {
+    let mut tun = match tun {
         Some(fd) => offload::inherit_queue(fd, lanes, offload, shutdown)?,
         None => offload::open_queues(&config.interface, lanes, offload, shutdown)?,
     };
+    for queue in &mut tun.queues {
+        queue.writer.fill_checksums(config.tunnel_merge.is_on());
+    }
     let udp_offload = config.udp_offload.is_on();
     let options = SocketOptions {
         buffer: config.socket_buffer,

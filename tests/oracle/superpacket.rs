@@ -216,7 +216,11 @@ impl Case {
 
 /// Returns whether superpackets of this kind are among the cases.
 pub(super) fn occurs(kind: SuperpacketKind, uso: bool) -> bool {
-    uso || !matches!(kind, SuperpacketKind::Uso4 | SuperpacketKind::Uso6)
+    match kind {
+        SuperpacketKind::UdpTunnel => false,
+        SuperpacketKind::Uso4 | SuperpacketKind::Uso6 => uso,
+        _ => true,
+    }
 }
 
 fn is_tcp(kind: SuperpacketKind) -> bool {
