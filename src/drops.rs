@@ -26,7 +26,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    // What a TUN read can be wrong in (offload contract, section 3).
+    // Invalid TUN reads (see `offload/superpacket.rs`).
     /// Shorter than a virtio header, or than the IP header it should start with.
     ShortRead = "short_read",
     /// Neither IPv4 nor IPv6.
@@ -57,7 +57,7 @@ reasons! {
     StagingFull = "staging_full",
     /// Waited for a handshake that was given up.
     HandshakeFailed = "handshake_failed",
-    /// Waited for a handshake with a peer that was removed.
+    /// Waited for a handshake with a peer that was removed, or was sealed for one.
     PeerRemoved = "peer_removed",
     /// The packet does not fit the path to its peer.
     TooBig = "too_big",

@@ -5,10 +5,9 @@
 //! in atomics of the peer's record, so installing a session only swaps a pointer.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use crossbeam::atomic::AtomicCell;
 
 use super::bounds::MAX_LANES;
 use super::path_limit::PathLimit;
@@ -28,15 +27,14 @@ pub struct PeerRecord {
     pub public_key: PublicKey,
     /// The session that seals outbound packets, if any.
     pub sending: ArcSwapOption<Session>,
-    /// The source of the peer's latest authenticated datagram, or the configured endpoint. Workers
-    /// update it when the peer roams (whitepaper section 2.1).
-    pub endpoint: AtomicCell<Option<Endpoint>>,
+    /// See [`endpoint`](Self::endpoint). Replacing it allocates; reading it neither allocates nor locks.
+    endpoint: ArcSwapOption<Endpoint>,
     /// The longest packet that fits the path, where the path MTU is below the TUN's.
     pub path_limit: PathLimit,
     /// Recognizes our own datagrams to the peer when they come back through the TUN.
     pub loop_watch: LoopWatch,
     /// Bytes sent to the peer, counted as in `wg show`: whole data messages with header and tag, and
-    /// handshake messages.
+    /// handshake messages. Datagrams that the kernel refused do not count.
     pub sent_bytes: AtomicU64,
     /// Bytes received from the peer, counted as [`PeerRecord::sent_bytes`].
     pub received_bytes: AtomicU64,
@@ -59,7 +57,7 @@ impl PeerRecord {
             id,
             public_key,
             sending: ArcSwapOption::empty(),
-            endpoint: AtomicCell::new(None),
+            endpoint: ArcSwapOption::empty(),
             path_limit: PathLimit::default(),
             loop_watch: LoopWatch::default(),
             sent_bytes: AtomicU64::new(0),
@@ -72,11 +70,18 @@ impl PeerRecord {
         }
     }
 
+    /// Returns the source of the peer's latest authenticated datagram, or the configured endpoint, if
+    /// either is known. Workers update it when the peer roams (whitepaper section 2.1).
+    #[inline]
+    pub fn endpoint(&self) -> Option<Endpoint> {
+        self.endpoint.load().as_deref().copied()
+    }
+
     /// Returns whether `from` is the peer's current endpoint. For a peer that spreads its lanes over
     /// ports, the [`MAX_LANES`] - 1 ports above it match too.
     #[inline]
     pub fn is_at(&self, from: Endpoint) -> bool {
-        let Some(known) = self.endpoint.load() else { return false };
+        let Some(known) = self.endpoint() else { return false };
         if known == from || !self.spreads {
             return known == from;
         }
@@ -86,11 +91,32 @@ impl PeerRecord {
         on_same_port == known && usize::from(above) < MAX_LANES
     }
 
+    /// Counts bytes sent to the peer.
+    #[inline]
+    pub fn note_sent(&self, bytes: usize) {
+        self.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Removes the peer's endpoint.
+    pub fn leave(&self) {
+        self.endpoint.store(None);
+        self.path_limit.forget();
+    }
+
     /// Sets the peer's endpoint. If the address has changed, forgets the path limit.
     pub fn move_to(&self, endpoint: Endpoint) {
-        let before = self.endpoint.swap(Some(endpoint));
+        let before = self.endpoint.swap(Some(Arc::new(endpoint)));
         if before.is_none_or(|before| before.address.ip() != endpoint.address.ip()) {
             self.path_limit.forget();
+        }
+    }
+
+    /// Clears the endpoint's source address, which no longer exists on this host. Does nothing if the peer
+    /// has moved away from `stale` meanwhile.
+    pub fn forget_source(&self, stale: &Endpoint) {
+        let current = self.endpoint.load();
+        if current.as_deref().is_some_and(|endpoint| endpoint == stale) {
+            self.endpoint.compare_and_swap(&current, Some(Arc::new(stale.without_source())));
         }
     }
 }

@@ -15,10 +15,10 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::outside::LaneSockets;
 use super::peers::Snapshot;
 use super::ring::batch::{InboundBatch, OutboundBatch};
 use super::ring::{Pool, Ring};
+use super::sockets::LaneSockets;
 use crate::metrics::{SentShortcuts, WrittenShortcuts};
 use crate::offload::QueueShortcut;
 
@@ -34,7 +34,7 @@ impl SendShortcut {
         Self { sockets, sent }
     }
 
-    /// Sends `batch` instead of pushing it to the ring `outbox`, if it is one datagram, the outside
+    /// Sends `batch` instead of pushing it to `ring`, if it is one datagram, the outside
     /// worker sleeps, and nothing would be reordered. Returns whether it was sent.
     ///
     /// If the kernel refuses, the caller hands the batch over as usual, and the outside worker handles
@@ -43,18 +43,21 @@ impl SendShortcut {
         &mut self,
         batch: &OutboundBatch,
         pool: &Pool<OutboundBatch>,
-        outbox: &Ring<OutboundBatch>,
+        ring: &Ring<OutboundBatch>,
         snapshot: &Snapshot,
     ) -> bool {
         let [run] = &batch.runs[..] else { return false };
-        if run.len > u32::from(run.stride) || !outbox.would_wake() || !pool.all_returned_but_one() {
+        if run.len > u32::from(run.stride) || !ring.would_wake() || !pool.all_returned_but_one() {
             return false;
         }
         let datagram = &batch.data[run.start as usize..(run.start + run.len) as usize];
         let sockets = self.sockets.load();
-        let port = sockets.towards(snapshot.peer(run.peer).map(Arc::as_ref));
-        let sent = sockets.on(port).send_one(datagram, &run.to).is_ok();
+        let peer = snapshot.peer(run.peer).map(Arc::as_ref);
+        let sent = sockets.on(sockets.towards(peer)).send_one(datagram, &run.to).is_ok();
         if sent {
+            if let Some(peer) = peer {
+                peer.note_sent(datagram.len());
+            }
             self.sent.count();
         }
         sent
@@ -73,7 +76,7 @@ impl WriteShortcut {
         Self { queue, written }
     }
 
-    /// Writes `batch` instead of pushing it to the ring `ring`, if it is one packet, the inside worker
+    /// Writes `batch` instead of pushing it to `ring`, if it is one packet, the inside worker
     /// sleeps, and nothing would be reordered. Returns whether it was written.
     pub fn write(
         &mut self,

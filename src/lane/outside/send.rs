@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use super::sockets::{LaneSockets, Port};
 use crate::clock;
 use crate::drops::DropReason;
 use crate::lane::peers::{PeerRecord, Snapshot};
 use crate::lane::ring::Ring;
 use crate::lane::ring::batch::{OutboundBatch, Run};
+use crate::lane::sockets::{LaneSockets, Port};
 use crate::metrics::OutsideMetrics;
 use crate::underlay::{Endpoint, Notices, SendFailure, Sender, UdpSocket};
 
@@ -35,7 +35,7 @@ struct Progress {
 }
 
 impl BatchSender {
-    /// Creates a sender of the batches in the ring `ring`. `returns` is the return ring.
+    /// Creates a sender of the batches in `ring`. `returns` is the return ring.
     pub fn new(sender: Sender, ring: Arc<Ring<OutboundBatch>>, returns: Arc<Ring<OutboundBatch>>) -> Self {
         Self { sender, ring, returns, current: None, progress: Progress::default() }
     }
@@ -84,18 +84,21 @@ impl BatchSender {
         served
     }
 
-    /// Sends a handshake message or keepalive. It is dropped if the socket's buffer is full; a timer
-    /// retries it.
+    /// Sends a handshake message or keepalive to `peer`, if it is for a peer. It is dropped if the socket's
+    /// buffer is full; a timer retries it.
     pub fn send_control(
         &mut self,
         socket: &UdpSocket,
         message: &[u8],
         to: &Endpoint,
+        peer: Option<&PeerRecord>,
         metrics: &mut OutsideMetrics,
     ) {
         if let Err(failure) = self.sender.send_run(socket, message, message.len(), to) {
             tracing::trace!("dropped a control message to {}: {failure}", to.address);
             metrics.outbound_drops.add(DropReason::SendError, 1);
+        } else if let Some(peer) = peer {
+            peer.note_sent(message.len());
         }
     }
 
@@ -127,17 +130,28 @@ impl BatchSender {
         progress.blocked = None;
         while let Some(run) = batch.runs.get(progress.run) {
             let bytes = &batch.data[run.start as usize + progress.sent..(run.start + run.len) as usize];
-            let port = sockets.towards(snapshot.peer(run.peer).map(Arc::as_ref));
+            let peer = snapshot.peer(run.peer).map(Arc::as_ref);
+            let port = sockets.towards(peer);
             let socket = sockets.on(port);
+            let note_sent = |bytes| {
+                if let Some(peer) = peer {
+                    peer.note_sent(bytes);
+                }
+            };
             match self.sender.send_run(socket, bytes, usize::from(run.stride), &run.to) {
-                Ok(notices) => take_notice(notices, run, socket, snapshot),
+                Ok(notices) => {
+                    note_sent(bytes.len());
+                    take_notice(notices, run, socket, snapshot);
+                }
                 Err(SendFailure::WouldBlock { sent, notices }) => {
+                    note_sent(sent);
                     take_notice(notices, run, socket, snapshot);
                     progress.sent += sent;
                     progress.blocked = Some(port);
                     return;
                 }
-                Err(SendFailure::Refused { lost, notices, .. }) => {
+                Err(SendFailure::Refused { sent, lost, notices, .. }) => {
+                    note_sent(sent);
                     take_notice(notices, run, socket, snapshot);
                     let reason = if notices.over_mtu { DropReason::TooBig } else { DropReason::SendError };
                     metrics.outbound_drops.add(reason, lost as u64);
@@ -166,10 +180,8 @@ fn take_notice(notices: Notices, run: &Run, socket: &UdpSocket, snapshot: &Snaps
         return;
     }
     let Some(peer) = snapshot.peer(run.peer) else { return };
-    if notices.source_gone
-        && let Some(endpoint) = peer.endpoint.load()
-    {
-        peer.endpoint.store(Some(endpoint.without_source()));
+    if notices.source_gone {
+        peer.forget_source(&run.to);
     }
     if notices.over_mtu {
         learn_path(peer, &run.to, socket);
@@ -213,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn it_comes_to_an_end_however_fast_its_inbox_is_filled() {
+    fn one_turn_sends_at_most_as_many_batches_as_the_ring_holds() {
         const DEPTH: usize = 4;
         let sockets = LaneSockets::open(0, 1, false, SocketOptions::default()).unwrap().remove(0);
         let port = sockets.shared.port();

@@ -1,8 +1,6 @@
 //! Tests of the peer actor with outside workers that do not run. Needs root; skipped if `LANEWAY_SKIP_NETNS`
 //! is set.
 
-use nix::unistd::Uid;
-
 use crate::config::RouterConfig;
 use crate::lane::bounds::COOKIE_QUEUE;
 use crate::metrics::exposition::Exposition;
@@ -10,18 +8,19 @@ use crate::netns::Namespace;
 use crate::peers::actor::*;
 use crate::router::wiring::{self, Wiring};
 use crate::shutdown::Shutdown;
+use crate::testing;
 use crate::wireguard::keys::{PrivateKey, PublicKey};
 use crate::wireguard::protocol::Settings;
 use crate::wireguard::table::SessionTable;
 
 /// Returns a handshake initiation to the owner of `victim` from an unknown peer.
-fn initiation_of_a_stranger(victim: PublicKey) -> ControlMessage {
+fn initiation_with_unknown_key(victim: PublicKey) -> ControlMessage {
     let mut entropy = OsEntropy::new().unwrap();
     let key = PrivateKey::generate(&mut entropy);
-    let mut stranger = Protocol::new(Some(key), Arc::new(SessionTable::new()), Settings::default());
-    let peer = stranger.add_peer(victim).unwrap();
+    let mut unknown = Protocol::new(Some(key), Arc::new(SessionTable::new()), Settings::default());
+    let peer = unknown.add_peer(victim).unwrap();
     let mut out = Outputs::new();
-    stranger.data_waits(clock::now(), unix_now(), &mut entropy, peer, &mut out);
+    unknown.data_waits(clock::now(), unix_now(), &mut entropy, peer, &mut out);
     let sent = out.drain().find_map(|output| match output {
         Output::Send { datagram, .. } => Some(datagram),
         _ => None,
@@ -31,8 +30,7 @@ fn initiation_of_a_stranger(victim: PublicKey) -> ControlMessage {
 
 #[test]
 fn a_cookie_that_finds_its_queue_full_is_counted() {
-    if !Uid::effective().is_root() || std::env::var_os("LANEWAY_SKIP_NETNS").is_some() {
-        eprintln!("skipped: needs root and no LANEWAY_SKIP_NETNS");
+    if testing::without_root() {
         return;
     }
     let key = PrivateKey::generate(&mut OsEntropy::new().unwrap());
@@ -44,7 +42,7 @@ fn a_cookie_that_finds_its_queue_full_is_counted() {
     let Wiring { mut actor, registry, lanes: _lanes, .. } = opened.unwrap().unwrap();
     actor.apply(config.update.clone()).unwrap();
 
-    let message = initiation_of_a_stranger(key.public_key());
+    let message = initiation_with_unknown_key(key.public_key());
     let from = Endpoint::new("192.0.2.9:4000".parse().unwrap());
     let mut count = |family: &str, reason: &str| {
         actor.receive(&HandshakeDatagram { message: message.clone(), from, lane: FIRST_LANE });
