@@ -29,10 +29,14 @@ fn datagrams_of_encapsulations_get_the_checksum_that_they_lack() {
             let right: Vec<_> = (0..3).map(build).collect();
             let mut bare = right.clone();
             let checksum = if v6 { 46 } else { 26 };
-            bare.iter_mut().for_each(|packet| packet[checksum..checksum + 2].fill(0));
+            for packet in &mut bare {
+                packet[checksum..checksum + 2].fill(0);
+            }
             let mut segments = Segments::default();
             let mut window = Window::new(Limits { fill_checksums: fill, ..Limits::SAFE });
-            bare.iter().for_each(|packet| window.push(packet));
+            for packet in &bare {
+                window.push(packet);
+            }
             window.flush(&mut segments);
             assert_eq!(segments.0.len(), writes, "port {port}, fill {fill}");
             let expected = if writes == 1 { &right } else { &bare };
