@@ -32,6 +32,7 @@ const NAMES: [&str; 29] = [
     "LANEWAY_INBOX_DEPTH",
     "LANEWAY_DRAIN_CAP",
     "LANEWAY_TUN_OFFLOAD",
+    "LANEWAY_TUNNEL_MERGE",
     "LANEWAY_UDP_OFFLOAD",
     "LANEWAY_MTU",
     "LANEWAY_LISTEN_PORT",
@@ -77,6 +78,8 @@ pub struct Environment {
     pub drain_cap: Option<usize>,
     /// `LANEWAY_TUN_OFFLOAD`: segmentation offload (TSO and USO) on the TUN.
     pub tun_offload: Option<Switch>,
+    /// `LANEWAY_TUNNEL_MERGE`: merging of encapsulated packets whose outer datagrams have no checksum.
+    pub tunnel_merge: Option<Switch>,
     /// `LANEWAY_UDP_OFFLOAD`: GSO and GRO on the UDP sockets.
     pub udp_offload: Option<Switch>,
     /// `LANEWAY_MTU`: the TUN's MTU in bytes.
@@ -162,6 +165,7 @@ impl Environment {
                 self.drain_cap = Some(value.number(1, MAX_DRAIN_CAP as u64, "packets")? as usize);
             }
             "LANEWAY_TUN_OFFLOAD" => self.tun_offload = Some(value.switch()?),
+            "LANEWAY_TUNNEL_MERGE" => self.tunnel_merge = Some(value.switch()?),
             "LANEWAY_UDP_OFFLOAD" => self.udp_offload = Some(value.switch()?),
             "LANEWAY_MTU" => {
                 let (least, most) = MTU_RANGE;
@@ -374,6 +378,7 @@ mod tests {
             "16",
             "32",
             "off",
+            "off",
             "auto",
             "1380",
             "51820",
@@ -407,6 +412,7 @@ mod tests {
             inbox_depth: Some(16),
             drain_cap: Some(32),
             tun_offload: Some(Switch::Off),
+            tunnel_merge: Some(Switch::Off),
             udp_offload: Some(Switch::Auto),
             mtu: Some(1380),
             listen_port: Some(51820),
