@@ -434,11 +434,8 @@ async fn follow_state(mut watch: LinkWatch, tun: Option<&Lifetime>, on_mtu: &OnM
         last = Some(event);
     };
     tell(watch.last());
-    loop {
-        match watch.next().await {
-            LinkEvent::Gone => break,
-            event => tell(event),
-        }
+    while let event @ LinkEvent::Changed { .. } = watch.next().await {
+        tell(event);
     }
     tracing::info!("the interface has left this network namespace");
     let Some(tun) = tun else { return };

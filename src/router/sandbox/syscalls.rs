@@ -78,7 +78,7 @@ const REQUESTS: [libc::Ioctl; 8] = [
     libc::SIOCGIFINDEX as libc::Ioctl,
     libc::TUNSETPERSIST as libc::Ioctl,
     libc::TUNGETIFF as libc::Ioctl,
-    tun::GET_NAMESPACE as libc::Ioctl,
+    tun::GET_NAMESPACE,
 ];
 
 /// Older forms of these calls, which only x86-64 has.
