@@ -71,7 +71,7 @@ pub type OnReady = Box<dyn FnOnce() -> io::Result<()>>;
 ///
 /// The configuration has already validated the filter; an invalid one is replaced with `info`.
 pub fn init_log(filter: &str, format: LogFormat) {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_new(of_laneway(filter)).unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours);
     // An error means that the enclosing test or program has already installed a subscriber.
@@ -79,6 +79,16 @@ pub fn init_log(filter: &str, format: LogFormat) {
         LogFormat::Text => log.with_target(false).try_init(),
         LogFormat::Json => log.json().try_init(),
     };
+}
+
+/// Restricts bare levels more verbose than `warn` to Laneway itself: at these levels, what libraries log is of use to
+/// their authors. A filter that names a library still applies to it.
+fn of_laneway(filter: &str) -> String {
+    let directive = |directive: &str| match directive.trim().to_ascii_lowercase().as_str() {
+        level @ ("info" | "debug" | "trace" | "3" | "4" | "5") => format!("laneway={level},warn"),
+        _ => directive.to_owned(),
+    };
+    filter.split(',').map(directive).collect::<Vec<_>>().join(",")
 }
 
 /// Starts a router and runs it until a signal arrives or its interface or control socket is removed; all of
@@ -206,6 +216,7 @@ fn attend(
     let (of_mtu, of_addresses) = (router.interface_updates(), router.interface_updates());
     let link = Link {
         interface: router.interface().to_owned(),
+        actor: Some(router.device().clone()),
         tun: Some(router.lifetime().clone()),
         on_mtu: Box::new(move |mtu| of_mtu.set_mtu(mtu)),
         on_addresses: Box::new(move |own| of_addresses.set_addresses(own)),
@@ -324,4 +335,24 @@ fn on_hangup(reloader: &mut Reloader, manager: &ServiceManager) {
 /// panic during a reload ends that thread.
 fn lock(reloader: &Mutex<Reloader>) -> MutexGuard<'_, Reloader> {
     reloader.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_level_is_that_of_laneway() {
+        for (filter, applied) in [
+            ("debug", "laneway=debug,warn"),
+            (" TRACE", "laneway=trace,warn"),
+            ("warn", "warn"),
+            ("off", "off"),
+            ("warn,laneway::peers=debug", "warn,laneway::peers=debug"),
+            ("debug,netlink_proto=trace", "laneway=debug,warn,netlink_proto=trace"),
+        ] {
+            assert_eq!(of_laneway(filter), applied);
+            assert!(EnvFilter::try_new(of_laneway(filter)).is_ok());
+        }
+    }
 }

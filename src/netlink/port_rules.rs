@@ -58,7 +58,7 @@ pub struct PortRule {
 /// Result of [`probe_reverse_path`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReversePath {
-    /// There is no IPv4 route to the internet, so nothing can be tried.
+    /// There is no IPv4 route to the internet, or it does not lead back, so nothing can be tried.
     NoRoute,
     /// The filter does not drop datagrams, with or without rules.
     Open,
@@ -119,8 +119,8 @@ pub(super) async fn of_marks(handle: &Handle, marks: &[u32]) -> Result<Vec<PortR
 }
 
 /// Tries whether the reverse path filter of this network namespace lets datagrams to a router's port pass while
-/// everything is routed through a tunnel. Asks the kernel for the way of packets from 192.0.2.1 (RFC 5737), with rules
-/// that only apply to this address and are removed again.
+/// everything is routed through a tunnel. Asks the kernel for the way of packets from an address that is reserved for
+/// documentation (RFC 5737), with rules that only apply to this address and are removed again.
 ///
 /// # Errors
 /// The kernel refused a request.
@@ -128,43 +128,62 @@ pub(super) async fn of_marks(handle: &Handle, marks: &[u32]) -> Result<Vec<PortR
 /// # Panics
 /// If called inside an async runtime, since it runs its own.
 pub fn probe_reverse_path() -> Result<ReversePath, NetlinkError> {
-    const FAR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    talk(async |handle| {
+        for far in [[192, 0, 2, 1], [198, 51, 100, 1], [203, 0, 113, 1]] {
+            let found = probe_from(&handle, far.into()).await?;
+            // An address may be in use here nevertheless.
+            if found != ReversePath::NoRoute {
+                return Ok(found);
+            }
+        }
+        Ok(ReversePath::NoRoute)
+    })
+}
+
+async fn probe_from(handle: &Handle, far: Ipv4Addr) -> Result<ReversePath, NetlinkError> {
     /// The discard service (RFC 863), on which no router listens.
     const PORT: u16 = 9;
-    talk(async |handle| {
-        let Some((interface, local)) = way_to(&handle, FAR).await else { return Ok(ReversePath::NoRoute) };
-        let arrives = async |port| arrives(&handle, FAR, local, interface, port).await;
-        if !arrives(PORT).await {
-            return Ok(ReversePath::Closed);
-        }
-        let ports = Ports { first: PORT, last: PORT };
-        let rule = |address| message(PortRule { mark: 0, ports, address });
-        let from_far = |mut message: RuleMessage| {
-            message.header.dst_len = 32;
-            message.attributes.push(RuleAttribute::Destination(FAR.into()));
-            message
-        };
-        let mut tunnel = from_far(rule(None));
-        tunnel.header.action = RuleAction::Unreachable;
-        tunnel.attributes = vec![
-            RuleAttribute::Priority(TO_MAIN),
-            RuleAttribute::Iifname("lo".to_owned()),
-            RuleAttribute::Destination(FAR.into()),
-        ];
-        let rules = [from_far(rule(None)), from_far(rule(Some(local))), tunnel];
-        let mut done = Ok(());
-        for rule in &rules {
-            done = done.and(add(&handle, rule.clone()).await);
-        }
-        let (cured, open) = (arrives(PORT).await, arrives(PORT + 1).await);
-        for rule in rules {
-            done = done.and(delete(&handle, rule).await);
-        }
-        done.map(|()| match (cured, open) {
-            (_, true) => ReversePath::Open,
-            (true, false) => ReversePath::Cured,
-            (false, false) => ReversePath::Closed,
-        })
+    let to_far = |mut message: RuleMessage| {
+        message.header.dst_len = 32;
+        message.attributes.push(RuleAttribute::Destination(far.into()));
+        message
+    };
+    let plain = |priority, action| {
+        let mut message = RuleMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.action = action;
+        message.attributes = vec![RuleAttribute::Priority(priority)];
+        to_far(message)
+    };
+    // The way without a tunnel, even if there is one.
+    let mut main = plain(READ_PORTS, RuleAction::ToTable);
+    main.attributes.push(RuleAttribute::Table(MAIN_TABLE));
+    add(handle, main.clone()).await?;
+    let way = way_to(handle, far).await;
+    let open = match way {
+        Some((interface, local)) => arrives(handle, far, local, interface, PORT).await,
+        None => false,
+    };
+    delete(handle, main).await?;
+    let Some((interface, local)) = way.filter(|_| open) else { return Ok(ReversePath::NoRoute) };
+
+    let ports = Ports { first: PORT, last: PORT };
+    let rule = |address| to_far(message(PortRule { mark: 0, ports, address }));
+    let tunnel = plain(TO_MAIN, RuleAction::Unreachable);
+    let rules = [rule(None), rule(Some(local)), tunnel];
+    let mut done = Ok(());
+    for rule in &rules {
+        done = done.and(add(handle, rule.clone()).await);
+    }
+    let cured = arrives(handle, far, local, interface, PORT).await;
+    let open = arrives(handle, far, local, interface, PORT + 1).await;
+    for rule in rules {
+        done = done.and(delete(handle, rule).await);
+    }
+    done.map(|()| match (cured, open) {
+        (_, true) => ReversePath::Open,
+        (true, false) => ReversePath::Cured,
+        (false, false) => ReversePath::Closed,
     })
 }
 

@@ -286,5 +286,6 @@ fn remove_peer(actor: &mut PeerActor, builder: &mut SnapshotBuilder, peer: PeerI
 fn forget_peer(actor: &mut PeerActor, builder: &mut SnapshotBuilder, peer: PeerId) {
     actor.schedule.set(peer, None);
     actor.names.forget(peer);
+    actor.reports.forget(peer);
     builder.remove_peer(peer);
 }

@@ -39,7 +39,7 @@ use crate::netlink::{
     AddressWatch, LinkEvent, LinkWatch, LossWatch, NetlinkError, OtherNamespaces, UnderlayWatch,
 };
 use crate::offload::Lifetime;
-use crate::peers::handle::Listening;
+use crate::peers::handle::{ActorHandle, Listening};
 use crate::shutdown::Shutdown;
 use crate::sys::wake;
 use crate::uapi::{self, Device, UapiError};
@@ -109,6 +109,8 @@ pub struct Hangups {
 pub struct Link {
     /// The interface's name.
     pub interface: String,
+    /// The peer actor, which follows the interface's state, if it is given.
+    pub actor: Option<ActorHandle>,
     /// Finds the interface after it was moved to another network namespace, if it is given.
     pub tun: Option<Lifetime>,
     /// Called with the interface's MTU in bytes, initially and after each change.
@@ -403,11 +405,12 @@ async fn follow_ports(ports: Option<Followed>) {
 
 /// Passes changes of the interface to the callbacks and to `readiness`. Never returns.
 async fn follow(link: Option<Watched>, readiness: &Readiness) {
-    if let Some(Watched { link, state, addresses, losses }) = link {
+    if let Some(Watched { mut link, state, addresses, losses }) = link {
+        let on_loss = link.on_loss.take();
         tokio::join!(
-            follow_state(state, link.tun.as_ref(), &link.on_mtu, readiness),
+            follow_state(state, &link, readiness),
             follow_addresses(addresses, &link.on_addresses),
-            follow_losses(losses, link.on_loss)
+            follow_losses(losses, on_loss)
         );
     }
     pending::<()>().await;
@@ -421,13 +424,20 @@ async fn watch_port(port: Option<PortWatch>) -> Infallible {
     }
 }
 
-async fn follow_state(mut watch: LinkWatch, tun: Option<&Lifetime>, on_mtu: &OnMtu, readiness: &Readiness) {
+async fn follow_state(mut watch: LinkWatch, link: &Link, readiness: &Readiness) {
+    let Link { tun, actor, on_mtu, .. } = link;
     let mut last = None;
     let mut tell = |event| {
         let LinkEvent::Changed { mtu, up } = event else { return };
+        if last == Some(event) {
+            return;
+        }
         readiness.set_interface_up(up);
+        if let Some(actor) = actor {
+            actor.set_interface_up(up);
+        }
         on_mtu(mtu as usize);
-        if last.is_some_and(|last| last != event) {
+        if last.is_some() {
             let state = if up { "up" } else { "down" };
             tracing::info!("the interface changed: MTU {mtu}, {state}");
         }
@@ -439,18 +449,31 @@ async fn follow_state(mut watch: LinkWatch, tun: Option<&Lifetime>, on_mtu: &OnM
     }
     tracing::info!("the interface has left this network namespace");
     let Some(tun) = tun else { return };
-    if let Err(error) = follow_elsewhere(tun, tell).await {
+    if let Err(error) = follow_elsewhere(tun, actor.as_ref(), tell).await {
         tracing::info!("changes of the interface are no longer seen: {error}");
+        if let Some(actor) = actor {
+            actor.set_interface_up(true);
+        }
     }
 }
 
 /// Follows an interface in another network namespace until it is deleted or the kernel refuses to tell of it.
-async fn follow_elsewhere(tun: &Lifetime, mut tell: impl FnMut(LinkEvent)) -> Result<(), NetlinkError> {
+async fn follow_elsewhere(
+    tun: &Lifetime,
+    actor: Option<&ActorHandle>,
+    mut tell: impl FnMut(LinkEvent),
+) -> Result<(), NetlinkError> {
     let others = OtherNamespaces::open()?;
     let mut ticks = interval(ELSEWHERE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
+        match actor {
+            Some(actor) => tokio::select! {
+                _ = ticks.tick() => {}
+                () = actor.interface_doubted() => {}
+            },
+            None => _ = ticks.tick().await,
+        }
         let (namespace, name) = match tun.whereabouts() {
             Ok(found) => found,
             // Deleted. The workers notice, and stop the router.

@@ -264,6 +264,7 @@ impl Peer {
         self.give_up_attempt(indices);
         self.sending = false;
         self.handshake_wanted = None;
+        self.initiation_sent = None;
         self.activity.forget_unanswered();
     }
 

@@ -149,12 +149,18 @@ impl Protocol {
             return KeyChange::default();
         }
         self.identity = private.map(Identity::new);
-        for peer in self.peers.iter_mut().flatten() {
-            peer.forget_sessions(&mut self.indices);
-        }
+        self.forget_sessions();
         let own = self.public_key().and_then(|key| self.peer_by_key(key));
         let removed = own.filter(|&peer| self.remove_peer(peer));
         KeyChange { changed: true, removed }
+    }
+
+    /// Drops all sessions and handshakes in progress, for example because the interface is down. The caller withdraws
+    /// the sending sessions of all peers.
+    pub fn forget_sessions(&mut self) {
+        for peer in self.peers.iter_mut().flatten() {
+            peer.forget_sessions(&mut self.indices);
+        }
     }
 
     /// Adds a peer.

@@ -47,11 +47,11 @@ pub(super) fn reverse_path_filter() -> Check {
     let name = "reverse path filter";
     let limited = |found: String| Check::limited(name, found, remedies::STRICT_FILTER);
     match netlink::probe_reverse_path() {
-        Ok(ReversePath::Open) => Check::good(name, "not strict: tried with a datagram from 192.0.2.1"),
+        Ok(ReversePath::Open) => Check::good(name, "not strict (tried)"),
         Ok(ReversePath::Cured) => {
             Check::good(name, "strict, but a rule lets datagrams to the router's port pass (tried)")
         }
-        Ok(ReversePath::NoRoute) => Check::good(name, "not tried: there is no IPv4 route to 192.0.2.1"),
+        Ok(ReversePath::NoRoute) => Check::good(name, "not tried: there is no IPv4 route to other networks"),
         Ok(ReversePath::Closed) => limited(
             "strict, and it drops what peers send to the router with AllowedIPs = 0.0.0.0/0 (tried)"
                 .to_owned(),

@@ -106,6 +106,7 @@ fn an_interface_that_is_not_there_is_told_at_once() {
             on_loss: None,
             on_ports: None,
             tun: None,
+            actor: None,
         }),
         ..admin()
     };
