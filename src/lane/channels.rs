@@ -93,9 +93,12 @@ impl ActorChannel {
         self.tell(PeerEvent::Confirmed(session));
     }
 
-    /// Reports that the peer's endpoint has changed, for the log. If the queue is full, the report is dropped.
-    pub fn moved(&self, peer: PeerId) {
-        self.tell(PeerEvent::Moved(peer));
+    /// Reports that the peer's endpoint has changed, for the log, unless a report is pending. If the queue is full, the
+    /// next change reports it again.
+    pub fn moved(&self, peer: &PeerRecord) {
+        if !peer.moved.swap(true, Ordering::AcqRel) && !self.tell(PeerEvent::Moved(peer.id)) {
+            peer.moved.store(false, Ordering::Release);
+        }
     }
 
     /// Reports that our datagrams to `peer` come back through the TUN. If the queue is full, the report

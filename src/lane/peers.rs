@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, fence};
 
-use nix::errno::Errno;
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
+use nix::errno::Errno;
 
 use super::bounds::MAX_LANES;
 use super::path_limit::PathLimit;
@@ -35,6 +35,8 @@ pub struct PeerRecord {
     /// Index of an interface whose addresses are not used as a source, although datagrams of the peer may still
     /// arrive there; 0 for none. Set when the route to the peer has moved to another interface.
     pub avoided: AtomicU32,
+    /// Whether a worker has reported that the endpoint has changed. The peer actor clears it.
+    pub moved: AtomicBool,
     /// See [`control_refusal`](Self::control_refusal); 0 for none.
     control_refusal: AtomicI32,
     /// The longest packet that fits the path, where the path MTU is below the TUN's.
@@ -67,6 +69,7 @@ impl PeerRecord {
             sending: ArcSwapOption::empty(),
             endpoint: ArcSwapOption::empty(),
             avoided: AtomicU32::new(0),
+            moved: AtomicBool::new(false),
             control_refusal: AtomicI32::new(0),
             path_limit: PathLimit::default(),
             loop_watch: LoopWatch::default(),

@@ -250,6 +250,7 @@ impl PeerActor {
                 self.settle(None);
             }
             PeerEvent::Moved(peer) => self.report(peer, |reports, name, record| {
+                record.moved.store(false, Ordering::Release);
                 if let Some(to) = record.endpoint() {
                     reports.moves(peer, name, to.address, clock::now());
                 }
@@ -379,7 +380,9 @@ impl PeerActor {
     /// Reports on a peer in the log.
     fn report(&mut self, peer: PeerId, report: impl FnOnce(&mut Reports, Named<'_>, &PeerRecord)) {
         if let Some(record) = self.peers.load().peer(peer) {
-            let name = Named { key: record.public_key, host: self.names.host(peer) };
+            let friendly = record.friendly_name.load_full();
+            let name = friendly.as_deref().map(String::as_str).or_else(|| self.names.host(peer));
+            let name = Named { key: record.public_key, name };
             report(&mut self.reports, name, record);
         }
     }

@@ -64,7 +64,11 @@ impl PeerActor {
             return false;
         }
         self.link.is_down = is_down;
-        if is_down { self.went_down() } else { self.came_up() }
+        if is_down {
+            self.went_down()
+        } else {
+            self.came_up()
+        }
         true
     }
 
@@ -82,7 +86,7 @@ impl PeerActor {
     }
 
     fn went_down(&mut self) {
-        self.protocol.forget_sessions();
+        self.protocol.interface_down();
         self.reports = Reports::default();
         let snapshot = self.peers.load_full();
         for record in snapshot.peers.iter().flatten() {

@@ -24,17 +24,17 @@ const RAREST: u32 = 720;
 /// with each packet.
 const MOVES: Duration = Duration::from_secs(10);
 
-/// A peer, as the log names it: by its public key, and its host name if its endpoint has one.
+/// A peer, as the log names it: by its public key, and by its friendly name or its endpoint's host name if it has one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Named<'a> {
     pub(super) key: PublicKey,
-    pub(super) host: Option<&'a str>,
+    pub(super) name: Option<&'a str>,
 }
 
 impl fmt::Display for Named<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host {
-            Some(host) => write!(f, "{} ({host})", self.key),
+        match self.name {
+            Some(name) => write!(f, "{} ({name})", self.key),
             None => self.key.fmt(f),
         }
     }
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_silent_peer_is_reported_once_and_then_rarely() {
-        let name = Named { key: PublicKey::from_bytes([7; 32]), host: None };
+        let name = Named { key: PublicKey::from_bytes([7; 32]), name: None };
         let (peer, to) = (PeerId(0), "192.0.2.1:51820".parse().ok());
         let mut reports = Reports::default();
         let mut reported = Vec::new();

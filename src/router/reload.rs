@@ -45,6 +45,8 @@ pub struct Reloader {
     switch: Arc<KillSwitch>,
     /// When a removal was last reported.
     reported: Option<Instant>,
+    /// What was last logged of rules for the router's ports.
+    not_admitted: Option<String>,
 }
 
 /// Errors when reloading the configuration.
@@ -80,7 +82,16 @@ impl Reloader {
         shutdown: Arc<Shutdown>,
         switch: Arc<KillSwitch>,
     ) -> Self {
-        Reloader { interface, config, environment, device, shutdown, switch, reported: None }
+        Reloader {
+            interface,
+            config,
+            environment,
+            device,
+            shutdown,
+            switch,
+            reported: None,
+            not_admitted: None,
+        }
     }
 
     /// Adds the rules that route all traffic into the interface. These also capture queries to name servers,
@@ -167,7 +178,12 @@ impl Reloader {
         }
         let Listening { port, last_port, .. } = *self.device.listening().borrow();
         if let Err(error) = self.switch.admit(&self.setup(), Ports { first: port, last: last_port }) {
-            tracing::warn!("{error}; a strict reverse path filter (rp_filter = 1) drops what the peers send");
+            let message =
+                format!("{error}; a strict reverse path filter (rp_filter = 1) drops what the peers send");
+            if self.not_admitted.as_ref() != Some(&message) {
+                tracing::warn!("{message}");
+                self.not_admitted = Some(message);
+            }
         }
     }
 

@@ -264,8 +264,12 @@ impl Peer {
         self.give_up_attempt(indices);
         self.sending = false;
         self.handshake_wanted = None;
-        self.initiation_sent = None;
         self.activity.forget_unanswered();
+    }
+
+    /// Lets the next handshake begin at once.
+    pub(super) fn forget_initiation(&mut self) {
+        self.initiation_sent = None;
     }
 
     fn expire_sessions(&mut self, step: &mut Step<'_>, out: &mut Outputs) {

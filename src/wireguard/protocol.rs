@@ -149,17 +149,21 @@ impl Protocol {
             return KeyChange::default();
         }
         self.identity = private.map(Identity::new);
-        self.forget_sessions();
+        for peer in self.peers.iter_mut().flatten() {
+            peer.forget_sessions(&mut self.indices);
+        }
         let own = self.public_key().and_then(|key| self.peer_by_key(key));
         let removed = own.filter(|&peer| self.remove_peer(peer));
         KeyChange { changed: true, removed }
     }
 
-    /// Drops all sessions and handshakes in progress, for example because the interface is down. The caller withdraws
+    /// Drops all sessions and handshakes in progress because the interface is down. The next handshake need not wait
+    /// for the last one's time, as in the kernel (`wg_stop` in `drivers/net/wireguard/device.c`). The caller withdraws
     /// the sending sessions of all peers.
-    pub fn forget_sessions(&mut self) {
+    pub fn interface_down(&mut self) {
         for peer in self.peers.iter_mut().flatten() {
             peer.forget_sessions(&mut self.indices);
+            peer.forget_initiation();
         }
     }
 

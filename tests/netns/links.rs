@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use laneway::cli::demo::lab::{CABLE, Side};
 
-use super::support::implementation::Running;
+use super::support::implementation::{Kind, Running};
 use super::support::network::{host, ip, link_local};
 use super::support::ping::{answers, ping};
 use super::support::process::{attempt, output};
@@ -225,4 +225,26 @@ fn a_device_that_is_down_is_silent_until_it_is_up() {
             laneway.process.said().contains(&format!("has moved from {endpoint} to {moved}"))
         });
     }
+}
+
+/// Otherwise the path is asked again only after minutes.
+#[test]
+fn a_link_that_has_widened_is_believed_at_once() {
+    require_root!();
+    let lab = lab();
+    let endpoint = Family::V4.endpoint(&lab.right).to_string();
+    let _tunnel = Tunnel::new(&lab.left, &lab.right, Kind::Laneway("1"), &endpoint);
+    reaches(&lab.left, 2);
+    let inside = Family::V4.inside(2).to_string();
+    let longest = ["ping", "-n", "-c", "1", "-W", "1", "-M", "do", "-s", "1392", &inside];
+    let passes = || {
+        // The host's own memory of the path through the tunnel.
+        ip(&lab.left, "route flush cache");
+        attempt(&lab.left.namespace, &longest, "").is_ok()
+    };
+    wait_until("the longest packet", passes);
+    ip(&lab.left, &format!("link set {CABLE} mtu 1300"));
+    wait_until("a refusal", || !passes());
+    ip(&lab.left, &format!("link set {CABLE} mtu 1500"));
+    wait_until("the longest packet again", passes);
 }

@@ -290,7 +290,7 @@ impl Opener {
         }
         if !peer.is_at(context.from) {
             peer.move_to(context.from);
-            self.actor.moved(peer.id);
+            self.actor.moved(peer);
         }
         if session.awaits_confirmation() {
             let session = session.to_arc();

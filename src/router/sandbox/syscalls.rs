@@ -70,12 +70,13 @@ const FAMILIES: [libc::c_int; 3] = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX
 /// Requests of ioctl(2): what the standard library and the C library use for sockets, terminals and scopes of
 /// addresses. A TUN is set up before the filter is in force; what remains is whether it outlives the
 /// process, and where it was moved to.
-const REQUESTS: [libc::Ioctl; 8] = [
+const REQUESTS: [libc::Ioctl; 9] = [
     libc::FIONBIO,
     libc::FIONREAD,
     libc::TCGETS,
     libc::TIOCGWINSZ,
     libc::SIOCGIFINDEX as libc::Ioctl,
+    libc::SIOCGIFNAME as libc::Ioctl,
     libc::TUNSETPERSIST as libc::Ioctl,
     libc::TUNGETIFF as libc::Ioctl,
     tun::GET_NAMESPACE,
