@@ -16,7 +16,7 @@ use crate::config::env::Environment;
 use crate::config::{RouterConfig, Switch};
 use crate::netlink;
 use crate::router::admin::{self, Admin, AdminError, End, Hangups, Link, OpenUapi};
-use crate::router::reload::Reloader;
+use crate::router::reload::{self, Reloader};
 use crate::router::sandbox::{capabilities, syscalls};
 use crate::router::start::{Router, StartError};
 use crate::router::stopping::{self, StopError};
@@ -55,16 +55,26 @@ pub enum LaunchError {
     Stop(#[from] StopError),
 }
 
+/// Why a router stopped without a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// A signal told it to.
+    Signal,
+    /// Another process deleted the interface.
+    InterfaceDeleted,
+    /// Another process removed the control socket's file.
+    SocketRemoved,
+}
+
 /// Called once, when the interface and its control socket exist, unless the router is told to stop before that.
 pub type OnReady = Box<dyn FnOnce() -> io::Result<()>>;
 
-/// Starts a router and runs it until a signal arrives or its interface or control socket is removed; all of
-/// these are clean stops. From then on the router has [`stopping::PROCESS`] to end before the process is ended
+/// Starts a router and runs it until a signal arrives or another process removes its interface or control socket. From then on the router has [`stopping::PROCESS`] to end before the process is ended
 /// by force. Must be called while the process has a single thread.
 ///
 /// # Errors
 /// The router did not start, failed, or did not stop in time.
-pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) -> Result<(), LaunchError> {
+pub fn launch(mut config: RouterConfig, environment: Environment, ready: OnReady) -> Result<Stopped, LaunchError> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -81,7 +91,12 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
     let signals = Signals::watch(&shutdown).map_err(StartError::System)?;
     let metrics = config.metrics_addr.map(admin::listen).transpose()?;
 
+    let lock = reload::choose_table(&mut config, None).map_err(StartError::Netlink)?;
     let router = Router::start_with(&config, tun, Arc::clone(&shutdown))?;
+    drop(lock);
+    if let Some(listener) = &metrics {
+        router.marked().add(listener.as_fd().try_clone_to_owned().map_err(StartError::System)?);
+    }
     let (directory, interface) = (config.uapi_dir.clone(), router.interface().to_owned());
     let noted = Arc::clone(&signals);
     let open_uapi = move || {
@@ -108,13 +123,19 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
     if let Err(error) = cleaned {
         tracing::warn!("routing rules were left behind: {error}");
     }
-    match outcome? {
-        // A stop by other means has been logged where it happened.
-        _ if signals.told_to_stop() => tracing::info!("stopping: received a signal"),
-        End::Stopped => {}
-        End::SocketGone => tracing::info!("stopping: control socket removed"),
+    let stopped = match outcome? {
+        _ if signals.told_to_stop() => Stopped::Signal,
+        // Besides a signal and a failure, only the end of the interface stops the workers.
+        End::Stopped => Stopped::InterfaceDeleted,
+        End::SocketGone => Stopped::SocketRemoved,
+    };
+    match stopped {
+        Stopped::Signal => tracing::info!("stopping: received a signal"),
+        // Logged by the worker that noticed.
+        Stopped::InterfaceDeleted => {}
+        Stopped::SocketRemoved => tracing::info!("stopping: control socket removed"),
     }
-    Ok(())
+    Ok(stopped)
 }
 
 /// Runs the admin thread beside the router until the router is told to stop, then stops both.

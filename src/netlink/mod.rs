@@ -5,6 +5,7 @@
 
 mod addresses;
 mod rules;
+mod tables;
 mod watch;
 
 use std::fs;
@@ -14,13 +15,14 @@ use std::net::IpAddr;
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use nix::errno::Errno;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
-use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::route::{RouteMessage, RouteScope};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 use tokio::runtime;
 
 pub use addresses::AddressWatch;
 pub use rules::{DefaultRule, IpVersion};
+pub use tables::{TableLock, free_table};
 pub use watch::{LinkEvent, LinkWatch};
 
 /// Length of the TUN's transmit queue in packets. The default of 500 is too short for bulk TCP at 20 ms.
@@ -173,6 +175,16 @@ async fn apply(handle: &Handle, interface: &str, setup: &Setup, known: &[Route])
         // Kernels before 5.18 do not support this request; some superpackets then take two sends.
         tracing::info!("{error}");
     }
+    // As the kernel's WireGuard does (`wg_setup` in `drivers/net/wireguard/device.c`). The kernel generates a
+    // link-local address when the interface comes up.
+    let generated = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
+        In6AddrGenMode::None,
+    )])]);
+    let what = format!("disable generated IPv6 addresses on {interface}");
+    if let Err(error) = change(link().append_extra_attribute(generated), what).await {
+        // Refused by kernels without IPv6, which generate no addresses.
+        tracing::debug!("{error}");
+    }
     for address in &setup.addresses {
         let request = handle.address().add(index, address.addr(), address.prefix_len());
         let what = format!("add the address {address} to {interface}");
@@ -203,7 +215,9 @@ async fn apply(handle: &Handle, interface: &str, setup: &Setup, known: &[Route])
 }
 
 fn message(index: u32, Route { net, table }: Route) -> Result<RouteMessage, NetlinkError> {
-    let builder = RouteMessageBuilder::<IpAddr>::new().output_interface(index).table_id(table);
+    // The scope of a network that is reached without a gateway: gateways can be in it. IPv6 routes have no scope.
+    let scope = if net.addr().is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
+    let builder = RouteMessageBuilder::<IpAddr>::new().output_interface(index).table_id(table).scope(scope);
     let builder = builder.destination_prefix(net.network(), net.prefix_len());
     let builder = builder.map_err(|error| NetlinkError::Answer {
         what: format!("encode a route to {net}"),

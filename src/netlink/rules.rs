@@ -3,7 +3,8 @@
 //!
 //! Datagrams we send carry a mark. Packets without the mark are looked up in a table with a single route, the
 //! default route into the interface. Before that, the main table is consulted for everything but its default
-//! route, so that more specific routes keep working.
+//! route, so that more specific routes keep working. All rules of a router name its mark, so several routers in a
+//! network namespace share none.
 //!
 //! Rules do not belong to an interface: they outlive it and must be removed. Rules left behind by a killed process
 //! are harmless, because the table they point to is then empty.
@@ -83,7 +84,10 @@ fn messages(rule: DefaultRule) -> [RuleMessage; 2] {
         message.attributes.extend_from_slice(more);
         message
     };
-    let near = message(MAIN_WITHOUT_DEFAULT, Table::MAIN, &[RuleAttribute::SuppressPrefixLen(0)]);
+    // The mark also makes the rule distinct from those of other routers, so each removes its own.
+    let attributes = [RuleAttribute::SuppressPrefixLen(0), RuleAttribute::FwMark(rule.mark)];
+    let mut near = message(MAIN_WITHOUT_DEFAULT, Table::MAIN, &attributes);
+    near.header.flags = RuleFlags::Invert;
     let mut unmarked = message(UNMARKED, rule.mark, &[RuleAttribute::FwMark(rule.mark)]);
     unmarked.header.flags = RuleFlags::Invert;
     [near, unmarked]

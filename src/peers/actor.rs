@@ -66,6 +66,8 @@ pub(crate) struct PeerActor {
     pub(crate) inside_bells: Vec<Arc<Doorbell>>,
     /// The sockets' port, mark and options.
     pub(crate) listen: ListenState,
+    /// Other sockets that carry the mark.
+    pub(crate) marked: Arc<MarkedSockets>,
     pub(crate) spread_ports: SpreadPorts,
     /// Blocks the thread until there is work.
     pub(crate) sleeper: Sleeper,
@@ -169,7 +171,7 @@ impl PeerActor {
         while self.lookups.has_room()
             && let Some(question) = self.names.take_due(now)
         {
-            self.lookups.begin(question);
+            self.lookups.begin(question, self.listen.options.fwmark);
         }
         worked
     }

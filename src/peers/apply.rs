@@ -118,6 +118,7 @@ pub(crate) fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(
     }
     if let Some(mark) = update.fwmark {
         actor.listen.options.fwmark = mark;
+        actor.marked.set(mark);
         for commands in &actor.commands {
             commands.set_fwmark(mark);
         }

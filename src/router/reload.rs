@@ -16,8 +16,8 @@ use nix::poll::{PollFd, PollFlags, poll};
 use super::wiring::interface_setup;
 use crate::config::env::Environment;
 use crate::config::update::PeerEndpoint;
-use crate::config::{ConfigError, RouterConfig};
-use crate::netlink::{self, DefaultRule, NetlinkError, Setup};
+use crate::config::{ConfigError, RouterConfig, Table};
+use crate::netlink::{self, DefaultRule, NetlinkError, Setup, TableLock};
 use crate::peers::apply::ActorHandle;
 use crate::shutdown::Shutdown;
 use crate::uapi::Device as _;
@@ -50,6 +50,39 @@ impl OwnRules {
     fn set(&self, rules: &[DefaultRule]) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = rules.to_vec();
     }
+}
+
+/// Chooses the table for default routes if `config` leaves it to the router: that of `before`, the configuration in
+/// force, otherwise the first that is free. Other routers cannot choose the same until the lock is dropped.
+///
+/// # Errors
+/// The routes cannot be listed.
+///
+/// # Panics
+/// Panics inside an async runtime.
+pub fn choose_table(
+    config: &mut RouterConfig,
+    before: Option<&RouterConfig>,
+) -> Result<Option<TableLock>, NetlinkError> {
+    if !config.wants_table() {
+        return Ok(None);
+    }
+    if let Some(mark) = before.filter(|before| before.wants_table()).and_then(|before| before.update.fwmark) {
+        config.set_table(mark);
+        return Ok(None);
+    }
+    let lock = TableLock::take();
+    let number = netlink::free_table(&config.interface, Table::DEFAULT_ROUTES)?;
+    if number != Table::DEFAULT_ROUTES {
+        tracing::warn!(
+            "table {} is in use, so {} uses table and mark {number}; default routes of the other tunnel may take \
+             precedence",
+            Table::DEFAULT_ROUTES,
+            config.interface
+        );
+    }
+    config.set_table(number);
+    Ok(Some(lock))
 }
 
 /// Reloads one router.
@@ -103,9 +136,9 @@ impl Reloader {
         &self.rules
     }
 
-    /// Adds the rules that route all traffic into the interface. These also capture queries to name servers,
-    /// which get no answer before a peer is reached, so this first waits for endpoint names to be looked up,
-    /// 12 s at most. Adds no rules if the router is told to stop meanwhile.
+    /// Adds the rules that route all traffic into the interface. The router's own queries to name servers pass
+    /// by them, but those of a resolver on this host (`nameserver 127.0.0.53`) do not, so this first waits for
+    /// endpoint names to be looked up, 12 s at most. Adds no rules if the router is told to stop meanwhile.
     ///
     /// # Errors
     /// Fails if the kernel refuses a rule.
@@ -117,10 +150,16 @@ impl Reloader {
         if setup.rules.is_empty() {
             return Ok(());
         }
+        self.await_names();
+        self.change(&Setup { rules: Vec::new(), ..setup.clone() }, &setup)
+    }
+
+    /// Waits until all endpoint names have been looked up, 12 s at most, or the router is told to stop.
+    fn await_names(&self) {
         let begin = Instant::now();
         while let Some(name) = self.unresolved() {
             if begin.elapsed() > PATIENCE {
-                tracing::warn!("{name} has no address yet; further lookups go through the tunnel");
+                tracing::warn!("{name} has no address yet; lookups go on past the tunnel");
                 break;
             }
             // A failed poll is harmless: the lookups run on other threads.
@@ -129,7 +168,6 @@ impl Reloader {
                 break;
             }
         }
-        self.change(&Setup { rules: Vec::new(), ..setup.clone() }, &setup)
     }
 
     /// Returns an endpoint of the configuration that is a host name without an address yet.
@@ -149,7 +187,9 @@ impl Reloader {
     /// # Panics
     /// Panics inside an async runtime.
     pub fn reload(&mut self) -> Result<(), ReloadError> {
-        let next = self.config.read_again(&self.environment)?.ok_or(ReloadError::NoFile)?;
+        let mut next = self.config.read_again(&self.environment)?.ok_or(ReloadError::NoFile)?;
+        // Held until the routes are in the table.
+        let _lock = choose_table(&mut next, Some(&self.config))?;
         for warning in &next.warnings {
             tracing::warn!("{warning}");
         }
@@ -159,6 +199,9 @@ impl Reloader {
         })?;
         let before = interface_setup(&std::mem::replace(&mut self.config, next));
         let after = self.setup();
+        if after.rules.iter().any(|rule| !before.rules.contains(rule)) {
+            self.await_names();
+        }
         Ok(self.change(&before, &after)?)
     }
 

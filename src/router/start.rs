@@ -36,7 +36,7 @@ use crate::offload::{OpenError, QueueError};
 use crate::peers::actor::PeerActor;
 use crate::peers::apply::ActorHandle;
 use crate::shutdown::Shutdown;
-use crate::underlay::BindError;
+use crate::underlay::{BindError, MarkedSockets};
 use crate::wireguard::keys::PublicKey;
 
 /// Restarts of a worker after panics before the router stops.
@@ -51,6 +51,7 @@ pub struct Router {
     mtu: Arc<AtomicUsize>,
     own: Arc<OwnAddresses>,
     peers: Arc<Peers>,
+    marked: Arc<MarkedSockets>,
     ready_peer: Option<PublicKey>,
     threads: Arc<ThreadRegistry>,
     shutdown: Arc<Shutdown>,
@@ -100,7 +101,7 @@ impl Router {
         tun: Option<OwnedFd>,
         shutdown: Arc<Shutdown>,
     ) -> Result<Router, StartError> {
-        let wiring::Wiring { interface, lanes, mut actor, device, registry, mtu, own, peers } =
+        let wiring::Wiring { interface, lanes, mut actor, device, registry, mtu, own, peers, marked } =
             wiring::open(config, tun, &shutdown)?;
         actor.apply(config.update.clone()).map_err(|errno| {
             StartError::Config(format!("cannot apply the configuration of {interface}: {errno}"))
@@ -112,6 +113,7 @@ impl Router {
             mtu,
             own,
             peers,
+            marked,
             ready_peer: config.ready_peer,
             threads: Arc::default(),
             shutdown,
@@ -143,6 +145,11 @@ impl Router {
     /// Returns the conditions for readiness, including a session with the peer that the configuration awaits.
     pub fn readiness(&self) -> Readiness {
         Readiness::new(Arc::clone(&self.peers), self.ready_peer, Arc::clone(&self.shutdown))
+    }
+
+    /// Returns the sockets that carry the router's mark besides those of its lanes.
+    pub fn marked(&self) -> &MarkedSockets {
+        &self.marked
     }
 
     /// Returns the registry of the router's threads.

@@ -41,7 +41,7 @@ use crate::peers::names::Names;
 use crate::peers::schedule::Schedule;
 use crate::peers::snapshot_builder::BuilderState;
 use crate::shutdown::Shutdown;
-use crate::underlay::{self, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions};
+use crate::underlay::{self, DropWatch, MarkedSockets, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions};
 use crate::units::Nanos;
 use crate::wireguard::keys::OsEntropy;
 use crate::wireguard::messages::{DATA_OVERHEAD, padded_len};
@@ -63,6 +63,7 @@ pub(crate) struct Wiring {
     pub(crate) mtu: Arc<AtomicUsize>,
     pub(crate) own: Arc<OwnAddresses>,
     pub(crate) peers: Arc<Peers>,
+    pub(crate) marked: Arc<MarkedSockets>,
 }
 
 /// State shared by all lanes.
@@ -144,6 +145,7 @@ pub(crate) fn open(
     let ends = (0..lanes).map(|lane| lane_ends(config, lane, lanes)).collect::<Result<Vec<_>, _>>()?;
     let rings = ends.iter().map(Ends::rings).collect();
     let (device, requests) = ActorHandle::new(Arc::clone(&actor_bell), Arc::clone(&shared.registry));
+    let marked = Arc::new(MarkedSockets::new(options.fwmark));
     let drops: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
     let settings =
         Settings { backend: config.aead, window: replay::window_for(lanes), ..Settings::default() };
@@ -156,6 +158,7 @@ pub(crate) fn open(
         commands: ends.iter().map(|ends| Arc::clone(&ends.commands)).collect(),
         inside_bells: ends.iter().map(|ends| Arc::clone(&ends.inside_bell)).collect(),
         listen: ListenState { port, options, left: None },
+        marked: Arc::clone(&marked),
         spread_ports: config.spread_ports.clone(),
         names: Names::default(),
         lookups: Lookups::new(Arc::clone(&actor_bell)),
@@ -176,7 +179,7 @@ pub(crate) fn open(
         limit: config.metrics_peers,
     });
     registry.collect_from(ProcessMetrics);
-    Ok(Wiring { interface: tun.name, lanes, actor, device, registry, mtu, own, peers })
+    Ok(Wiring { interface: tun.name, lanes, actor, device, registry, mtu, own, peers, marked })
 }
 
 /// Returns how many segments of `mtu` bytes a superpacket may hold so that one GSO send carries them after
