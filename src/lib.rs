@@ -62,6 +62,7 @@
 //! pair with counter and replay window. *outbound*: TUN to UDP. *inbound*: UDP to TUN.
 
 pub mod cli;
+mod clients;
 pub mod clock;
 pub mod config;
 pub mod cpus;

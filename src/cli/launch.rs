@@ -2,7 +2,6 @@
 //! `laneway IFNAME`.
 
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +14,7 @@ use super::signals::Signals;
 use crate::config::env::Environment;
 use crate::config::{RouterConfig, Switch};
 use crate::netlink;
-use crate::router::admin::{self, Admin, AdminError, End, Hangups, Link, OpenUapi};
+use crate::router::admin::{self, Admin, AdminError, End, Hangups, Http, Link, OpenUapi};
 use crate::router::reload::{self, Reloader};
 use crate::router::sandbox::{capabilities, syscalls};
 use crate::router::start::{Router, StartError};
@@ -89,13 +88,14 @@ pub fn launch(mut config: RouterConfig, environment: Environment, ready: OnReady
     let uapi = adopt("WG_UAPI_FD", config.uapi_fd)?.map(uapi::Server::inherited).transpose()?;
     let shutdown = Arc::new(Shutdown::new().map_err(StartError::System)?);
     let signals = Signals::watch(&shutdown).map_err(StartError::System)?;
-    let metrics = config.metrics_addr.map(admin::listen).transpose()?;
+    let from_tunnel = config.metrics_from_tunnel;
+    let metrics = config.metrics_addr.map(admin::bind).transpose()?.map(|bound| Http { bound, from_tunnel });
 
     let lock = reload::choose_table(&mut config, None).map_err(StartError::Netlink)?;
     let router = Router::start_with(&config, tun, Arc::clone(&shutdown))?;
     drop(lock);
-    if let Some(listener) = &metrics {
-        router.marked().add(listener.as_fd().try_clone_to_owned().map_err(StartError::System)?);
+    if let Some(http) = &metrics {
+        router.marked().add(http.bound.as_fd().try_clone_to_owned().map_err(StartError::System)?);
     }
     let (directory, interface) = (config.uapi_dir.clone(), router.interface().to_owned());
     let noted = Arc::clone(&signals);
@@ -141,7 +141,7 @@ pub fn launch(mut config: RouterConfig, environment: Environment, ready: OnReady
 /// Runs the admin thread beside the router until the router is told to stop, then stops both.
 fn attend(
     router: Router,
-    metrics: Option<TcpListener>,
+    metrics: Option<Http>,
     open_uapi: OpenUapi,
     reloader: Reloader,
     signals: &Signals,

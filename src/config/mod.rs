@@ -84,6 +84,8 @@ pub struct RouterConfig {
     pub metrics_addr: Option<SocketAddr>,
     /// Number of peers that have their own series in the metrics.
     pub metrics_peers: usize,
+    /// Whether `/metrics` and the probes are served to packets that arrive through the interface.
+    pub metrics_from_tunnel: bool,
     /// The peer that must have a session before `/readyz` reports success.
     pub ready_peer: Option<PublicKey>,
     /// Directory of the UAPI socket, which is named after the interface.
@@ -223,6 +225,7 @@ impl RouterConfig {
             spread_ports: SpreadPorts::default(),
             metrics_addr: None,
             metrics_peers: PEER_LIMIT,
+            metrics_from_tunnel: false,
             ready_peer: None,
             uapi_dir: PathBuf::from("/var/run/wireguard"),
             uapi_fd: None,
@@ -376,6 +379,7 @@ impl RouterConfig {
         self.socket_buffer = e.socket_buffer.unwrap_or(self.socket_buffer);
         self.metrics_addr = e.metrics_addr.unwrap_or(self.metrics_addr);
         self.metrics_peers = e.metrics_peers.unwrap_or(self.metrics_peers);
+        self.metrics_from_tunnel = e.metrics_from_tunnel.unwrap_or(self.metrics_from_tunnel);
         self.ready_peer = e.ready_peer;
         self.log = e.log.unwrap_or_else(|| self.log.clone());
         self.log_format = e.log_format.unwrap_or(self.log_format);
