@@ -73,7 +73,11 @@ pub type OnReady = Box<dyn FnOnce() -> io::Result<()>>;
 ///
 /// # Errors
 /// The router did not start, failed, or did not stop in time.
-pub fn launch(mut config: RouterConfig, environment: Environment, ready: OnReady) -> Result<Stopped, LaunchError> {
+pub fn launch(
+    mut config: RouterConfig,
+    environment: Environment,
+    ready: OnReady,
+) -> Result<Stopped, LaunchError> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }

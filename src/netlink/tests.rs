@@ -132,7 +132,8 @@ fn routers_share_neither_table_nor_rules() {
         let second = free_table("other-end", 1234).unwrap();
         drop(lock);
         assert_eq!(second, 1235);
-        let rules = |mark| [IpVersion::V4, IpVersion::V6].map(|version| DefaultRule { version, mark }).to_vec();
+        let rules =
+            |mark| [IpVersion::V4, IpVersion::V6].map(|version| DefaultRule { version, mark }).to_vec();
         let of_second = Setup { addresses: Vec::new(), routes: Vec::new(), rules: rules(second), ..setup() };
         let told = || ["-4 rule", "-6 rule"].map(|words| ip(words).unwrap_or_default());
         let before = told();

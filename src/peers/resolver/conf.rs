@@ -146,7 +146,8 @@ mod tests {
 
     #[test]
     fn hosts_may_have_several_addresses_and_names() {
-        let text = "127.0.0.1 localhost\n192.0.2.7\tgw.example gw # mine\n2001:db8::7 GW.example\nx gw\n#1.1.1.1 gw";
+        let text =
+            "127.0.0.1 localhost\n192.0.2.7\tgw.example gw # mine\n2001:db8::7 GW.example\nx gw\n#1.1.1.1 gw";
         let told = |host| hosts(text, host).iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(told("gw.example"), ["192.0.2.7", "2001:db8::7"]);
         assert_eq!(told("gw"), ["192.0.2.7"]);

@@ -28,7 +28,8 @@ impl NameServers<'_> {
         let kinds: &[Kind] = if self.conf.no_ipv6 { &[Kind::V4] } else { &[Kind::V6, Kind::V4] };
         let queries = kinds.iter().map(|kind| Query::new(name, *kind)).collect::<io::Result<Vec<_>>>()?;
         let messages = queries.iter().map(Query::encode).collect::<io::Result<Vec<_>>>()?;
-        let asked: Vec<_> = queries.iter().zip(&messages).map(|(query, message)| Asked { query, message }).collect();
+        let asked: Vec<_> =
+            queries.iter().zip(&messages).map(|(query, message)| Asked { query, message }).collect();
         let mut failure = io::Error::new(ErrorKind::TimedOut, "no name server answered");
         for _ in 0..self.conf.attempts {
             for server in &self.conf.servers {
@@ -36,7 +37,9 @@ impl NameServers<'_> {
                     Ok(Some(addresses)) => return Ok(addresses),
                     Ok(None) => {}
                     Err(error) if error.kind() == ErrorKind::PermissionDenied => return Err(error),
-                    Err(error) => failure = io::Error::new(error.kind(), format!("name server {server}: {error}")),
+                    Err(error) => {
+                        failure = io::Error::new(error.kind(), format!("name server {server}: {error}"))
+                    }
                 }
             }
         }
@@ -45,7 +48,11 @@ impl NameServers<'_> {
 
     /// Asks one server all questions. Returns `None` if it did not answer them.
     fn ask(&self, server: SocketAddr, asked: &[Asked<'_>]) -> io::Result<Option<Vec<IpAddr>>> {
-        let replies = if self.conf.tcp { vec![Some(Reply::Truncated); asked.len()] } else { self.by_udp(server, asked)? };
+        let replies = if self.conf.tcp {
+            vec![Some(Reply::Truncated); asked.len()]
+        } else {
+            self.by_udp(server, asked)?
+        };
         let mut addresses = Vec::new();
         let mut complete = true;
         for (asked, reply) in asked.iter().zip(replies) {
@@ -80,7 +87,9 @@ impl NameServers<'_> {
             socket.set_read_timeout(Some(left))?;
             let length = match socket.recv(&mut datagram) {
                 Ok(length) => length,
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => continue,
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             for (asked, reply) in asked.iter().zip(&mut replies) {

@@ -51,7 +51,12 @@ impl Query {
         let mut packet = Packet::new_query(self.id);
         packet.set_flags(PacketFlag::RECURSION_DESIRED);
         let name = Name::new(&self.name).map_err(invalid)?;
-        packet.questions.push(Question::new(name, QTYPE::TYPE(self.wanted()), QCLASS::CLASS(CLASS::IN), false));
+        packet.questions.push(Question::new(
+            name,
+            QTYPE::TYPE(self.wanted()),
+            QCLASS::CLASS(CLASS::IN),
+            false,
+        ));
         packet.build_bytes_vec().map_err(invalid)
     }
 
@@ -80,7 +85,7 @@ impl Query {
         let mut name = self.name.clone();
         for _ in 0..ALIASES {
             let alias = packet.answers.iter().find_map(|record| match &record.rdata {
-                RData::CNAME(target) if lowercase(&record.name) == name => Some(lowercase(target)),
+                RData::CNAME(target) if lowercase(&record.name) == name => Some(lowercase(&target.0)),
                 _ => None,
             });
             let Some(target) = alias else { break };
@@ -140,9 +145,10 @@ mod tests {
     #[test]
     fn aliases_are_followed_and_records_of_other_names_are_not_believed() {
         let query = Query::new("GW.Example", Kind::V4).unwrap();
-        let a = |host| RData::A(A { address: 0xc000_0200 + host });
+        let a = |host: u32| RData::A(A { address: 0xc000_0200 + host });
         let alias = RData::CNAME(CNAME(Name::new("Real.example").unwrap()));
-        let records = [("gw.example", alias), ("real.example", a(1)), ("real.example", a(2)), ("x.example", a(3))];
+        let records =
+            [("gw.example", alias), ("real.example", a(1)), ("real.example", a(2)), ("x.example", a(3))];
         let reply = query.read(&answer(&query, RCODE::NoError, &records));
         let addresses = ["192.0.2.1", "192.0.2.2"].map(|address| address.parse().unwrap()).to_vec();
         assert_eq!(reply, Some(Reply::Addresses(addresses)));

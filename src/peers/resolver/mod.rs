@@ -45,7 +45,8 @@ pub(super) fn resolve(host: &str, port: u16, mark: u32) -> io::Result<ArrayVec<S
 
 fn past_the_tunnel(host: &str, mark: u32) -> io::Result<Vec<IpAddr>> {
     // Missing files are empty ones, as in the C library.
-    let read = |path| fs::read(path).map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default();
+    let read =
+        |path| fs::read(path).map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default();
     let listed = conf::hosts(&read("/etc/hosts"), host);
     if !listed.is_empty() {
         return Ok(listed);

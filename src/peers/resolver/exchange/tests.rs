@@ -62,7 +62,8 @@ fn what_does_not_fit_a_datagram_is_asked_for_by_tcp() {
         }
     });
     assert_eq!(ask(&conf(vec![server])).unwrap(), [IpAddr::from(ADDRESS)]);
-    let by_tcp = Conf { tcp: true, ..conf(vec![server]) };
+    let mut by_tcp = conf(vec![server]);
+    by_tcp.tcp = true;
     assert_eq!(ask(&by_tcp).unwrap(), [IpAddr::from(ADDRESS)]);
 }
 
