@@ -49,6 +49,7 @@ fn serve_metrics(router: &Router, listener: TcpListener) -> Result<(), AdminErro
         before: None,
         uapi: None,
         link: None,
+        shared_port: None,
         hangups: None,
     };
     // The thread ends when the router stops, so it is not joined.

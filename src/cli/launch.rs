@@ -176,6 +176,7 @@ fn attend(
         before: Some(Box::new(move || lock(&leading).add_rules())),
         uapi: Some(open_uapi),
         link: Some(link),
+        shared_port: router.shared_port().cloned(),
         hangups: Some(hangups),
     };
     let admin = admin.spawn()?;

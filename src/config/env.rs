@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 use super::error::ConfigError;
 use super::{AeadChoice, LogFormat, MTU_RANGE, Queues, RejectPolicy, SpreadPorts, Switch};
 use crate::cpus::cpu_list::{CpuList, CpuListError};
-use crate::metrics::LARGEST;
+use crate::lane::bounds::{MAX_DRAIN_CAP, MAX_RING_DEPTH};
 use crate::wireguard::keys::PublicKey;
 
 /// All known variables that start with [`PREFIX`].
@@ -142,9 +142,11 @@ impl Environment {
                 let micros = value.number(0, 1_000_000, "microseconds")?;
                 self.spin = Some(Duration::from_micros(micros));
             }
-            "LANEWAY_INBOX_DEPTH" => self.inbox_depth = Some(value.number(1, 4096, "batches")? as usize),
+            "LANEWAY_INBOX_DEPTH" => {
+                self.inbox_depth = Some(value.number(1, MAX_RING_DEPTH as u64, "batches")? as usize);
+            }
             "LANEWAY_DRAIN_CAP" => {
-                self.drain_cap = Some(value.number(1, LARGEST as u64, "packets")? as usize);
+                self.drain_cap = Some(value.number(1, MAX_DRAIN_CAP as u64, "packets")? as usize);
             }
             "LANEWAY_TUN_OFFLOAD" => self.tun_offload = Some(value.switch()?),
             "LANEWAY_UDP_OFFLOAD" => self.udp_offload = Some(value.switch()?),

@@ -6,6 +6,7 @@
 mod addresses;
 mod rules;
 mod tables;
+mod udp_sockets;
 mod watch;
 
 use std::fs;
@@ -23,6 +24,7 @@ use tokio::runtime;
 pub use addresses::AddressWatch;
 pub use rules::{DefaultRule, IpVersion};
 pub use tables::{TableLock, free_table};
+pub use udp_sockets::{UdpSocketInfo, UdpSockets};
 pub use watch::{LinkEvent, LinkWatch};
 
 /// Length of the TUN's transmit queue in packets. The default of 500 is too short for bulk TCP at 20 ms.

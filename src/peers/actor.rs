@@ -8,7 +8,7 @@
 //! without sessions has no timer and costs nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrayvec::ArrayVec;
@@ -68,6 +68,8 @@ pub(crate) struct PeerActor {
     pub(crate) listen: ListenState,
     /// Other sockets that carry the mark.
     pub(crate) marked: Arc<MarkedSockets>,
+    /// The sockets' port, for other threads.
+    pub(crate) port: Arc<AtomicU16>,
     pub(crate) spread_ports: SpreadPorts,
     /// Blocks the thread until there is work.
     pub(crate) sleeper: Sleeper,
@@ -129,7 +131,7 @@ impl PeerActor {
     fn send_keepalive(&mut self, peer: PeerId) {
         let snapshot = self.peers.load_full();
         let Some(record) = snapshot.peer(peer) else { return };
-        let (Some(session), Some(to)) = (record.sending.load_full(), record.endpoint.load()) else { return };
+        let (Some(session), Some(to)) = (record.sending.load_full(), record.endpoint()) else { return };
         let Some(counter) = session.reserve(1) else { return };
         let mut message = ControlMessage::from_iter([0; DATA_OVERHEAD]);
         session.seal_run(counter, &mut message, DATA_OVERHEAD);
@@ -181,7 +183,7 @@ impl PeerActor {
         let snapshot = self.peers.load_full();
         // A removed peer has no name either, so its answer can be ignored.
         let Some(record) = snapshot.peer(answer.question.peer) else { return };
-        let current = record.endpoint.load().map(|endpoint| endpoint.address);
+        let current = record.endpoint().map(|endpoint| endpoint.address);
         if let Some(found) = self.names.answered(answer, current) {
             let to = Endpoint::new(found.address);
             record.move_to(to);
@@ -221,7 +223,7 @@ impl PeerActor {
         }
         let snapshot = self.peers.load();
         let Some(record) = snapshot.peer(peer) else { return };
-        let Some(endpoint) = record.endpoint.load() else { return };
+        let Some(endpoint) = record.endpoint() else { return };
         self.loop_warning = now;
         tracing::warn!(
             "a routing loop: datagrams to the peer {} at {} are routed back into the tunnel and dropped; add \
@@ -343,7 +345,7 @@ impl PeerActor {
             SendTo::Source => cause.map(|datagram| datagram.from),
             SendTo::Endpoint(peer) => {
                 self.names.initiated(peer, clock::now());
-                let endpoint = snapshot.peer(peer).and_then(|record| record.endpoint.load());
+                let endpoint = snapshot.peer(peer).and_then(|record| record.endpoint());
                 if endpoint.is_none() {
                     self.names.keep_unsent(peer, datagram.clone());
                 }

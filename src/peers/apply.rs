@@ -170,7 +170,7 @@ pub(crate) fn status(actor: &PeerActor) -> DeviceStatus {
             public_key: record.public_key,
             preshared_key: info.preshared_key.clone(),
             suite: info.suite,
-            endpoint: record.endpoint.load().map(|endpoint| endpoint.address),
+            endpoint: record.endpoint().map(|endpoint| endpoint.address),
             last_handshake: info.last_handshake,
             sent_bytes: record.sent_bytes.load(Ordering::Relaxed),
             received_bytes: record.received_bytes.load(Ordering::Relaxed),
@@ -200,6 +200,7 @@ fn rebind(actor: &mut PeerActor, port: u16) -> Result<(), Errno> {
         }
     })?;
     actor.listen.port = sockets.first().map_or(port, |sockets| sockets.shared.port());
+    actor.port.store(actor.listen.port, Ordering::Relaxed);
     actor.listen.left = Some(clock::now());
     for (commands, sockets) in actor.commands.iter().zip(sockets) {
         commands.rebind(Arc::new(sockets));

@@ -7,6 +7,7 @@
 //! The admin thread never waits for the peer actor. A UAPI request or a reload, which do, each run on a
 //! thread of their own, so `/healthz` can still name a stuck thread.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,6 +15,7 @@ use std::ops::ControlFlow::{self, Break, Continue};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::panic;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU16;
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -24,6 +26,7 @@ use tokio::task;
 
 use super::http::{self, Shown};
 use super::listen::Bound;
+use super::port_watch::PortWatch;
 use super::readiness::Readiness;
 use super::stopping;
 use super::threads::ThreadRegistry;
@@ -61,6 +64,8 @@ pub struct Admin {
     pub uapi: Option<OpenUapi>,
     /// The interface to watch.
     pub link: Option<Link>,
+    /// The router's UDP port, if other processes can bind it too.
+    pub shared_port: Option<Arc<AtomicU16>>,
     /// The source of reload requests.
     pub hangups: Option<Hangups>,
 }
@@ -223,6 +228,7 @@ struct Duties {
     uapi: Option<uapi::Server>,
     stopped: AsyncFd<OwnedFd>,
     link: Option<Watched>,
+    port: Option<PortWatch>,
     readiness: Arc<Readiness>,
     hangups: Option<Heard>,
 }
@@ -266,6 +272,8 @@ impl Duties {
         if admin.shutdown.is_signalled() {
             return Ok(Break(End::Stopped));
         }
+        let watch = |port| PortWatch::open(port, &admin.registry, Arc::clone(&admin.readiness));
+        let port = admin.shared_port.and_then(watch);
         let uapi = admin.uapi.map(|open| open()).transpose()?;
         // HTTP starts last, so a client that gets a response finds everything running.
         if let Some(Http { bound, from_tunnel }) = admin.metrics {
@@ -280,16 +288,17 @@ impl Duties {
                 .map_err(|source| AdminError::Metrics { address, source })?;
         }
         let (device, readiness) = (admin.device, admin.readiness);
-        Ok(Continue(Duties { device, uapi, stopped, link, readiness, hangups }))
+        Ok(Continue(Duties { device, uapi, stopped, link, port, readiness, hangups }))
     }
 
     async fn fulfil(self) -> End {
-        let Duties { device, uapi, stopped, link, readiness, hangups } = self;
+        let Duties { device, uapi, stopped, link, port, readiness, hangups } = self;
         tokio::select! {
             // Also ends if the descriptor fails: the thread could no longer be told to stop.
             _ = stopped.readable() => End::Stopped,
             () = socket_gone(uapi, device) => End::SocketGone,
             () = follow(link, &readiness) => unreachable!("follow never returns"),
+            _ = watch_port(port) => unreachable!("watch_port never returns"),
             () = follow_hangups(hangups) => unreachable!("follow_hangups never returns"),
         }
     }
@@ -327,6 +336,14 @@ async fn follow(link: Option<Watched>, readiness: &Readiness) {
         );
     }
     std::future::pending::<()>().await;
+}
+
+/// Watches the UDP port. Never returns.
+async fn watch_port(port: Option<PortWatch>) -> Infallible {
+    match port {
+        Some(port) => port.run().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn follow_state(mut watch: LinkWatch, on_mtu: &OnMtu, readiness: &Readiness) {

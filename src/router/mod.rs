@@ -5,6 +5,7 @@
 pub mod admin;
 mod http;
 pub mod listen;
+mod port_watch;
 pub mod readiness;
 pub mod reload;
 pub mod sandbox;

@@ -1,8 +1,8 @@
 //! Readiness for traffic, as `/readyz` reports it.
 //!
 //! A router that answers `/readyz` has its device, sockets and configuration, because these are set up first.
-//! It is ready once its interface is up, which may be another program's task, and once it has a session with
-//! the peer that `LANEWAY_READY_PEER` names, if any.
+//! It is ready once its interface is up, which may be another program's task, while it is alone on its UDP port,
+//! and once it has a session with the peer that `LANEWAY_READY_PEER` names, if any.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +20,7 @@ pub struct Readiness {
     awaited: Option<PublicKey>,
     shutdown: Arc<Shutdown>,
     interface_down: AtomicBool,
+    port_shared: AtomicBool,
 }
 
 /// Reasons why the router is not ready.
@@ -31,6 +32,9 @@ pub enum NotReady {
     /// The interface is down.
     #[error("the interface is down")]
     InterfaceDown,
+    /// A socket of another process is on the router's UDP port.
+    #[error("another process has a socket on the router's UDP port, as the log says")]
+    PortShared,
     /// The awaited peer is not configured.
     #[error("no peer with public key {0} is configured (LANEWAY_READY_PEER)")]
     UnknownPeer(PublicKey),
@@ -43,12 +47,23 @@ impl Readiness {
     /// Creates the conditions for a router with these `peers`. The `awaited` peer, if any, must have a
     /// session.
     pub fn new(peers: Arc<Peers>, awaited: Option<PublicKey>, shutdown: Arc<Shutdown>) -> Self {
-        Readiness { peers, awaited, shutdown, interface_down: AtomicBool::new(false) }
+        Readiness {
+            peers,
+            awaited,
+            shutdown,
+            interface_down: AtomicBool::new(false),
+            port_shared: AtomicBool::new(false),
+        }
     }
 
     /// Records whether the interface is up. Initially it counts as up.
     pub fn set_interface_up(&self, up: bool) {
         self.interface_down.store(!up, Ordering::Relaxed);
+    }
+
+    /// Records whether another process has a socket on the router's UDP port. Initially none has.
+    pub fn set_port_shared(&self, shared: bool) {
+        self.port_shared.store(shared, Ordering::Relaxed);
     }
 
     /// Checks whether the router is ready.
@@ -61,6 +76,9 @@ impl Readiness {
         }
         if self.interface_down.load(Ordering::Relaxed) {
             return Err(NotReady::InterfaceDown);
+        }
+        if self.port_shared.load(Ordering::Relaxed) {
+            return Err(NotReady::PortShared);
         }
         let Some(key) = self.awaited else { return Ok(()) };
         let snapshot = self.peers.load();
@@ -94,6 +112,9 @@ mod tests {
         ready.set_interface_up(false);
         assert_eq!(check(), Err(NotReady::InterfaceDown));
         ready.set_interface_up(true);
+        ready.set_port_shared(true);
+        assert_eq!(check(), Err(NotReady::PortShared));
+        ready.set_port_shared(false);
         assert_eq!(Readiness::new(peers, None, Arc::clone(&shutdown)).check(clock::now()), Ok(()));
         shutdown.signal();
         assert_eq!(check(), Err(NotReady::Stopping));

@@ -11,7 +11,7 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -52,6 +52,8 @@ pub struct Router {
     own: Arc<OwnAddresses>,
     peers: Arc<Peers>,
     marked: Arc<MarkedSockets>,
+    /// The UDP port, if several lanes share it.
+    shared_port: Option<Arc<AtomicU16>>,
     ready_peer: Option<PublicKey>,
     threads: Arc<ThreadRegistry>,
     shutdown: Arc<Shutdown>,
@@ -101,7 +103,7 @@ impl Router {
         tun: Option<OwnedFd>,
         shutdown: Arc<Shutdown>,
     ) -> Result<Router, StartError> {
-        let wiring::Wiring { interface, lanes, mut actor, device, registry, mtu, own, peers, marked } =
+        let wiring::Wiring { interface, lanes, mut actor, device, registry, mtu, own, peers, marked, port } =
             wiring::open(config, tun, &shutdown)?;
         actor.apply(config.update.clone()).map_err(|errno| {
             StartError::Config(format!("cannot apply the configuration of {interface}: {errno}"))
@@ -114,6 +116,7 @@ impl Router {
             own,
             peers,
             marked,
+            shared_port: (lanes.len() > 1).then_some(port),
             ready_peer: config.ready_peer,
             threads: Arc::default(),
             shutdown,
@@ -150,6 +153,12 @@ impl Router {
     /// Returns the sockets that carry the router's mark besides those of its lanes.
     pub fn marked(&self) -> &MarkedSockets {
         &self.marked
+    }
+
+    /// Returns the current UDP port if several lanes share it, so that other processes of the same user can
+    /// bind it too.
+    pub fn shared_port(&self) -> Option<&Arc<AtomicU16>> {
+        self.shared_port.as_ref()
     }
 
     /// Returns the registry of the router's threads.
@@ -290,8 +299,10 @@ impl InterfaceUpdates {
 trait Worker: Send + 'static {
     /// Runs the worker until the router stops.
     fn run(&mut self) -> Result<(), WorkerError>;
-    /// Prepares the worker to run again after a panic. Counts the restart and the lost packets.
+    /// Discards unfinished work after a panic and counts the lost packets.
     fn recover(&mut self);
+    /// Counts a restart.
+    fn count_restart(&mut self);
 }
 
 impl Worker for InsideWorker {
@@ -302,6 +313,9 @@ impl Worker for InsideWorker {
     fn recover(&mut self) {
         let lost = InsideWorker::recover(self);
         self.metrics.outbound_drops.add(DropReason::WorkerRestart, lost);
+    }
+
+    fn count_restart(&mut self) {
         self.metrics.restarts.add(1);
     }
 }
@@ -314,13 +328,16 @@ impl Worker for OutsideWorker {
     fn recover(&mut self) {
         let lost = OutsideWorker::recover(self);
         self.metrics.inbound_drops.add(DropReason::WorkerRestart, lost);
+    }
+
+    fn count_restart(&mut self) {
         self.metrics.restarts.add(1);
     }
 }
 
 /// Runs a worker and restarts it after a panic, up to [`MAX_RESTARTS`] times.
 fn supervise(name: &str, worker: &mut impl Worker) -> Result<(), String> {
-    for _ in 0..=MAX_RESTARTS {
+    for restart in 1.. {
         match catch_unwind(AssertUnwindSafe(|| worker.run())) {
             Ok(Ok(())) => return Ok(()),
             // Not a failure: `ip link del` is the usual way to stop a WireGuard interface.
@@ -329,13 +346,15 @@ fn supervise(name: &str, worker: &mut impl Worker) -> Result<(), String> {
                 return Ok(());
             }
             Ok(Err(error)) => return Err(error.to_string()),
-            Err(_) => {
-                tracing::error!("{name} panicked; restarting it. Please report this");
-                worker.recover();
-            }
+            Err(_) => worker.recover(),
         }
+        if restart > MAX_RESTARTS {
+            break;
+        }
+        tracing::error!("{name} panicked; restart {restart} of {MAX_RESTARTS}. Please report this");
+        worker.count_restart();
     }
-    Err(format!("panicked {} times", MAX_RESTARTS + 1))
+    Err(format!("panicked again after {MAX_RESTARTS} restarts; please report this"))
 }
 
 /// Reports the end of a thread: stops the router and records the first failure.
@@ -352,5 +371,50 @@ impl Ending {
             failure.get_or_insert_with(|| format!("{} stopped: {error}", self.name));
         }
         self.shutdown.signal();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A worker that panics in its first `panics` runs.
+    #[derive(Default)]
+    struct Failing {
+        panics: u32,
+        runs: u32,
+        recoveries: u32,
+        restarts: u32,
+    }
+
+    impl Worker for Failing {
+        fn run(&mut self) -> Result<(), WorkerError> {
+            self.runs += 1;
+            assert!(self.runs > self.panics, "a panic, as the test intends");
+            Ok(())
+        }
+
+        fn recover(&mut self) {
+            self.recoveries += 1;
+        }
+
+        fn count_restart(&mut self) {
+            self.restarts += 1;
+        }
+    }
+
+    #[test]
+    fn a_worker_that_panics_is_restarted() {
+        let mut worker = Failing { panics: MAX_RESTARTS, ..Failing::default() };
+        assert_eq!(supervise("test", &mut worker), Ok(()));
+        assert_eq!((worker.recoveries, worker.restarts), (MAX_RESTARTS, MAX_RESTARTS));
+    }
+
+    #[test]
+    fn a_worker_that_keeps_panicking_is_given_up() {
+        let mut worker = Failing { panics: u32::MAX, ..Failing::default() };
+        assert!(supervise("test", &mut worker).is_err());
+        assert_eq!(worker.runs, MAX_RESTARTS + 1);
+        assert_eq!((worker.recoveries, worker.restarts), (MAX_RESTARTS + 1, MAX_RESTARTS));
     }
 }

@@ -6,7 +6,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU16, AtomicUsize};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
@@ -64,6 +64,7 @@ pub(crate) struct Wiring {
     pub(crate) own: Arc<OwnAddresses>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) marked: Arc<MarkedSockets>,
+    pub(crate) port: Arc<AtomicU16>,
 }
 
 /// State shared by all lanes.
@@ -159,6 +160,7 @@ pub(crate) fn open(
         inside_bells: ends.iter().map(|ends| Arc::clone(&ends.inside_bell)).collect(),
         listen: ListenState { port, options, left: None },
         marked: Arc::clone(&marked),
+        port: Arc::new(AtomicU16::new(port)),
         spread_ports: config.spread_ports.clone(),
         names: Names::default(),
         lookups: Lookups::new(Arc::clone(&actor_bell)),
@@ -169,6 +171,7 @@ pub(crate) fn open(
         loop_warning: Nanos::NEVER,
         outputs: Outputs::default(),
     };
+    let port = Arc::clone(&actor.port);
     let lanes = wire(config, &shared, ends, tun.queues, sockets, cpus)?;
     let Shared { registry, mtu, own, peers, .. } = shared;
     registry.collect_from(SocketMetrics::new(lanes.iter().map(|(_, outside, _)| &outside.socket_drops)));
@@ -179,7 +182,7 @@ pub(crate) fn open(
         limit: config.metrics_peers,
     });
     registry.collect_from(ProcessMetrics);
-    Ok(Wiring { interface: tun.name, lanes, actor, device, registry, mtu, own, peers, marked })
+    Ok(Wiring { interface: tun.name, lanes, actor, device, registry, mtu, own, peers, marked, port })
 }
 
 /// Returns how many segments of `mtu` bytes a superpacket may hold so that one GSO send carries them after

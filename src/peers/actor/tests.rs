@@ -15,13 +15,13 @@ use crate::wireguard::protocol::Settings;
 use crate::wireguard::table::SessionTable;
 
 /// Returns a handshake initiation to the owner of `victim` from an unknown peer.
-fn initiation_of_a_stranger(victim: PublicKey) -> ControlMessage {
+fn initiation_with_unknown_key(victim: PublicKey) -> ControlMessage {
     let mut entropy = OsEntropy::new().unwrap();
     let key = PrivateKey::generate(&mut entropy);
-    let mut stranger = Protocol::new(Some(key), Arc::new(SessionTable::new()), Settings::default());
-    let peer = stranger.add_peer(victim).unwrap();
+    let mut unknown = Protocol::new(Some(key), Arc::new(SessionTable::new()), Settings::default());
+    let peer = unknown.add_peer(victim).unwrap();
     let mut out = Outputs::new();
-    stranger.data_waits(clock::now(), unix_now(), &mut entropy, peer, &mut out);
+    unknown.data_waits(clock::now(), unix_now(), &mut entropy, peer, &mut out);
     let sent = out.drain().find_map(|output| match output {
         Output::Send { datagram, .. } => Some(datagram),
         _ => None,
@@ -44,7 +44,7 @@ fn a_cookie_that_finds_its_queue_full_is_counted() {
     let Wiring { mut actor, registry, lanes: _lanes, .. } = opened.unwrap().unwrap();
     actor.apply(config.update.clone()).unwrap();
 
-    let message = initiation_of_a_stranger(key.public_key());
+    let message = initiation_with_unknown_key(key.public_key());
     let from = Endpoint::new("192.0.2.9:4000".parse().unwrap());
     let mut count = |family: &str, reason: &str| {
         actor.receive(&HandshakeDatagram { message: message.clone(), from, lane: FIRST_LANE });

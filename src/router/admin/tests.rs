@@ -39,6 +39,7 @@ fn admin() -> Admin {
         before: None,
         uapi: None,
         link: None,
+        shared_port: None,
         hangups: None,
     }
 }
