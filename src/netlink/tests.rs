@@ -76,7 +76,7 @@ fn an_interface_gets_all_that_its_setup_says_and_doing_it_twice_does_no_harm() {
         }
         assert!(ip("-4 addr show lw0").unwrap().contains("inet 10.9.0.1/24"));
         assert!(link.contains("addrgenmode none"), "{link}");
-        assert!(ip("route show table 1234").unwrap().contains("default dev lw0 scope link"));
+        assert!(ip("route show table 1234").unwrap().contains("default dev lw0 proto static scope link"));
         // Gateways can be in the networks of the routes.
         assert!(ip("route add 10.99.0.0/16 via 10.10.0.9 dev lw0").is_some());
         assert!(ip("route show 10.99.0.0/16").unwrap().contains("via 10.10.0.9"));
