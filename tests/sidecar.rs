@@ -292,7 +292,7 @@ fn what_another_process_removes_is_a_failure_to_a_service_manager() {
     require_root!();
     let sidecar = Sidecar::new();
     let ends: [&dyn Fn(); 2] = [&|| drop(sidecar.left(&format!("ip link del {}", sidecar.device))), &|| {
-        fs::remove_file(control_socket(&sidecar.device)).expect("remove the socket")
+        fs::remove_file(control_socket(&sidecar.device)).expect("remove the socket");
     }];
     for end in ends {
         let mut process = sidecar.run(&addresses(), &format!("AllowedIPs = {}", allowed_ips(2)));

@@ -72,7 +72,7 @@ pub fn free_table(interface: &str, first: u32) -> Result<u32, NetlinkError> {
                 }
             }
         }
-        Ok((first..).find(|number| !used.contains(number)).unwrap_or(first))
+        Ok((first..=u32::MAX).find(|number| !used.contains(number)).unwrap_or(first))
     })
 }
 

@@ -38,7 +38,7 @@ impl NameServers<'_> {
                     Ok(None) => {}
                     Err(error) if error.kind() == ErrorKind::PermissionDenied => return Err(error),
                     Err(error) => {
-                        failure = io::Error::new(error.kind(), format!("name server {server}: {error}"))
+                        failure = io::Error::new(error.kind(), format!("name server {server}: {error}"));
                     }
                 }
             }
