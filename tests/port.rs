@@ -39,6 +39,9 @@ fn join(side: &Side, address: SocketAddr) -> std::io::Result<Socket> {
 fn start(side: &Side, lanes: &str) -> Laneway {
     let laneway = Laneway::start(side, &[SERVED, ("LANEWAY_QUEUES", lanes)]);
     listen_on(side, &laneway, PORT);
+    // Without a key the router is not ready.
+    let key = output(&side.namespace, &["wg", "genkey"], "");
+    output(&side.namespace, &["wg", "set", &laneway.device, "private-key", "/dev/stdin"], &key);
     output(&side.namespace, &["ip", "link", "set", &laneway.device, "up"], "");
     wait_until("the router", || get(side, "/readyz") == (200, "ok\n".to_owned()));
     laneway

@@ -1,5 +1,7 @@
 //! Tests of configuration from files and the environment.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use crate::config::*;
 
 const FILE: &str = "[Interface]\nPrivateKey = yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=\n\
@@ -59,6 +61,59 @@ fn a_reload_reads_the_file_as_it_is_now() {
     folder.write("wg8.conf", "[Interface");
     assert!(router.read_again(&environment).is_err());
     assert_eq!(RouterConfig::named("lw0").read_again(&environment).unwrap(), None);
+}
+
+#[test]
+fn a_run_without_file_and_key_is_refused() {
+    let message = RouterConfig::for_run(None, &Environment::default()).unwrap_err().to_string();
+    assert!(message.starts_with("nothing to run: name a file with --config"), "{message}");
+}
+
+#[test]
+fn what_is_valid_but_hardly_meant_is_warned_of_with_its_line() {
+    let folder = Folder::new("warnings");
+    let warned = |name: &str, text: &str| -> Vec<String> {
+        let path = folder.write(name, text);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let router = RouterConfig::for_run(Some(&path), &Environment::default()).unwrap();
+        let place = path.display().to_string();
+        router.warnings.iter().map(|warning| warning.to_string().replace(&place, "F")).collect()
+    };
+    let begins = |warnings: Vec<String>, beginnings: &[&str]| {
+        assert_eq!(warnings.len(), beginnings.len(), "{warnings:#?}");
+        for (warning, beginning) in warnings.iter().zip(beginnings) {
+            assert!(warning.starts_with(beginning), "{warning}");
+        }
+    };
+    begins(
+        warned("a.conf", "\n[Interface]\nMTU = 1400\n"),
+        &["F:2: no private key", "F:2: no [Peer] section"],
+    );
+    let key: PrivateKey = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=".parse().unwrap();
+    let own = key.public_key();
+    let other = PublicKey::from_bytes([7; 32]);
+    let peers = format!(
+        "[Peer]\nPublicKey = {OTHER_KEY}\nAllowedIPs = 10.1.0.1/16\n[Peer]\nPublicKey = {other}\nAllowedIPs = 10.1.0.0/16\n\
+         [Peer]\nPublicKey = {own}\nAllowedIPs = 10.1.0.0/16\n[Peer]\nPublicKey = {OTHER_KEY}\n"
+    );
+    begins(
+        warned("b.conf", &format!("{FILE}{peers}")),
+        &[
+            "F:8: AllowedIPs: 10.1.0.1/16 has host bits set; 10.1.0.0/16 is used",
+            &format!("F:10: AllowedIPs: 10.1.0.0/16 is taken from the peer {OTHER_KEY} in line 7"),
+            &format!("F:13: PublicKey: {own} is this router's own key"),
+            &format!("F:16: PublicKey: the peer {OTHER_KEY} is listed before, in line 7"),
+        ],
+    );
+    let open = folder.write("c.conf", &format!("{FILE}[Peer]\nPublicKey = {other}\n"));
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o604)).unwrap();
+    fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o755)).unwrap();
+    let router = RouterConfig::for_run(Some(&open), &Environment::default()).unwrap();
+    assert_eq!(router.warnings.len(), 1);
+    assert!(router.warnings[0].text.starts_with("the private key is open to other users"), "{router:?}");
+    fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o750)).unwrap();
+    let router = RouterConfig::for_run(Some(&open), &Environment::default()).unwrap();
+    assert_eq!(router.warnings, []);
 }
 
 #[test]

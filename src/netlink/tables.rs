@@ -1,6 +1,6 @@
 //! Finds a routing table that no other router uses, as `wg-quick` does (`add_default` in its `linux.bash`).
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -12,7 +12,8 @@ use nix::errno::Errno;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 
-use super::{NetlinkError, find, refused, talk};
+use super::barrier::{self, ANY};
+use super::{MAIN_TABLE, NetlinkError, Route, find, refused, talk};
 
 /// Abstract name of a UNIX socket that one process of the network namespace can hold (unix(7)).
 const LOCK: &[u8] = b"laneway/tables";
@@ -44,8 +45,8 @@ impl TableLock {
     }
 }
 
-/// Returns the first number, from `first` on, of a table without routes of either IP version. Routes into `interface`
-/// do not count: an earlier process left them.
+/// Returns the table whose unreachable default route an earlier process of `interface` left, otherwise the first number, from
+/// `first` on, of a table without routes of either IP version.
 ///
 /// # Errors
 /// A netlink request failed.
@@ -59,28 +60,26 @@ pub fn free_table(interface: &str, first: u32) -> Result<u32, NetlinkError> {
             Err(NetlinkError::Refused { errno: Errno::ENODEV, .. }) => None,
             Err(error) => return Err(error),
         };
-        let is_own = |attribute: &RouteAttribute| matches!(attribute, RouteAttribute::Oif(index) if Some(*index) == own);
-        let mut used = HashSet::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let is_into = |attribute: &RouteAttribute| matches!(attribute, RouteAttribute::Oif(index) if Some(*index) == own);
+        let (mut kept, mut used) = (BTreeSet::new(), BTreeSet::new());
+        for any in ANY {
             let mut request = RouteMessage::default();
-            request.header.address_family = family;
+            request.header.address_family =
+                if any.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
             let mut routes = handle.route().get(request).execute();
             let failed = |error| refused("list the routes".to_owned(), &error);
             while let Some(route) = routes.try_next().await.map_err(failed)? {
-                if !route.attributes.iter().any(is_own) {
-                    used.insert(table(&route));
+                let Some(Route { net, table }) = barrier::place(&route, any) else { continue };
+                if barrier::is_of(&route, interface) {
+                    if net.prefix_len() == 0 && table != MAIN_TABLE {
+                        kept.insert(table);
+                    }
+                } else if !route.attributes.iter().any(is_into) {
+                    used.insert(table);
                 }
             }
         }
-        Ok((first..=u32::MAX).find(|number| !used.contains(number)).unwrap_or(first))
+        let kept = kept.difference(&used).next().copied();
+        Ok(kept.or_else(|| (first..=u32::MAX).find(|number| !used.contains(number))).unwrap_or(first))
     })
-}
-
-fn table(route: &RouteMessage) -> u32 {
-    let number = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Table(number) => Some(*number),
-        _ => None,
-    });
-    // Numbers above 255 do not fit the header.
-    number.unwrap_or(route.header.table.into())
 }

@@ -8,28 +8,26 @@
 //! without sessions has no timer and costs nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrayvec::ArrayVec;
 use crossbeam::channel::Receiver;
-use nix::errno::Errno;
 
-use super::apply::{self, ListenState, Request};
+use super::handle::Request;
 use super::lookups::{Answer, Lookups};
 use super::names::Names;
 use super::schedule::Schedule;
 use super::snapshot_builder::BuilderState;
 use crate::clock;
 use crate::config::SpreadPorts;
-use crate::config::update::{DeviceStatus, DeviceUpdate};
 use crate::drops::DropReason;
 use crate::lane::channels::{ActorChannel, CommandChannel, ControlMessage, HandshakeDatagram, PeerEvent};
 use crate::lane::peers::{PeerRecord, Peers};
 use crate::lane::ring::doorbell::{Awaited, Doorbell};
 use crate::lane::wait::sleep::{Sleeper, Stopped};
 use crate::metrics::ActorMetrics;
-use crate::underlay::{Endpoint, MarkedSockets};
+use crate::underlay::{Endpoint, MarkedSockets, SocketOptions};
 use crate::units::{Nanos, PeerId};
 use crate::wireguard::keys::OsEntropy;
 use crate::wireguard::messages::DATA_OVERHEAD;
@@ -77,6 +75,8 @@ pub(crate) struct PeerActor {
     pub(crate) entropy: OsEntropy,
     /// The actor's counters.
     pub(crate) metrics: ActorMetrics,
+    /// Whether the router has a private key, for other threads.
+    pub(crate) has_key: Arc<AtomicBool>,
     /// The protocol's timers.
     pub(crate) schedule: Schedule,
     /// Peers whose endpoints are host names.
@@ -87,6 +87,17 @@ pub(crate) struct PeerActor {
     pub(crate) loop_warning: Nanos,
     /// Scratch buffer for the protocol's outputs.
     pub(crate) outputs: Outputs,
+}
+
+/// The listen port and the options of the UDP sockets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ListenState {
+    /// The UDP port of all lanes.
+    pub port: u16,
+    /// Socket options, with the current mark.
+    pub options: SocketOptions,
+    /// When the port was last changed.
+    pub left: Option<Nanos>,
 }
 
 impl PeerActor {
@@ -103,20 +114,6 @@ impl PeerActor {
                 return;
             }
         }
-    }
-
-    /// Applies `update` to the protocol, the snapshot and the sockets.
-    ///
-    /// # Errors
-    /// Returns the error number to report on the UAPI socket. Changes before the failed one remain applied,
-    /// as in other WireGuard implementations.
-    pub(crate) fn apply(&mut self, update: DeviceUpdate) -> Result<(), Errno> {
-        apply::apply(self, update)
-    }
-
-    /// Returns the state that the UAPI request `get=1` reports.
-    pub(crate) fn status(&self) -> DeviceStatus {
-        apply::status(self)
     }
 
     /// Runs the protocol's due timers for a peer and schedules the next.
@@ -139,12 +136,20 @@ impl PeerActor {
         self.send(FIRST_LANE, message, to, Some(record));
     }
 
+    fn answer(&mut self, request: Request) {
+        // The requester may be gone.
+        match request {
+            Request::Apply(update, answer) => drop(answer.send(self.apply(update))),
+            Request::Status(answer) => drop(answer.send(self.status())),
+        }
+    }
+
     fn turn(&mut self) -> bool {
         self.sleeper.beat();
         let mut worked = false;
         while let Ok(request) = self.requests.try_recv() {
             worked = true;
-            apply::answer(self, request);
+            self.answer(request);
         }
         while let Some(event) = self.channel.next_event() {
             worked = true;
@@ -319,8 +324,15 @@ impl PeerActor {
         }
     }
 
+    /// Wakes the inside workers that have staged packets, which have to be routed again.
+    pub(super) fn reroute_inside(&self) {
+        for bell in &self.inside_bells {
+            bell.ring(Awaited::ROUTES);
+        }
+    }
+
     /// Wakes the inside workers, so that they route their staged packets again.
-    pub(crate) fn wake_inside(&self) {
+    fn wake_inside(&self) {
         for bell in &self.inside_bells {
             bell.ring(Awaited::WORK);
         }
@@ -361,10 +373,7 @@ impl PeerActor {
     }
 
     fn send(&mut self, lane: usize, message: ControlMessage, to: Endpoint, record: Option<&Arc<PeerRecord>>) {
-        if let Some(record) = record {
-            record.sent_bytes.fetch_add(message.len() as u64, Ordering::Relaxed);
-        }
-        if !self.commands[lane].send(message, to) {
+        if !self.commands[lane].send(message, to, record.map(|record| record.id)) {
             self.metrics.outbound_drops.add(DropReason::ControlQueueFull, 1);
         }
     }

@@ -4,6 +4,7 @@
 
 pub mod admin;
 mod http;
+pub mod kill_switch;
 pub mod listen;
 mod port_watch;
 pub mod readiness;

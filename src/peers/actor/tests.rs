@@ -1,8 +1,6 @@
 //! Tests of the peer actor with outside workers that do not run. Needs root; skipped if `LANEWAY_SKIP_NETNS`
 //! is set.
 
-use nix::unistd::Uid;
-
 use crate::config::RouterConfig;
 use crate::lane::bounds::COOKIE_QUEUE;
 use crate::metrics::exposition::Exposition;
@@ -10,6 +8,7 @@ use crate::netns::Namespace;
 use crate::peers::actor::*;
 use crate::router::wiring::{self, Wiring};
 use crate::shutdown::Shutdown;
+use crate::testing;
 use crate::wireguard::keys::{PrivateKey, PublicKey};
 use crate::wireguard::protocol::Settings;
 use crate::wireguard::table::SessionTable;
@@ -31,8 +30,7 @@ fn initiation_with_unknown_key(victim: PublicKey) -> ControlMessage {
 
 #[test]
 fn a_cookie_that_finds_its_queue_full_is_counted() {
-    if !Uid::effective().is_root() || std::env::var_os("LANEWAY_SKIP_NETNS").is_some() {
-        eprintln!("skipped: needs root and no LANEWAY_SKIP_NETNS");
+    if testing::without_root() {
         return;
     }
     let key = PrivateKey::generate(&mut OsEntropy::new().unwrap());

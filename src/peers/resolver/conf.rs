@@ -11,6 +11,10 @@ const MAX_DOTS: usize = 15;
 const MAX_TIMEOUT: u64 = 30;
 const MAX_ATTEMPTS: usize = 5;
 
+/// The addresses of systemd-resolved (systemd-resolved.service(8)).
+const SYSTEMD: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53)), IpAddr::V4(Ipv4Addr::new(127, 0, 0, 54))];
+
 /// The UDP and TCP port of name servers.
 const PORT: u16 = 53;
 
@@ -61,6 +65,21 @@ impl Conf {
             conf.servers.push((Ipv4Addr::LOCALHOST, PORT).into());
         }
         conf
+    }
+
+    /// Returns whether all name servers are on this host.
+    pub(super) fn is_local(&self) -> bool {
+        self.servers.iter().all(|server| server.ip().is_loopback())
+    }
+
+    /// Returns whether the only name server is systemd-resolved.
+    pub(super) fn is_systemd(&self) -> bool {
+        self.servers.iter().all(|server| SYSTEMD.contains(&server.ip()))
+    }
+
+    /// Returns these settings with the name servers of `upstream`, unless all of those are on this host.
+    pub(super) fn with_servers_of(self, upstream: &Conf) -> Conf {
+        if upstream.is_local() { self } else { Conf { servers: upstream.servers.clone(), ..self } }
     }
 
     fn set(&mut self, option: &str) {
@@ -142,6 +161,19 @@ mod tests {
         assert_eq!(conf.servers, ["127.0.0.1:53".parse().unwrap()]);
         assert_eq!((conf.timeout, conf.attempts), (Duration::from_secs(5), 2));
         assert_eq!(conf.candidates("gw"), ["gw"]);
+    }
+
+    #[test]
+    fn the_name_servers_of_systemd_resolved_are_asked_past_it() {
+        let upstream = Conf::parse("nameserver 192.0.2.53\nnameserver 127.0.0.1");
+        let conf = Conf::parse("nameserver 127.0.0.53\nsearch a.example\noptions ndots:2");
+        assert!(conf.is_systemd() && conf.is_local() && !upstream.is_local());
+        let merged = conf.clone().with_servers_of(&upstream);
+        assert_eq!(merged.servers, upstream.servers);
+        assert_eq!(merged.candidates("gw"), ["gw.a.example", "gw"]);
+        assert_eq!(conf.clone().with_servers_of(&Conf::parse("")), conf);
+        let other = Conf::parse("nameserver ::1");
+        assert!(other.is_local() && !other.is_systemd());
     }
 
     #[test]

@@ -19,6 +19,9 @@ use arrayvec::ArrayVec;
 use conf::Conf;
 use exchange::NameServers;
 
+/// The name servers that systemd-resolved asks (systemd-resolved.service(8)).
+const SYSTEMD: &str = "/run/systemd/resolve/resolv.conf";
+
 /// Maximum number of addresses kept for a name.
 pub(super) const ADDRESSES: usize = 8;
 
@@ -44,14 +47,11 @@ pub(super) fn resolve(host: &str, port: u16, mark: u32) -> io::Result<ArrayVec<S
 }
 
 fn past_the_tunnel(host: &str, mark: u32) -> io::Result<Vec<IpAddr>> {
-    // Missing files are empty ones, as in the C library.
-    let read =
-        |path| fs::read(path).map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default();
     let listed = conf::hosts(&read("/etc/hosts"), host);
     if !listed.is_empty() {
         return Ok(listed);
     }
-    let conf = Conf::parse(&read("/etc/resolv.conf"));
+    let conf = configuration();
     let servers = NameServers { conf: &conf, mark };
     let mut failure = None;
     for name in conf.candidates(host) {
@@ -63,4 +63,20 @@ fn past_the_tunnel(host: &str, mark: u32) -> io::Result<Vec<IpAddr>> {
         }
     }
     failure.map_or_else(|| Ok(Vec::new()), Err)
+}
+
+/// Returns whether all name servers are on this host, where their own queries do not carry the router's mark.
+pub(crate) fn is_on_this_host() -> bool {
+    configuration().is_local()
+}
+
+/// Reads the configuration. The servers of systemd-resolved are asked directly, since its own queries carry no mark.
+fn configuration() -> Conf {
+    let conf = Conf::parse(&read("/etc/resolv.conf"));
+    if conf.is_systemd() { conf.with_servers_of(&Conf::parse(&read(SYSTEMD))) } else { conf }
+}
+
+/// Returns the text of a file. Missing files are empty ones, as in the C library.
+fn read(path: &str) -> String {
+    fs::read(path).map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
 }
