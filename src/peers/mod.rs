@@ -7,5 +7,6 @@ pub mod link;
 pub(crate) mod lookups;
 pub(crate) mod names;
 pub(crate) mod reports;
+pub(crate) mod resolver;
 pub(crate) mod schedule;
 pub(crate) mod snapshot_builder;
