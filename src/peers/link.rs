@@ -16,7 +16,6 @@ use super::reports::Reports;
 use crate::clock;
 use crate::lane::channels::{HandshakeDatagram, PeerEvent};
 use crate::lane::ring::doorbell::{Awaited, Doorbell};
-use crate::units::Nanos;
 use crate::wireguard::outputs::HandshakeDrop;
 
 /// Maximum number of handshake messages kept while the interface is down.
@@ -45,8 +44,8 @@ impl InterfaceState {
 #[derive(Debug, Default)]
 pub(crate) struct LinkState {
     is_down: bool,
-    /// Handshake messages that arrived while the interface was down, with their times, oldest first.
-    held: VecDeque<(Nanos, HandshakeDatagram)>,
+    /// Handshake messages that arrived while the interface was down, oldest first.
+    held: VecDeque<HandshakeDatagram>,
 }
 
 impl LinkState {
@@ -78,7 +77,7 @@ impl PeerActor {
             self.link.held.pop_front();
             self.drop_held(1);
         }
-        self.link.held.push_back((clock::now(), datagram.clone()));
+        self.link.held.push_back(datagram.clone());
     }
 
     fn drop_held(&mut self, messages: usize) {
@@ -100,8 +99,8 @@ impl PeerActor {
 
     fn came_up(&mut self) {
         let now = clock::now();
-        for (received, datagram) in std::mem::take(&mut self.link.held) {
-            if now.since(received) <= FRESH {
+        for datagram in std::mem::take(&mut self.link.held) {
+            if now.since(datagram.at) <= FRESH {
                 self.receive(&datagram);
             } else {
                 self.drop_held(1);
