@@ -9,6 +9,7 @@ pub mod listen;
 mod port_watch;
 pub mod readiness;
 pub mod reload;
+pub mod restarts;
 pub mod sandbox;
 pub mod start;
 pub mod stopping;
