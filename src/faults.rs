@@ -160,7 +160,10 @@ mod tests {
             install(Some(Arc::clone(&faults)));
             point(Stage::Open);
             let struck = [strike(), strike(), strike()];
-            assert_eq!((struck, faults.left(Stage::Seal)), ([cfg!(debug_assertions), cfg!(debug_assertions), false], 0));
+            assert_eq!(
+                (struck, faults.left(Stage::Seal)),
+                ([cfg!(debug_assertions), cfg!(debug_assertions), false], 0)
+            );
         })
         .join()
         .unwrap();

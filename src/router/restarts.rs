@@ -81,7 +81,10 @@ pub(super) fn supervise(
         restarts.retain(|restart| now.since(*restart) < SPAN);
         if catch_unwind(AssertUnwindSafe(|| worker.recover())).is_err() || restarts.is_full() {
             let span = SPAN.as_secs();
-            return Err(format!("panicked again after {} restarts in {span} s; please report this", restarts.len()));
+            return Err(format!(
+                "panicked again after {} restarts in {span} s; please report this",
+                restarts.len()
+            ));
         }
         restarts.push(now);
         tracing::error!(

@@ -130,7 +130,19 @@ impl InsideWorker {
     /// Both use the same snapshot. With two, a packet could overtake an earlier one of its flow that is
     /// still staged for the previous owner of the allowed IPs.
     fn seal(&mut self) -> Result<bool, WorkerError> {
-        let Self { reader, writer, sealer, unstaged, rejecter, peers, sleeper, holdings, metrics, drain_cap, .. } = self;
+        let Self {
+            reader,
+            writer,
+            sealer,
+            unstaged,
+            rejecter,
+            peers,
+            sleeper,
+            holdings,
+            metrics,
+            drain_cap,
+            ..
+        } = self;
         let snapshot = peers.load();
         let mut turn = Turn { now: clock::now(), snapshot, writer, rejecter, sleeper, holdings, metrics };
         let released = sealer.release_staged(unstaged, &mut turn)?;

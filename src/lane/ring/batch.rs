@@ -217,7 +217,9 @@ mod tests {
         let kept = inbound.take().unwrap();
         assert!(kept.segments.is_empty() && kept.data.len() == SLAB_BYTES);
         let shown = Exposition::parse(&registry.render()).unwrap();
-        assert!((shown.sum("laneway_dropped_packets_total", &[("reason", "worker_restart")]) - 25.0).abs() < 0.5);
+        assert!(
+            (shown.sum("laneway_dropped_packets_total", &[("reason", "worker_restart")]) - 25.0).abs() < 0.5
+        );
         // A batch that outlives its router is freed.
         let weak = Arc::downgrade(inbound.returns());
         drop(inbound);

@@ -82,7 +82,8 @@ impl Custody {
         let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut complete = true;
         for (lane, [inbound, outbound]) in missing.iter_mut().enumerate() {
-            for (known, found) in [(inbound, self.count_inbound(lane)), (outbound, self.count_outbound(lane))] {
+            for (known, found) in [(inbound, self.count_inbound(lane)), (outbound, self.count_outbound(lane))]
+            {
                 complete &= found.is_some();
                 *known = found.unwrap_or(*known);
             }
