@@ -135,7 +135,7 @@ pub fn installed() -> Option<Arc<Faults>> {
 }
 
 /// Panics if a test wants the calling worker to panic at `stage`. Does nothing in a release build.
-#[inline(always)]
+#[inline]
 pub fn point(stage: Stage) {
     #[cfg(debug_assertions)]
     FAULTS.with_borrow(|faults| faults.iter().for_each(|faults| faults.strike(stage)));

@@ -21,9 +21,8 @@ use laneway::router::start::Router;
 use laneway::sys::udp::IntOption;
 use laneway::uapi::Device as _;
 use laneway::wireguard::keys::PrivateKey;
-use support::ping::ping;
 use support::tunnel::Family;
-use support::{lab, metrics, require_root, router};
+use support::{DEADLINE, lab, metrics, require_root, router};
 
 /// Panics per stage: more than lose all batches of a pool if each loses eight.
 const PANICS: u32 = 3;
@@ -34,6 +33,9 @@ const SIZE: usize = 100;
 
 /// How long a router may take to carry a datagram before it counts as dead, in the report of [`survey`].
 const PATIENCE: Duration = Duration::from_secs(8);
+
+/// How long datagrams and counts may take to show up.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// How a test makes a worker reach a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,15 +55,14 @@ enum Way {
 }
 
 fn way(stage: Stage) -> Way {
+    use Stage as S;
     match stage {
-        Stage::Read | Stage::Route | Stage::Cut | Stage::Seal | Stage::HandOver => Way::Out,
-        Stage::Send | Stage::Sent | Stage::Finish => Way::Out,
-        Stage::SendShortcut => Way::LoneOut,
-        Stage::Reject => Way::Refused,
-        Stage::Stage | Stage::Release | Stage::Command | Stage::Handshake => Way::Staged,
-        Stage::Take | Stage::Write | Stage::Return | Stage::Receive | Stage::Open => Way::In,
-        Stage::Place | Stage::Settle | Stage::Push => Way::In,
-        Stage::WriteShortcut => Way::LoneIn,
+        S::Read | S::Route | S::Cut | S::Seal | S::HandOver | S::Send | S::Sent | S::Finish => Way::Out,
+        S::Take | S::Write | S::Return | S::Receive | S::Open | S::Place | S::Settle | S::Push => Way::In,
+        S::Stage | S::Release | S::Command | S::Handshake => Way::Staged,
+        S::SendShortcut => Way::LoneOut,
+        S::WriteShortcut => Way::LoneIn,
+        S::Reject => Way::Refused,
     }
 }
 
@@ -87,7 +88,6 @@ impl<'l> Pair<'l> {
             config.queues = Queues::Fixed(lanes);
             faults::install((own == 0).then(|| Arc::clone(&faults)));
         });
-        ping(&lab.left.namespace, Family::V4.inside(2));
         let bind = |side: &Side, host| {
             let bound = side.namespace.run(|| UdpSocket::bind((Family::V4.inside(host), 0)));
             bound.expect("enter a namespace").expect("bind")
@@ -97,7 +97,10 @@ impl<'l> Pair<'l> {
             sockets[own].connect(sockets[other].local_addr().expect("a port")).expect("a route");
             sockets[own].set_nonblocking(true).expect("set");
         }
-        Pair { lab, left, right, keys, faults, sockets, sent: 0, received: Default::default() }
+        let mut pair =
+            Pair { lab, left, right, keys, faults, sockets, sent: 0, received: Default::default() };
+        assert!(pair.passes(DEADLINE), "nothing passes without a panic");
+        pair
     }
 
     /// Sends datagrams from one side in one system call.
@@ -108,7 +111,7 @@ impl<'l> Pair<'l> {
             datagram[..4].copy_from_slice(&self.sent.to_be_bytes());
             self.sent += 1;
         }
-        IntOption::UDP_SEGMENT.set(socket.as_fd(), SIZE as i32).expect("UDP GSO");
+        IntOption::UDP_SEGMENT.set(socket.as_fd(), SIZE.try_into().expect("small")).expect("UDP GSO");
         while socket.send(&burst).is_err() {
             // An earlier datagram met no socket, or the device's queue is full.
             thread::sleep(Duration::from_millis(1));
@@ -136,17 +139,22 @@ impl<'l> Pair<'l> {
 
     /// Returns the packets that the left router's workers lost by panics, outbound and inbound.
     fn lost(&self) -> [u64; 2] {
-        ["outbound", "inbound"].map(|direction| {
-            let labels = [("direction", direction), ("reason", "worker_restart")];
-            metrics::total(&self.left, "laneway_dropped_packets_total", &labels)
-        })
+        ["outbound", "inbound"].map(|direction| self.dropped(direction, "worker_restart"))
+    }
+
+    fn dropped(&self, direction: &str, reason: &str) -> u64 {
+        let labels = [("direction", direction), ("reason", reason)];
+        metrics::total(&self.left, "laneway_dropped_packets_total", &labels)
     }
 
     /// Returns how many datagrams have neither arrived nor been counted as lost.
     fn uncounted(&mut self) -> i64 {
         self.receive();
-        let accounted = self.received.iter().map(|numbers| numbers.len() as u64).sum::<u64>();
-        i64::from(self.sent) - (accounted + self.lost().iter().sum::<u64>()) as i64
+        let received = self.received.iter().map(|numbers| numbers.len() as u64).sum::<u64>();
+        // The right router may use the session that [`forget_session`](Self::forget_session) removed a little longer.
+        let late = self.dropped("inbound", "unknown_index");
+        let [outbound, inbound] = self.lost();
+        i64::from(self.sent) - (received + late + outbound + inbound).cast_signed()
     }
 
     fn restarts(&self) -> u64 {
@@ -194,8 +202,10 @@ impl<'l> Pair<'l> {
         let start = Instant::now();
         for from in [0, 1] {
             let before = self.received[1 - from].len();
-            self.send(from, 1);
-            loop {
+            for looks in 0.. {
+                if looks % 100 == 0 {
+                    self.send(from, 1);
+                }
                 self.receive();
                 if self.received[1 - from].len() > before {
                     break;
@@ -259,7 +269,7 @@ fn survey(lab: &Lab, stage: Stage, lanes: usize, panics: u32) -> Row {
         row.lost = pair.lost();
         row.uncounted == 0
     };
-    while !settled() && start.elapsed() < PATIENCE {
+    while !settled() && start.elapsed() < SETTLE {
         thread::sleep(Duration::from_millis(20));
     }
     let custody = pair.left.threads();
@@ -288,28 +298,28 @@ fn survey(lab: &Lab, stage: Stage, lanes: usize, panics: u32) -> Row {
 }
 
 /// Checks that panics at every stage cost what is in hand, and nothing else.
-fn every_stage(lanes: usize) {
+fn every_stage(lanes: usize, panics: u32) {
     let lab = lab();
     for &stage in Stage::ALL {
-        let row = survey(&lab, stage, lanes, PANICS);
+        // Each costs a handshake's retransmission timeout, 5 s.
+        let handshake = matches!(stage, Stage::Command | Stage::Handshake);
+        let panics = if handshake { 1 } else { panics };
+        let row = survey(&lab, stage, lanes, panics);
         eprintln!("{stage:?}, {lanes} lanes: {row:?}");
-        assert_eq!((row.dead_after, row.uncounted), (None, 0), "{stage:?}: {row:?}");
+        // A lost handshake message is counted, too, and is none of the datagrams.
+        let uncounted = if handshake { -1 } else { 0 };
+        assert_eq!((row.dead_after, row.uncounted), (None, uncounted), "{stage:?}: {row:?}");
         assert_eq!((row.shortcuts, &row.missing[..]), ([true; 2], &[][..]), "{stage:?}: {row:?}");
         let (outbound, inbound) = match way(stage) {
-            // The packet is counted as without a route already.
-            Way::Refused => (0, 0),
-            Way::Staged if stage == Stage::Handshake => (0, 1),
-            Way::Staged if stage == Stage::Command => (1, 0),
-            Way::Out | Way::Staged if matches!(stage, Stage::Sent | Stage::Finish) => (0, 0),
+            Way::Staged if handshake => (1, 1),
+            // The packet was sent, written or counted before, or is sealed and leaves after the restart.
+            _ if matches!(stage, Stage::Sent | Stage::Finish | Stage::Return) => (0, 0),
+            Way::Refused | Way::LoneOut => (0, 0),
             Way::Out | Way::Staged => (BURST as u64, 0),
-            // After the bursts have been written.
-            Way::In if stage == Stage::Return => (0, 0),
             Way::In => (0, BURST as u64),
-            // The datagram is sealed, and leaves through the ring after the restart.
-            Way::LoneOut => (0, 0),
             Way::LoneIn => (0, 1),
         };
-        let panics = u64::from(PANICS);
+        let panics = u64::from(panics);
         assert!(row.lost[0] <= panics * outbound && row.lost[1] <= panics * inbound, "{stage:?}: {row:?}");
     }
 }
@@ -317,11 +327,11 @@ fn every_stage(lanes: usize) {
 #[test]
 fn a_panic_costs_what_is_in_hand() {
     require_root!();
-    every_stage(1);
+    every_stage(1, PANICS);
 }
 
 #[test]
 fn a_panic_in_one_of_three_lanes_costs_what_is_in_hand() {
     require_root!();
-    every_stage(3);
+    every_stage(3, 1);
 }

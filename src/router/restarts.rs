@@ -39,6 +39,7 @@ impl Worker for InsideWorker {
 
     fn count_restart(&mut self) {
         self.metrics.restarts.add(1);
+        self.metrics.publish();
     }
 }
 
@@ -53,6 +54,7 @@ impl Worker for OutsideWorker {
 
     fn count_restart(&mut self) {
         self.metrics.restarts.add(1);
+        self.metrics.publish();
     }
 }
 

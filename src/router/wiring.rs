@@ -233,11 +233,8 @@ pub(crate) fn open(
     let Shared { registry, mtu, own, peers, .. } = shared;
     registry.collect_from(SocketMetrics::new(lanes.iter().map(|(_, outside, _)| &outside.socket_drops)));
     registry.collect_from(RingMetrics(rings));
-    registry.collect_from(PeerMetrics {
-        interface: tun.name.clone(),
-        peers: Arc::clone(&peers),
-        limit: config.metrics_peers,
-    });
+    let (interface, limit) = (tun.name.clone(), config.metrics_peers);
+    registry.collect_from(PeerMetrics { interface, peers: Arc::clone(&peers), limit });
     registry.collect_from(ProcessMetrics);
     let lifetime = tun.lifetime;
     Ok(Wiring {

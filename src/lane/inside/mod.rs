@@ -110,7 +110,6 @@ impl InsideWorker {
         let inbound = self.writer.recover(&mut self.metrics);
         self.metrics.outbound_drops.add(DropReason::WorkerRestart, outbound);
         self.metrics.inbound_drops.add(DropReason::WorkerRestart, inbound);
-        self.metrics.publish();
     }
 
     /// Runs one turn. Returns whether there was anything to do.

@@ -315,12 +315,12 @@ impl Sealer {
             let len = packet.segment_len(index);
             let padded = padded_len(len, mtu);
             let datagram = padded + DATA_OVERHEAD;
-            if !self.open.as_ref().is_some_and(|run| run.takes(datagram, session, &to)) {
-                if let Err(stopped) = self.begin_run(datagram, peer, session, to, turn) {
-                    self.put_down(segments - index);
-                    turn.metrics.outbound_drops.add(DropReason::Shutdown, (segments - index) as u64);
-                    return Err(stopped);
-                }
+            if !self.open.as_ref().is_some_and(|run| run.takes(datagram, session, &to))
+                && let Err(stopped) = self.begin_run(datagram, peer, session, to, turn)
+            {
+                self.put_down(segments - index);
+                turn.metrics.outbound_drops.add(DropReason::Shutdown, (segments - index) as u64);
+                return Err(stopped);
             }
             let (Some(run), Some(batch)) = (&mut self.open, &mut self.batch) else {
                 unreachable!("a run was just begun")

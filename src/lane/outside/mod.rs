@@ -114,7 +114,6 @@ impl OutsideWorker {
         let inbound = self.opener.recover();
         self.metrics.outbound_drops.add(DropReason::WorkerRestart, outbound);
         self.metrics.inbound_drops.add(DropReason::WorkerRestart, inbound);
-        self.metrics.publish();
     }
 
     /// Runs one turn. Returns whether there was anything to do.

@@ -156,15 +156,12 @@ impl BatchSender {
             let outcome = self.sender.send_run(socket, bytes, usize::from(run.stride), &run.to);
             // From here on a panic does not cost this run.
             progress.sending = false;
-            match outcome {
-                Err(SendFailure::WouldBlock { sent, .. }) => {
-                    progress.sent += sent;
-                    progress.blocked = Some(port);
-                }
-                _ => {
-                    progress.run += 1;
-                    progress.sent = 0;
-                }
+            if let Err(SendFailure::WouldBlock { sent, .. }) = outcome {
+                progress.sent += sent;
+                progress.blocked = Some(port);
+            } else {
+                progress.run += 1;
+                progress.sent = 0;
             }
             faults::point(Stage::Sent);
             match outcome {
