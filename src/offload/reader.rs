@@ -12,19 +12,20 @@ use nix::errno::Errno;
 use nix::unistd;
 
 use super::superpacket::Superpacket;
-use super::virtio::VirtioHeader;
+use super::virtio::{HeaderForm, VirtioHeader};
 use crate::drops::DropReason;
 use crate::faults::{self, Stage};
 
 /// Length of the longest possible read in bytes: a virtio header and an IPv6 packet with the longest
 /// payload that is not a jumbogram.
-const READ_BUFFER: usize = VirtioHeader::LEN + 40 + 65_535;
+const READ_BUFFER: usize = VirtioHeader::LONG + 40 + 65_535;
 
 /// The reading part of a queue. Owns the buffer that it reads into.
 #[derive(Debug)]
 pub struct QueueReader {
     fd: Arc<OwnedFd>,
     buffer: Box<[u8]>,
+    header: HeaderForm,
     /// Length in bytes of a read whose validation has not ended; 0 if there is none.
     unvalidated: usize,
 }
@@ -81,8 +82,8 @@ impl DrainEnd {
 }
 
 impl QueueReader {
-    pub(super) fn new(fd: Arc<OwnedFd>) -> QueueReader {
-        QueueReader { fd, buffer: vec![0; READ_BUFFER].into_boxed_slice(), unvalidated: 0 }
+    pub(super) fn new(fd: Arc<OwnedFd>, header: HeaderForm) -> QueueReader {
+        QueueReader { fd, buffer: vec![0; READ_BUFFER].into_boxed_slice(), header, unvalidated: 0 }
     }
 
     /// Reads one packet or superpacket, if one is waiting.
@@ -105,7 +106,7 @@ impl QueueReader {
         };
         self.unvalidated = len;
         faults::point(Stage::Read);
-        let read = validate(&mut self.buffer[..len]);
+        let read = validate(self.header, &mut self.buffer[..len]);
         self.unvalidated = 0;
         Ok(read)
     }
@@ -116,7 +117,7 @@ impl QueueReader {
         if read.is_empty() {
             return 0;
         }
-        let segments = AssertUnwindSafe(|| match validate(read) {
+        let segments = AssertUnwindSafe(|| match validate(self.header, read) {
             Read::Packet(packet) => packet.segments() as u64,
             Read::Malformed(_) | Read::Empty => 1,
         });
@@ -126,11 +127,11 @@ impl QueueReader {
 }
 
 /// Parses a read: a virtio header and a packet.
-fn validate(read: &mut [u8]) -> Read<'_> {
-    let Some((header, packet)) = read.split_first_chunk_mut() else {
+fn validate(form: HeaderForm, read: &mut [u8]) -> Read<'_> {
+    let Some((header, packet)) = form.split(read) else {
         return Read::Malformed(DropReason::ShortRead);
     };
-    match Superpacket::parse(VirtioHeader::decode(*header), packet) {
+    match Superpacket::parse(header, packet) {
         Ok(packet) => Read::Packet(packet),
         Err(reason) => Read::Malformed(reason),
     }
@@ -156,7 +157,7 @@ mod tests {
     fn pair() -> (QueueReader, UnixDatagram) {
         let (queue, kernel) = UnixDatagram::pair().unwrap();
         queue.set_nonblocking(true).unwrap();
-        (QueueReader::new(Arc::new(queue.into())), kernel)
+        (QueueReader::new(Arc::new(queue.into()), HeaderForm::Short), kernel)
     }
 
     /// Returns a TCP superpacket of `len` bytes, headers included, with 1,000 payload bytes per segment.

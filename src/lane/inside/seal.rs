@@ -65,7 +65,7 @@ pub struct Unstaged(Box<[u8]>);
 
 impl Default for Unstaged {
     fn default() -> Self {
-        Self(vec![0; VirtioHeader::LEN + MAX_PACKET].into_boxed_slice())
+        Self(vec![0; VirtioHeader::LONG + MAX_PACKET].into_boxed_slice())
     }
 }
 
@@ -264,9 +264,9 @@ impl Sealer {
         act: impl FnOnce(&mut Self, &Superpacket<'_>, &mut Turn<'_>) -> Result<(), Stopped>,
     ) -> Result<bool, Stopped> {
         let Some(len) = self.staging.pop(id, buffer) else { return Ok(false) };
-        let (header, packet) = buffer[..len].split_at_mut(VirtioHeader::LEN);
-        let header = VirtioHeader::decode((&*header).try_into().expect("split at its length"));
-        let packet = Superpacket::parse(header, packet).expect("it was parsed before it was staged");
+        let (header, packet) = buffer[..len].split_first_chunk_mut().expect("staged with its header");
+        let packet = Superpacket::parse(VirtioHeader::decode_long(header), packet);
+        let packet = packet.expect("it was parsed before it was staged");
         self.in_hand += packet.segments() as u64;
         faults::point(Stage::Release);
         act(self, &packet, turn).map(|()| true)
@@ -438,7 +438,7 @@ impl Sealer {
 
     /// Stages a packet in hand for `id`.
     fn stage_for(&mut self, id: PeerId, attempt: u32, packet: &Superpacket<'_>, turn: &mut Turn<'_>) {
-        let dropped = self.staging.push(id, attempt, [&packet.header().encode(), packet.packet()]);
+        let dropped = self.staging.push(id, attempt, [&packet.header().encode_long(), packet.packet()]);
         self.put_down(packet.segments());
         turn.metrics.outbound_drops.add(DropReason::StagingFull, dropped);
     }
