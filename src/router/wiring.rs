@@ -345,6 +345,7 @@ fn wire(
                 SendShortcut::new(Arc::clone(&sockets), SentShortcuts::register(&shared.registry, lane)),
                 Arc::clone(&shared.actor),
                 Arc::clone(&shared.mtu),
+                config.dscp,
             ),
             unstaged: inside::Unstaged::default(),
             holdings: Arc::clone(&ends.inside_holdings),
@@ -357,7 +358,12 @@ fn wire(
             metrics: InsideMetrics::register(&shared.registry, lane),
         };
         let outside = OutsideWorker {
-            sender: outside::BatchSender::new(sender, Arc::clone(&ends.outbound), outgoing_returns),
+            sender: outside::BatchSender::new(
+                sender,
+                Arc::clone(&ends.outbound),
+                outgoing_returns,
+                config.dscp,
+            ),
             opener: outside::Opener::new(
                 lane,
                 ends.inbound_pool,

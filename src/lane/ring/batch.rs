@@ -53,7 +53,7 @@ pub struct OutboundBatch {
     home: Option<Home<OutboundBatch>>,
 }
 
-/// The datagrams of one GSO send: one destination, each `stride` bytes long except the last, which may
+/// The datagrams of one GSO send: one destination and traffic class, each `stride` bytes long except the last, which may
 /// be shorter.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
@@ -63,6 +63,8 @@ pub struct Run {
     pub len: u32,
     /// Length of each datagram except the last, in bytes.
     pub stride: u16,
+    /// The traffic class of the outer IP headers.
+    pub class: u8,
     /// The destination.
     pub to: Endpoint,
     /// The peer the datagrams are sealed for.
@@ -208,7 +210,7 @@ mod tests {
                 let (mut inward, mut outward) = (inbound.take().unwrap(), outbound.take().unwrap());
                 assert!(inward.append(&[1]) && inward.append(&[2]));
                 let to = Endpoint::new(([192, 0, 2, 1], 9).into());
-                outward.runs.push(Run { start: 0, len: 250, stride: 100, to, peer: PeerId(0) });
+                outward.runs.push(Run { start: 0, len: 250, stride: 100, class: 0, to, peer: PeerId(0) });
                 panic!("as the test intends");
             }));
             assert!(panic.is_err());
