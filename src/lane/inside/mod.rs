@@ -188,7 +188,7 @@ impl InsideWorker {
         let slept = self.sleeper.sleep(awaited, queue, None, || {
             self.writer.is_empty()
                 && starved == self.sealer.is_starved()
-                && (starved || !self.sealer.has_releasable(&peers.load()))
+                && (starved || !self.sealer.has_releasable(&peers.load(), clock::now()))
         });
         self.holdings.rise();
         slept?;

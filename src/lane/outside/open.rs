@@ -327,7 +327,7 @@ impl Opener {
             session.activity().received_keepalive(context.now);
         }
         if !peer.is_at(context.from) {
-            peer.move_to(context.from);
+            peer.roam(context.from, context.now);
         }
         if session.awaits_confirmation() {
             let session = session.to_arc();
@@ -343,7 +343,7 @@ impl Opener {
     fn hand_up(&mut self, datagram: &[u8], context: &mut Context<'_>) {
         faults::point(Stage::Handshake);
         let message = datagram.try_into().expect("Kind::of checks the length");
-        let handed = HandshakeDatagram { message, from: context.from, lane: self.lane };
+        let handed = HandshakeDatagram { message, from: context.from, at: context.now, lane: self.lane };
         self.in_hand -= 1;
         if !self.actor.handshake(handed) {
             context.metrics.inbound_drops.add(DropReason::PeerInboxFull, 1);
