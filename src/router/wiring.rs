@@ -45,7 +45,9 @@ use crate::peers::names::Names;
 use crate::peers::schedule::Schedule;
 use crate::peers::snapshot_builder::BuilderState;
 use crate::shutdown::Shutdown;
-use crate::underlay::{self, BindError, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions};
+use crate::underlay::{
+    self, BindError, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, MarkedSockets, SocketOptions,
+};
 use crate::units::Nanos;
 use crate::wireguard::aead::Backend;
 use crate::wireguard::keys::OsEntropy;
@@ -91,6 +93,7 @@ pub(crate) struct Wiring {
     pub(crate) mtu: Arc<AtomicUsize>,
     pub(crate) own: Arc<OwnAddresses>,
     pub(crate) peers: Arc<Peers>,
+    pub(crate) marked: Arc<MarkedSockets>,
     pub(crate) has_key: Arc<AtomicBool>,
     pub(crate) summary: Summary,
     pub(crate) lifetime: Lifetime,
@@ -142,14 +145,7 @@ pub(crate) fn open(
         tracing::info!("{too_few}");
     }
 
-    let offload = config.tun_offload.is_on();
-    let tun = match tun {
-        Some(fd) => offload::inherit_queue(fd, lanes, offload, shutdown)?,
-        None if config.persist => {
-            offload::open_or_take_over(&config.interface, lanes, offload, shutdown, attached)?
-        }
-        None => offload::open_queues(&config.interface, lanes, offload, shutdown)?,
-    };
+    let tun = open_tun(config, tun, lanes, shutdown)?;
     let udp_offload = config.udp_offload.is_on();
     let options = SocketOptions {
         buffer: config.socket_buffer,
@@ -200,6 +196,7 @@ pub(crate) fn open(
         commands: ends.iter().map(|ends| Arc::clone(&ends.commands)).collect(),
         inside_bells: ends.iter().map(|ends| Arc::clone(&ends.inside_bell)).collect(),
         listen: ListenState { port, options, left: None },
+        marked: Arc::new(MarkedSockets::new(options.fwmark)),
         listening,
         spread_ports: config.spread_ports.clone(),
         names: Names::default(),
@@ -221,7 +218,7 @@ pub(crate) fn open(
         limit: config.metrics_peers,
     });
     registry.collect_from(ProcessMetrics);
-    let lifetime = tun.lifetime;
+    let (lifetime, marked) = (tun.lifetime, Arc::clone(&actor.marked));
     Ok(Wiring {
         interface: tun.name,
         lanes,
@@ -231,10 +228,32 @@ pub(crate) fn open(
         mtu,
         own,
         peers,
+        marked,
         has_key,
         summary,
         lifetime,
     })
+}
+
+/// Opens the TUN device, or takes over the queue `tun`.
+fn open_tun(
+    config: &RouterConfig,
+    tun: Option<OwnedFd>,
+    lanes: usize,
+    shutdown: &Arc<Shutdown>,
+) -> Result<TunDevice, OpenError> {
+    let offload = config.tun_offload.is_on();
+    let mut tun = match tun {
+        Some(fd) => offload::inherit_queue(fd, lanes, offload, shutdown)?,
+        None if config.persist => {
+            offload::open_or_take_over(&config.interface, lanes, offload, shutdown, attached)?
+        }
+        None => offload::open_queues(&config.interface, lanes, offload, shutdown)?,
+    };
+    for queue in &mut tun.queues {
+        queue.writer.fill_checksums(config.tunnel_merge.is_on());
+    }
+    Ok(tun)
 }
 
 /// Returns the number of queues of a persistent multiqueue TUN.
@@ -310,6 +329,7 @@ fn wire(
                 SendShortcut::new(Arc::clone(&sockets), SentShortcuts::register(&shared.registry, lane)),
                 Arc::clone(&shared.actor),
                 Arc::clone(&shared.mtu),
+                config.dscp,
             ),
             rejecter: inside::Rejecter::new(queue.rejecter, config.reject, Arc::clone(&shared.own)),
             peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
@@ -320,7 +340,12 @@ fn wire(
             metrics: InsideMetrics::register(&shared.registry, lane),
         };
         let outside = OutsideWorker {
-            sender: outside::BatchSender::new(sender, Arc::clone(&ends.outbound), outgoing_returns),
+            sender: outside::BatchSender::new(
+                sender,
+                Arc::clone(&ends.outbound),
+                outgoing_returns,
+                config.dscp,
+            ),
             opener: outside::Opener::new(
                 lane,
                 ends.inbound_pool,
@@ -394,6 +419,7 @@ impl Summary {
             cpus = self.cpus.join(","),
             tso = self.offloads.tcp,
             uso = self.offloads.udp,
+            udp_tunnel = self.offloads.udp_tunnel,
             gso = self.gso,
             gro = self.gro,
             aead = %self.aead,
