@@ -19,6 +19,7 @@ use crate::clock;
 use crate::config::update::{DeviceStatus, DeviceUpdate, PeerEndpoint, PeerStatus, PeerUpdate};
 use crate::lane::peers::PeerRecord;
 use crate::lane::sockets::LaneSockets;
+use crate::sys::memory;
 use crate::underlay::{BindError, Endpoint};
 use crate::units::PeerId;
 use crate::wireguard::keys::{PresharedKey, PrivateKey, PublicKey};
@@ -27,6 +28,9 @@ use crate::wireguard::protocol::AddPeerError;
 /// How long workers may take to close the sockets of the previous port. Each does so in its next loop
 /// iteration, which may be delayed on a busy machine.
 const LETTING_GO: Duration = Duration::from_secs(1);
+
+/// Number of removed peers whose memory is worth returning to the kernel: some megabytes.
+const MANY: usize = 1000;
 
 /// Interval between attempts to bind a port that the workers may still hold.
 const LOOK: Duration = Duration::from_millis(1);
@@ -65,6 +69,7 @@ fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(), Errno> {
         set_private_key(actor, key);
     }
     let mut builder = SnapshotBuilder::of(actor.peers.load_full(), mem::take(&mut actor.builder_state));
+    let mut removed = 0;
     if update.replace_peers {
         let mut named = HashSet::new();
         let keep_endpoints = update.keep_endpoints;
@@ -87,10 +92,12 @@ fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(), Errno> {
         let unnamed = builder.peers().filter(|peer| !named.contains(&peer.public_key));
         let unnamed: Vec<PeerId> = unnamed.map(|peer| peer.id).collect();
         builder.clear_all();
+        removed += unnamed.len();
         for peer in unnamed {
             remove_peer(actor, &mut builder, peer);
         }
     }
+    removed += update.peers.iter().filter(|peer| peer.remove).count();
     let mut touched = Vec::new();
     let outcome = update.peers.into_iter().try_for_each(|peer| {
         touched.extend(apply_peer(actor, &mut builder, peer)?);
@@ -101,6 +108,9 @@ fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(), Errno> {
     actor.reroute_inside();
     for peer in touched {
         actor.look_at(peer);
+    }
+    if removed >= MANY {
+        memory::trim();
     }
     outcome
 }
