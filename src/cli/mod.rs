@@ -5,6 +5,7 @@ pub mod demo;
 pub mod doctor;
 pub mod documents;
 pub mod down;
+mod injection;
 pub mod interface;
 pub mod keys;
 pub mod launch;
