@@ -66,7 +66,8 @@ pub fn run(args: &DocumentsArgs) -> Result<(), DocumentsError> {
 
 /// Returns the name and text of each manual page.
 fn pages(cli: &clap::Command) -> Vec<(String, Vec<u8>)> {
-    let named = |command: &clap::Command| (command.get_display_name().unwrap_or("laneway").to_owned(), page(command));
+    let named =
+        |command: &clap::Command| (command.get_display_name().unwrap_or("laneway").to_owned(), page(command));
     let mut main = named(cli);
     let mut more = Roff::new();
     for (title, entries) in [("FILES", &FILES[..]), ("EXIT STATUS", &STATUSES[..])] {
@@ -75,9 +76,11 @@ fn pages(cli: &clap::Command) -> Vec<(String, Vec<u8>)> {
             more.control("TP", []).text([bold(*entry)]).text([roman(*text)]);
         }
     }
-    more.control("SH", ["SEE ALSO"]).text([roman("laneway.conf(5), wg(8), wg-quick(8), ip(8), systemd.unit(5)")]);
+    more.control("SH", ["SEE ALSO"])
+        .text([roman("laneway.conf(5), wg(8), wg-quick(8), ip(8), systemd.unit(5)")]);
     main.1.extend(more.render().into_bytes());
-    let commands = cli.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help");
+    let commands =
+        cli.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help");
     std::iter::once(main).chain(commands.map(named)).collect()
 }
 
@@ -102,7 +105,9 @@ mod tests {
     fn every_command_has_a_page_and_a_completion() {
         let folder = std::env::temp_dir().join(format!("laneway-documents-{}", std::process::id()));
         run(&DocumentsArgs { folder: folder.clone() }).unwrap();
-        let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let read = |name: &str| {
+            fs::read_to_string(folder.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+        };
         let main = read("laneway.8");
         for part in ["EXIT STATUS", "laneway.conf(5)", "/etc/laneway/IFNAME.conf"] {
             assert!(main.contains(part), "{part} is not in\n{main}");

@@ -149,7 +149,8 @@ impl Figures {
         let over = Over(now.at.saturating_duration_since(before.at).as_secs_f64());
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let since = |moment: f64| {
-            (moment > 0.0).then(|| unix.saturating_sub(Duration::try_from_secs_f64(moment).unwrap_or_default()))
+            (moment > 0.0)
+                .then(|| unix.saturating_sub(Duration::try_from_secs_f64(moment).unwrap_or_default()))
         };
         let queues: Vec<_> = now
             .queues
@@ -159,7 +160,8 @@ impl Figures {
         let threads = now.threads.iter().map(|(name, now)| {
             (name.clone(), over.rate(before.threads.get(name).copied().unwrap_or(*now), *now))
         });
-        let mut drops: Vec<_> = now.drops.iter().map(|(cause, total)| over.drops(cause, before, *total)).collect();
+        let mut drops: Vec<_> =
+            now.drops.iter().map(|(cause, total)| over.drops(cause, before, *total)).collect();
         drops.retain(|drops| drops.total > 0.0);
         drops.sort_by(|a, b| b.rate.total_cmp(&a.rate).then(b.total.total_cmp(&a.total)));
         let old: std::collections::HashMap<_, _> =
@@ -316,8 +318,9 @@ pub(super) mod tests {
             assert_eq!(sorted(order, false), expected, "{order:?}");
             assert_eq!(sorted(order, true), expected.chars().rev().collect::<String>(), "{order:?}");
         }
-        let mut order = Order::default();
-        let all: Vec<_> = (0..5).map(|_| std::mem::replace(&mut order, order.next()).name()).collect();
-        assert_eq!((all.join(" "), order), ("rate in out handshake name".to_owned(), Order::default()));
+        let orders: Vec<_> =
+            std::iter::successors(Some(Order::default()), |order| Some(order.next())).take(6).collect();
+        let names: Vec<_> = orders.iter().map(|order| order.name()).collect();
+        assert_eq!(names.join(" "), "rate in out handshake name rate");
     }
 }

@@ -32,7 +32,9 @@ impl FromStr for Url {
         };
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let valid = |c: char| c.is_ascii_graphic() && c != '@';
-        if authority.is_empty() || !authority.chars().all(valid) || !path.chars().all(|c| c.is_ascii_graphic())
+        if authority.is_empty()
+            || !authority.chars().all(valid)
+            || !path.chars().all(|c| c.is_ascii_graphic())
         {
             return Err("expected http://HOST:PORT/metrics".to_owned());
         }

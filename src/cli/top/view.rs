@@ -8,8 +8,8 @@ use ratatui::widgets::{Cell, Paragraph, RenderDirection, Row, Sparkline};
 
 use super::app::{App, Moment, Shown, Table};
 use super::text::{
-    DROP_HEADS, PEER_HEADS, QUEUE_HEADS, age, drop_cells, peer_cells, peer_count, process, queue_cells, scaled,
-    spaced, summary,
+    DROP_HEADS, PEER_HEADS, QUEUE_HEADS, age, drop_cells, peer_cells, peer_count, process, queue_cells,
+    scaled, spaced, summary,
 };
 
 /// Height of the sparklines with their titles.
@@ -89,17 +89,32 @@ fn draw_sparklines(frame: &mut Frame<'_>, shown: &Shown, area: Rect) {
 }
 
 fn draw_queues(frame: &mut Frame<'_>, app: &mut App, area: Rect) {
-    let rows: Vec<_> =
-        app.shown().figures.queues.iter().map(|queue| (queue_cells(queue).to_vec(), queue.dropped > 0.0)).collect();
+    let rows: Vec<_> = app
+        .shown()
+        .figures
+        .queues
+        .iter()
+        .map(|queue| (queue_cells(queue).to_vec(), queue.dropped > 0.0))
+        .collect();
     let heads = [QUEUE_HEADS.map(|head| head.0), QUEUE_HEADS.map(|head| head.1)];
     let heads: Vec<&[&str]> = heads.iter().map(<[&str; 10]>::as_slice).collect();
     Grid { heads: &heads, columns: &QUEUE_COLUMNS, left: 0, rows }.draw(frame, app, Table::Queues, area);
 }
 
 fn draw_drops(frame: &mut Frame<'_>, app: &mut App, area: Rect) {
-    let rows: Vec<_> =
-        app.shown().figures.drops.iter().map(|drops| (drop_cells(drops).to_vec(), drops.rate > 0.0)).collect();
-    Grid { heads: &[&DROP_HEADS], columns: &DROP_COLUMNS, left: 2, rows }.draw(frame, app, Table::Drops, area);
+    let rows: Vec<_> = app
+        .shown()
+        .figures
+        .drops
+        .iter()
+        .map(|drops| (drop_cells(drops).to_vec(), drops.rate > 0.0))
+        .collect();
+    Grid { heads: &[&DROP_HEADS], columns: &DROP_COLUMNS, left: 2, rows }.draw(
+        frame,
+        app,
+        Table::Drops,
+        area,
+    );
 }
 
 fn draw_peers(frame: &mut Frame<'_>, app: &mut App, area: Rect) {
