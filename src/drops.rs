@@ -43,6 +43,8 @@ reasons! {
     GsoSize = "gso_size",
     /// The checksum start or offset points outside the packet, or not at its transport header.
     ChecksumStart = "checksum_start",
+    /// The tunnel offsets of a superpacket do not lead to its outer UDP and inner IP headers.
+    TunnelOffsets = "tunnel_offsets",
     /// A transport header that is cut short or has an impossible data offset.
     TransportHeader = "transport_header",
 
@@ -85,6 +87,8 @@ reasons! {
     InnerPacket = "inner_packet",
     /// The inner source address is not the sending peer's by allowed IPs.
     SourceNotAllowed = "source_not_allowed",
+    /// The outer header was marked "congestion experienced" and the inner packet is not ECN-capable (RFC 6040).
+    EcnNotCapable = "ecn_not_capable",
     /// The inside worker's ring was full.
     InboxFull = "inbox_full",
     /// The peer actor's ring was full.

@@ -34,6 +34,7 @@ pub use crate::lane::inside::RejectPolicy;
 use crate::lane::peer_metrics::PEER_LIMIT;
 use crate::netlink::masquerade::Masquerade;
 use crate::netlink::{DefaultRule, IPV6_MIN_MTU, IpVersion, Route};
+use crate::packet::class::Dscp;
 use crate::wireguard::aead::Backend;
 use crate::wireguard::keys::{KeyError, PrivateKey, PublicKey};
 
@@ -81,12 +82,16 @@ pub struct RouterConfig {
     pub drain_cap: usize,
     /// Segmentation offload (TSO and USO) on the TUN.
     pub tun_offload: Switch,
+    /// Whether encapsulated packets are merged although their outer datagrams have no checksum.
+    pub tunnel_merge: Switch,
     /// GSO and GRO on the UDP sockets.
     pub udp_offload: Switch,
     /// Requested size of each UDP socket buffer in bytes.
     pub socket_buffer: usize,
     /// What to do with packets that have no route.
     pub reject: RejectPolicy,
+    /// The DSCP of outer headers.
+    pub dscp: Dscp,
     /// The AEAD implementation.
     pub aead: Backend,
     /// Peers that each lane sends to from its own port.
@@ -142,9 +147,11 @@ impl RouterConfig {
             inbox_depth: None,
             drain_cap: DRAIN_CAP,
             tun_offload: Switch::default(),
+            tunnel_merge: Switch::default(),
             udp_offload: Switch::default(),
             socket_buffer: 32 << 20,
             reject: RejectPolicy::default(),
+            dscp: Dscp::default(),
             aead: Backend::fastest(),
             spread_ports: SpreadPorts::default(),
             metrics_addr: None,
@@ -321,6 +328,7 @@ impl RouterConfig {
         self.inbox_depth = e.inbox_depth;
         self.drain_cap = e.drain_cap.unwrap_or(self.drain_cap);
         self.tun_offload = e.tun_offload.unwrap_or(self.tun_offload);
+        self.tunnel_merge = e.tunnel_merge.unwrap_or(self.tunnel_merge);
         self.udp_offload = e.udp_offload.unwrap_or(self.udp_offload);
         self.keep = e.keep.unwrap_or(self.keep);
         self.mtu = e.mtu.unwrap_or(self.mtu);
@@ -333,6 +341,7 @@ impl RouterConfig {
         self.log = e.log.unwrap_or_else(|| self.log.clone());
         self.log_format = e.log_format.unwrap_or(self.log_format);
         self.reject = e.reject.unwrap_or(self.reject);
+        self.dscp = e.dscp.unwrap_or(self.dscp);
         if let Some(choice) = e.aead {
             self.aead = choice.backend();
         }

@@ -142,14 +142,7 @@ pub(crate) fn open(
         tracing::info!("{too_few}");
     }
 
-    let offload = config.tun_offload.is_on();
-    let tun = match tun {
-        Some(fd) => offload::inherit_queue(fd, lanes, offload, shutdown)?,
-        None if config.persist => {
-            offload::open_or_take_over(&config.interface, lanes, offload, shutdown, attached)?
-        }
-        None => offload::open_queues(&config.interface, lanes, offload, shutdown)?,
-    };
+    let tun = open_tun(config, tun, lanes, shutdown)?;
     let udp_offload = config.udp_offload.is_on();
     let options = SocketOptions {
         buffer: config.socket_buffer,
@@ -237,6 +230,27 @@ pub(crate) fn open(
     })
 }
 
+/// Opens the TUN device, or takes over the queue `tun`.
+fn open_tun(
+    config: &RouterConfig,
+    tun: Option<OwnedFd>,
+    lanes: usize,
+    shutdown: &Arc<Shutdown>,
+) -> Result<TunDevice, OpenError> {
+    let offload = config.tun_offload.is_on();
+    let mut tun = match tun {
+        Some(fd) => offload::inherit_queue(fd, lanes, offload, shutdown)?,
+        None if config.persist => {
+            offload::open_or_take_over(&config.interface, lanes, offload, shutdown, attached)?
+        }
+        None => offload::open_queues(&config.interface, lanes, offload, shutdown)?,
+    };
+    for queue in &mut tun.queues {
+        queue.writer.fill_checksums(config.tunnel_merge.is_on());
+    }
+    Ok(tun)
+}
+
 /// Returns the number of queues of a persistent multiqueue TUN.
 fn attached(interface: &str) -> Option<usize> {
     let state = netlink::tun_state(interface).ok().flatten()?;
@@ -310,6 +324,7 @@ fn wire(
                 SendShortcut::new(Arc::clone(&sockets), SentShortcuts::register(&shared.registry, lane)),
                 Arc::clone(&shared.actor),
                 Arc::clone(&shared.mtu),
+                config.dscp,
             ),
             rejecter: inside::Rejecter::new(queue.rejecter, config.reject, Arc::clone(&shared.own)),
             peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
@@ -320,7 +335,12 @@ fn wire(
             metrics: InsideMetrics::register(&shared.registry, lane),
         };
         let outside = OutsideWorker {
-            sender: outside::BatchSender::new(sender, Arc::clone(&ends.outbound), outgoing_returns),
+            sender: outside::BatchSender::new(
+                sender,
+                Arc::clone(&ends.outbound),
+                outgoing_returns,
+                config.dscp,
+            ),
             opener: outside::Opener::new(
                 lane,
                 ends.inbound_pool,
@@ -394,6 +414,7 @@ impl Summary {
             cpus = self.cpus.join(","),
             tso = self.offloads.tcp,
             uso = self.offloads.udp,
+            udp_tunnel = self.offloads.udp_tunnel,
             gso = self.gso,
             gro = self.gro,
             aead = %self.aead,
