@@ -181,7 +181,10 @@ impl Figures {
             .collect();
         // Other implementations have no queues, but all count what peers send.
         let sum = |queue: fn(&QueueFigures) -> f64, peer: fn(&PeerFigures) -> f64| -> f64 {
-            if queues.is_empty() { peers.iter().map(peer).sum() } else { queues.iter().map(queue).sum() }
+            let sum: f64 =
+                if queues.is_empty() { peers.iter().map(peer).sum() } else { queues.iter().map(queue).sum() };
+            // The sum of no floats is -0.0, which would be shown as "-0".
+            sum + 0.0
         };
         Figures {
             version: now.version.clone(),
@@ -189,7 +192,7 @@ impl Figures {
             memory: now.memory,
             received: sum(|queue| queue.received, |peer| peer.received),
             sent: sum(|queue| queue.sent, |peer| peer.sent),
-            dropped: drops.iter().map(|drops| drops.rate).sum(),
+            dropped: drops.iter().map(|drops| drops.rate).sum::<f64>() + 0.0,
             threads: threads.collect(),
             configured: now.configured as usize,
             queues,

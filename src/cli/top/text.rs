@@ -214,9 +214,9 @@ mod tests {
 lw0: in 2.00 Mbit/s, out 1.00 Mbit/s, 100 drops/s
 laneway 0.1.0, up 1m 1s, peers CPU 0%
 
-            in     out    packets  segments   segments  datagrams  inside  outside  drops
-queue    bit/s   bit/s  per drain  per read  per write   per send     CPU      CPU  per s
-    0   2.00 M  1.00 M          -      50.0          -          -    100%       0%    100
+           in     out    packets  segments   segments  datagrams  inside  outside  drops
+queue   bit/s   bit/s  per drain  per read  per write   per send     CPU      CPU  per s
+    0  2.00 M  1.00 M          -      50.0          -          -    100%       0%    100
 
 direction  reason    drops/s  drops in all
 outbound   no_route      100           300
