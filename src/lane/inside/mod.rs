@@ -166,7 +166,7 @@ impl InsideWorker {
         self.sleeper.sleep(awaited, queue, None, || {
             self.writer.is_empty()
                 && starved == self.sealer.is_starved()
-                && (starved || !self.sealer.has_releasable(&peers.load()))
+                && (starved || !self.sealer.has_releasable(&peers.load(), clock::now()))
         })?;
         self.metrics.wakeups.add(1);
         Ok(())

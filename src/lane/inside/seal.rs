@@ -159,9 +159,9 @@ impl Sealer {
     }
 
     /// Returns whether [`release_staged`](Self::release_staged) would find work.
-    pub(super) fn has_releasable(&self, snapshot: &Snapshot) -> bool {
+    pub(super) fn has_releasable(&self, snapshot: &Snapshot, now: Nanos) -> bool {
         !self.staging.is_empty()
-            && (self.routed_by != snapshot.version || self.next_releasable(snapshot).is_some())
+            && (self.routed_by != snapshot.version || self.next_releasable(snapshot, now).is_some())
     }
 
     /// Seals, in order, the staged packets of one peer that now has a session, or drops those whose
@@ -177,7 +177,7 @@ impl Sealer {
         if changed {
             self.route_staged_again(turn)?;
         }
-        let Some(peer) = self.next_releasable(turn.snapshot) else { return Ok(changed) };
+        let Some(peer) = self.next_releasable(turn.snapshot, turn.now) else { return Ok(changed) };
         let id = peer.id;
         let Some(session) = usable_session(peer, turn.now) else {
             let lost = self.staging.clear(id);
@@ -189,12 +189,10 @@ impl Sealer {
     }
 
     /// Finds a peer with staged packets whose handshake has completed or failed.
-    fn next_releasable<'s>(&self, snapshot: &'s Snapshot) -> Option<&'s Arc<PeerRecord>> {
-        self.staging.peers().find_map(|(id, attempt)| {
-            let peer = snapshot.peer(id)?;
-            let failed = peer.failed_handshakes.load(Ordering::Acquire) != attempt;
-            (failed || peer.sending.load().is_some()).then_some(peer)
-        })
+    fn next_releasable<'s>(&self, snapshot: &'s Snapshot, now: Nanos) -> Option<&'s Arc<PeerRecord>> {
+        self.staging
+            .peers()
+            .find_map(|(id, attempt)| snapshot.peer(id).filter(|peer| is_releasable(peer, attempt, now)))
     }
 
     /// Routes every staged packet by the current snapshot.
@@ -424,7 +422,35 @@ fn does_not_fit(packet: &Superpacket<'_>, limit: usize) -> bool {
             || longest > told_mtu(limit, packet.packet()) && must_not_be_fragmented(packet.packet()))
 }
 
+/// Returns whether packets staged for `peer` during the handshake `attempt` need not wait any longer. A session
+/// that has expired is none, although the peer actor may not have withdrawn it yet.
+fn is_releasable(peer: &PeerRecord, attempt: u32, now: Nanos) -> bool {
+    peer.failed_handshakes.load(Ordering::Acquire) != attempt || usable_session(peer, now).is_some()
+}
+
 /// Returns the session to seal with, if there is one that may still be used.
 fn usable_session(peer: &PeerRecord, now: Nanos) -> Option<Arc<Session>> {
     peer.sending.load_full().filter(|session| session.can_send(now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wireguard::keys::PublicKey;
+    use crate::wireguard::session::Role;
+    use crate::wireguard::tests::sessions;
+    use std::time::Duration;
+
+    #[test]
+    fn packets_wait_for_the_next_session_while_an_expired_one_is_not_withdrawn_yet() {
+        let created = Nanos(1 << 40);
+        let peer = PeerRecord::new(PeerId(0), PublicKey::from_bytes([0; 32]), false);
+        assert!(!is_releasable(&peer, 0, created));
+        peer.sending.store(Some(sessions::session(PeerId(0), Role::Initiator, 1, created)));
+        assert!(is_releasable(&peer, 0, created.after(Duration::from_secs(179))));
+        let expired = created.after(Duration::from_secs(180));
+        assert!(!is_releasable(&peer, 0, expired), "would be dropped as if their handshake had failed");
+        peer.failed_handshakes.store(1, Ordering::Release);
+        assert!(is_releasable(&peer, 0, expired) && !is_releasable(&peer, 1, expired));
+    }
 }

@@ -289,7 +289,7 @@ impl Opener {
             session.activity().received_keepalive(context.now);
         }
         if !peer.is_at(context.from) {
-            peer.move_to(context.from);
+            peer.roam(context.from, context.now);
         }
         if session.awaits_confirmation() {
             let session = session.to_arc();
@@ -304,7 +304,7 @@ impl Opener {
     /// Sends a handshake message to the peer actor.
     fn hand_up(&self, datagram: &[u8], context: &mut Context<'_>) {
         let message = datagram.try_into().expect("Kind::of checks the length");
-        let handed = HandshakeDatagram { message, from: context.from, lane: self.lane };
+        let handed = HandshakeDatagram { message, from: context.from, at: context.now, lane: self.lane };
         if !self.actor.handshake(handed) {
             context.metrics.inbound_drops.add(DropReason::PeerInboxFull, 1);
         }

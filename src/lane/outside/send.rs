@@ -216,7 +216,7 @@ fn learn_path(peer: &PeerRecord, to: &Endpoint, socket: &UdpSocket) {
     match socket.path_mtu(to) {
         Ok(mtu) => {
             tracing::debug!("path MTU to {} is {mtu} bytes", to.address);
-            peer.path_limit.learn(mtu, to.address, now);
+            peer.learn_path(to.address, mtu, now);
         }
         Err(error) => tracing::debug!("path MTU to {} is unknown: {error}", to.address),
     }
