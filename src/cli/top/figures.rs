@@ -194,7 +194,8 @@ impl Figures {
             sent: sum(|queue| queue.sent, |peer| peer.sent),
             dropped: drops.iter().map(|drops| drops.rate).sum::<f64>() + 0.0,
             threads: threads.collect(),
-            configured: now.configured as usize,
+            // A gauge that counts is never negative.
+            configured: (now.configured as isize).cast_unsigned(),
             queues,
             drops,
             peers,

@@ -112,7 +112,7 @@ pub(super) fn report(source: &str, figures: &Figures) -> String {
     Order::default().sort(&mut peers, false);
     let rows = peers.iter().map(|peer| peer_cells(peer).to_vec()).collect();
     table(vec![owned(&PEER_HEADS)], &[0, 1, 2], rows);
-    out.push_str(&format!("\n{}\n\n", peer_count(figures)));
+    out.extend(["\n", &peer_count(figures), "\n\n"]);
     out
 }
 

@@ -102,7 +102,7 @@ impl Totals {
         let value = sample.value;
         let queue = sample.label("queue").and_then(|queue| queue.parse().ok());
         match sample.name.as_str() {
-            "laneway_build_info" => self.version = sample.label("version").unwrap_or_default().to_owned(),
+            "laneway_build_info" => sample.label("version").unwrap_or_default().clone_into(&mut self.version),
             "process_start_time_seconds" => self.started = value,
             "process_resident_memory_bytes" => self.memory = value,
             "laneway_peers" => self.configured += value,
@@ -158,7 +158,7 @@ struct Peers {
 
 impl Peers {
     fn take(&mut self, sample: &Sample) {
-        let set: fn(&mut PeerTotals, f64) = match sample.name.as_str() {
+        let counter: fn(&mut PeerTotals, f64) = match sample.name.as_str() {
             "wireguard_sent_bytes_total" => |peer, value| peer.sent = value,
             "wireguard_received_bytes_total" => |peer, value| peer.received = value,
             "wireguard_latest_handshake_seconds" => |peer, value| peer.handshake = value,
@@ -172,13 +172,13 @@ impl Peers {
             self.found.push(PeerTotals { key, name, allowed_ips, endpoint: None, handshake, received, sent });
             self.found.len() - 1
         });
-        set(&mut self.found[at], sample.value);
+        counter(&mut self.found[at], sample.value);
     }
 }
 
 /// Returns the peers of a status, with their names from the metrics.
-fn peers_of(status: &DeviceStatus, named: &[PeerTotals]) -> Vec<PeerTotals> {
-    let names: HashMap<_, _> = named.iter().map(|peer| (peer.key.as_str(), peer.name.as_str())).collect();
+fn peers_of(status: &DeviceStatus, series: &[PeerTotals]) -> Vec<PeerTotals> {
+    let names: HashMap<_, _> = series.iter().map(|peer| (peer.key.as_str(), peer.name.as_str())).collect();
     let peer = |peer: &crate::config::update::PeerStatus| {
         let key = peer.public_key.to_string();
         let nets: Vec<_> = peer.allowed_ips.iter().map(ToString::to_string).collect();

@@ -61,9 +61,12 @@ fn draw_head(frame: &mut Frame<'_>, app: &App, area: Rect) {
     frame.render_widget(Paragraph::new(vec![Line::from(first), second]), area);
 }
 
+/// Name, unit and value of a sparkline.
+type Kind = (&'static str, &'static str, fn(&Moment) -> f64);
+
 fn draw_sparklines(frame: &mut Frame<'_>, shown: &Shown, area: Rect) {
     let columns = Layout::horizontal([Constraint::Fill(1); 3]).spacing(2).areas::<3>(area);
-    let kinds: [(&str, &str, fn(&Moment) -> f64); 3] = [
+    let kinds: [Kind; 3] = [
         ("in", "bit/s", |moment| moment.received),
         ("out", "bit/s", |moment| moment.sent),
         ("drops", "/s", |moment| moment.dropped),
@@ -80,7 +83,9 @@ fn draw_sparklines(frame: &mut Frame<'_>, shown: &Shown, area: Rect) {
         let text = format!("{name}, {span}, peak {peak_text}{unit}");
         frame.render_widget(Line::from(text.dim()), title);
         // Scaled to a fixed range, since the widget takes whole numbers.
-        let scale = |moment: &&Moment| if peak > 0.0 { (value(moment) / peak * 1000.0) as u64 } else { 0 };
+        let scale = |moment: &&Moment| {
+            if peak > 0.0 { ((value(moment) / peak * 1000.0) as i64).cast_unsigned() } else { 0 }
+        };
         let data: Vec<_> = moments.iter().map(scale).collect();
         let color = if name == "drops" { Color::Red } else { Color::Cyan };
         let sparkline = Sparkline::default().data(data).max(1000).direction(RenderDirection::RightToLeft);
