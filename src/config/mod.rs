@@ -34,6 +34,7 @@ pub use crate::lane::inside::RejectPolicy;
 use crate::lane::peer_metrics::PEER_LIMIT;
 use crate::netlink::masquerade::Masquerade;
 use crate::netlink::{DefaultRule, IPV6_MIN_MTU, IpVersion, Route};
+use crate::packet::class::Dscp;
 use crate::wireguard::aead::Backend;
 use crate::wireguard::keys::{KeyError, PrivateKey, PublicKey};
 
@@ -65,6 +66,8 @@ pub struct RouterConfig {
     pub addresses: Vec<IpNet>,
     /// Routing table for routes to the peers' allowed IPs.
     pub table: Table,
+    /// Whether the mark, which is also the number of the table of default routes, is the router's choice.
+    pub mark_is_free: bool,
     /// Number of lanes.
     pub queues: Queues,
     /// Whether workers are pinned to CPUs.
@@ -89,6 +92,8 @@ pub struct RouterConfig {
     pub socket_buffer: usize,
     /// What to do with packets that have no route.
     pub reject: RejectPolicy,
+    /// The DSCP of outer headers.
+    pub dscp: Dscp,
     /// The AEAD implementation.
     pub aead: Backend,
     /// Peers that each lane sends to from its own port.
@@ -136,6 +141,7 @@ impl RouterConfig {
             file_has_mtu: false,
             addresses: Vec::new(),
             table: Table::default(),
+            mark_is_free: true,
             queues: Queues::default(),
             pin: Switch::default(),
             inside_cpus: None,
@@ -148,6 +154,7 @@ impl RouterConfig {
             udp_offload: Switch::default(),
             socket_buffer: 32 << 20,
             reject: RejectPolicy::default(),
+            dscp: Dscp::default(),
             aead: Backend::fastest(),
             spread_ports: SpreadPorts::default(),
             metrics_addr: None,
@@ -195,6 +202,7 @@ impl RouterConfig {
         router.persist = true;
         router.metrics_addr = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9586)));
         router.take_environment(environment)?;
+        router.mark_is_free = router.update.fwmark.unwrap_or(0) == 0;
         router.update.fwmark = router.mark().or(router.update.fwmark);
         if let (Some(path), Some(lines)) = (file, &lines) {
             router.warnings.extend(warnings::about(path, lines, &router.update));
@@ -233,7 +241,8 @@ impl RouterConfig {
     }
 
     /// Returns the routes into the interface, without duplicates: one per allowed IP of the peers in
-    /// [`update`](Self::update), except networks on the link. Empty if `up` is false or the table is off.
+    /// [`update`](Self::update), except networks of the interface's addresses, for which the kernel adds a route to
+    /// the main table itself. Empty if `up` is false or the table is off.
     pub fn routes(&self) -> Vec<Route> {
         let table = |net: &IpNet| match self.table {
             Table::Off => None,
@@ -242,9 +251,9 @@ impl RouterConfig {
             Table::Number(number) => Some(number),
         };
         let is_on_link = |net: &IpNet| self.addresses.iter().any(|address| address.trunc() == *net);
-        let mut nets = if self.up { self.allowed_ips() } else { Vec::new() };
-        nets.retain(|net| !is_on_link(net));
-        nets.into_iter().filter_map(|net| Some(Route { net, table: table(&net)? })).collect()
+        let nets = if self.up { self.allowed_ips() } else { Vec::new() };
+        let routes = nets.into_iter().filter_map(|net| Some(Route { net, table: table(&net)? }));
+        routes.filter(|route| route.table != Table::MAIN || !is_on_link(&route.net)).collect()
     }
 
     /// Returns the rules that select the default routes among [`routes`](Self::routes).
@@ -257,6 +266,16 @@ impl RouterConfig {
                 DefaultRule { version, mark }
             })
             .collect()
+    }
+
+    /// Returns whether the router needs a table for default routes and may choose its number.
+    pub fn wants_table(&self) -> bool {
+        self.mark_is_free && self.mark().is_some()
+    }
+
+    /// Sets the number of the table for default routes, and the mark of our own datagrams.
+    pub fn set_table(&mut self, number: u32) {
+        self.update.fwmark = Some(number);
     }
 
     /// Returns the destinations whose packets must not leave by another interface: the default routes among
@@ -337,6 +356,7 @@ impl RouterConfig {
         self.log = e.log.unwrap_or_else(|| self.log.clone());
         self.log_format = e.log_format.unwrap_or(self.log_format);
         self.reject = e.reject.unwrap_or(self.reject);
+        self.dscp = e.dscp.unwrap_or(self.dscp);
         if let Some(choice) = e.aead {
             self.aead = choice.backend();
         }

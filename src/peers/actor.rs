@@ -28,7 +28,7 @@ use crate::lane::peers::{PeerRecord, Peers};
 use crate::lane::ring::doorbell::{Awaited, Doorbell};
 use crate::lane::wait::sleep::{Sleeper, Stopped};
 use crate::metrics::ActorMetrics;
-use crate::underlay::{Endpoint, SocketOptions};
+use crate::underlay::{Endpoint, MarkedSockets, SocketOptions};
 use crate::units::{Nanos, PeerId};
 use crate::wireguard::keys::OsEntropy;
 use crate::wireguard::messages::DATA_OVERHEAD;
@@ -65,6 +65,8 @@ pub(crate) struct PeerActor {
     pub(crate) inside_bells: Vec<Arc<Doorbell>>,
     /// The sockets' port, mark and options.
     pub(crate) listen: ListenState,
+    /// Other sockets that carry the mark.
+    pub(crate) marked: Arc<MarkedSockets>,
     /// Tells the admin thread of the sockets' port and mark.
     pub(crate) listening: watch::Sender<Listening>,
     pub(crate) spread_ports: SpreadPorts,
@@ -189,7 +191,7 @@ impl PeerActor {
         while self.lookups.has_room()
             && let Some(question) = self.names.take_due(now)
         {
-            self.lookups.begin(question);
+            self.lookups.begin(question, self.listen.options.fwmark);
         }
         worked
     }
@@ -298,7 +300,7 @@ impl PeerActor {
                 Some(peer)
             }
             Output::Stop { peer } => {
-                self.with_record(peer, |record| record.sending.store(None));
+                self.with_record(peer, |record| record.stop_if_expired(clock::now()));
                 Some(peer)
             }
             Output::Unanswered { peer } => {

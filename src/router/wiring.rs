@@ -45,7 +45,9 @@ use crate::peers::names::Names;
 use crate::peers::schedule::Schedule;
 use crate::peers::snapshot_builder::BuilderState;
 use crate::shutdown::Shutdown;
-use crate::underlay::{self, BindError, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions};
+use crate::underlay::{
+    self, BindError, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, MarkedSockets, SocketOptions,
+};
 use crate::units::Nanos;
 use crate::wireguard::aead::Backend;
 use crate::wireguard::keys::OsEntropy;
@@ -91,6 +93,7 @@ pub(crate) struct Wiring {
     pub(crate) mtu: Arc<AtomicUsize>,
     pub(crate) own: Arc<OwnAddresses>,
     pub(crate) peers: Arc<Peers>,
+    pub(crate) marked: Arc<MarkedSockets>,
     pub(crate) has_key: Arc<AtomicBool>,
     pub(crate) summary: Summary,
     pub(crate) lifetime: Lifetime,
@@ -193,6 +196,7 @@ pub(crate) fn open(
         commands: ends.iter().map(|ends| Arc::clone(&ends.commands)).collect(),
         inside_bells: ends.iter().map(|ends| Arc::clone(&ends.inside_bell)).collect(),
         listen: ListenState { port, options, left: None },
+        marked: Arc::new(MarkedSockets::new(options.fwmark)),
         listening,
         spread_ports: config.spread_ports.clone(),
         names: Names::default(),
@@ -214,7 +218,7 @@ pub(crate) fn open(
         limit: config.metrics_peers,
     });
     registry.collect_from(ProcessMetrics);
-    let lifetime = tun.lifetime;
+    let (lifetime, marked) = (tun.lifetime, Arc::clone(&actor.marked));
     Ok(Wiring {
         interface: tun.name,
         lanes,
@@ -224,6 +228,7 @@ pub(crate) fn open(
         mtu,
         own,
         peers,
+        marked,
         has_key,
         summary,
         lifetime,
@@ -324,6 +329,7 @@ fn wire(
                 SendShortcut::new(Arc::clone(&sockets), SentShortcuts::register(&shared.registry, lane)),
                 Arc::clone(&shared.actor),
                 Arc::clone(&shared.mtu),
+                config.dscp,
             ),
             rejecter: inside::Rejecter::new(queue.rejecter, config.reject, Arc::clone(&shared.own)),
             peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
@@ -334,7 +340,12 @@ fn wire(
             metrics: InsideMetrics::register(&shared.registry, lane),
         };
         let outside = OutsideWorker {
-            sender: outside::BatchSender::new(sender, Arc::clone(&ends.outbound), outgoing_returns),
+            sender: outside::BatchSender::new(
+                sender,
+                Arc::clone(&ends.outbound),
+                outgoing_returns,
+                config.dscp,
+            ),
             opener: outside::Opener::new(
                 lane,
                 ends.inbound_pool,
