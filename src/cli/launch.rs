@@ -238,6 +238,7 @@ fn attend(
         on_mtu: Box::new(move |mtu| of_mtu.set_mtu(mtu)),
         on_addresses: Box::new(move |own| of_addresses.set_addresses(own)),
         on_loss: up.then(|| Box::new(move || lock(&restoring).restore()) as OnLoss),
+        tunnels: router.tunnels(),
     };
     let leading = Arc::clone(&reloader);
     let asked = Arc::clone(manager);

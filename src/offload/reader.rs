@@ -5,11 +5,12 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::unistd;
 
-use super::superpacket::Superpacket;
+use super::superpacket::{Superpacket, SuperpacketKind};
 use super::virtio::{HeaderForm, VirtioHeader};
 use crate::drops::DropReason;
 
@@ -17,12 +18,32 @@ use crate::drops::DropReason;
 /// payload that is not a jumbogram.
 const READ_BUFFER: usize = VirtioHeader::LONG + 40 + 65_535;
 
+/// Records that superpackets inside UDP tunnels are read from an interface. Shared by its queues.
+#[derive(Clone, Debug, Default)]
+pub struct TunnelsSeen(Arc<AtomicBool>);
+
+impl TunnelsSeen {
+    /// Returns whether any was read since the last call.
+    pub fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn note(&self) {
+        // Reading first keeps the cache line shared between the lanes.
+        if !self.0.load(Ordering::Relaxed) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 /// The reading part of a queue. Owns the buffer that it reads into.
 #[derive(Debug)]
 pub struct QueueReader {
     fd: Arc<OwnedFd>,
     buffer: Box<[u8]>,
     header: HeaderForm,
+    tunnels: TunnelsSeen,
 }
 
 /// Result of one read.
@@ -77,8 +98,8 @@ impl DrainEnd {
 }
 
 impl QueueReader {
-    pub(super) fn new(fd: Arc<OwnedFd>, header: HeaderForm) -> QueueReader {
-        QueueReader { fd, buffer: vec![0; READ_BUFFER].into_boxed_slice(), header }
+    pub(super) fn new(fd: Arc<OwnedFd>, header: HeaderForm, tunnels: TunnelsSeen) -> QueueReader {
+        QueueReader { fd, buffer: vec![0; READ_BUFFER].into_boxed_slice(), header, tunnels }
     }
 
     /// Reads one packet or superpacket, if one is waiting.
@@ -103,7 +124,12 @@ impl QueueReader {
             return Ok(Read::Malformed(DropReason::ShortRead));
         };
         Ok(match Superpacket::parse(header, packet) {
-            Ok(packet) => Read::Packet(packet),
+            Ok(packet) => {
+                if packet.kind() == SuperpacketKind::UdpTunnel {
+                    self.tunnels.note();
+                }
+                Read::Packet(packet)
+            }
             Err(reason) => Read::Malformed(reason),
         })
     }
@@ -129,7 +155,7 @@ mod tests {
     fn pair() -> (QueueReader, UnixDatagram) {
         let (queue, kernel) = UnixDatagram::pair().unwrap();
         queue.set_nonblocking(true).unwrap();
-        (QueueReader::new(Arc::new(queue.into()), HeaderForm::Short), kernel)
+        (QueueReader::new(Arc::new(queue.into()), HeaderForm::Short, TunnelsSeen::default()), kernel)
     }
 
     /// Returns a TCP superpacket of `len` bytes, headers included, with 1,000 payload bytes per segment.

@@ -32,7 +32,8 @@ use super::readiness::Readiness;
 use super::stopping;
 use super::threads::ThreadRegistry;
 use crate::metrics::Registry;
-use crate::netlink::{AddressWatch, LinkEvent, LinkWatch, LossWatch, NetlinkError, UnderlayWatch};
+use crate::netlink::{self, AddressWatch, LinkEvent, LinkWatch, LossWatch, NetlinkError, UnderlayWatch};
+use crate::offload::TunnelsSeen;
 use crate::peers::handle::Listening;
 use crate::shutdown::Shutdown;
 use crate::sys::wake;
@@ -45,6 +46,9 @@ const WAITING: usize = uapi::MAX_ANSWERS + 2;
 /// Pause before what was removed is restored, and thus the shortest time between two attempts. Long enough to handle
 /// the events of one command together, short enough for a program not to notice.
 const SETTLE: Duration = Duration::from_millis(20);
+
+/// Interval between looks for an overlay.
+const OVERLAY_CHECKS: Duration = Duration::from_millis(500);
 
 /// How often [`Admin::spawn`] checks whether the router was told to stop while it waits for the thread.
 const LOOK: Duration = Duration::from_millis(100);
@@ -106,6 +110,8 @@ pub struct Link {
     pub on_addresses: OnAddresses,
     /// Called after addresses, routes or rules may have been removed, if it is given.
     pub on_loss: Option<OnLoss>,
+    /// Whether superpackets inside UDP tunnels are read from it.
+    pub tunnels: TunnelsSeen,
 }
 
 /// Runs before the UAPI socket is opened. It must return soon after the router is told to stop.
@@ -363,7 +369,8 @@ async fn follow(link: Option<Watched>, readiness: &Readiness) {
         tokio::join!(
             follow_state(state, &link.on_mtu, readiness),
             follow_addresses(addresses, &link.on_addresses),
-            follow_losses(losses, link.on_loss)
+            follow_losses(losses, link.on_loss),
+            follow_tunnels(&link.interface, &link.tunnels)
         );
     }
     std::future::pending::<()>().await;
@@ -407,6 +414,25 @@ async fn follow_losses(mut watch: LossWatch, on_loss: Option<OnLoss>) {
             restore
         });
         restore = returned(restored.await);
+    }
+}
+
+/// Lifts the interface's limit of segments while it carries an overlay. Never returns.
+///
+/// The limit makes superpackets of local TCP fit one UDP send. Those of an overlay come from pods, whose interfaces
+/// have no such limit, and the kernel segments what exceeds it before we read it. Each reload sets the limit again.
+async fn follow_tunnels(interface: &str, tunnels: &TunnelsSeen) {
+    let mut ticks = tokio::time::interval(OVERLAY_CHECKS);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if tunnels.take() {
+            let name = interface.to_owned();
+            let lifted = task::spawn_blocking(move || netlink::lift_segment_limit(&name));
+            if let Err(error) = returned(lifted.await) {
+                tracing::debug!("overlays over {interface} stay slow: {error}");
+            }
+        }
     }
 }
 

@@ -34,7 +34,7 @@ use crate::lane::outside::OutsideWorker;
 use crate::lane::peers::Peers;
 use crate::lane::wait::sleep::Sleeper;
 use crate::metrics::Registry;
-use crate::offload::{Lifetime, QueueError};
+use crate::offload::{Lifetime, QueueError, TunnelsSeen};
 use crate::peers::actor::PeerActor;
 use crate::peers::handle::{ActorHandle, Listening};
 use crate::shutdown::Shutdown;
@@ -62,6 +62,7 @@ pub struct Router {
     shutdown: Arc<Shutdown>,
     failure: Arc<Mutex<Option<String>>>,
     handles: Vec<JoinHandle<()>>,
+    tunnels: TunnelsSeen,
     lifetime: Lifetime,
 }
 
@@ -96,6 +97,7 @@ impl Router {
             marked,
             has_key,
             summary,
+            tunnels,
             lifetime,
         } = wiring::open(config, tun, &shutdown)?;
         actor.apply(config.update.clone()).map_err(|errno| {
@@ -117,6 +119,7 @@ impl Router {
             shutdown,
             failure: Arc::default(),
             handles: Vec::with_capacity(2 * lanes.len() + 1),
+            tunnels,
             lifetime,
         };
         router.registry.collect_from(ThreadMetrics(Arc::clone(&router.threads)));
@@ -166,6 +169,11 @@ impl Router {
     /// Returns what the admin thread needs to follow the routes to the peers.
     pub fn paths(&self) -> Paths {
         Paths { peers: Arc::clone(&self.peers), actor: self.device.clone() }
+    }
+
+    /// Returns the record of superpackets inside UDP tunnels.
+    pub fn tunnels(&self) -> TunnelsSeen {
+        self.tunnels.clone()
     }
 
     /// Returns the registry of the router's threads.

@@ -37,7 +37,7 @@ use crate::metrics::{
     WrittenShortcuts,
 };
 use crate::netlink;
-use crate::offload::{self, Lifetime, Offload, Offloads, OpenError, QueueShortcut, TunDevice};
+use crate::offload::{self, Lifetime, Offload, Offloads, OpenError, QueueShortcut, TunDevice, TunnelsSeen};
 use crate::peers::actor::{ListenState, PeerActor};
 use crate::peers::handle::{ActorHandle, Listening};
 use crate::peers::lookups::Lookups;
@@ -96,6 +96,7 @@ pub(crate) struct Wiring {
     pub(crate) marked: Arc<MarkedSockets>,
     pub(crate) has_key: Arc<AtomicBool>,
     pub(crate) summary: Summary,
+    pub(crate) tunnels: TunnelsSeen,
     pub(crate) lifetime: Lifetime,
 }
 
@@ -218,7 +219,7 @@ pub(crate) fn open(
         limit: config.metrics_peers,
     });
     registry.collect_from(ProcessMetrics);
-    let (lifetime, marked) = (tun.lifetime, Arc::clone(&actor.marked));
+    let (tunnels, lifetime, marked) = (tun.tunnels, tun.lifetime, Arc::clone(&actor.marked));
     Ok(Wiring {
         interface: tun.name,
         lanes,
@@ -231,6 +232,7 @@ pub(crate) fn open(
         marked,
         has_key,
         summary,
+        tunnels,
         lifetime,
     })
 }
