@@ -17,12 +17,13 @@ use laneway::offload::open_queues;
 use laneway::router::start::Router;
 use laneway::shutdown::Shutdown;
 use nix::sys::socket::{setsockopt, sockopt};
+use support::binary::Laneway;
 use support::metrics::total;
 use support::network::{cable, host, ip};
 use support::ping::once;
 use support::process::{attempt, output};
 use support::router::{DEVICE, pair, pair_with};
-use support::tunnel::Family;
+use support::tunnel::{Family, join};
 use support::{DEADLINE, bulk, lab, require_root, skip, wait_until};
 
 /// Payload bytes of each UDP datagram.
@@ -52,12 +53,17 @@ impl Overlay {
     /// Adds bridge, VXLAN device and pods to a node whose router runs. The VXLAN device's MTU stays what the kernel
     /// makes of the tunnel's.
     fn add(self, node: &Side, number: u8) -> Pods {
+        self.add_over(DEVICE, node, number)
+    }
+
+    /// Like [`add`](Self::add), over another tunnel device.
+    fn add_over(self, device: &str, node: &Side, number: u8) -> Pods {
         let Overlay { outer, options, .. } = self;
         let (local, remote) = (outer.inside(number), outer.inside(3 - number));
         ip(
             node,
             &format!(
-                "link add vx type vxlan id 7 dstport 4789 local {local} remote {remote} dev {DEVICE} {options}"
+                "link add vx type vxlan id 7 dstport 4789 local {local} remote {remote} dev {device} {options}"
             ),
         );
         ip(node, "link add bridge type bridge");
@@ -138,17 +144,39 @@ fn the_switch_leaves_datagrams_without_checksum_as_they_are() {
     }
 }
 
+/// Superpackets of pods have more segments than fit one UDP send. With the limit that local TCP profits from, the kernel
+/// would segment them before they are read.
+#[test]
+fn an_overlay_lifts_the_limit_of_segments() {
+    require_root!();
+    let lab = lab();
+    if !has_tunnel_gso(&lab) {
+        return;
+    }
+    let routers = [&lab.left, &lab.right].map(|side| Laneway::start(side, &[]));
+    let [left, right] = [0, 1].map(|at: usize| &*routers[at].device);
+    join(&lab, left, right, Family::V4);
+    once(&lab.left.namespace, Family::V4.inside(2));
+    let limit = || output(&lab.left.namespace, &["ip", "-details", "link", "show", left], "");
+    assert!(limit().contains("gso_max_segs 45 "), "{}", limit());
+    let pods = [OVERLAYS[0].add_over(left, &lab.left, 1), OVERLAYS[0].add_over(right, &lab.right, 2)];
+    wait_until("the limit to be lifted", || {
+        bulk(&pods[0][0], &pods[1][0], pod_address(Family::V4, 2, 0), 1, 1 << 20);
+        limit().contains("gso_max_segs 65535 ")
+    });
+}
+
 /// An outer IPv6 packet, and an outer IPv4 one with "don't fragment", must not be fragmented. The router answers such a
 /// packet, and the kernel's VXLAN passes the answer on to the pod.
 #[test]
 fn a_pod_hears_that_the_path_has_narrowed() {
     const BYTES: u64 = 8 << 20;
-    require_root!();
-    let lab = lab();
-    let routers = pair(&lab, Family::V4);
     // The cable's MTU leaves less than the tunnel's MTU: 1450 - 60 for WireGuard, UDP and IPv4.
     const CABLE_MTU: usize = 1450;
     const PATH: usize = CABLE_MTU - 60;
+    require_root!();
+    let lab = lab();
+    let routers = pair(&lab, Family::V4);
     let [plain, _, _, v6] = OVERLAYS;
     for (overlay, overhead) in [(Overlay { options: "noudpcsum df set", ..plain }, 50), (v6, 70)] {
         let pods = [overlay.add(&lab.left, 1), overlay.add(&lab.right, 2)];
