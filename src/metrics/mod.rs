@@ -23,6 +23,7 @@ mod families;
 mod foreign;
 mod histogram;
 mod inside;
+pub mod openmetrics;
 mod outside;
 mod page;
 mod process;
