@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use laneway::offload::{
-    CAPACITY, CloseReason, Coalesced, Limits, SCRATCH, Sink, Superpacket, VIRTIO_HEADER_LEN, VirtioHeader,
-    Window, assemble,
+    CAPACITY, CloseReason, Coalesced, Limits, SCRATCH, Sink, Superpacket, SuperpacketKind, VIRTIO_HEADER_LEN,
+    VirtioHeader, Window, assemble,
 };
 use laneway::packet::flow::lane_of;
 use laneway::packet::{Tcp, Udp, ip, protocol};
@@ -58,20 +58,30 @@ pub fn views(bytes: &[u8]) {
 /// Parses a virtio header and a packet, as a process with a raw socket can make the kernel produce them: rejected,
 /// or cut into whole packets that contain the payload once.
 pub fn superpacket(bytes: &[u8]) {
+    const TUNNEL: u8 = VirtioHeader::GSO_UDP_TUNNEL_IPV4 | VirtioHeader::GSO_UDP_TUNNEL_IPV6;
     let Some((header, packet)) = bytes.split_first_chunk::<VIRTIO_HEADER_LEN>() else { return };
+    let mut header = VirtioHeader::decode(*header);
+    let mut packet = packet;
+    if header.gso_type & TUNNEL != 0 {
+        let Some((long, behind)) = bytes.split_first_chunk() else { return };
+        (header, packet) = (VirtioHeader::decode_long(long), behind);
+    }
     let mut packet = packet[..packet.len().min(65_535)].to_vec();
-    let header = VirtioHeader::decode(*header);
     let Ok(whole) = Superpacket::parse(header, &mut packet) else { return };
     let segments = segments(&whole);
     if segments.len() == 1 {
         assert!(segments[0].len() <= whole.packet().len());
         return;
     }
+    // In a tunnel, each segment is an inner packet in an outer one.
+    let inner = if whole.kind() == SuperpacketKind::UdpTunnel { header.inner_network.into() } else { 0 };
+    let payload = |segment: &Vec<u8>| payload(&segment[inner..]).to_vec();
     let headers = whole.stride() - payload(&segments[0]).len();
-    let joined: Vec<u8> = segments.iter().flat_map(|segment| payload(segment)).copied().collect();
+    let joined: Vec<u8> = segments.iter().flat_map(payload).collect();
     assert_eq!(joined, whole.packet()[headers..], "the payload comes out once");
     for segment in &segments {
         assert_eq!(ip::packet_len(segment), Some(segment.len()));
+        assert_eq!(ip::packet_len(&segment[inner..]), Some(segment.len() - inner));
         assert_eq!(ip::destination(segment), Some(whole.destination()));
     }
 }

@@ -248,6 +248,7 @@ fn attend(
         on_addresses: Box::new(move |own| of_addresses.set_addresses(own)),
         on_loss: up.then(|| Box::new(move || lock(&restoring).restore()) as OnLoss),
         on_ports: up.then(|| Box::new(move || lock(&admitting).admit_ports()) as OnPorts),
+        tunnels: router.tunnels(),
     };
     let leading = Arc::clone(&reloader);
     let asked = Arc::clone(manager);

@@ -45,6 +45,9 @@ pub use watch::{LinkEvent, LinkWatch};
 /// Length of the TUN's transmit queue in packets. The default of 500 is too short for bulk TCP at 20 ms.
 const TX_QUEUE_LENGTH: u32 = 10_000;
 
+/// The kernel's default maximum of segments in a superpacket (`GSO_MAX_SEGS` in `include/linux/netdevice.h`).
+const GSO_MAX_SEGS: u32 = 65_535;
+
 /// Smallest MTU in bytes at which an interface has IPv6 (RFC 8200, section 5). The kernel removes IPv6 from an
 /// interface whose MTU is smaller (`addrconf_notify` in `net/ipv6/addrconf.c`).
 pub const IPV6_MIN_MTU: u16 = 1280;
@@ -155,6 +158,23 @@ pub fn change(interface: &str, before: &Setup, after: &Setup) -> Result<(), Netl
             barrier::remove(&handle, interface, *route).await?;
         }
         Ok(())
+    })
+}
+
+/// Lets an interface carry superpackets of any number of segments, as is the kernel's default.
+///
+/// # Errors
+/// The kernel refused the request; before Linux 5.18 it does not support it.
+///
+/// # Panics
+/// If called inside an async runtime, since it runs its own.
+pub fn lift_segment_limit(interface: &str) -> Result<(), NetlinkError> {
+    talk(async |handle| {
+        let index = find(&handle, interface).await?.header.index;
+        let limit = LinkAttribute::GsoMaxSegs(GSO_MAX_SEGS);
+        let message = LinkMessageBuilder::<LinkUnspec>::new().index(index).append_extra_attribute(limit);
+        let what = || format!("set gso_max_segs of {interface} to {GSO_MAX_SEGS}");
+        handle.link().set(message.build()).execute().await.map_err(|error| refused(what(), &error))
     })
 }
 

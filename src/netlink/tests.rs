@@ -74,6 +74,8 @@ fn an_interface_gets_all_that_its_setup_says_and_doing_it_twice_does_no_harm() {
         for part in ["mtu 1380", "qlen 10000", "gso_max_segs 45", "UP"] {
             assert!(link.contains(part), "{part}: {link}");
         }
+        lift_segment_limit("lw0").unwrap();
+        assert!(ip("-d link show lw0").unwrap().contains("gso_max_segs 65535"));
         assert!(ip("-4 addr show lw0").unwrap().contains("inet 10.9.0.1/24"));
         assert!(link.contains("addrgenmode none"), "{link}");
         assert!(ip("route show table 1234").unwrap().contains("default dev lw0 proto static scope link"));

@@ -40,7 +40,7 @@ pub use open::{
     Lifetime, Offload, Offloads, OpenError, TunDevice, inherit_queue, open_or_take_over, open_queues,
 };
 pub use port::WriteTally;
-pub use reader::{DrainEnd, QueueError, QueueReader, Read};
+pub use reader::{DrainEnd, QueueError, QueueReader, Read, TunnelsSeen};
 pub use superpacket::{Superpacket, SuperpacketKind};
 pub use virtio::{VIRTIO_HEADER_LEN, VirtioHeader};
 pub use writer::{QueueRejecter, QueueShortcut, QueueWriter};

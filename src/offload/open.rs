@@ -12,7 +12,7 @@ use nix::unistd::Uid;
 
 use super::limits::Limits;
 use super::port::Port;
-use super::reader::QueueReader;
+use super::reader::{QueueReader, TunnelsSeen};
 use super::virtio::HeaderForm;
 use super::writer::{QueueRejecter, QueueShortcut, QueueWriter};
 use crate::shutdown::Shutdown;
@@ -28,6 +28,8 @@ pub struct TunDevice {
     pub name: String,
     /// Offloads that the kernel granted, the same for every queue.
     pub offloads: Offloads,
+    /// Whether superpackets inside UDP tunnels are read.
+    pub tunnels: TunnelsSeen,
     /// One queue for each lane.
     pub queues: Vec<Offload>,
     /// Decides whether the interface outlives the process.
@@ -256,17 +258,19 @@ fn finish(
     let header = offloads.header();
     let limits = Limits::for_kernel(&kernel_release(), offloads.tcp, offloads.udp);
     let fds: Vec<_> = fds.into_iter().map(Arc::new).collect();
+    let tunnels = TunnelsSeen::default();
     let lifetime = Lifetime { queue: Arc::clone(&fds[0]), taken_over };
     let queue = |fd: Arc<OwnedFd>| {
         let port = Port::new(Arc::clone(&fd), Arc::clone(shutdown), header);
         Offload {
-            reader: QueueReader::new(fd, header),
+            reader: QueueReader::new(fd, header, tunnels.clone()),
             writer: QueueWriter::new(port.clone(), limits),
             rejecter: QueueRejecter::new(port.clone()),
             shortcut: QueueShortcut::new(port),
         }
     };
-    Ok(TunDevice { name, offloads, queues: fds.into_iter().map(queue).collect(), lifetime })
+    let queues = fds.into_iter().map(queue).collect();
+    Ok(TunDevice { name, offloads, tunnels, queues, lifetime })
 }
 
 /// Enables as many offloads as the kernel accepts. The mask belongs to the interface and the last one

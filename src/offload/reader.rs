@@ -7,11 +7,12 @@ use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::unistd;
 
-use super::superpacket::Superpacket;
+use super::superpacket::{Superpacket, SuperpacketKind};
 use super::virtio::{HeaderForm, VirtioHeader};
 use crate::drops::DropReason;
 use crate::faults::{self, Stage};
@@ -20,12 +21,32 @@ use crate::faults::{self, Stage};
 /// payload that is not a jumbogram.
 const READ_BUFFER: usize = VirtioHeader::LONG + 40 + 65_535;
 
+/// Records that superpackets inside UDP tunnels are read from an interface. Shared by its queues.
+#[derive(Clone, Debug, Default)]
+pub struct TunnelsSeen(Arc<AtomicBool>);
+
+impl TunnelsSeen {
+    /// Returns whether any was read since the last call.
+    pub fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn note(&self) {
+        // Reading first keeps the cache line shared between the lanes.
+        if !self.0.load(Ordering::Relaxed) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 /// The reading part of a queue. Owns the buffer that it reads into.
 #[derive(Debug)]
 pub struct QueueReader {
     fd: Arc<OwnedFd>,
     buffer: Box<[u8]>,
     header: HeaderForm,
+    tunnels: TunnelsSeen,
     /// Length in bytes of a read whose validation has not ended; 0 if there is none.
     unvalidated: usize,
 }
@@ -82,8 +103,9 @@ impl DrainEnd {
 }
 
 impl QueueReader {
-    pub(super) fn new(fd: Arc<OwnedFd>, header: HeaderForm) -> QueueReader {
-        QueueReader { fd, buffer: vec![0; READ_BUFFER].into_boxed_slice(), header, unvalidated: 0 }
+    pub(super) fn new(fd: Arc<OwnedFd>, header: HeaderForm, tunnels: TunnelsSeen) -> QueueReader {
+        let buffer = vec![0; READ_BUFFER].into_boxed_slice();
+        QueueReader { fd, buffer, header, tunnels, unvalidated: 0 }
     }
 
     /// Reads one packet or superpacket, if one is waiting.
@@ -108,6 +130,11 @@ impl QueueReader {
         faults::point(Stage::Read);
         let read = validate(self.header, &mut self.buffer[..len]);
         self.unvalidated = 0;
+        if let Read::Packet(packet) = &read
+            && packet.kind() == SuperpacketKind::UdpTunnel
+        {
+            self.tunnels.note();
+        }
         Ok(read)
     }
 
@@ -157,7 +184,7 @@ mod tests {
     fn pair() -> (QueueReader, UnixDatagram) {
         let (queue, kernel) = UnixDatagram::pair().unwrap();
         queue.set_nonblocking(true).unwrap();
-        (QueueReader::new(Arc::new(queue.into()), HeaderForm::Short), kernel)
+        (QueueReader::new(Arc::new(queue.into()), HeaderForm::Short, TunnelsSeen::default()), kernel)
     }
 
     /// Returns a TCP superpacket of `len` bytes, headers included, with 1,000 payload bytes per segment.

@@ -106,4 +106,4 @@ impl Superpacket<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -102,3 +102,6 @@ impl Tunnel {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

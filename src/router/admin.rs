@@ -36,9 +36,9 @@ use super::stopping;
 use super::threads::ThreadRegistry;
 use crate::metrics::Registry;
 use crate::netlink::{
-    AddressWatch, LinkEvent, LinkWatch, LossWatch, NetlinkError, OtherNamespaces, UnderlayWatch,
+    self, AddressWatch, LinkEvent, LinkWatch, LossWatch, NetlinkError, OtherNamespaces, UnderlayWatch,
 };
-use crate::offload::Lifetime;
+use crate::offload::{Lifetime, TunnelsSeen};
 use crate::peers::handle::{ActorHandle, Listening};
 use crate::shutdown::Shutdown;
 use crate::sys::wake;
@@ -54,6 +54,8 @@ const SETTLE: Duration = Duration::from_millis(20);
 
 /// How often the state of an interface in another network namespace is asked for. The kernel does not report it.
 const ELSEWHERE: Duration = Duration::from_secs(1);
+/// Interval between looks for an overlay.
+const OVERLAY_CHECKS: Duration = Duration::from_millis(500);
 
 /// How often [`Admin::spawn`] checks whether the router was told to stop while it waits for the thread.
 const LOOK: Duration = Duration::from_millis(100);
@@ -121,6 +123,8 @@ pub struct Link {
     pub on_loss: Option<OnLoss>,
     /// Called after changes of the router's ports or of the network, if it is given.
     pub on_ports: Option<OnPorts>,
+    /// Whether superpackets inside UDP tunnels are read from it.
+    pub tunnels: TunnelsSeen,
 }
 
 /// Runs before the UAPI socket is opened. It must return soon after the router is told to stop.
@@ -410,7 +414,8 @@ async fn follow(link: Option<Watched>, readiness: &Readiness) {
         tokio::join!(
             follow_state(state, &link, readiness),
             follow_addresses(addresses, &link.on_addresses),
-            follow_losses(losses, on_loss)
+            follow_losses(losses, on_loss),
+            follow_tunnels(&link.interface, &link.tunnels)
         );
     }
     pending::<()>().await;
@@ -508,6 +513,25 @@ async fn follow_losses(mut watch: LossWatch, on_loss: Option<OnLoss>) {
             restore
         });
         restore = returned(restored.await);
+    }
+}
+
+/// Lifts the interface's limit of segments while it carries an overlay. Never returns.
+///
+/// The limit makes superpackets of local TCP fit one UDP send. Those of an overlay come from pods, whose interfaces
+/// have no such limit, and the kernel segments what exceeds it before we read it. Each reload sets the limit again.
+async fn follow_tunnels(interface: &str, tunnels: &TunnelsSeen) {
+    let mut ticks = tokio::time::interval(OVERLAY_CHECKS);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if tunnels.take() {
+            let name = interface.to_owned();
+            let lifted = task::spawn_blocking(move || netlink::lift_segment_limit(&name));
+            if let Err(error) = returned(lifted.await) {
+                tracing::debug!("overlays over {interface} stay slow: {error}");
+            }
+        }
     }
 }
 

@@ -34,7 +34,7 @@ use crate::lane::inside::OwnAddresses;
 use crate::lane::peers::Peers;
 use crate::lane::wait::sleep::Sleeper;
 use crate::metrics::Registry;
-use crate::offload::Lifetime;
+use crate::offload::{Lifetime, TunnelsSeen};
 use crate::peers::actor::PeerActor;
 use crate::peers::handle::{ActorHandle, Listening};
 use crate::shutdown::Shutdown;
@@ -59,6 +59,7 @@ pub struct Router {
     shutdown: Arc<Shutdown>,
     failure: Arc<Mutex<Option<String>>>,
     handles: Vec<JoinHandle<()>>,
+    tunnels: TunnelsSeen,
     lifetime: Lifetime,
 }
 
@@ -93,6 +94,7 @@ impl Router {
             marked,
             has_key,
             summary,
+            tunnels,
             lifetime,
             custody,
         } = wiring::open(config, tun, &shutdown)?;
@@ -115,6 +117,7 @@ impl Router {
             shutdown,
             failure: Arc::default(),
             handles: Vec::with_capacity(2 * lanes.len() + 1),
+            tunnels,
             lifetime,
         };
         router.registry.collect_from(ThreadMetrics(Arc::clone(&router.threads)));
@@ -169,6 +172,11 @@ impl Router {
     /// Returns what knows where the interface is.
     pub fn lifetime(&self) -> &Lifetime {
         &self.lifetime
+    }
+
+    /// Returns the record of superpackets inside UDP tunnels.
+    pub fn tunnels(&self) -> TunnelsSeen {
+        self.tunnels.clone()
     }
 
     /// Returns the registry of the router's threads.

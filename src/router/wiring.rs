@@ -38,7 +38,7 @@ use crate::metrics::{
     SocketMetrics, WrittenShortcuts,
 };
 use crate::netlink;
-use crate::offload::{self, Lifetime, Offload, Offloads, OpenError, QueueShortcut, TunDevice};
+use crate::offload::{self, Lifetime, Offload, Offloads, OpenError, QueueShortcut, TunDevice, TunnelsSeen};
 use crate::peers::actor::{ListenState, PeerActor};
 use crate::peers::handle::{ActorHandle, Listening};
 use crate::peers::link::{InterfaceState, LinkState};
@@ -99,6 +99,7 @@ pub(crate) struct Wiring {
     pub(crate) marked: Arc<MarkedSockets>,
     pub(crate) has_key: Arc<AtomicBool>,
     pub(crate) summary: Summary,
+    pub(crate) tunnels: TunnelsSeen,
     pub(crate) lifetime: Lifetime,
     pub(crate) custody: Custody,
 }
@@ -245,7 +246,7 @@ pub(crate) fn open(
     let (interface, limit) = (tun.name.clone(), config.metrics_peers);
     registry.collect_from(PeerMetrics { interface, peers: Arc::clone(&peers), limit });
     registry.collect_from(ProcessMetrics);
-    let (lifetime, marked) = (tun.lifetime, Arc::clone(&actor.marked));
+    let (tunnels, lifetime, marked) = (tun.tunnels, tun.lifetime, Arc::clone(&actor.marked));
     Ok(Wiring {
         interface: tun.name,
         lanes,
@@ -258,6 +259,7 @@ pub(crate) fn open(
         marked,
         has_key,
         summary,
+        tunnels,
         lifetime,
         custody,
     })

@@ -9,7 +9,10 @@ use crate::offload::testing::Build;
 use crate::offload::virtio::VirtioHeader;
 
 /// Parses a TUN read and returns all its segments.
-fn segments(header: VirtioHeader, mut packet: Vec<u8>) -> Result<Vec<Vec<u8>>, DropReason> {
+pub(in crate::offload) fn segments(
+    header: VirtioHeader,
+    mut packet: Vec<u8>,
+) -> Result<Vec<Vec<u8>>, DropReason> {
     let superpacket = Superpacket::parse(header, &mut packet)?;
     let mut out = vec![0xee; 70_000];
     Ok((0..superpacket.segments())
@@ -23,7 +26,11 @@ fn segments(header: VirtioHeader, mut packet: Vec<u8>) -> Result<Vec<Vec<u8>>, D
 }
 
 /// Returns the packets that a sender without offloads would send instead of `whole`.
-fn expected(whole: &Build, gso_size: usize, write: fn(&Build) -> Vec<u8>) -> Vec<Vec<u8>> {
+pub(in crate::offload) fn expected(
+    whole: &Build,
+    gso_size: usize,
+    write: fn(&Build) -> Vec<u8>,
+) -> Vec<Vec<u8>> {
     let count = whole.payload.len().div_ceil(gso_size).max(1);
     (0..count)
         .map(|i| {

@@ -10,9 +10,10 @@ const HEADER: usize = 8;
 /// Offset of the checksum field, in bytes from the start of the ICMP header.
 const CHECKSUM: usize = 2;
 
-/// Bytes of the rejected packet's payload that an ICMP error quotes (RFC 792). They include the ports and
-/// TCP's sequence number, which the sender uses to find the connection.
-const QUOTED_PAYLOAD: usize = 8;
+/// Length of the longest ICMP error over IPv4 in bytes: it quotes as much of the rejected packet as fits
+/// (RFC 1812, section 4.3.2.3). The sender needs the ports, and for a packet of an overlay also the header of
+/// the encapsulation (`vxlan_err_lookup` in `drivers/net/vxlan/vxlan_core.c`).
+const LONGEST_V4: usize = 576;
 
 /// Returns whether this ICMP type is a query or a reply rather than an error: echo, router discovery,
 /// timestamp, information, address mask.
@@ -26,8 +27,8 @@ pub(super) fn is_question_v6(kind: u8) -> bool {
     kind >= 128 && kind != 137
 }
 
-/// Writes an ICMP error about `packet`, with its IP header and [`QUOTED_PAYLOAD`] further bytes quoted.
-/// Returns the length in bytes of the IP packet written.
+/// Writes an ICMP error about `packet`, quoting as much of it as fits [`LONGEST_V4`] bytes. Returns the
+/// length in bytes of the IP packet written.
 pub(super) fn write_v4(packet: &[u8], cause: Cause, out: &mut [u8; MAX_REJECT]) -> Option<usize> {
     const UNREACHABLE: u8 = 3;
     let code = match cause {
@@ -36,8 +37,7 @@ pub(super) fn write_v4(packet: &[u8], cause: Cause, out: &mut [u8; MAX_REJECT]) 
         Cause::TooBig(_) => 4,
         Cause::NotAllowed => 13,
     };
-    let header_len = Ipv4::new_checked(packet)?.header_len();
-    let quoted = &packet[..packet.len().min(header_len + QUOTED_PAYLOAD)];
+    let quoted = &packet[..packet.len().min(LONGEST_V4 - Ipv4::MIN_HEADER - HEADER)];
     let len = Ipv4::MIN_HEADER + HEADER + quoted.len();
     ipv4_header(packet, protocol::ICMP, len, out)?;
     let message = &mut out[Ipv4::MIN_HEADER..len];

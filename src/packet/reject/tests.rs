@@ -129,7 +129,7 @@ fn icmp4(reject: &[u8], about: &[u8]) -> icmpv4::DestUnreachableHeader {
     let Some(TransportSlice::Icmpv4(icmp)) = sliced.transport else { panic!("no ICMP") };
     let header = icmp.header();
     assert_eq!(header.checksum, header.icmp_type.calc_checksum(icmp.payload()));
-    assert_eq!(icmp.payload(), &about[..about.len().min(28)], "quotes the IP header and eight bytes");
+    assert_eq!(icmp.payload(), &about[..about.len().min(548)], "quotes as much as fits 576 bytes");
     match icmp.icmp_type() {
         Icmpv4Type::DestinationUnreachable(header) => header,
         other => panic!("{other:?}"),

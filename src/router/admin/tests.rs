@@ -114,6 +114,7 @@ fn an_interface_that_is_not_there_is_told_at_once() {
             on_ports: None,
             tun: None,
             actor: None,
+            tunnels: TunnelsSeen::default(),
         }),
         ..admin()
     };
