@@ -39,6 +39,7 @@ pub mod peer_metrics;
 pub mod peers;
 pub mod ring;
 pub mod routing_loop;
+pub mod share;
 pub mod shortcut;
 pub mod sockets;
 pub mod staging;
