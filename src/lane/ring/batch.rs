@@ -1,9 +1,14 @@
 //! Batches: the unit that rings carry. A batch is one slab of bytes plus the list of its runs or
 //! segments.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use arrayvec::ArrayVec;
 
 use crate::lane::bounds::{BATCH_RUNS, BATCH_SEGMENTS, SLAB_BYTES};
+use crate::lane::share::jobs::{Job, Tag};
+use crate::lane::share::opening::Opening;
+use crate::lane::share::sealing::Unsealed;
 use crate::underlay::Endpoint;
 use crate::units::PeerId;
 
@@ -19,6 +24,11 @@ pub struct OutboundBatch {
     pub data: Box<[u8]>,
     /// The runs, in sending order.
     pub runs: ArrayVec<Run, BATCH_RUNS>,
+    /// The runs that are not sealed yet. None once the batch is in a ring.
+    pub unsealed: Unsealed,
+    /// Number of datagrams lost because sealing them panicked. Their runs are gone.
+    pub lost: u64,
+    tag: Tag,
 }
 
 /// The datagrams of one GSO send: one destination and traffic class, each `stride` bytes long except the last, which may
@@ -39,15 +49,51 @@ pub struct Run {
     pub peer: PeerId,
 }
 
+impl Run {
+    /// Returns the number of datagrams.
+    pub fn datagrams(&self) -> u64 {
+        u64::from(self.len.div_ceil(u32::from(self.stride)))
+    }
+}
+
 impl OutboundBatch {
     /// Creates an empty batch.
     pub fn new() -> Self {
-        Self { data: slab(), runs: ArrayVec::new() }
+        Self {
+            data: slab(),
+            runs: ArrayVec::new(),
+            unsealed: Unsealed::default(),
+            lost: 0,
+            tag: Tag::default(),
+        }
+    }
+
+    /// Returns the number of datagrams in all runs.
+    pub fn datagrams(&self) -> u64 {
+        self.runs.iter().map(Run::datagrams).sum()
     }
 
     /// Returns how many bytes of the slab are in use.
     pub fn used(&self) -> usize {
         self.runs.last().map_or(0, |run| (run.start + run.len) as usize)
+    }
+}
+
+impl Job for OutboundBatch {
+    /// Seals the runs that are not sealed yet.
+    fn run(&mut self) {
+        self.unsealed.seal(&mut self.data);
+    }
+
+    /// Drops all runs: which of them have been sealed is unknown.
+    fn fail(&mut self) {
+        self.lost += self.datagrams();
+        self.runs.clear();
+        self.unsealed.clear();
+    }
+
+    fn tag(&mut self) -> &mut Tag {
+        &mut self.tag
     }
 }
 
@@ -64,8 +110,31 @@ pub struct InboundBatch {
     pub data: Box<[u8]>,
     /// The packets, in order of arrival.
     pub segments: ArrayVec<Segment, BATCH_SEGMENTS>,
+    /// The received message, while the outside worker has the batch.
+    pub message: Message,
+    /// The part of the message that is being opened, or has been opened and not yet judged.
+    pub opening: Opening,
+    /// Number of datagrams lost because opening them panicked.
+    pub lost: u64,
+    tag: Tag,
     /// The lane whose outside worker owns the batch.
     pub returns: usize,
+}
+
+/// One received message: one datagram, or several of `stride` bytes from one sender, the last possibly
+/// shorter.
+#[derive(Clone, Copy, Debug)]
+pub struct Message {
+    /// Length in bytes.
+    pub len: usize,
+    /// Length of each datagram except the last, in bytes.
+    pub stride: usize,
+    /// The sender.
+    pub from: Endpoint,
+    /// The ECN field of the outer IP headers.
+    pub ecn: u8,
+    /// Number of bytes at the front that are in the batch's opening, or behind it.
+    pub begun: usize,
 }
 
 /// One inner IP packet, without WireGuard's padding.
@@ -80,7 +149,16 @@ pub struct Segment {
 impl InboundBatch {
     /// Creates an empty batch owned by lane `returns`.
     pub fn new(returns: usize) -> Self {
-        Self { data: slab(), segments: ArrayVec::new(), returns }
+        let nobody = Endpoint::new(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0));
+        Self {
+            data: slab(),
+            segments: ArrayVec::new(),
+            message: Message { len: 0, stride: 1, from: nobody, ecn: 0, begun: 0 },
+            opening: Opening::default(),
+            lost: 0,
+            tag: Tag::default(),
+            returns,
+        }
     }
 
     /// Iterates over the packets, in order.
@@ -99,6 +177,23 @@ impl InboundBatch {
         room.copy_from_slice(packet);
         self.segments.push(Segment { start: start as u32, len: packet.len() as u32 });
         true
+    }
+}
+
+impl Job for InboundBatch {
+    /// Opens the datagrams of the opening.
+    fn run(&mut self) {
+        self.opening.open(&mut self.data);
+    }
+
+    /// Drops the datagrams of the opening: which of them are authentic is unknown.
+    fn fail(&mut self) {
+        self.lost += self.opening.datagrams() as u64;
+        self.opening.clear();
+    }
+
+    fn tag(&mut self) -> &mut Tag {
+        &mut self.tag
     }
 }
 

@@ -13,6 +13,7 @@ use super::jobs::Jobs;
 use crate::clock;
 use crate::lane::ring::batch::{InboundBatch, OutboundBatch};
 use crate::lane::ring::doorbell::{Awaited, Doorbell};
+use crate::metrics::Tally;
 
 /// Maximum number of workers that a caller looks at, and of owners whose jobs a helper looks at between
 /// two looks at its own work.
@@ -105,7 +106,7 @@ impl Helper {
 
     /// Does one job of another worker, if this worker was called and has found one. Returns whether it
     /// has.
-    pub fn help(&self) -> bool {
+    pub fn help(&self, calls: &mut Tally) -> bool {
         let state = &self.me().state;
         if !state.called.load(Relaxed) {
             return false;
@@ -124,6 +125,7 @@ impl Helper {
             }
         }
         self.stop();
+        calls.add(1);
         false
     }
 
@@ -133,10 +135,12 @@ impl Helper {
         self.me().state.called.load(Relaxed)
     }
 
-    /// Records that this worker is about to sleep.
+    /// Records that this worker is about to sleep. Returns `awaited`, and in addition a call. The worker
+    /// sleeps only if [`is_called`](Self::is_called) is then still false.
     #[inline]
-    pub fn note_sleep(&self) {
+    pub fn awaited(&self, awaited: Awaited) -> Awaited {
         self.me().state.asleep_since.store(clock::now().0, Relaxed);
+        awaited.with(Awaited::CALL)
     }
 
     /// Stops helping.

@@ -244,6 +244,9 @@ impl<T: Job> OwnJobs<T> {
 
 impl<T> fmt::Debug for OwnJobs<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OwnJobs").field("oldest", &self.oldest).field("next", &self.next).finish_non_exhaustive()
+        f.debug_struct("OwnJobs")
+            .field("oldest", &self.oldest)
+            .field("next", &self.next)
+            .finish_non_exhaustive()
     }
 }

@@ -31,10 +31,6 @@ use crate::metrics::JobTally;
 /// long as handing it to another worker and back.
 pub const SHARE_FROM: usize = 16 * 1024;
 
-/// Batches that a pool has in addition if they may be on other workers' desks: they are neither in a ring
-/// nor free.
-pub const SHARED_BATCHES: usize = 32;
-
 /// One worker's own jobs, and the workers that help with them.
 #[derive(Debug)]
 pub struct Share<T> {
@@ -74,6 +70,15 @@ impl<T: Job> Share<T> {
             Done::NoWork => {}
         }
         Some(batch)
+    }
+
+    /// Drops every batch that no other worker has in hand, after a call of `each`.
+    pub fn discard(&mut self, mut each: impl FnMut(&T)) {
+        // A job that is given back undone is finished as failed.
+        while self.jobs.shared().take().is_some() {}
+        while let Some((batch, _)) = self.jobs.complete() {
+            each(&batch);
+        }
     }
 
     /// Returns whether every batch has been completed.

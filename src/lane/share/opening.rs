@@ -8,6 +8,7 @@ use arrayvec::ArrayVec;
 
 use crate::lane::bounds::BATCH_SEGMENTS;
 use crate::packet::{flow, ip};
+use crate::wireguard::aead::MAX_RUN;
 use crate::wireguard::messages::{DATA_HEADER, DATA_OVERHEAD, TAG, data_counter};
 use crate::wireguard::session::Session;
 
@@ -24,6 +25,7 @@ pub struct Opening {
     pub payloads: ArrayVec<Payload, BATCH_SEGMENTS>,
     /// Number of datagrams in `runs`, which bounds `payloads`.
     datagrams: usize,
+    is_open: bool,
 }
 
 /// Consecutive data messages of one session.
@@ -57,6 +59,8 @@ pub struct Payload {
     pub len: u16,
     /// What the payload is.
     pub content: Content,
+    /// Whether the payload is replayed, as found by the receiving worker.
+    pub refused: bool,
 }
 
 /// What a payload is.
@@ -73,9 +77,11 @@ pub enum Content {
     },
 }
 
+const _: () = assert!(MAX_RUN <= BATCH_SEGMENTS);
+
 impl Opening {
     /// Adds the run of `len` bytes at `start`, with datagrams of `stride` bytes. Returns whether there was
-    /// room.
+    /// room: a run of [`MAX_RUN`] datagrams fits an empty opening.
     #[must_use]
     pub fn push(&mut self, session: Arc<Session>, start: usize, len: usize, stride: usize) -> bool {
         let datagrams = len.div_ceil(stride);
@@ -97,6 +103,7 @@ impl Opening {
 
     /// Opens all runs in place, in `data`.
     pub fn open(&mut self, data: &mut [u8]) {
+        self.is_open = true;
         for run in &mut self.runs {
             let bytes = &mut data[run.start as usize..(run.start + run.len) as usize];
             let stride = run.stride as usize;
@@ -121,6 +128,12 @@ impl Opening {
         self.runs.clear();
         self.payloads.clear();
         self.datagrams = 0;
+        self.is_open = false;
+    }
+
+    /// Returns whether the runs have been opened.
+    pub fn is_open(&self) -> bool {
+        self.is_open
     }
 
     /// Returns the number of datagrams in the runs.
@@ -142,6 +155,7 @@ impl Payload {
             datagram: datagram.len() as u16,
             len: 0,
             content: Content::Nothing,
+            refused: false,
         };
         if plaintext.is_empty() {
             return payload;

@@ -29,7 +29,13 @@ impl Unsealed {
     /// If there are more runs than a batch holds.
     #[inline]
     pub fn push(&mut self, start: usize, len: usize, stride: usize, first: u64, session: Arc<Session>) {
-        self.0.push(UnsealedRun { start: start as u32, len: len as u32, stride: stride as u16, first, session });
+        self.0.push(UnsealedRun {
+            start: start as u32,
+            len: len as u32,
+            stride: stride as u16,
+            first,
+            session,
+        });
     }
 
     /// Seals all runs, in `data`.
