@@ -18,6 +18,8 @@ pub mod helpers;
 pub mod jobs;
 pub mod opening;
 pub mod sealing;
+#[cfg(test)]
+mod tests;
 
 // The names under which `jobs` and its copy in the model checker find these modules.
 use super::ring::{doorbell, sync};
