@@ -74,6 +74,15 @@ impl Handover {
         self.pass_on(metrics) || ran
     }
 
+    /// Drops the batches that are not passed on. Returns the number of datagrams dropped.
+    pub(super) fn discard(&mut self) -> u64 {
+        let mut lost = 0;
+        if let Some(share) = &mut self.share {
+            share.discard(|batch| lost += batch.datagrams() + batch.lost);
+        }
+        lost
+    }
+
     /// Returns whether every batch handed over is in the ring or beyond.
     pub(super) fn is_empty(&self) -> bool {
         self.share.as_ref().is_none_or(Share::is_empty)

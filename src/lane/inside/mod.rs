@@ -101,6 +101,7 @@ impl InsideWorker {
             let worked = handover.work(metrics) | writer.serve(metrics);
             if handover.is_empty() { None } else { Some(worked) }
         });
+        metrics.outbound_drops.add(DropReason::Shutdown, handover.discard());
         metrics.outbound_drops.add(DropReason::Shutdown, sealer.drop_staged());
         quiesce.close();
         quiesce.finish(|| if writer.serve(metrics) { Served::Some } else { Served::Nothing });
