@@ -5,7 +5,7 @@
 //! longest first: those have the least to do.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst, fence};
 
 use crossbeam::utils::CachePadded;
 
@@ -93,15 +93,16 @@ impl Helper {
     /// should do one itself: the helpers have enough, and nobody sleeps who could be called.
     #[inline]
     pub fn should_run_one(&self, waiting: usize) -> bool {
-        let helping = self.helpers.helping.load(Relaxed);
         // A single job is not worth a call: it may be the last.
-        waiting > 1 && waiting > AHEAD * helping && !self.call()
+        waiting > 1 && !self.leaves(waiting) && !self.call()
     }
 
-    /// Returns whether others help at present.
+    /// Returns whether the workers that help at present are enough for `waiting` jobs.
     #[inline]
-    pub fn is_helped(&self) -> bool {
-        self.helpers.helping.load(Relaxed) > 0
+    pub fn leaves(&self, waiting: usize) -> bool {
+        // See `stop`.
+        fence(SeqCst);
+        waiting <= AHEAD * self.helpers.helping.load(Relaxed)
     }
 
     /// Does one job of another worker, if this worker was called and has found one. Returns whether it
@@ -124,9 +125,8 @@ impl Helper {
                 return true;
             }
         }
-        self.stop();
         calls.add(1);
-        false
+        !self.stop()
     }
 
     /// Returns whether this worker was called. A worker checks this before it sleeps.
@@ -143,11 +143,20 @@ impl Helper {
         awaited.with(Awaited::CALL)
     }
 
-    /// Stops helping.
-    fn stop(&self) {
+    /// Stops helping. Returns false if there is a job after all: its owner counts on this worker.
+    fn stop(&self) -> bool {
         if self.me().state.called.swap(false, Relaxed) {
             self.helpers.helping.fetch_sub(1, Relaxed);
         }
+        // Of an owner that submits a job and a helper that stops, one sees the other.
+        fence(SeqCst);
+        if self.owners().all(|owner| owner.jobs.waiting() == 0) {
+            return true;
+        }
+        if !self.me().state.called.swap(true, Relaxed) {
+            self.helpers.helping.fetch_add(1, Relaxed);
+        }
+        false
     }
 
     /// Wakes the sleeping worker that has slept longest. Returns whether there was one.
