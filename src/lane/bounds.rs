@@ -58,7 +58,7 @@ pub const COOKIE_QUEUE: usize = HANDSHAKE_QUEUE;
 
 /// Batches that a pool has in addition if its owner shares its jobs: those that are being worked on, or
 /// wait for an earlier one, are neither in a ring nor free.
-pub const SHARED_BATCHES: usize = 32;
+pub const SHARED_BATCHES: usize = 64;
 
 /// Returns the number of batches in an outside worker's pool. `shares` says whether other workers may open
 /// its messages.

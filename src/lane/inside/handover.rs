@@ -2,7 +2,6 @@
 //! worker or, with sharing on, by another one.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::drops::DropReason;
 use crate::lane::ring::Ring;
@@ -64,14 +63,14 @@ impl Handover {
         passed
     }
 
-    /// Seals the oldest batch that no other worker has taken or is about to take, and passes on what is
+    /// Seals the oldest batch that no other worker has taken, and passes on what is
     /// sealed. Returns whether there was anything to do.
     pub(super) fn work(&mut self, metrics: &mut InsideMetrics) -> bool {
         let Some(share) = &mut self.share else { return false };
         if share.is_empty() {
             return false;
         }
-        let ran = !share.is_oldest_finished() && share.run_due();
+        let ran = !share.is_oldest_finished() && share.run_one();
         self.pass_on(metrics) || ran
     }
 
@@ -101,16 +100,11 @@ impl Handover {
         }
     }
 
-    /// Returns how long the caller may sleep.
-    pub(super) fn limit(&self) -> Option<Duration> {
-        self.share.as_ref().and_then(Share::limit)
-    }
-
     /// Returns whether [`work`](Self::work) would find nothing to do.
     pub(super) fn must_wait(&mut self) -> bool {
         self.share
             .as_mut()
-            .is_none_or(|share| share.is_empty() || (share.must_wait() && !share.is_oldest_finished()))
+            .is_none_or(|share| share.is_empty() || (!share.has_waiting() && !share.is_oldest_finished()))
     }
 }
 

@@ -184,9 +184,8 @@ impl InsideWorker {
         let awaited = self.sealer.handover().awaited(awaited);
         let awaited = self.helper.as_ref().map_or(awaited, |helper| helper.awaited(awaited));
         let peers = self.peers.arc_swap();
-        let limit = self.sealer.handover().limit();
         let Self { writer, sealer, helper, .. } = self;
-        self.sleeper.sleep(awaited, queue, limit, || {
+        self.sleeper.sleep(awaited, queue, None, || {
             writer.is_empty()
                 && starved == sealer.is_starved()
                 && (starved || !sealer.has_releasable(&peers.load()))
@@ -236,7 +235,7 @@ impl Turn<'_> {
             if !self.writer.serve(self.metrics) && !handover.work(self.metrics) {
                 let awaited = handover.awaited(Awaited::ANY);
                 // The loop checks for a stop itself.
-                let _ = self.sleeper.sleep(awaited, None, handover.limit(), || {
+                let _ = self.sleeper.sleep(awaited, None, None, || {
                     self.writer.is_empty() && pool.is_empty() && handover.must_wait()
                 });
             }

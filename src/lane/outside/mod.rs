@@ -173,7 +173,7 @@ impl OutsideWorker {
         let awaited = if starved || held { Awaited::ANY } else { Awaited::WORK };
         let awaited = self.opener.awaited(awaited);
         let awaited = self.helper.as_ref().map_or(awaited, |helper| helper.awaited(awaited));
-        let limit = held.then_some(open::OFFER_AGAIN).or(self.opener.limit());
+        let limit = held.then_some(open::OFFER_AGAIN);
         let Self { sender, opener, commands, helper, .. } = self;
         self.sleeper.sleep(awaited, events, limit, || {
             (blocked.is_some() || sender.is_empty())

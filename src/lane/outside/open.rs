@@ -232,13 +232,13 @@ impl Opener {
         !self.is_held() && self.pool.available() >= batches_per_message(self.rings.len())
     }
 
-    /// Opens the oldest message that no other worker has taken or is about to take, and judges what is
+    /// Opens the oldest message that no other worker has taken, and judges what is
     /// opened. Returns whether there was anything to do.
     pub(super) fn work(&mut self, snapshot: &Snapshot, now: Nanos, metrics: &mut OutsideMetrics) -> bool {
         let judges = self.can_judge();
         let Some(share) = self.share.as_mut().filter(|share| !share.is_empty()) else { return false };
         if !(judges && share.is_oldest_finished()) {
-            return share.run_due();
+            return share.run_one();
         }
         let judged = self.judge_opened(&mut Context { now, snapshot, metrics });
         self.hand_over_all(metrics);
@@ -262,16 +262,11 @@ impl Opener {
         }
     }
 
-    /// Returns how long the caller may sleep.
-    pub(super) fn limit(&self) -> Option<Duration> {
-        self.share.as_ref().and_then(Share::limit)
-    }
-
     /// Returns whether [`work`](Self::work) would find nothing to do.
     pub(super) fn must_wait(&mut self) -> bool {
         let judges = self.can_judge();
         self.share.as_mut().is_none_or(|share| {
-            share.is_empty() || !(!share.must_wait() || judges && share.is_oldest_finished())
+            share.is_empty() || !(share.has_waiting() || judges && share.is_oldest_finished())
         })
     }
 

@@ -5,7 +5,7 @@
 //! longest first: those have the least to do.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crossbeam::utils::CachePadded;
 
@@ -89,20 +89,19 @@ impl Helper {
         (0..helpers.workers.len()).map(|me| Helper { helpers: Arc::clone(&helpers), me }).collect()
     }
 
-    /// Decides what happens to this worker's `waiting` jobs while it goes on reading. Returns whether it
-    /// should do one itself: the helpers have enough, and nobody sleeps who could be called.
+    /// Calls a helper if those that help have too little time for this worker's `waiting` jobs. Returns
+    /// whether it should do one itself at once: nobody helps, and nobody sleeps who could be called.
     #[inline]
     pub fn should_run_one(&self, waiting: usize) -> bool {
+        let helping = self.helping();
         // A single job is not worth a call: it may be the last.
-        waiting > 1 && !self.leaves(waiting) && !self.call()
+        waiting > 1 && waiting > AHEAD * helping && !self.call() && helping == 0
     }
 
-    /// Returns whether the workers that help at present are enough for `waiting` jobs.
+    /// Returns the number of workers that help at present.
     #[inline]
-    pub fn leaves(&self, waiting: usize) -> bool {
-        // See `stop`.
-        fence(SeqCst);
-        waiting <= AHEAD * self.helpers.helping.load(Relaxed)
+    pub fn helping(&self) -> usize {
+        self.helpers.helping.load(Relaxed)
     }
 
     /// Does one job of another worker, if this worker was called and has found one. Returns whether it
@@ -118,7 +117,7 @@ impl Helper {
                 continue;
             }
             // Whoever comes passes the call on while there is more than the helpers can do.
-            if waiting > AHEAD * self.helpers.helping.load(Relaxed) {
+            if waiting > AHEAD * self.helping() {
                 self.call();
             }
             if jobs.run_one() {
@@ -126,7 +125,8 @@ impl Helper {
             }
         }
         calls.add(1);
-        !self.stop()
+        self.stop();
+        false
     }
 
     /// Returns whether this worker was called. A worker checks this before it sleeps.
@@ -143,20 +143,11 @@ impl Helper {
         awaited.with(Awaited::CALL)
     }
 
-    /// Stops helping. Returns false if there is a job after all: its owner counts on this worker.
-    fn stop(&self) -> bool {
+    /// Stops helping.
+    fn stop(&self) {
         if self.me().state.called.swap(false, Relaxed) {
             self.helpers.helping.fetch_sub(1, Relaxed);
         }
-        // Of an owner that submits a job and a helper that stops, one sees the other.
-        fence(SeqCst);
-        if self.owners().all(|owner| owner.jobs.waiting() == 0) {
-            return true;
-        }
-        if !self.me().state.called.swap(true, Relaxed) {
-            self.helpers.helping.fetch_add(1, Relaxed);
-        }
-        false
     }
 
     /// Wakes the sleeping worker that has slept longest. Returns whether there was one.

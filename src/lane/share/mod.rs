@@ -10,9 +10,9 @@
 //! - An outside worker judges opened messages (replay, source, flow) in the order of their arrival
 //!   ([`opening`]), and only then hands them on.
 //!
-//! An owner that has nothing left to read does its jobs itself, oldest first, except for those that called
-//! workers are about to take; it waits for these for at most [`PATIENCE`]. It waits longer only for jobs that
-//! another worker has in hand. If no worker sleeps, nobody is called, and everything is done by its owner.
+//! An owner that has nothing left to read does its jobs itself, oldest first. It waits only for jobs that
+//! another worker has in hand, which takes as long as one job does. If nobody helps and no worker sleeps that
+//! could be called, the owner does its jobs at once, as without sharing.
 
 pub mod helpers;
 pub mod jobs;
@@ -21,39 +21,29 @@ pub mod sealing;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
-
 // The names under which `jobs` and its copy in the model checker find these modules.
 use super::ring::{doorbell, sync};
 
 use helpers::Helper;
 use jobs::{Done, Job, OwnJobs};
 
-use crate::clock;
 use crate::metrics::JobTally;
-use crate::units::Nanos;
 
 /// Smallest batch in bytes that is submitted as a job. A smaller one takes a few microseconds, about as
 /// long as handing it to another worker and back.
 pub const SHARE_FROM: usize = 16 * 1024;
-
-/// How long an owner without other work leaves a job to workers that have been called and have not taken
-/// it. They usually come within tens of microseconds.
-pub const PATIENCE: Duration = Duration::from_millis(1);
 
 /// One worker's own jobs, and the workers that help with them.
 #[derive(Debug)]
 pub struct Share<T> {
     jobs: OwnJobs<T>,
     helper: Helper,
-    /// Since when the owner has left jobs to helpers and made no progress.
-    left_since: Option<Nanos>,
 }
 
 impl<T: Job> Share<T> {
     /// Shares `jobs` with the workers that `helper` calls.
     pub fn new(jobs: OwnJobs<T>, helper: Helper) -> Self {
-        Self { jobs, helper, left_since: None }
+        Self { jobs, helper }
     }
 
     /// Submits a batch as a job, and calls a helper or does a job if too many wait.
@@ -67,19 +57,8 @@ impl<T: Job> Share<T> {
         self.jobs.submit_finished(batch);
     }
 
-    /// Does the oldest job that nobody has taken, unless a helper is about to. Returns whether it did one.
-    pub fn run_due(&mut self) -> bool {
-        let waiting = self.jobs.shared().waiting();
-        if waiting == 0 {
-            return false;
-        }
-        if self.helper.leaves(waiting) {
-            let now = clock::now();
-            if now.since(*self.left_since.get_or_insert(now)) < PATIENCE {
-                return false;
-            }
-        }
-        self.left_since = None;
+    /// Does the oldest job that nobody has taken. Returns whether there was one.
+    pub fn run_one(&mut self) -> bool {
         self.jobs.run_one()
     }
 
@@ -87,7 +66,6 @@ impl<T: Job> Share<T> {
     #[inline]
     pub fn complete(&mut self, tally: &mut JobTally) -> Option<Box<T>> {
         let (batch, done) = self.jobs.complete()?;
-        self.left_since = None;
         match done {
             Done::ByOwner => tally.by_owner.add(1),
             Done::ByHelper => tally.by_helper.add(1),
@@ -110,15 +88,9 @@ impl<T: Job> Share<T> {
         self.jobs.is_empty()
     }
 
-    /// Returns whether all jobs are taken, or left to helpers for the moment.
-    pub fn must_wait(&self) -> bool {
-        let waiting = self.jobs.shared().waiting();
-        waiting == 0 || self.helper.leaves(waiting)
-    }
-
-    /// Returns how long the owner may sleep.
-    pub fn limit(&self) -> Option<Duration> {
-        (!self.jobs.shared().is_empty()).then_some(PATIENCE)
+    /// Returns whether a job waits that nobody has taken.
+    pub fn has_waiting(&self) -> bool {
+        !self.jobs.shared().is_empty()
     }
 
     /// Returns whether the oldest batch is finished.

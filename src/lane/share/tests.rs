@@ -166,7 +166,7 @@ fn the_worker_that_has_slept_longest_is_called_and_nobody_who_is_awake() {
     assert!(!helpers[1].is_called());
     assert!(!helpers[0].should_run_one(3));
     assert!(helpers[1].is_called(), "more than one helper can do");
-    assert!(helpers[0].should_run_one(5), "nobody else sleeps");
+    assert!(!helpers[0].should_run_one(5), "nobody else sleeps, but two help");
 }
 
 #[test]
@@ -180,11 +180,11 @@ fn a_called_worker_helps_until_it_finds_no_job() {
     }
     assert!(!helpers[1].help(&mut metrics.jobs.calls), "it was not called");
     bells[1].arm(helpers[1].awaited(Awaited::WORK));
-    assert!(!helpers[0].should_run_one(2) && helpers[0].leaves(2) && !helpers[0].leaves(3));
+    assert!(!helpers[0].should_run_one(2) && helpers[0].helping() == 1);
     for helped in [true, true, false] {
         assert_eq!(helpers[1].help(&mut metrics.jobs.calls), helped);
     }
-    assert!(!helpers[1].is_called() && !helpers[0].leaves(1));
+    assert!(!helpers[1].is_called() && helpers[0].helping() == 0);
     for _ in 0..2 {
         assert_eq!(jobs[0].complete().map(|(_, done)| done), Some(Done::ByHelper));
     }
