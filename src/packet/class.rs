@@ -58,6 +58,9 @@ pub fn traffic_class(packet: &[u8]) -> u8 {
 /// Combines the ECN field `outer` of the outer header with that of the received `packet` (RFC 6040,
 /// section 4.2): CE and ECT(1) move to an ECN-capable packet. Corrects the IPv4 header checksum. Returns
 /// false if the packet must be dropped: it met congestion, and its sender would not understand a mark.
+///
+/// The rules are those of the kernel's `INET_ECN_decapsulate` (`include/net/inet_ecn.h`, Linux 5.11), which
+/// most of its tunnels obey. Its WireGuard ignores the verdict and lets the packet pass unmarked.
 #[inline]
 #[must_use]
 pub fn decapsulate(packet: &mut [u8], outer: u8) -> bool {

@@ -7,10 +7,11 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use tokio::sync::watch;
 
 use thiserror::Error;
 
@@ -41,7 +42,7 @@ use crate::metrics::{
 use crate::netlink;
 use crate::offload::{self, Lifetime, Offload, Offloads, OpenError, QueueShortcut, TunDevice};
 use crate::peers::actor::{ListenState, PeerActor};
-use crate::peers::handle::ActorHandle;
+use crate::peers::handle::{ActorHandle, Listening};
 use crate::peers::lookups::Lookups;
 use crate::peers::names::Names;
 use crate::peers::schedule::Schedule;
@@ -95,7 +96,6 @@ pub(crate) struct Wiring {
     pub(crate) peers: Arc<Peers>,
     pub(crate) has_key: Arc<AtomicBool>,
     pub(crate) summary: Summary,
-    pub(crate) port: Arc<AtomicU16>,
     pub(crate) lifetime: Lifetime,
 }
 
@@ -147,14 +147,7 @@ pub(crate) fn open(
         tracing::info!("{too_few}");
     }
 
-    let offload = config.tun_offload.is_on();
-    let tun = match tun {
-        Some(fd) => offload::inherit_queue(fd, lanes, offload, shutdown)?,
-        None if config.persist => {
-            offload::open_or_take_over(&config.interface, lanes, offload, shutdown, attached)?
-        }
-        None => offload::open_queues(&config.interface, lanes, offload, shutdown)?,
-    };
+    let tun = open_tun(config, tun, lanes, shutdown)?;
     let udp_offload = config.udp_offload.is_on();
     let options = SocketOptions {
         buffer: config.socket_buffer,
@@ -191,7 +184,8 @@ pub(crate) fn open(
     let ends =
         (0..lanes).map(|lane| lane_ends(config, lane, lanes, shares)).collect::<Result<Vec<_>, _>>()?;
     let rings = ends.iter().map(Ends::rings).collect();
-    let (device, requests) = ActorHandle::new(Arc::clone(&actor_bell), Arc::clone(&shared.registry));
+    let (listening, heard) = watch::channel(Listening { port, mark: options.fwmark });
+    let (device, requests) = ActorHandle::new(Arc::clone(&actor_bell), Arc::clone(&shared.registry), heard);
     let drops: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
     let settings =
         Settings { backend: config.aead, window: replay::window_for(lanes), ..Settings::default() };
@@ -206,7 +200,7 @@ pub(crate) fn open(
         commands: ends.iter().map(|ends| Arc::clone(&ends.commands)).collect(),
         inside_bells: ends.iter().map(|ends| Arc::clone(&ends.inside_bell)).collect(),
         listen: ListenState { port, options, left: None },
-        port: Arc::new(AtomicU16::new(port)),
+        listening,
         spread_ports: config.spread_ports.clone(),
         names: Names::default(),
         lookups: Lookups::new(Arc::clone(&actor_bell)),
@@ -217,7 +211,6 @@ pub(crate) fn open(
         loop_warning: Nanos::NEVER,
         outputs: Outputs::default(),
     };
-    let port = Arc::clone(&actor.port);
     let lanes = wire(config, &shared, ends, tun.queues, sockets, cpus)?;
     let Shared { registry, mtu, own, peers, .. } = shared;
     registry.collect_from(SocketMetrics::new(lanes.iter().map(|(_, outside, _)| &outside.socket_drops)));
@@ -240,9 +233,29 @@ pub(crate) fn open(
         peers,
         has_key,
         summary,
-        port,
         lifetime,
     })
+}
+
+/// Opens the TUN device, or takes over the queue `tun`.
+fn open_tun(
+    config: &RouterConfig,
+    tun: Option<OwnedFd>,
+    lanes: usize,
+    shutdown: &Arc<Shutdown>,
+) -> Result<TunDevice, OpenError> {
+    let offload = config.tun_offload.is_on();
+    let mut tun = match tun {
+        Some(fd) => offload::inherit_queue(fd, lanes, offload, shutdown)?,
+        None if config.persist => {
+            offload::open_or_take_over(&config.interface, lanes, offload, shutdown, attached)?
+        }
+        None => offload::open_queues(&config.interface, lanes, offload, shutdown)?,
+    };
+    for queue in &mut tun.queues {
+        queue.writer.fill_checksums(config.tunnel_merge.is_on());
+    }
+    Ok(tun)
 }
 
 /// Returns the number of queues of a persistent multiqueue TUN.
@@ -431,6 +444,7 @@ impl Summary {
             cpus = self.cpus.join(","),
             tso = self.offloads.tcp,
             uso = self.offloads.udp,
+            udp_tunnel = self.offloads.udp_tunnel,
             gso = self.gso,
             gro = self.gro,
             aead = %self.aead,

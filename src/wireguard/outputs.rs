@@ -97,6 +97,11 @@ pub enum Output {
         /// The peer.
         peer: PeerId,
     },
+    /// The peer has not answered, and another handshake message follows: select the address to send from anew.
+    Unanswered {
+        /// The peer.
+        peer: PeerId,
+    },
     /// Set the peer's endpoint to the source of the datagram being handled, which the peer
     /// authenticated.
     Roamed {

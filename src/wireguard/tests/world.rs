@@ -176,6 +176,7 @@ impl End {
                 Output::SendKeepalive { .. } => sent.push(self.seal(now, &[])),
                 Output::Use { session, .. } => self.sending = Some(session),
                 Output::Stop { .. } => self.sending = None,
+                Output::Unanswered { .. } => {}
                 Output::Roamed { .. } => self.roamed += 1,
                 Output::HandshakeFailed { .. } => self.failures += 1,
                 Output::HandshakeDone { .. } => self.handshakes += 1,
