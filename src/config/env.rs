@@ -23,7 +23,7 @@ use crate::packet::class::Dscp;
 use crate::wireguard::keys::PublicKey;
 
 /// All known variables that start with [`PREFIX`].
-const NAMES: [&str; 30] = [
+const NAMES: [&str; 31] = [
     "LANEWAY_CONFIG",
     "LANEWAY_INTERFACE",
     "LANEWAY_QUEUES",
