@@ -16,5 +16,5 @@ mod sync {
     pub use loom::sync::Arc;
     pub use loom::sync::atomic::{AtomicU64, Ordering};
 
-    pub use crate::stand_ins::{ArrayQueue, AtomicU8, Event, Slot, fence};
+    pub use crate::stand_ins::{ArrayQueue, AtomicU8, Event, Place, fence};
 }

@@ -199,9 +199,9 @@ impl<T> ArrayQueue<T> {
 
 /// A place for one value. The lock orders what the swap of the real one orders: each operation after the
 /// one before it.
-pub struct Slot<T>(Mutex<Option<T>>);
+pub struct Place<T>(Mutex<Option<T>>);
 
-impl<T> Slot<T> {
+impl<T> Place<T> {
     pub fn new(value: Option<T>) -> Self {
         Self(Mutex::new(value))
     }

@@ -15,7 +15,7 @@ pub use crossbeam::queue::ArrayQueue;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 /// A place for one boxed value. For a box this is a single atomic word, so no operation takes a lock.
-pub type Slot<T> = AtomicCell<Option<T>>;
+pub type Place<T> = AtomicCell<Option<T>>;
 
 /// An eventfd that a sleeping thread polls.
 #[derive(Debug)]

@@ -12,7 +12,7 @@
 use std::fmt;
 
 use super::doorbell::{Awaited, Doorbell};
-use super::sync::{Arc, ArrayQueue, AtomicU64, Ordering, Slot, fence};
+use super::sync::{Arc, ArrayQueue, AtomicU64, Ordering, Place, fence};
 
 /// Work on a batch.
 pub trait Job {
@@ -51,7 +51,7 @@ pub struct Jobs<T> {
     /// Jobs that nobody has taken, oldest first.
     waiting: ArrayQueue<Box<T>>,
     /// Finished jobs, by number modulo the capacity.
-    finished: Box<[Slot<Box<T>>]>,
+    finished: Box<[Place<Box<T>>]>,
     /// The number of the job that the owner sleeps for.
     awaited: AtomicU64,
     bell: Arc<Doorbell>,
@@ -83,7 +83,7 @@ impl<T: Job> Jobs<T> {
         self.waiting.is_empty()
     }
 
-    fn place(&self, number: u64) -> &Slot<Box<T>> {
+    fn place(&self, number: u64) -> &Place<Box<T>> {
         &self.finished[number as usize % self.finished.len()]
     }
 
@@ -149,7 +149,7 @@ impl<T: Job> OwnJobs<T> {
     pub fn new(capacity: usize, bell: Arc<Doorbell>) -> Self {
         let shared = Jobs {
             waiting: ArrayQueue::new(capacity),
-            finished: (0..capacity).map(|_| Slot::new(None)).collect(),
+            finished: (0..capacity).map(|_| Place::new(None)).collect(),
             awaited: AtomicU64::new(u64::MAX),
             bell,
         };
