@@ -28,7 +28,7 @@ use crate::lane::peers::{PeerRecord, Peers};
 use crate::lane::ring::doorbell::{Awaited, Doorbell};
 use crate::lane::wait::sleep::{Sleeper, Stopped};
 use crate::metrics::ActorMetrics;
-use crate::underlay::{Endpoint, SocketOptions};
+use crate::underlay::{Endpoint, MarkedSockets, SocketOptions};
 use crate::units::{Nanos, PeerId};
 use crate::wireguard::keys::OsEntropy;
 use crate::wireguard::messages::DATA_OVERHEAD;
@@ -65,6 +65,8 @@ pub(crate) struct PeerActor {
     pub(crate) inside_bells: Vec<Arc<Doorbell>>,
     /// The sockets' port, mark and options.
     pub(crate) listen: ListenState,
+    /// Other sockets that carry the mark.
+    pub(crate) marked: Arc<MarkedSockets>,
     /// Tells the admin thread of the sockets' port and mark.
     pub(crate) listening: watch::Sender<Listening>,
     pub(crate) spread_ports: SpreadPorts,
@@ -189,7 +191,7 @@ impl PeerActor {
         while self.lookups.has_room()
             && let Some(question) = self.names.take_due(now)
         {
-            self.lookups.begin(question);
+            self.lookups.begin(question, self.listen.options.fwmark);
         }
         worked
     }
@@ -199,11 +201,10 @@ impl PeerActor {
         let snapshot = self.peers.load_full();
         // A removed peer has no name either, so its answer can be ignored.
         let Some(record) = snapshot.peer(answer.question.peer) else { return };
-        let current = record.endpoint().map(|endpoint| endpoint.address);
-        if let Some(found) = self.names.answered(answer, current) {
-            let to = Endpoint::new(found.address);
-            record.move_to(to);
-            if let Some(message) = found.unsent {
+        let before = record.endpoint();
+        if let Some(found) = self.names.answered(answer, before.map(|endpoint| endpoint.address)) {
+            record.move_from(before, Endpoint::new(found.address));
+            if let (Some(message), Some(to)) = (found.unsent, record.endpoint()) {
                 self.send(FIRST_LANE, message, to, Some(record));
             }
         }
@@ -309,7 +310,7 @@ impl PeerActor {
             Output::Roamed { peer } => {
                 let cause = cause.expect("only a received datagram makes a peer roam");
                 self.with_record(peer, |record| {
-                    record.move_to(cause.from);
+                    record.roam(cause.from, cause.at);
                     record.received_bytes.fetch_add(cause.message.len() as u64, Ordering::Relaxed);
                 });
                 Some(peer)

@@ -74,11 +74,19 @@ impl Handover {
         self.pass_on(metrics) || ran
     }
 
+    /// Returns the number of batches that are not passed on.
+    pub(super) fn batches(&self) -> usize {
+        self.share.as_ref().map_or(0, Share::len)
+    }
+
     /// Drops the batches that are not passed on. Returns the number of datagrams dropped.
     pub(super) fn discard(&mut self) -> u64 {
         let mut lost = 0;
         if let Some(share) = &mut self.share {
-            share.discard(|batch| lost += batch.datagrams() + batch.lost);
+            share.discard(|batch| {
+                lost += batch.datagrams() + batch.lost;
+                batch.runs.clear();
+            });
         }
         lost
     }

@@ -19,13 +19,14 @@ use nix::poll::PollFlags;
 
 use handover::Handover;
 pub use reject::{OwnAddresses, REJECT_BURST, REJECTS_PER_SECOND, RejectPolicy, Rejecter};
-pub use seal::Sealer;
+pub use seal::{Sealer, Unstaged};
 pub use write::PacketWriter;
 
 use super::WorkerError;
 use super::peers::{Peers, Snapshot};
 use super::ring::Pool;
 use super::ring::batch::OutboundBatch;
+use super::ring::custody::Holdings;
 use super::ring::doorbell::Awaited;
 use super::share::helpers::Helper;
 use super::wait::quiesce::{self, Quiesce, Served};
@@ -45,12 +46,16 @@ pub struct InsideWorker {
     pub writer: PacketWriter,
     /// Seals packets from the TUN queue for the outside worker.
     pub sealer: Sealer,
+    /// Holds the staged packet that is being sealed.
+    pub unstaged: Unstaged,
     /// Answers packets that are not sent.
     pub rejecter: Rejecter,
     /// The current peers and allowed IPs.
     pub peers: arc_swap::Cache<Arc<Peers>, Arc<Snapshot>>,
     /// Takes other workers' jobs, if sharing is on.
     pub helper: Option<Helper>,
+    /// The batches held while the worker sleeps.
+    pub holdings: Arc<Holdings>,
     /// Blocks the thread while there is no work.
     pub sleeper: Sleeper,
     /// The shutdown protocol.
@@ -109,9 +114,13 @@ impl InsideWorker {
         metrics.publish();
     }
 
-    /// Discards unfinished work after a panic. Returns the number of sealed datagrams lost.
-    pub fn recover(&mut self) -> u64 {
-        self.sealer.abandon()
+    /// Discards the packets in hand after a panic and counts them as lost.
+    pub fn recover(&mut self) {
+        self.holdings.rise();
+        let outbound = self.reader.recover() + self.sealer.recover();
+        let inbound = self.writer.recover(&mut self.metrics);
+        self.metrics.outbound_drops.add(DropReason::WorkerRestart, outbound);
+        self.metrics.inbound_drops.add(DropReason::WorkerRestart, inbound);
     }
 
     /// Runs one turn. Returns whether there was anything to do.
@@ -136,11 +145,23 @@ impl InsideWorker {
     /// Both use the same snapshot. With two, a packet could overtake an earlier one of its flow that is
     /// still staged for the previous owner of the allowed IPs.
     fn seal(&mut self) -> Result<bool, WorkerError> {
-        let Self { reader, writer, sealer, rejecter, peers, sleeper, metrics, drain_cap, .. } = self;
+        let Self {
+            reader,
+            writer,
+            sealer,
+            unstaged,
+            rejecter,
+            peers,
+            sleeper,
+            holdings,
+            metrics,
+            drain_cap,
+            ..
+        } = self;
         let snapshot = peers.load();
-        let mut turn = Turn { now: clock::now(), snapshot, writer, rejecter, sleeper, metrics };
+        let mut turn = Turn { now: clock::now(), snapshot, writer, rejecter, sleeper, holdings, metrics };
         let passed = sealer.pass_on(turn.metrics);
-        let released = sealer.release_staged(&mut turn)?;
+        let released = sealer.release_staged(unstaged, &mut turn)?;
         let mut packets = 0;
         let end = loop {
             if packets == *drain_cap {
@@ -184,14 +205,17 @@ impl InsideWorker {
         let awaited = self.sealer.handover().awaited(awaited);
         let awaited = self.helper.as_ref().map_or(awaited, |helper| helper.awaited(awaited));
         let peers = self.peers.arc_swap();
+        self.holdings.rest(0, self.sealer.batches());
         let Self { writer, sealer, helper, .. } = self;
-        self.sleeper.sleep(awaited, queue, None, || {
+        let slept = self.sleeper.sleep(awaited, queue, None, || {
             writer.is_empty()
                 && starved == sealer.is_starved()
-                && (starved || !sealer.has_releasable(&peers.load()))
+                && (starved || !sealer.has_releasable(&peers.load(), clock::now()))
                 && sealer.handover().must_wait()
                 && !helper.as_ref().is_some_and(Helper::is_called)
-        })?;
+        });
+        self.holdings.rise();
+        slept?;
         self.metrics.wakeups.add(1);
         Ok(())
     }
@@ -204,6 +228,7 @@ struct Turn<'w> {
     writer: &'w mut PacketWriter,
     rejecter: &'w mut Rejecter,
     sleeper: &'w Sleeper,
+    holdings: &'w Holdings,
     metrics: &'w mut InsideMetrics,
 }
 
@@ -234,10 +259,13 @@ impl Turn<'_> {
             }
             if !self.writer.serve(self.metrics) && !handover.work(self.metrics) {
                 let awaited = handover.awaited(Awaited::ANY);
-                // The loop checks for a stop itself.
+                // The worker holds no batch here: its pool is empty, and the full one was handed over. The loop
+                // checks for a stop itself.
+                self.holdings.rest(0, pool.kept() + handover.batches());
                 let _ = self.sleeper.sleep(awaited, None, None, || {
                     self.writer.is_empty() && pool.is_empty() && handover.must_wait()
                 });
+                self.holdings.rise();
             }
         }
     }

@@ -7,6 +7,7 @@
 mod open;
 mod send;
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ pub use send::{BatchSender, HANDSHAKE_CLASS};
 use super::WorkerError;
 use super::channels::{CommandChannel, OutsideCommand};
 use super::peers::{Peers, Snapshot};
+use super::ring::custody::Holdings;
 use super::ring::doorbell::Awaited;
 use super::share::helpers::Helper;
 use super::sockets::LaneSockets;
@@ -24,6 +26,7 @@ use super::wait::quiesce::{Quiesce, Served};
 use super::wait::sleep::{Sleeper, Spin, Stopped};
 use crate::clock;
 use crate::drops::DropReason;
+use crate::faults::{self, Stage};
 use crate::metrics::OutsideMetrics;
 use crate::underlay::DropWatch;
 
@@ -36,6 +39,8 @@ pub struct OutsideWorker {
     pub sender: BatchSender,
     /// Receives and opens datagrams for the inside workers.
     pub opener: Opener,
+    /// Whether a control message is being sent. Initially none is.
+    pub sends_control: bool,
     /// The channel of commands from the peer actor.
     pub commands: Arc<CommandChannel>,
     /// The current peers and allowed IPs.
@@ -44,6 +49,8 @@ pub struct OutsideWorker {
     pub socket_drops: Arc<DropWatch>,
     /// Takes other workers' jobs, if sharing is on.
     pub helper: Option<Helper>,
+    /// The batches held while the worker sleeps.
+    pub holdings: Arc<Holdings>,
     /// Blocks the thread while there is no work.
     pub sleeper: Sleeper,
     /// The shutdown protocol.
@@ -101,14 +108,18 @@ impl OutsideWorker {
             }
         });
         quiesce.close();
-        metrics.inbound_drops.add(DropReason::Shutdown, opener.abandon() + opener.drop_unjudged());
+        metrics.inbound_drops.add(DropReason::Shutdown, opener.drop_waiting() + opener.drop_unjudged());
         metrics.outbound_drops.add(DropReason::Shutdown, sender.drop_waiting());
         metrics.publish();
     }
 
-    /// Discards unfinished work after a panic. Returns the number of packets lost.
-    pub fn recover(&mut self) -> u64 {
-        self.opener.abandon() + self.sender.abandon()
+    /// Discards the packets in hand after a panic and counts them as lost.
+    pub fn recover(&mut self) {
+        self.holdings.rise();
+        let outbound = self.sender.recover() + u64::from(mem::take(&mut self.sends_control));
+        let inbound = self.opener.recover();
+        self.metrics.outbound_drops.add(DropReason::WorkerRestart, outbound);
+        self.metrics.inbound_drops.add(DropReason::WorkerRestart, inbound);
     }
 
     /// Runs one turn. Returns whether there was anything to do.
@@ -140,6 +151,8 @@ impl OutsideWorker {
         let mut obeyed = false;
         while let Some(command) = self.commands.pop() {
             obeyed = true;
+            self.sends_control = matches!(command, OutsideCommand::Send { .. });
+            faults::point(Stage::Command);
             match command {
                 OutsideCommand::Send { message, to, peer } => {
                     let (sockets, snapshot) = (self.sockets.load(), self.peers.load());
@@ -157,6 +170,7 @@ impl OutsideWorker {
                     }
                 }
             }
+            self.sends_control = false;
         }
         obeyed
     }
@@ -174,14 +188,17 @@ impl OutsideWorker {
         let awaited = self.opener.awaited(awaited);
         let awaited = self.helper.as_ref().map_or(awaited, |helper| helper.awaited(awaited));
         let limit = held.then_some(open::OFFER_AGAIN);
+        self.holdings.rest(self.opener.batches(), self.sender.batches());
         let Self { sender, opener, commands, helper, .. } = self;
-        self.sleeper.sleep(awaited, events, limit, || {
+        let slept = self.sleeper.sleep(awaited, events, limit, || {
             (blocked.is_some() || sender.is_empty())
                 && commands.is_empty()
                 && starved == opener.is_starved()
                 && opener.must_wait()
                 && !helper.as_ref().is_some_and(Helper::is_called)
-        })?;
+        });
+        self.holdings.rise();
+        slept?;
         self.metrics.wakeups.add(1);
         Ok(())
     }

@@ -20,6 +20,7 @@
 //! [`inbound_pool`](crate::lane::bounds::inbound_pool).
 
 use std::collections::VecDeque;
+use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,6 +30,7 @@ use arrayvec::ArrayVec;
 
 use crate::clock;
 use crate::drops::DropReason;
+use crate::faults::{self, Stage};
 use crate::lane::bounds::{COPY_BELOW, batches_per_message};
 use crate::lane::channels::{ActorChannel, HandshakeDatagram};
 use crate::lane::peers::{PeerRecord, Snapshot};
@@ -72,6 +74,8 @@ pub struct Opener {
     actor: Arc<ActorChannel>,
     /// The messages in other workers' hands, if sharing is on.
     share: Option<Share<InboundBatch>>,
+    /// Datagrams received that are neither shared nor in a batch's list nor counted as dropped nor used up.
+    in_hand: u64,
 }
 
 /// The context of one receive.
@@ -108,12 +112,19 @@ impl Opener {
             sessions,
             actor,
             share,
+            in_hand: 0,
         }
     }
 
     /// Returns whether there are too few free batches to receive into.
     pub fn is_starved(&self) -> bool {
         self.receivable() == 0
+    }
+
+    /// Returns the number of batches held or shared, those on the return ring excluded.
+    pub(super) fn batches(&self) -> usize {
+        let shared = self.share.as_ref().map_or(0, Share::len);
+        self.pool.kept() + self.pending.iter().flatten().count() + self.held.len() + shared
     }
 
     /// Returns whether batches wait for room in a ring.
@@ -149,6 +160,8 @@ impl Opener {
         let received = self.receiver.receive(socket, batches.iter_mut().map(|batch| &mut batch.data[..]));
         context.metrics.note_receives(self.receiver.tally());
         let received = received.inspect_err(|_| batches.clear())?;
+        self.in_hand = (0..received).map(|index| self.receiver.message(index).segments().max(1) as u64).sum();
+        faults::point(Stage::Receive);
         // Put back in reverse order, so that the next receive starts with the same batch.
         for batch in batches.drain(received..).rev() {
             self.pool.put_back(batch);
@@ -156,6 +169,7 @@ impl Opener {
         for (index, mut batch) in batches.into_iter().enumerate() {
             let message = self.receiver.message(index);
             if let Some(reason) = message.drop_reason() {
+                self.in_hand -= message.segments().max(1) as u64;
                 context.metrics.inbound_drops.add(reason, 1);
                 self.pool.put_back(batch);
                 continue;
@@ -165,6 +179,7 @@ impl Opener {
             self.accept(batch, &mut context);
         }
         self.judge_opened(&mut context);
+        debug_assert_eq!(self.in_hand, 0, "each datagram is shared, placed, used up or counted as dropped");
         self.hand_over_all(metrics);
         Ok(judged || received > 0)
     }
@@ -185,8 +200,19 @@ impl Opener {
         }
     }
 
-    /// Drops all batches in hand, after a panic or on shutdown. Returns the number of packets dropped.
-    pub fn abandon(&mut self) -> u64 {
+    /// Discards the datagrams in hand after a panic. Returns their number. Packets that are already in batches are
+    /// kept for the next turn.
+    pub(super) fn recover(&mut self) -> u64 {
+        if self.held.is_empty() {
+            self.held_since = clock::now();
+        }
+        let pending = self.pending.iter_mut().enumerate();
+        self.held.extend(pending.filter_map(|(lane, batch)| Some((lane, batch.take()?))));
+        mem::take(&mut self.in_hand)
+    }
+
+    /// Drops all batches in hand on shutdown. Returns the number of packets dropped.
+    pub(super) fn drop_waiting(&mut self) -> u64 {
         let mut lost = 0;
         let held = self.held.drain(..).map(|(_, batch)| batch);
         for mut batch in self.pending.iter_mut().filter_map(Option::take).chain(held) {
@@ -204,11 +230,14 @@ impl Opener {
             self.begin(&mut batch, context);
         }
         let Some(share) = &mut self.share else { return self.open_message(batch, context) };
+        let shared = batch.unjudged();
         if batch.opening.datagrams() > 0 && batch.message.begun == batch.message.len {
+            self.in_hand -= shared;
             share.offer(batch);
         } else if share.is_empty() {
             self.open_message(batch, context);
         } else {
+            self.in_hand -= shared;
             share.offer_finished(batch);
         }
     }
@@ -221,6 +250,7 @@ impl Opener {
             && let Some(share) = &mut self.share
             && let Some(batch) = share.complete(&mut context.metrics.jobs)
         {
+            self.in_hand += batch.unjudged();
             self.open_message(batch, context);
             judged = true;
         }
@@ -274,7 +304,7 @@ impl Opener {
     pub(super) fn drop_unjudged(&mut self) -> u64 {
         let mut lost = 0;
         if let Some(share) = &mut self.share {
-            share.discard(|batch| lost += batch.message.len.div_ceil(batch.message.stride) as u64);
+            share.discard(|batch| lost += batch.unjudged() + batch.lost);
         }
         lost
     }
@@ -282,7 +312,7 @@ impl Opener {
     /// Judges the message in `batch` and places its packets. Opens what has not been opened yet.
     fn open_message(&mut self, batch: Box<InboundBatch>, context: &mut Context<'_>) {
         let mut claim = Claim { whole: batch.message.len >= COPY_BELOW, batch, lane: None };
-        let lost = std::mem::take(&mut claim.batch.lost);
+        let lost = mem::take(&mut claim.batch.lost);
         context.metrics.inbound_drops.add(DropReason::WorkerRestart, lost);
         loop {
             let batch = &mut claim.batch;
@@ -300,7 +330,7 @@ impl Opener {
 
     /// Adds the next runs of data messages to the batch's opening, until it is full or the message ends.
     /// Passes on the handshake messages between them.
-    fn begin(&self, batch: &mut InboundBatch, context: &mut Context<'_>) {
+    fn begin(&mut self, batch: &mut InboundBatch, context: &mut Context<'_>) {
         let Message { len, stride, from, .. } = batch.message;
         while batch.message.begun < len {
             let at = batch.message.begun;
@@ -317,12 +347,17 @@ impl Opener {
                             }
                         }
                         Err(reason) => {
-                            context.metrics.inbound_drops.add(reason, (end - at).div_ceil(stride) as u64);
+                            let datagrams = (end - at).div_ceil(stride) as u64;
+                            self.in_hand -= datagrams;
+                            context.metrics.inbound_drops.add(reason, datagrams);
                         }
                     }
                 }
                 Some(_) => self.hand_up(datagram, from, context),
-                None => context.metrics.inbound_drops.add(DropReason::NotWireGuard, 1),
+                None => {
+                    self.in_hand -= 1;
+                    context.metrics.inbound_drops.add(DropReason::NotWireGuard, 1);
+                }
             }
             batch.message.begun = end;
         }
@@ -342,15 +377,17 @@ impl Opener {
 
     /// Judges the opened payloads of a message, by replay window and source, and places the packets.
     fn judge(&mut self, claim: &mut Claim, context: &mut Context<'_>) {
-        let runs = std::mem::take(&mut claim.batch.opening.runs);
+        let runs = mem::take(&mut claim.batch.opening.runs);
         let mut end = 0;
         for run in runs {
             let payloads = end..end + usize::from(run.payloads);
             end = payloads.end;
             let drops = &mut context.metrics.inbound_drops;
+            self.in_hand -= u64::from(run.too_short) + u64::from(run.forged);
             drops.add(DropReason::NotWireGuard, run.too_short.into());
             drops.add(DropReason::Authentication, run.forged.into());
             let Some(peer) = context.snapshot.peer(run.session.peer()) else {
+                self.in_hand -= u64::from(run.payloads);
                 drops.add(DropReason::UnknownIndex, run.payloads.into());
                 continue;
             };
@@ -364,7 +401,7 @@ impl Opener {
     /// Checks the counters of authentic `payloads`. Updates timers, metrics, the endpoint and the session to
     /// send with by those that are not replayed. Returns whether there are any.
     fn admit(
-        &self,
+        &mut self,
         session: &Arc<Session>,
         peer: &PeerRecord,
         claim: &mut Claim,
@@ -376,6 +413,7 @@ impl Opener {
         let mut counters = session.counters();
         for payload in &mut opening.payloads[payloads] {
             if let Some(reason) = counters.refuse(payload.counter) {
+                self.in_hand -= 1;
                 context.metrics.inbound_drops.add(reason, 1);
                 payload.refused = true;
                 continue;
@@ -388,6 +426,7 @@ impl Opener {
         if !admitted {
             return false;
         }
+        faults::point(Stage::Open);
         peer.received_bytes.fetch_add(bytes, Ordering::Relaxed);
         if data {
             session.activity().received_data(context.now);
@@ -395,7 +434,7 @@ impl Opener {
             session.activity().received_keepalive(context.now);
         }
         if !peer.is_at(*from) {
-            peer.move_to(*from);
+            peer.roam(*from, context.now);
         }
         if session.awaits_confirmation() {
             peer.promote(session);
@@ -421,8 +460,10 @@ impl Opener {
         for index in payloads {
             let payload = claim.batch.opening.payloads[index];
             let Content::Packet { same_source } = payload.content else {
-                if payload.content == Content::Invalid && !payload.refused {
-                    context.metrics.inbound_drops.add(DropReason::InnerPacket, 1);
+                if !payload.refused {
+                    self.in_hand -= 1;
+                    let invalid = payload.content == Content::Invalid;
+                    context.metrics.inbound_drops.add(DropReason::InnerPacket, invalid.into());
                 }
                 continue;
             };
@@ -440,10 +481,12 @@ impl Opener {
                 owner.is_some_and(|owner| owner.id == peer.id)
             });
             if !belongs {
+                self.in_hand -= 1;
                 context.metrics.inbound_drops.add(DropReason::SourceNotAllowed, 1);
                 continue;
             }
             if !class::decapsulate(packet, claim.batch.message.ecn) {
+                self.in_hand -= 1;
                 context.metrics.inbound_drops.add(DropReason::EcnNotCapable, 1);
                 continue;
             }
@@ -455,9 +498,11 @@ impl Opener {
     }
 
     /// Sends a handshake message to the peer actor.
-    fn hand_up(&self, datagram: &[u8], from: Endpoint, context: &mut Context<'_>) {
+    fn hand_up(&mut self, datagram: &[u8], from: Endpoint, context: &mut Context<'_>) {
+        faults::point(Stage::Handshake);
         let message = datagram.try_into().expect("Kind::of checks the length");
-        let handed = HandshakeDatagram { message, from, lane: self.lane };
+        let handed = HandshakeDatagram { message, from, at: context.now, lane: self.lane };
+        self.in_hand -= 1;
         if !self.actor.handshake(handed) {
             context.metrics.inbound_drops.add(DropReason::PeerInboxFull, 1);
         }
@@ -466,6 +511,7 @@ impl Opener {
     /// Places a packet of `claim` for `lane`: in place if its batch can be passed to that lane, otherwise
     /// as a copy.
     fn place(&mut self, claim: &mut Claim, lane: usize, packet: Range<usize>, metrics: &mut OutsideMetrics) {
+        faults::point(Stage::Place);
         if claim.lane.is_none() && (claim.whole || self.pending[lane].is_none()) {
             // Packets collected earlier for this lane must go before this batch.
             self.hand_over(lane, metrics);
@@ -474,24 +520,29 @@ impl Opener {
         if claim.lane == Some(lane) && !claim.batch.segments.is_full() {
             let segment = Segment { start: packet.start as u32, len: packet.len() as u32 };
             claim.batch.segments.push(segment);
+            self.in_hand -= 1;
             return;
         }
         let packet = &claim.bytes()[packet];
         if self.pending[lane].as_mut().is_some_and(|batch| batch.append(packet)) {
+            self.in_hand -= 1;
             return;
         }
         self.hand_over(lane, metrics);
         // Only a message of hundreds of tiny datagrams needs more batches than were reserved.
         let Some(mut batch) = self.pool.take() else {
+            self.in_hand -= 1;
             metrics.inbound_drops.add(DropReason::InboxFull, 1);
             return;
         };
         assert!(batch.append(packet), "an empty batch holds any packet");
+        self.in_hand -= 1;
         self.pending[lane] = Some(batch);
     }
 
     /// Finishes a message: hands over its batch, keeps it to be filled further, or frees it.
     fn settle(&mut self, claim: Claim, metrics: &mut OutsideMetrics) {
+        faults::point(Stage::Settle);
         let Some(lane) = claim.lane else { return self.pool.put_back(claim.batch) };
         // Copies for the batch's own lane exist only if its segment list was full, so they follow it.
         let followers = self.pending[lane].replace(claim.batch);
@@ -504,6 +555,7 @@ impl Opener {
     /// Pushes the batch collected for `lane` to its ring, or writes it directly to the TUN queue.
     fn hand_over(&mut self, lane: usize, metrics: &mut OutsideMetrics) {
         let Some(mut batch) = self.pending[lane].take() else { return };
+        faults::point(Stage::Push);
         if self.shortcuts[lane].write(&batch, &self.pool, &self.rings[lane]) {
             batch.segments.clear();
             return self.pool.put_back(batch);

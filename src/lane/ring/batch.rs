@@ -1,10 +1,18 @@
 //! Batches: the unit that rings carry. A batch is one slab of bytes plus the list of its runs or
 //! segments.
+//!
+//! A batch that is dropped, which happens if a worker panics with it in a local variable, goes back to its
+//! pool, and the packets in it are counted as lost ([`Home`]). Workers that are done with a batch return it
+//! explicitly, which is cheaper.
 
+use std::mem;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Weak};
 
 use arrayvec::ArrayVec;
+use metrics::Counter;
 
+use super::Ring;
 use crate::lane::bounds::{BATCH_RUNS, BATCH_SEGMENTS, SLAB_BYTES};
 use crate::lane::share::jobs::{Job, Tag};
 use crate::lane::share::opening::Opening;
@@ -15,6 +23,28 @@ use crate::units::PeerId;
 /// Allocates a zeroed slab. The kernel backs its pages with memory on first touch.
 fn slab() -> Box<[u8]> {
     vec![0; SLAB_BYTES].into_boxed_slice()
+}
+
+/// The pool that a batch goes back to when it is dropped.
+#[derive(Debug)]
+pub struct Home<T> {
+    returns: Weak<Ring<T>>,
+    /// Counts packets in dropped batches.
+    lost: Counter,
+}
+
+impl<T> Home<T> {
+    /// Creates a reference to the pool with the return ring `returns`. `lost` counts packets in dropped batches.
+    pub fn new(returns: &Arc<Ring<T>>, lost: Counter) -> Self {
+        Self { returns: Arc::downgrade(returns), lost }
+    }
+
+    /// Returns the return ring with the home itself, unless the router is gone.
+    #[cold]
+    fn open(self) -> Option<(Self, Arc<Ring<T>>)> {
+        let returns = self.returns.upgrade()?;
+        Some((self, returns))
+    }
 }
 
 /// Sealed datagrams, passed from an inside worker to its outside worker.
@@ -29,6 +59,7 @@ pub struct OutboundBatch {
     /// Number of datagrams lost because sealing them panicked. Their runs are gone.
     pub lost: u64,
     tag: Tag,
+    home: Option<Home<OutboundBatch>>,
 }
 
 /// The datagrams of one GSO send: one destination and traffic class, each `stride` bytes long except the last, which may
@@ -52,20 +83,30 @@ pub struct Run {
 impl Run {
     /// Returns the number of datagrams.
     pub fn datagrams(&self) -> u64 {
-        u64::from(self.len.div_ceil(u32::from(self.stride)))
+        self.len.div_ceil(self.stride.into()).into()
     }
 }
 
 impl OutboundBatch {
     /// Creates an empty batch.
     pub fn new() -> Self {
+        Self::with(slab(), None)
+    }
+
+    fn with(data: Box<[u8]>, home: Option<Home<Self>>) -> Self {
         Self {
-            data: slab(),
+            data,
             runs: ArrayVec::new(),
             unsealed: Unsealed::default(),
             lost: 0,
             tag: Tag::default(),
+            home,
         }
+    }
+
+    /// Sets the pool that the batch goes back to when it is dropped.
+    pub fn set_home(&mut self, home: Home<Self>) {
+        self.home = Some(home);
     }
 
     /// Returns the number of datagrams in all runs.
@@ -97,6 +138,18 @@ impl Job for OutboundBatch {
     }
 }
 
+impl Drop for OutboundBatch {
+    fn drop(&mut self) {
+        let Some((home, returns)) = self.home.take().and_then(Home::open) else { return };
+        home.lost.increment(self.datagrams());
+        let renewed = Self::with(mem::take(&mut self.data), Some(home));
+        if let Err(mut surplus) = returns.push(Box::new(renewed)) {
+            // Not reached: the ring holds every batch of the pool.
+            surplus.home = None;
+        }
+    }
+}
+
 impl Default for OutboundBatch {
     fn default() -> Self {
         Self::new()
@@ -119,6 +172,7 @@ pub struct InboundBatch {
     tag: Tag,
     /// The lane whose outside worker owns the batch.
     pub returns: usize,
+    home: Option<Home<InboundBatch>>,
 }
 
 /// One received message: one datagram, or several of `stride` bytes from one sender, the last possibly
@@ -149,16 +203,38 @@ pub struct Segment {
 impl InboundBatch {
     /// Creates an empty batch owned by lane `returns`.
     pub fn new(returns: usize) -> Self {
+        Self::with(slab(), returns, None)
+    }
+
+    fn with(data: Box<[u8]>, returns: usize, home: Option<Home<Self>>) -> Self {
         let nobody = Endpoint::new(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0));
         Self {
-            data: slab(),
+            data,
             segments: ArrayVec::new(),
             message: Message { len: 0, stride: 1, from: nobody, ecn: 0, begun: 0 },
             opening: Opening::default(),
             lost: 0,
             tag: Tag::default(),
             returns,
+            home,
         }
+    }
+
+    /// Sets the pool that the batch goes back to when it is dropped.
+    pub fn set_home(&mut self, home: Home<Self>) {
+        self.home = Some(home);
+    }
+
+    /// Returns the number of datagrams of the message that have not been judged.
+    pub fn unjudged(&self) -> u64 {
+        let Message { len, stride, begun, .. } = self.message;
+        (self.opening.datagrams() + (len - begun).div_ceil(stride)) as u64
+    }
+
+    /// Removes the packets from the list and iterates over them, in order.
+    pub fn drain(&mut self) -> impl Iterator<Item = &[u8]> {
+        let data = &self.data;
+        self.segments.drain(..).map(|s| &data[s.start as usize..(s.start + s.len) as usize])
     }
 
     /// Iterates over the packets, in order.
@@ -197,9 +273,58 @@ impl Job for InboundBatch {
     }
 }
 
+impl Drop for InboundBatch {
+    fn drop(&mut self) {
+        let Some((home, returns)) = self.home.take().and_then(Home::open) else { return };
+        home.lost.increment(self.segments.len() as u64);
+        let renewed = Self::with(mem::take(&mut self.data), self.returns, Some(home));
+        if let Err(mut surplus) = returns.push(Box::new(renewed)) {
+            // Not reached: the ring holds every batch of the pool.
+            surplus.home = None;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lane::ring::Pool;
+    use crate::lane::ring::doorbell::Doorbell;
+    use crate::metrics::exposition::Exposition;
+    use crate::metrics::{Registry, lost_in_panics};
+
+    #[test]
+    fn a_dropped_batch_goes_back_to_its_pool_and_what_it_held_is_counted() {
+        let registry = Registry::new();
+        let lost = || lost_in_panics(&registry, 0, "inbound");
+        let bell = || Arc::new(Doorbell::new().unwrap());
+        let mut inbound = Pool::new(2, bell(), || InboundBatch::new(0))
+            .adopting(|batch, returns| batch.set_home(Home::new(returns, lost())));
+        let mut outbound = Pool::new(2, bell(), OutboundBatch::new)
+            .adopting(|batch, returns| batch.set_home(Home::new(returns, lost())));
+        for _ in 0..5 {
+            let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let (mut inward, mut outward) = (inbound.take().unwrap(), outbound.take().unwrap());
+                assert!(inward.append(&[1]) && inward.append(&[2]));
+                let to = Endpoint::new(([192, 0, 2, 1], 9).into());
+                outward.runs.push(Run { start: 0, len: 250, stride: 100, class: 0, to, peer: PeerId(0) });
+                panic!("as the test intends");
+            }));
+            assert!(panic.is_err());
+            assert_eq!((inbound.available(), outbound.available()), (2, 2));
+        }
+        let kept = inbound.take().unwrap();
+        assert!(kept.segments.is_empty() && kept.data.len() == SLAB_BYTES);
+        let shown = Exposition::parse(&registry.render()).unwrap();
+        assert!(
+            (shown.sum("laneway_dropped_packets_total", &[("reason", "worker_restart")]) - 25.0).abs() < 0.5
+        );
+        // A batch that outlives its router is freed.
+        let weak = Arc::downgrade(inbound.returns());
+        drop(inbound);
+        drop(kept);
+        assert_eq!(weak.strong_count(), 0);
+    }
 
     #[test]
     fn an_inbound_batch_takes_packets_until_it_is_full() {

@@ -75,12 +75,17 @@ impl<T: Job> Share<T> {
     }
 
     /// Drops every batch that no other worker has in hand, after a call of `each`.
-    pub fn discard(&mut self, mut each: impl FnMut(&T)) {
+    pub fn discard(&mut self, mut each: impl FnMut(&mut T)) {
         // A job that is given back undone is finished as failed.
         while self.jobs.shared().take().is_some() {}
-        while let Some((batch, _)) = self.jobs.complete() {
-            each(&batch);
+        while let Some((mut batch, _)) = self.jobs.complete() {
+            each(&mut batch);
         }
+    }
+
+    /// Returns the number of batches that have not been completed.
+    pub fn len(&self) -> usize {
+        self.jobs.len()
     }
 
     /// Returns whether every batch has been completed.
