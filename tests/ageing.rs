@@ -1,21 +1,18 @@
 //! A path MTU that has grown is used again once the limit recorded for it expires.
 //!
-//! A limit lasts five minutes. The test does not wait: it replaces `clock_gettime` for the whole process, which is
+//! A limit lasts five minutes (these routers do not watch the network: `netns` covers a link that is widened). The test does not wait: it replaces `clock_gettime` for the whole process, which is
 //! why it has its own test binary, and advances the clock under two running routers.
 
 mod support;
 
-use std::net::UdpSocket;
-use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 
 use laneway::cli::demo::lab::{CABLE, Lab};
 use laneway::clock;
 use laneway::lane::path_limit::HOLDS;
-use laneway::sys::udp::IntOption;
 use support::metrics::total;
-use support::network::ip;
+use support::network::{ip, probe};
 use support::router;
 use support::tunnel::Family;
 use support::{bulk, lab, require_root, wait_until};
@@ -53,7 +50,7 @@ fn a_path_that_has_grown_again_is_used_again_after_its_limit_has_aged() {
     });
 
     cable_mtu(&lab, 1500);
-    let (from, to) = (socket(&lab, 1), socket(&lab, 2));
+    let (from, to) = (probe(&lab.left, Family::V4.inside(1)), probe(&lab.right, Family::V4.inside(2)));
     from.connect(to.local_addr().unwrap()).unwrap();
     for _ in 0..3 {
         from.send(&[1; PAYLOAD]).unwrap();
@@ -78,14 +75,4 @@ fn cable_mtu(lab: &Lab, mtu: u32) {
     for side in [&lab.left, &lab.right] {
         ip(side, &format!("link set {CABLE} mtu {mtu}"));
     }
-}
-
-/// Returns a socket of this host number inside the tunnel. Its datagrams are not fragmented and ignore the path
-/// MTU that the kernel has cached, so that only the router can refuse them.
-fn socket(lab: &Lab, host: u8) -> UdpSocket {
-    let side = if host == 1 { &lab.left } else { &lab.right };
-    let socket = side.namespace.run(|| UdpSocket::bind((Family::V4.inside(host), 0))).unwrap().unwrap();
-    IntOption::IPV4_MTU_DISCOVER.set(socket.as_fd(), libc::IP_PMTUDISC_PROBE).unwrap();
-    socket.set_read_timeout(Some(support::DEADLINE)).unwrap();
-    socket
 }

@@ -35,7 +35,7 @@ fn every_variable_that_a_manifest_sets_is_one_that_the_router_takes() {
             let named = pair[0].strip_prefix("- name: ").filter(|name| name.starts_with("LANEWAY_"));
             let (Some(name), Some(value)) = (named, pair[1].strip_prefix("value: ")) else { continue };
             // Substitutions by Kubernetes.
-            let value = value.replace("$(HOST)", "192.0.2.1").replace("$(NODE)", "node-a");
+            let value = value.trim_matches('"').replace("$(HOST)", "192.0.2.1").replace("$(NODE)", "node-a");
             let read = Environment::read([(OsString::from(name), OsString::from(value))]);
             assert!(read.is_ok(), "{}: {}", path.display(), read.unwrap_err());
             variables += 1;
@@ -46,7 +46,7 @@ fn every_variable_that_a_manifest_sets_is_one_that_the_router_takes() {
 
 #[test]
 fn the_configuration_of_the_sidecar_is_whole_once_its_gaps_are_filled() {
-    let path = repository("deploy/kubernetes/sidecar.yaml");
+    let path = repository("deploy/kubernetes/sidecar/sidecar.yaml");
     let text = fs::read_to_string(&path).expect("the manifest");
     let file = text.lines().skip_while(|line| line.trim() != "lw0.conf: |").skip(1);
     let file: Vec<&str> = file.take_while(|line| *line != "---").map(str::trim).collect();
@@ -90,7 +90,9 @@ fn systemd_finds_nothing_wrong_with_the_unit_and_little_that_it_leaves_open() {
 
 /// Returns path and content of the YAML files in deploy/ that run containers.
 fn manifests() -> Vec<(PathBuf, String)> {
-    let folders = ["deploy/kubernetes", "deploy/compose"].map(repository);
+    let folders =
+        ["kubernetes/base", "kubernetes/sidecar", "kubernetes/gateway", "kubernetes/mesh", "compose"];
+    let folders = folders.map(|folder| repository("deploy").join(folder));
     let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).expect("a folder"));
     let paths = entries.map(|entry| entry.expect("an entry").path());
     let manifests = paths.filter(|path| path.extension().is_some_and(|extension| extension == "yaml"));

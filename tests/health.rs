@@ -50,6 +50,8 @@ fn a_thread_that_stands_still_makes_the_process_unhealthy_until_it_goes_on() {
     let lab = lab();
     let laneway = Laneway::start(&lab.left, &[SERVED]);
     wait_until("health", || get(&lab.left, "/healthz") == (200, "ok\n".to_owned()));
+    let (status, page) = get(&lab.left, "/");
+    assert!(status == 200 && page.contains("Laneway 0.1.0") && page.contains("href=\"/metrics\""), "{page}");
     for name in ["inside-0", "outside-0", "peers"] {
         let stopped = Stopped::new(&laneway.process, name);
 

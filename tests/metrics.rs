@@ -24,7 +24,8 @@ const FAMILIES: &str = "\
     laneway_handshakes_total laneway_handshake_messages_dropped_total laneway_peers wireguard_sent_bytes_total \
     wireguard_received_bytes_total wireguard_latest_handshake_seconds laneway_build_info \
     process_cpu_seconds_total process_start_time_seconds process_resident_memory_bytes \
-    process_virtual_memory_bytes process_threads process_open_fds process_max_fds laneway_shortcuts_total";
+    process_virtual_memory_bytes process_threads process_open_fds process_max_fds laneway_shortcuts_total \
+    laneway_interface_info";
 
 #[test]
 fn a_running_pair_shows_every_family_with_its_help_and_nothing_else() {

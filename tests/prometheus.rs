@@ -34,6 +34,7 @@ fn prometheus_knows_every_family_fills_every_panel_and_raises_the_alarm() {
     let prometheus = Prometheus::start(&lab.left, &configuration(&folder, &targets));
     wait_until("both routers to be scraped", || !prometheus.query("sum(up) == 2").is_empty());
 
+    assert_panels_rest(&prometheus);
     assert_families_are_known(&lab, &prometheus);
     assert_panels_fill(&lab, &prometheus, &targets);
     assert_no_false_alarm(&prometheus);
@@ -70,21 +71,92 @@ fn every_alert_has_a_test() {
     assert_eq!(untested, [""; 0]);
 }
 
+#[test]
+fn every_alert_has_a_section_in_the_runbook_and_every_section_an_alert() {
+    let rules = fs::read_to_string(repository("deploy/prometheus/rules.yml")).expect("the rules");
+    let runbook = fs::read_to_string(repository("docs/runbook.md")).expect("the runbook");
+    let named = |text: &str, prefix: &str| {
+        let lines = text.lines().filter_map(|line| line.trim().strip_prefix(prefix));
+        lines.map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let alerts = named(&rules, "- alert: ");
+    assert!(alerts.len() > 10, "{alerts:?}");
+    assert_eq!(alerts, named(&runbook, "## "));
+    let urls = alerts.iter().map(|alert| alert.to_lowercase());
+    let urls = urls.map(|anchor| format!("https://laneway.example/docs/runbook.md#{anchor}"));
+    assert_eq!(urls.collect::<BTreeSet<_>>(), named(&rules, "runbook_url: "));
+}
+
+#[test]
+fn the_dashboard_shows_every_family_but_those_that_the_documentation_leaves_out() {
+    let names = |text: &str| -> BTreeSet<String> {
+        let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        let families = ["laneway_", "wireguard_", "process_"];
+        words
+            .filter(|word| families.iter().any(|family| word.starts_with(family)))
+            .map(str::to_owned)
+            .collect()
+    };
+    let shown = names(&dashboard_queries().join(" "));
+    let documentation = fs::read_to_string(repository("docs/metrics.md")).expect("the documentation");
+    let (_, left_out) = documentation.split_once("shows every family but").expect("what is left out");
+    let left_out = names(left_out);
+    let families = documentation.lines().filter(|line| line.starts_with("| `")).flat_map(|line| {
+        let first = line.trim_start_matches("| ").split(" | ").next().unwrap_or_default();
+        names(first)
+    });
+    let families: BTreeSet<String> = families.collect();
+    assert!(families.len() > 40, "{families:?}");
+    // A histogram is shown by its buckets, or by its sum and count.
+    let is_shown = |family: &String| {
+        let suffixes = ["", "_bucket", "_sum"];
+        suffixes.iter().any(|suffix| shown.contains(&format!("{family}{suffix}")))
+    };
+    let missing: Vec<_> =
+        families.iter().filter(|family| !is_shown(family) && !left_out.contains(*family)).collect();
+    assert!(missing.is_empty(), "neither on the dashboard nor left out: {missing:?}");
+    let both: Vec<_> = left_out.iter().filter(|family| is_shown(family)).collect();
+    assert!(both.is_empty(), "left out and yet on the dashboard: {both:?}");
+}
+
+/// Asserts that without traffic every query of the dashboard returns finite numbers, except those that have nothing
+/// to tell before the first handshake.
+fn assert_panels_rest(prometheus: &Prometheus<'_>) {
+    let mut waiting = dashboard_queries();
+    waiting.retain(|query| !query.contains("wireguard_latest_handshake_seconds"));
+    wait_until("every query of the dashboard to answer without traffic", || {
+        let before = waiting.len();
+        waiting.retain(|query| {
+            let series = prometheus.query(query);
+            let odd: Vec<_> = series.iter().filter(|series| !series.value.is_finite()).collect();
+            assert!(odd.is_empty(), "{query}: {odd:?}");
+            series.is_empty()
+        });
+        if !waiting.is_empty() && waiting.len() < before {
+            eprintln!("no answer yet: {waiting:#?}");
+        }
+        waiting.is_empty()
+    });
+}
+
 /// Asserts that Prometheus has the type and help of each family.
 fn assert_families_are_known(lab: &Lab, prometheus: &Prometheus<'_>) {
     let text = get(&lab.left, (Ipv4Addr::LOCALHOST, METRICS).into(), "/metrics").expect("metrics");
     let helps = text.lines().filter_map(|line| line.strip_prefix("# HELP "));
     let helps: Vec<_> = helps.filter_map(|line| line.split_once(' ')).collect();
     assert!(helps.len() > 40, "{helps:#?}");
+    // Prometheus asks for OpenMetrics, where counter families have no suffix.
+    let named = |family: &str| family.strip_suffix("_total").unwrap_or(family).to_owned();
     // Some families only appear once they have a value.
     let mut known = Value::Null;
     wait_until("every family to be scraped", || {
         known = prometheus.metadata();
-        helps.iter().all(|(family, _)| known[*family].is_array())
+        helps.iter().all(|(family, _)| known[named(family)].is_array())
     });
     for (family, help) in helps {
-        assert_eq!(known[family][0]["help"], help, "{family}");
-        let kind = known[family][0]["type"].as_str().expect("a type");
+        let known = &known[named(family)];
+        assert_eq!(known[0]["help"], help, "{family}");
+        let kind = known[0]["type"].as_str().expect("a type");
         assert!(text.contains(&format!("# TYPE {family} {kind}\n")), "{family} is not a {kind}");
     }
 }
@@ -134,7 +206,12 @@ fn dashboard_queries() -> Vec<String> {
             panel["targets"].as_array().unwrap_or_else(|| panic!("{} has no query", panel["title"]));
         targets.iter().map(|target| target["expr"].as_str().expect("a query"))
     });
-    queries.map(|query| query.replace("$instance", ".*").replace("$__rate_interval", WINDOW)).collect()
+    let filled = |query: &str| {
+        let labels = ["$namespace", "$pod", "$instance"];
+        let query = labels.iter().fold(query.to_owned(), |query, label| query.replace(label, ".*"));
+        query.replace("$__rate_interval", WINDOW)
+    };
+    queries.map(filled).collect()
 }
 
 /// Sends packets from the left side to `to` until an alert fires whose `label` has this `value`.

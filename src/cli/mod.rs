@@ -3,6 +3,7 @@
 pub mod check;
 pub mod demo;
 pub mod doctor;
+pub mod documents;
 pub mod down;
 mod injection;
 pub mod interface;
@@ -11,6 +12,7 @@ pub mod launch;
 pub mod run;
 pub mod show;
 pub mod signals;
+pub mod top;
 mod typo;
 
 use std::env;
@@ -24,12 +26,14 @@ use crate::router::stopping::StopError;
 use check::CheckArgs;
 use demo::{DemoArgs, DemoError, Ending};
 use doctor::DoctorArgs;
+use documents::{DocumentsArgs, DocumentsError};
 use down::{DownArgs, DownError};
 use keys::KeysError;
 use launch::LaunchError;
 use run::RunArgs;
 use show::{ShowArgs, ShowError};
 use signals::EXIT_STUCK;
+use top::{TopArgs, TopError};
 
 /// Userspace packet router: multiqueue TUN inside, WireGuard outside
 #[derive(Clone, Debug, Parser)]
@@ -55,7 +59,11 @@ enum Command {
     Demo(DemoArgs),
     Doctor(DoctorArgs),
     Show(ShowArgs),
+    Top(TopArgs),
     Down(DownArgs),
+    // For packages.
+    #[command(hide = true)]
+    Documents(DocumentsArgs),
     /// Print a new private key
     Genkey,
     /// Print a new preshared key
@@ -102,9 +110,15 @@ pub enum Failure {
     /// `laneway show` failed.
     #[error(transparent)]
     Show(#[from] ShowError),
+    /// `laneway top` failed.
+    #[error(transparent)]
+    Top(#[from] TopError),
     /// `laneway down` failed.
     #[error(transparent)]
     Down(#[from] DownError),
+    /// Manual pages or completions cannot be written.
+    #[error(transparent)]
+    Documents(#[from] DocumentsError),
     /// A key command failed.
     #[error(transparent)]
     Keys(#[from] KeysError),
@@ -119,6 +133,7 @@ impl Failure {
             | Failure::NoInterface
             | Failure::Mistyped { .. }
             | Failure::Show(ShowError::Config(_))
+            | Failure::Top(TopError::Config(_))
             | Failure::Launch(LaunchError::Start(StartError::Pinning(_))) => 2,
             Failure::Launch(LaunchError::Stop(StopError::Stuck(_))) => EXIT_STUCK,
             Failure::Background(_)
@@ -127,7 +142,9 @@ impl Failure {
             | Failure::Removed(_)
             | Failure::Demo(_)
             | Failure::Show(_)
+            | Failure::Top(_)
             | Failure::Down(_)
+            | Failure::Documents(_)
             | Failure::Keys(_) => 1,
         }
     }
@@ -152,7 +169,9 @@ impl Cli {
                 }
             }
             (Some(Command::Show(args)), _) => show::run(&args)?,
+            (Some(Command::Top(args)), _) => top::run(&args)?,
             (Some(Command::Down(args)), _) => down::run(&args)?,
+            (Some(Command::Documents(args)), _) => documents::run(&args)?,
             (Some(Command::Genkey), _) => keys::genkey()?,
             (Some(Command::Genpsk), _) => keys::genpsk()?,
             (Some(Command::Pubkey), _) => keys::pubkey()?,

@@ -166,7 +166,7 @@ pub(crate) struct ScopedByName(pub(crate) SocketAddr);
 
 impl fmt::Display for ScopedByName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = |scope| if_indextoname(scope).ok()?.into_string().ok();
+        let name = |scope| if_indextoname(scope).ok()?.into_string().ok().filter(|name| !name.is_empty());
         match self.0 {
             SocketAddr::V6(address)
                 if address.scope_id() != 0

@@ -35,6 +35,7 @@ impl Collector for PeerMetrics {
         let snapshot = self.peers.load();
         let configured = snapshot.peers.iter().flatten().count();
         let shown: Vec<_> = snapshot.peers.iter().flatten().take(self.limit).collect();
+        page.sample("laneway_interface_info", &[("interface", &self.interface)], 1);
         page.sample("laneway_peers", &[("series", "own")], shown.len());
         page.sample("laneway_peers", &[("series", "none")], configured - shown.len());
         let nets = nets_by_peer(&snapshot);

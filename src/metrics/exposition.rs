@@ -62,6 +62,11 @@ impl Exposition {
         Ok(Exposition { samples })
     }
 
+    /// Returns all samples, in order.
+    pub fn samples(&self) -> impl Iterator<Item = &Sample> {
+        self.samples.iter()
+    }
+
     /// Returns the samples named `name` that carry all of `labels`.
     pub fn select<'a>(&'a self, name: &'a str, labels: &'a [Label<'a>]) -> impl Iterator<Item = &'a Sample> {
         self.samples.iter().filter(move |sample| {

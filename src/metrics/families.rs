@@ -59,6 +59,7 @@ pub(super) const FAMILIES: &[Family] = &[
     counter("laneway_handshake_messages_dropped_total", "Handshake messages dropped by the peer actor, by reason"),
     counter("laneway_rejects_total", "Packets from the TUN that were not sent, by kind of answer to their sender"),
     counter("laneway_self_forwarded_packets_total", "Packets for the device's own addresses that were written back to the TUN"),
+    gauge("laneway_interface_info", "Always 1, labeled with the interface"),
     gauge("laneway_peers", "Configured peers, by whether they have series of their own"),
     counter("wireguard_sent_bytes_total", "Bytes sent to the peer, including WireGuard overhead"),
     counter("wireguard_received_bytes_total", "Bytes received from the peer, including WireGuard overhead"),

@@ -23,7 +23,11 @@ mod families;
 mod foreign;
 mod histogram;
 mod inside;
+<<<<<<< HEAD
 mod jobs;
+=======
+pub mod openmetrics;
+>>>>>>> main
 mod outside;
 mod page;
 mod process;

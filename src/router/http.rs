@@ -1,4 +1,4 @@
-//! HTTP server for monitoring: `/metrics`, `/healthz`, `/readyz`.
+//! HTTP server for monitoring: `/metrics`, `/healthz`, `/readyz`, and a page at `/` that links to them.
 //!
 //! It may be reachable from a network, so it bounds the number of concurrent connections, the requests for
 //! each connection (one) and the duration of a connection. Connections over the limit displace older ones
@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header::{CONTENT_TYPE, HOST};
+use axum::http::header::{ACCEPT, CONTENT_TYPE, HOST};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
@@ -32,7 +32,7 @@ use super::readiness::Readiness;
 use super::threads::ThreadRegistry;
 use crate::clients::{Client, Clients};
 use crate::clock;
-use crate::metrics::Registry;
+use crate::metrics::{Registry, openmetrics};
 
 /// Class of clients that have not sent their request header.
 const IDLE: usize = 0;
@@ -75,6 +75,7 @@ pub(crate) fn spawn(bound: Bound, refused: Option<u32>, shown: Shown) -> io::Res
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let mut router = Router::new()
+        .route("/", get(landing))
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -162,8 +163,45 @@ fn is_local(host: &[u8]) -> bool {
     host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
 }
 
-async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shown.registry.render())
+/// Serves the page that a person finds who opens the address in a browser.
+async fn landing() -> Html<&'static str> {
+    Html(concat!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>Laneway</title>\n<h1>Laneway ",
+        env!("CARGO_PKG_VERSION"),
+        "</h1>\n<ul>\n\
+         <li><a href=\"/metrics\">/metrics</a>: metrics for Prometheus\n\
+         <li><a href=\"/healthz\">/healthz</a>: whether every thread runs\n\
+         <li><a href=\"/readyz\">/readyz</a>: whether the router is ready for traffic\n</ul>\n"
+    ))
+}
+
+/// Serves the metrics in the Prometheus text format, or in OpenMetrics if the client prefers that.
+async fn metrics(State(shown): State<Shown>, headers: HeaderMap) -> Response {
+    let text = shown.registry.render();
+    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    if prefers_openmetrics(accepted) {
+        ([(CONTENT_TYPE, openmetrics::CONTENT_TYPE)], openmetrics::convert(&text)).into_response()
+    } else {
+        ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+    }
+}
+
+/// Returns whether `Accept` headers name OpenMetrics, with at least the weight of the plain format (RFC 9110,
+/// section 12.5.1).
+fn prefers_openmetrics<'a>(headers: impl Iterator<Item = &'a str>) -> bool {
+    let (mut openmetrics, mut plain) = (0.0, 0.0);
+    for range in headers.flat_map(|header| header.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default();
+        let weight = parts.find_map(|part| part.strip_prefix("q=")).map_or(Ok(1.0), str::parse);
+        let best: &mut f64 = match name.to_ascii_lowercase().as_str() {
+            "application/openmetrics-text" => &mut openmetrics,
+            "text/plain" => &mut plain,
+            _ => continue,
+        };
+        *best = best.max(weight.unwrap_or(0.0));
+    }
+    openmetrics > 0.0 && openmetrics >= plain
 }
 
 /// Responds 200 if every thread answers its heartbeat and no lane has lost batches, otherwise 503 with the names of the
@@ -218,6 +256,25 @@ mod tests {
         {
             assert!(!is_local(host.as_bytes()), "{host}");
         }
+    }
+
+    #[test]
+    fn openmetrics_is_served_to_those_who_name_it() {
+        let prometheus = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;\
+                          q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        for (accept, wanted) in [
+            (prometheus, true),
+            ("application/openmetrics-text; version=1.0.0; charset=utf-8", true),
+            ("text/plain, Application/OpenMetrics-Text", true),
+            ("text/plain;q=1, application/openmetrics-text;q=0.5", false),
+            ("application/openmetrics-text;q=0", false),
+            ("application/openmetrics-text;q=x", false),
+            ("text/html, */*", false),
+            ("", false),
+        ] {
+            assert_eq!(prefers_openmetrics(std::iter::once(accept)), wanted, "{accept}");
+        }
+        assert!(!prefers_openmetrics(std::iter::empty()));
     }
 
     #[test]

@@ -49,6 +49,17 @@ pub fn queue() -> io::Result<SignalFd> {
     Ok(SignalFd::with_flags(&all(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
 
+/// Blocks SIGTERM, and returns a non-blocking descriptor from which it is read. For commands that must put the terminal
+/// in order before they end; other signals keep their effect. Call this before other threads are started.
+///
+/// # Errors
+/// A system call failed.
+pub fn terminations() -> io::Result<SignalFd> {
+    let signals = SigSet::from(Signal::SIGTERM);
+    signals.thread_block()?;
+    Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
 /// Ends the process immediately: nothing is dropped, flushed or waited for.
 pub fn leave_now(status: u8) -> ! {
     // SAFETY: _exit has no preconditions and does not return.

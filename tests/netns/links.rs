@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use laneway::cli::demo::lab::{CABLE, Side};
 
-use super::support::network::{host, ip, link_local};
+use super::support::implementation::Kind;
+use super::support::network::{host, ip, link_local, probe};
 use super::support::ping::{answers, ping};
 use super::support::process::{attempt, output};
 use super::support::tunnel::{self, Family, PORT};
@@ -56,6 +57,38 @@ fn wide_and_narrow_devices_carry_the_largest_packets_that_fit() {
             bulk(&lab.right, &lab.left, Family::V6.inside(1), 2, 8 << 20);
         }
     }
+}
+
+/// What was learned of a path is forgotten when the link that narrowed it changes, long before it ages.
+#[test]
+fn a_link_that_was_widened_again_is_used_in_full_at_once() {
+    /// Fits the tunnel's MTU, but not a path MTU of 1,280 bytes.
+    const PAYLOAD: usize = 1300;
+    require_root!();
+    let lab = lab();
+    let endpoint = Family::V4.endpoint(&lab.right).to_string();
+    let _tunnel = Tunnel::new(&lab.left, &lab.right, Kind::Laneway("1"), &endpoint);
+    reaches(&lab.left, 2);
+    let cable_mtu = |mtu: u32| {
+        for side in [&lab.left, &lab.right] {
+            ip(side, &format!("link set {CABLE} mtu {mtu}"));
+        }
+    };
+    let (from, to) = (probe(&lab.left, Family::V4.inside(1)), probe(&lab.right, Family::V4.inside(2)));
+    from.connect(to.local_addr().unwrap()).unwrap();
+    from.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    to.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    cable_mtu(1280);
+    wait_until("the path to be too narrow", || {
+        bulk(&lab.left, &lab.right, Family::V4.inside(2), 1, 1 << 20);
+        let refused = from.send(&[1; PAYLOAD]).and_then(|_| from.recv(&mut [0; PAYLOAD]));
+        refused.is_err_and(|error| error.raw_os_error() == Some(libc::EMSGSIZE))
+    });
+    cable_mtu(1500);
+    wait_until("a datagram that the path now takes", || {
+        let crossed = from.send(&[2; PAYLOAD]).and_then(|_| to.recv(&mut [0; PAYLOAD]));
+        crossed.is_ok_and(|len| len == PAYLOAD)
+    });
 }
 
 /// The TUN device moves to another namespace while the UDP sockets stay where they were opened, so that a

@@ -1,13 +1,14 @@
 //! Networks beyond two ends of one cable: hosts with two paths, routers in between, address translation.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsRawFd as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use laneway::cli::demo::lab::Side;
 use laneway::netns::Namespace;
+use laneway::sys::udp::IntOption;
 
 use super::process::output;
-use super::wait_until;
+use super::{DEADLINE, wait_until};
 
 /// Creates a host without a cable. Peers reach it at these addresses once it has them.
 ///
@@ -74,4 +75,17 @@ pub fn sysctl(host: &Side, name: &str, value: &str) {
     let path = format!("/proc/sys/net/{name}");
     let written = host.namespace.run(|| std::fs::write(&path, value)).expect("enter a namespace");
     written.unwrap_or_else(|error| panic!("{path}: {error}"));
+}
+
+/// Returns a UDP socket at this IPv4 address of a host. Its datagrams are not fragmented and ignore the path MTU that
+/// the kernel has cached, so that only a tunnel can refuse them.
+///
+/// # Panics
+/// If the host does not have the address.
+pub fn probe(host: &Side, address: IpAddr) -> UdpSocket {
+    let socket = host.namespace.run(|| UdpSocket::bind((address, 0))).expect("enter a namespace");
+    let socket = socket.unwrap_or_else(|error| panic!("{address}: {error}"));
+    IntOption::IPV4_MTU_DISCOVER.set(socket.as_fd(), libc::IP_PMTUDISC_PROBE).expect("set an option");
+    socket.set_read_timeout(Some(DEADLINE)).expect("set a timeout");
+    socket
 }

@@ -192,16 +192,16 @@ impl Sealer {
         }
         // A batch half sealed must not stay if this panics: nobody could tell which runs are.
         let Some(mut batch) = self.batch.take() else { return };
-        if batch.used() < SHARE_FROM {
+        let small = batch.used() < SHARE_FROM;
+        if small {
             batch.run();
-            if self.shortcut.send(&batch, &self.pool, self.handover.ring(), snapshot) {
-                batch.runs.clear();
-                self.batch = Some(batch);
-                return;
-            }
         }
-        self.batch = Some(batch);
-        self.hand_over(metrics);
+        let batch = self.batch.insert(batch);
+        if small && self.shortcut.send(batch, &self.pool, self.handover.ring(), snapshot) {
+            batch.runs.clear();
+        } else {
+            self.hand_over(metrics);
+        }
     }
 
     /// Passes on what other workers have sealed, without sealing anything. Returns whether there was any.

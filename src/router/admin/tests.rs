@@ -69,7 +69,14 @@ fn metrics_are_served_until_the_router_stops() {
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
     assert!(answer.contains("\nlaneway_build_info{version="), "{answer}");
-    assert!(request(address, "/").starts_with("HTTP/1.1 404 "));
+    let openmetrics = request(address, "/metrics HTTP/1.1\r\nAccept: application/openmetrics-text\r\nX:");
+    assert!(
+        openmetrics.contains("content-type: application/openmetrics-text; version=1.0.0"),
+        "{openmetrics}"
+    );
+    assert!(openmetrics.ends_with("\n# EOF\n"), "{openmetrics}");
+    assert!(request(address, "/").contains("href=\"/metrics\""));
+    assert!(request(address, "/nothing").starts_with("HTTP/1.1 404 "));
     shutdown.signal();
     assert_eq!(thread.join().unwrap(), End::Stopped);
     assert!(TcpStream::connect(address).is_err(), "the listener is still open");

@@ -1,0 +1,71 @@
+//! Where readings come from: the control socket or a metrics URL.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use super::TopError;
+use super::http::{self, Url};
+use super::totals::Totals;
+use crate::config::RouterConfig;
+use crate::metrics::exposition::Exposition;
+use crate::uapi::client;
+
+/// A router to read from.
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    /// The control socket of an interface in a directory.
+    Socket(PathBuf, String),
+    /// The metrics over HTTP.
+    Url(Url),
+}
+
+impl Source {
+    /// Returns the control socket of `interface`, or of the only interface.
+    ///
+    /// # Errors
+    /// The directory cannot be read, or there is not exactly one interface.
+    pub(super) fn socket(directory: Option<PathBuf>, interface: Option<&str>) -> Result<Source, TopError> {
+        let directory = directory.unwrap_or_else(|| RouterConfig::named("").uapi_dir);
+        if let Some(interface) = interface {
+            return Ok(Source::Socket(directory, interface.to_owned()));
+        }
+        let mut interfaces = client::interfaces(&directory)
+            .map_err(|source| TopError::Directory { path: directory.clone(), source })?;
+        match interfaces.pop() {
+            Some(only) if interfaces.is_empty() => Ok(Source::Socket(directory, only)),
+            last => Err(TopError::Choose(interfaces.into_iter().chain(last).collect())),
+        }
+    }
+
+    /// Takes a reading.
+    ///
+    /// # Errors
+    /// The router does not answer, or answers nonsense.
+    pub(super) fn read(&self) -> Result<Totals, TopError> {
+        let (metrics, status) = match self {
+            Source::Socket(directory, interface) => {
+                let metrics = client::metrics(directory, interface)?;
+                // Other implementations have no metrics.
+                (metrics.unwrap_or_default(), Some(client::status(directory, interface)?))
+            }
+            Source::Url(url) => {
+                let answer = http::get(url).map_err(|why| TopError::Http { url: url.to_string(), why })?;
+                (answer, None)
+            }
+        };
+        let at = Instant::now();
+        let metrics =
+            Exposition::parse(&metrics).map_err(|error| TopError::Metrics(self.to_string(), error))?;
+        Ok(Totals::of(at, &metrics, status.as_ref()))
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Socket(_, interface) => f.write_str(interface),
+            Source::Url(url) => url.fmt(f),
+        }
+    }
+}
