@@ -37,7 +37,7 @@ impl Bench {
         let shutdown = Arc::new(Shutdown::new().expect("an eventfd"));
         let bells = [(); 2].map(|()| Arc::new(Doorbell::new().expect("an eventfd")));
         let [near, far] = bells.each_ref().map(|bell| Sleeper::new(Arc::clone(bell), Arc::clone(&shutdown)));
-        let pool = Pool::new(outbound_pool(RING_DEPTH), Arc::clone(&bells[0]), OutboundBatch::new);
+        let pool = Pool::new(outbound_pool(RING_DEPTH, false), Arc::clone(&bells[0]), OutboundBatch::new);
         let ring = Arc::new(Ring::new(RING_DEPTH, Arc::clone(&bells[1])));
         let worker = thread::spawn({
             let (ring, returns) = (Arc::clone(&ring), Arc::clone(pool.returns()));

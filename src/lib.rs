@@ -10,6 +10,7 @@
 //! outbound   offload/reader      reads a superpacket from the TUN queue
 //!            offload/superpacket validates it, once
 //!            lane/inside/seal    looks up the peer in routes; cuts segments into a batch and seals them
+//!            lane/share          has a batch sealed or opened by an idle worker of any lane, if sharing is on
 //!            lane/ring           carries the batch to the lane's outside worker
 //!            lane/outside/send   hands the batch's runs to underlay/send, one system call each
 //!            lane/inside/reject  answers packets without a route or too long for the path (packet/reject)
@@ -38,6 +39,7 @@
 //! | Which session replaces which? | `wireguard/rotation.rs` |
 //! | What happens when a ring, pool or channel is full? | the table in `lane/mod.rs`; in code, `hand_over` and `hand_on_held` in `lane/outside/open.rs`, `batch` in `lane/inside/mod.rs` |
 //! | How large are rings, pools and channels? | `lane/bounds.rs` |
+//! | Who seals and opens, and who is woken for it? | `lane/share/helpers.rs`; `lane/inside/handover.rs`, `lane/outside/open.rs` |
 //! | Packets that wait for a session | `lane/staging.rs` |
 //! | What does `auto` stand for? | `config/choices.rs`; CPUs for pinning in `cpus/pinning.rs`; offloads are tried in `offload/open.rs` and `underlay/socket.rs` |
 //! | What keeps packets in when the router is gone? | `router/kill_switch.rs`, `netlink/barrier.rs` |
@@ -57,6 +59,7 @@
 //! - **Order.** Packets of one flow leave in the order they came. Counters are reserved in queue order, all packets
 //!   of a flow take one ring, and nothing overtakes a waiting batch: a lone packet is passed directly only if the
 //!   other worker sleeps and all earlier batches have been returned ([`lane::shortcut`]).
+//!   Batches that several workers seal or open are passed on in the order in which they were read ([`lane::share`]).
 //!   Held by `tests/order.rs`, `tests/model`.
 //!   Exception: with several lanes, IP fragments may be reordered with whole packets of their flow, since both the
 //!   kernel's queue selection and [`packet::flow`] lack their ports.
@@ -124,6 +127,9 @@
 //! - *seal*, *open*: the AEAD. *coalesce*: merge segments into a superpacket. *chain*: segments of one flow being
 //!   coalesced, until it is *closed*. *window*: chains that may still grow. *stage*: keep a packet until its peer
 //!   has a session. *drain*: read on without blocking after a wake. *quiesce*: stop reading and empty the rings.
+//! - *share*: let other workers seal or open. *job*: a batch that any worker may seal or open. *owner*: the worker that
+//!   submitted it. *call*: wake a worker, which then *helps* until it finds no job. *judge*: check replay window and source
+//!   of opened messages.
 //! - *shortcut*: a lone packet written out by the worker that read it. *refuse*: drop a packet and *reject* it, that
 //!   is, answer its sender.
 //! - *snapshot*: peers and allowed IPs at one point in time. *record*: what lanes know of one peer.

@@ -1,7 +1,7 @@
 //! Once traffic flows, the threads of the data path allocate nothing.
 //!
-//! Two routers of two lanes each run in this process with a counting allocator. After a warm-up it counts the
-//! allocations of the threads called `inside-N` and `outside-N` while bulk TCP, small datagrams and packets
+//! Two routers of two lanes each run in this process with a counting allocator, first with every worker on its own,
+//! then with workers that share their jobs. After a warm-up it counts the allocations of the threads called `inside-N` and `outside-N` while bulk TCP, small datagrams and packets
 //! without a route cross both ways. It has its own test binary because the allocator is global.
 
 mod support;
@@ -14,10 +14,11 @@ use std::net::{IpAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 
-use clap::Parser;
 use laneway::cli::demo::lab::{Lab, Side};
-use laneway::cli::demo::{DemoArgs, INSIDE4, INSIDE6, routers};
-use support::{bulk, lab, require_root};
+use laneway::config::{Queues, Sharing};
+use support::metrics::total;
+use support::tunnel::Family;
+use support::{bulk, lab, require_root, router};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -112,17 +113,24 @@ fn thread_name() -> [u8; 16] {
 #[test]
 fn the_data_path_allocates_nothing_once_traffic_flows() {
     require_root!();
-    let lab = lab();
-    let routers = routers::start(&lab, &two_lanes()).unwrap_or_else(|error| panic!("{error}"));
-    // Warm-up: handshakes, each thread's first use of shared state, buffers grown to their working size.
-    exchange(&lab);
+    for share in [Sharing::Off, Sharing::On] {
+        let lab = lab();
+        let routers = router::pair_with(&lab, Family::V4, |config| {
+            config.queues = Queues::Fixed(2);
+            config.share = share;
+        });
+        // Warm-up: handshakes, each thread's first use of shared state, buffers grown to their working size.
+        exchange(&lab);
 
-    ARMED.store(true, Relaxed);
-    exchange(&lab);
-    ARMED.store(false, Relaxed);
+        ARMED.store(true, Relaxed);
+        exchange(&lab);
+        ARMED.store(false, Relaxed);
 
-    assert_eq!(REQUESTS.load(Relaxed), 0, "requests on the data path; the first is shown above");
-    drop(routers);
+        assert_eq!(REQUESTS.load(Relaxed), 0, "requests on the data path; the first is shown above");
+        let helped: u64 =
+            routers.iter().map(|router| total(router, "laneway_jobs_total", &[("by", "helper")])).sum();
+        assert_eq!(helped > 0, share == Sharing::On, "{share:?}: {helped} jobs were done by other workers");
+    }
 
     // The counter works: it sees a deliberate allocation. This one is not reported.
     SHOWN.store(true, Relaxed);
@@ -139,22 +147,12 @@ fn the_data_path_allocates_nothing_once_traffic_flows() {
     assert_ne!(REQUESTS.load(Relaxed), 0, "the counting allocator does not count");
 }
 
-/// Returns the demo options of the routers.
-fn two_lanes() -> DemoArgs {
-    #[derive(Parser)]
-    struct CommandLine {
-        #[command(flatten)]
-        demo: DemoArgs,
-    }
-    CommandLine::parse_from(["demo", "--queues", "2"]).demo
-}
-
 /// Sends everything a lane handles: superpackets, single packets, datagrams and packets without a route, over both
 /// IP versions and both ways.
 fn exchange(lab: &Lab) {
     let ends: [(&Side, &Side, [IpAddr; 2]); 2] = [
-        (&lab.left, &lab.right, [INSIDE4[1].into(), INSIDE6[1].into()]),
-        (&lab.right, &lab.left, [INSIDE4[0].into(), INSIDE6[0].into()]),
+        (&lab.left, &lab.right, Family::ALL.map(|family| family.inside(2))),
+        (&lab.right, &lab.left, Family::ALL.map(|family| family.inside(1))),
     ];
     for (from, to, addresses) in ends {
         for address in addresses {

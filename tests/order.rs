@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use laneway::cli::demo::lab::{Lab, Side};
-use laneway::config::{Queues, SpreadPorts};
+use laneway::config::{Queues, Sharing, SpreadPorts};
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 use support::metrics::total;
 use support::ping::answers;
@@ -48,35 +48,50 @@ const SILENCE: Duration = Duration::from_millis(500);
 
 #[test]
 fn every_flow_arrives_in_order_with_one_lane_whatever_its_inboxes_hold() {
+    require_root!();
     for depth in [Some(1), Some(2), None] {
-        flows_cross_in_order(1, depth, &SpreadPorts::Off);
+        flows_cross_in_order(1, depth, Sharing::Off, &SpreadPorts::Off);
+    }
+}
+
+#[test]
+fn every_flow_arrives_in_order_whoever_seals_and_opens_it() {
+    require_root!();
+    for (lanes, depth) in [(1, None), (3, Some(1)), (3, Some(2)), (3, None)] {
+        let helped = flows_cross_in_order(lanes, depth, Sharing::On, &SpreadPorts::Off);
+        assert!(helped > 0, "{lanes} lanes, inboxes {depth:?}: every worker did its own work");
     }
 }
 
 #[test]
 fn every_flow_arrives_in_order_with_three_lanes_whatever_their_inboxes_hold() {
+    require_root!();
     for depth in [Some(1), Some(2), None] {
-        flows_cross_in_order(3, depth, &SpreadPorts::Off);
+        flows_cross_in_order(3, depth, Sharing::Off, &SpreadPorts::Off);
     }
 }
 
 #[test]
 fn every_flow_arrives_in_order_with_three_lanes_that_have_ports_of_their_own() {
-    flows_cross_in_order(3, None, &SpreadPorts::All);
+    require_root!();
+    flows_cross_in_order(3, None, Sharing::Off, &SpreadPorts::All);
 }
 
 #[test]
 fn lone_packets_that_take_a_shortcut_and_bursts_between_them_arrive_in_order() {
-    for lanes in [1, 3] {
-        lone_packets_and_bursts_stay_in_order(lanes);
+    for (lanes, share) in [(1, Sharing::Off), (3, Sharing::Off), (3, Sharing::On)] {
+        lone_packets_and_bursts_stay_in_order(lanes, share);
     }
 }
 
 /// Sends one flow at a time, so that workers sleep between bursts.
-fn lone_packets_and_bursts_stay_in_order(lanes: usize) {
+fn lone_packets_and_bursts_stay_in_order(lanes: usize, share: Sharing) {
     require_root!();
     let lab = lab();
-    let routers = router::pair_with(&lab, Family::V4, |config| config.queues = Queues::Fixed(lanes));
+    let routers = router::pair_with(&lab, Family::V4, |config| {
+        config.queues = Queues::Fixed(lanes);
+        config.share = share;
+    });
     let taken = |router: usize, direction: &str| {
         total(&routers[router], "laneway_shortcuts_total", &[("direction", direction)])
     };
@@ -95,13 +110,19 @@ fn lone_packets_and_bursts_stay_in_order(lanes: usize) {
     }
 }
 
-/// Sends all flows at once, along with TCP, through routers with this many lanes.
-fn flows_cross_in_order(lanes: usize, inbox_depth: Option<usize>, spread_ports: &SpreadPorts) {
-    require_root!();
+/// Sends all flows at once, along with TCP, through routers with this many lanes. Returns how many batches were
+/// sealed or opened by another worker than the one that read them.
+fn flows_cross_in_order(
+    lanes: usize,
+    inbox_depth: Option<usize>,
+    share: Sharing,
+    spread_ports: &SpreadPorts,
+) -> u64 {
     let lab = lab();
-    let _routers = router::pair_with(&lab, Family::V4, |config| {
+    let routers = router::pair_with(&lab, Family::V4, |config| {
         config.queues = Queues::Fixed(lanes);
         config.inbox_depth = inbox_depth;
+        config.share = share;
         config.spread_ports = spread_ports.clone();
     });
     // The handshake is done, and both IP versions get through, before the flood begins.
@@ -120,11 +141,12 @@ fn flows_cross_in_order(lanes: usize, inbox_depth: Option<usize>, spread_ports: 
             let style = if number % FLOWS == 0 { Style::Grouped } else { Style::OneByOne };
             scope.spawn(move || flow.send(style));
             scope.spawn(move || {
-                flow.receive(&format!("flow {number}, {lanes} lanes, inboxes {inbox_depth:?}"));
+                flow.receive(&format!("flow {number}, {lanes} lanes, inboxes {inbox_depth:?}, {share:?}"));
             });
         }
         tcp_crosses(&lab);
     });
+    routers.iter().map(|router| total(router, "laneway_jobs_total", &[("by", "helper")])).sum()
 }
 
 fn tcp_crosses(lab: &Lab) {

@@ -47,6 +47,29 @@ impl Switch {
     }
 }
 
+/// Whether workers seal and open for each other ([`crate::lane::share`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// On with two or more lanes, if there is a CPU for each worker.
+    #[default]
+    Auto,
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+impl Sharing {
+    /// Returns whether the workers of `lanes` lanes share their work, in a process that may use `cpus` CPUs.
+    pub fn is_on(self, lanes: usize, cpus: usize) -> bool {
+        match self {
+            Sharing::Auto => lanes > 1 && cpus >= 2 * lanes,
+            Sharing::On => true,
+            Sharing::Off => false,
+        }
+    }
+}
+
 /// Where routes to allowed IPs are added (wg-quick(8), "Table").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Table {

@@ -13,7 +13,9 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::error::ConfigError;
 use super::spelling::distance;
-use super::{AeadChoice, LogFormat, MTU_RANGE, Queues, RejectPolicy, SpreadPorts, Switch, is_interface_name};
+use super::{
+    AeadChoice, LogFormat, MTU_RANGE, Queues, RejectPolicy, Sharing, SpreadPorts, Switch, is_interface_name,
+};
 use crate::cpus::cpu_list::{CpuList, CpuListError};
 use crate::lane::bounds::{MAX_DRAIN_CAP, MAX_RING_DEPTH};
 use crate::netlink::masquerade::Masquerade;
@@ -21,10 +23,11 @@ use crate::packet::class::Dscp;
 use crate::wireguard::keys::PublicKey;
 
 /// All known variables that start with [`PREFIX`].
-const NAMES: [&str; 30] = [
+const NAMES: [&str; 31] = [
     "LANEWAY_CONFIG",
     "LANEWAY_INTERFACE",
     "LANEWAY_QUEUES",
+    "LANEWAY_SHARE",
     "LANEWAY_PIN",
     "LANEWAY_INSIDE_CPUS",
     "LANEWAY_OUTSIDE_CPUS",
@@ -64,6 +67,8 @@ pub struct Environment {
     pub interface: Option<String>,
     /// `LANEWAY_QUEUES`: number of lanes.
     pub queues: Option<Queues>,
+    /// `LANEWAY_SHARE`: whether workers seal and open for each other.
+    pub share: Option<Sharing>,
     /// `LANEWAY_PIN`: whether workers are pinned to CPUs.
     pub pin: Option<Switch>,
     /// `LANEWAY_INSIDE_CPUS`: CPUs for inside workers.
@@ -151,6 +156,10 @@ impl Environment {
             "LANEWAY_CONFIG" => self.config = Some(value.path()?),
             "LANEWAY_INTERFACE" => self.interface = Some(value.text()?.to_owned()),
             "LANEWAY_QUEUES" => self.queues = Some(value.queues()?),
+            "LANEWAY_SHARE" => {
+                let choices = [("auto", Sharing::Auto), ("on", Sharing::On), ("off", Sharing::Off)];
+                self.share = Some(value.one_of(&choices)?);
+            }
             "LANEWAY_PIN" => self.pin = Some(value.switch()?),
             "LANEWAY_INSIDE_CPUS" => self.inside_cpus = Some(value.cpus()?),
             "LANEWAY_OUTSIDE_CPUS" => self.outside_cpus = Some(value.cpus()?),
@@ -371,6 +380,7 @@ mod tests {
             "/etc/lw.conf",
             "lw0",
             "4",
+            "on",
             "off",
             "0-1",
             "2,3",
@@ -405,6 +415,7 @@ mod tests {
             config: Some("/etc/lw.conf".into()),
             interface: Some("lw0".into()),
             queues: Some(Queues::Fixed(4)),
+            share: Some(Sharing::On),
             pin: Some(Switch::Off),
             inside_cpus: Some("0-1".parse().unwrap()),
             outside_cpus: Some("2,3".parse().unwrap()),

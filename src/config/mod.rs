@@ -20,7 +20,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
-pub use choices::{AeadChoice, LogFormat, Queues, SpreadPorts, Switch, Table};
+pub use choices::{AeadChoice, LogFormat, Queues, Sharing, SpreadPorts, Switch, Table};
 use env::Environment;
 pub use error::ConfigError;
 use file::FileConfig;
@@ -70,6 +70,8 @@ pub struct RouterConfig {
     pub mark_is_free: bool,
     /// Number of lanes.
     pub queues: Queues,
+    /// Whether workers seal and open for each other.
+    pub share: Sharing,
     /// Whether workers are pinned to CPUs.
     pub pin: Switch,
     /// CPUs for inside workers; `None` lets the router choose.
@@ -143,6 +145,7 @@ impl RouterConfig {
             table: Table::default(),
             mark_is_free: true,
             queues: Queues::default(),
+            share: Sharing::default(),
             pin: Switch::default(),
             inside_cpus: None,
             outside_cpus: None,
@@ -336,6 +339,7 @@ impl RouterConfig {
         let e = environment.clone();
         self.interface = e.interface.unwrap_or_else(|| self.interface.clone());
         self.queues = e.queues.unwrap_or(self.queues);
+        self.share = e.share.unwrap_or(self.share);
         self.pin = e.pin.unwrap_or(self.pin);
         self.inside_cpus = e.inside_cpus;
         self.outside_cpus = e.outside_cpus;

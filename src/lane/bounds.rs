@@ -56,15 +56,21 @@ pub const CONTROL_QUEUE: usize = 256;
 /// waiting messages to reply to.
 pub const COOKIE_QUEUE: usize = HANDSHAKE_QUEUE;
 
-/// Returns the number of batches in an outside worker's pool.
+/// Batches that a pool has in addition if its owner shares its jobs: those that are being worked on, or
+/// wait for an earlier one, are neither in a ring nor free.
+pub const SHARED_BATCHES: usize = 64;
+
+/// Returns the number of batches in an outside worker's pool. `shares` says whether other workers may open
+/// its messages.
 ///
 /// With one lane the pool is as large as the ring, so the ring can never be full: the pool runs out
 /// first and datagrams queue in the socket's buffer. With more lanes, a full ring must not hold the
 /// batches that other lanes' packets need, and a message may need one batch per lane
 /// ([`batches_per_message`]).
-pub const fn inbound_pool(inbox_depth: usize, lanes: usize) -> usize {
+pub const fn inbound_pool(inbox_depth: usize, lanes: usize, shares: bool) -> usize {
     let spare = 2 * batches_per_message(lanes);
     match lanes {
+        _ if shares => inbox_depth + spare + SHARED_BATCHES,
         1 => inbox_depth,
         _ if spare > DEPTH => inbox_depth + spare,
         _ => inbox_depth + DEPTH,
@@ -77,10 +83,11 @@ pub const fn batches_per_message(lanes: usize) -> usize {
     lanes
 }
 
-/// Returns the number of batches in an inside worker's pool. The outside worker's ring holds all of
+/// Returns the number of batches in an inside worker's pool. `shares` says whether other workers may seal
+/// them. The outside worker's ring holds all of
 /// them, so the pool is what bounds the outbound path.
-pub const fn outbound_pool(inbox_depth: usize) -> usize {
-    inbox_depth
+pub const fn outbound_pool(inbox_depth: usize, shares: bool) -> usize {
+    if shares { inbox_depth + SHARED_BATCHES } else { inbox_depth }
 }
 
 const _: () = assert!(SLAB_BYTES > MAX_PACKET);

@@ -11,9 +11,9 @@
 //!                                                 to the inside worker of the flow's own lane
 //! ```
 //!
-//! The worker that reads a packet does the expensive work on it; the other worker only writes it out.
-//! Both threads therefore share the load in both directions, each descriptor has one owner, and the
-//! data path takes no lock. One exception: if the other worker sleeps, a lone packet is written out by
+//! The worker that reads a packet does the expensive work on it, unless an idle worker of any lane has taken
+//! it before it is due ([`share`]); the lane's other worker only writes it out. Both threads therefore share
+//! the load in both directions, each descriptor has one owner, and the data path takes no lock. One exception: if the other worker sleeps, a lone packet is written out by
 //! the worker that read it ([`shortcut`]).
 //!
 //! Backpressure:
@@ -25,7 +25,7 @@
 //! | outside → peer actor | the channels in [`channels`] | the newest message is dropped and counted |
 //!
 //! Ordering: packets of a TUN queue get their counters in order and leave through one ring and one
-//! socket; opened packets of a flow reach one inside worker through one ring. Nothing overtakes a
+//! socket, whoever seals them; opened packets of a flow reach one inside worker through one ring. Nothing overtakes a
 //! waiting batch.
 //!
 //! On shutdown, workers stop reading, then send and write everything already accepted ([`wait::quiesce`]).
@@ -39,6 +39,7 @@ pub mod peer_metrics;
 pub mod peers;
 pub mod ring;
 pub mod routing_loop;
+pub mod share;
 pub mod shortcut;
 pub mod sockets;
 pub mod staging;

@@ -49,6 +49,8 @@ pub(super) const FAMILIES: &[Family] = &[
     counter("laneway_inbox_full_total", "Times a worker found the ring it pushes batches to full"),
     counter("laneway_inbox_dropped_segments_total", "Segments dropped because the inside worker's ring was full"),
     counter("laneway_pool_exhausted_total", "Times a worker had no free batch and had to wait for one to be returned"),
+    counter("laneway_jobs_total", "Batches a worker submitted for sealing or opening, by who did it"),
+    counter("laneway_helper_calls_total", "Times a worker was woken to help others with their jobs"),
     counter("laneway_worker_cpu_seconds_total", "CPU time used by a thread, in user and kernel mode"),
     gauge("laneway_worker_cpu", "CPU a thread last ran on"),
     counter("laneway_worker_restarts_total", "Times a worker was restarted after a panic"),

@@ -3,6 +3,7 @@
 use metrics::Gauge;
 
 use super::histogram::ExactHistogram;
+use super::jobs::JobTally;
 use super::registry::Registry;
 use super::tally::{LabelledTally, PublishedDrops, Tally};
 use crate::errnos::ErrnoCounts;
@@ -87,6 +88,8 @@ pub struct InsideMetrics {
     pub inbox_full: Tally,
     /// Times no batch was free.
     pub pool_exhausted: Tally,
+    /// Shared jobs.
+    pub jobs: JobTally,
     /// Times this worker was restarted.
     pub restarts: Tally,
     /// Packets dropped on the way from the TUN.
@@ -150,6 +153,7 @@ impl InsideMetrics {
             gso_enabled: registry.gauge("laneway_tun_gso_enabled", &lane),
             inbox_full: Tally::register(registry, "laneway_inbox_full_total", &worker),
             pool_exhausted: Tally::register(registry, "laneway_pool_exhausted_total", &worker),
+            jobs: JobTally::register(registry, &worker),
             restarts: Tally::register(registry, "laneway_worker_restarts_total", &worker),
             outbound_drops: PublishedDrops::register(registry, "outbound", &lane),
             inbound_drops: PublishedDrops::register(registry, "inbound", &lane),
@@ -211,6 +215,7 @@ impl InsideMetrics {
         self.self_forwarded_packets.publish();
         self.inbox_full.publish();
         self.pool_exhausted.publish();
+        self.jobs.publish();
         self.restarts.publish();
         self.outbound_drops.publish();
         self.inbound_drops.publish();

@@ -23,7 +23,11 @@ mod families;
 mod foreign;
 mod histogram;
 mod inside;
+<<<<<<< HEAD
+mod jobs;
+=======
 pub mod openmetrics;
+>>>>>>> main
 mod outside;
 mod page;
 mod process;
@@ -35,6 +39,7 @@ pub use actor::ActorMetrics;
 pub use foreign::ForeignSockets;
 pub use histogram::{ExactHistogram, LARGEST};
 pub use inside::{InsideMetrics, RejectKind};
+pub use jobs::JobTally;
 pub use outside::OutsideMetrics;
 pub use page::{Collector, Page};
 pub use process::{ProcessMetrics, SocketMetrics};

@@ -1,6 +1,7 @@
 //! Metrics of an outside worker: its UDP sockets, in both directions.
 
 use super::histogram::ExactHistogram;
+use super::jobs::JobTally;
 use super::registry::Registry;
 use super::tally::{LabelledTally, PublishedDrops, Tally};
 use crate::errnos::ErrnoCounts;
@@ -31,6 +32,8 @@ pub struct OutsideMetrics {
     pub inbox_dropped_segments: Tally,
     /// Times too few batches were free to receive into.
     pub pool_exhausted: Tally,
+    /// Shared jobs.
+    pub jobs: JobTally,
     /// Times this worker was restarted.
     pub restarts: Tally,
     /// Packets dropped on the way to the UDP socket.
@@ -64,6 +67,7 @@ impl OutsideMetrics {
             inbox_full: of_worker("laneway_inbox_full_total"),
             inbox_dropped_segments: tally("laneway_inbox_dropped_segments_total"),
             pool_exhausted: of_worker("laneway_pool_exhausted_total"),
+            jobs: JobTally::register(registry, &worker),
             restarts: of_worker("laneway_worker_restarts_total"),
             outbound_drops: PublishedDrops::register(registry, "outbound", &lane),
             inbound_drops: PublishedDrops::register(registry, "inbound", &lane),
@@ -97,6 +101,7 @@ impl OutsideMetrics {
         self.inbox_full.publish();
         self.inbox_dropped_segments.publish();
         self.pool_exhausted.publish();
+        self.jobs.publish();
         self.restarts.publish();
         self.outbound_drops.publish();
         self.inbound_drops.publish();

@@ -29,6 +29,9 @@ use crate::lane::ring::custody::{Custody, Holdings, LaneCustody};
 use crate::lane::ring::doorbell::Doorbell;
 use crate::lane::ring::metrics::{LaneRings, RingMetrics};
 use crate::lane::ring::{Pool, Ring};
+use crate::lane::share::Share;
+use crate::lane::share::helpers::{Helper, JobsOf};
+use crate::lane::share::jobs::OwnJobs;
 use crate::lane::shortcut::{SendShortcut, WriteShortcut};
 use crate::lane::sockets::LaneSockets;
 use crate::lane::wait::quiesce::Quiesce;
@@ -125,6 +128,8 @@ struct Ends {
     outbound: Arc<Ring<OutboundBatch>>,
     inbound_pool: Pool<InboundBatch>,
     outbound_pool: Pool<OutboundBatch>,
+    /// The jobs of the outside worker and of the inside worker, if workers share them.
+    jobs: Option<(OwnJobs<InboundBatch>, OwnJobs<OutboundBatch>)>,
     commands: Arc<CommandChannel>,
     inside_holdings: Arc<Holdings>,
     outside_holdings: Arc<Holdings>,
@@ -196,8 +201,9 @@ pub(crate) fn open(
         own: Arc::new(ArcSwap::from_pointee(config.addresses.iter().map(IpNet::addr).collect())),
         shutdown: Arc::clone(shutdown),
     };
+    let shares = config.share.is_on(lanes, topology.cpus.len());
     let ends = (0..lanes)
-        .map(|lane| lane_ends(config, &shared.registry, lane, lanes))
+        .map(|lane| lane_ends(config, &shared.registry, lane, lanes, shares))
         .collect::<Result<Vec<_>, _>>()?;
     let rings = ends.iter().map(Ends::rings).collect();
     let custody = Custody::new(ends.iter().map(Ends::custody).collect());
@@ -312,12 +318,18 @@ pub(crate) fn interface_setup(config: &RouterConfig) -> netlink::Setup {
     }
 }
 
-fn lane_ends(config: &RouterConfig, registry: &Registry, lane: usize, lanes: usize) -> std::io::Result<Ends> {
+fn lane_ends(
+    config: &RouterConfig,
+    registry: &Registry,
+    lane: usize,
+    lanes: usize,
+    shares: bool,
+) -> std::io::Result<Ends> {
     let depth = config.inbox_depth.unwrap_or(RING_DEPTH);
     let inside_bell = Arc::new(Doorbell::new()?);
     let outside_bell = Arc::new(Doorbell::new()?);
-    let arriving = bounds::inbound_pool(depth, lanes);
-    let leaving = bounds::outbound_pool(depth);
+    let arriving = bounds::inbound_pool(depth, lanes, shares);
+    let leaving = bounds::outbound_pool(depth, shares);
     let lost = |direction| metrics::lost_in_panics(registry, lane, direction);
     Ok(Ends {
         inbound: Arc::new(Ring::new(depth, Arc::clone(&inside_bell))),
@@ -326,6 +338,10 @@ fn lane_ends(config: &RouterConfig, registry: &Registry, lane: usize, lanes: usi
             .adopting(|batch, returns| batch.set_home(Home::new(returns, lost("inbound")))),
         outbound_pool: Pool::new(leaving, Arc::clone(&inside_bell), OutboundBatch::new)
             .adopting(|batch, returns| batch.set_home(Home::new(returns, lost("outbound")))),
+        jobs: shares.then(|| {
+            let outside = OwnJobs::new(arriving, Arc::clone(&outside_bell));
+            (outside, OwnJobs::new(leaving, Arc::clone(&inside_bell)))
+        }),
         commands: Arc::new(CommandChannel::new(Arc::clone(&outside_bell))),
         inside_bell,
         outside_bell,
@@ -348,9 +364,12 @@ fn wire(
     let ways_in: Vec<_> = queues.iter().map(|queue| queue.shortcut.clone()).collect();
     let mut lanes = Lanes::with_capacity(cpus.len());
     let quiesces = Quiesce::of_lanes(ends.len());
+    let mut helpers = helpers(&ends).into_iter();
     for (lane, ((((ends, queue), sockets), cpus), (inside_quiesce, outside_quiesce))) in
         ends.into_iter().zip(queues).zip(sockets).zip(cpus).zip(quiesces).enumerate()
     {
+        let (inside_helper, outside_helper) = (helpers.next(), helpers.next());
+        let (inbound_jobs, outbound_jobs) = ends.jobs.unzip();
         let outgoing_returns = Arc::clone(ends.outbound_pool.returns());
         let socket_drops = Arc::new(DropWatch::new(&sockets.shared)?);
         let sender = underlay::Sender::new(&sockets.shared);
@@ -361,6 +380,7 @@ fn wire(
             sealer: inside::Sealer::new(
                 ends.outbound_pool,
                 Arc::clone(&ends.outbound),
+                outbound_jobs.zip(inside_helper.clone()).map(|(jobs, helper)| Share::new(jobs, helper)),
                 SendShortcut::new(Arc::clone(&sockets), SentShortcuts::register(&shared.registry, lane)),
                 Arc::clone(&shared.actor),
                 Arc::clone(&shared.mtu),
@@ -370,6 +390,7 @@ fn wire(
             holdings: Arc::clone(&ends.inside_holdings),
             rejecter: inside::Rejecter::new(queue.rejecter, config.reject, Arc::clone(&shared.own)),
             peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
+            helper: inside_helper,
             sleeper: sleeper(&ends.inside_bell),
             quiesce: inside_quiesce,
             drain_cap: config.drain_cap,
@@ -386,6 +407,7 @@ fn wire(
             opener: outside::Opener::new(
                 lane,
                 ends.inbound_pool,
+                inbound_jobs.zip(outside_helper.clone()).map(|(jobs, helper)| Share::new(jobs, helper)),
                 rings.clone(),
                 shortcuts_to(&ways_in, &shared.registry),
                 Arc::clone(&shared.sessions),
@@ -397,6 +419,7 @@ fn wire(
             sends_control: false,
             commands: ends.commands,
             peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
+            helper: outside_helper,
             sleeper: sleeper(&ends.outside_bell),
             quiesce: outside_quiesce,
             spin: config.spin,
@@ -405,6 +428,18 @@ fn wire(
         lanes.push((inside, outside, cpus));
     }
     Ok(lanes)
+}
+
+/// Returns the helpers of all workers that share jobs: of each lane, the inside worker and the outside worker.
+fn helpers(lanes: &[Ends]) -> Vec<Helper> {
+    let workers = lanes.iter().filter_map(|ends| {
+        let (outside, inside) = ends.jobs.as_ref()?;
+        Some([
+            (Arc::clone(&ends.inside_bell), JobsOf::Inside(Arc::clone(inside.shared()))),
+            (Arc::clone(&ends.outside_bell), JobsOf::Outside(Arc::clone(outside.shared()))),
+        ])
+    });
+    Helper::of_workers(workers.flatten())
 }
 
 /// Returns an outside worker's shortcuts, which write to each TUN queue without a hop through its inside

@@ -9,14 +9,14 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrayvec::ArrayVec;
 use crossbeam::utils::CachePadded;
 use zeroize::Zeroizing;
 
 use super::activity::Activity;
-use super::aead::{Backend, MAX_RUN, TransportKey};
+use super::aead::{Backend, MAX_RUN, TransportKey, Verdicts};
 use super::messages::{DATA_HEADER, DATA_OVERHEAD, data_counter, write_data_header};
 use super::replay::ReplayWindow;
 use super::suite::Suite;
@@ -306,25 +306,61 @@ impl Session {
     /// Panics if there are more than [`MAX_RUN`] datagrams.
     #[inline]
     pub fn open_run(&self, run: &mut [u8], stride: usize, opened: &mut OpenedRun, drops: &mut DropTally) {
-        assert!(run.len().div_ceil(stride) <= MAX_RUN, "a run has at most MAX_RUN datagrams");
         opened.clear();
-        let authentic = self.receive_key.open_run(run, stride);
-        // A poisoned window is still sound: every step of `accept` only forgets counters that are too
-        // old or marks one that was authenticated.
-        let mut window = self.replay.lock().unwrap_or_else(PoisonError::into_inner);
+        let authentic = self.authenticate(run, stride);
+        let mut counters = self.counters();
         for (i, datagram) in run.chunks(stride).enumerate() {
             if datagram.len() < DATA_OVERHEAD {
                 drops.add(DropReason::NotWireGuard, 1);
             } else if authentic >> i & 1 == 0 {
                 drops.add(DropReason::Authentication, 1);
-            } else if data_counter(datagram) >= self.limits.reject_after {
-                drops.add(DropReason::SessionExpired, 1);
-            } else if !window.accept(data_counter(datagram)) {
-                drops.add(DropReason::Replay, 1);
+            } else if let Some(reason) = counters.refuse(data_counter(datagram)) {
+                drops.add(reason, 1);
             } else {
                 let offset = (i * stride + DATA_HEADER) as u32;
                 opened.push(Opened { offset, len: (datagram.len() - DATA_OVERHEAD) as u32 });
             }
+        }
+    }
+
+    /// Opens a run in place and returns which of its datagrams are authentic: the first half of
+    /// [`open_run`](Self::open_run), which any worker may do. The second half is [`counters`](Self::counters).
+    ///
+    /// # Panics
+    /// Panics if there are more than [`MAX_RUN`] datagrams.
+    #[inline]
+    pub fn authenticate(&self, run: &mut [u8], stride: usize) -> Verdicts {
+        assert!(run.len().div_ceil(stride) <= MAX_RUN, "a run has at most MAX_RUN datagrams");
+        self.receive_key.open_run(run, stride)
+    }
+
+    /// Locks the received counters, to check those of authentic datagrams. Hold the lock for one run.
+    #[inline]
+    pub fn counters(&self) -> Counters<'_> {
+        // A poisoned window is still sound: every step of `accept` only forgets counters that are too
+        // old or marks one that was authenticated.
+        let window = self.replay.lock().unwrap_or_else(PoisonError::into_inner);
+        Counters { window, limit: self.limits.reject_after }
+    }
+}
+
+/// The received counters of a session, locked.
+pub struct Counters<'s> {
+    window: MutexGuard<'s, ReplayWindow>,
+    limit: u64,
+}
+
+impl Counters<'_> {
+    /// Marks the `counter` of an authentic datagram as received. Returns the reason to drop the datagram
+    /// if it is a replay or beyond the session's limit.
+    #[inline]
+    pub fn refuse(&mut self, counter: u64) -> Option<DropReason> {
+        if counter >= self.limit {
+            Some(DropReason::SessionExpired)
+        } else if !self.window.accept(counter) {
+            Some(DropReason::Replay)
+        } else {
+            None
         }
     }
 }

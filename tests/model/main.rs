@@ -12,6 +12,7 @@ mod stand_ins;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use lane::doorbell::{Awaited, Doorbell};
+use lane::jobs::{Done, Job, Jobs, OwnJobs, Tag};
 use lane::pool::Pool;
 use lane::ring::Ring;
 use loom::sync::Arc;
@@ -238,6 +239,145 @@ fn a_ring_that_comes_late_wakes_once_too_often_and_never_too_seldom() {
         assert_eq!(receive(&ring, &bell), 7);
         producer.join().unwrap();
     });
+}
+
+/// A job that notes whether it was done or failed.
+struct Work {
+    number: u32,
+    runs: u32,
+    fails: u32,
+    tag: Tag,
+}
+
+impl Job for Work {
+    fn run(&mut self) {
+        self.runs += 1;
+    }
+
+    fn fail(&mut self) {
+        self.fails += 1;
+    }
+
+    fn tag(&mut self) -> &mut Tag {
+        &mut self.tag
+    }
+}
+
+fn jobs_of(capacity: usize) -> (OwnJobs<Work>, Arc<Jobs<Work>>, Arc<Doorbell>) {
+    let bell = Arc::new(Doorbell::new().unwrap());
+    let own = OwnJobs::new(capacity, Arc::clone(&bell));
+    let shared = Arc::clone(own.shared());
+    (own, shared, bell)
+}
+
+fn submit(own: &mut OwnJobs<Work>, number: u32) {
+    own.submit(Box::new(Work { number, runs: 0, fails: 0, tag: Tag::default() }));
+}
+
+/// Completes the next job: does what nobody has taken, and sleeps while the oldest is in other hands.
+fn complete(own: &mut OwnJobs<Work>, bell: &Doorbell) -> (Box<Work>, Done) {
+    loop {
+        if let Some(completed) = own.complete() {
+            return completed;
+        }
+        if !own.run_one() {
+            own.await_oldest();
+            sleep(bell, Awaited::DONE, || !own.is_oldest_finished() && own.shared().is_empty());
+        }
+    }
+}
+
+#[test]
+fn jobs_come_back_in_order_and_done_once_whoever_takes_them() {
+    explore(3, || {
+        let (mut own, shared, bell) = jobs_of(2);
+        let helper = spawn_producer(move || (0..2).filter(|_| shared.help()).count());
+        let mut helped = 0;
+        for number in 0..3 {
+            // The place of the first job is used again by the third.
+            if number < 2 {
+                submit(&mut own, number);
+            }
+            if number == 1 {
+                let (job, done) = complete(&mut own, &bell);
+                assert_eq!((job.number, job.runs, job.fails), (0, 1, 0));
+                helped += usize::from(done == Done::ByHelper);
+                submit(&mut own, 2);
+            }
+        }
+        for number in 1..3 {
+            let (job, done) = complete(&mut own, &bell);
+            assert_eq!((job.number, job.runs, job.fails), (number, 1, 0));
+            helped += usize::from(done == Done::ByHelper);
+        }
+        assert!(own.is_empty());
+        assert_eq!(helper.join().unwrap(), helped);
+    });
+}
+
+#[test]
+fn two_helpers_never_take_the_same_job() {
+    explore(2, || {
+        let (mut own, shared, bell) = jobs_of(2);
+        submit(&mut own, 0);
+        submit(&mut own, 1);
+        let helpers = [(); 2].map(|()| {
+            let shared = Arc::clone(&shared);
+            spawn_producer(move || shared.help())
+        });
+        for number in 0..2 {
+            let (job, _) = complete(&mut own, &bell);
+            assert_eq!((job.number, job.runs), (number, 1));
+        }
+        for helper in helpers {
+            helper.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_job_given_back_undone_is_failed_and_wakes_its_owner() {
+    explore(3, || {
+        let (mut own, shared, bell) = jobs_of(2);
+        submit(&mut own, 0);
+        // As a panic would: the job in hand is dropped.
+        let helper = spawn_producer(move || shared.take().is_some());
+        let (job, _) = complete(&mut own, &bell);
+        assert_eq!(job.runs + job.fails, 1);
+        assert_eq!(helper.join().unwrap(), job.fails == 1);
+    });
+}
+
+/// Returns whether there is an order in which the owner of a job that a helper does would sleep forever. `looks`:
+/// whether it checks the job once more between arming the bell and sleeping.
+fn owner_can_oversleep(looks: bool) -> bool {
+    let oversleeps = std::sync::Arc::new(AtomicBool::new(false));
+    let found = std::sync::Arc::clone(&oversleeps);
+    explore(3, move || {
+        let (mut own, shared, bell) = jobs_of(1);
+        submit(&mut own, 0);
+        let helper = spawn_producer(move || shared.help());
+        let sleeps = !own.is_oldest_finished() && {
+            own.await_oldest();
+            bell.arm(Awaited::DONE);
+            !looks || !own.is_oldest_finished()
+        };
+        assert!(helper.join().unwrap());
+        if sleeps && !bell.event().is_signalled() {
+            found.store(true, Relaxed);
+        }
+    });
+    oversleeps.load(Relaxed)
+}
+
+#[test]
+fn an_owner_that_sleeps_for_a_job_is_always_woken() {
+    assert!(!owner_can_oversleep(true));
+}
+
+#[test]
+fn an_owner_that_does_not_look_again_can_sleep_for_ever() {
+    assert!(owner_can_oversleep(false));
 }
 
 #[test]

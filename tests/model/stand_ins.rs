@@ -197,6 +197,24 @@ impl<T> ArrayQueue<T> {
     }
 }
 
+/// A place for one value. The lock orders what the swap of the real one orders: each operation after the
+/// one before it.
+pub struct Place<T>(Mutex<Option<T>>);
+
+impl<T> Place<T> {
+    pub fn new(value: Option<T>) -> Self {
+        Self(Mutex::new(value))
+    }
+
+    pub fn store(&self, value: Option<T>) {
+        *self.0.lock().unwrap() = value;
+    }
+
+    pub fn take(&self) -> Option<T> {
+        self.0.lock().unwrap().take()
+    }
+}
+
 /// Advances an end of the ring by one, unless another thread did.
 fn claim(end: &AtomicUsize, at: usize) -> bool {
     end.compare_exchange(at, at + 1, Ordering::SeqCst, Ordering::Relaxed).is_ok()

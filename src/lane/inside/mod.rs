@@ -5,6 +5,7 @@
 //! sleeps. The ring comes first because nothing else empties it, while the kernel's queue pushes back on
 //! its senders.
 
+mod handover;
 mod reject;
 mod seal;
 mod write;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use nix::poll::PollFlags;
 
+use handover::Handover;
 pub use reject::{OwnAddresses, REJECT_BURST, REJECTS_PER_SECOND, RejectPolicy, Rejecter};
 pub use seal::{Sealer, Unstaged};
 pub use write::PacketWriter;
@@ -26,6 +28,7 @@ use super::ring::Pool;
 use super::ring::batch::OutboundBatch;
 use super::ring::custody::Holdings;
 use super::ring::doorbell::Awaited;
+use super::share::helpers::Helper;
 use super::wait::quiesce::{self, Quiesce, Served};
 use super::wait::sleep::{Sleeper, Spin, Stopped};
 use crate::clock;
@@ -49,6 +52,8 @@ pub struct InsideWorker {
     pub rejecter: Rejecter,
     /// The current peers and allowed IPs.
     pub peers: arc_swap::Cache<Arc<Peers>, Arc<Snapshot>>,
+    /// Takes other workers' jobs, if sharing is on.
+    pub helper: Option<Helper>,
     /// The batches held while the worker sleeps.
     pub holdings: Arc<Holdings>,
     /// Blocks the thread while there is no work.
@@ -81,7 +86,7 @@ impl InsideWorker {
         let mut spin = Spin::new(self.spin);
         self.metrics.gso_enabled.set(f64::from(u8::from(self.writer.merges())));
         while !self.sleeper.stopped() {
-            if self.turn()? {
+            if self.turn()? || self.help() {
                 spin.worked();
             } else if !spin.goes_on() {
                 self.sleep()?;
@@ -96,6 +101,12 @@ impl InsideWorker {
         self.sleeper.stop_all();
         let Self { writer, sealer, peers, metrics, quiesce, .. } = self;
         sealer.flush(peers.load(), metrics);
+        let handover = sealer.handover();
+        quiesce.wait(|| {
+            let worked = handover.work(metrics) | writer.serve(metrics);
+            if handover.is_empty() { None } else { Some(worked) }
+        });
+        metrics.outbound_drops.add(DropReason::Shutdown, handover.discard());
         metrics.outbound_drops.add(DropReason::Shutdown, sealer.drop_staged());
         quiesce.close();
         quiesce.finish(|| if writer.serve(metrics) { Served::Some } else { Served::Nothing });
@@ -123,6 +134,11 @@ impl InsideWorker {
         Ok(worked)
     }
 
+    /// Does a job of another worker, if this one was called. Returns whether there was one.
+    fn help(&mut self) -> bool {
+        self.helper.as_ref().is_some_and(|helper| helper.help(&mut self.metrics.jobs.calls))
+    }
+
     /// Seals staged packets that now have a session, then drains the TUN queue. Returns whether there was
     /// anything to do.
     ///
@@ -144,6 +160,7 @@ impl InsideWorker {
         } = self;
         let snapshot = peers.load();
         let mut turn = Turn { now: clock::now(), snapshot, writer, rejecter, sleeper, holdings, metrics };
+        let passed = sealer.pass_on(turn.metrics);
         let released = sealer.release_staged(unstaged, &mut turn)?;
         let mut packets = 0;
         let end = loop {
@@ -171,7 +188,9 @@ impl InsideWorker {
         if packets > 0 {
             metrics.note_drain(packets, end);
         }
-        Ok(released || packets > 0)
+        // More to read comes before sealing: the batches wait for whoever has time.
+        let worked = end != DrainEnd::Cap && sealer.work(metrics);
+        Ok(passed || released || worked || packets > 0)
     }
 
     fn sleep(&mut self) -> Result<(), Stopped> {
@@ -183,12 +202,17 @@ impl InsideWorker {
         let queue = (!starved).then(|| (self.reader.as_fd(), PollFlags::POLLIN));
         let awaited = if starved { Awaited::ANY } else { Awaited::WORK };
         let awaited = if self.sealer.has_staged() { awaited.with(Awaited::ROUTES) } else { awaited };
+        let awaited = self.sealer.handover().awaited(awaited);
+        let awaited = self.helper.as_ref().map_or(awaited, |helper| helper.awaited(awaited));
         let peers = self.peers.arc_swap();
         self.holdings.rest(0, self.sealer.batches());
+        let Self { writer, sealer, helper, .. } = self;
         let slept = self.sleeper.sleep(awaited, queue, None, || {
-            self.writer.is_empty()
-                && starved == self.sealer.is_starved()
-                && (starved || !self.sealer.has_releasable(&peers.load(), clock::now()))
+            writer.is_empty()
+                && starved == sealer.is_starved()
+                && (starved || !sealer.has_releasable(&peers.load(), clock::now()))
+                && sealer.handover().must_wait()
+                && !helper.as_ref().is_some_and(Helper::is_called)
         });
         self.holdings.rise();
         slept?;
@@ -217,7 +241,11 @@ impl Turn<'_> {
 
     /// Waits for a free batch of `pool`. Serves the ring meanwhile, so that this worker and an outside
     /// worker cannot wait for each other's batches.
-    fn batch(&mut self, pool: &mut Pool<OutboundBatch>) -> Result<Box<OutboundBatch>, Stopped> {
+    fn batch(
+        &mut self,
+        pool: &mut Pool<OutboundBatch>,
+        handover: &mut Handover,
+    ) -> Result<Box<OutboundBatch>, Stopped> {
         if let Some(batch) = pool.take() {
             return Ok(batch);
         }
@@ -227,15 +255,16 @@ impl Turn<'_> {
                 return Ok(batch);
             }
             if self.sleeper.stopped() {
-                return self.last_batch(pool);
+                return self.last_batch(pool, handover);
             }
-            if !self.writer.serve(self.metrics) {
+            if !self.writer.serve(self.metrics) && !handover.work(self.metrics) {
+                let awaited = handover.awaited(Awaited::ANY);
                 // The worker holds no batch here: its pool is empty, and the full one was handed over. The loop
                 // checks for a stop itself.
-                self.holdings.rest(0, pool.kept());
-                let _ = self
-                    .sleeper
-                    .sleep(Awaited::ANY, None, None, || self.writer.is_empty() && pool.is_empty());
+                self.holdings.rest(0, pool.kept() + handover.batches());
+                let _ = self.sleeper.sleep(awaited, None, None, || {
+                    self.writer.is_empty() && pool.is_empty() && handover.must_wait()
+                });
                 self.holdings.rise();
             }
         }
@@ -244,7 +273,11 @@ impl Turn<'_> {
     /// Waits for a free batch during shutdown, for at most half of [`LIMIT`](quiesce::LIMIT). The outside
     /// worker still sends what is in its ring, which frees batches unless its socket is blocked.
     #[cold]
-    fn last_batch(&mut self, pool: &mut Pool<OutboundBatch>) -> Result<Box<OutboundBatch>, Stopped> {
+    fn last_batch(
+        &mut self,
+        pool: &mut Pool<OutboundBatch>,
+        handover: &mut Handover,
+    ) -> Result<Box<OutboundBatch>, Stopped> {
         let start = clock::now();
         loop {
             if let Some(batch) = pool.take() {
@@ -253,7 +286,7 @@ impl Turn<'_> {
             if clock::now().since(start) > quiesce::LIMIT / 2 {
                 return Err(Stopped);
             }
-            if !self.writer.serve(self.metrics) {
+            if !self.writer.serve(self.metrics) && !handover.work(self.metrics) {
                 thread::sleep(quiesce::PAUSE);
             }
         }

@@ -7,7 +7,8 @@
 //! 2. Each segment is cut directly into the slab, after space for the message header.
 //! 3. Consecutive datagrams to one destination and of one traffic class form a run, up to what one GSO
 //!    send can carry. The outer header has the ECN field of the packet ([`crate::packet::class`]).
-//! 4. When a run ends, its counters are reserved and all its datagrams are sealed in one call.
+//! 4. When a run ends, its counters are reserved and all its datagrams are sealed in one call. With
+//!    sharing on ([`crate::lane::share`]), they are sealed later, possibly by another worker.
 //! 5. A full batch, and the last one of a drain, is pushed to the outside worker's ring.
 //!
 //! Counters are reserved in queue order and there is one ring, so packets of a flow leave in the order
@@ -23,6 +24,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use arrayvec::ArrayVec;
 
 use super::Turn;
+use super::handover::Handover;
 use crate::drops::DropReason;
 use crate::faults::{self, Stage};
 use crate::lane::bounds::SLAB_BYTES;
@@ -31,6 +33,8 @@ use crate::lane::path_limit::told_mtu;
 use crate::lane::peers::{PeerRecord, Snapshot};
 use crate::lane::ring::batch::{OutboundBatch, Run};
 use crate::lane::ring::{Pool, Ring};
+use crate::lane::share::jobs::Job;
+use crate::lane::share::{SHARE_FROM, Share};
 use crate::lane::shortcut::SendShortcut;
 use crate::lane::staging::{self, Staging};
 use crate::lane::wait::sleep::Stopped;
@@ -49,7 +53,7 @@ const MAX_INNER: usize = MAX_RUN_BYTES - DATA_OVERHEAD;
 /// The sealing half of an inside worker.
 pub struct Sealer {
     pool: Pool<OutboundBatch>,
-    ring: Arc<Ring<OutboundBatch>>,
+    handover: Handover,
     shortcut: SendShortcut,
     actor: Arc<ActorChannel>,
     mtu: Arc<AtomicUsize>,
@@ -105,10 +109,11 @@ impl PartialRun {
 impl Sealer {
     /// Creates a sealer that fills batches of `pool` and pushes them to `ring`, or sends them
     /// through `shortcut`. `ring` must hold every batch of `pool`. `mtu` is the TUN's MTU in bytes, `dscp`
-    /// the DSCP of the outer headers.
+    /// the DSCP of the outer headers. With `share`, large batches may be sealed by other workers.
     pub fn new(
         pool: Pool<OutboundBatch>,
         ring: Arc<Ring<OutboundBatch>>,
+        share: Option<Share<OutboundBatch>>,
         shortcut: SendShortcut,
         actor: Arc<ActorChannel>,
         mtu: Arc<AtomicUsize>,
@@ -116,7 +121,7 @@ impl Sealer {
     ) -> Self {
         Self {
             pool,
-            ring,
+            handover: Handover::new(ring, share),
             shortcut,
             actor,
             mtu,
@@ -136,7 +141,7 @@ impl Sealer {
 
     /// Returns the number of batches held, those on the return ring excluded.
     pub(super) fn batches(&self) -> usize {
-        self.pool.kept() + usize::from(self.batch.is_some())
+        self.pool.kept() + self.handover.batches() + usize::from(self.batch.is_some())
     }
 
     /// Routes, segments and seals a superpacket, or stages it.
@@ -182,12 +187,37 @@ impl Sealer {
     /// Closes the open run, and hands over or sends the current batch.
     pub(super) fn flush(&mut self, snapshot: &Snapshot, metrics: &mut InsideMetrics) {
         self.close_run(metrics);
-        let Some(batch) = self.batch.as_mut().filter(|batch| !batch.runs.is_empty()) else { return };
-        if self.shortcut.send(batch, &self.pool, &self.ring, snapshot) {
+        if self.batch.as_ref().is_none_or(|batch| batch.runs.is_empty()) {
+            return;
+        }
+        // A batch half sealed must not stay if this panics: nobody could tell which runs are.
+        let Some(mut batch) = self.batch.take() else { return };
+        let small = batch.used() < SHARE_FROM;
+        if small {
+            batch.run();
+        }
+        let batch = self.batch.insert(batch);
+        if small && self.shortcut.send(batch, &self.pool, self.handover.ring(), snapshot) {
             batch.runs.clear();
         } else {
-            self.hand_over();
+            self.hand_over(metrics);
         }
+    }
+
+    /// Passes on what other workers have sealed, without sealing anything. Returns whether there was any.
+    pub(super) fn pass_on(&mut self, metrics: &mut InsideMetrics) -> bool {
+        self.handover.pass_on(metrics)
+    }
+
+    /// Seals the oldest batch that no other worker has taken, and passes on what is sealed. Returns whether
+    /// there was anything to do.
+    pub(super) fn work(&mut self, metrics: &mut InsideMetrics) -> bool {
+        self.handover.work(metrics)
+    }
+
+    /// The batches that have been filled and are not all sealed yet.
+    pub(super) fn handover(&mut self) -> &mut Handover {
+        &mut self.handover
     }
 
     /// Returns whether packets wait for handshakes.
@@ -367,10 +397,10 @@ impl Sealer {
     ) -> Result<(), Stopped> {
         self.close_run(turn.metrics);
         if self.batch.as_ref().is_some_and(|b| b.runs.is_full() || b.used() + stride > SLAB_BYTES) {
-            self.hand_over();
+            self.hand_over(turn.metrics);
         }
         if self.batch.is_none() {
-            self.batch = Some(turn.batch(&mut self.pool)?);
+            self.batch = Some(turn.batch(&mut self.pool, &mut self.handover)?);
         }
         let start = self.batch.as_ref().map_or(0, |batch| batch.used());
         self.open = Some(PartialRun {
@@ -384,7 +414,7 @@ impl Sealer {
         Ok(())
     }
 
-    /// Reserves counters for the open run and seals it.
+    /// Reserves counters for the open run and seals it, or leaves it to be sealed with its batch.
     fn close_run(&mut self, metrics: &mut InsideMetrics) {
         let Some(PartialRun { peer, session, way, bytes, stride, .. }) = self.open.take() else { return };
         let batch = self.batch.as_mut().expect("an open run lies in a batch");
@@ -396,7 +426,11 @@ impl Sealer {
             return;
         };
         faults::point(Stage::Seal);
-        session.seal_run(first, &mut batch.data[bytes.clone()], stride);
+        if self.handover.is_shared() {
+            batch.unsealed.push(bytes.start, bytes.len(), stride, first, session);
+        } else {
+            session.seal_run(first, &mut batch.data[bytes.clone()], stride);
+        }
         batch.runs.push(Run {
             start: bytes.start as u32,
             len: bytes.len() as u32,
@@ -408,10 +442,10 @@ impl Sealer {
         self.put_down(datagrams as usize);
     }
 
-    fn hand_over(&mut self) {
+    fn hand_over(&mut self, metrics: &mut InsideMetrics) {
         if let Some(batch) = self.batch.take() {
             faults::point(Stage::HandOver);
-            assert!(self.ring.push(batch).is_ok(), "the ring holds every batch of its pool");
+            self.handover.push(batch, metrics);
         }
     }
 

@@ -20,6 +20,7 @@ use super::channels::{CommandChannel, OutsideCommand};
 use super::peers::{Peers, Snapshot};
 use super::ring::custody::Holdings;
 use super::ring::doorbell::Awaited;
+use super::share::helpers::Helper;
 use super::sockets::LaneSockets;
 use super::wait::quiesce::{Quiesce, Served};
 use super::wait::sleep::{Sleeper, Spin, Stopped};
@@ -46,6 +47,8 @@ pub struct OutsideWorker {
     pub peers: arc_swap::Cache<Arc<Peers>, Arc<Snapshot>>,
     /// Reads the socket's drop counter. It must be told of every new socket.
     pub socket_drops: Arc<DropWatch>,
+    /// Takes other workers' jobs, if sharing is on.
+    pub helper: Option<Helper>,
     /// The batches held while the worker sleeps.
     pub holdings: Arc<Holdings>,
     /// Blocks the thread while there is no work.
@@ -75,7 +78,7 @@ impl OutsideWorker {
     fn work(&mut self) -> Result<(), WorkerError> {
         let mut spin = Spin::new(self.spin);
         while !self.sleeper.stopped() {
-            if self.turn()? {
+            if self.turn()? || self.help() {
                 spin.worked();
             } else if !spin.goes_on() {
                 self.sleep()?;
@@ -91,18 +94,21 @@ impl OutsideWorker {
         let Self { sockets, opener, sender, peers, metrics, quiesce, .. } = self;
         let sockets = sockets.load();
         quiesce.finish(|| {
-            opener.hand_on_held(clock::now(), metrics);
-            if !opener.is_held() {
+            let now = clock::now();
+            opener.hand_on_held(now, metrics);
+            let opened = opener.work(peers.load(), now, metrics);
+            let has_more = opener.is_held() || !opener.is_idle();
+            if !has_more {
                 quiesce.close();
             }
-            match sender.serve(&sockets, peers.load(), metrics) {
+            match sender.serve(&sockets, peers.load(), metrics) || opened {
                 true => Served::Some,
-                false if opener.is_held() || !sender.is_empty() => Served::Blocked,
+                false if has_more || !sender.is_empty() => Served::Blocked,
                 false => Served::Nothing,
             }
         });
         quiesce.close();
-        metrics.inbound_drops.add(DropReason::Shutdown, opener.drop_waiting());
+        metrics.inbound_drops.add(DropReason::Shutdown, opener.drop_waiting() + opener.drop_unjudged());
         metrics.outbound_drops.add(DropReason::Shutdown, sender.drop_waiting());
         metrics.publish();
     }
@@ -126,11 +132,18 @@ impl OutsideWorker {
         for socket in sockets.iter() {
             received |= self.opener.receive(socket, self.peers.load(), clock::now(), &mut self.metrics)?;
         }
-        let worked = commanded || sent || received;
+        // More to receive comes before opening: the messages wait for whoever has time.
+        let opened = !received && self.opener.work(self.peers.load(), clock::now(), &mut self.metrics);
+        let worked = commanded || sent || received || opened;
         if worked {
             self.metrics.publish();
         }
         Ok(worked)
+    }
+
+    /// Does a job of another worker, if this one was called. Returns whether there was one.
+    fn help(&mut self) -> bool {
+        self.helper.as_ref().is_some_and(|helper| helper.help(&mut self.metrics.jobs.calls))
     }
 
     /// Executes all waiting commands. Returns whether there were any.
@@ -172,12 +185,17 @@ impl OutsideWorker {
         let sockets = self.sockets.load();
         let events = sockets.events(!starved && !held, blocked);
         let awaited = if starved || held { Awaited::ANY } else { Awaited::WORK };
+        let awaited = self.opener.awaited(awaited);
+        let awaited = self.helper.as_ref().map_or(awaited, |helper| helper.awaited(awaited));
         let limit = held.then_some(open::OFFER_AGAIN);
         self.holdings.rest(self.opener.batches(), self.sender.batches());
+        let Self { sender, opener, commands, helper, .. } = self;
         let slept = self.sleeper.sleep(awaited, events, limit, || {
-            (blocked.is_some() || self.sender.is_empty())
-                && self.commands.is_empty()
-                && starved == self.opener.is_starved()
+            (blocked.is_some() || sender.is_empty())
+                && commands.is_empty()
+                && starved == opener.is_starved()
+                && opener.must_wait()
+                && !helper.as_ref().is_some_and(Helper::is_called)
         });
         self.holdings.rise();
         slept?;

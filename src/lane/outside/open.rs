@@ -3,11 +3,12 @@
 //!
 //! 1. Up to eight messages are received, each into its own batch. A message is one datagram, or several
 //!    that the kernel coalesced (UDP GRO).
-//! 2. Consecutive datagrams with the same receiver index are opened in one call, including the replay
-//!    check. By longest-prefix match, each packet's source must belong to the sender (whitepaper section
-//!    2.1). A congestion mark on the outer header moves to the packet ([`crate::packet::class`]).
-//! 3. Handshake messages go to the peer actor.
-//! 4. The batch goes to the inside worker that the first packet's flow hash selects. Packets for other
+//! 2. Consecutive datagrams with the same receiver index are opened in one call. With sharing on
+//!    ([`crate::lane::share`]), another worker may do that.
+//! 3. Opened messages are judged in order of arrival. Replayed datagrams are dropped. By longest-prefix
+//!    match, each packet's source must belong to the sender (whitepaper section 2.1). A congestion mark on the outer header moves to the packet ([`crate::packet::class`]).
+//! 4. Handshake messages go to the peer actor.
+//! 5. The batch goes to the inside worker that the first packet's flow hash selects. Packets for other
 //!    workers, and small receives, are copied into a batch that is handed over at the end of this receive.
 //!    If the inside worker sleeps, a lone packet is written directly ([`crate::lane::shortcut`]).
 //!
@@ -33,18 +34,21 @@ use crate::faults::{self, Stage};
 use crate::lane::bounds::{COPY_BELOW, batches_per_message};
 use crate::lane::channels::{ActorChannel, HandshakeDatagram};
 use crate::lane::peers::{PeerRecord, Snapshot};
-use crate::lane::ring::batch::{InboundBatch, Segment};
+use crate::lane::ring::batch::{InboundBatch, Message, Segment};
+use crate::lane::ring::doorbell::Awaited;
 use crate::lane::ring::{Pool, Ring};
+use crate::lane::share::opening::Content;
+use crate::lane::share::{SHARE_FROM, Share};
 use crate::lane::shortcut::WriteShortcut;
 use crate::metrics::OutsideMetrics;
 use crate::packet::class::{self, ECN};
-use crate::packet::{flow, ip};
-use crate::underlay::{DEPTH, Endpoint, Receiver, UdpSocket};
+use crate::packet::ip;
+use crate::underlay::{DEPTH, Endpoint, Received, Receiver, UdpSocket};
 use crate::units::Nanos;
 use crate::wireguard::aead::MAX_RUN;
-use crate::wireguard::messages::{DATA_OVERHEAD, Kind, data_receiver};
-use crate::wireguard::session::{Opened, OpenedRun};
-use crate::wireguard::table::{SessionGuard, SessionTable};
+use crate::wireguard::messages::{Kind, data_receiver};
+use crate::wireguard::session::Session;
+use crate::wireguard::table::SessionTable;
 
 /// How long a batch waits for room in a ring: several scheduler time slices, but less than the socket's
 /// buffer can absorb.
@@ -68,29 +72,27 @@ pub struct Opener {
     held_since: Nanos,
     sessions: Arc<SessionTable>,
     actor: Arc<ActorChannel>,
-    /// Datagrams received that are neither in a batch's list nor counted as dropped nor used up.
+    /// The messages in other workers' hands, if sharing is on.
+    share: Option<Share<InboundBatch>>,
+    /// Datagrams received that are neither shared nor in a batch's list nor counted as dropped nor used up.
     in_hand: u64,
 }
 
-/// The accepted packets of one run, each with the lane of its flow.
-type Accepted = ArrayVec<(usize, Range<usize>), MAX_RUN>;
-
-/// The context of one received message.
+/// The context of one receive.
 struct Context<'w> {
     now: Nanos,
-    from: Endpoint,
-    /// The ECN field of the outer IP headers.
-    ecn: u8,
     snapshot: &'w Snapshot,
     metrics: &'w mut OutsideMetrics,
 }
 
 impl Opener {
     /// Creates a receiver into the batches of `pool`. `rings` are the rings of the inside workers and
-    /// `shortcuts` lead to their TUN queues, one per lane.
+    /// `shortcuts` lead to their TUN queues, one per lane. With `share`, large messages may be opened by
+    /// other workers.
     pub fn new(
         lane: usize,
         pool: Pool<InboundBatch>,
+        share: Option<Share<InboundBatch>>,
         rings: Vec<Arc<Ring<InboundBatch>>>,
         shortcuts: Vec<WriteShortcut>,
         sessions: Arc<SessionTable>,
@@ -109,18 +111,20 @@ impl Opener {
             held_since: Nanos::NEVER,
             sessions,
             actor,
+            share,
             in_hand: 0,
         }
     }
 
     /// Returns whether there are too few free batches to receive into.
     pub fn is_starved(&self) -> bool {
-        self.pool.available() < batches_per_message(self.rings.len())
+        self.receivable() == 0
     }
 
-    /// Returns the number of batches held, those on the return ring excluded.
+    /// Returns the number of batches held or shared, those on the return ring excluded.
     pub(super) fn batches(&self) -> usize {
-        self.pool.kept() + self.pending.iter().flatten().count() + self.held.len()
+        let shared = self.share.as_ref().map_or(0, Share::len);
+        self.pool.kept() + self.pending.iter().flatten().count() + self.held.len() + shared
     }
 
     /// Returns whether batches wait for room in a ring.
@@ -144,14 +148,17 @@ impl Opener {
         if self.is_held() {
             return Ok(false);
         }
-        let messages = (self.pool.available() / batches_per_message(self.rings.len())).min(DEPTH);
+        let mut context = Context { now, snapshot, metrics };
+        let judged = self.judge_opened(&mut context);
+        let messages = self.receivable().min(DEPTH);
         let mut batches: ArrayVec<Box<InboundBatch>, DEPTH> =
             (0..messages).map_while(|_| self.pool.take()).collect();
         if batches.is_empty() {
-            return Ok(false);
+            self.hand_over_all(metrics);
+            return Ok(judged);
         }
         let received = self.receiver.receive(socket, batches.iter_mut().map(|batch| &mut batch.data[..]));
-        metrics.note_receives(self.receiver.tally());
+        context.metrics.note_receives(self.receiver.tally());
         let received = received.inspect_err(|_| batches.clear())?;
         self.in_hand = (0..received).map(|index| self.receiver.message(index).segments().max(1) as u64).sum();
         faults::point(Stage::Receive);
@@ -159,24 +166,38 @@ impl Opener {
         for batch in batches.drain(received..).rev() {
             self.pool.put_back(batch);
         }
-        for (index, batch) in batches.into_iter().enumerate() {
+        for (index, mut batch) in batches.into_iter().enumerate() {
             let message = self.receiver.message(index);
-            let mut context =
-                Context { now, from: message.from, ecn: message.class & ECN, snapshot, metrics };
-            match message.drop_reason() {
-                Some(reason) => {
-                    self.in_hand -= message.segments().max(1) as u64;
-                    context.metrics.inbound_drops.add(reason, 1);
-                    self.pool.put_back(batch);
-                }
-                None => self.open_message(batch, message.len, message.stride, &mut context),
+            if let Some(reason) = message.drop_reason() {
+                self.in_hand -= message.segments().max(1) as u64;
+                context.metrics.inbound_drops.add(reason, 1);
+                self.pool.put_back(batch);
+                continue;
             }
+            let Received { len, stride, from, class, .. } = message;
+            batch.message = Message { len, stride, from, ecn: class & ECN, begun: 0 };
+            self.accept(batch, &mut context);
         }
-        debug_assert_eq!(self.in_hand, 0, "each datagram is placed, used up or counted as dropped");
+        self.judge_opened(&mut context);
+        debug_assert_eq!(self.in_hand, 0, "each datagram is shared, placed, used up or counted as dropped");
+        self.hand_over_all(metrics);
+        Ok(judged || received > 0)
+    }
+
+    /// Returns how many messages may be received: each message may need a batch per lane when it is
+    /// judged. Shared messages are judged one after another, so they have these batches in common.
+    fn receivable(&self) -> usize {
+        let (available, per_message) = (self.pool.available(), batches_per_message(self.rings.len()));
+        match self.share {
+            None => available / per_message,
+            Some(_) => available.saturating_sub(per_message),
+        }
+    }
+
+    fn hand_over_all(&mut self, metrics: &mut OutsideMetrics) {
         for lane in 0..self.pending.len() {
             self.hand_over(lane, metrics);
         }
-        Ok(received > 0)
     }
 
     /// Discards the datagrams in hand after a panic. Returns their number. Packets that are already in batches are
@@ -202,149 +223,286 @@ impl Opener {
         lost
     }
 
-    /// Opens a message of `len` bytes in `batch`, made of datagrams of `stride` bytes, and places its
-    /// packets.
-    fn open_message(
-        &mut self,
-        batch: Box<InboundBatch>,
-        len: usize,
-        stride: usize,
-        context: &mut Context<'_>,
-    ) {
-        let mut claim = Claim { batch, lane: None, whole: len >= COPY_BELOW };
-        let mut at = 0;
-        while at < len {
-            let end = len.min(at + stride);
-            let datagram = &claim.bytes()[at..end];
+    /// Opens and judges a received message now, or submits it as a job. A small message waits behind the
+    /// jobs submitted before.
+    fn accept(&mut self, mut batch: Box<InboundBatch>, context: &mut Context<'_>) {
+        if self.share.is_some() && batch.message.len >= SHARE_FROM {
+            self.begin(&mut batch, context);
+        }
+        let Some(share) = &mut self.share else { return self.open_message(batch, context) };
+        let shared = batch.unjudged();
+        if batch.opening.datagrams() > 0 && batch.message.begun == batch.message.len {
+            self.in_hand -= shared;
+            share.offer(batch);
+        } else if share.is_empty() {
+            self.open_message(batch, context);
+        } else {
+            self.in_hand -= shared;
+            share.offer_finished(batch);
+        }
+    }
+
+    /// Judges the messages that are opened, up to the oldest one that is not. Returns whether there were
+    /// any.
+    fn judge_opened(&mut self, context: &mut Context<'_>) -> bool {
+        let mut judged = false;
+        while self.can_judge()
+            && let Some(share) = &mut self.share
+            && let Some(batch) = share.complete(&mut context.metrics.jobs)
+        {
+            self.in_hand += batch.unjudged();
+            self.open_message(batch, context);
+            judged = true;
+        }
+        judged
+    }
+
+    /// Returns whether there are enough free batches to copy the packets of a message for other lanes.
+    fn can_judge(&self) -> bool {
+        !self.is_held() && self.pool.available() >= batches_per_message(self.rings.len())
+    }
+
+    /// Opens the oldest message that no other worker has taken, and judges what is
+    /// opened. Returns whether there was anything to do.
+    pub(super) fn work(&mut self, snapshot: &Snapshot, now: Nanos, metrics: &mut OutsideMetrics) -> bool {
+        let judges = self.can_judge();
+        let Some(share) = self.share.as_mut().filter(|share| !share.is_empty()) else { return false };
+        if !(judges && share.is_oldest_finished()) {
+            return share.run_one();
+        }
+        let judged = self.judge_opened(&mut Context { now, snapshot, metrics });
+        self.hand_over_all(metrics);
+        judged
+    }
+
+    /// Returns whether every message received has been judged.
+    pub(super) fn is_idle(&self) -> bool {
+        self.share.as_ref().is_none_or(Share::is_empty)
+    }
+
+    /// Returns `awaited`, and in addition what this must be woken for. The caller sleeps only if
+    /// [`must_wait`](Self::must_wait) then still holds.
+    pub(super) fn awaited(&self, awaited: Awaited) -> Awaited {
+        match &self.share {
+            Some(share) if !share.is_empty() => {
+                share.await_oldest();
+                awaited.with(Awaited::DONE)
+            }
+            _ => awaited,
+        }
+    }
+
+    /// Returns whether [`work`](Self::work) would find nothing to do.
+    pub(super) fn must_wait(&mut self) -> bool {
+        let judges = self.can_judge();
+        self.share.as_mut().is_none_or(|share| {
+            share.is_empty() || !(share.has_waiting() || judges && share.is_oldest_finished())
+        })
+    }
+
+    /// Drops the messages that have not been judged. Returns the number of datagrams dropped.
+    pub(super) fn drop_unjudged(&mut self) -> u64 {
+        let mut lost = 0;
+        if let Some(share) = &mut self.share {
+            share.discard(|batch| lost += batch.unjudged() + batch.lost);
+        }
+        lost
+    }
+
+    /// Judges the message in `batch` and places its packets. Opens what has not been opened yet.
+    fn open_message(&mut self, batch: Box<InboundBatch>, context: &mut Context<'_>) {
+        let mut claim = Claim { whole: batch.message.len >= COPY_BELOW, batch, lane: None };
+        let lost = mem::take(&mut claim.batch.lost);
+        context.metrics.inbound_drops.add(DropReason::WorkerRestart, lost);
+        loop {
+            let batch = &mut claim.batch;
+            if !batch.opening.is_open() {
+                self.begin(batch, context);
+                batch.opening.open(&mut batch.data);
+            }
+            self.judge(&mut claim, context);
+            if claim.batch.message.begun == claim.batch.message.len {
+                break;
+            }
+        }
+        self.settle(claim, context.metrics);
+    }
+
+    /// Adds the next runs of data messages to the batch's opening, until it is full or the message ends.
+    /// Passes on the handshake messages between them.
+    fn begin(&mut self, batch: &mut InboundBatch, context: &mut Context<'_>) {
+        let Message { len, stride, from, .. } = batch.message;
+        while batch.message.begun < len {
+            let at = batch.message.begun;
+            let datagram = &batch.data[at..len.min(at + stride)];
+            let mut end = at + datagram.len();
             match Kind::of(datagram) {
                 Some(Kind::Data) => {
                     let receiver = data_receiver(datagram);
-                    let run = at..data_run_end(&claim.bytes()[..len], at, stride, receiver);
-                    at = run.end;
-                    let mut accepted = Accepted::new();
-                    self.open_run(
-                        &mut claim.batch.data[run.clone()],
-                        stride,
-                        receiver,
-                        &mut accepted,
-                        context,
-                    );
-                    for (lane, packet) in accepted {
-                        let packet = run.start + packet.start..run.start + packet.end;
-                        self.place(&mut claim, lane, packet, context.metrics);
+                    end = data_run_end(&batch.data[..len], at, stride, receiver);
+                    match self.session_for(receiver, context) {
+                        Ok(session) => {
+                            if !batch.opening.push(session, at, end - at, stride) {
+                                return;
+                            }
+                        }
+                        Err(reason) => {
+                            let datagrams = (end - at).div_ceil(stride) as u64;
+                            self.in_hand -= datagrams;
+                            context.metrics.inbound_drops.add(reason, datagrams);
+                        }
                     }
-                    continue;
                 }
-                Some(_) => self.hand_up(datagram, context),
+                Some(_) => self.hand_up(datagram, from, context),
                 None => {
                     self.in_hand -= 1;
                     context.metrics.inbound_drops.add(DropReason::NotWireGuard, 1);
                 }
             }
-            at = end;
+            batch.message.begun = end;
         }
-        self.settle(claim, context.metrics);
     }
 
-    /// Opens the datagrams of one session. Adds the accepted packets to `accepted`, as lane and range in
-    /// `run`.
-    fn open_run(
-        &mut self,
-        run: &mut [u8],
-        stride: usize,
-        receiver: u32,
-        accepted: &mut Accepted,
-        context: &mut Context<'_>,
-    ) {
-        let datagrams = run.len().div_ceil(stride) as u64;
-        let drops = &mut context.metrics.inbound_drops;
-        let Some(session) = self.sessions.get(receiver) else {
-            self.in_hand -= datagrams;
-            return drops.add(DropReason::UnknownIndex, datagrams);
-        };
-        let Some(peer) = context.snapshot.peer(session.peer()) else {
-            self.in_hand -= datagrams;
-            return drops.add(DropReason::UnknownIndex, datagrams);
-        };
-        if !session.can_receive(context.now) {
-            self.in_hand -= datagrams;
-            return drops.add(DropReason::SessionExpired, datagrams);
+    /// Returns the session with the local index `receiver`, or the reason to drop messages to it.
+    fn session_for(&self, receiver: u32, context: &Context<'_>) -> Result<Arc<Session>, DropReason> {
+        let session = self.sessions.get(receiver).ok_or(DropReason::UnknownIndex)?;
+        if context.snapshot.peer(session.peer()).is_none() {
+            return Err(DropReason::UnknownIndex);
         }
-        let mut opened = OpenedRun::new();
-        session.open_run(run, stride, &mut opened, drops.tally());
-        self.in_hand -= datagrams - opened.len() as u64;
-        if opened.is_empty() {
-            return;
+        if !session.can_receive(context.now) {
+            return Err(DropReason::SessionExpired);
+        }
+        Ok(session.to_arc())
+    }
+
+    /// Judges the opened payloads of a message, by replay window and source, and places the packets.
+    fn judge(&mut self, claim: &mut Claim, context: &mut Context<'_>) {
+        let runs = mem::take(&mut claim.batch.opening.runs);
+        let mut end = 0;
+        for run in runs {
+            let payloads = end..end + usize::from(run.payloads);
+            end = payloads.end;
+            let drops = &mut context.metrics.inbound_drops;
+            self.in_hand -= u64::from(run.too_short) + u64::from(run.forged);
+            drops.add(DropReason::NotWireGuard, run.too_short.into());
+            drops.add(DropReason::Authentication, run.forged.into());
+            let Some(peer) = context.snapshot.peer(run.session.peer()) else {
+                self.in_hand -= u64::from(run.payloads);
+                drops.add(DropReason::UnknownIndex, run.payloads.into());
+                continue;
+            };
+            if self.admit(&run.session, peer, claim, payloads.clone(), context) {
+                self.place_packets(peer, claim, payloads, context);
+            }
+        }
+        claim.batch.opening.clear();
+    }
+
+    /// Checks the counters of authentic `payloads`. Updates timers, metrics, the endpoint and the session to
+    /// send with by those that are not replayed. Returns whether there are any.
+    fn admit(
+        &mut self,
+        session: &Arc<Session>,
+        peer: &PeerRecord,
+        claim: &mut Claim,
+        payloads: Range<usize>,
+        context: &mut Context<'_>,
+    ) -> bool {
+        let InboundBatch { opening, message: Message { from, .. }, .. } = &mut *claim.batch;
+        let (mut admitted, mut bytes, mut data) = (false, 0, false);
+        let mut counters = session.counters();
+        for payload in &mut opening.payloads[payloads] {
+            if let Some(reason) = counters.refuse(payload.counter) {
+                self.in_hand -= 1;
+                context.metrics.inbound_drops.add(reason, 1);
+                payload.refused = true;
+                continue;
+            }
+            admitted = true;
+            bytes += u64::from(payload.datagram);
+            data |= payload.content != Content::Nothing;
+        }
+        drop(counters);
+        if !admitted {
+            return false;
         }
         faults::point(Stage::Open);
-        self.note_authentic(&session, peer, &opened, context);
-        // Consecutive packets usually have the same source, so one lookup covers them.
-        let mut allowed = None;
-        for packet in &opened {
-            // Unless the packet is accepted.
-            self.in_hand -= 1;
-            if packet.len == 0 {
-                continue;
-            }
-            let start = packet.offset as usize;
-            let Some(packet) = ip::trimmed(&run[start..start + packet.len as usize]) else {
-                context.metrics.inbound_drops.add(DropReason::InnerPacket, 1);
-                continue;
-            };
-            let belongs = |source| {
-                allowed == Some(source)
-                    || context.snapshot.routes.lookup(source).is_some_and(|owner| owner.id == peer.id)
-            };
-            let Some(source) = ip::source(packet).filter(|source| belongs(*source)) else {
-                context.metrics.inbound_drops.add(DropReason::SourceNotAllowed, 1);
-                continue;
-            };
-            allowed = Some(source);
-            let packet = start..start + packet.len();
-            if !class::decapsulate(&mut run[packet.clone()], context.ecn) {
-                context.metrics.inbound_drops.add(DropReason::EcnNotCapable, 1);
-                continue;
-            }
-            self.in_hand += 1;
-            accepted.push((flow::lane_of(&run[packet.clone()], self.rings.len()), packet));
-        }
-        context.metrics.segments.add(accepted.len() as u64);
-    }
-
-    /// Updates timers, counters, the endpoint and the session to send with after authenticated datagrams.
-    fn note_authentic(
-        &self,
-        session: &SessionGuard,
-        peer: &PeerRecord,
-        opened: &[Opened],
-        context: &Context<'_>,
-    ) {
-        let bytes: u64 = opened.iter().map(|packet| u64::from(packet.len) + DATA_OVERHEAD as u64).sum();
         peer.received_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if opened.iter().any(|packet| packet.len > 0) {
+        if data {
             session.activity().received_data(context.now);
         } else {
             session.activity().received_keepalive(context.now);
         }
-        if !peer.is_at(context.from) {
-            peer.roam(context.from, context.now);
+        if !peer.is_at(*from) {
+            peer.roam(*from, context.now);
             self.actor.moved(peer);
         }
         if session.awaits_confirmation() {
-            let session = session.to_arc();
-            peer.promote(&session);
-            self.actor.confirmed(session);
+            peer.promote(session);
+            self.actor.confirmed(Arc::clone(session));
         }
         if session.rekey_due_on_receive(context.now) {
             self.actor.want_handshake(peer);
         }
+        true
+    }
+
+    /// Places the packets among `payloads` whose source belongs to `peer`.
+    fn place_packets(
+        &mut self,
+        peer: &PeerRecord,
+        claim: &mut Claim,
+        payloads: Range<usize>,
+        context: &mut Context<'_>,
+    ) {
+        // Consecutive packets usually have the same source, so one lookup covers them.
+        let mut belongs = None;
+        let mut placed = 0;
+        for index in payloads {
+            let payload = claim.batch.opening.payloads[index];
+            let Content::Packet { same_source } = payload.content else {
+                if !payload.refused {
+                    self.in_hand -= 1;
+                    let invalid = payload.content == Content::Invalid;
+                    context.metrics.inbound_drops.add(DropReason::InnerPacket, invalid.into());
+                }
+                continue;
+            };
+            if !same_source {
+                belongs = None;
+            }
+            if payload.refused {
+                continue;
+            }
+            let start = payload.start as usize;
+            let range = start..start + usize::from(payload.len);
+            let packet = &mut claim.batch.data[range.clone()];
+            let belongs = *belongs.get_or_insert_with(|| {
+                let owner = ip::source(packet).and_then(|source| context.snapshot.routes.lookup(source));
+                owner.is_some_and(|owner| owner.id == peer.id)
+            });
+            if !belongs {
+                self.in_hand -= 1;
+                context.metrics.inbound_drops.add(DropReason::SourceNotAllowed, 1);
+                continue;
+            }
+            if !class::decapsulate(packet, claim.batch.message.ecn) {
+                self.in_hand -= 1;
+                context.metrics.inbound_drops.add(DropReason::EcnNotCapable, 1);
+                continue;
+            }
+            placed += 1;
+            let lane = payload.flow as usize % self.rings.len();
+            self.place(claim, lane, range, context.metrics);
+        }
+        context.metrics.segments.add(placed);
     }
 
     /// Sends a handshake message to the peer actor.
-    fn hand_up(&mut self, datagram: &[u8], context: &mut Context<'_>) {
+    fn hand_up(&mut self, datagram: &[u8], from: Endpoint, context: &mut Context<'_>) {
         faults::point(Stage::Handshake);
         let message = datagram.try_into().expect("Kind::of checks the length");
-        let handed = HandshakeDatagram { message, from: context.from, at: context.now, lane: self.lane };
+        let handed = HandshakeDatagram { message, from, at: context.now, lane: self.lane };
         self.in_hand -= 1;
         if !self.actor.handshake(handed) {
             context.metrics.inbound_drops.add(DropReason::PeerInboxFull, 1);

@@ -6,6 +6,7 @@
 //! explicitly, which is cheaper.
 
 use std::mem;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Weak};
 
 use arrayvec::ArrayVec;
@@ -13,6 +14,9 @@ use metrics::Counter;
 
 use super::Ring;
 use crate::lane::bounds::{BATCH_RUNS, BATCH_SEGMENTS, SLAB_BYTES};
+use crate::lane::share::jobs::{Job, Tag};
+use crate::lane::share::opening::Opening;
+use crate::lane::share::sealing::Unsealed;
 use crate::underlay::Endpoint;
 use crate::units::PeerId;
 
@@ -50,6 +54,11 @@ pub struct OutboundBatch {
     pub data: Box<[u8]>,
     /// The runs, in sending order.
     pub runs: ArrayVec<Run, BATCH_RUNS>,
+    /// The runs that are not sealed yet. None once the batch is in a ring.
+    pub unsealed: Unsealed,
+    /// Number of datagrams lost because sealing them panicked. Their runs are gone.
+    pub lost: u64,
+    tag: Tag,
     home: Option<Home<OutboundBatch>>,
 }
 
@@ -81,7 +90,18 @@ impl Run {
 impl OutboundBatch {
     /// Creates an empty batch.
     pub fn new() -> Self {
-        Self { data: slab(), runs: ArrayVec::new(), home: None }
+        Self::with(slab(), None)
+    }
+
+    fn with(data: Box<[u8]>, home: Option<Home<Self>>) -> Self {
+        Self {
+            data,
+            runs: ArrayVec::new(),
+            unsealed: Unsealed::default(),
+            lost: 0,
+            tag: Tag::default(),
+            home,
+        }
     }
 
     /// Sets the pool that the batch goes back to when it is dropped.
@@ -100,11 +120,29 @@ impl OutboundBatch {
     }
 }
 
+impl Job for OutboundBatch {
+    /// Seals the runs that are not sealed yet.
+    fn run(&mut self) {
+        self.unsealed.seal(&mut self.data);
+    }
+
+    /// Drops all runs: which of them have been sealed is unknown.
+    fn fail(&mut self) {
+        self.lost += self.datagrams();
+        self.runs.clear();
+        self.unsealed.clear();
+    }
+
+    fn tag(&mut self) -> &mut Tag {
+        &mut self.tag
+    }
+}
+
 impl Drop for OutboundBatch {
     fn drop(&mut self) {
         let Some((home, returns)) = self.home.take().and_then(Home::open) else { return };
         home.lost.increment(self.datagrams());
-        let renewed = Self { data: mem::take(&mut self.data), runs: ArrayVec::new(), home: Some(home) };
+        let renewed = Self::with(mem::take(&mut self.data), Some(home));
         if let Err(mut surplus) = returns.push(Box::new(renewed)) {
             // Not reached: the ring holds every batch of the pool.
             surplus.home = None;
@@ -125,9 +163,32 @@ pub struct InboundBatch {
     pub data: Box<[u8]>,
     /// The packets, in order of arrival.
     pub segments: ArrayVec<Segment, BATCH_SEGMENTS>,
+    /// The received message, while the outside worker has the batch.
+    pub message: Message,
+    /// The part of the message that is being opened, or has been opened and not yet judged.
+    pub opening: Opening,
+    /// Number of datagrams lost because opening them panicked.
+    pub lost: u64,
+    tag: Tag,
     /// The lane whose outside worker owns the batch.
     pub returns: usize,
     home: Option<Home<InboundBatch>>,
+}
+
+/// One received message: one datagram, or several of `stride` bytes from one sender, the last possibly
+/// shorter.
+#[derive(Clone, Copy, Debug)]
+pub struct Message {
+    /// Length in bytes.
+    pub len: usize,
+    /// Length of each datagram except the last, in bytes.
+    pub stride: usize,
+    /// The sender.
+    pub from: Endpoint,
+    /// The ECN field of the outer IP headers.
+    pub ecn: u8,
+    /// Number of bytes at the front that are in the batch's opening, or behind it.
+    pub begun: usize,
 }
 
 /// One inner IP packet, without WireGuard's padding.
@@ -142,12 +203,32 @@ pub struct Segment {
 impl InboundBatch {
     /// Creates an empty batch owned by lane `returns`.
     pub fn new(returns: usize) -> Self {
-        Self { data: slab(), segments: ArrayVec::new(), returns, home: None }
+        Self::with(slab(), returns, None)
+    }
+
+    fn with(data: Box<[u8]>, returns: usize, home: Option<Home<Self>>) -> Self {
+        let nobody = Endpoint::new(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0));
+        Self {
+            data,
+            segments: ArrayVec::new(),
+            message: Message { len: 0, stride: 1, from: nobody, ecn: 0, begun: 0 },
+            opening: Opening::default(),
+            lost: 0,
+            tag: Tag::default(),
+            returns,
+            home,
+        }
     }
 
     /// Sets the pool that the batch goes back to when it is dropped.
     pub fn set_home(&mut self, home: Home<Self>) {
         self.home = Some(home);
+    }
+
+    /// Returns the number of datagrams of the message that have not been judged.
+    pub fn unjudged(&self) -> u64 {
+        let Message { len, stride, begun, .. } = self.message;
+        (self.opening.datagrams() + (len - begun).div_ceil(stride)) as u64
     }
 
     /// Removes the packets from the list and iterates over them, in order.
@@ -175,12 +256,28 @@ impl InboundBatch {
     }
 }
 
+impl Job for InboundBatch {
+    /// Opens the datagrams of the opening.
+    fn run(&mut self) {
+        self.opening.open(&mut self.data);
+    }
+
+    /// Drops the datagrams of the opening: which of them are authentic is unknown.
+    fn fail(&mut self) {
+        self.lost += self.opening.datagrams() as u64;
+        self.opening.clear();
+    }
+
+    fn tag(&mut self) -> &mut Tag {
+        &mut self.tag
+    }
+}
+
 impl Drop for InboundBatch {
     fn drop(&mut self) {
         let Some((home, returns)) = self.home.take().and_then(Home::open) else { return };
         home.lost.increment(self.segments.len() as u64);
-        let data = mem::take(&mut self.data);
-        let renewed = Self { data, segments: ArrayVec::new(), returns: self.returns, home: Some(home) };
+        let renewed = Self::with(mem::take(&mut self.data), self.returns, Some(home));
         if let Err(mut surplus) = returns.push(Box::new(renewed)) {
             // Not reached: the ring holds every batch of the pool.
             surplus.home = None;

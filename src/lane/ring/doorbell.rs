@@ -25,6 +25,10 @@ impl Awaited {
     /// A change of peers or allowed IPs, by which staged packets have to be routed again. Only a worker
     /// that has some waits for it.
     pub const ROUTES: Awaited = Awaited(4);
+    /// A call to help another worker with its jobs.
+    pub const CALL: Awaited = Awaited(8);
+    /// The completion of a job that another worker has in hand.
+    pub const DONE: Awaited = Awaited(16);
 
     /// Returns the union of both.
     #[must_use]

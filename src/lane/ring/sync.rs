@@ -1,6 +1,6 @@
 //! The synchronization primitives of doorbells and rings, in one module so that they can be replaced.
 //!
-//! The model checker (`tests/model`) compiles `doorbell.rs` and `ring.rs` a second time with its own
+//! The model checker (`tests/model`) compiles `doorbell.rs`, `ring.rs` and `share/jobs.rs` a second time with its own
 //! version of this module. Its atomics, fence, queue and event let it explore every order in which
 //! threads can observe each other's writes, so it checks the same code that runs in production.
 
@@ -8,10 +8,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 pub use std::sync::Arc;
-pub use std::sync::atomic::{AtomicU8, Ordering, fence};
+pub use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 
+use crossbeam::atomic::AtomicCell;
 pub use crossbeam::queue::ArrayQueue;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+
+/// A place for one boxed value. For a box this is a single atomic word, so no operation takes a lock.
+pub type Place<T> = AtomicCell<Option<T>>;
 
 /// An eventfd that a sleeping thread polls.
 #[derive(Debug)]

@@ -61,6 +61,20 @@ impl Quiesce {
         self.own.0[self.lane].store(true, Ordering::Release);
     }
 
+    /// Calls `step` until it returns `None`, which means that nothing is left, or half of [`LIMIT`] has
+    /// passed. Otherwise it returns whether it did anything; if not, this pauses before the next call.
+    pub fn wait(&self, mut step: impl FnMut() -> Option<bool>) {
+        let start = clock::now();
+        while let Some(worked) = step() {
+            if clock::now().since(start) > LIMIT / 2 {
+                return;
+            }
+            if !worked {
+                thread::sleep(PAUSE);
+            }
+        }
+    }
+
     /// Calls `serve` until the ring is empty and all its sources have closed, or [`LIMIT`] has passed.
     pub fn finish(&self, mut serve: impl FnMut() -> Served) {
         let start = clock::now();

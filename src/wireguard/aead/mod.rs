@@ -21,7 +21,7 @@ mod tests;
 pub const MAX_RUN: usize = 128;
 
 /// Which datagrams of a run are authentic, one bit each: bit i stands for datagram i.
-pub(super) type Verdicts = u128;
+pub type Verdicts = u128;
 
 const _: () = assert!(MAX_RUN == Verdicts::BITS as usize, "one verdict per datagram");
 
