@@ -26,7 +26,7 @@ use tokio::task;
 
 use super::http::{self, Shown};
 use super::listen::Bound;
-use super::paths::Paths;
+use super::paths::{OnPathMtu, Paths};
 use super::port_watch::PortWatch;
 use super::readiness::Readiness;
 use super::stopping;
@@ -104,6 +104,8 @@ pub struct Link {
     pub on_mtu: OnMtu,
     /// Called with the interface's addresses, initially and after each change.
     pub on_addresses: OnAddresses,
+    /// Called with the largest MTU of the routes to the peers in bytes, after changes of the network, if it is given.
+    pub on_path_mtu: Option<OnPathMtu>,
     /// Called after addresses, routes or rules may have been removed, if it is given.
     pub on_loss: Option<OnLoss>,
 }
@@ -241,7 +243,7 @@ struct Duties {
     uapi: Option<uapi::Server>,
     stopped: AsyncFd<OwnedFd>,
     link: Option<Watched>,
-    paths: Option<(Paths, UnderlayWatch)>,
+    paths: Option<Followed>,
     port: Option<PortWatch>,
     readiness: Arc<Readiness>,
     hangups: Option<Heard>,
@@ -255,6 +257,13 @@ struct Watched {
     losses: LossWatch,
 }
 
+/// The routes to the peers, and who is told of their MTU.
+struct Followed {
+    paths: Paths,
+    watch: UnderlayWatch,
+    on_mtu: Option<OnPathMtu>,
+}
+
 /// Reload requests, registered with the runtime.
 struct Heard {
     orders: AsyncFd<OwnedFd>,
@@ -263,9 +272,12 @@ struct Heard {
 
 impl Duties {
     /// Opens all event sources, unless the router is told to stop first.
-    async fn begin(admin: Admin) -> Result<ControlFlow<End, Self>, AdminError> {
-        let paths = match (admin.paths, &admin.link) {
-            (Some(paths), Some(link)) => Some((paths, UnderlayWatch::open(&link.interface).await?)),
+    async fn begin(mut admin: Admin) -> Result<ControlFlow<End, Self>, AdminError> {
+        let paths = match (admin.paths, &mut admin.link) {
+            (Some(paths), Some(link)) => {
+                let watch = UnderlayWatch::open(&link.interface).await?;
+                Some(Followed { paths, watch, on_mtu: link.on_path_mtu.take() })
+            }
             _ => None,
         };
         let link = match admin.link {
@@ -350,9 +362,9 @@ fn returned<T>(work: Result<T, task::JoinError>) -> T {
 }
 
 /// Follows the routes to the peers. Never returns.
-async fn follow_paths(paths: Option<(Paths, UnderlayWatch)>) {
-    if let Some((paths, watch)) = paths {
-        paths.follow(watch).await;
+async fn follow_paths(paths: Option<Followed>) {
+    if let Some(Followed { paths, watch, on_mtu }) = paths {
+        paths.follow(watch, on_mtu).await;
     }
     std::future::pending::<()>().await;
 }
