@@ -46,7 +46,8 @@ fn a_cookie_that_finds_its_queue_full_is_counted() {
     let from = Endpoint::new("192.0.2.9:4000".parse().unwrap());
     let mut count = |initiations: usize| {
         for _ in 0..initiations {
-            actor.receive(&HandshakeDatagram { message: message.clone(), from, lane: FIRST_LANE });
+            let message = message.clone();
+            actor.receive(&HandshakeDatagram { message, from, at: clock::now(), lane: FIRST_LANE });
         }
         actor.metrics.publish();
         let metrics = Exposition::parse(&registry.render()).unwrap();
