@@ -288,6 +288,31 @@ fn the_end_of_a_tunnel_that_takes_everything_leaves_the_rules_of_another() {
 }
 
 #[test]
+fn without_an_mtu_in_the_file_the_interface_follows_the_route_to_the_peer() {
+    require_root!();
+    let sidecar = Sidecar::new();
+    let resize = |mtu: u32| sidecar.left(&format!("ip link set underlay mtu {mtu}"));
+    let is = |mtu: u32| {
+        let shown = sidecar.left(&format!("ip link show {}", sidecar.device));
+        shown.contains(&format!(" mtu {mtu} "))
+    };
+    resize(1450);
+    let peer = format!("{}\nAllowedIPs = {}", sidecar.endpoint(), allowed_ips(2));
+    let process = sidecar.run(&addresses(), &peer);
+    assert!(is(1370), "{}", process.said());
+    let shown = sidecar.left(&format!("{BINARY} show {}", sidecar.device));
+    assert!(shown.contains("mtu: 1370 (from: route)"), "{shown}");
+    resize(1400);
+    wait_until("the MTU to follow the underlay", || is(1320));
+    sidecar.write(&format!("{}\nMTU = 1300", addresses()), &peer);
+    process.signal(Signal::SIGHUP);
+    wait_until("the MTU in the file", || is(1300));
+    sidecar.write(&addresses(), &peer);
+    process.signal(Signal::SIGHUP);
+    wait_until("the MTU of the route again", || is(1320));
+}
+
+#[test]
 fn what_another_process_removes_is_a_failure_to_a_service_manager() {
     require_root!();
     let sidecar = Sidecar::new();

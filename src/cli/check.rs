@@ -12,6 +12,7 @@ use crate::config::env::Environment;
 use crate::config::update::PeerUpdate;
 use crate::config::{ConfigError, RouterConfig, Table};
 use crate::netlink::{self, IpVersion};
+use crate::router::mtu;
 
 /// Check a configuration and print what `run` would do with it
 #[derive(Clone, Debug, Args)]
@@ -30,7 +31,7 @@ pub struct CheckArgs {
 /// # Errors
 /// The configuration is invalid. With `--json`, the error is printed to standard output too.
 pub fn run(args: &CheckArgs) -> Result<(), Failure> {
-    let read = || -> Result<(RouterConfig, Environment), ConfigError> {
+    let read = || -> Result<RouterConfig, ConfigError> {
         let environment = Environment::of_process()?;
         let mut config = RouterConfig::for_run(args.config.as_deref(), &environment)?;
         // Without netlink the prediction is the first choice.
@@ -39,11 +40,12 @@ pub fn run(args: &CheckArgs) -> Result<(), Failure> {
         {
             config.set_table(number);
         }
-        Ok((config, environment))
+        mtu::choose(&mut config, &[]);
+        Ok(config)
     };
     let text = match read() {
-        Ok((config, environment)) => {
-            let plan = Plan { config: &config, mtu_from: mtu_from(&config, &environment) };
+        Ok(config) => {
+            let plan = Plan { config: &config };
             if args.json { format!("{:#}\n", plan.json()) } else { plan.to_string() }
         }
         Err(error) => {
@@ -62,21 +64,9 @@ fn print(text: &str) {
     let _ = io::stdout().write_all(text.as_bytes());
 }
 
-/// Returns what sets the MTU.
-fn mtu_from(config: &RouterConfig, environment: &Environment) -> &'static str {
-    if environment.mtu.is_some() {
-        "LANEWAY_MTU"
-    } else if config.file_has_mtu {
-        "the file"
-    } else {
-        "the default"
-    }
-}
-
 /// What a router with this configuration would do.
 struct Plan<'a> {
     config: &'a RouterConfig,
-    mtu_from: &'static str,
 }
 
 impl Plan<'_> {
@@ -116,7 +106,7 @@ impl Plan<'_> {
             "fwmark": config.update.fwmark.filter(|mark| *mark > 0),
             "addresses": config.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "mtu": config.mtu,
-            "mtuFrom": self.mtu_from,
+            "mtuFrom": config.mtu_from.to_string(),
             "routes": routes.collect::<Vec<_>>(),
             "rules": rules.collect::<Vec<_>>(),
             "metrics": config.metrics_addr.map(|address| address.to_string()),
@@ -140,7 +130,7 @@ impl fmt::Display for Plan<'_> {
         }
         let addresses: Vec<_> = config.addresses.iter().map(ToString::to_string).collect();
         writeln!(f, "  addresses: {}", if addresses.is_empty() { none() } else { addresses.join(", ") })?;
-        writeln!(f, "  mtu: {} ({})", config.mtu, self.mtu_from)?;
+        writeln!(f, "  mtu: {} ({})", config.mtu, config.mtu_from)?;
         for route in config.routes() {
             writeln!(f, "  route: {}, table {}", route.net, table(route.table))?;
         }

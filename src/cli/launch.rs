@@ -22,6 +22,8 @@ use crate::netlink;
 use crate::netlink::masquerade::{MasqueradeError, Masquerading};
 use crate::router::admin::{self, Admin, AdminError, End, Hangups, Http, Link, OnLoss, OnPorts, OpenUapi};
 use crate::router::kill_switch::{self, KillSwitch};
+use crate::router::mtu;
+use crate::router::paths::OnPathMtu;
 use crate::router::reload::{self, Reloader};
 use crate::router::sandbox::{capabilities, files, syscalls};
 use crate::router::start::{Router, StartError};
@@ -140,6 +142,7 @@ pub fn launch(
     }
 
     let lock = reload::choose_table(&mut config, None).map_err(StartError::Netlink)?;
+    mtu::choose(&mut config, &[]);
     let switch = Arc::new(KillSwitch::close(&config).map_err(StartError::Netlink)?);
     drop(lock);
     let opened = open(&config, tun, &shutdown, metrics.as_ref(), &signals);
@@ -162,6 +165,7 @@ pub fn launch(
         device,
         shutdown,
         Arc::clone(&switch),
+        Arc::clone(router.chosen_mtu()),
     );
     let told = Arc::clone(&manager);
     let ready = Box::new(move || {
@@ -238,7 +242,8 @@ fn attend(
     let shutdown = Arc::clone(router.shutdown());
     let up = reloader.setup().up;
     let reloader = Arc::new(Mutex::new(reloader));
-    let (restoring, admitting) = (Arc::clone(&reloader), Arc::clone(&reloader));
+    let (restoring, admitting, resizing) =
+        (Arc::clone(&reloader), Arc::clone(&reloader), Arc::clone(&reloader));
     let (of_mtu, of_addresses) = (router.interface_updates(), router.interface_updates());
     let link = Link {
         interface: router.interface().to_owned(),
@@ -246,6 +251,7 @@ fn attend(
         tun: Some(router.lifetime().clone()),
         on_mtu: Box::new(move |mtu| of_mtu.set_mtu(mtu)),
         on_addresses: Box::new(move |own| of_addresses.set_addresses(own)),
+        on_path_mtu: up.then(|| Box::new(move |path| lock(&resizing).follow_mtu(path)) as OnPathMtu),
         on_loss: up.then(|| Box::new(move || lock(&restoring).restore()) as OnLoss),
         on_ports: up.then(|| Box::new(move || lock(&admitting).admit_ports()) as OnPorts),
         tunnels: router.tunnels(),

@@ -1,5 +1,6 @@
 //! Settings with a choice of values, and what `auto` stands for.
 
+use std::fmt;
 use std::str::FromStr;
 
 use crate::lane::bounds::MAX_LANES;
@@ -89,6 +90,48 @@ impl Table {
     /// Number of the table of default routes and mark of our own datagrams, unless `FwMark` is set. The same as
     /// in `wg-quick`. Routers that find the table in use take the next number.
     pub const DEFAULT_ROUTES: u32 = 51_820;
+}
+
+/// What sets the MTU of the interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MtuFrom {
+    /// Nothing: 1420 bytes.
+    #[default]
+    Default,
+    /// The configuration file.
+    File,
+    /// `LANEWAY_MTU`.
+    Environment,
+    /// The routes to the peers' endpoints.
+    Route,
+}
+
+impl MtuFrom {
+    /// Returns whether the router chooses the MTU.
+    pub fn is_free(self) -> bool {
+        matches!(self, MtuFrom::Default | MtuFrom::Route)
+    }
+
+    /// Returns the value of the metric's label `source`.
+    pub fn label(self) -> &'static str {
+        match self {
+            MtuFrom::Default => "default",
+            MtuFrom::File => "file",
+            MtuFrom::Environment => "environment",
+            MtuFrom::Route => "route",
+        }
+    }
+}
+
+impl fmt::Display for MtuFrom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            MtuFrom::Default => "the default",
+            MtuFrom::File => "the file",
+            MtuFrom::Environment => "LANEWAY_MTU",
+            MtuFrom::Route => "the route to the peers",
+        })
+    }
 }
 
 /// Choice of ChaCha20-Poly1305 implementation.

@@ -20,7 +20,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
-pub use choices::{AeadChoice, LogFormat, Queues, Sharing, SpreadPorts, Switch, Table};
+pub use choices::{AeadChoice, LogFormat, MtuFrom, Queues, Sharing, SpreadPorts, Switch, Table};
 use env::Environment;
 pub use error::ConfigError;
 use file::FileConfig;
@@ -60,8 +60,8 @@ pub struct RouterConfig {
     pub keep: bool,
     /// MTU of the interface in bytes.
     pub mtu: u16,
-    /// Whether the file has an MTU.
-    pub file_has_mtu: bool,
+    /// What sets the MTU.
+    pub mtu_from: MtuFrom,
     /// Addresses of the interface, including host bits.
     pub addresses: Vec<IpNet>,
     /// Routing table for routes to the peers' allowed IPs.
@@ -140,7 +140,7 @@ impl RouterConfig {
             persist: false,
             keep: false,
             mtu: 1420,
-            file_has_mtu: false,
+            mtu_from: MtuFrom::Default,
             addresses: Vec::new(),
             table: Table::default(),
             mark_is_free: true,
@@ -329,7 +329,9 @@ impl RouterConfig {
     fn take_file(&mut self, file: FileConfig) {
         self.addresses = file.addresses;
         self.mtu = file.mtu.unwrap_or(self.mtu);
-        self.file_has_mtu = file.mtu.is_some();
+        if file.mtu.is_some() {
+            self.mtu_from = MtuFrom::File;
+        }
         self.table = file.table.unwrap_or(self.table);
         self.update = file.update;
         self.warnings = file.warnings;
@@ -350,7 +352,9 @@ impl RouterConfig {
         self.tunnel_merge = e.tunnel_merge.unwrap_or(self.tunnel_merge);
         self.udp_offload = e.udp_offload.unwrap_or(self.udp_offload);
         self.keep = e.keep.unwrap_or(self.keep);
-        self.mtu = e.mtu.unwrap_or(self.mtu);
+        if let Some(mtu) = e.mtu {
+            (self.mtu, self.mtu_from) = (mtu, MtuFrom::Environment);
+        }
         self.update.listen_port = e.listen_port.or(self.update.listen_port);
         self.socket_buffer = e.socket_buffer.unwrap_or(self.socket_buffer);
         self.metrics_addr = e.metrics_addr.unwrap_or(self.metrics_addr);
@@ -375,13 +379,25 @@ impl RouterConfig {
         Ok(())
     }
 
+    /// Sets the MTU for an underlay with an MTU of `path` bytes, less WireGuard's overhead over IPv6, as `wg-quick`
+    /// does (`set_mtu_up` in its `linux.bash`). IPv6 keeps its least MTU; longer datagrams are then fragmented.
+    pub fn derive_mtu(&mut self, path: u32) {
+        const OVERHEAD: u32 = 80;
+        let least = if self.ipv6().is_some() { IPV6_MIN_MTU } else { MTU_RANGE.0 };
+        let mtu = u16::try_from(path.saturating_sub(OVERHEAD)).unwrap_or(u16::MAX);
+        self.mtu = mtu.clamp(least, MTU_RANGE.1);
+        self.mtu_from = MtuFrom::Route;
+    }
+
+    /// Returns an IPv6 network that is to pass through the interface.
+    fn ipv6(&self) -> Option<IpNet> {
+        let address = self.addresses.iter().copied().find(|address| address.addr().is_ipv6());
+        address.or_else(|| self.routes().into_iter().map(|route| route.net).find(|net| net.addr().is_ipv6()))
+    }
+
     /// Refuses an MTU at which the kernel removes IPv6 from the interface, if IPv6 is to pass through it.
     fn check_mtu(&self) -> Result<(), ConfigError> {
-        let address = self.addresses.iter().find(|address| address.addr().is_ipv6());
-        let net = address
-            .copied()
-            .or_else(|| self.routes().into_iter().map(|route| route.net).find(|net| net.addr().is_ipv6()));
-        match net {
+        match self.ipv6() {
             Some(net) if self.mtu < IPV6_MIN_MTU => Err(ConfigError::MtuForIpv6 { mtu: self.mtu, net }),
             _ => Ok(()),
         }

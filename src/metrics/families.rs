@@ -64,6 +64,7 @@ pub(super) const FAMILIES: &[Family] = &[
     counter("wireguard_sent_bytes_total", "Bytes sent to the peer, including WireGuard overhead"),
     counter("wireguard_received_bytes_total", "Bytes received from the peer, including WireGuard overhead"),
     gauge("wireguard_latest_handshake_seconds", "UNIX time of the peer's latest handshake, 0 if there was none"),
+    gauge("laneway_tun_mtu_bytes", "MTU of the interface, by what sets it"),
     gauge("laneway_build_info", "Always 1, labeled with the version"),
     counter("process_cpu_seconds_total", "CPU time used by the process, in user and kernel mode"),
     gauge("process_start_time_seconds", "UNIX time at which the process started"),

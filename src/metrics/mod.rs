@@ -23,11 +23,8 @@ mod families;
 mod foreign;
 mod histogram;
 mod inside;
-<<<<<<< HEAD
 mod jobs;
-=======
 pub mod openmetrics;
->>>>>>> main
 mod outside;
 mod page;
 mod process;

@@ -39,7 +39,7 @@ pub use remains::{Remains, TunState, delete, remains, tun_state};
 pub use rules::{DefaultRule, IpVersion, MAIN_TABLE};
 pub use tables::{TableLock, free_table};
 pub use udp_sockets::{UdpSocketInfo, UdpSockets};
-pub use underlay::{SelectedRoute, UnderlayWatch};
+pub use underlay::{SelectedRoute, UnderlayWatch, path_mtu};
 pub use watch::{LinkEvent, LinkWatch};
 
 /// Length of the TUN's transmit queue in packets. The default of 500 is too short for bulk TCP at 20 ms.

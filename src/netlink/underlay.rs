@@ -3,11 +3,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::stream::BoxStream;
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use nix::errno::Errno;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
@@ -16,7 +16,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::time::{Instant, timeout_at};
 
-use super::{NetlinkError, errno, find, refused};
+use super::{NetlinkError, errno, find, refused, talk};
 
 /// How long the network must be quiet before a change is reported.
 const QUIET: Duration = Duration::from_millis(100);
@@ -58,7 +58,60 @@ pub struct SelectedRoute {
     metrics: Vec<RouteMetric>,
 }
 
+impl SelectedRoute {
+    /// Returns the MTU of the path in bytes: that of the route, otherwise that of its interface, if known.
+    pub fn mtu(&self) -> Option<u32> {
+        let of_route = self.metrics.iter().find_map(|metric| match metric {
+            RouteMetric::Mtu(mtu) => Some(*mtu),
+            _ => None,
+        });
+        of_route.or(self.mtu)
+    }
+}
+
+/// Addresses that no network has a route of its own to (RFC 5737 and RFC 3849, documentation), for the default routes.
+const ANYWHERE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+
+/// Returns the largest MTU, in bytes, of the routes to `endpoints` for datagrams with the mark `mark`, otherwise that of
+/// the default routes, in the calling thread's network namespace. Routes into `interface` do not count.
+///
+/// # Errors
+/// A netlink request failed.
+///
+/// # Panics
+/// If called inside an async runtime, since it runs its own.
+pub fn path_mtu(interface: &str, endpoints: &[SocketAddr], mark: u32) -> Result<Option<u32>, NetlinkError> {
+    talk(async |handle| {
+        let own = match find(&handle, interface).await {
+            Ok(link) => link.header.index,
+            Err(NetlinkError::Refused { errno: Errno::ENODEV, .. }) => 0,
+            Err(error) => return Err(error),
+        };
+        let mut watch =
+            UnderlayWatch { handle, messages: stream::pending().boxed(), own, mtus: HashMap::new() };
+        watch.read_mtus().await.map_err(|error| refused("list the links".to_owned(), &error))?;
+        let largest = async |addresses: &[SocketAddr]| {
+            let mut largest = None;
+            for to in addresses {
+                let route = watch.route(*to, None, 0, mark).await;
+                largest = largest.max(route.ok().and_then(|route| watch.outer_mtu(&route)));
+            }
+            largest
+        };
+        match largest(endpoints).await {
+            Some(mtu) => Ok(Some(mtu)),
+            None => Ok(largest(&ANYWHERE.map(|ip| SocketAddr::new(ip, 0))).await),
+        }
+    })
+}
+
 impl UnderlayWatch {
+    /// Returns the MTU of a route's path in bytes, unless the route leads into the router's own interface.
+    pub fn outer_mtu(&self, route: &SelectedRoute) -> Option<u32> {
+        if route.ifindex == self.own { None } else { route.mtu() }
+    }
+
     /// Starts watching the calling thread's network namespace, in which `interface` is the router's own.
     ///
     /// # Errors

@@ -29,7 +29,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::http::{self, Shown};
 use super::listen::Bound;
-use super::paths::Paths;
+use super::paths::{OnPathMtu, Paths};
 use super::port_watch::PortWatch;
 use super::readiness::Readiness;
 use super::stopping;
@@ -119,6 +119,8 @@ pub struct Link {
     pub on_mtu: OnMtu,
     /// Called with the interface's addresses, initially and after each change.
     pub on_addresses: OnAddresses,
+    /// Called with the largest MTU of the routes to the peers in bytes, after changes of the network, if it is given.
+    pub on_path_mtu: Option<OnPathMtu>,
     /// Called after addresses, routes or rules may have been removed, if it is given.
     pub on_loss: Option<OnLoss>,
     /// Called after changes of the router's ports or of the network, if it is given.
@@ -262,8 +264,8 @@ struct Duties {
     uapi: Option<uapi::Server>,
     stopped: AsyncFd<OwnedFd>,
     link: Option<Watched>,
-    paths: Option<(Paths, UnderlayWatch)>,
-    ports: Option<Followed>,
+    paths: Option<FollowedPaths>,
+    ports: Option<FollowedPorts>,
     port: Option<PortWatch>,
     readiness: Arc<Readiness>,
     hangups: Option<Heard>,
@@ -278,10 +280,17 @@ struct Watched {
 }
 
 /// What depends on the router's ports and the addresses outside.
-struct Followed {
+struct FollowedPorts {
     changed: Arc<Notify>,
     listening: watch::Receiver<Listening>,
     on_ports: OnPorts,
+}
+
+/// The routes to the peers, and who is told of their MTU.
+struct FollowedPaths {
+    paths: Paths,
+    watch: UnderlayWatch,
+    on_mtu: Option<OnPathMtu>,
 }
 
 /// Reload requests, registered with the runtime.
@@ -297,8 +306,9 @@ impl Duties {
         let (mut paths, mut ports) = (None, None);
         if let (Some(to_peers), Some(link)) = (admin.paths, &mut link) {
             let (changed, listening) = (Arc::clone(&to_peers.changed), to_peers.actor.listening());
-            ports = link.on_ports.take().map(|on_ports| Followed { changed, listening, on_ports });
-            paths = Some((to_peers, UnderlayWatch::open(&link.interface).await?));
+            ports = link.on_ports.take().map(|on_ports| FollowedPorts { changed, listening, on_ports });
+            let watch = UnderlayWatch::open(&link.interface).await?;
+            paths = Some(FollowedPaths { paths: to_peers, watch, on_mtu: link.on_path_mtu.take() });
         }
         let link = match link {
             Some(link) => Some(Watched {
@@ -383,16 +393,16 @@ fn returned<T>(work: Result<T, task::JoinError>) -> T {
 }
 
 /// Follows the routes to the peers. Never returns.
-async fn follow_paths(paths: Option<(Paths, UnderlayWatch)>) {
-    if let Some((paths, watch)) = paths {
-        paths.follow(watch).await;
+async fn follow_paths(paths: Option<FollowedPaths>) {
+    if let Some(FollowedPaths { paths, watch, on_mtu }) = paths {
+        paths.follow(watch, on_mtu).await;
     }
     pending::<()>().await;
 }
 
 /// Passes changes of the router's ports and of the network to the callback. Never returns.
-async fn follow_ports(ports: Option<Followed>) {
-    let Some(Followed { changed, mut listening, mut on_ports }) = ports else { return pending().await };
+async fn follow_ports(ports: Option<FollowedPorts>) {
+    let Some(FollowedPorts { changed, mut listening, mut on_ports }) = ports else { return pending().await };
     loop {
         tokio::select! {
             // Fails if the peer actor is gone; then the router is stopping.

@@ -7,11 +7,13 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::panic;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 use tokio::sync::Notify;
+use tokio::task;
 
 use crate::lane::peers::{PeerRecord, Peers};
 use crate::netlink::{SelectedRoute, UnderlayWatch};
@@ -30,6 +32,9 @@ pub struct Paths {
     pub changed: Arc<Notify>,
 }
 
+/// Receives the largest MTU of the routes to the peers, in bytes. Never called concurrently.
+pub type OnPathMtu = Box<dyn FnMut(u32) + Send>;
+
 /// What was last known of the path to a peer.
 #[derive(Debug)]
 struct Path {
@@ -40,13 +45,24 @@ struct Path {
 }
 
 impl Paths {
-    /// Follows changes of the network until `watch` fails. Returns then.
-    pub(super) async fn follow(self, mut watch: UnderlayWatch) {
+    /// Follows changes of the network until `watch` fails. Returns then. Calls `on_mtu` with the largest MTU of the
+    /// routes to the peers, in bytes, after each change, on a thread that may block.
+    pub(super) async fn follow(self, mut watch: UnderlayWatch, mut on_mtu: Option<OnPathMtu>) {
         let mut known = HashMap::new();
         while watch.next().await.is_some() {
             self.changed.notify_one();
             let listening = *self.actor.listening().borrow();
             let rerouted = self.compare(&watch, listening, &mut known).await;
+            let mtu = |path: &Path| watch.outer_mtu(path.route.as_ref().ok()?);
+            if let Some(mtu) = known.values().filter_map(mtu).max()
+                && let Some(mut tell) = on_mtu.take()
+            {
+                let told = task::spawn_blocking(move || {
+                    tell(mtu);
+                    tell
+                });
+                on_mtu = Some(told.await.unwrap_or_else(|failed| panic::resume_unwind(failed.into_panic())));
+            }
             if !rerouted.is_empty() {
                 tracing::debug!("the network has changed: new routes to {} peers", rerouted.len());
             }

@@ -5,6 +5,7 @@
 //! everything else from the environment) are not in the file. An invalid file changes nothing.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 
 use super::kill_switch::{KillSwitch, waits_for_names};
+use super::mtu::{self, ChosenMtu};
 use super::wiring::interface_setup;
 use crate::config::changes::Changes;
 use crate::config::env::Environment;
@@ -76,6 +78,7 @@ pub struct Reloader {
     device: ActorHandle,
     shutdown: Arc<Shutdown>,
     switch: Arc<KillSwitch>,
+    chosen: Arc<ChosenMtu>,
     /// When a removal was last reported.
     reported: Option<Instant>,
     /// What was last logged of rules for the router's ports.
@@ -114,6 +117,7 @@ impl Reloader {
         device: ActorHandle,
         shutdown: Arc<Shutdown>,
         switch: Arc<KillSwitch>,
+        chosen: Arc<ChosenMtu>,
     ) -> Self {
         Reloader {
             interface,
@@ -122,6 +126,7 @@ impl Reloader {
             device,
             shutdown,
             switch,
+            chosen,
             reported: None,
             not_admitted: None,
         }
@@ -186,6 +191,7 @@ impl Reloader {
         let mut next = self.config.read_again(&self.environment)?.ok_or(ReloadError::NoFile)?;
         // Held until the routes are in the table.
         let _lock = choose_table(&mut next, Some(&self.config))?;
+        mtu::choose(&mut next, &self.endpoints());
         let old = &self.config.warnings;
         for warning in next.warnings.iter().filter(|new| !old.iter().any(|old| new.repeats(old))) {
             tracing::warn!("{warning}");
@@ -201,6 +207,7 @@ impl Reloader {
         }
         self.change(&old, &new)?;
         self.admit_ports();
+        self.chosen.note(&self.config);
         Ok(Changes::between(&before.update, &self.config.update))
     }
 
@@ -233,6 +240,37 @@ impl Reloader {
                 self.not_admitted = Some(message);
             }
         }
+    }
+
+    /// Follows the underlay: `path` is the largest MTU of the routes to the peers, in bytes.
+    ///
+    /// # Panics
+    /// Panics inside an async runtime.
+    pub fn follow_mtu(&mut self, path: u32) {
+        if !self.config.mtu_from.is_free() {
+            return;
+        }
+        let (before, old) = (self.setup(), self.config.mtu);
+        self.config.derive_mtu(path);
+        let (interface, new) = (&self.interface, self.config.mtu);
+        if new == old {
+            return;
+        }
+        match self.change(&before, &self.setup()) {
+            Ok(()) => {
+                self.chosen.note(&self.config);
+                tracing::info!(
+                    "the MTU of {interface} is now {new}, was {old}: the route to the peers has changed"
+                );
+            }
+            Err(error) => tracing::warn!("{interface} does not follow the route to the peers: {error}"),
+        }
+    }
+
+    /// Returns the peers' current endpoints.
+    fn endpoints(&self) -> Vec<SocketAddr> {
+        let peers = self.device.status().map(|status| status.peers).unwrap_or_default();
+        peers.iter().filter_map(|peer| peer.endpoint).collect()
     }
 
     /// Adds addresses, routes and rules again that something else has removed, and warns, at most once a minute.

@@ -19,6 +19,7 @@ use std::{io, mem};
 
 use tokio::sync::watch;
 
+use super::mtu::{ChosenMtu, MtuMetrics};
 use super::paths::Paths;
 use super::readiness::Readiness;
 use super::restarts::{self, Worker};
@@ -48,6 +49,7 @@ pub struct Router {
     device: ActorHandle,
     registry: Arc<Registry>,
     mtu: Arc<AtomicUsize>,
+    chosen_mtu: Arc<ChosenMtu>,
     own: Arc<OwnAddresses>,
     peers: Arc<Peers>,
     marked: Arc<MarkedSockets>,
@@ -98,6 +100,8 @@ impl Router {
             lifetime,
             custody,
         } = wiring::open(config, tun, &shutdown)?;
+        let chosen_mtu = Arc::new(ChosenMtu::new(config, Arc::clone(&mtu)));
+        registry.collect_from(MtuMetrics(Arc::clone(&chosen_mtu)));
         actor.apply(config.update.clone()).map_err(|errno| {
             StartError::Config(format!("cannot apply the configuration of {interface}: {errno}"))
         })?;
@@ -107,6 +111,7 @@ impl Router {
             registry,
             mtu,
             own,
+            chosen_mtu,
             peers,
             marked,
             has_key,
@@ -162,6 +167,11 @@ impl Router {
     /// of the same user can bind it too.
     pub fn shared_port(&self) -> Option<watch::Receiver<Listening>> {
         (self.lanes > 1).then(|| self.device.listening())
+    }
+
+    /// Returns the MTU that the router has set.
+    pub fn chosen_mtu(&self) -> &Arc<ChosenMtu> {
+        &self.chosen_mtu
     }
 
     /// Returns what the admin thread needs to follow the routes to the peers.

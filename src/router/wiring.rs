@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use thiserror::Error;
 
-use crate::config::RouterConfig;
+use crate::config::{MtuFrom, RouterConfig};
 use crate::cpus::pinning::{self, LaneCpus, NotAllowed};
 use crate::cpus::topology::Topology;
 use crate::lane::bounds::{self, RING_DEPTH};
@@ -461,6 +461,7 @@ pub struct Summary {
     gro: bool,
     aead: Backend,
     mtu: u16,
+    mtu_from: MtuFrom,
     addresses: Vec<String>,
     port: u16,
 }
@@ -480,6 +481,7 @@ impl Summary {
             gro: socket.gro(),
             aead: config.aead,
             mtu: config.mtu,
+            mtu_from: config.mtu_from,
             addresses: config.addresses.iter().map(ToString::to_string).collect(),
             port: socket.port(),
         }
@@ -498,6 +500,7 @@ impl Summary {
             gro = self.gro,
             aead = %self.aead,
             mtu = self.mtu,
+            mtu_from = %self.mtu_from,
             addresses = self.addresses.join(","),
             port = self.port,
             "router is up"

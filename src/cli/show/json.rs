@@ -31,6 +31,8 @@ pub(super) fn device(device: &Device<'_>) -> Value {
         ("publicKey", key.map(|key| json!(key.public_key().to_string()))),
         ("listenPort", (status.listen_port > 0).then(|| json!(status.listen_port))),
         ("fwmark", (status.fwmark > 0).then(|| json!(status.fwmark))),
+        ("mtu", device.mtu().map(|(mtu, _)| json!(mtu))),
+        ("mtuFrom", device.mtu().map(|(_, source)| json!(source))),
         ("queues", Some(device.queues().iter().map(|queue| self::queue(device, queue)).collect())),
         ("peers", Some(Value::Object(peers.collect()))),
     ])

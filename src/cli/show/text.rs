@@ -59,6 +59,9 @@ impl fmt::Display for Device<'_> {
         if self.status.fwmark != 0 {
             writeln!(f, "  fwmark: {:#x}", self.status.fwmark)?;
         }
+        if let Some((mtu, source)) = self.mtu() {
+            writeln!(f, "  mtu: {mtu} (from: {source})")?;
+        }
         for queue in self.queues() {
             self.write_queue(f, &queue)?;
         }
@@ -75,6 +78,13 @@ impl fmt::Display for Device<'_> {
 impl Device<'_> {
     fn secret<'s>(&self, text: &'s str) -> &'s str {
         if self.secrets == Secrets::Shown { text } else { "(hidden)" }
+    }
+
+    /// Returns the MTU in bytes and what sets it, if the metrics tell it.
+    pub(super) fn mtu(&self) -> Option<(u64, &str)> {
+        let sample = self.metrics.select("laneway_tun_mtu_bytes", &[]).next()?;
+        // An MTU is never negative.
+        Some(((sample.value as i64).cast_unsigned(), sample.label("source")?))
     }
 
     /// Returns the queue numbers found in the metrics, in ascending order.
@@ -229,7 +239,8 @@ mod tests {
              laneway_tun_read_superpackets_total{queue=\"10\",kind=\"tso4\"} 2\n\
              laneway_tun_read_superpackets_total{queue=\"10\",kind=\"none\"} 1\n\
              laneway_tun_write_superpackets_total{queue=\"2\",kind=\"none\"} 4\n\
-             laneway_dropped_packets_total{queue=\"2\",direction=\"inbound\",reason=\"replay\"} 1\n",
+             laneway_dropped_packets_total{queue=\"2\",direction=\"inbound\",reason=\"replay\"} 1\n\
+             laneway_tun_mtu_bytes{source=\"route\"} 1370\n",
         )
         .unwrap();
         let now = Duration::from_secs(1000 + 3661);
@@ -238,7 +249,7 @@ mod tests {
         let [first, second, third] = [3, 2, 1].map(|byte| PublicKey::from_bytes([byte; 32]));
         let expected = format!(
             "interface: wg0\n  public key: {}\n  private key: (hidden)\n  listening port: 51820\n  fwmark: 0xca6c\n  \
-             queue 2: 0 segments sent from 0 reads, 6 segments received to 4 writes, 1 dropped\n  \
+             mtu: 1370 (from: route)\n  queue 2: 0 segments sent from 0 reads, 6 segments received to 4 writes, 1 dropped\n  \
              queue 10: 5 segments sent from 3 reads, 0 segments received to 0 writes, 0 dropped\n\n\
              peer: {first}\n  preshared key: (hidden)\n  endpoint: [fe80::1%lo]:51820\n  \
              allowed ips: 10.0.0.0/24, fd00::2/128\n  latest handshake: 1 hour, 1 minute, 1 second ago\n  \

@@ -109,6 +109,7 @@ fn an_interface_that_is_not_there_is_told_at_once() {
         link: Some(Link {
             interface: "lw-not-there".into(),
             on_mtu: Box::new(|_| {}),
+            on_path_mtu: None,
             on_addresses: Box::new(|_| {}),
             on_loss: None,
             on_ports: None,
