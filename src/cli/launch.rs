@@ -17,7 +17,7 @@ use crate::config::{RouterConfig, Switch};
 use crate::netlink;
 use crate::router::admin::{self, Admin, AdminError, End, Hangups, Link, OpenUapi};
 use crate::router::reload::Reloader;
-use crate::router::sandbox::{capabilities, syscalls};
+use crate::router::sandbox::{capabilities, memory, syscalls};
 use crate::router::start::{Router, StartError};
 use crate::router::stopping::{self, StopError};
 use crate::service::ServiceManager;
@@ -65,6 +65,9 @@ pub type OnReady = Box<dyn FnOnce() -> io::Result<()>>;
 /// # Errors
 /// The router did not start, failed, or did not stop in time.
 pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) -> Result<(), LaunchError> {
+    if let Err(error) = memory::seclude() {
+        tracing::warn!("cannot forbid core dumps, which would contain keys: {error}");
+    }
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }

@@ -9,8 +9,9 @@ pub mod file;
 mod spread;
 pub mod update;
 
-use std::fs;
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -372,7 +373,7 @@ impl RouterConfig {
         self.uapi_dir = e.uapi_dir.unwrap_or_else(|| self.uapi_dir.clone());
         self.seccomp = e.seccomp.unwrap_or(self.seccomp);
         if let Some(path) = &e.private_key_file {
-            self.update.private_key = Some(Some(read_key(path)?));
+            self.update.private_key = Some(Some(read_key(path, &mut self.warnings)?));
             self.private_key_file = Some(path.clone());
         }
         Ok(())
@@ -395,15 +396,34 @@ fn is_interface_name(name: &str) -> bool {
 
 fn read_file(path: &Path, named_by: Option<&'static str>) -> Result<FileConfig, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), named_by, source };
-    let text = Zeroizing::new(fs::read_to_string(path).map_err(unreadable)?);
-    FileConfig::parse(path, &text)
+    let (text, exposed) = read_secret(path).map_err(unreadable)?;
+    let mut file = FileConfig::parse(path, &text)?;
+    if exposed && file.update.has_secrets() {
+        file.warnings.push(exposure(path));
+    }
+    Ok(file)
 }
 
-fn read_key(path: &Path) -> Result<PrivateKey, ConfigError> {
+/// Reads a text file. Also returns whether users other than its owner and group have access to it.
+fn read_secret(path: &Path) -> std::io::Result<(Zeroizing<String>, bool)> {
+    let file = File::open(path)?;
+    let exposed = file.metadata()?.mode() & 0o007 != 0;
+    Ok((Zeroizing::new(std::io::read_to_string(file)?), exposed))
+}
+
+fn exposure(path: &Path) -> String {
+    let path = path.display();
+    format!("{path}: every user has access to the keys in this file; remove it with `chmod o= {path}`")
+}
+
+fn read_key(path: &Path, warnings: &mut Vec<String>) -> Result<PrivateKey, ConfigError> {
     let named_by = "LANEWAY_PRIVATE_KEY_FILE";
     let unreadable =
         |source| ConfigError::Unreadable { path: path.to_owned(), named_by: Some(named_by), source };
-    let text = Zeroizing::new(fs::read_to_string(path).map_err(unreadable)?);
+    let (text, exposed) = read_secret(path).map_err(unreadable)?;
+    if exposed {
+        warnings.push(exposure(path));
+    }
     text.trim().parse().map_err(|error: KeyError| ConfigError::KeyFile {
         path: path.to_owned(),
         named_by,

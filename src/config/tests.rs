@@ -1,5 +1,8 @@
 //! Tests of configuration from files and the environment.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
 use crate::config::*;
 
 const FILE: &str = "[Interface]\nPrivateKey = yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=\n\
@@ -115,6 +118,36 @@ fn a_key_file_without_a_key_is_named_and_not_shown() {
     };
     let message = RouterConfig::for_run(None, &environment).unwrap_err().to_string();
     assert!(message.contains("44 characters of base64") && !message.contains("hunter2"), "{message}");
+}
+
+#[test]
+fn a_file_with_keys_that_every_user_can_read_is_warned_of_once() {
+    let folder = Folder::new("exposed");
+    let key = folder.write("key", OTHER_KEY);
+    let keyless = "[Interface]\nListenPort = 1000\n";
+    let preshared = format!("{keyless}[Peer]\nPublicKey={OTHER_KEY}\nPresharedKey={OTHER_KEY}\n");
+    for (text, in_file) in [(FILE, true), (keyless, false), (&preshared, true)] {
+        let path = folder.write("wg6.conf", text);
+        for (mode, exposed) in [(0o604, true), (0o640, false), (0o400, false)] {
+            for path in [&path, &key] {
+                fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+            }
+            let environment = Environment { private_key_file: Some(key.clone()), ..Environment::default() };
+            let router = RouterConfig::for_run(Some(&path), &environment).unwrap();
+            let named = [(&path, exposed && in_file), (&key, exposed)];
+            for (path, expected) in named {
+                let start = format!("{}: every user", path.display());
+                let warnings = router.warnings.iter().filter(|warning| warning.starts_with(&start)).count();
+                assert_eq!(
+                    warnings,
+                    usize::from(expected),
+                    "{text} with mode {mode:o}: {:?}",
+                    router.warnings
+                );
+            }
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+    }
 }
 
 #[test]

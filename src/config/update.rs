@@ -27,6 +27,14 @@ pub struct DeviceUpdate {
     pub peers: Vec<PeerUpdate>,
 }
 
+impl DeviceUpdate {
+    /// Returns whether the change sets a private key or preshared keys.
+    pub(crate) fn has_secrets(&self) -> bool {
+        let preshared = self.peers.iter().filter_map(|peer| peer.preshared_key.as_ref());
+        matches!(self.private_key, Some(Some(_))) || preshared.into_iter().any(|key| !key.is_zero())
+    }
+}
+
 /// A change to one peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerUpdate {

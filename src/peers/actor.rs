@@ -281,10 +281,13 @@ impl PeerActor {
                 self.with_record(peer, |record| record.sending.store(None));
                 Some(peer)
             }
-            Output::Roamed { peer } => {
-                let cause = cause.expect("only a received datagram makes a peer roam");
+            Output::Initiated { peer } | Output::Roamed { peer } => {
+                let cause = cause.expect("only a received datagram is authenticated");
+                let moves = matches!(output, Output::Roamed { .. });
                 self.with_record(peer, |record| {
-                    record.move_to(cause.from);
+                    if moves || record.endpoint.load().is_none() {
+                        record.move_to(cause.from);
+                    }
                     record.received_bytes.fetch_add(cause.message.len() as u64, Ordering::Relaxed);
                 });
                 Some(peer)

@@ -43,7 +43,7 @@ use crate::peers::snapshot_builder::BuilderState;
 use crate::shutdown::Shutdown;
 use crate::underlay::{self, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions};
 use crate::units::Nanos;
-use crate::wireguard::keys::OsEntropy;
+use crate::wireguard::keys::{Entropy as _, OsEntropy};
 use crate::wireguard::messages::{DATA_OVERHEAD, padded_len};
 use crate::wireguard::outputs::{HandshakeDrop, Outputs};
 use crate::wireguard::protocol::{Protocol, Settings};
@@ -132,9 +132,12 @@ pub(crate) fn open(
     announce(config, &tun, &sockets, &cpus);
 
     let actor_bell = Arc::new(Doorbell::new()?);
+    let mut entropy = OsEntropy::new().map_err(std::io::Error::from)?;
+    let mut secret = [0; 8];
+    entropy.fill(&mut secret);
     let shared = Shared {
         peers: Arc::new(Peers::from_pointee(Snapshot::default())),
-        sessions: Arc::new(SessionTable::new()),
+        sessions: Arc::new(SessionTable::new(&secret)),
         actor: Arc::new(ActorChannel::new(Arc::clone(&actor_bell))),
         registry: Arc::new(Registry::new()),
         mtu: Arc::new(AtomicUsize::new(config.mtu.into())),
@@ -160,7 +163,7 @@ pub(crate) fn open(
         names: Names::default(),
         lookups: Lookups::new(Arc::clone(&actor_bell)),
         sleeper: Sleeper::new(actor_bell, Arc::clone(shutdown)),
-        entropy: OsEntropy::new().map_err(std::io::Error::from)?,
+        entropy,
         metrics: ActorMetrics::register(&shared.registry, &drops),
         schedule: Schedule::default(),
         loop_warning: Nanos::NEVER,

@@ -4,6 +4,7 @@
 use nix::unistd::Uid;
 
 use crate::config::RouterConfig;
+use crate::config::update::{PeerEndpoint, PeerUpdate};
 use crate::lane::bounds::COOKIE_QUEUE;
 use crate::metrics::exposition::Exposition;
 use crate::netns::Namespace;
@@ -14,11 +15,28 @@ use crate::wireguard::keys::{PrivateKey, PublicKey};
 use crate::wireguard::protocol::Settings;
 use crate::wireguard::table::SessionTable;
 
-/// Returns a handshake initiation to the owner of `victim` from an unknown peer.
-fn initiation_of_a_stranger(victim: PublicKey) -> ControlMessage {
+/// Returns whether the tests can run, and prints that they are skipped if not.
+fn can_run() -> bool {
+    let can = Uid::effective().is_root() && std::env::var_os("LANEWAY_SKIP_NETNS").is_none();
+    if !can {
+        eprintln!("skipped: needs root and no LANEWAY_SKIP_NETNS");
+    }
+    can
+}
+
+/// Opens a router whose workers do not run.
+fn open(config: &RouterConfig) -> Wiring {
+    let shutdown = Arc::new(Shutdown::new().unwrap());
+    let opened = Namespace::create().unwrap().run(|| wiring::open(config, None, &shutdown));
+    let mut wiring = opened.unwrap().unwrap();
+    wiring.actor.apply(config.update.clone()).unwrap();
+    wiring
+}
+
+/// Returns a handshake initiation to the owner of `victim` from the owner of `key`.
+fn initiation(key: PrivateKey, victim: PublicKey) -> ControlMessage {
     let mut entropy = OsEntropy::new().unwrap();
-    let key = PrivateKey::generate(&mut entropy);
-    let mut stranger = Protocol::new(Some(key), Arc::new(SessionTable::new()), Settings::default());
+    let mut stranger = Protocol::new(Some(key), Arc::new(SessionTable::new(&[7; 8])), Settings::default());
     let peer = stranger.add_peer(victim).unwrap();
     let mut out = Outputs::new();
     stranger.data_waits(clock::now(), unix_now(), &mut entropy, peer, &mut out);
@@ -31,20 +49,15 @@ fn initiation_of_a_stranger(victim: PublicKey) -> ControlMessage {
 
 #[test]
 fn a_cookie_that_finds_its_queue_full_is_counted() {
-    if !Uid::effective().is_root() || std::env::var_os("LANEWAY_SKIP_NETNS").is_some() {
-        eprintln!("skipped: needs root and no LANEWAY_SKIP_NETNS");
+    if !can_run() {
         return;
     }
-    let key = PrivateKey::generate(&mut OsEntropy::new().unwrap());
+    let [key, stranger] = [(); 2].map(|()| PrivateKey::generate(&mut OsEntropy::new().unwrap()));
     let mut config = RouterConfig::named("lane0");
     config.update.private_key = Some(Some(key.clone()));
-    let shutdown = Arc::new(Shutdown::new().unwrap());
-    let opened = Namespace::create().unwrap().run(|| wiring::open(&config, None, &shutdown));
-    // The lanes exist but do not run.
-    let Wiring { mut actor, registry, lanes: _lanes, .. } = opened.unwrap().unwrap();
-    actor.apply(config.update.clone()).unwrap();
+    let Wiring { mut actor, registry, lanes: _lanes, .. } = open(&config);
 
-    let message = initiation_of_a_stranger(key.public_key());
+    let message = initiation(stranger, key.public_key());
     let from = Endpoint::new("192.0.2.9:4000".parse().unwrap());
     let mut count = |family: &str, reason: &str| {
         actor.receive(&HandshakeDatagram { message: message.clone(), from, lane: FIRST_LANE });
@@ -58,5 +71,29 @@ fn a_cookie_that_finds_its_queue_full_is_counted() {
     for dropped in [1.0, 2.0, 3.0] {
         let counted = count("laneway_dropped_packets_total", "control_queue_full");
         assert!((counted - dropped).abs() < 0.5, "counted {counted} drops");
+    }
+}
+
+#[test]
+fn an_initiation_that_may_be_a_replay_does_not_move_a_known_endpoint() {
+    if !can_run() {
+        return;
+    }
+    let known: std::net::SocketAddr = "192.0.2.1:1000".parse().unwrap();
+    let elsewhere: std::net::SocketAddr = "198.51.100.9:4000".parse().unwrap();
+    for (before, after) in [(Some(known), known), (None, elsewhere)] {
+        let [key, peer] = [(); 2].map(|()| PrivateKey::generate(&mut OsEntropy::new().unwrap()));
+        let mut config = RouterConfig::named("lane0");
+        config.update.private_key = Some(Some(key.clone()));
+        let endpoint = before.map(PeerEndpoint::Address);
+        config.update.peers = vec![PeerUpdate { endpoint, ..PeerUpdate::new(peer.public_key()) }];
+        let Wiring { mut actor, lanes: _lanes, .. } = open(&config);
+
+        let message = initiation(peer, key.public_key());
+        actor.receive(&HandshakeDatagram { message, from: Endpoint::new(elsewhere), lane: FIRST_LANE });
+        let snapshot = actor.peers.load();
+        let record = snapshot.peers[0].as_ref().unwrap();
+        assert!(record.received_bytes.load(Ordering::Relaxed) > 0, "the initiation was not accepted");
+        assert_eq!(record.endpoint.load().map(|endpoint| endpoint.address), Some(after));
     }
 }

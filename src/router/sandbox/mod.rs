@@ -7,4 +7,5 @@
 //! If the system refuses a step, the router logs that and runs without it.
 
 pub mod capabilities;
+pub mod memory;
 pub mod syscalls;
