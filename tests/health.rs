@@ -125,7 +125,7 @@ fn it_is_ready_once_the_interface_is_up_and_the_awaited_peer_has_a_session() {
     not_ready("the interface is down");
     output(&lab.left.namespace, &["ip", "link", "set", &left.device, "up"], "");
     wait_until("the link", || !get(&lab.left, "/readyz").1.contains("is down"));
-    not_ready("no peer has the public key");
+    not_ready("no peer with public key");
     let endpoint = Some(Family::V4.endpoint(&lab.right));
     wg::set(&lab.left, &left.device, &keys[0], &Setting { endpoint, ..Setting::new(&keys[1], 2) });
     not_ready(&format!("no session with the peer {}", keys[1].public));
