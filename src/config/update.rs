@@ -28,6 +28,14 @@ pub struct DeviceUpdate {
 }
 
 impl DeviceUpdate {
+    /// Forgets all keys, and keeps the other settings.
+    pub(crate) fn forget_secrets(&mut self) {
+        self.private_key = None;
+        for peer in &mut self.peers {
+            peer.preshared_key = None;
+        }
+    }
+
     /// Returns whether the change sets a private key or preshared keys.
     pub(crate) fn has_secrets(&self) -> bool {
         let preshared = self.peers.iter().filter_map(|peer| peer.preshared_key.as_ref());
@@ -148,10 +156,10 @@ pub struct PeerStatus {
 
 impl PeerStatus {
     /// Creates the status of a peer with no settings and no traffic.
-    pub const fn new(public_key: PublicKey) -> Self {
+    pub fn new(public_key: PublicKey) -> Self {
         PeerStatus {
             public_key,
-            preshared_key: PresharedKey::NONE,
+            preshared_key: PresharedKey::none(),
             suite: Suite::ChaCha20Poly1305,
             endpoint: None,
             last_handshake: None,

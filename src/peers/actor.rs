@@ -29,6 +29,7 @@ use crate::lane::peers::{PeerRecord, Peers};
 use crate::lane::ring::doorbell::{Awaited, Doorbell};
 use crate::lane::wait::sleep::{Sleeper, Stopped};
 use crate::metrics::ActorMetrics;
+use crate::sys::wipe;
 use crate::underlay::Endpoint;
 use crate::units::{Nanos, PeerId};
 use crate::wireguard::keys::OsEntropy;
@@ -44,6 +45,9 @@ const HANDSHAKES_A_TURN: usize = 16;
 /// Minimum interval between log lines about routing loops. A default route into the tunnel makes one for
 /// every peer.
 const LOOP_WARNINGS: Duration = Duration::from_secs(1);
+
+/// Bytes of stack to wipe after each turn, more than a handshake uses. Frames of unoptimized code are larger.
+const STACK: usize = if cfg!(debug_assertions) { 256 } else { 32 } * 1024;
 
 /// The lane that sends messages that are not responses to a datagram of another lane.
 const FIRST_LANE: usize = 0;
@@ -91,6 +95,8 @@ impl PeerActor {
         loop {
             let worked = self.turn();
             if worked {
+                // Handshakes and requests leave keys on the stack.
+                wipe::stack::<STACK>();
                 self.metrics.publish();
                 if self.sleeper.stopped() {
                     return;
@@ -135,6 +141,8 @@ impl PeerActor {
         self.send(FIRST_LANE, message, to, Some(record));
     }
 
+    // Not inlined, so that its frame is below that of `run`, which wipes it.
+    #[inline(never)]
     fn turn(&mut self) -> bool {
         self.sleeper.beat();
         let mut worked = false;

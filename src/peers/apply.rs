@@ -26,7 +26,7 @@ use crate::metrics::Registry;
 use crate::uapi::Device;
 use crate::underlay::{BindError, Endpoint, SocketOptions};
 use crate::units::{Nanos, PeerId};
-use crate::wireguard::keys::{PresharedKey, PrivateKey, PublicKey};
+use crate::wireguard::keys::{PrivateKey, PublicKey};
 use crate::wireguard::protocol::AddPeerError;
 
 /// Capacity of the request channel. Each requester waits for its answer, so UAPI connections and reloads
@@ -131,7 +131,7 @@ pub(crate) fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(
         let mut named = HashSet::new();
         for peer in &mut update.peers {
             if named.insert(peer.public_key) {
-                peer.preshared_key.get_or_insert(PresharedKey::NONE);
+                peer.preshared_key.get_or_insert_default();
                 peer.persistent_keepalive.get_or_insert(0);
             }
         }

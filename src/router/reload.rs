@@ -90,11 +90,13 @@ impl Reloader {
     /// no rules yet. No rules are added once `shutdown` is signalled.
     pub fn new(
         interface: String,
-        config: RouterConfig,
+        mut config: RouterConfig,
         environment: Environment,
         device: ActorHandle,
         shutdown: Arc<Shutdown>,
     ) -> Self {
+        // The peer actor has the keys. They may be replaced, and then must not be here.
+        config.update.forget_secrets();
         Reloader { interface, config, environment, device, shutdown, rules: Arc::default() }
     }
 
@@ -149,7 +151,7 @@ impl Reloader {
     /// # Panics
     /// Panics inside an async runtime.
     pub fn reload(&mut self) -> Result<(), ReloadError> {
-        let next = self.config.read_again(&self.environment)?.ok_or(ReloadError::NoFile)?;
+        let mut next = self.config.read_again(&self.environment)?.ok_or(ReloadError::NoFile)?;
         for warning in &next.warnings {
             tracing::warn!("{warning}");
         }
@@ -157,6 +159,7 @@ impl Reloader {
             let file = next.file.clone().unwrap_or_default();
             ReloadError::Refused { file, errno }
         })?;
+        next.update.forget_secrets();
         let before = interface_setup(&std::mem::replace(&mut self.config, next));
         let after = self.setup();
         Ok(self.change(&before, &after)?)

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -17,10 +17,11 @@ use tokio::task;
 use zeroize::Zeroizing;
 
 use super::Device;
+use super::lines::Lines;
 use super::protocol::{self, NotARequest, Request, RequestParser};
 
 /// Maximum length of a line in bytes. The longest valid lines, endpoints and keys, are shorter than 100.
-const MAX_LINE: u64 = 256;
+const MAX_LINE: usize = 256;
 /// Maximum length of a request in bytes: enough for 20,000 peers with a dozen allowed IPs each.
 const MAX_REQUEST: usize = 16 << 20;
 /// Maximum number of connected clients. Others wait until one disconnects.
@@ -191,16 +192,13 @@ impl Drop for Server {
 /// Serves one client until it disconnects.
 async fn converse(stream: UnixStream, device: &Arc<dyn Device>) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
-    let mut reader = BufReader::new(reader);
+    let mut lines = Lines::new(reader);
     let mut parser = RequestParser::default();
-    // Lines hold keys: the buffer never reallocates, which would leave copies, and is wiped on drop.
-    let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE as usize));
     let mut request_bytes = 0;
     loop {
-        line.clear();
-        let read = (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line).await?;
-        request_bytes += read;
         // End of stream, or a line that is too long; an incomplete request is discarded.
+        let Some(line) = lines.next(MAX_LINE).await? else { return Ok(()) };
+        request_bytes += line.len();
         let Some(text) = line.strip_suffix(b"\n") else { return Ok(()) };
         if request_bytes > MAX_REQUEST {
             return Ok(());

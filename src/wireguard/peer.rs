@@ -79,7 +79,7 @@ impl Peer {
     pub(super) fn new(id: PeerId, public: PublicKey) -> Self {
         Peer {
             public,
-            psk: PresharedKey::NONE,
+            psk: PresharedKey::none(),
             last_handshake: None,
             id,
             suite: Suite::default(),

@@ -104,7 +104,7 @@ fn strangers_and_other_preshared_keys_get_nowhere() {
     assert_eq!(b.dropped, [HandshakeDrop::UnknownPeer]);
 
     let (mut a, mut b) = pair(Settings::default());
-    a.protocol.set_preshared_key(a.peer, PresharedKey::NONE);
+    a.protocol.set_preshared_key(a.peer, PresharedKey::none());
     let initiation = a.wants_to_send(at(0.0)).remove(0);
     let response = b.receive(at(0.0), &initiation).1.remove(0);
     a.receive(at(0.0), &response);
