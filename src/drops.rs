@@ -26,7 +26,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    // What a TUN read can be wrong in (offload contract, section 3).
+    // Invalid TUN reads (see `offload/superpacket.rs`).
     /// Shorter than a virtio header, or than the IP header it should start with.
     ShortRead = "short_read",
     /// Neither IPv4 nor IPv6.

@@ -1,67 +1,130 @@
 //! Laneway: a packet router for Linux that runs beside a workload. Inside, a multiqueue TUN device;
 //! outside, standard WireGuard over UDP.
 //!
-//! # Map of the house
+//! # Map
 //!
-//! A *lane* is one TUN queue, one UDP socket and two threads. This is the way of a packet, file by
-//! file:
+//! A *lane* is one TUN queue, one UDP socket and two threads, the inside worker and the outside worker. A packet
+//! passes through these files:
 //!
 //! ```text
-//! outbound   offload/reader      a superpacket is read and checked
-//!            lane/inside         its peer is looked up in routes; segments are cut into a slab
-//!            wireguard/session   and sealed there, a run at a time
-//!            lane/ring          the slab goes to the lane's outside worker
-//!            underlay/send       which sends each run with one system call
-//!            lane/inside/reject  what has no route is answered (packet/reject), and what does not
-//!                                fit the path (lane/path_limit); what was sealed here before and
-//!                                comes back is dropped (lane/routing_loop)
+//! outbound   offload/reader      reads a superpacket from the TUN queue
+//!            offload/superpacket validates it, once
+//!            lane/inside/seal    looks up the peer in routes; cuts segments into a batch and seals them
+//!            lane/ring           carries the batch to the lane's outside worker
+//!            lane/outside/send   hands the batch's runs to underlay/send, one system call each
+//!            lane/inside/reject  answers packets without a route or too long for the path (packet/reject)
 //!
-//! inbound    underlay/receive    runs of datagrams are received into slabs
-//!            wireguard/session   and opened there; replays and forgeries are dropped
-//!            lane/outside        the source must be the sender's; the flow picks the lane
-//!            lane/ring          the slab goes to that lane's inside worker
-//!            offload/coalesce    which makes superpackets of its segments again
-//!            offload/writer      and writes each with one system call
+//! inbound    underlay/receive    receives runs of datagrams
+//!            lane/outside/open   opens them (wireguard/session), checks inner sources, selects the flow's lane
+//!            lane/ring           carries the batch to that lane's inside worker
+//!            lane/inside/write   merges segments into superpackets (offload/coalesce)
+//!            offload/writer      writes each to the TUN queue, one system call each
 //! ```
 //!
-//! Beside that way stand [`router`] (the peer actor with the handshakes, the supervisor,
-//! configuration, the control socket, metrics and probes over HTTP, least privilege), [`cli`] on top of
-//! everything, and [`sys`] below everything: the only unsafe code there is, that is calls of the kernel,
-//! vector registers (`sys::avx512`, an AEAD for eight datagrams at a time; `sys::avx2`, plain code compiled for
-//! wider ones) and, with the feature `ipsec-mb`, calls of a C library (`sys::ipsec_mb`).
+//! In short: TUN → inside/seal → outside/send → wire → outside/open → inside/write → TUN. Handshakes run beside
+//! this path, in one thread: [`peers`] owns the [`wireguard`] protocol, installs sessions and publishes snapshots
+//! that the lanes read. [`router`] wires everything together, starts, watches and stops it.
 //!
-//! Dependencies point one way: `cli` → `control` → `lane` → {`offload`, `underlay`, `wireguard`,
-//! `routes`} → `packet` → nothing, with `sys` under those that talk to the kernel or want more of the
-//! processor than every processor has.
+//! Dependencies point one way: `cli` → `router` → `peers` → `uapi` → `config` → `lane` → `metrics` → `offload`,
+//! `underlay` → `packet`, `drops`. `config` also uses `netlink` and `cpus`, and `lane` uses `wireguard` and
+//! `routes`. `sys` is at the bottom and has the only unsafe code: system calls and vector instructions.
 //!
-//! # What always holds
+//! # Where to look
 //!
-//! - **Order.** Packets of one flow leave in the order they came. Counters are reserved in the order
-//!   of the queue, everything goes through one ring, and nothing overtakes what waits: a lone packet
-//!   passes a worker only if that one sleeps and has dealt with all before it ([`lane::shortcut`]).
-//! - **Bounds.** Slabs, rings and tables are made at the start, and their sizes are named constants
-//!   ([`lane::bounds`]). A full queue has one documented meaning ([`lane`]) and a counter.
-//! - **No silent loss.** Every packet that goes no further has a [`drops::DropReason`], and every
-//!   reason is a label in the metrics.
-//! - **Three kinds of failure.** Bad bytes are dropped and counted. Trouble with the system or the
-//!   configuration is a typed error that says what to do. A broken invariant is a panic; a worker that
-//!   panics is restarted on its open descriptors.
-//! - **An end.** Nobody is waited for without a bound once the router is told to stop, and the thread that takes
-//!   the signals of a process waits for nobody at all ([`router::stopping`]).
-//! - **One owner per descriptor.** While it sleeps, its lane's other worker may put in lone packets. No lock
-//!   stands on the way of a data packet, except the replay window's, which is taken once a run by the one
-//!   worker that receives a session.
+//! | Question | File |
+//! |---|---|
+//! | Is a session too old to use? Must it be renewed? | `wireguard/session.rs` (`can_send`, `rekey_due_on_send`, …), with constants from `wireguard/timers.rs` |
+//! | What starts, repeats and ends a handshake? | `wireguard/peer.rs`, asked by lanes through `lane/channels.rs` |
+//! | Which session replaces which? | `wireguard/rotation.rs` |
+//! | What happens when a ring, pool or channel is full? | the table in `lane/mod.rs`; in code, `hand_over` and `hand_on_held` in `lane/outside/open.rs`, `batch` in `lane/inside/mod.rs` |
+//! | How large are rings, pools and channels? | `lane/bounds.rs` |
+//! | Packets that wait for a session | `lane/staging.rs` |
+//! | What does `auto` stand for? | `config/choices.rs`; CPUs for pinning in `cpus/pinning.rs`; offloads are tried in `offload/open.rs` and `underlay/socket.rs` |
+//! | What changes on a reload? | `router/reload.rs` compares files and settings, `peers/apply.rs` peers, `netlink/mod.rs` addresses and routes |
+//! | Where does ECN go? | `offload/segment.rs` (CWR), `offload/coalesce/candidate.rs` (what may be merged) |
+//! | ICMP errors and TCP resets | `packet/reject/`, rate limited by `lane/inside/reject.rs` |
+//! | Path MTU | `lane/path_limit.rs`, learned in `lane/outside/send.rs` |
+//! | Sends that the kernel refuses | `underlay/send.rs` |
+//! | Panics and restarts of a worker | `router/start.rs` |
 //!
-//! # Words
+//! # Invariants
 //!
-//! *packet*: one IP packet. *superpacket*: one TUN read or write that the kernel has not yet split,
-//! or will. *segment*: one MTU-sized packet cut from it. *datagram*: one UDP payload. *batch*: what
-//! one ring slot carries. *slab*: its bytes. *run*: datagrams of one GSO send. *stride*: their
-//! size. *seal*, *open*: the AEAD. *coalesce*: segments to superpacket. *drain*: to read on without
-//! blocking after a wake. *flow*: inner 5-tuple. *peer*: a configured identity. *session*: one key
-//! pair with counter and replay window. *outbound*: TUN to UDP. *inbound*: UDP to TUN.
+//! - **Order.** Packets of one flow leave in the order they came. Counters are reserved in queue order, all packets
+//!   of a flow take one ring, and nothing overtakes a waiting batch: a lone packet is passed directly only if the
+//!   other worker sleeps and all earlier batches have been returned ([`lane::shortcut`]).
+//!   Held by `tests/order.rs`, `tests/model`.
+//! - **Isolation.** A packet is sealed only for the peer that owns its destination now, and accepted only from the
+//!   peer that owns its source. Held by `tests/isolation.rs`, `tests/abuse.rs`.
+//! - **The kernel's own bytes.** Segments and superpackets are those the kernel would make. Held by `tests/oracle`.
+//! - **Bounds.** Batches, rings and tables are created at start, with sizes from [`lane::bounds`]. A full queue has
+//!   one documented meaning ([`lane`]) and a counter. Held by assertions in `bounds.rs` and by `tests/flood.rs`.
+//! - **No allocation and no lock on the data path.** The exceptions: a peer that roams allocates its new endpoint,
+//!   and the replay window has a lock, taken once a run and practically uncontended.
+//!   Held by `tests/allocation.rs`.
+//! - **No silent loss.** Every packet that goes no further has a [`drops::DropReason`], a label of
+//!   `laneway_dropped_packets_total`. Held by `tests/drain.rs` and the unit tests of each stage.
+//! - **Three kinds of failure.** Invalid bytes are dropped and counted (`tests/fuzz.rs`). System and configuration
+//!   trouble is a typed error that says what to do. A broken invariant is a panic, and the worker is restarted on
+//!   its open descriptors (unit tests of [`router::start`]).
+//! - **A bounded stop.** Once the router stops, nothing waits without a time limit, and the thread that handles
+//!   signals waits for nobody ([`router::stopping`]). Held by `tests/stopping.rs`.
+//! - **One owner per descriptor.** Only its owner reads a TUN queue or socket, or changes it; the lane's other
+//!   worker may write single packets while the owner sleeps.
+//! - **A protocol without IO.** [`wireguard`] has no clock, socket or randomness of its own. Held by its
+//!   unit tests, which run on a simulated clock.
+//! - **Least privilege.** A running router has only the capabilities and system calls it needs.
+//!   Held by `tests/sandbox.rs`.
+//! - **Unsafe code in [`sys`] only**, with a `SAFETY` argument for each block. Held by the lint `unsafe_code`.
+//!
+//! # How to add
+//!
+//! **An environment variable.** In `config/env.rs`: the name in `NAMES`, a field of `Environment`, and an arm in
+//! `Environment::set` that parses it and says what is allowed. In `config/mod.rs`: a field of `RouterConfig`, its
+//! default in `RouterConfig::named`, and a line in `take_environment`. Extend the test `every_variable_is_read` and
+//! `fuzz/corpus/environment/all`, and document it in `docs/configuration.md`. First ask whether a default would do.
+//!
+//! **A configuration key.** In `config/file.rs`: an arm in `set_interface` or `set_peer`, and the key in the message
+//! about unknown keys. Test it in `config/file/tests.rs`; document it in `docs/configuration.md`.
+//!
+//! **A metric.** Add name, type and help to `FAMILIES` in `metrics/families.rs`; names of counters end in `_total`.
+//! Register it where it is counted (`metrics/inside.rs`, `outside.rs`, `actor.rs`): a worker adds to a field while it
+//! handles a batch and publishes it afterwards; what can be read at scrape time belongs to a
+//! [`Collector`](metrics::Collector). Registering a name that is not in `FAMILIES` panics. Document it in
+//! `docs/metrics.md`, and show it in `dashboards/laneway.json` if operators should watch it.
+//!
+//! **A drop reason.** Add one line to `reasons!` in `drops.rs`; it becomes a label of
+//! `laneway_dropped_packets_total`. Count it with `DropTally::add`, test it, and document it in `docs/metrics.md`. If
+//! anyone on the network can cause it at will, add it to both lists of reasons in `deploy/prometheus/rules.yml`.
+//!
+//! **A system call.** Wrap it in `sys`. If a running router makes it, add it to `ALLOWED` in
+//! `router/sandbox/syscalls.rs`; otherwise it fails with `ENOSYS`. `tests/sandbox.rs` runs a router under the filter.
+//!
+//! # Glossary
+//!
+//! - *packet*: one IP packet. *superpacket*: one TUN read or write, which the kernel has not split yet or will split.
+//!   *segment*: one MTU-sized packet cut from a superpacket. *datagram*: one UDP payload. *message*: a WireGuard
+//!   message, or one receive of one or several datagrams.
+//! - *run*: datagrams of one GSO send or one GRO receive, back to back. *stride*: their size in bytes; the last may
+//!   be shorter.
+//! - *slab*: a byte buffer of 64 KiB. *batch*: a slab with its list of runs or segments. *pool*: a worker's free
+//!   batches. *ring*: carries batches from one worker to another. *return ring*: carries them back to their pool.
+//! - *channel*: a bounded path for control messages, such as handshakes. Its *priority* queue holds handshake
+//!   messages that answer ours or prove a cookie; its *unverified* queue holds all others.
+//! - *outbound*: TUN to UDP. *inbound*: UDP to TUN. *inside*: the TUN. *outside*, *underlay*: the UDP network.
+//! - *lane*: one TUN queue, one UDP socket, one inside worker, one outside worker. *flow*: inner 5-tuple.
+//!   *peer*: a configured identity. *session*: one key pair with counter and replay window.
+//! - *seal*, *open*: the AEAD. *coalesce*: merge segments into a superpacket. *chain*: segments of one flow being
+//!   coalesced, until it is *closed*. *window*: chains that may still grow. *stage*: keep a packet until its peer
+//!   has a session. *drain*: read on without blocking after a wake. *quiesce*: stop reading and empty the rings.
+//! - *shortcut*: a lone packet written out by the worker that read it. *refuse*: drop a packet and *reject* it, that
+//!   is, answer its sender.
+//! - *snapshot*: peers and allowed IPs at one point in time. *record*: what lanes know of one peer.
+//! - *doorbell*: wakes a sleeping worker. *heartbeat*: shows that a thread runs. *admin*: the thread that serves
+//!   metrics, probes and the control socket. *actor*: the thread that owns the protocol.
+//! - *roam*: a peer's endpoint changes. *spread*: send each lane's data from a separate port.
 
 pub mod cli;
+mod clients;
 pub mod clock;
 pub mod config;
 pub mod cpus;

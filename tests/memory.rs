@@ -26,9 +26,12 @@ use etherparse::PacketBuilder;
 use laneway::cli::Cli;
 use laneway::cli::demo::lab::{Lab, Side};
 use laneway::sys::wipe::WipingAllocator;
-use laneway::wireguard::keys::{OsEntropy, PresharedKey, PrivateKey, PublicKey};
+use laneway::wireguard::keys::{Entropy as _, OsEntropy, PresharedKey, PrivateKey, PublicKey};
 use laneway::wireguard::timers::ERASE_AFTER_TIME;
 use nix::sys::signal::Signal;
+use snow::params::{CipherChoice, DHChoice, HashChoice};
+use snow::resolvers::{CryptoResolver, DefaultResolver};
+use snow::types::{Cipher, Dh, Hash, Random};
 use support::binary::{command, serves};
 use support::folder::Folder;
 use support::process::{Process, command_in, output};
@@ -119,6 +122,34 @@ fn copies(process: u32, needles: &[Vec<u8>]) -> usize {
     found
 }
 
+/// The library's own primitives, and the system's randomness.
+struct Primitives;
+
+impl CryptoResolver for Primitives {
+    fn resolve_rng(&self) -> Option<Box<dyn Random>> {
+        Some(Box::new(Primitives))
+    }
+
+    fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
+        DefaultResolver.resolve_dh(choice)
+    }
+
+    fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
+        DefaultResolver.resolve_hash(choice)
+    }
+
+    fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
+        DefaultResolver.resolve_cipher(choice)
+    }
+}
+
+impl Random for Primitives {
+    fn try_fill_bytes(&mut self, dest: &mut [u8]) -> Result<(), snow::Error> {
+        OsEntropy::new().unwrap().fill(dest);
+        Ok(())
+    }
+}
+
 /// One peer of the router, with its socket and session.
 struct Peer {
     socket: UdpSocket,
@@ -146,7 +177,7 @@ impl Peer {
     /// Makes a session as initiator (whitepaper, section 5.4).
     fn handshake(&mut self, keys: &Keys, router: &PublicKey) {
         let params = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s".parse().unwrap();
-        let mut noise = snow::Builder::new(params)
+        let mut noise = snow::Builder::with_resolver(params, Box::new(Primitives))
             .local_private_key(keys.private.as_bytes())
             .and_then(|builder| builder.remote_public_key(router.as_bytes()))
             .and_then(|builder| builder.prologue(b"WireGuard v1 zx2c4 Jason@zx2c4.com"))
@@ -188,7 +219,8 @@ impl Peer {
                 let sealed = ChaCha20Poly1305::new(&session.send.into())
                     .encrypt(&nonce(session.counter).into(), packet.as_slice())
                     .unwrap();
-                let header = [&[4, 0, 0, 0][..], &session.remote_index, &session.counter.to_le_bytes()].concat();
+                let header =
+                    [&[4, 0, 0, 0][..], &session.remote_index, &session.counter.to_le_bytes()].concat();
                 session.counter += 1;
                 self.socket.send(&[header, sealed].concat()).unwrap();
             }

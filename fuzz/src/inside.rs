@@ -7,14 +7,14 @@ use laneway::offload::{
     CAPACITY, CloseReason, Coalesced, Limits, SCRATCH, Sink, Superpacket, VIRTIO_HEADER_LEN, VirtioHeader,
     Window, assemble,
 };
-use laneway::packet::flow::flow_hash;
+use laneway::packet::flow::lane_of;
 use laneway::packet::{Tcp, Udp, ip, protocol};
 
 use super::Taker;
 
 /// Checks that the header views are consistent, and agree with etherparse on the packets it accepts.
 pub fn views(bytes: &[u8]) {
-    let _ = flow_hash(bytes);
+    let _ = lane_of(bytes, 3);
     let Some(packet) = ip::trimmed(bytes) else { return };
     assert_eq!(ip::trimmed(packet), Some(packet), "trimming twice trims once");
     let addresses = (ip::source(packet).unwrap(), ip::destination(packet).unwrap());

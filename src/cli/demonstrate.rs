@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::demo::routers::{self, RoutersError};
 use super::demo::{self, DemoArgs, DemoError, Ending};
-use crate::router::admin::{Admin, AdminError};
+use crate::router::admin::{Admin, AdminError, Http};
 use crate::router::start::Router;
 
 /// Runs the demo until it completes or is interrupted.
@@ -45,7 +45,7 @@ fn serve_metrics(router: &Router, listener: TcpListener) -> Result<(), AdminErro
         readiness: Arc::new(router.readiness()),
         device: Arc::new(router.device().clone()),
         shutdown: Arc::clone(router.shutdown()),
-        metrics: Some(listener),
+        metrics: Some(Http { bound: listener.into(), from_tunnel: false }),
         before: None,
         uapi: None,
         link: None,

@@ -2,7 +2,6 @@
 //! `laneway IFNAME`.
 
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +14,7 @@ use super::signals::Signals;
 use crate::config::env::Environment;
 use crate::config::{RouterConfig, Switch};
 use crate::netlink;
-use crate::router::admin::{self, Admin, AdminError, End, Hangups, Link, OpenUapi};
+use crate::router::admin::{self, Admin, AdminError, End, Hangups, Http, Link, OpenUapi};
 use crate::router::reload::Reloader;
 use crate::router::sandbox::{capabilities, memory, syscalls};
 use crate::router::start::{Router, StartError};
@@ -82,7 +81,8 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
     let uapi = adopt("WG_UAPI_FD", config.uapi_fd)?.map(uapi::Server::inherited).transpose()?;
     let shutdown = Arc::new(Shutdown::new().map_err(StartError::System)?);
     let signals = Signals::watch(&shutdown).map_err(StartError::System)?;
-    let metrics = config.metrics_addr.map(admin::listen).transpose()?;
+    let from_tunnel = config.metrics_from_tunnel;
+    let metrics = config.metrics_addr.map(admin::bind).transpose()?.map(|bound| Http { bound, from_tunnel });
 
     let router = Router::start_with(&config, tun, Arc::clone(&shutdown))?;
     let (directory, interface) = (config.uapi_dir.clone(), router.interface().to_owned());
@@ -123,7 +123,7 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
 /// Runs the admin thread beside the router until the router is told to stop, then stops both.
 fn attend(
     router: Router,
-    metrics: Option<TcpListener>,
+    metrics: Option<Http>,
     open_uapi: OpenUapi,
     reloader: Reloader,
     signals: &Signals,

@@ -13,11 +13,11 @@ use tracing_subscriber::EnvFilter;
 use super::error::ConfigError;
 use super::{AeadChoice, LogFormat, MTU_RANGE, Queues, RejectPolicy, SpreadPorts, Switch};
 use crate::cpus::cpu_list::{CpuList, CpuListError};
-use crate::metrics::LARGEST;
+use crate::lane::bounds::{MAX_DRAIN_CAP, MAX_RING_DEPTH};
 use crate::wireguard::keys::PublicKey;
 
 /// All known variables that start with [`PREFIX`].
-const NAMES: [&str; 25] = [
+const NAMES: [&str; 26] = [
     "LANEWAY_CONFIG",
     "LANEWAY_INTERFACE",
     "LANEWAY_QUEUES",
@@ -35,6 +35,7 @@ const NAMES: [&str; 25] = [
     "LANEWAY_SOCKET_BUFFER",
     "LANEWAY_METRICS_ADDR",
     "LANEWAY_METRICS_PEERS",
+    "LANEWAY_METRICS_FROM_TUNNEL",
     "LANEWAY_READY_PEER",
     "LANEWAY_LOG",
     "LANEWAY_LOG_FORMAT",
@@ -83,6 +84,8 @@ pub struct Environment {
     pub metrics_addr: Option<Option<SocketAddr>>,
     /// `LANEWAY_METRICS_PEERS`: number of peers that have their own series.
     pub metrics_peers: Option<usize>,
+    /// `LANEWAY_METRICS_FROM_TUNNEL`: whether HTTP is served to peers, through the tunnel.
+    pub metrics_from_tunnel: Option<bool>,
     /// `LANEWAY_READY_PEER`: public key of the peer that `/readyz` requires a session with.
     pub ready_peer: Option<PublicKey>,
     /// `LANEWAY_LOG`: the log filter.
@@ -139,9 +142,11 @@ impl Environment {
                 let micros = value.number(0, 1_000_000, "microseconds")?;
                 self.spin = Some(Duration::from_micros(micros));
             }
-            "LANEWAY_INBOX_DEPTH" => self.inbox_depth = Some(value.number(1, 4096, "batches")? as usize),
+            "LANEWAY_INBOX_DEPTH" => {
+                self.inbox_depth = Some(value.number(1, MAX_RING_DEPTH as u64, "batches")? as usize);
+            }
             "LANEWAY_DRAIN_CAP" => {
-                self.drain_cap = Some(value.number(1, LARGEST as u64, "packets")? as usize);
+                self.drain_cap = Some(value.number(1, MAX_DRAIN_CAP as u64, "packets")? as usize);
             }
             "LANEWAY_TUN_OFFLOAD" => self.tun_offload = Some(value.switch()?),
             "LANEWAY_UDP_OFFLOAD" => self.udp_offload = Some(value.switch()?),
@@ -159,6 +164,9 @@ impl Environment {
             "LANEWAY_METRICS_ADDR" => self.metrics_addr = Some(value.metrics_addr()?),
             "LANEWAY_METRICS_PEERS" => {
                 self.metrics_peers = Some(value.number(0, 1 << 20, "peers")? as usize);
+            }
+            "LANEWAY_METRICS_FROM_TUNNEL" => {
+                self.metrics_from_tunnel = Some(value.one_of(&[("refuse", false), ("allow", true)])?);
             }
             "LANEWAY_READY_PEER" => self.ready_peer = Some(value.public_key()?),
             "LANEWAY_LOG" => self.log = Some(value.log_filter()?),
@@ -335,6 +343,7 @@ mod tests {
             "8388608",
             "off",
             "50",
+            "allow",
             "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=",
             "laneway=debug",
             "json",
@@ -364,6 +373,7 @@ mod tests {
             socket_buffer: Some(8 << 20),
             metrics_addr: Some(None),
             metrics_peers: Some(50),
+            metrics_from_tunnel: Some(true),
             ready_peer: Some("xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=".parse().unwrap()),
             log: Some("laneway=debug".into()),
             log_format: Some(LogFormat::Json),

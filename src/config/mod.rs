@@ -3,6 +3,7 @@
 //! There are two sources, the file ([`file`]) and the environment ([`env`]); the environment takes precedence.
 //! Both are validated before anything is created.
 
+mod choices;
 pub mod env;
 mod error;
 pub mod file;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
+pub use choices::{AeadChoice, LogFormat, Queues, Switch, Table};
 use env::Environment;
 pub use error::ConfigError;
 use file::FileConfig;
@@ -26,7 +28,7 @@ use update::DeviceUpdate;
 
 use crate::cpus::cpu_list::CpuList;
 use crate::cpus::pinning::Wishes;
-use crate::lane::bounds::MAX_LANES;
+use crate::lane::bounds::DRAIN_CAP;
 pub use crate::lane::inside::RejectPolicy;
 use crate::lane::peer_metrics::PEER_LIMIT;
 use crate::netlink::{DefaultRule, IpVersion, Route};
@@ -83,6 +85,8 @@ pub struct RouterConfig {
     pub metrics_addr: Option<SocketAddr>,
     /// Number of peers that have their own series in the metrics.
     pub metrics_peers: usize,
+    /// Whether `/metrics` and the probes are served to packets that arrive through the interface.
+    pub metrics_from_tunnel: bool,
     /// The peer that must have a session before `/readyz` reports success.
     pub ready_peer: Option<PublicKey>,
     /// Directory of the UAPI socket, which is named after the interface.
@@ -105,97 +109,6 @@ pub struct RouterConfig {
     pub warnings: Vec<String>,
 }
 
-/// Number of lanes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Queues {
-    /// Half the number of CPUs the process may use, at least one.
-    #[default]
-    Auto,
-    /// A fixed number.
-    Fixed(usize),
-}
-
-impl Queues {
-    /// Maximum number of queues of a TUN (`MAX_TAP_QUEUES` in Linux's `drivers/net/tun.c`).
-    pub const MOST: usize = MAX_LANES;
-
-    /// Returns the number of lanes for a process that may use `cpus` CPUs.
-    pub fn count(self, cpus: usize) -> usize {
-        match self {
-            Queues::Auto => (cpus / 2).clamp(1, Self::MOST),
-            Queues::Fixed(queues) => queues,
-        }
-    }
-}
-
-/// An optional feature.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Switch {
-    /// On where the system supports it.
-    #[default]
-    Auto,
-    /// Off.
-    Off,
-}
-
-impl Switch {
-    /// Returns whether the feature may be used.
-    pub fn is_on(self) -> bool {
-        self == Switch::Auto
-    }
-}
-
-/// Where routes to allowed IPs are added (wg-quick(8), "Table").
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Table {
-    /// The main table, except for default routes, which would route our own datagrams back into the interface.
-    /// Default routes go to a separate table, which rules apply to all packets without our mark.
-    #[default]
-    Auto,
-    /// No routes are added.
-    Off,
-    /// The table with this number.
-    Number(u32),
-}
-
-impl Table {
-    /// The main table (`RT_TABLE_MAIN`).
-    pub const MAIN: u32 = 254;
-    /// Number of the table of default routes and mark of our own datagrams, unless `FwMark` is set. The same as
-    /// in `wg-quick`.
-    pub const DEFAULT_ROUTES: u32 = 51_820;
-}
-
-/// Choice of ChaCha20-Poly1305 implementation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AeadChoice {
-    /// AWS-LC.
-    Portable,
-    /// The fastest built-in implementation this CPU supports.
-    #[default]
-    Auto,
-}
-
-impl AeadChoice {
-    /// Resolves the choice to a backend on this machine.
-    pub fn backend(self) -> Backend {
-        match self {
-            AeadChoice::Portable => Backend::Portable,
-            AeadChoice::Auto => Backend::fastest(),
-        }
-    }
-}
-
-/// Format of log lines.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Plain text.
-    #[default]
-    Text,
-    /// One JSON object per line.
-    Json,
-}
-
 impl RouterConfig {
     /// Returns the defaults for `interface`: no key, no peers, no addresses and no metrics.
     pub fn named(interface: impl Into<String>) -> Self {
@@ -212,7 +125,7 @@ impl RouterConfig {
             outside_cpus: None,
             spin: Duration::ZERO,
             inbox_depth: None,
-            drain_cap: 64,
+            drain_cap: DRAIN_CAP,
             tun_offload: Switch::default(),
             udp_offload: Switch::default(),
             socket_buffer: 32 << 20,
@@ -221,6 +134,7 @@ impl RouterConfig {
             spread_ports: SpreadPorts::default(),
             metrics_addr: None,
             metrics_peers: PEER_LIMIT,
+            metrics_from_tunnel: false,
             ready_peer: None,
             uapi_dir: PathBuf::from("/var/run/wireguard"),
             uapi_fd: None,
@@ -362,6 +276,7 @@ impl RouterConfig {
         self.socket_buffer = e.socket_buffer.unwrap_or(self.socket_buffer);
         self.metrics_addr = e.metrics_addr.unwrap_or(self.metrics_addr);
         self.metrics_peers = e.metrics_peers.unwrap_or(self.metrics_peers);
+        self.metrics_from_tunnel = e.metrics_from_tunnel.unwrap_or(self.metrics_from_tunnel);
         self.ready_peer = e.ready_peer;
         self.log = e.log.unwrap_or_else(|| self.log.clone());
         self.log_format = e.log_format.unwrap_or(self.log_format);

@@ -1,5 +1,6 @@
 //! Sizes and limits of a lane, and how they depend on each other.
 
+use crate::metrics::LARGEST;
 use crate::underlay::DEPTH;
 use crate::units::MAX_PACKET;
 
@@ -14,8 +15,8 @@ pub const SLAB_BYTES: usize = 64 * 1024;
 /// Default capacity of a ring in batches (`LANEWAY_INBOX_DEPTH`).
 pub const RING_DEPTH: usize = 16;
 
-/// Maximum of `LANEWAY_INBOX_DEPTH`: 64 MiB of slabs per lane.
-pub const MAX_INBOX_DEPTH: usize = 1024;
+/// Maximum of `LANEWAY_INBOX_DEPTH`. At this depth the slabs of one direction of a lane take 256 MiB.
+pub const MAX_RING_DEPTH: usize = 4096;
 
 /// Batches an inside worker takes from its ring before it reads its TUN queue again. Also the extent
 /// of one coalescing window.
@@ -25,11 +26,15 @@ pub const WINDOW_BATCHES: usize = 8;
 /// Linux 6.9); a batch of copied small packets can have more.
 pub const BATCH_SEGMENTS: usize = 256;
 
-/// Maximum number of runs in an outbound batch: at least one per packet of a drain.
+/// Maximum number of runs in an outbound batch: one per packet of a drain by default. With a larger
+/// `LANEWAY_DRAIN_CAP`, a drain may fill several batches.
 pub const BATCH_RUNS: usize = 64;
 
 /// Default maximum of TUN reads per wake (`LANEWAY_DRAIN_CAP`).
 pub const DRAIN_CAP: usize = 64;
+
+/// Maximum of `LANEWAY_DRAIN_CAP`: the largest drain that the metrics count exactly.
+pub const MAX_DRAIN_CAP: usize = LARGEST;
 
 /// A receive shorter than this, in bytes, is copied into a batch with its neighbors. A longer one is
 /// passed on in its own slab, which is cheaper than the copy.
@@ -56,9 +61,9 @@ pub const COOKIE_QUEUE: usize = HANDSHAKE_QUEUE;
 /// With one lane the pool is as large as the ring, so the ring can never be full: the pool runs out
 /// first and datagrams queue in the socket's buffer. With more lanes, a full ring must not hold the
 /// batches that other lanes' packets need, and a message may need one batch per lane
-/// ([`slabs_per_message`]).
+/// ([`batches_per_message`]).
 pub const fn inbound_pool(inbox_depth: usize, lanes: usize) -> usize {
-    let spare = 2 * slabs_per_message(lanes);
+    let spare = 2 * batches_per_message(lanes);
     match lanes {
         1 => inbox_depth,
         _ if spare > DEPTH => inbox_depth + spare,
@@ -68,7 +73,7 @@ pub const fn inbound_pool(inbox_depth: usize, lanes: usize) -> usize {
 
 /// Returns how many batches one received message may need: its own, and one for each other lane whose
 /// packets it contains.
-pub const fn slabs_per_message(lanes: usize) -> usize {
+pub const fn batches_per_message(lanes: usize) -> usize {
     lanes
 }
 
@@ -80,7 +85,8 @@ pub const fn outbound_pool(inbox_depth: usize) -> usize {
 
 const _: () = assert!(SLAB_BYTES > MAX_PACKET);
 const _: () = assert!(RING_DEPTH >= DEPTH);
-const _: () = assert!(RING_DEPTH <= MAX_INBOX_DEPTH);
+const _: () = assert!(RING_DEPTH <= MAX_RING_DEPTH);
 const _: () = assert!(WINDOW_BATCHES <= RING_DEPTH);
 const _: () = assert!(BATCH_RUNS >= DRAIN_CAP);
+const _: () = assert!(DRAIN_CAP <= MAX_DRAIN_CAP);
 const _: () = assert!(COPY_BELOW < SLAB_BYTES);

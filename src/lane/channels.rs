@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_a_cookie_gets_in_when_strangers_fill_the_queue() {
+    fn a_peer_with_a_cookie_gets_in_when_unverified_messages_fill_the_queue() {
         let channel = ActorChannel::new(Arc::new(Doorbell::new().unwrap()));
         let arrives = |message| channel.handshake(HandshakeDatagram { message, from: to(), lane: 0 });
         let unverified = (0..2 * HANDSHAKE_QUEUE).filter(|_| arrives(message(1, INITIATION, 0))).count();

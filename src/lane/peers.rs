@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use crossbeam::atomic::AtomicCell;
 
 use super::bounds::MAX_LANES;
 use super::path_limit::PathLimit;
@@ -28,9 +27,8 @@ pub struct PeerRecord {
     pub public_key: PublicKey,
     /// The session that seals outbound packets, if any.
     pub sending: ArcSwapOption<Session>,
-    /// The source of the peer's latest authenticated datagram, or the configured endpoint. Workers
-    /// update it when the peer roams (whitepaper section 2.1).
-    pub endpoint: AtomicCell<Option<Endpoint>>,
+    /// See [`endpoint`](Self::endpoint). Replacing it allocates; reading it neither allocates nor locks.
+    endpoint: ArcSwapOption<Endpoint>,
     /// The longest packet that fits the path, where the path MTU is below the TUN's.
     pub path_limit: PathLimit,
     /// Recognizes our own datagrams to the peer when they come back through the TUN.
@@ -59,7 +57,7 @@ impl PeerRecord {
             id,
             public_key,
             sending: ArcSwapOption::empty(),
-            endpoint: AtomicCell::new(None),
+            endpoint: ArcSwapOption::empty(),
             path_limit: PathLimit::default(),
             loop_watch: LoopWatch::default(),
             sent_bytes: AtomicU64::new(0),
@@ -72,11 +70,18 @@ impl PeerRecord {
         }
     }
 
+    /// Returns the source of the peer's latest authenticated datagram, or the configured endpoint, if
+    /// either is known. Workers update it when the peer roams (whitepaper section 2.1).
+    #[inline]
+    pub fn endpoint(&self) -> Option<Endpoint> {
+        self.endpoint.load().as_deref().copied()
+    }
+
     /// Returns whether `from` is the peer's current endpoint. For a peer that spreads its lanes over
     /// ports, the [`MAX_LANES`] - 1 ports above it match too.
     #[inline]
     pub fn is_at(&self, from: Endpoint) -> bool {
-        let Some(known) = self.endpoint.load() else { return false };
+        let Some(known) = self.endpoint() else { return false };
         if known == from || !self.spreads {
             return known == from;
         }
@@ -88,9 +93,18 @@ impl PeerRecord {
 
     /// Sets the peer's endpoint. If the address has changed, forgets the path limit.
     pub fn move_to(&self, endpoint: Endpoint) {
-        let before = self.endpoint.swap(Some(endpoint));
+        let before = self.endpoint.swap(Some(Arc::new(endpoint)));
         if before.is_none_or(|before| before.address.ip() != endpoint.address.ip()) {
             self.path_limit.forget();
+        }
+    }
+
+    /// Clears the endpoint's source address, which no longer exists on this host. Does nothing if the peer
+    /// has moved away from `stale` meanwhile.
+    pub fn forget_source(&self, stale: &Endpoint) {
+        let current = self.endpoint.load();
+        if current.as_deref().is_some_and(|endpoint| endpoint == stale) {
+            self.endpoint.compare_and_swap(&current, Some(Arc::new(stale.without_source())));
         }
     }
 }

@@ -34,7 +34,7 @@ impl SendShortcut {
         Self { sockets, sent }
     }
 
-    /// Sends `batch` instead of pushing it to the ring `outbox`, if it is one datagram, the outside
+    /// Sends `batch` instead of pushing it to `ring`, if it is one datagram, the outside
     /// worker sleeps, and nothing would be reordered. Returns whether it was sent.
     ///
     /// If the kernel refuses, the caller hands the batch over as usual, and the outside worker handles
@@ -43,11 +43,11 @@ impl SendShortcut {
         &mut self,
         batch: &OutboundBatch,
         pool: &Pool<OutboundBatch>,
-        outbox: &Ring<OutboundBatch>,
+        ring: &Ring<OutboundBatch>,
         snapshot: &Snapshot,
     ) -> bool {
         let [run] = &batch.runs[..] else { return false };
-        if run.len > u32::from(run.stride) || !outbox.would_wake() || !pool.all_returned_but_one() {
+        if run.len > u32::from(run.stride) || !ring.would_wake() || !pool.all_returned_but_one() {
             return false;
         }
         let datagram = &batch.data[run.start as usize..(run.start + run.len) as usize];
@@ -73,7 +73,7 @@ impl WriteShortcut {
         Self { queue, written }
     }
 
-    /// Writes `batch` instead of pushing it to the ring `ring`, if it is one packet, the inside worker
+    /// Writes `batch` instead of pushing it to `ring`, if it is one packet, the inside worker
     /// sleeps, and nothing would be reordered. Returns whether it was written.
     pub fn write(
         &mut self,

@@ -224,13 +224,13 @@ mod tests {
     #[test]
     fn a_queue_that_falls_back_to_single_packets_says_so() {
         let registry = Registry::new();
-        let mut telemetry = InsideMetrics::register(&registry, 0);
-        telemetry.gso_enabled.set(1.0);
+        let mut metrics = InsideMetrics::register(&registry, 0);
+        metrics.gso_enabled.set(1.0);
         let shown =
             |value| registry.render().contains(&format!("laneway_tun_gso_enabled{{queue=\"0\"}} {value}\n"));
-        telemetry.note_writes(&mut WriteTally::default());
+        metrics.note_writes(&mut WriteTally::default());
         assert!(shown(1));
-        telemetry.note_writes(&mut WriteTally { fallbacks: 1, ..WriteTally::default() });
+        metrics.note_writes(&mut WriteTally { fallbacks: 1, ..WriteTally::default() });
         assert!(shown(0));
     }
 }

@@ -123,10 +123,10 @@ mod tests {
     #[test]
     fn two_routers_in_one_process_count_apart() {
         let (one, other) = (Registry::new(), Registry::new());
-        let mut telemetry = InsideMetrics::register(&one, 0);
+        let mut metrics = InsideMetrics::register(&one, 0);
         let _silent = InsideMetrics::register(&other, 0);
-        telemetry.wakeups.add(7);
-        telemetry.publish();
+        metrics.wakeups.add(7);
+        metrics.publish();
         let line = |n| format!("laneway_wakeups_total{{queue=\"0\",worker=\"inside\"}} {n}\n");
         assert!(one.render().contains(&line(7)), "{}", one.render());
         assert!(other.render().contains(&line(0)), "{}", other.render());

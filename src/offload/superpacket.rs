@@ -3,9 +3,10 @@
 //! A superpacket is validated once, here, so that segmentation (`segment.rs`) can trust it. The queue
 //! reader parses it; the inside worker routes it as a whole and then takes its segments.
 //!
-//! The rules are section 3 of the offload contract; the kernel's counterpart is
-//! `include/linux/virtio_net.h`. All input is untrusted: a process in the workload's network
-//! namespace can send arbitrary packets through raw sockets.
+//! The rules are those of the kernel for packets that it receives (`virtio_net_hdr_to_skb` in Linux's
+//! `include/linux/virtio_net.h`), and stricter where segmentation relies on it: the GSO type must match
+//! the packet's headers. All input is untrusted: a process in the workload's network namespace can send
+//! arbitrary packets through raw sockets.
 
 use std::net::IpAddr;
 

@@ -133,7 +133,7 @@ impl PeerActor {
     fn send_keepalive(&mut self, peer: PeerId) {
         let snapshot = self.peers.load_full();
         let Some(record) = snapshot.peer(peer) else { return };
-        let (Some(session), Some(to)) = (record.sending.load_full(), record.endpoint.load()) else { return };
+        let (Some(session), Some(to)) = (record.sending.load_full(), record.endpoint()) else { return };
         let Some(counter) = session.reserve(1) else { return };
         let mut message = ControlMessage::from_iter([0; DATA_OVERHEAD]);
         session.seal_run(counter, &mut message, DATA_OVERHEAD);
@@ -187,7 +187,7 @@ impl PeerActor {
         let snapshot = self.peers.load_full();
         // A removed peer has no name either, so its answer can be ignored.
         let Some(record) = snapshot.peer(answer.question.peer) else { return };
-        let current = record.endpoint.load().map(|endpoint| endpoint.address);
+        let current = record.endpoint().map(|endpoint| endpoint.address);
         if let Some(found) = self.names.answered(answer, current) {
             let to = Endpoint::new(found.address);
             record.move_to(to);
@@ -227,7 +227,7 @@ impl PeerActor {
         }
         let snapshot = self.peers.load();
         let Some(record) = snapshot.peer(peer) else { return };
-        let Some(endpoint) = record.endpoint.load() else { return };
+        let Some(endpoint) = record.endpoint() else { return };
         self.loop_warning = now;
         tracing::warn!(
             "a routing loop: datagrams to the peer {} at {} are routed back into the tunnel and dropped; add \
@@ -293,7 +293,7 @@ impl PeerActor {
                 let cause = cause.expect("only a received datagram is authenticated");
                 let moves = matches!(output, Output::Roamed { .. });
                 self.with_record(peer, |record| {
-                    if moves || record.endpoint.load().is_none() {
+                    if moves || record.endpoint().is_none() {
                         record.move_to(cause.from);
                     }
                     record.received_bytes.fetch_add(cause.message.len() as u64, Ordering::Relaxed);
@@ -352,7 +352,7 @@ impl PeerActor {
             SendTo::Source => cause.map(|datagram| datagram.from),
             SendTo::Endpoint(peer) => {
                 self.names.initiated(peer, clock::now());
-                let endpoint = snapshot.peer(peer).and_then(|record| record.endpoint.load());
+                let endpoint = snapshot.peer(peer).and_then(|record| record.endpoint());
                 if endpoint.is_none() {
                     self.names.keep_unsent(peer, datagram.clone());
                 }

@@ -169,7 +169,7 @@ pub(crate) fn status(actor: &PeerActor) -> DeviceStatus {
             public_key: record.public_key,
             preshared_key: info.preshared_key.clone(),
             suite: info.suite,
-            endpoint: record.endpoint.load().map(|endpoint| endpoint.address),
+            endpoint: record.endpoint().map(|endpoint| endpoint.address),
             last_handshake: info.last_handshake,
             sent_bytes: record.sent_bytes.load(Ordering::Relaxed),
             received_bytes: record.received_bytes.load(Ordering::Relaxed),

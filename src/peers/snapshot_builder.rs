@@ -317,7 +317,7 @@ mod tests {
         for low in 0..6 {
             let record = Arc::clone(builder.peer(PeerId(0)).unwrap());
             builder.allow(format!("10.0.0.{low}/32").parse().unwrap(), &record);
-            // The next draft must not hold a reference to the snapshot that is reused.
+            // The next build must not hold a reference to the snapshot that is reused.
             let state = builder.publish(&peers, Nanos(1));
             used.push(peers.load().peers.as_ptr());
             builder = SnapshotBuilder::of(peers.load_full(), state);

@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::panic;
@@ -23,6 +23,7 @@ use tokio::runtime::{self, Runtime};
 use tokio::task;
 
 use super::http::{self, Shown};
+use super::listen::Bound;
 use super::readiness::Readiness;
 use super::stopping;
 use super::threads::ThreadRegistry;
@@ -32,8 +33,8 @@ use crate::shutdown::Shutdown;
 use crate::sys::wake;
 use crate::uapi::{self, Device, UapiError};
 
-/// Maximum number of threads that wait for the peer actor: one for each UAPI client, and one for a reload.
-const WAITING: usize = uapi::MAX_CLIENTS + 1;
+/// Maximum number of threads that wait for the peer actor: one for each UAPI request, and one for a reload.
+const WAITING: usize = uapi::MAX_ANSWERS + 1;
 
 /// How often [`Admin::spawn`] checks whether the router was told to stop while it waits for the thread.
 const LOOK: Duration = Duration::from_millis(100);
@@ -50,8 +51,8 @@ pub struct Admin {
     pub device: Arc<dyn Device>,
     /// Signalled when the router stops, by the admin thread or another.
     pub shutdown: Arc<Shutdown>,
-    /// The listener for HTTP. It may have been bound in another network namespace.
-    pub metrics: Option<TcpListener>,
+    /// The HTTP service.
+    pub metrics: Option<Http>,
     /// Runs before the UAPI socket is opened. It may block: a router that is told to stop meanwhile does not
     /// wait for it.
     pub before: Option<Before>,
@@ -62,6 +63,15 @@ pub struct Admin {
     pub link: Option<Link>,
     /// The source of reload requests.
     pub hangups: Option<Hangups>,
+}
+
+/// The HTTP service.
+#[derive(Debug)]
+pub struct Http {
+    /// Its address, which may have been bound in another network namespace.
+    pub bound: Bound,
+    /// Whether packets that arrive through the interface are served, that is, requests from peers.
+    pub from_tunnel: bool,
 }
 
 /// Reload requests (`SIGHUP`).
@@ -126,12 +136,12 @@ pub enum AdminError {
     System(#[from] io::Error),
 }
 
-/// Binds the listener for HTTP.
+/// Binds the address for HTTP.
 ///
 /// # Errors
 /// Fails if the address is in use or does not belong to this host.
-pub fn listen(address: SocketAddr) -> Result<TcpListener, AdminError> {
-    TcpListener::bind(address).map_err(|source| AdminError::Metrics { address, source })
+pub fn bind(address: SocketAddr) -> Result<Bound, AdminError> {
+    Bound::new(address).map_err(|source| AdminError::Metrics { address, source })
 }
 
 impl Admin {
@@ -258,13 +268,16 @@ impl Duties {
         }
         let uapi = admin.uapi.map(|open| open()).transpose()?;
         // HTTP starts last, so a client that gets a response finds everything running.
-        if let Some(listener) = admin.metrics {
+        if let Some(Http { bound, from_tunnel }) = admin.metrics {
             let shown = Shown {
                 registry: admin.registry,
                 threads: admin.threads,
                 readiness: Arc::clone(&admin.readiness),
             };
-            http::spawn(listener, shown)?;
+            let tunnel = link.as_ref().map(|link| link.state.index());
+            let address = bound.local_addr()?;
+            http::spawn(bound, tunnel.filter(|_| !from_tunnel), shown)
+                .map_err(|source| AdminError::Metrics { address, source })?;
         }
         let (device, readiness) = (admin.device, admin.readiness);
         Ok(Continue(Duties { device, uapi, stopped, link, readiness, hangups }))

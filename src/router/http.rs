@@ -1,36 +1,49 @@
 //! HTTP server for monitoring: `/metrics`, `/healthz`, `/readyz`.
 //!
 //! It may be reachable from a network, so it bounds the number of concurrent connections, the requests for
-//! each connection (one) and the duration of a connection.
+//! each connection (one) and the duration of a connection. Connections over the limit displace older ones
+//! ([`Clients`]), so neither idle clients nor one source can keep probes out. Packets from the tunnel do not
+//! reach it ([`Bound`]), and on a loopback address it serves only requests made to an address or `localhost`.
 
 use std::convert::Infallible;
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
+use axum::http::header::{CONTENT_TYPE, HOST};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
+use super::listen::Bound;
 use super::readiness::Readiness;
 use super::threads::ThreadRegistry;
+use crate::clients::{Client, Clients};
 use crate::clock;
 use crate::metrics::Registry;
 
-/// Maximum number of concurrent connections. Further connections wait in the listener's backlog.
-const CONNECTIONS: usize = 32;
+/// Class of clients that have not sent their request header.
+const IDLE: usize = 0;
+/// Class of clients that asked for `/metrics` or something unknown.
+const METRICS: usize = 1;
+/// Class of clients that asked for `/healthz` or `/readyz`.
+const PROBES: usize = 2;
+/// Maximum number of clients in each class. A response with metrics may take a megabyte of memory.
+const CLIENTS: [usize; 3] = [64, 8, 64];
 /// Time limit for a client to send its request header.
-const HEADER: Duration = Duration::from_secs(5);
+const HEADER: Duration = Duration::from_secs(1);
 /// Time limit for a connection.
 const CONNECTION: Duration = Duration::from_secs(20);
 /// Delay before the next accept after one failed, for example because descriptors ran out.
@@ -49,34 +62,43 @@ pub(crate) struct Shown {
     pub(crate) readiness: Arc<Readiness>,
 }
 
-/// Serves `listener` on the current runtime until that runtime is shut down.
+/// Serves `bound` on the current runtime until that runtime is shut down. Packets from the interface with the
+/// index `refused` do not reach it.
 ///
 /// # Errors
-/// Fails if the listener cannot be registered with the runtime.
-pub(crate) fn spawn(listener: TcpListener, shown: Shown) -> io::Result<()> {
+/// Fails if the address was taken meanwhile or the listener cannot be registered with the runtime.
+pub(crate) fn spawn(bound: Bound, refused: Option<u32>, shown: Shown) -> io::Result<()> {
+    let listener = bound.listen(refused)?;
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let router = Router::new()
+    let mut router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(shown);
+    if listener.local_addr()?.ip().is_loopback() {
+        router = router.layer(middleware::from_fn(refuse_names));
+    }
     tokio::spawn(serve(listener, router));
     Ok(())
 }
 
 async fn serve(listener: tokio::net::TcpListener, router: Router) -> Infallible {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let clients = Clients::new(CLIENTS);
     loop {
-        let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
         match listener.accept().await {
-            Ok((stream, _)) => {
-                let answered = answer(stream, router.clone());
+            Ok((stream, from)) => {
+                let (client, displaced) = clients.admit(source(from.ip()), IDLE);
+                let answered = answer(stream, router.clone(), client);
                 tokio::spawn(async move {
-                    // Errors here are the client's: a malformed request, a timeout or a lost connection.
-                    let _ = timeout(CONNECTION, answered).await;
-                    drop(place);
+                    tokio::select! {
+                        // Errors here are the client's: a malformed request, a timeout or a lost connection.
+                        _ = timeout(CONNECTION, answered) => {}
+                        _ = displaced => {}
+                    }
                 });
+                // Lets the client be heard before the next ones can displace it.
+                yield_now().await;
             }
             Err(error) => {
                 tracing::warn!("cannot accept an HTTP connection: {error}");
@@ -86,14 +108,55 @@ async fn serve(listener: tokio::net::TcpListener, router: Router) -> Infallible 
     }
 }
 
+/// Returns what counts as one source of connections: an IPv4 address, or the /64 of an IPv6 address, since
+/// one host may use all addresses in it.
+fn source(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
 /// Serves one request on `stream`.
-async fn answer(stream: TcpStream, router: Router) -> hyper::Result<()> {
+async fn answer<const CLASSES: usize>(
+    stream: TcpStream,
+    router: Router,
+    client: Client<IpAddr, CLASSES>,
+) -> hyper::Result<()> {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request: hyper::Request<_>| {
+        client.enter(match request.uri().path() {
+            "/healthz" | "/readyz" => PROBES,
+            _ => METRICS,
+        });
+        router.call(request)
+    });
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER)
         .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(stream), service)
         .await
+}
+
+/// Refuses requests that were made to a host name other than `localhost`. A web page may have its name
+/// resolve to a loopback address and so have a browser on this host read what only this host may (DNS
+/// rebinding). Browsers always send a `Host` header, so a request without one is served.
+async fn refuse_names(headers: HeaderMap, request: axum::extract::Request, next: Next) -> Response {
+    if headers.get_all(HOST).iter().all(|host| is_local(host.as_bytes())) {
+        next.run(request).await
+    } else {
+        let why = "this address serves only requests to an IP address or to localhost\n";
+        (StatusCode::FORBIDDEN, why).into_response()
+    }
+}
+
+/// Returns whether a `Host` header holds an IP address or `localhost`, with or without a port.
+fn is_local(host: &[u8]) -> bool {
+    let Ok(authority) = Authority::try_from(host) else { return false };
+    let host = authority.host();
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
 }
 
 async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
@@ -124,5 +187,30 @@ async fn readyz(State(shown): State<Shown>) -> (StatusCode, String) {
     match shown.readiness.check(clock::now()) {
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
         Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_and_localhost_are_local() {
+        for host in ["127.0.0.1", "127.0.0.1:9586", "[::1]:9586", "[::1]", "localhost", "LocalHost:80"] {
+            assert!(is_local(host.as_bytes()), "{host}");
+        }
+        for host in ["", "x", "rebound.example:9586", "localhost.example", "127.0.0.1.example", "[::1", "a b"]
+        {
+            assert!(!is_local(host.as_bytes()), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_host_with_many_ipv6_addresses_is_one_source() {
+        let [a, b, c] = ["2001:db8::1", "2001:db8::ffff:2", "2001:db8:0:1::1"].map(|a| a.parse().unwrap());
+        assert_eq!(source(a), source(b));
+        assert_ne!(source(a), source(c));
+        let [v4, mapped]: [IpAddr; 2] = ["192.0.2.1", "::ffff:192.0.2.1"].map(|a| a.parse().unwrap());
+        assert_eq!(source(v4), source(mapped));
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod admin;
 mod http;
+pub mod listen;
 pub mod readiness;
 pub mod reload;
 pub mod sandbox;

@@ -283,8 +283,10 @@ impl InterfaceUpdates {
 trait Worker: Send + 'static {
     /// Runs the worker until the router stops.
     fn run(&mut self) -> Result<(), WorkerError>;
-    /// Prepares the worker to run again after a panic. Counts the restart and the lost packets.
+    /// Discards unfinished work after a panic and counts the lost packets.
     fn recover(&mut self);
+    /// Counts a restart.
+    fn count_restart(&mut self);
 }
 
 impl Worker for InsideWorker {
@@ -295,6 +297,9 @@ impl Worker for InsideWorker {
     fn recover(&mut self) {
         let lost = InsideWorker::recover(self);
         self.metrics.outbound_drops.add(DropReason::WorkerRestart, lost);
+    }
+
+    fn count_restart(&mut self) {
         self.metrics.restarts.add(1);
     }
 }
@@ -307,13 +312,16 @@ impl Worker for OutsideWorker {
     fn recover(&mut self) {
         let lost = OutsideWorker::recover(self);
         self.metrics.inbound_drops.add(DropReason::WorkerRestart, lost);
+    }
+
+    fn count_restart(&mut self) {
         self.metrics.restarts.add(1);
     }
 }
 
 /// Runs a worker and restarts it after a panic, up to [`MAX_RESTARTS`] times.
 fn supervise(name: &str, worker: &mut impl Worker) -> Result<(), String> {
-    for _ in 0..=MAX_RESTARTS {
+    for restart in 1.. {
         match catch_unwind(AssertUnwindSafe(|| worker.run())) {
             Ok(Ok(())) => return Ok(()),
             // Not a failure: `ip link del` is the usual way to stop a WireGuard interface.
@@ -322,13 +330,15 @@ fn supervise(name: &str, worker: &mut impl Worker) -> Result<(), String> {
                 return Ok(());
             }
             Ok(Err(error)) => return Err(error.to_string()),
-            Err(_) => {
-                tracing::error!("{name} panicked; restarting it. Please report this");
-                worker.recover();
-            }
+            Err(_) => worker.recover(),
         }
+        if restart > MAX_RESTARTS {
+            break;
+        }
+        tracing::error!("{name} panicked; restart {restart} of {MAX_RESTARTS}. Please report this");
+        worker.count_restart();
     }
-    Err(format!("panicked {} times", MAX_RESTARTS + 1))
+    Err(format!("panicked again after {MAX_RESTARTS} restarts; please report this"))
 }
 
 /// Reports the end of a thread: stops the router and records the first failure.
@@ -345,5 +355,50 @@ impl Ending {
             failure.get_or_insert_with(|| format!("{} stopped: {error}", self.name));
         }
         self.shutdown.signal();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A worker that panics in its first `panics` runs.
+    #[derive(Default)]
+    struct Failing {
+        panics: u32,
+        runs: u32,
+        recoveries: u32,
+        restarts: u32,
+    }
+
+    impl Worker for Failing {
+        fn run(&mut self) -> Result<(), WorkerError> {
+            self.runs += 1;
+            assert!(self.runs > self.panics, "a panic, as the test intends");
+            Ok(())
+        }
+
+        fn recover(&mut self) {
+            self.recoveries += 1;
+        }
+
+        fn count_restart(&mut self) {
+            self.restarts += 1;
+        }
+    }
+
+    #[test]
+    fn a_worker_that_panics_is_restarted() {
+        let mut worker = Failing { panics: MAX_RESTARTS, ..Failing::default() };
+        assert_eq!(supervise("test", &mut worker), Ok(()));
+        assert_eq!((worker.recoveries, worker.restarts), (MAX_RESTARTS, MAX_RESTARTS));
+    }
+
+    #[test]
+    fn a_worker_that_keeps_panicking_is_given_up() {
+        let mut worker = Failing { panics: u32::MAX, ..Failing::default() };
+        assert!(supervise("test", &mut worker).is_err());
+        assert_eq!(worker.runs, MAX_RESTARTS + 1);
+        assert_eq!((worker.recoveries, worker.restarts), (MAX_RESTARTS + 1, MAX_RESTARTS));
     }
 }

@@ -9,10 +9,11 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fork, pipe, setsid};
+use nix::unistd::{ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fork, pipe2, setsid};
 
 use super::signals;
 
@@ -50,7 +51,7 @@ pub fn split() -> io::Result<Process> {
     if fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(io::Error::other("a process with several threads cannot go to the background"));
     }
-    let (theirs, ours) = pipe()?;
+    let (theirs, ours) = pipe2(OFlag::O_CLOEXEC)?;
     // SAFETY: after a fork with other threads running, the child must not use anything they may have locked,
     // such as the allocator. There are no other threads: the kernel has just listed only this one, and only
     // this one could start another.

@@ -1,4 +1,4 @@
-//! All unsafe code: thin typed wrappers over libc, nix and optional C libraries, and SIMD code. A comment on each
+//! All unsafe code: thin typed wrappers over libc and nix, and SIMD code. A comment on each
 //! block explains why it is sound.
 #![allow(unsafe_code)]
 

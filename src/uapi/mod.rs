@@ -7,7 +7,7 @@ mod server;
 
 use nix::errno::Errno;
 
-pub use server::{MAX_CLIENTS, Server, SocketFile, UapiError};
+pub use server::{MAX_ANSWERS, Server, SocketFile, UapiError};
 
 use crate::config::update::{DeviceStatus, DeviceUpdate};
 

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task;
@@ -19,13 +18,20 @@ use zeroize::Zeroizing;
 use super::Device;
 use super::lines::Lines;
 use super::protocol::{self, NotARequest, Request, RequestParser};
+use crate::clients::{Client, Clients};
 
 /// Maximum length of a line in bytes. The longest valid lines, endpoints and keys, are shorter than 100.
 const MAX_LINE: usize = 256;
 /// Maximum length of a request in bytes: enough for 20,000 peers with a dozen allowed IPs each.
 const MAX_REQUEST: usize = 16 << 20;
-/// Maximum number of connected clients. Others wait until one disconnects.
-pub const MAX_CLIENTS: usize = 16;
+/// Maximum number of requests answered concurrently. Each occupies a thread.
+pub const MAX_ANSWERS: usize = 16;
+/// Class of clients that have not sent a complete request.
+const IDLE: usize = 0;
+/// Class of clients whose request is being answered or waits for that.
+const ASKED: usize = 1;
+/// Maximum number of clients in each class.
+const CLIENTS: [usize; 2] = [64, 64];
 /// Interval at which the server checks that the socket's file still exists.
 const WATCH: Duration = Duration::from_millis(500);
 
@@ -143,18 +149,24 @@ impl Server {
     pub async fn serve(&self, device: Arc<dyn Device>) -> io::Result<()> {
         self.listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(self.listener.try_clone()?)?;
-        let places = Arc::new(Semaphore::new(MAX_CLIENTS));
+        let clients = Clients::new(CLIENTS);
+        let answers = Arc::new(Semaphore::new(MAX_ANSWERS));
         let accept = async {
             loop {
-                let Ok(place) = places.clone().acquire_owned().await else { break };
                 match listener.accept().await {
                     Ok((stream, _)) => {
-                        let device = device.clone();
+                        let process = stream.peer_cred().ok().and_then(|peer| peer.pid());
+                        let (client, displaced) = clients.admit(process, IDLE);
+                        let (device, answers) = (device.clone(), answers.clone());
                         tokio::spawn(async move {
-                            // Errors concern only this client, so they are not logged.
-                            let _ = converse(stream, &device).await;
-                            drop(place);
+                            tokio::select! {
+                                // Errors concern only this client, so they are not logged.
+                                _ = converse(stream, &device, &client, &answers) => {}
+                                _ = displaced => {}
+                            }
                         });
+                        // Lets the client be heard before the next ones can displace it.
+                        task::yield_now().await;
                     }
                     Err(error) => {
                         tracing::warn!("cannot accept a client on the UAPI socket: {error}");
@@ -190,7 +202,12 @@ impl Drop for Server {
 }
 
 /// Serves one client until it disconnects.
-async fn converse(stream: UnixStream, device: &Arc<dyn Device>) -> io::Result<()> {
+async fn converse<const CLASSES: usize>(
+    stream: UnixStream,
+    device: &Arc<dyn Device>,
+    client: &Client<Option<i32>, CLASSES>,
+    answers: &Semaphore,
+) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut lines = Lines::new(reader);
     let mut parser = RequestParser::default();
@@ -200,24 +217,35 @@ async fn converse(stream: UnixStream, device: &Arc<dyn Device>) -> io::Result<()
         let Some(line) = lines.next(MAX_LINE).await? else { return Ok(()) };
         request_bytes += line.len();
         let Some(text) = line.strip_suffix(b"\n") else { return Ok(()) };
+        client.enter(IDLE);
         if request_bytes > MAX_REQUEST {
             return Ok(());
         }
         let Ok(text) = std::str::from_utf8(text) else { return Ok(()) };
         match parser.line(text) {
             Ok(None) => continue,
-            Ok(Some(request)) => answer(&mut writer, request, device).await?,
+            Ok(Some(request)) => {
+                client.enter(ASKED);
+                let said = answer(request, device, answers).await?;
+                // A client that does not read its answer is idle.
+                client.enter(IDLE);
+                writer.write_all(said.as_bytes()).await?;
+            }
             Err(NotARequest) => return Ok(()),
         }
         request_bytes = 0;
     }
 }
 
-async fn answer(writer: &mut OwnedWriteHalf, request: Request, device: &Arc<dyn Device>) -> io::Result<()> {
-    // A call on the device may block, which must not delay other clients.
+/// Answers a request on a thread of its own, because a call on the device may block.
+async fn answer(
+    request: Request,
+    device: &Arc<dyn Device>,
+    answers: &Semaphore,
+) -> io::Result<Zeroizing<String>> {
+    let _place = answers.acquire().await.expect("the semaphore is never closed");
     let device = Arc::clone(device);
-    let said = task::spawn_blocking(move || reply(request, device.as_ref())).await?;
-    writer.write_all(said.as_bytes()).await
+    Ok(task::spawn_blocking(move || reply(request, device.as_ref())).await?)
 }
 
 fn reply(request: Request, device: &dyn Device) -> Zeroizing<String> {

@@ -1,8 +1,8 @@
 //! A session: one key per direction, the send counter and the replay window.
 //!
 //! Workers share a session through `Arc`. Sending takes no lock: counters are reserved with one
-//! `fetch_add` per superpacket. Receiving locks the replay window once per run, after the run has
-//! been authenticated; the lock is uncontended, because one lane receives from each peer.
+//! `fetch_add` per run. Receiving locks the replay window once per run, after the run has been
+//! authenticated; the lock is uncontended, because one lane receives from each peer.
 //!
 //! Outbound, segmentation writes payloads in place, and sealed runs go to the UDP socket. Inbound,
 //! runs come from the UDP socket, and opened payloads go to the check of their inner source.

@@ -192,7 +192,7 @@ impl Turn<'_> {
 
     /// Waits for a free batch of `pool`. Serves the ring meanwhile, so that this worker and an outside
     /// worker cannot wait for each other's batches.
-    fn slab(&mut self, pool: &mut Pool<OutboundBatch>) -> Result<Box<OutboundBatch>, Stopped> {
+    fn batch(&mut self, pool: &mut Pool<OutboundBatch>) -> Result<Box<OutboundBatch>, Stopped> {
         if let Some(batch) = pool.take() {
             return Ok(batch);
         }
@@ -202,7 +202,7 @@ impl Turn<'_> {
                 return Ok(batch);
             }
             if self.sleeper.stopped() {
-                return self.last_slab(pool);
+                return self.last_batch(pool);
             }
             if !self.writer.serve(self.metrics) {
                 // The loop checks for a stop itself.
@@ -216,7 +216,7 @@ impl Turn<'_> {
     /// Waits for a free batch during shutdown, for at most half of [`LIMIT`](quiesce::LIMIT). The outside
     /// worker still sends what is in its ring, which frees batches unless its socket is blocked.
     #[cold]
-    fn last_slab(&mut self, pool: &mut Pool<OutboundBatch>) -> Result<Box<OutboundBatch>, Stopped> {
+    fn last_batch(&mut self, pool: &mut Pool<OutboundBatch>) -> Result<Box<OutboundBatch>, Stopped> {
         let start = clock::now();
         loop {
             if let Some(batch) = pool.take() {

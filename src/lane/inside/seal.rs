@@ -45,7 +45,7 @@ const MAX_INNER: usize = MAX_RUN_BYTES - DATA_OVERHEAD;
 /// The sealing half of an inside worker.
 pub struct Sealer {
     pool: Pool<OutboundBatch>,
-    outbox: Arc<Ring<OutboundBatch>>,
+    ring: Arc<Ring<OutboundBatch>>,
     shortcut: SendShortcut,
     actor: Arc<ActorChannel>,
     mtu: Arc<AtomicUsize>,
@@ -81,18 +81,18 @@ impl PartialRun {
 }
 
 impl Sealer {
-    /// Creates a sealer that fills batches of `pool` and pushes them to the ring `outbox`, or sends them
-    /// through `shortcut`. `outbox` must hold every batch of `pool`. `mtu` is the TUN's MTU in bytes.
+    /// Creates a sealer that fills batches of `pool` and pushes them to `ring`, or sends them
+    /// through `shortcut`. `ring` must hold every batch of `pool`. `mtu` is the TUN's MTU in bytes.
     pub fn new(
         pool: Pool<OutboundBatch>,
-        outbox: Arc<Ring<OutboundBatch>>,
+        ring: Arc<Ring<OutboundBatch>>,
         shortcut: SendShortcut,
         actor: Arc<ActorChannel>,
         mtu: Arc<AtomicUsize>,
     ) -> Self {
         Self {
             pool,
-            outbox,
+            ring,
             shortcut,
             actor,
             mtu,
@@ -133,7 +133,7 @@ impl Sealer {
     pub(super) fn flush(&mut self, snapshot: &Snapshot, metrics: &mut InsideMetrics) {
         self.close_run(metrics);
         let Some(batch) = self.batch.as_mut().filter(|batch| !batch.runs.is_empty()) else { return };
-        if self.shortcut.send(batch, &self.pool, &self.outbox, snapshot) {
+        if self.shortcut.send(batch, &self.pool, &self.ring, snapshot) {
             batch.runs.clear();
         } else {
             self.hand_over();
@@ -252,7 +252,7 @@ impl Sealer {
         session: &Arc<Session>,
         turn: &mut Turn<'_>,
     ) -> Result<(), Stopped> {
-        let Some(to) = peer.endpoint.load() else {
+        let Some(to) = peer.endpoint() else {
             turn.refuse(packet, DropReason::NoEndpoint, Cause::Unreachable);
             return Ok(());
         };
@@ -310,7 +310,7 @@ impl Sealer {
             self.hand_over();
         }
         if self.batch.is_none() {
-            self.batch = Some(turn.slab(&mut self.pool)?);
+            self.batch = Some(turn.batch(&mut self.pool)?);
         }
         let start = self.batch.as_ref().map_or(0, |batch| batch.used());
         self.open = Some(PartialRun {
@@ -347,7 +347,7 @@ impl Sealer {
 
     fn hand_over(&mut self) {
         if let Some(batch) = self.batch.take() {
-            assert!(self.outbox.push(batch).is_ok(), "the ring holds every batch of its pool");
+            assert!(self.ring.push(batch).is_ok(), "the ring holds every batch of its pool");
         }
     }
 
@@ -374,7 +374,7 @@ impl Sealer {
 
     /// Stages a superpacket until its peer has a session, and requests a handshake.
     fn stage(&mut self, packet: &Superpacket<'_>, peer: &PeerRecord, turn: &mut Turn<'_>) {
-        let Some(to) = peer.endpoint.load() else {
+        let Some(to) = peer.endpoint() else {
             return turn.refuse(packet, DropReason::NoEndpoint, Cause::Unreachable);
         };
         if self.drop_if_looped(packet, peer, &to, None, turn) {

@@ -1,7 +1,7 @@
 //! UDP to TUN, first half: opens received datagrams in place and passes the packets to the inside worker
 //! of their flow.
 //!
-//! 1. Up to eight messages are received, each into its own slab. A message is one datagram, or several
+//! 1. Up to eight messages are received, each into its own batch. A message is one datagram, or several
 //!    that the kernel coalesced (UDP GRO).
 //! 2. Consecutive datagrams with the same receiver index are opened in one call, including the replay
 //!    check. By longest-prefix match, each packet's source must belong to the sender (whitepaper section
@@ -28,7 +28,7 @@ use arrayvec::ArrayVec;
 
 use crate::clock;
 use crate::drops::DropReason;
-use crate::lane::bounds::{COPY_BELOW, slabs_per_message};
+use crate::lane::bounds::{COPY_BELOW, batches_per_message};
 use crate::lane::channels::{ActorChannel, HandshakeDatagram};
 use crate::lane::peers::{PeerRecord, Snapshot};
 use crate::lane::ring::batch::{InboundBatch, Segment};
@@ -107,7 +107,7 @@ impl Opener {
 
     /// Returns whether there are too few free batches to receive into.
     pub fn is_starved(&self) -> bool {
-        self.pool.available() < slabs_per_message(self.rings.len())
+        self.pool.available() < batches_per_message(self.rings.len())
     }
 
     /// Returns whether batches wait for room in a ring.
@@ -131,28 +131,28 @@ impl Opener {
         if self.is_held() {
             return Ok(false);
         }
-        let messages = (self.pool.available() / slabs_per_message(self.rings.len())).min(DEPTH);
-        let mut slabs: ArrayVec<Box<InboundBatch>, DEPTH> =
+        let messages = (self.pool.available() / batches_per_message(self.rings.len())).min(DEPTH);
+        let mut batches: ArrayVec<Box<InboundBatch>, DEPTH> =
             (0..messages).map_while(|_| self.pool.take()).collect();
-        if slabs.is_empty() {
+        if batches.is_empty() {
             return Ok(false);
         }
-        let received = self.receiver.receive(socket, slabs.iter_mut().map(|slab| &mut slab.data[..]));
+        let received = self.receiver.receive(socket, batches.iter_mut().map(|batch| &mut batch.data[..]));
         metrics.note_receives(self.receiver.tally());
-        let received = received.inspect_err(|_| slabs.clear())?;
-        // Put back in reverse order, so that the next receive starts with the same slab.
-        for slab in slabs.drain(received..).rev() {
-            self.pool.put_back(slab);
+        let received = received.inspect_err(|_| batches.clear())?;
+        // Put back in reverse order, so that the next receive starts with the same batch.
+        for batch in batches.drain(received..).rev() {
+            self.pool.put_back(batch);
         }
-        for (index, slab) in slabs.into_iter().enumerate() {
+        for (index, batch) in batches.into_iter().enumerate() {
             let message = self.receiver.message(index);
             let mut context = Context { now, from: message.from, snapshot, metrics };
             match message.drop_reason() {
                 Some(reason) => {
                     context.metrics.inbound_drops.add(reason, 1);
-                    self.pool.put_back(slab);
+                    self.pool.put_back(batch);
                 }
-                None => self.open_message(slab, message.len, message.stride, &mut context),
+                None => self.open_message(batch, message.len, message.stride, &mut context),
             }
         }
         for lane in 0..self.pending.len() {
@@ -173,30 +173,36 @@ impl Opener {
         lost
     }
 
-    /// Opens a message of `len` bytes in `slab`, made of datagrams of `stride` bytes, and places its
+    /// Opens a message of `len` bytes in `batch`, made of datagrams of `stride` bytes, and places its
     /// packets.
     fn open_message(
         &mut self,
-        slab: Box<InboundBatch>,
+        batch: Box<InboundBatch>,
         len: usize,
         stride: usize,
         context: &mut Context<'_>,
     ) {
-        let mut slab = Claim { slab, lane: None, whole: len >= COPY_BELOW };
+        let mut claim = Claim { batch, lane: None, whole: len >= COPY_BELOW };
         let mut at = 0;
         while at < len {
             let end = len.min(at + stride);
-            let datagram = &slab.bytes()[at..end];
+            let datagram = &claim.bytes()[at..end];
             match Kind::of(datagram) {
                 Some(Kind::Data) => {
                     let receiver = data_receiver(datagram);
-                    let run = at..data_run_end(&slab.bytes()[..len], at, stride, receiver);
+                    let run = at..data_run_end(&claim.bytes()[..len], at, stride, receiver);
                     at = run.end;
                     let mut accepted = std::mem::take(&mut self.accepted);
-                    self.open_run(&mut slab.slab.data[run.clone()], stride, receiver, &mut accepted, context);
+                    self.open_run(
+                        &mut claim.batch.data[run.clone()],
+                        stride,
+                        receiver,
+                        &mut accepted,
+                        context,
+                    );
                     for (lane, packet) in accepted.drain(..) {
                         let packet = run.start + packet.start..run.start + packet.end;
-                        self.place(&mut slab, lane, packet, context.metrics);
+                        self.place(&mut claim, lane, packet, context.metrics);
                     }
                     self.accepted = accepted;
                     continue;
@@ -206,7 +212,7 @@ impl Opener {
             }
             at = end;
         }
-        self.settle(slab, context.metrics);
+        self.settle(claim, context.metrics);
     }
 
     /// Opens the datagrams of one session. Adds the accepted packets to `accepted`, as lane and range in
@@ -253,11 +259,7 @@ impl Opener {
                 continue;
             };
             allowed = Some(source);
-            let lane = match self.rings.len() {
-                1 => 0,
-                lanes => flow::flow_hash(packet) as usize % lanes,
-            };
-            accepted.push((lane, start..start + packet.len()));
+            accepted.push((flow::lane_of(packet, self.rings.len()), start..start + packet.len()));
         }
         context.metrics.segments.add(accepted.len() as u64);
     }
@@ -297,20 +299,20 @@ impl Opener {
         }
     }
 
-    /// Places a packet of `slab` for `lane`: in place if the slab can be passed to that lane, otherwise
+    /// Places a packet of `claim` for `lane`: in place if its batch can be passed to that lane, otherwise
     /// as a copy.
-    fn place(&mut self, slab: &mut Claim, lane: usize, packet: Range<usize>, metrics: &mut OutsideMetrics) {
-        if slab.lane.is_none() && (slab.whole || self.pending[lane].is_none()) {
-            // Packets collected earlier for this lane must go before this slab.
+    fn place(&mut self, claim: &mut Claim, lane: usize, packet: Range<usize>, metrics: &mut OutsideMetrics) {
+        if claim.lane.is_none() && (claim.whole || self.pending[lane].is_none()) {
+            // Packets collected earlier for this lane must go before this batch.
             self.hand_over(lane, metrics);
-            slab.lane = Some(lane);
+            claim.lane = Some(lane);
         }
-        if slab.lane == Some(lane) && !slab.slab.segments.is_full() {
+        if claim.lane == Some(lane) && !claim.batch.segments.is_full() {
             let segment = Segment { start: packet.start as u32, len: packet.len() as u32 };
-            slab.slab.segments.push(segment);
+            claim.batch.segments.push(segment);
             return;
         }
-        let packet = &slab.bytes()[packet];
+        let packet = &claim.bytes()[packet];
         if self.pending[lane].as_mut().is_some_and(|batch| batch.append(packet)) {
             return;
         }
@@ -324,12 +326,12 @@ impl Opener {
         self.pending[lane] = Some(batch);
     }
 
-    /// Finishes a message: hands over its slab, keeps it to be filled further, or frees it.
-    fn settle(&mut self, slab: Claim, metrics: &mut OutsideMetrics) {
-        let Some(lane) = slab.lane else { return self.pool.put_back(slab.slab) };
-        // Copies for the slab's own lane exist only if its segment list was full, so they follow it.
-        let followers = self.pending[lane].replace(slab.slab);
-        if slab.whole || followers.is_some() {
+    /// Finishes a message: hands over its batch, keeps it to be filled further, or frees it.
+    fn settle(&mut self, claim: Claim, metrics: &mut OutsideMetrics) {
+        let Some(lane) = claim.lane else { return self.pool.put_back(claim.batch) };
+        // Copies for the batch's own lane exist only if its segment list was full, so they follow it.
+        let followers = self.pending[lane].replace(claim.batch);
+        if claim.whole || followers.is_some() {
             self.hand_over(lane, metrics);
             self.pending[lane] = followers;
         }
@@ -377,7 +379,7 @@ impl Opener {
 
 /// A received message in its batch, while its datagrams are processed.
 struct Claim {
-    slab: Box<InboundBatch>,
+    batch: Box<InboundBatch>,
     /// The lane it goes to, once a packet has determined that.
     lane: Option<usize>,
     /// Whether it holds enough bytes to be handed over on its own. Otherwise it is kept to collect more
@@ -387,7 +389,7 @@ struct Claim {
 
 impl Claim {
     fn bytes(&self) -> &[u8] {
-        &self.slab.data
+        &self.batch.data
     }
 }
 

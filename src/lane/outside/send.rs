@@ -35,7 +35,7 @@ struct Progress {
 }
 
 impl BatchSender {
-    /// Creates a sender of the batches in the ring `ring`. `returns` is the return ring.
+    /// Creates a sender of the batches in `ring`. `returns` is the return ring.
     pub fn new(sender: Sender, ring: Arc<Ring<OutboundBatch>>, returns: Arc<Ring<OutboundBatch>>) -> Self {
         Self { sender, ring, returns, current: None, progress: Progress::default() }
     }
@@ -166,10 +166,8 @@ fn take_notice(notices: Notices, run: &Run, socket: &UdpSocket, snapshot: &Snaps
         return;
     }
     let Some(peer) = snapshot.peer(run.peer) else { return };
-    if notices.source_gone
-        && let Some(endpoint) = peer.endpoint.load()
-    {
-        peer.endpoint.store(Some(endpoint.without_source()));
+    if notices.source_gone {
+        peer.forget_source(&run.to);
     }
     if notices.over_mtu {
         learn_path(peer, &run.to, socket);
@@ -213,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn it_comes_to_an_end_however_fast_its_inbox_is_filled() {
+    fn one_turn_sends_at_most_as_many_batches_as_the_ring_holds() {
         const DEPTH: usize = 4;
         let sockets = LaneSockets::open(0, 1, false, SocketOptions::default()).unwrap().remove(0);
         let port = sockets.shared.port();

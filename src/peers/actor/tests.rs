@@ -36,10 +36,10 @@ fn open(config: &RouterConfig) -> Wiring {
 /// Returns a handshake initiation to the owner of `victim` from the owner of `key`.
 fn initiation(key: PrivateKey, victim: PublicKey) -> ControlMessage {
     let mut entropy = OsEntropy::new().unwrap();
-    let mut stranger = Protocol::new(Some(key), Arc::new(SessionTable::new(&[7; 8])), Settings::default());
-    let peer = stranger.add_peer(victim).unwrap();
+    let mut unknown = Protocol::new(Some(key), Arc::new(SessionTable::new(&[7; 8])), Settings::default());
+    let peer = unknown.add_peer(victim).unwrap();
     let mut out = Outputs::new();
-    stranger.data_waits(clock::now(), unix_now(), &mut entropy, peer, &mut out);
+    unknown.data_waits(clock::now(), unix_now(), &mut entropy, peer, &mut out);
     let sent = out.drain().find_map(|output| match output {
         Output::Send { datagram, .. } => Some(datagram),
         _ => None,
@@ -94,6 +94,6 @@ fn an_initiation_that_may_be_a_replay_does_not_move_a_known_endpoint() {
         let snapshot = actor.peers.load();
         let record = snapshot.peers[0].as_ref().unwrap();
         assert!(record.received_bytes.load(Ordering::Relaxed) > 0, "the initiation was not accepted");
-        assert_eq!(record.endpoint.load().map(|endpoint| endpoint.address), Some(after));
+        assert_eq!(record.endpoint().map(|endpoint| endpoint.address), Some(after));
     }
 }

@@ -45,7 +45,7 @@ fn admin() -> Admin {
 
 fn request(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
@@ -53,9 +53,9 @@ fn request(address: SocketAddr, path: &str) -> String {
 
 #[test]
 fn metrics_are_served_until_the_router_stops() {
-    let listener = listen((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    let address = listener.local_addr().unwrap();
-    let admin = Admin { metrics: Some(listener), ..admin() };
+    let bound = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let address = bound.local_addr().unwrap();
+    let admin = Admin { metrics: Some(Http { bound, from_tunnel: false }), ..admin() };
     let shutdown = Arc::clone(&admin.shutdown);
     let thread = admin.spawn().unwrap();
     let answer = request(address, "/metrics");
@@ -70,9 +70,9 @@ fn metrics_are_served_until_the_router_stops() {
 
 #[test]
 fn a_taken_address_is_named_with_the_variable_that_changes_it() {
-    let taken = listen((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let taken = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = taken.local_addr().unwrap();
-    let message = listen(address).unwrap_err().to_string();
+    let message = bind(address).unwrap_err().to_string();
     assert!(message.contains(&address.to_string()) && message.contains("LANEWAY_METRICS_ADDR"), "{message}");
 }
 
@@ -104,10 +104,10 @@ fn an_interface_that_is_not_there_is_told_at_once() {
 
 /// Runs `test` against the HTTP server of `admin`.
 fn with_http(admin: Admin, test: impl FnOnce(SocketAddr)) {
-    let listener = listen((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    let address = listener.local_addr().unwrap();
+    let bound = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let address = bound.local_addr().unwrap();
     let shutdown = Arc::clone(&admin.shutdown);
-    let thread = Admin { metrics: Some(listener), ..admin }.spawn().unwrap();
+    let thread = Admin { metrics: Some(Http { bound, from_tunnel: false }), ..admin }.spawn().unwrap();
     test(address);
     shutdown.signal();
     thread.join().unwrap();

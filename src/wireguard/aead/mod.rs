@@ -2,9 +2,8 @@
 //! 5.4.6).
 //!
 //! A session seals and opens with a [`TransportKey`]. AWS-LC, one datagram at a time, supports both
-//! suites and every CPU. A [`Backend`] can speed up ChaCha20-Poly1305 with many datagrams per call:
-//! `eights`, eight at a time on CPUs with AVX-512, or `whole_runs`, Intel's library, with the
-//! feature `ipsec-mb`.
+//! suites and every CPU. A [`Backend`] can speed up ChaCha20-Poly1305 with several datagrams per call:
+//! `eights` handles eight at a time on CPUs with AVX-512.
 
 use std::fmt;
 

@@ -96,10 +96,10 @@ fn a_wrong_first_mac_is_dropped_before_anything_else() {
 }
 
 #[test]
-fn strangers_and_other_preshared_keys_get_nowhere() {
+fn unknown_keys_and_other_preshared_keys_get_no_response() {
     let (_, mut b) = pair(Settings::default());
-    let mut stranger = End::new(3, &private(2).public_key(), Settings::default());
-    let initiation = stranger.wants_to_send(at(0.0)).remove(0);
+    let mut unknown = End::new(3, &private(2).public_key(), Settings::default());
+    let initiation = unknown.wants_to_send(at(0.0)).remove(0);
     b.receive(at(0.0), &initiation);
     assert_eq!(b.dropped, [HandshakeDrop::UnknownPeer]);
 

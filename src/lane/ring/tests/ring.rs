@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 
 #[test]
-fn a_full_inbox_gives_the_batch_back() {
+fn a_full_ring_gives_the_batch_back() {
     let ring = Ring::new(1, Arc::new(Doorbell::new().unwrap()));
     assert!(ring.push(Box::new(1)).is_ok());
     assert_eq!(*ring.push(Box::new(2)).unwrap_err(), 2);
