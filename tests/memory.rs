@@ -388,7 +388,7 @@ fn a_router_whose_clock_can_be_put_forward() {
         for line in std::io::stdin().lines() {
             AHEAD.fetch_add(line.unwrap().trim().parse().unwrap(), Relaxed);
         }
-        nix::sys::signal::kill(nix::unistd::Pid::this(), Signal::SIGTERM).unwrap();
+        std::process::exit(0);
     });
     let cli = Cli::try_parse_from(["laneway", "run", "--config", &config]).unwrap();
     std::process::exit(cli.execute().map_or(1, Into::into));
