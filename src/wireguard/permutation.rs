@@ -15,7 +15,7 @@ pub(super) struct Permutation(Zeroizing<[u16; ROUNDS]>);
 
 impl Permutation {
     /// Expands `key`.
-    pub(super) fn new(key: &[u8; 8]) -> Self {
+    pub(super) fn new(key: [u8; 8]) -> Self {
         let word = |at: usize| u16::from_le_bytes([key[at], key[at + 1]]);
         let mut rounds = Zeroizing::new([0; ROUNDS]);
         let mut others = [word(2), word(4), word(6)];
@@ -64,13 +64,13 @@ mod tests {
         for (bytes, word) in key.chunks_exact_mut(2).zip(words) {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
-        assert_eq!(Permutation::new(&key).apply(0x6574_694c), 0xa868_42f2);
+        assert_eq!(Permutation::new(key).apply(0x6574_694c), 0xa868_42f2);
     }
 
     proptest! {
         #[test]
         fn it_can_be_inverted(key: [u8; 8], number: u32) {
-            let permutation = Permutation::new(&key);
+            let permutation = Permutation::new(key);
             prop_assert_eq!(permutation.invert(permutation.apply(number)), number);
         }
     }

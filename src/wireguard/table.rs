@@ -40,7 +40,7 @@ impl SessionTable {
     /// knows.
     pub fn new(secret: &[u8; 8]) -> Self {
         let chunks = (0..PLACES / CHUNK).map(|_| OnceLock::new()).collect();
-        SessionTable { chunks, numbers: Permutation::new(secret) }
+        SessionTable { chunks, numbers: Permutation::new(*secret) }
     }
 
     /// Returns the index of `number`: a place, and random bits above it.
@@ -85,7 +85,7 @@ impl SessionTable {
 impl fmt::Debug for SessionTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let chunks = self.chunks.iter().filter(|chunk| chunk.get().is_some()).count();
-        f.debug_struct("SessionTable").field("chunks", &chunks).finish()
+        f.debug_struct("SessionTable").field("chunks", &chunks).finish_non_exhaustive()
     }
 }
 
