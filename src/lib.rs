@@ -40,6 +40,7 @@
 //! | How large are rings, pools and channels? | `lane/bounds.rs` |
 //! | Packets that wait for a session | `lane/staging.rs` |
 //! | What does `auto` stand for? | `config/choices.rs`; CPUs for pinning in `cpus/pinning.rs`; offloads are tried in `offload/open.rs` and `underlay/socket.rs` |
+//! | What keeps packets in when the router is gone? | `router/kill_switch.rs`, `netlink/barrier.rs` |
 //! | What changes on a reload? | `router/reload.rs` compares files and settings, `peers/apply.rs` peers, `netlink/mod.rs` addresses and routes |
 //! | Where does ECN go? | `offload/segment.rs` (CWR), `offload/coalesce/candidate.rs` (what may be merged) |
 //! | ICMP errors and TCP resets | `packet/reject/`, rate limited by `lane/inside/reject.rs` |
@@ -53,6 +54,8 @@
 //!   of a flow take one ring, and nothing overtakes a waiting batch: a lone packet is passed directly only if the
 //!   other worker sleeps and all earlier batches have been returned ([`lane::shortcut`]).
 //!   Held by `tests/order.rs`, `tests/model`.
+//!   Exception: with several lanes, IP fragments may be reordered with whole packets of their flow, since both the
+//!   kernel's queue selection and [`packet::flow`] lack their ports.
 //! - **Isolation.** A packet is sealed only for the peer that owns its destination now, and accepted only from the
 //!   peer that owns its source. Held by `tests/isolation.rs`, `tests/abuse.rs`.
 //! - **The kernel's own bytes.** Segments and superpackets are those the kernel would make. Held by `tests/oracle`.
@@ -142,6 +145,8 @@ pub mod routes;
 pub mod service;
 pub mod shutdown;
 pub mod sys;
+#[cfg(test)]
+mod testing;
 pub mod uapi;
 pub mod underlay;
 pub mod units;

@@ -172,7 +172,7 @@ fn a_name_that_another_laneway_holds_is_refused_with_a_reason() {
     // In another namespace the device name is free, but control sockets share one directory.
     let (status, said) = run(&lab.right, &["-f", &name], &[]);
     assert_eq!(status, Some(1), "{said}");
-    assert!(said.contains("another process serves this interface"), "{said}");
+    assert!(said.contains("serves an interface of this name"), "{said}");
     wait_until("the device to disappear", || links(&lab.right) == ["lo", "underlay"]);
     assert!(first.process.is_running());
     output(&lab.left.namespace, &["wg", "show", &name], "");
@@ -184,9 +184,9 @@ fn a_mistake_in_the_configuration_is_named_and_nothing_is_created() {
     let lab = lab();
     let good = format!("[Interface]\nPrivateKey = {KEY}\n");
     let mistakes = [
-        (format!("{good}MTU = lots\n"), vec![":3: MTU: "]),
+        (format!("{good}MTU = lots\n"), vec![":3: MTU = lots: "]),
         (format!("{good}[Peer]\nPublicKey = short\n"), vec![":4: PublicKey: "]),
-        (format!("{good}[Peer]\nAllowedIPs = 10.0.0.0/33\n"), vec![":4: AllowedIPs: "]),
+        (format!("{good}[Peer]\nAllowedIPs = 10.0.0.0/33\n"), vec![":4: AllowedIPs = 10.0.0.0/33: "]),
         (format!("{good}Colour = blue\n"), vec![":3: Colour: "]),
         ("[Interface\n".to_owned(), vec![":1: "]),
     ];

@@ -81,8 +81,8 @@ impl Keys {
 
 /// The forms in which a configured key may be in memory.
 fn forms(key: &[u8; 32]) -> Vec<Vec<u8>> {
-    let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-    vec![key.to_vec(), hex.into_bytes(), BASE64.encode(key).into_bytes()]
+    let hex = PresharedKey::from_bytes(*key).to_hex();
+    vec![key.to_vec(), hex.as_bytes().to_vec(), BASE64.encode(key).into_bytes()]
 }
 
 /// Returns how often the needles occur in the writable memory of a process.
@@ -252,14 +252,16 @@ fn nonce(counter: u64) -> [u8; 12] {
 
 /// The text of a configuration with these peers, numbered from 2.
 fn configuration(own: &PrivateKey, peers: &[(u8, &Keys)]) -> String {
-    let mut text = format!("[Interface]\nPrivateKey = {}\nListenPort = {PORT}\n", *own.to_base64());
-    text += &format!("Address = {ROUTER}/24\n");
-    for (number, keys) in peers {
+    let section = |(number, keys): &(u8, &Keys)| {
         let (public, preshared) = (keys.public, keys.preshared.to_base64());
-        text += &format!("[Peer]\nPublicKey = {public}\nPresharedKey = {}\n", *preshared);
-        text += &format!("AllowedIPs = 10.9.0.{number}/32\n");
-    }
-    text
+        let preshared = &*preshared;
+        format!("[Peer]\nPublicKey = {public}\nPresharedKey = {preshared}\nAllowedIPs = 10.9.0.{number}/32\n")
+    };
+    let own = own.to_base64();
+    let interface =
+        format!("[Interface]\nPrivateKey = {}\nListenPort = {PORT}\nAddress = {ROUTER}/24\n", *own);
+    let peers: Vec<_> = peers.iter().map(section).collect();
+    interface + &peers.concat()
 }
 
 fn write(file: &str, text: &str) {

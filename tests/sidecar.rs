@@ -133,7 +133,7 @@ fn a_file_with_a_mistake_changes_nothing_and_is_told_where_it_is() {
     let before = (sidecar.left("ip addr"), sidecar.left(&format!("wg showconf {}", sidecar.device)));
     let file = sidecar.write("Address = 10.51.0.1/24\nMTU = 1300", "AllowedIPs = 10.0.0.0/33");
     process.signal(Signal::SIGHUP);
-    wait_until("the error in the log", || process.said().contains(&format!("{file}:8: AllowedIPs: ")));
+    wait_until("the error in the log", || process.said().contains(&format!("{file}:8: AllowedIPs = ")));
     assert_eq!(before, (sidecar.left("ip addr"), sidecar.left(&format!("wg showconf {}", sidecar.device))));
     ping(&sidecar.lab.left.namespace, Family::V4.inside(2));
 }

@@ -147,7 +147,7 @@ fn even_a_main_thread_that_is_stuck_does_not_keep_the_process() {
     let stopped = Stopped::new(&process, "laneway");
     let start = Instant::now();
     process.signal(Signal::SIGTERM);
-    // Its rules stay: the thread that ends the process by force cannot use netlink. They lead to nothing any more.
+    // Its rules stay: the thread that ends the process by force cannot use netlink. They reject packets.
     assert_eq!(process.wait(), Some(EXIT_STUCK.into()), "{}", process.said());
     stopped.forget();
     assert!(start.elapsed() >= stopping::PROCESS, "ended by force too early: {:?}", start.elapsed());
@@ -232,7 +232,6 @@ fn a_command_that_is_interrupted_on_its_way_to_the_background_leaves_nothing_the
 }
 
 #[test]
-#[ignore = "known fault: the router takes signals that it inherits as ignored"]
 fn a_signal_that_is_ignored_at_exec_stays_ignored() {
     require_root!();
     let sidecar = Sidecar::new();

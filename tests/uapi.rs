@@ -311,8 +311,11 @@ fn replacing_all_peers_leaves_a_kept_one_its_session_and_nothing_that_is_not_nam
     let words = ["peer", right, "persistent-keepalive", "25", "preshared-key", "/dev/stdin"];
     tunnel.wg("set", &words, NOBODY).expect("more about the peer");
     let key = PublicKey::to_hex(&right.parse().expect("wg made it"));
-    let request =
-        format!("set=1\nreplace_peers=true\npublic_key={key}\nallowed_ip={}/32\n\n", Family::V4.inside(2));
+    let request = format!(
+        "set=1\nreplace_peers=true\npublic_key={key}\nendpoint={}\nallowed_ip={}/32\n\n",
+        Family::V4.endpoint(&tunnel.lab.right),
+        Family::V4.inside(2)
+    );
     assert_eq!(tunnel.talk(&request), "errno=0\n\n");
     let shown = |what| tunnel.wg("show", &[what], "").expect("show");
     assert_eq!(shown("preshared-keys").trim(), format!("{right}\t(none)"));
@@ -320,6 +323,85 @@ fn replacing_all_peers_leaves_a_kept_one_its_session_and_nothing_that_is_not_nam
     assert_eq!(tunnel.peer().allowed_ips, format!("{}/32", Family::V4.inside(2)));
     ping(&tunnel.lab.left.namespace, Family::V4.inside(2));
     assert_eq!(tunnel.peer().latest_handshake, handshake, "the session was replaced");
+}
+
+#[test]
+fn replacing_all_peers_leaves_what_a_new_device_would_have() {
+    require_root!();
+    let tunnel = Tunnel::up();
+    let key = PublicKey::to_hex(&tunnel.keys[1].public.parse().expect("wg made it"));
+    let nobody = PublicKey::to_hex(&NOBODY.parse().expect("a key"));
+    assert_ne!(tunnel.peer().endpoint, "(none)");
+    let request = format!("set=1\nreplace_peers=true\npublic_key={key}\n\n");
+    assert_eq!(tunnel.talk(&request), "errno=0\n\n");
+    assert_eq!(tunnel.peer().endpoint, "(none)", "an endpoint that was not named stays");
+    // What is only to be updated does not exist once all peers are gone.
+    let request = format!(
+        "set=1\nreplace_peers=true\npublic_key={key}\nupdate_only=true\nallowed_ip=10.9.0.0/16\n\
+         public_key={nobody}\nallowed_ip=10.8.0.0/16\npublic_key={nobody}\nupdate_only=true\nallowed_ip=10.7.0.0/16\n\n"
+    );
+    assert_eq!(tunnel.talk(&request), "errno=0\n\n");
+    let peer = tunnel.peer();
+    let mut nets: Vec<_> = peer.allowed_ips.split(',').collect();
+    nets.sort_unstable();
+    assert_eq!((peer.public.as_str(), nets), (NOBODY, vec!["10.7.0.0/16", "10.8.0.0/16"]));
+}
+
+#[test]
+fn bytes_that_the_kernel_refuses_to_send_do_not_count() {
+    require_root!();
+    let tunnel = Tunnel::up();
+    let before = tunnel.peer_at_rest();
+    // Packets and handshakes to an address without a route.
+    output(&tunnel.lab.left.namespace, &["ip", "route", "add", "unreachable", "198.51.100.0/24"], "");
+    let right = tunnel.keys[1].public.as_str();
+    tunnel.wg("set", &["peer", right, "endpoint", "198.51.100.1:51820"], "").expect("an endpoint");
+    for _ in 0..3 {
+        assert!(!tunnel.left_reaches_right());
+    }
+    tunnel
+        .wg("set", &["peer", NOBODY, "endpoint", "198.51.100.1:51820", "persistent-keepalive", "1"], "")
+        .expect("a peer");
+    let drops = || {
+        let said = tunnel.talk("get=metrics\n\n");
+        let lines = said.lines().filter(|line| line.contains("reason=\"send_error\""));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>()
+    };
+    wait_until("refused datagrams of both peers", || drops() >= 4.0);
+    for peer in tunnel.peers() {
+        let sent = if peer.public == right { before.sent } else { 0 };
+        assert_eq!(peer.sent, sent, "{peer:?}");
+    }
+}
+
+#[test]
+fn a_client_that_lists_the_directory_finds_one_socket() {
+    require_root!();
+    let tunnel = Tunnel::up();
+    let socket = tunnel.left.socket();
+    let device = socket.file_stem().expect("a name").to_string_lossy().into_owned();
+    let entries = std::fs::read_dir(socket.parent().expect("a directory")).expect("readable");
+    let names: Vec<_> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let ours: Vec<_> = names.iter().filter(|name| name.contains(&device)).collect();
+    assert_eq!(ours, [&format!("{device}.sock")]);
+}
+
+#[test]
+fn show_prints_what_wg_prints_and_json() {
+    require_root!();
+    let tunnel = Tunnel::up();
+    let device = tunnel.left.device.as_str();
+    let _ = tunnel.peer_at_rest();
+    let namespace = &tunnel.lab.left.namespace;
+    let wg = output(namespace, &["wg", "show", device, "dump"], "");
+    assert_eq!(output(namespace, &[BINARY, "show", device, "dump"], ""), wg);
+    let json = output(namespace, &[BINARY, "show", device, "--json"], "");
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let peer = &json[device]["peers"][&tunnel.keys[1].public];
+    assert_eq!(peer["endpoint"], Family::V4.endpoint(&tunnel.lab.right).to_string());
+    assert_eq!(json[device]["publicKey"], tunnel.keys[0].public);
+    assert!(json[device].get("privateKey").is_none(), "{json}");
 }
 
 #[test]

@@ -8,7 +8,7 @@
 
 use std::env;
 
-use super::{Failure, launch, log};
+use super::{Failure, launch};
 use crate::config::env::Environment;
 use crate::config::{ConfigError, RouterConfig};
 use crate::sys::daemon::{self, Process};
@@ -31,7 +31,7 @@ pub fn run(interface: &str, foreground: bool) -> Result<u8, Failure> {
         filter(level).clone_into(&mut config.log);
     }
     let start = |config: RouterConfig, ready: launch::OnReady| {
-        log::init(&config.log, config.log_format);
+        launch::init_log(&config.log, config.log_format);
         launch::launch(config, environment.clone(), ready)
     };
     signals::hold().map_err(Failure::Signals)?;

@@ -1,20 +1,24 @@
 //! Starts a router from a configuration and runs it until it is told to stop; shared by `laneway run` and
 //! `laneway IFNAME`.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tracing_subscriber::EnvFilter;
 
 use super::signals::Signals;
 use crate::config::env::Environment;
-use crate::config::{RouterConfig, Switch};
+use crate::config::{LogFormat, RouterConfig, Switch};
 use crate::netlink;
-use crate::router::admin::{self, Admin, AdminError, End, Hangups, Http, Link, OpenUapi};
+use crate::netlink::masquerade::{MasqueradeError, Masquerading};
+use crate::router::admin::{self, Admin, AdminError, End, Hangups, Http, Link, OnLoss, OpenUapi};
+use crate::router::kill_switch::{self, KillSwitch};
 use crate::router::reload::Reloader;
 use crate::router::sandbox::{capabilities, memory, syscalls};
 use crate::router::start::{Router, StartError};
@@ -36,6 +40,9 @@ pub enum LaunchError {
     /// The admin thread cannot serve metrics, handle signals or watch the interface.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// Masquerading cannot be set up.
+    #[error(transparent)]
+    Masquerade(#[from] MasqueradeError),
     /// An inherited descriptor cannot be used.
     #[error("{variable}={fd}: {source}; expected the number of a descriptor that the process inherited")]
     Inherited {
@@ -56,6 +63,20 @@ pub enum LaunchError {
 
 /// Called once, when the interface and its control socket exist, unless the router is told to stop before that.
 pub type OnReady = Box<dyn FnOnce() -> io::Result<()>>;
+
+/// Initializes logging with `filter`. Later calls have no effect.
+///
+/// The configuration has already validated the filter; an invalid one is replaced with `info`.
+pub fn init_log(filter: &str, format: LogFormat) {
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let colours = io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours);
+    // An error means that the enclosing test or program has already installed a subscriber.
+    let _ = match format {
+        LogFormat::Text => log.with_target(false).try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+}
 
 /// Starts a router and runs it until a signal arrives or its interface or control socket is removed; all of
 /// these are clean stops. From then on the router has [`stopping::PROCESS`] to end before the process is ended
@@ -83,8 +104,43 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
     let signals = Signals::watch(&shutdown).map_err(StartError::System)?;
     let from_tunnel = config.metrics_from_tunnel;
     let metrics = config.metrics_addr.map(admin::bind).transpose()?.map(|bound| Http { bound, from_tunnel });
+    // Before the interface is created: a router in another network namespace may serve one of this name. One that exists
+    // here is refused below.
+    if uapi.is_none() && if_nametoindex(config.interface.as_str()).is_err() {
+        uapi::Server::check(&config.uapi_dir, &config.interface)?;
+    }
 
-    let router = Router::start_with(&config, tun, Arc::clone(&shutdown))?;
+    let switch = Arc::new(KillSwitch::close(&config).map_err(StartError::Netlink)?);
+    let started = Router::start_with(&config, tun, Arc::clone(&shutdown)).and_then(|router| {
+        if config.persist {
+            let lifetime = router.outlive_process()?;
+            if !config.keep {
+                signals.note_interface(lifetime.clone());
+            }
+        }
+        Ok(router)
+    });
+    let router = match started {
+        Ok(router) => router,
+        Err(error) => {
+            switch.end(kill_switch::End::NotStarted);
+            return Err(error.into());
+        }
+    };
+    let masquerade = |to| Masquerading::begin(router.interface(), to);
+    let masquerading = match config.masquerade.as_ref().map(masquerade).transpose() {
+        Ok(masquerading) => masquerading,
+        Err(error) => {
+            switch.end(kill_switch::End::NotStarted);
+            return Err(error.into());
+        }
+    };
+    if masquerading.is_some() && !netlink::masquerade::forwards_ipv4() {
+        tracing::warn!(
+            "LANEWAY_MASQUERADE has no effect on IPv4 yet: this machine does not forward packets; \
+             `sysctl -w net.ipv4.ip_forward=1` makes it a gateway"
+        );
+    }
     let (directory, interface) = (config.uapi_dir.clone(), router.interface().to_owned());
     let noted = Arc::clone(&signals);
     let open_uapi = move || {
@@ -95,22 +151,31 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
     let device = router.device().clone();
     let seccomp = config.seccomp;
     let up = format!("{} is up", router.interface());
-    let reloader = Reloader::new(router.interface().to_owned(), config, environment, device, shutdown);
-    let rules = Arc::clone(reloader.rules());
+    let summary = router.summary().clone();
+    let reloader = Reloader::new(
+        router.interface().to_owned(),
+        config,
+        environment,
+        device,
+        shutdown,
+        Arc::clone(&switch),
+    );
     let told = Arc::clone(&manager);
     let ready = Box::new(move || {
         ready()?;
         restrict_system_calls(seccomp);
+        summary.log();
         told.ready(&up);
         Ok(())
     });
     let outcome = attend(router, metrics, Box::new(open_uapi), reloader, &signals, &manager, ready);
-    // Clean up before logging: a stuck thread may hold the log.
-    let cleaned = netlink::clean_up(&rules.list());
+    drop(masquerading);
+    switch.end(match &outcome {
+        Ok(_) | Err(LaunchError::Stop(StopError::Stuck(_))) => kill_switch::End::Ordered,
+        Err(LaunchError::Stop(StopError::Failed(_))) => kill_switch::End::Failed,
+        Err(_) => kill_switch::End::NotStarted,
+    });
     signals.remove_socket();
-    if let Err(error) = cleaned {
-        tracing::warn!("routing rules were left behind: {error}");
-    }
     match outcome? {
         // A stop by other means has been logged where it happened.
         _ if signals.told_to_stop() => tracing::info!("stopping: received a signal"),
@@ -131,13 +196,16 @@ fn attend(
     ready: OnReady,
 ) -> Result<End, LaunchError> {
     let shutdown = Arc::clone(router.shutdown());
+    let up = reloader.setup().up;
+    let reloader = Arc::new(Mutex::new(reloader));
+    let restoring = Arc::clone(&reloader);
     let (of_mtu, of_addresses) = (router.interface_updates(), router.interface_updates());
     let link = Link {
         interface: router.interface().to_owned(),
         on_mtu: Box::new(move |mtu| of_mtu.set_mtu(mtu)),
         on_addresses: Box::new(move |own| of_addresses.set_addresses(own)),
+        on_loss: up.then(|| Box::new(move || lock(&restoring).restore()) as OnLoss),
     };
-    let reloader = Arc::new(Mutex::new(reloader));
     let leading = Arc::clone(&reloader);
     let asked = Arc::clone(manager);
     let hangups = Hangups {
@@ -154,6 +222,7 @@ fn attend(
         before: Some(Box::new(move || lock(&leading).add_rules())),
         uapi: Some(open_uapi),
         link: Some(link),
+        shared_port: router.shared_port().cloned(),
         hangups: Some(hangups),
     };
     let admin = admin.spawn()?;
@@ -213,10 +282,10 @@ fn restrict_system_calls(seccomp: Switch) {
 fn on_hangup(reloader: &mut Reloader, manager: &ServiceManager) {
     manager.reloading();
     match reloader.reload() {
-        Ok(()) => {
-            const DONE: &str = "configuration reloaded from the file";
-            tracing::info!("{DONE}");
-            manager.ready(DONE);
+        Ok(changes) => {
+            let done = format!("configuration reloaded from the file; {changes}");
+            tracing::info!("{done}");
+            manager.ready(&done);
         }
         Err(error) => {
             tracing::error!("{error}");

@@ -1,16 +1,18 @@
 //! Command line: parses the arguments, runs the command and maps its outcome to an exit status.
 
+pub mod check;
 pub mod demo;
-pub mod demonstrate;
 pub mod doctor;
+pub mod down;
 pub mod interface;
 pub mod keys;
 pub mod launch;
-pub mod log;
 pub mod run;
 pub mod show;
 pub mod signals;
+mod typo;
 
+use std::env;
 use std::io;
 
 use clap::{Parser, Subcommand};
@@ -18,8 +20,10 @@ use clap::{Parser, Subcommand};
 use crate::config::{ConfigError, LogFormat};
 use crate::router::start::StartError;
 use crate::router::stopping::StopError;
+use check::CheckArgs;
 use demo::{DemoArgs, DemoError, Ending};
 use doctor::DoctorArgs;
+use down::{DownArgs, DownError};
 use keys::KeysError;
 use launch::LaunchError;
 use run::RunArgs;
@@ -46,9 +50,11 @@ pub struct Cli {
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
     Run(RunArgs),
+    Check(CheckArgs),
     Demo(DemoArgs),
     Doctor(DoctorArgs),
     Show(ShowArgs),
+    Down(DownArgs),
     /// Print a new private key
     Genkey,
     /// Print a new preshared key
@@ -66,6 +72,17 @@ pub enum Failure {
     /// The interface name is missing.
     #[error("the interface name is missing; usage: laneway [-f] IFNAME")]
     NoInterface,
+    /// The interface name looks like a mistyped command.
+    #[error(
+        "`{name}` is not a command; did you mean `laneway {near}`? To create an interface of that name: \
+         `laneway -- {name}`"
+    )]
+    Mistyped {
+        /// The name.
+        name: String,
+        /// The command that was probably meant.
+        near: &'static str,
+    },
     /// The process cannot go to the background.
     #[error("cannot go to the background: {0}; use -f to stay in the foreground")]
     Background(#[source] io::Error),
@@ -81,6 +98,9 @@ pub enum Failure {
     /// `laneway show` failed.
     #[error(transparent)]
     Show(#[from] ShowError),
+    /// `laneway down` failed.
+    #[error(transparent)]
+    Down(#[from] DownError),
     /// A key command failed.
     #[error(transparent)]
     Keys(#[from] KeysError),
@@ -93,6 +113,7 @@ impl Failure {
         match self {
             Failure::Config(_)
             | Failure::NoInterface
+            | Failure::Mistyped { .. }
             | Failure::Show(ShowError::Config(_))
             | Failure::Launch(LaunchError::Start(StartError::Pinning(_))) => 2,
             Failure::Launch(LaunchError::Stop(StopError::Stuck(_))) => EXIT_STUCK,
@@ -101,6 +122,7 @@ impl Failure {
             | Failure::Launch(_)
             | Failure::Demo(_)
             | Failure::Show(_)
+            | Failure::Down(_)
             | Failure::Keys(_) => 1,
         }
     }
@@ -116,18 +138,23 @@ impl Cli {
     pub fn execute(self) -> Result<u8, Failure> {
         match (self.command, self.interface) {
             (Some(Command::Run(args)), _) => run::run(&args)?,
+            (Some(Command::Check(args)), _) => check::run(&args)?,
             (Some(Command::Doctor(args)), _) => return Ok(doctor::run(&args)),
             (Some(Command::Demo(args)), _) => {
-                log::init("warn", LogFormat::Text);
-                if demonstrate::run(&args)? == Ending::Interrupted {
+                launch::init_log("warn", LogFormat::Text);
+                if demo::routers::run(&args)? == Ending::Interrupted {
                     return Ok(demo::interrupt::EXIT_STATUS);
                 }
             }
             (Some(Command::Show(args)), _) => show::run(&args)?,
+            (Some(Command::Down(args)), _) => down::run(&args)?,
             (Some(Command::Genkey), _) => keys::genkey()?,
             (Some(Command::Genpsk), _) => keys::genpsk()?,
             (Some(Command::Pubkey), _) => keys::pubkey()?,
-            (None, Some(interface)) => return interface::run(&interface, self.foreground),
+            (None, Some(interface)) => {
+                typo::check(&interface, env::args_os().any(|argument| argument == "--"))?;
+                return interface::run(&interface, self.foreground);
+            }
             (None, None) => return Err(Failure::NoInterface),
         }
         Ok(0)

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Failure, launch, log};
+use super::{Failure, launch};
 use crate::config::RouterConfig;
 use crate::config::env::Environment;
 use crate::sys::signals;
@@ -26,6 +26,6 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let environment = Environment::of_process()?;
     let config = RouterConfig::for_run(args.config.as_deref(), &environment)?;
     signals::hold().map_err(Failure::Signals)?;
-    log::init(&config.log, config.log_format);
+    launch::init_log(&config.log, config.log_format);
     Ok(launch::launch(config, environment, Box::new(|| Ok(())))?)
 }

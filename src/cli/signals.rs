@@ -16,6 +16,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 
+use crate::offload::Lifetime;
 use crate::router::stopping;
 use crate::shutdown::Shutdown;
 use crate::sys::signals;
@@ -37,6 +38,8 @@ pub struct Signals {
     hangup: EventFd,
     /// The control socket's file, once it exists.
     socket: OnceLock<Arc<SocketFile>>,
+    /// The persistent interface, unless it is to be kept.
+    interface: OnceLock<Lifetime>,
 }
 
 impl Signals {
@@ -49,7 +52,12 @@ impl Signals {
         signals::hold()?;
         let queue = signals::queue()?;
         let hangup = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let shared = Arc::new(Signals { told: AtomicBool::new(false), hangup, socket: OnceLock::new() });
+        let shared = Arc::new(Signals {
+            told: AtomicBool::new(false),
+            hangup,
+            socket: OnceLock::new(),
+            interface: OnceLock::new(),
+        });
         let (own, shutdown) = (Arc::clone(&shared), Arc::clone(shutdown));
         thread::Builder::new().name("signals".into()).spawn(move || {
             own.take(&queue, &shutdown);
@@ -78,6 +86,12 @@ impl Signals {
         let _ = self.socket.set(file);
     }
 
+    /// Registers a persistent interface that is to end with the process if the process is ended by force.
+    pub fn note_interface(&self, lifetime: Lifetime) {
+        // A process has one interface.
+        let _ = self.interface.set(lifetime);
+    }
+
     /// Removes the control socket's file if it still exists.
     pub fn remove_socket(&self) {
         if let Some(file) = self.socket.get() {
@@ -104,8 +118,13 @@ impl Signals {
     }
 
     /// Ends the process when the time limit has passed. The kernel removes the device, addresses and routes with it.
+    /// Rules and unreachable routes stay if the main thread has not removed them.
     fn end_by_force(&self) -> ! {
         self.remove_socket();
+        if let Some(interface) = self.interface.get() {
+            // If the kernel refuses, the interface stays, without a way out.
+            let _ = interface.end_with_process();
+        }
         // Bypasses `Stderr`, whose lock a stuck thread may hold, and skips the message if the write would block.
         let stderr = io::stderr();
         let mut room = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];

@@ -1,7 +1,11 @@
 //! Settings with a choice of values, and what `auto` stands for.
 
+use std::str::FromStr;
+
 use crate::lane::bounds::MAX_LANES;
+use crate::netlink::MAIN_TABLE;
 use crate::wireguard::aead::Backend;
+use crate::wireguard::keys::{KeyError, PublicKey};
 
 /// Number of lanes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,7 +62,7 @@ pub enum Table {
 
 impl Table {
     /// The main table (`RT_TABLE_MAIN`).
-    pub const MAIN: u32 = 254;
+    pub const MAIN: u32 = MAIN_TABLE;
     /// Number of the table of default routes and mark of our own datagrams, unless `FwMark` is set. The same as
     /// in `wg-quick`.
     pub const DEFAULT_ROUTES: u32 = 51_820;
@@ -92,4 +96,48 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+}
+
+/// The peers to send to from one UDP port per lane. These must be Laneway routers with the same setting for this
+/// router: another WireGuard implementation would take each lane's port for a new endpoint and roam between them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SpreadPorts {
+    /// No peers. Lanes share one port.
+    #[default]
+    Off,
+    /// All peers, including peers added later.
+    All,
+    /// The peers with these public keys.
+    Peers(Vec<PublicKey>),
+}
+
+impl SpreadPorts {
+    /// Returns whether each lane has its own port.
+    pub fn is_on(&self) -> bool {
+        *self != SpreadPorts::Off
+    }
+
+    /// Returns whether `peer` is selected.
+    pub fn includes(&self, peer: &PublicKey) -> bool {
+        match self {
+            SpreadPorts::Off => false,
+            SpreadPorts::All => true,
+            SpreadPorts::Peers(peers) => peers.contains(peer),
+        }
+    }
+}
+
+impl FromStr for SpreadPorts {
+    type Err = KeyError;
+
+    /// Parses `off`, `all`, or a comma-separated list of public keys in base64.
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        match text {
+            "off" => Ok(SpreadPorts::Off),
+            "all" => Ok(SpreadPorts::All),
+            keys => Ok(SpreadPorts::Peers(
+                keys.split(',').map(|key| key.trim().parse()).collect::<Result<_, _>>()?,
+            )),
+        }
+    }
 }

@@ -9,15 +9,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use super::error::ConfigError;
-use super::{AeadChoice, LogFormat, MTU_RANGE, Queues, RejectPolicy, SpreadPorts, Switch};
+use super::spelling::distance;
+use super::{AeadChoice, LogFormat, MTU_RANGE, Queues, RejectPolicy, SpreadPorts, Switch, is_interface_name};
 use crate::cpus::cpu_list::{CpuList, CpuListError};
 use crate::lane::bounds::{MAX_DRAIN_CAP, MAX_RING_DEPTH};
+use crate::netlink::masquerade::Masquerade;
 use crate::wireguard::keys::PublicKey;
 
 /// All known variables that start with [`PREFIX`].
-const NAMES: [&str; 26] = [
+const NAMES: [&str; 28] = [
     "LANEWAY_CONFIG",
     "LANEWAY_INTERFACE",
     "LANEWAY_QUEUES",
@@ -44,6 +47,8 @@ const NAMES: [&str; 26] = [
     "LANEWAY_SPREAD_PORTS",
     "LANEWAY_UAPI_DIR",
     "LANEWAY_SECCOMP",
+    "LANEWAY_MASQUERADE",
+    "LANEWAY_KEEP",
 ];
 const PREFIX: &str = "LANEWAY_";
 
@@ -102,6 +107,10 @@ pub struct Environment {
     pub uapi_dir: Option<PathBuf>,
     /// `LANEWAY_SECCOMP`: whether a seccomp filter denies unneeded system calls.
     pub seccomp: Option<Switch>,
+    /// `LANEWAY_MASQUERADE`: which packets from the tunnel are masqueraded; `Some(None)` for `off`.
+    pub masquerade: Option<Option<Masquerade>>,
+    /// `LANEWAY_KEEP`: whether interface, routes and rules stay when the router stops.
+    pub keep: Option<bool>,
 }
 
 impl Environment {
@@ -189,6 +198,8 @@ impl Environment {
             "LANEWAY_SPREAD_PORTS" => self.spread_ports = Some(value.spread_ports()?),
             "LANEWAY_UAPI_DIR" => self.uapi_dir = Some(value.path()?),
             "LANEWAY_SECCOMP" => self.seccomp = Some(value.switch()?),
+            "LANEWAY_MASQUERADE" => self.masquerade = Some(value.masquerade()?),
+            "LANEWAY_KEEP" => self.keep = Some(value.one_of(&[("on", true), ("off", false)])?),
             unknown => {
                 return Err(ConfigError::UnknownVariable { name: unknown.to_owned(), near: near(unknown) });
             }
@@ -274,6 +285,15 @@ impl Value<'_> {
         }
     }
 
+    fn masquerade(&self) -> Result<Option<Masquerade>, ConfigError> {
+        match self.text()? {
+            "off" => Ok(None),
+            "auto" => Ok(Some(Masquerade::Auto)),
+            name if is_interface_name(name) => Ok(Some(Masquerade::Interface(name.to_owned()))),
+            _ => Err(self.refuse("`off`, `auto`, or the name of the interface that packets leave by")),
+        }
+    }
+
     fn public_key(&self) -> Result<PublicKey, ConfigError> {
         self.text()?.parse().map_err(|_| self.refuse("a peer's public key in base64, as `wg show` prints it"))
     }
@@ -285,8 +305,26 @@ impl Value<'_> {
 
     fn log_filter(&self) -> Result<String, ConfigError> {
         let text = self.text()?;
-        let refuse = |error| self.refuse(format!("a filter as in `info` or `laneway=debug` ({error})"));
-        EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(refuse)
+        let refuse = || {
+            self.refuse(
+                "a level (`off`, `error`, `warn`, `info`, `debug`, `trace`), or a filter that has one for \
+                 `laneway`, as in `warn,laneway::peers=debug`",
+            )
+        };
+        // The filter syntax takes any word that is not a level for a target, and would silence everything else.
+        let concerns_us = |directive: &str| {
+            let directive = directive.trim();
+            let target = directive.split(['=', '[']).next().unwrap_or_default();
+            target.is_empty()
+                || target.parse::<LevelFilter>().is_ok()
+                || target == "laneway"
+                || target.starts_with("laneway::")
+        };
+        let is_bare = |directive: &str| !directive.contains(['=', '[']);
+        let valid = EnvFilter::try_new(text).is_ok()
+            && text.split(',').any(concerns_us)
+            && text.split(',').all(|directive| !is_bare(directive) || concerns_us(directive));
+        if valid { Ok(text.to_owned()) } else { Err(refuse()) }
     }
 }
 
@@ -298,21 +336,6 @@ fn near(unknown: &str) -> String {
     let names: Vec<_> =
         names.iter().take_while(|(d, _)| *d <= closest + 1).take(3).map(|(_, n)| *n).collect();
     names.join(" or ")
-}
-
-/// Returns the Levenshtein distance of `a` and `b`: the number of characters to insert, delete or replace
-/// (Levenshtein 1966).
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, a) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, b) in b.chars().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[row.len() - 1]
 }
 
 #[cfg(test)]
@@ -352,6 +375,8 @@ mod tests {
             "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=",
             "/tmp/wg",
             "off",
+            "eth0",
+            "on",
         ];
         let vars: Vec<_> = NAMES.into_iter().zip(values).collect();
         let environment = read(&vars).unwrap();
@@ -384,6 +409,8 @@ mod tests {
             ])),
             uapi_dir: Some("/tmp/wg".into()),
             seccomp: Some(Switch::Off),
+            masquerade: Some(Some(Masquerade::Interface("eth0".into()))),
+            keep: Some(true),
         };
         assert_eq!(environment, expected);
     }
@@ -398,12 +425,32 @@ mod tests {
             ("LANEWAY_DRAIN_CAP", "129", "from 1 to 128 packets"),
             ("LANEWAY_MTU", "100", "from 576 to"),
             ("LANEWAY_METRICS_ADDR", "9586", "`127.0.0.1:9586`"),
-            ("LANEWAY_LOG", "laneway=loud", "a filter"),
+            ("LANEWAY_LOG", "laneway=loud", "a level (`off`, `error`, `warn`, `info`"),
+            ("LANEWAY_LOG", "warning", "a level"),
+            ("LANEWAY_LOG", "info,verbose", "a level"),
+            ("LANEWAY_LOG", "lanewy=debug", "one for `laneway`"),
             ("LANEWAY_REJECT", "", "not empty"),
+            ("LANEWAY_MASQUERADE", "a/b", "`off`, `auto`, or the name of the interface"),
         ] {
             let message = read(&[(name, value)]).unwrap_err().to_string();
             assert!(message.starts_with(&format!("{name}={value}: expected ")), "{message}");
             assert!(message.contains(allowed), "{message}");
+        }
+    }
+
+    #[test]
+    fn log_filters_are_levels_and_targets() {
+        for filter in [
+            "info",
+            "WARN",
+            "Error",
+            "off",
+            "laneway=debug",
+            "laneway",
+            "warn,laneway::peers=trace",
+            "warn,hyper=off",
+        ] {
+            assert_eq!(read(&[("LANEWAY_LOG", filter)]).unwrap().log.as_deref(), Some(filter));
         }
     }
 
@@ -423,12 +470,5 @@ mod tests {
         let unset = Environment::default();
         assert_eq!(read(&[("PATH", ""), ("WG_TUN_FD", "x")]).unwrap(), unset);
         assert_eq!(read(&kubernetes).unwrap(), unset);
-    }
-
-    #[test]
-    fn distance_counts_edits() {
-        for (a, b, edits) in [("", "", 0), ("abc", "", 3), ("kitten", "sitting", 3), ("ab", "ba", 2)] {
-            assert_eq!(distance(a, b), edits);
-        }
     }
 }

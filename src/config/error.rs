@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 /// Errors in a configuration. At start, the process exits with status 2 before it creates anything.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -23,7 +25,7 @@ pub enum ConfigError {
         path: PathBuf,
         /// The line number, from 1.
         line: usize,
-        /// The key or section.
+        /// The key or section, with its value where that is what is wrong.
         key: String,
         /// What is wrong and what is allowed. Never contains a secret.
         problem: String,
@@ -55,6 +57,23 @@ pub enum ConfigError {
         named_by: &'static str,
         /// What is wrong. Never contains the file's contents.
         problem: String,
+    },
+    /// `laneway run` was given neither a file nor a key.
+    #[error(
+        "nothing to run: name a file with --config or LANEWAY_CONFIG, or a key with LANEWAY_PRIVATE_KEY_FILE; \
+         `laneway IFNAME` creates an interface for others to configure"
+    )]
+    Nothing,
+    /// The MTU is too small for IPv6, which passes through the interface.
+    #[error(
+        "MTU {mtu} is too small for IPv6, which requires 1280 bytes (RFC 8200, section 5): raise MTU or LANEWAY_MTU, \
+         or remove {net} and all other IPv6 addresses and allowed IPs"
+    )]
+    MtuForIpv6 {
+        /// The MTU in bytes.
+        mtu: u16,
+        /// An IPv6 address or allowed IP.
+        net: IpNet,
     },
     /// An interface name that Linux or `wg-quick` would reject.
     #[error(

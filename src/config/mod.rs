@@ -3,35 +3,37 @@
 //! There are two sources, the file ([`file`]) and the environment ([`env`]); the environment takes precedence.
 //! Both are validated before anything is created.
 
+pub mod changes;
 mod choices;
 pub mod env;
 mod error;
 pub mod file;
-mod spread;
+pub(crate) mod spelling;
 pub mod update;
+pub mod warnings;
 
-use std::fs::File;
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
-pub use choices::{AeadChoice, LogFormat, Queues, Switch, Table};
+pub use choices::{AeadChoice, LogFormat, Queues, SpreadPorts, Switch, Table};
 use env::Environment;
 pub use error::ConfigError;
 use file::FileConfig;
-pub use spread::SpreadPorts;
-use update::DeviceUpdate;
+use update::{DeviceUpdate, PeerEndpoint};
+use warnings::Warning;
 
 use crate::cpus::cpu_list::CpuList;
 use crate::cpus::pinning::Wishes;
 use crate::lane::bounds::DRAIN_CAP;
 pub use crate::lane::inside::RejectPolicy;
 use crate::lane::peer_metrics::PEER_LIMIT;
-use crate::netlink::{DefaultRule, IpVersion, Route};
+use crate::netlink::masquerade::Masquerade;
+use crate::netlink::{DefaultRule, IPV6_MIN_MTU, IpVersion, Route};
 use crate::wireguard::aead::Backend;
 use crate::wireguard::keys::{KeyError, PrivateKey, PublicKey};
 
@@ -40,6 +42,7 @@ use crate::wireguard::keys::{KeyError, PrivateKey, PublicKey};
 pub const MTU_RANGE: (u16, u16) = (576, 65_456);
 
 /// Everything needed to start a router.
+#[expect(clippy::struct_excessive_bools, reason = "independent settings")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouterConfig {
     /// Name of the TUN interface.
@@ -49,8 +52,15 @@ pub struct RouterConfig {
     /// Whether the router brings the link up and adds routes. Tools that run it as a plain WireGuard
     /// implementation, such as `wg-quick`, do that themselves.
     pub up: bool,
+    /// Whether the interface outlives the process if the process crashes or is killed.
+    pub persist: bool,
+    /// Whether the interface, its routes and rules stay when the router stops, and packets for the tunnel are
+    /// rejected until it starts again.
+    pub keep: bool,
     /// MTU of the interface in bytes.
     pub mtu: u16,
+    /// Whether the file has an MTU.
+    pub file_has_mtu: bool,
     /// Addresses of the interface, including host bits.
     pub addresses: Vec<IpNet>,
     /// Routing table for routes to the peers' allowed IPs.
@@ -99,14 +109,16 @@ pub struct RouterConfig {
     pub log_format: LogFormat,
     /// Whether a seccomp filter denies the system calls a running router does not need.
     pub seccomp: Switch,
+    /// Which packets from the tunnel leave with the address of the interface they leave by; `None` for none.
+    pub masquerade: Option<Masquerade>,
     /// Separate file from which the private key was read, if any.
     pub private_key_file: Option<PathBuf>,
     /// Configuration file, read again on SIGHUP.
     pub file: Option<PathBuf>,
     /// Keys, port and peers.
     pub update: DeviceUpdate,
-    /// Warnings about the file, to be logged.
-    pub warnings: Vec<String>,
+    /// Warnings about the files, to be logged.
+    pub warnings: Vec<Warning>,
 }
 
 impl RouterConfig {
@@ -116,7 +128,10 @@ impl RouterConfig {
             interface: interface.into(),
             tun_fd: None,
             up: false,
+            persist: false,
+            keep: false,
             mtu: 1420,
+            file_has_mtu: false,
             addresses: Vec::new(),
             table: Table::default(),
             queues: Queues::default(),
@@ -141,6 +156,7 @@ impl RouterConfig {
             log: "info".to_owned(),
             log_format: LogFormat::default(),
             seccomp: Switch::default(),
+            masquerade: None,
             private_key_file: None,
             file: None,
             update: DeviceUpdate::default(),
@@ -157,25 +173,37 @@ impl RouterConfig {
     pub fn for_run(config: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
         let file = config.or(environment.config.as_deref());
         let named_by = if config.is_some() { None } else { Some("LANEWAY_CONFIG") };
+        let mut lines = None;
         let mut router = match file {
             Some(path) => {
                 let stem = path.file_stem().unwrap_or_default().to_string_lossy();
                 let mut router = RouterConfig::named(stem);
-                router.take_file(read_file(path, named_by)?);
+                let file = read_file(path, named_by)?;
+                lines = Some(file.lines.clone());
+                router.take_file(file);
                 router.file = Some(path.to_owned());
                 router
             }
+            None if environment.private_key_file.is_none() => return Err(ConfigError::Nothing),
             None => RouterConfig::named("laneway0"),
         };
+        let keys_in_file = router.update.has_secrets();
         router.up = true;
+        router.persist = true;
         router.metrics_addr = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9586)));
         router.take_environment(environment)?;
         router.update.fwmark = router.mark().or(router.update.fwmark);
+        if let (Some(path), Some(lines)) = (file, &lines) {
+            router.warnings.extend(warnings::about(path, lines, &router.update));
+        }
+        let key_files = file.filter(|_| keys_in_file).into_iter().chain(router.private_key_file.as_deref());
+        router.warnings.extend(key_files.filter_map(warnings::about_access));
         let named_by = if environment.interface.is_some() {
             "LANEWAY_INTERFACE"
         } else {
             "the configuration file's name; LANEWAY_INTERFACE changes it"
         };
+        router.check_mtu()?;
         router.check_interface(named_by)
     }
 
@@ -187,6 +215,7 @@ impl RouterConfig {
     pub fn for_interface(interface: &str, environment: &Environment) -> Result<Self, ConfigError> {
         let mut router = RouterConfig::named(interface);
         router.take_environment(environment)?;
+        router.persist = router.keep;
         interface.clone_into(&mut router.interface);
         router.check_interface("the command line")
     }
@@ -227,6 +256,27 @@ impl RouterConfig {
             .collect()
     }
 
+    /// Returns the destinations whose packets must not leave by another interface: the default routes among
+    /// [`routes`](Self::routes) that rules select and, with [`keep`](Self::keep), all allowed IPs. Empty if the user
+    /// chose the table or adds routes otherwise.
+    pub fn unreachable(&self) -> Vec<Route> {
+        if !self.up || self.table != Table::Auto {
+            return Vec::new();
+        }
+        let mark = self.mark();
+        let place = |net: IpNet| match net.prefix_len() {
+            0 => Some(Route { net, table: mark? }),
+            _ => self.keep.then_some(Route { net, table: Table::MAIN }),
+        };
+        self.allowed_ips().into_iter().filter_map(place).collect()
+    }
+
+    /// Returns whether an endpoint is a host name.
+    pub fn awaits_names(&self) -> bool {
+        let mut endpoints = self.update.peers.iter().filter_map(|peer| peer.endpoint.as_ref());
+        endpoints.any(|endpoint| matches!(endpoint, PeerEndpoint::Name { .. }))
+    }
+
     /// Returns the mark that exempts our own datagrams from the default routes, if there are rules for those.
     fn mark(&self) -> Option<u32> {
         let everything = self.allowed_ips().iter().any(|net| net.prefix_len() == 0);
@@ -254,6 +304,7 @@ impl RouterConfig {
     fn take_file(&mut self, file: FileConfig) {
         self.addresses = file.addresses;
         self.mtu = file.mtu.unwrap_or(self.mtu);
+        self.file_has_mtu = file.mtu.is_some();
         self.table = file.table.unwrap_or(self.table);
         self.update = file.update;
         self.warnings = file.warnings;
@@ -271,6 +322,7 @@ impl RouterConfig {
         self.drain_cap = e.drain_cap.unwrap_or(self.drain_cap);
         self.tun_offload = e.tun_offload.unwrap_or(self.tun_offload);
         self.udp_offload = e.udp_offload.unwrap_or(self.udp_offload);
+        self.keep = e.keep.unwrap_or(self.keep);
         self.mtu = e.mtu.unwrap_or(self.mtu);
         self.update.listen_port = e.listen_port.or(self.update.listen_port);
         self.socket_buffer = e.socket_buffer.unwrap_or(self.socket_buffer);
@@ -286,12 +338,25 @@ impl RouterConfig {
         }
         self.spread_ports = e.spread_ports.unwrap_or_else(|| self.spread_ports.clone());
         self.uapi_dir = e.uapi_dir.unwrap_or_else(|| self.uapi_dir.clone());
+        self.masquerade = e.masquerade.flatten();
         self.seccomp = e.seccomp.unwrap_or(self.seccomp);
         if let Some(path) = &e.private_key_file {
-            self.update.private_key = Some(Some(read_key(path, &mut self.warnings)?));
+            self.update.private_key = Some(Some(read_key(path)?));
             self.private_key_file = Some(path.clone());
         }
         Ok(())
+    }
+
+    /// Refuses an MTU at which the kernel removes IPv6 from the interface, if IPv6 is to pass through it.
+    fn check_mtu(&self) -> Result<(), ConfigError> {
+        let address = self.addresses.iter().find(|address| address.addr().is_ipv6());
+        let net = address
+            .copied()
+            .or_else(|| self.routes().into_iter().map(|route| route.net).find(|net| net.addr().is_ipv6()));
+        match net {
+            Some(net) if self.mtu < IPV6_MIN_MTU => Err(ConfigError::MtuForIpv6 { mtu: self.mtu, net }),
+            _ => Ok(()),
+        }
     }
 
     fn check_interface(self, named_by: &'static str) -> Result<Self, ConfigError> {
@@ -311,34 +376,17 @@ fn is_interface_name(name: &str) -> bool {
 
 fn read_file(path: &Path, named_by: Option<&'static str>) -> Result<FileConfig, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), named_by, source };
-    let (text, exposed) = read_secret(path).map_err(unreadable)?;
-    let mut file = FileConfig::parse(path, &text)?;
-    if exposed && file.update.has_secrets() {
-        file.warnings.push(exposure(path));
-    }
-    Ok(file)
+    let bytes = Zeroizing::new(fs::read(path).map_err(unreadable)?);
+    // Comments may be in any encoding. Values are ASCII, so a replaced character in one is refused.
+    let text = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
+    FileConfig::parse(path, &text)
 }
 
-/// Reads a text file. Also returns whether users other than its owner and group have access to it.
-fn read_secret(path: &Path) -> std::io::Result<(Zeroizing<String>, bool)> {
-    let file = File::open(path)?;
-    let exposed = file.metadata()?.mode() & 0o007 != 0;
-    Ok((Zeroizing::new(std::io::read_to_string(file)?), exposed))
-}
-
-fn exposure(path: &Path) -> String {
-    let path = path.display();
-    format!("{path}: every user has access to the keys in this file; remove it with `chmod o= {path}`")
-}
-
-fn read_key(path: &Path, warnings: &mut Vec<String>) -> Result<PrivateKey, ConfigError> {
+fn read_key(path: &Path) -> Result<PrivateKey, ConfigError> {
     let named_by = "LANEWAY_PRIVATE_KEY_FILE";
     let unreadable =
         |source| ConfigError::Unreadable { path: path.to_owned(), named_by: Some(named_by), source };
-    let (text, exposed) = read_secret(path).map_err(unreadable)?;
-    if exposed {
-        warnings.push(exposure(path));
-    }
+    let text = Zeroizing::new(fs::read_to_string(path).map_err(unreadable)?);
     text.trim().parse().map_err(|error: KeyError| ConfigError::KeyFile {
         path: path.to_owned(),
         named_by,

@@ -1,6 +1,5 @@
 //! Tests of configuration from files and the environment.
 
-use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use crate::config::*;
@@ -65,6 +64,68 @@ fn a_reload_reads_the_file_as_it_is_now() {
 }
 
 #[test]
+fn a_run_without_file_and_key_is_refused() {
+    let message = RouterConfig::for_run(None, &Environment::default()).unwrap_err().to_string();
+    assert!(message.starts_with("nothing to run: name a file with --config"), "{message}");
+}
+
+#[test]
+fn what_is_valid_but_hardly_meant_is_warned_of_with_its_line() {
+    let folder = Folder::new("warnings");
+    let warned = |name: &str, text: &str| -> Vec<String> {
+        let path = folder.write(name, text);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let router = RouterConfig::for_run(Some(&path), &Environment::default()).unwrap();
+        let place = path.display().to_string();
+        router.warnings.iter().map(|warning| warning.to_string().replace(&place, "F")).collect()
+    };
+    let begins = |warnings: Vec<String>, beginnings: &[&str]| {
+        assert_eq!(warnings.len(), beginnings.len(), "{warnings:#?}");
+        for (warning, beginning) in warnings.iter().zip(beginnings) {
+            assert!(warning.starts_with(beginning), "{warning}");
+        }
+    };
+    begins(
+        warned("a.conf", "\n[Interface]\nMTU = 1400\n"),
+        &["F:2: no private key", "F:2: no [Peer] section"],
+    );
+    let key: PrivateKey = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=".parse().unwrap();
+    let own = key.public_key();
+    let other = PublicKey::from_bytes([7; 32]);
+    let peers = format!(
+        "[Peer]\nPublicKey = {OTHER_KEY}\nAllowedIPs = 10.1.0.1/16\n[Peer]\nPublicKey = {other}\nAllowedIPs = 10.1.0.0/16\n\
+         [Peer]\nPublicKey = {own}\nAllowedIPs = 10.1.0.0/16\n[Peer]\nPublicKey = {OTHER_KEY}\n"
+    );
+    begins(
+        warned("b.conf", &format!("{FILE}{peers}")),
+        &[
+            "F:8: AllowedIPs: 10.1.0.1/16 has host bits set; 10.1.0.0/16 is used",
+            &format!("F:10: AllowedIPs: 10.1.0.0/16 is taken from the peer {OTHER_KEY} in line 7"),
+            &format!("F:13: PublicKey: {own} is this router's own key"),
+            &format!("F:16: PublicKey: the peer {OTHER_KEY} is listed before, in line 7"),
+        ],
+    );
+    let open = folder.write("c.conf", &format!("{FILE}[Peer]\nPublicKey = {other}\n"));
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o604)).unwrap();
+    fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o755)).unwrap();
+    let router = RouterConfig::for_run(Some(&open), &Environment::default()).unwrap();
+    assert_eq!(router.warnings.len(), 1);
+    assert!(router.warnings[0].text.starts_with("the keys in it are open to other users"), "{router:?}");
+    // A preshared key is a secret as well.
+    let key = folder.write("key", &format!("{OTHER_KEY}\n"));
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let environment = Environment { private_key_file: Some(key), ..Environment::default() };
+    for (preshared, count) in [(String::new(), 0), (format!("PresharedKey = {OTHER_KEY}\n"), 1)] {
+        fs::write(&open, format!("[Interface]\n[Peer]\nPublicKey = {other}\n{preshared}")).unwrap();
+        let router = RouterConfig::for_run(Some(&open), &environment).unwrap();
+        assert_eq!(router.warnings.len(), count, "{router:?}");
+    }
+    fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o750)).unwrap();
+    let router = RouterConfig::for_run(Some(&open), &Environment::default()).unwrap();
+    assert_eq!(router.warnings, []);
+}
+
+#[test]
 fn a_plain_interface_has_no_metrics_and_leaves_the_link_to_others() {
     let router = RouterConfig::for_interface("wg0", &Environment::default()).unwrap();
     assert_eq!((router.metrics_addr, router.up), (None, false));
@@ -118,36 +179,6 @@ fn a_key_file_without_a_key_is_named_and_not_shown() {
     };
     let message = RouterConfig::for_run(None, &environment).unwrap_err().to_string();
     assert!(message.contains("44 characters of base64") && !message.contains("hunter2"), "{message}");
-}
-
-#[test]
-fn a_file_with_keys_that_every_user_can_read_is_warned_of_once() {
-    let folder = Folder::new("exposed");
-    let key = folder.write("key", OTHER_KEY);
-    let keyless = "[Interface]\nListenPort = 1000\n";
-    let preshared = format!("{keyless}[Peer]\nPublicKey={OTHER_KEY}\nPresharedKey={OTHER_KEY}\n");
-    for (text, in_file) in [(FILE, true), (keyless, false), (&preshared, true)] {
-        let path = folder.write("wg6.conf", text);
-        for (mode, exposed) in [(0o604, true), (0o640, false), (0o400, false)] {
-            for path in [&path, &key] {
-                fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-            }
-            let environment = Environment { private_key_file: Some(key.clone()), ..Environment::default() };
-            let router = RouterConfig::for_run(Some(&path), &environment).unwrap();
-            let named = [(&path, exposed && in_file), (&key, exposed)];
-            for (path, expected) in named {
-                let start = format!("{}: every user", path.display());
-                let warnings = router.warnings.iter().filter(|warning| warning.starts_with(&start)).count();
-                assert_eq!(
-                    warnings,
-                    usize::from(expected),
-                    "{text} with mode {mode:o}: {:?}",
-                    router.warnings
-                );
-            }
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        }
-    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use nix::net::if_::if_nametoindex;
+use nix::net::if_::{if_indextoname, if_nametoindex};
 
 use crate::wireguard::keys::{PresharedKey, PrivateKey, PublicKey};
 use crate::wireguard::suite::Suite;
@@ -23,6 +23,10 @@ pub struct DeviceUpdate {
     /// Whether to remove peers that [`peers`](Self::peers) does not name. Named peers keep their sessions and
     /// counters, but only the allowed IPs given there.
     pub replace_peers: bool,
+    /// With [`replace_peers`](Self::replace_peers), whether a peer named without an endpoint keeps the one it has.
+    /// The configuration file sets this, because the peer may have roamed since the file was last read. A request on
+    /// the UAPI socket does not: clients expect the state they asked for, as from the kernel.
+    pub keep_endpoints: bool,
     /// Changes to peers, applied in order. A peer may be named more than once.
     pub peers: Vec<PeerUpdate>,
 }
@@ -44,7 +48,7 @@ impl DeviceUpdate {
 }
 
 /// A change to one peer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PeerUpdate {
     /// The peer's public key. An unknown peer is added, unless `remove` or `update_only` is set.
     pub public_key: PublicKey,
@@ -87,7 +91,7 @@ impl PeerUpdate {
 }
 
 /// An allowed IP to give to a peer, or to take away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AllowedIpChange {
     /// The network, host bits zero.
     pub net: IpNet,
@@ -96,7 +100,7 @@ pub struct AllowedIpChange {
 }
 
 /// A peer's configured endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PeerEndpoint {
     /// An address.
     Address(SocketAddr),
@@ -167,6 +171,26 @@ impl PeerStatus {
             received_bytes: 0,
             persistent_keepalive: 0,
             allowed_ips: Vec::new(),
+        }
+    }
+}
+
+/// Formats an endpoint as `wg` shows it: the scope of a link-local address is the interface's name, if the calling
+/// thread's network namespace has that interface.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ScopedByName(pub(crate) SocketAddr);
+
+impl fmt::Display for ScopedByName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |scope| if_indextoname(scope).ok()?.into_string().ok();
+        match self.0 {
+            SocketAddr::V6(address)
+                if address.scope_id() != 0
+                    && let Some(interface) = name(address.scope_id()) =>
+            {
+                write!(f, "[{}%{interface}]:{}", address.ip(), address.port())
+            }
+            address => address.fmt(f),
         }
     }
 }

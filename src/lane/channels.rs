@@ -8,9 +8,9 @@ use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
 
 use super::bounds::{CONTROL_QUEUE, COOKIE_QUEUE, EVENT_QUEUE, HANDSHAKE_QUEUE};
-use super::outside::LaneSockets;
 use super::peers::PeerRecord;
 use super::ring::doorbell::{Awaited, Doorbell};
+use super::sockets::LaneSockets;
 use crate::underlay::Endpoint;
 use crate::units::PeerId;
 use crate::wireguard::messages::{Kind, claims_priority};
@@ -127,6 +127,10 @@ impl ActorChannel {
 
 /// A command to an outside worker.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "queues hold commands by value, so that sending one allocates nothing"
+)]
 pub enum OutsideCommand {
     /// Send a control message.
     Send {
@@ -134,6 +138,8 @@ pub enum OutsideCommand {
         message: ControlMessage,
         /// The destination.
         to: Endpoint,
+        /// The peer whose bytes the message counts among, if any.
+        peer: Option<PeerId>,
     },
     /// Replace the sockets, because the listen port has changed.
     Rebind(Arc<LaneSockets>),
@@ -179,12 +185,12 @@ impl CommandChannel {
     /// Sends a control message to a peer. Returns false if the queue for its kind is full and the message
     /// was dropped. A dropped handshake message is retried by its timer.
     #[must_use]
-    pub fn send(&self, message: ControlMessage, to: Endpoint) -> bool {
+    pub fn send(&self, message: ControlMessage, to: Endpoint, peer: Option<PeerId>) -> bool {
         let queue = match Kind::of(&message) {
             Some(Kind::CookieReply) => &self.cookies,
             _ => &self.messages,
         };
-        let taken = queue.push(OutsideCommand::Send { message, to }).is_ok();
+        let taken = queue.push(OutsideCommand::Send { message, to, peer }).is_ok();
         self.bell.ring(Awaited::WORK);
         taken
     }
@@ -220,7 +226,7 @@ mod tests {
     #[test]
     fn orders_and_messages_to_peers_get_through_when_a_flood_wants_cookies() {
         let commands = CommandChannel::new(Arc::new(Doorbell::new().unwrap()));
-        let send = |message| commands.send(message, to());
+        let send = |message| commands.send(message, to(), None);
         let cookies = (0..2 * COOKIE_QUEUE).filter(|_| send(message(3, COOKIE_REPLY, 0))).count();
         assert_eq!(cookies, COOKIE_QUEUE);
         assert!(send(message(2, RESPONSE, 0)));

@@ -40,6 +40,7 @@ pub mod peers;
 pub mod ring;
 pub mod routing_loop;
 pub mod shortcut;
+pub mod sockets;
 pub mod staging;
 pub mod wait;
 

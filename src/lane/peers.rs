@@ -5,7 +5,7 @@
 //! in atomics of the peer's record, so installing a session only swaps a pointer.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
@@ -34,7 +34,7 @@ pub struct PeerRecord {
     /// Recognizes our own datagrams to the peer when they come back through the TUN.
     pub loop_watch: LoopWatch,
     /// Bytes sent to the peer, counted as in `wg show`: whole data messages with header and tag, and
-    /// handshake messages.
+    /// handshake messages. Datagrams that the kernel refused do not count.
     pub sent_bytes: AtomicU64,
     /// Bytes received from the peer, counted as [`PeerRecord::sent_bytes`].
     pub received_bytes: AtomicU64,
@@ -89,6 +89,18 @@ impl PeerRecord {
         let mut on_same_port = from;
         on_same_port.address.set_port(known.address.port());
         on_same_port == known && usize::from(above) < MAX_LANES
+    }
+
+    /// Counts bytes sent to the peer.
+    #[inline]
+    pub fn note_sent(&self, bytes: usize) {
+        self.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Removes the peer's endpoint.
+    pub fn leave(&self) {
+        self.endpoint.store(None);
+        self.path_limit.forget();
     }
 
     /// Sets the peer's endpoint. If the address has changed, forgets the path limit.

@@ -15,10 +15,10 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::outside::LaneSockets;
 use super::peers::Snapshot;
 use super::ring::batch::{InboundBatch, OutboundBatch};
 use super::ring::{Pool, Ring};
+use super::sockets::LaneSockets;
 use crate::metrics::{SentShortcuts, WrittenShortcuts};
 use crate::offload::QueueShortcut;
 
@@ -52,9 +52,12 @@ impl SendShortcut {
         }
         let datagram = &batch.data[run.start as usize..(run.start + run.len) as usize];
         let sockets = self.sockets.load();
-        let port = sockets.towards(snapshot.peer(run.peer).map(Arc::as_ref));
-        let sent = sockets.on(port).send_one(datagram, &run.to).is_ok();
+        let peer = snapshot.peer(run.peer).map(Arc::as_ref);
+        let sent = sockets.on(sockets.towards(peer)).send_one(datagram, &run.to).is_ok();
         if sent {
+            if let Some(peer) = peer {
+                peer.note_sent(datagram.len());
+            }
             self.sent.count();
         }
         sent

@@ -43,6 +43,7 @@ pub(super) const FAMILIES: &[Family] = &[
     counter("laneway_udp_gso_disabled_total", "Times UDP GSO was disabled for a socket, by errno"),
     counter("laneway_udp_send_errors_total", "UDP sends that failed, by errno"),
     counter("laneway_udp_socket_drops_total", "Datagrams the kernel dropped at the socket, usually because its receive buffer was full"),
+    counter("laneway_foreign_sockets_total", "Sockets of other processes found on the router's UDP port"),
     counter("laneway_shortcuts_total", "Lone packets that a worker sent or wrote itself because the lane's other worker slept"),
     gauge("laneway_inbox_depth", "Batches waiting in a worker's ring"),
     counter("laneway_inbox_full_total", "Times a worker found the ring it pushes batches to full"),

@@ -20,6 +20,7 @@
 mod actor;
 pub mod exposition;
 mod families;
+mod foreign;
 mod histogram;
 mod inside;
 mod outside;
@@ -30,6 +31,7 @@ mod shortcuts;
 mod tally;
 
 pub use actor::ActorMetrics;
+pub use foreign::ForeignSockets;
 pub use histogram::{ExactHistogram, LARGEST};
 pub use inside::{InsideMetrics, RejectKind};
 pub use outside::OutsideMetrics;

@@ -84,7 +84,7 @@ async fn list(handle: &Handle, index: u32) -> Result<Vec<IpAddr>, rtnetlink::Err
 }
 
 /// Returns the local address. On an IPv4 point-to-point link, `IFA_ADDRESS` is the remote end.
-fn own(message: &AddressMessage) -> Option<IpAddr> {
+pub(super) fn own(message: &AddressMessage) -> Option<IpAddr> {
     let mut address = None;
     for attribute in &message.attributes {
         match attribute {

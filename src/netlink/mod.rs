@@ -4,7 +4,13 @@
 //! Sockets are opened in the calling thread's network namespace and stay in it.
 
 mod addresses;
+mod barrier;
+mod losses;
+pub mod masquerade;
+mod nftables;
+mod remains;
 mod rules;
+mod udp_sockets;
 mod watch;
 
 use std::fs;
@@ -14,20 +20,27 @@ use std::net::IpAddr;
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use nix::errno::Errno;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 use tokio::runtime;
 
 pub use addresses::AddressWatch;
-pub use rules::{DefaultRule, IpVersion};
+pub use losses::LossWatch;
+pub use remains::{Remains, TunState, delete, remains, tun_state};
+pub use rules::{DefaultRule, IpVersion, MAIN_TABLE};
+pub use udp_sockets::{UdpSocketInfo, UdpSockets};
 pub use watch::{LinkEvent, LinkWatch};
 
 /// Length of the TUN's transmit queue in packets. The default of 500 is too short for bulk TCP at 20 ms.
 const TX_QUEUE_LENGTH: u32 = 10_000;
 
+/// Smallest MTU in bytes at which an interface has IPv6 (RFC 8200, section 5). The kernel removes IPv6 from an
+/// interface whose MTU is smaller (`addrconf_notify` in `net/ipv6/addrconf.c`).
+pub const IPV6_MIN_MTU: u16 = 1280;
+
 /// Desired state of an interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Setup {
     /// MTU in bytes.
     pub mtu: u16,
@@ -39,6 +52,9 @@ pub struct Setup {
     pub routes: Vec<Route>,
     /// Rules that select the default routes among them.
     pub rules: Vec<DefaultRule>,
+    /// Destinations whose packets are rejected while there is no route to them into the interface. Added before the
+    /// rules, and removed after them.
+    pub unreachable: Vec<Route>,
     /// Whether to bring the interface up. The kernel refuses routes for an interface that is down.
     pub up: bool,
 }
@@ -124,27 +140,92 @@ pub fn change(interface: &str, before: &Setup, after: &Setup) -> Result<(), Netl
         }
         // The kernel removes an interface's routes with its last address, and the other addresses in a network
         // with the first one there, so everything in `after` is added again.
-        apply(&handle, interface, after, &before.routes).await
-    })
-}
-
-/// Removes routing rules, which would outlive the interface.
-///
-/// # Errors
-/// The kernel refused to remove a rule.
-///
-/// # Panics
-/// If called inside an async runtime, since it runs its own.
-pub fn clean_up(rules: &[DefaultRule]) -> Result<(), NetlinkError> {
-    if rules.is_empty() {
-        return Ok(());
-    }
-    talk(async |handle| {
-        for rule in rules {
-            rules::remove(&handle, *rule).await?;
+        apply(&handle, interface, after, &before.routes).await?;
+        for route in before.unreachable.iter().filter(|route| !after.unreachable.contains(route)) {
+            barrier::remove(&handle, interface, *route).await?;
         }
         Ok(())
     })
+}
+
+/// Adds the unreachable routes and the rules of `setup`, so that packets for the tunnel cannot leave unencrypted.
+/// The interface need not exist.
+///
+/// # Errors
+/// The first request the kernel refused. Earlier requests remain applied.
+///
+/// # Panics
+/// If called inside an async runtime, since it runs its own.
+pub fn shut(interface: &str, setup: &Setup) -> Result<(), NetlinkError> {
+    if setup.unreachable.is_empty() && setup.rules.is_empty() {
+        return Ok(());
+    }
+    talk(async |handle| bar(&handle, interface, setup).await.map(drop))
+}
+
+/// Adds what is missing of `setup` again: unreachable routes and rules always, addresses and routes if the interface
+/// is up. Returns how many were missing; 0 if the interface does not exist.
+///
+/// # Errors
+/// The first request the kernel refused. Earlier requests remain applied.
+///
+/// # Panics
+/// If called inside an async runtime, since it runs its own.
+pub fn restore(interface: &str, setup: &Setup) -> Result<usize, NetlinkError> {
+    talk(async |handle| {
+        let link = match find(&handle, interface).await {
+            Err(NetlinkError::Refused { errno: Errno::ENODEV, .. }) => return Ok(0),
+            link => link?,
+        };
+        let mut missing = bar(&handle, interface, setup).await?;
+        if !link.header.flags.contains(LinkFlags::Up) {
+            return Ok(missing);
+        }
+        let LinkEvent::Changed { mtu, .. } = watch::state(&link) else { return Ok(missing) };
+        let possible = |net: &IpNet| net.addr().is_ipv4() || mtu >= u32::from(IPV6_MIN_MTU);
+        let index = link.header.index;
+        for address in setup.addresses.iter().filter(|address| possible(address)) {
+            missing += usize::from(add_address(&handle, index, interface, *address).await?);
+        }
+        for route in setup.routes.iter().filter(|route| possible(&route.net)) {
+            missing += usize::from(add_route(&handle, index, interface, *route).await?);
+        }
+        Ok(missing)
+    })
+}
+
+/// Removes the rules and the unreachable routes of `setup`, which outlive the interface.
+///
+/// # Errors
+/// The kernel refused to remove one.
+///
+/// # Panics
+/// If called inside an async runtime, since it runs its own.
+pub fn clean_up(interface: &str, setup: &Setup) -> Result<(), NetlinkError> {
+    if setup.unreachable.is_empty() && setup.rules.is_empty() {
+        return Ok(());
+    }
+    talk(async |handle| {
+        for rule in &setup.rules {
+            rules::remove(&handle, *rule).await?;
+        }
+        for route in &setup.unreachable {
+            barrier::remove(&handle, interface, *route).await?;
+        }
+        Ok(())
+    })
+}
+
+/// Adds the unreachable routes, then the rules. Returns how many were missing.
+async fn bar(handle: &Handle, interface: &str, setup: &Setup) -> Result<usize, NetlinkError> {
+    let mut missing = 0;
+    for route in &setup.unreachable {
+        missing += usize::from(barrier::add(handle, interface, *route).await?);
+    }
+    for rule in &setup.rules {
+        missing += usize::from(rules::add(handle, *rule).await?);
+    }
+    Ok(missing)
 }
 
 /// Runs `work` with a netlink handle on a new single-threaded runtime.
@@ -158,6 +239,7 @@ fn talk<T>(work: impl AsyncFnOnce(Handle) -> Result<T, NetlinkError>) -> Result<
 
 /// Applies `setup`. If a route exists already, warns unless it is in `known`, the routes added before.
 async fn apply(handle: &Handle, interface: &str, setup: &Setup, known: &[Route]) -> Result<(), NetlinkError> {
+    bar(handle, interface, setup).await?;
     let index = find(handle, interface).await?.header.index;
     let change = |message: LinkMessageBuilder<LinkUnspec>, what: String| {
         let request = handle.link().set(message.build()).execute();
@@ -174,32 +256,37 @@ async fn apply(handle: &Handle, interface: &str, setup: &Setup, known: &[Route])
         tracing::info!("{error}");
     }
     for address in &setup.addresses {
-        let request = handle.address().add(index, address.addr(), address.prefix_len());
-        let what = format!("add the address {address} to {interface}");
-        unless(Errno::EEXIST, request.execute().await)
-            .map_err(|error| refused_for(*address, interface, what, &error))?;
+        add_address(handle, index, interface, *address).await?;
     }
     if setup.up {
         change(link().up(), format!("bring {interface} up")).await?;
     }
     for route in &setup.routes {
-        let what = format!("add a route to {} through {interface} in table {}", route.net, route.table);
-        match handle.route().add(message(index, *route)?).execute().await {
-            Err(error) if errno(&error) == Some(Errno::EEXIST) => {
-                if !known.contains(route) {
-                    let net = route.net;
-                    tracing::warn!(
-                        "a route to {net} already exists; packets for it may not reach {interface}"
-                    );
-                }
-            }
-            result => result.map_err(|error| refused_for(route.net, interface, what, &error))?,
+        if !add_route(handle, index, interface, *route).await? && !known.contains(route) {
+            let net = route.net;
+            tracing::warn!("a route to {net} already exists; packets for it may not reach {interface}");
         }
     }
-    for rule in &setup.rules {
-        rules::add(handle, *rule).await?;
-    }
     Ok(())
+}
+
+/// Adds an address. Returns whether it was missing.
+async fn add_address(
+    handle: &Handle,
+    index: u32,
+    interface: &str,
+    address: IpNet,
+) -> Result<bool, NetlinkError> {
+    let request = handle.address().add(index, address.addr(), address.prefix_len());
+    let what = format!("add the address {address} to {interface}");
+    added(request.execute().await).map_err(|error| refused_for(address, interface, what, &error))
+}
+
+/// Adds a route into the interface. Returns whether it was missing.
+async fn add_route(handle: &Handle, index: u32, interface: &str, route: Route) -> Result<bool, NetlinkError> {
+    let what = format!("add a route to {} through {interface} in table {}", route.net, route.table);
+    added(handle.route().add(message(index, route)?).execute().await)
+        .map_err(|error| refused_for(route.net, interface, what, &error))
 }
 
 fn message(index: u32, Route { net, table }: Route) -> Result<RouteMessage, NetlinkError> {
@@ -242,6 +329,14 @@ fn unless(expected: Errno, result: Result<(), rtnetlink::Error>) -> Result<(), r
     match result {
         Err(error) if errno(&error) == Some(expected) => Ok(()),
         result => result,
+    }
+}
+
+/// Returns whether a request to add something added it, rather than finding it there already.
+fn added(result: Result<(), rtnetlink::Error>) -> Result<bool, rtnetlink::Error> {
+    match result {
+        Err(error) if errno(&error) == Some(Errno::EEXIST) => Ok(false),
+        result => result.map(|()| true),
     }
 }
 

@@ -5,23 +5,31 @@
 //! default route into the interface. Before that, the main table is consulted for everything but its default
 //! route, so that more specific routes keep working.
 //!
-//! Rules do not belong to an interface: they outlive it and must be removed. Rules left behind by a killed process
-//! are harmless, because the table they point to is then empty.
+//! A last rule rejects packets without the mark that found no route in the table, before they reach the main table's
+//! default route. Together with the routes of [`barrier`](super::barrier) it keeps packets from leaving unencrypted
+//! while the interface is down or gone, or someone has flushed the table.
+//!
+//! Rules do not belong to an interface: they outlive it and must be removed. Those of a killed process keep packets
+//! in until the router starts again or `laneway down` removes them.
 
 use std::fs;
 
+use futures_util::TryStreamExt as _;
 use nix::errno::Errno;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 
-use super::{NetlinkError, refused, unless};
-use crate::config::Table;
+use super::{NetlinkError, added, refused, unless};
+
+/// The main routing table (`RT_TABLE_MAIN`).
+pub const MAIN_TABLE: u32 = 254;
 
 /// Priorities of our rules: before that of the main table (32766), leaving room for an administrator's rules before
 /// them. The distinct numbers tell our rules from others, which must not be removed.
 const MAIN_WITHOUT_DEFAULT: u32 = 32_700;
 const UNMARKED: u32 = 32_701;
+const NO_WAY_OUT: u32 = 32_702;
 
 /// Unless this is set, a strict IPv4 reverse path filter looks replies up without their mark and drops them.
 const VALID_MARK: &str = "/proc/sys/net/ipv4/conf/all/src_valid_mark";
@@ -44,21 +52,23 @@ pub enum IpVersion {
     V6,
 }
 
-/// Adds the kernel's rules for `rule` unless they exist.
-pub(super) async fn add(handle: &Handle, rule: DefaultRule) -> Result<(), NetlinkError> {
-    if rule.version == IpVersion::V4
+/// Adds the kernel's rules for `rule` unless they exist. Returns whether one was missing.
+pub(super) async fn add(handle: &Handle, rule: DefaultRule) -> Result<bool, NetlinkError> {
+    let mut missing = false;
+    for message in messages(rule) {
+        let mut request = handle.rule().add();
+        *request.message_mut() = message;
+        missing |= added(request.execute().await)
+            .map_err(|error| refused(format!("add a rule for table {}", rule.mark), &error))?;
+    }
+    if missing
+        && rule.version == IpVersion::V4
         && let Err(error) = fs::write(VALID_MARK, "1")
     {
         // Containers are often not permitted to. It only matters with a strict filter (rp_filter = 1).
         tracing::info!("cannot set {VALID_MARK} to 1, which a strict rp_filter requires: {error}");
     }
-    for message in messages(rule) {
-        let mut request = handle.rule().add();
-        *request.message_mut() = message;
-        unless(Errno::EEXIST, request.execute().await)
-            .map_err(|error| refused(format!("add a rule for table {}", rule.mark), &error))?;
-    }
-    Ok(())
+    Ok(missing)
 }
 
 /// Removes the rules that [`add`] added, if they exist.
@@ -71,7 +81,27 @@ pub(super) async fn remove(handle: &Handle, rule: DefaultRule) -> Result<(), Net
     Ok(())
 }
 
-fn messages(rule: DefaultRule) -> [RuleMessage; 2] {
+/// Returns the numbers of the tables that rules of this kind look up.
+pub(super) async fn tables(handle: &Handle, version: IpVersion) -> Result<Vec<u32>, NetlinkError> {
+    let family = match version {
+        IpVersion::V4 => rtnetlink::IpVersion::V4,
+        IpVersion::V6 => rtnetlink::IpVersion::V6,
+    };
+    let is_ours = |rule: &RuleMessage| {
+        let priority = rule.attributes.contains(&RuleAttribute::Priority(UNMARKED));
+        priority && rule.header.flags.contains(RuleFlags::Invert)
+    };
+    let listed = handle.rule().get(family).execute().try_filter_map(async |rule| {
+        let mark = rule.attributes.iter().find_map(|attribute| match attribute {
+            RuleAttribute::FwMark(mark) => Some(*mark),
+            _ => None,
+        });
+        Ok(mark.filter(|_| is_ours(&rule)))
+    });
+    listed.try_collect().await.map_err(|error| refused("list the routing rules".to_owned(), &error))
+}
+
+fn messages(rule: DefaultRule) -> [RuleMessage; 3] {
     let message = |priority, table, more: &[RuleAttribute]| {
         let mut message = RuleMessage::default();
         message.header.family = match rule.version {
@@ -83,8 +113,11 @@ fn messages(rule: DefaultRule) -> [RuleMessage; 2] {
         message.attributes.extend_from_slice(more);
         message
     };
-    let near = message(MAIN_WITHOUT_DEFAULT, Table::MAIN, &[RuleAttribute::SuppressPrefixLen(0)]);
+    let near = message(MAIN_WITHOUT_DEFAULT, MAIN_TABLE, &[RuleAttribute::SuppressPrefixLen(0)]);
     let mut unmarked = message(UNMARKED, rule.mark, &[RuleAttribute::FwMark(rule.mark)]);
     unmarked.header.flags = RuleFlags::Invert;
-    [near, unmarked]
+    let mut closed = unmarked.clone();
+    closed.header.action = RuleAction::Unreachable;
+    closed.attributes = vec![RuleAttribute::Priority(NO_WAY_OUT), RuleAttribute::FwMark(rule.mark)];
+    [near, unmarked, closed]
 }

@@ -6,14 +6,13 @@ use std::thread;
 
 use caps::{CapSet, Capability};
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::Uid;
 
 use crate::netlink::*;
+use crate::testing;
 
 /// Runs `test` on a thread in a new network namespace, which ends with the thread.
 fn in_fresh_namespace(test: impl FnOnce() + Send + 'static) {
-    if !Uid::effective().is_root() || std::env::var_os("LANEWAY_SKIP_NETNS").is_some() {
-        eprintln!("skipped: needs root and no LANEWAY_SKIP_NETNS");
+    if testing::without_root() {
         return;
     }
     let test = move || {
@@ -43,6 +42,7 @@ fn setup() -> Setup {
         addresses: vec!["10.9.0.1/24".parse().unwrap(), "fd09::1/64".parse().unwrap()],
         routes: vec![route("10.10.0.0/16", 254), route("fd10::/32", 254), route("0.0.0.0/0", 1234)],
         rules: [IpVersion::V4, IpVersion::V6].map(|version| DefaultRule { version, mark: 1234 }).to_vec(),
+        unreachable: vec![route("0.0.0.0/0", 1234), route("::/0", 1234)],
         up: true,
     }
 }
@@ -111,7 +111,7 @@ fn a_change_takes_away_what_is_no_longer_wanted_and_leaves_the_rest() {
         assert!(ip("route show table 1234").unwrap().contains("default dev lw0"));
         assert!(ip("-4 rule").unwrap().contains("lookup 1234"));
         assert!(!ip("-6 rule").unwrap().contains("lookup 1234"));
-        clean_up(&after.rules).unwrap();
+        clean_up("lw0", &after).unwrap();
         assert_eq!(ip("-4 rule").unwrap().lines().count(), 3, "local, main, default");
     });
 }

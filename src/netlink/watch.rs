@@ -99,7 +99,7 @@ impl fmt::Debug for LinkWatch {
     }
 }
 
-fn state(link: &LinkMessage) -> LinkEvent {
+pub(super) fn state(link: &LinkMessage) -> LinkEvent {
     let mtu = link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Mtu(mtu) => Some(*mtu),
         _ => None,

@@ -35,7 +35,9 @@ pub use crate::shutdown::Shutdown;
 pub use assemble::{AssembleError, SCRATCH, assemble};
 pub use coalesce::{CAPACITY, CloseReason, Coalesced, Packets, Sink, Window};
 pub use limits::Limits;
-pub use open::{Offload, Offloads, OpenError, TunDevice, inherit_queue, open_queues};
+pub use open::{
+    Lifetime, Offload, Offloads, OpenError, TunDevice, inherit_queue, open_or_take_over, open_queues,
+};
 pub use port::WriteTally;
 pub use reader::{DrainEnd, QueueError, QueueReader, Read};
 pub use superpacket::{Superpacket, SuperpacketKind};

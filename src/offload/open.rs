@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::unistd::Uid;
 
 use super::limits::Limits;
 use super::port::Port;
@@ -28,6 +29,39 @@ pub struct TunDevice {
     pub offloads: Offloads,
     /// One queue for each lane.
     pub queues: Vec<Offload>,
+    /// Decides whether the interface outlives the process.
+    pub lifetime: Lifetime,
+}
+
+/// Decides whether an interface outlives the process that has its queues open.
+#[derive(Clone, Debug)]
+pub struct Lifetime {
+    queue: Arc<OwnedFd>,
+    taken_over: bool,
+}
+
+impl Lifetime {
+    /// Returns whether the interface existed before this process attached to it.
+    pub fn taken_over(&self) -> bool {
+        self.taken_over
+    }
+
+    /// Keeps the interface with its addresses and routes when the last queue is closed, whatever closes it. The
+    /// kernel drops all packets for the interface while no queue is attached.
+    ///
+    /// # Errors
+    /// The kernel's error.
+    pub fn outlive_process(&self) -> Result<(), OpenError> {
+        tun::set_persistent(&self.queue, true).map_err(|errno| os("TUNSETPERSIST", errno))
+    }
+
+    /// Reverts [`outlive_process`](Self::outlive_process). Takes no lock and allocates no memory.
+    ///
+    /// # Errors
+    /// The kernel's error.
+    pub fn end_with_process(&self) -> Result<(), Errno> {
+        tun::set_persistent(&self.queue, false)
+    }
 }
 
 /// The parts of one queue. They share only the file descriptor, so the writer and the rejecter can
@@ -129,7 +163,42 @@ pub fn open_queues(
     let first = clone_device()?;
     // Exclusive, so that a second process cannot attach to the interface and silently take its packets.
     let name = attach(&first, name, Flags::QUEUE.with(Flags::EXCLUSIVE))?;
-    finish(first, name, queues, offload, shutdown)
+    restrict(&first)?;
+    finish(first, name, queues, offload, shutdown, false)
+}
+
+/// Like [`open_queues`], but if a persistent interface of this name exists and no process has it open, takes it over
+/// with its addresses and routes. `attached` returns the number of queues of a persistent multiqueue TUN interface,
+/// and `None` for any other.
+///
+/// # Errors
+/// See [`OpenError`]; [`OpenError::Busy`] if another process has a queue, or attaches one at the same time.
+pub fn open_or_take_over(
+    name: &str,
+    queues: usize,
+    offload: bool,
+    shutdown: &Arc<Shutdown>,
+    attached: impl Fn(&str) -> Option<usize>,
+) -> Result<TunDevice, OpenError> {
+    match open_queues(name, queues, offload, shutdown) {
+        // Checked before attaching, since a further queue would take packets from a process that has others.
+        Err(OpenError::Busy { .. }) if attached(name) == Some(0) => {}
+        result => return result,
+    }
+    let first = clone_device()?;
+    let name = attach(&first, name, Flags::QUEUE)?;
+    restrict(&first)?;
+    let device = finish(first, name, queues, offload, shutdown, true)?;
+    if attached(&device.name) == Some(queues) {
+        Ok(device)
+    } else {
+        Err(OpenError::Busy { name: device.name })
+    }
+}
+
+/// Keeps other users from attaching to the interface.
+fn restrict(queue: &OwnedFd) -> Result<(), OpenError> {
+    tun::set_owner(queue, Uid::effective()).map_err(|errno| os("TUNSETOWNER", errno))
 }
 
 /// Takes over a queue that another process opened (`WG_TUN_FD`) and attaches further queues to its
@@ -149,7 +218,7 @@ pub fn inherit_queue(
         return Err(OpenError::Inherited);
     }
     set_flags(&fd).map_err(|errno| os("fcntl on the inherited descriptor", errno))?;
-    finish(fd, name, queues, offload, shutdown)
+    finish(fd, name, queues, offload, shutdown, true)
 }
 
 /// Attaches the remaining queues and enables offloads.
@@ -159,6 +228,7 @@ fn finish(
     queues: usize,
     offload: bool,
     shutdown: &Arc<Shutdown>,
+    taken_over: bool,
 ) -> Result<TunDevice, OpenError> {
     let mut fds = vec![first];
     while fds.len() < queues {
@@ -168,8 +238,9 @@ fn finish(
     }
     let offloads = negotiate(&fds, offload, |fd, mask| tun::set_offload(fd, mask))?;
     let limits = Limits::for_kernel(&kernel_release(), offloads.tcp, offloads.udp);
-    let queue = |fd: OwnedFd| {
-        let fd = Arc::new(fd);
+    let fds: Vec<_> = fds.into_iter().map(Arc::new).collect();
+    let lifetime = Lifetime { queue: Arc::clone(&fds[0]), taken_over };
+    let queue = |fd: Arc<OwnedFd>| {
         let port = Port::new(Arc::clone(&fd), Arc::clone(shutdown));
         Offload {
             reader: QueueReader::new(fd),
@@ -178,7 +249,7 @@ fn finish(
             shortcut: QueueShortcut::new(port),
         }
     };
-    Ok(TunDevice { name, offloads, queues: fds.into_iter().map(queue).collect() })
+    Ok(TunDevice { name, offloads, queues: fds.into_iter().map(queue).collect(), lifetime })
 }
 
 /// Enables as many offloads as the kernel accepts. The mask belongs to the interface and the last one

@@ -8,21 +8,19 @@
 //! without sessions has no timer and costs nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use crossbeam::channel::Receiver;
-use nix::errno::Errno;
 
-use super::apply::{self, ListenState, Request};
+use super::handle::Request;
 use super::lookups::{Answer, Lookups};
 use super::names::Names;
 use super::schedule::Schedule;
 use super::snapshot_builder::BuilderState;
 use crate::clock;
 use crate::config::SpreadPorts;
-use crate::config::update::{DeviceStatus, DeviceUpdate};
 use crate::drops::DropReason;
 use crate::lane::channels::{ActorChannel, CommandChannel, ControlMessage, HandshakeDatagram, PeerEvent};
 use crate::lane::peers::{PeerRecord, Peers};
@@ -30,7 +28,7 @@ use crate::lane::ring::doorbell::{Awaited, Doorbell};
 use crate::lane::wait::sleep::{Sleeper, Stopped};
 use crate::metrics::ActorMetrics;
 use crate::sys::wipe;
-use crate::underlay::Endpoint;
+use crate::underlay::{Endpoint, SocketOptions};
 use crate::units::{Nanos, PeerId};
 use crate::wireguard::keys::OsEntropy;
 use crate::wireguard::messages::DATA_OVERHEAD;
@@ -70,6 +68,8 @@ pub(crate) struct PeerActor {
     pub(crate) inside_bells: Vec<Arc<Doorbell>>,
     /// The sockets' port, mark and options.
     pub(crate) listen: ListenState,
+    /// The sockets' port, for other threads.
+    pub(crate) port: Arc<AtomicU16>,
     pub(crate) spread_ports: SpreadPorts,
     /// Blocks the thread until there is work.
     pub(crate) sleeper: Sleeper,
@@ -77,6 +77,8 @@ pub(crate) struct PeerActor {
     pub(crate) entropy: OsEntropy,
     /// The actor's counters.
     pub(crate) metrics: ActorMetrics,
+    /// Whether the router has a private key, for other threads.
+    pub(crate) has_key: Arc<AtomicBool>,
     /// The protocol's timers.
     pub(crate) schedule: Schedule,
     /// Peers whose endpoints are host names.
@@ -87,6 +89,17 @@ pub(crate) struct PeerActor {
     pub(crate) loop_warning: Nanos,
     /// Scratch buffer for the protocol's outputs.
     pub(crate) outputs: Outputs,
+}
+
+/// The listen port and the options of the UDP sockets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ListenState {
+    /// The UDP port of all lanes.
+    pub port: u16,
+    /// Socket options, with the current mark.
+    pub options: SocketOptions,
+    /// When the port was last changed.
+    pub left: Option<Nanos>,
 }
 
 impl PeerActor {
@@ -107,24 +120,10 @@ impl PeerActor {
         }
     }
 
-    /// Applies `update` to the protocol, the snapshot and the sockets.
-    ///
-    /// # Errors
-    /// Returns the error number to report on the UAPI socket. Changes before the failed one remain applied,
-    /// as in other WireGuard implementations.
-    pub(crate) fn apply(&mut self, update: DeviceUpdate) -> Result<(), Errno> {
-        apply::apply(self, update)
-    }
-
-    /// Returns the state that the UAPI request `get=1` reports.
-    pub(crate) fn status(&self) -> DeviceStatus {
-        apply::status(self)
-    }
-
     /// Runs the protocol's due timers for a peer and schedules the next.
     pub(crate) fn look_at(&mut self, peer: PeerId) {
         let now = clock::now();
-        let next = self.protocol.poll(now, unix_now(), &mut self.entropy, peer, &mut self.outputs);
+        let next = self.protocol.poll(now, clock::unix_now(), &mut self.entropy, peer, &mut self.outputs);
         self.schedule.set(peer, next);
         self.carry_out(None);
     }
@@ -141,6 +140,14 @@ impl PeerActor {
         self.send(FIRST_LANE, message, to, Some(record));
     }
 
+    fn answer(&mut self, request: Request) {
+        // The requester may be gone.
+        match request {
+            Request::Apply(update, answer) => drop(answer.send(self.apply(update))),
+            Request::Status(answer) => drop(answer.send(self.status())),
+        }
+    }
+
     // Not inlined, so that its frame is below that of `run`, which wipes it.
     #[inline(never)]
     fn turn(&mut self) -> bool {
@@ -148,7 +155,7 @@ impl PeerActor {
         let mut worked = false;
         while let Ok(request) = self.requests.try_recv() {
             worked = true;
-            apply::answer(self, request);
+            self.answer(request);
         }
         while let Some(event) = self.channel.next_event() {
             worked = true;
@@ -203,7 +210,7 @@ impl PeerActor {
                 self.with_record(peer, |record| record.asked.store(false, Ordering::Release));
                 self.protocol.data_waits(
                     clock::now(),
-                    unix_now(),
+                    clock::unix_now(),
                     &mut self.entropy,
                     peer,
                     &mut self.outputs,
@@ -212,7 +219,7 @@ impl PeerActor {
                 self.look_at(peer);
             }
             PeerEvent::Confirmed(session) => {
-                self.protocol.confirmed(unix_now(), &session, &mut self.outputs);
+                self.protocol.confirmed(clock::unix_now(), &session, &mut self.outputs);
                 self.settle(None);
             }
             PeerEvent::Loops(peer) => self.warn_of_loop(peer),
@@ -241,7 +248,7 @@ impl PeerActor {
     fn receive(&mut self, datagram: &HandshakeDatagram) {
         self.protocol.handle_datagram(
             clock::now(),
-            unix_now(),
+            clock::unix_now(),
             &mut self.entropy,
             datagram.from.address,
             &datagram.message,
@@ -326,8 +333,15 @@ impl PeerActor {
         }
     }
 
+    /// Wakes the inside workers that have staged packets, which have to be routed again.
+    pub(super) fn reroute_inside(&self) {
+        for bell in &self.inside_bells {
+            bell.ring(Awaited::ROUTES);
+        }
+    }
+
     /// Wakes the inside workers, so that they route their staged packets again.
-    pub(crate) fn wake_inside(&self) {
+    fn wake_inside(&self) {
         for bell in &self.inside_bells {
             bell.ring(Awaited::WORK);
         }
@@ -368,10 +382,7 @@ impl PeerActor {
     }
 
     fn send(&mut self, lane: usize, message: ControlMessage, to: Endpoint, record: Option<&Arc<PeerRecord>>) {
-        if let Some(record) = record {
-            record.sent_bytes.fetch_add(message.len() as u64, Ordering::Relaxed);
-        }
-        if !self.commands[lane].send(message, to) {
+        if !self.commands[lane].send(message, to, record.map(|record| record.id)) {
             self.metrics.outbound_drops.add(DropReason::ControlQueueFull, 1);
         }
     }
@@ -384,11 +395,6 @@ impl PeerActor {
         let nothing_new = || self.channel.is_empty() && self.requests.is_empty() && self.lookups.is_empty();
         self.sleeper.sleep(Awaited::WORK, None, limit, nothing_new)
     }
-}
-
-/// Returns the time since the Unix epoch, for handshake timestamps.
-pub(crate) fn unix_now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 #[cfg(test)]

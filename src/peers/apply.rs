@@ -1,5 +1,4 @@
-//! Configuration of a running router: applies a [`DeviceUpdate`] to protocol, snapshot and sockets, and
-//! passes requests to the peer actor.
+//! Configuration of a running router: applies a [`DeviceUpdate`] to protocol, snapshot and sockets.
 //!
 //! Updates are in place. A peer that remains keeps its sessions, counters and endpoint. Peers and allowed IPs
 //! change with one swap of the snapshot, so no packet sees half of an update.
@@ -11,7 +10,6 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use crossbeam::channel::{self, Receiver, Sender};
 use ipnet::IpNet;
 use nix::errno::Errno;
 
@@ -19,66 +17,12 @@ use super::actor::PeerActor;
 use super::snapshot_builder::SnapshotBuilder;
 use crate::clock;
 use crate::config::update::{DeviceStatus, DeviceUpdate, PeerEndpoint, PeerStatus, PeerUpdate};
-use crate::lane::outside::LaneSockets;
 use crate::lane::peers::PeerRecord;
-use crate::lane::ring::doorbell::{Awaited, Doorbell};
-use crate::metrics::Registry;
-use crate::uapi::Device;
-use crate::underlay::{BindError, Endpoint, SocketOptions};
-use crate::units::{Nanos, PeerId};
+use crate::lane::sockets::LaneSockets;
+use crate::underlay::{BindError, Endpoint};
+use crate::units::PeerId;
 use crate::wireguard::keys::{PrivateKey, PublicKey};
 use crate::wireguard::protocol::AddPeerError;
-
-/// Capacity of the request channel. Each requester waits for its answer, so UAPI connections and reloads
-/// bound the number of requests.
-const REQUESTS: usize = 64;
-
-/// A request to the peer actor, with the channel for its answer.
-#[derive(Debug)]
-pub enum Request {
-    /// Changes the configuration.
-    Apply(DeviceUpdate, Sender<Result<(), Errno>>),
-    /// Returns the current configuration and statistics.
-    Status(Sender<DeviceStatus>),
-}
-
-/// Handle for requests to the peer actor. Each call blocks until the actor answers, and fails with `ENODEV`
-/// once the router has stopped.
-#[derive(Clone, Debug)]
-pub struct ActorHandle {
-    requests: Sender<Request>,
-    bell: Arc<Doorbell>,
-    registry: Arc<Registry>,
-}
-
-impl ActorHandle {
-    /// Creates a handle, and the receiver for the actor that waits on `bell`. Metrics come from `registry`.
-    pub fn new(bell: Arc<Doorbell>, registry: Arc<Registry>) -> (Self, Receiver<Request>) {
-        let (requests, receiver) = channel::bounded(REQUESTS);
-        (Self { requests, bell, registry }, receiver)
-    }
-
-    fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Result<T, Errno> {
-        let (answer, answered) = channel::bounded(1);
-        self.requests.send(request(answer)).map_err(|_| Errno::ENODEV)?;
-        self.bell.ring(Awaited::WORK);
-        answered.recv().map_err(|_| Errno::ENODEV)
-    }
-}
-
-impl Device for ActorHandle {
-    fn apply(&self, update: DeviceUpdate) -> Result<(), Errno> {
-        self.ask(|answer| Request::Apply(update, answer))?
-    }
-
-    fn status(&self) -> Result<DeviceStatus, Errno> {
-        self.ask(Request::Status)
-    }
-
-    fn metrics(&self) -> String {
-        self.registry.render()
-    }
-}
 
 /// How long workers may take to close the sockets of the previous port. Each does so in its next loop
 /// iteration, which may be delayed on a busy machine.
@@ -87,31 +31,23 @@ const LETTING_GO: Duration = Duration::from_secs(1);
 /// Interval between attempts to bind a port that the workers may still hold.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// The listen port and the options of the UDP sockets.
-#[derive(Clone, Copy, Debug)]
-pub struct ListenState {
-    /// The UDP port of all lanes.
-    pub port: u16,
-    /// Socket options, with the current mark.
-    pub options: SocketOptions,
-    /// When the port was last changed.
-    pub left: Option<Nanos>,
-}
+impl PeerActor {
+    /// Applies `update` to the protocol, the snapshot and the sockets.
+    ///
+    /// # Errors
+    /// Returns the error number to report on the UAPI socket. Changes before the failed one remain applied,
+    /// as in other WireGuard implementations.
+    pub(crate) fn apply(&mut self, update: DeviceUpdate) -> Result<(), Errno> {
+        apply(self, update)
+    }
 
-/// Answers one request.
-pub(crate) fn answer(actor: &mut PeerActor, request: Request) {
-    // The requester may be gone.
-    match request {
-        Request::Apply(update, answer) => drop(answer.send(actor.apply(update))),
-        Request::Status(answer) => drop(answer.send(actor.status())),
+    /// Returns the state that the UAPI request `get=1` reports.
+    pub(super) fn status(&self) -> DeviceStatus {
+        status(self)
     }
 }
 
-/// Applies `update` to protocol, snapshot and sockets.
-///
-/// # Errors
-/// Returns the error number to report on the UAPI socket. Changes before the failed one remain applied.
-pub(crate) fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(), Errno> {
+fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(), Errno> {
     // The step most likely to fail comes first, so that its failure changes nothing.
     if let Some(port) = update.listen_port {
         rebind(actor, port)?;
@@ -127,14 +63,24 @@ pub(crate) fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(
     }
     let mut builder = SnapshotBuilder::of(actor.peers.load_full(), mem::take(&mut actor.builder_state));
     if update.replace_peers {
-        // Settings of a remaining peer that the update does not give return to their defaults.
         let mut named = HashSet::new();
-        for peer in &mut update.peers {
+        let keep_endpoints = update.keep_endpoints;
+        // The outcome is that of an update to a router without peers. One for a peer that is not named before it, and
+        // is not to be added, has no effect there.
+        update.peers.retain_mut(|peer| {
+            if peer.remove || peer.update_only {
+                return named.contains(&peer.public_key);
+            }
             if named.insert(peer.public_key) {
+                // Settings of a remaining peer that the update does not give return to their defaults.
                 peer.preshared_key.get_or_insert_default();
                 peer.persistent_keepalive.get_or_insert(0);
+                if peer.endpoint.is_none() && !keep_endpoints {
+                    forget_endpoint(actor, &peer.public_key);
+                }
             }
-        }
+            true
+        });
         let unnamed = builder.peers().filter(|peer| !named.contains(&peer.public_key));
         let unnamed: Vec<PeerId> = unnamed.map(|peer| peer.id).collect();
         builder.clear_all();
@@ -149,15 +95,14 @@ pub(crate) fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(
     });
     actor.builder_state = builder.publish(&actor.peers, clock::now());
     // Staged packets are routed again: their peer may be gone, or their prefix may belong to another peer.
-    actor.wake_inside();
+    actor.reroute_inside();
     for peer in touched {
         actor.look_at(peer);
     }
     outcome
 }
 
-/// Returns the state that the UAPI request `get=1` reports.
-pub(crate) fn status(actor: &PeerActor) -> DeviceStatus {
+fn status(actor: &PeerActor) -> DeviceStatus {
     let snapshot = actor.peers.load();
     let mut allowed_ips: Vec<Vec<IpNet>> = vec![Vec::new(); snapshot.peers.len()];
     for (net, owner) in snapshot.routes.iter() {
@@ -199,6 +144,7 @@ fn rebind(actor: &mut PeerActor, port: u16) -> Result<(), Errno> {
         }
     })?;
     actor.listen.port = sockets.first().map_or(port, |sockets| sockets.shared.port());
+    actor.port.store(actor.listen.port, Ordering::Relaxed);
     actor.listen.left = Some(clock::now());
     for (commands, sockets) in actor.commands.iter().zip(sockets) {
         commands.rebind(Arc::new(sockets));
@@ -223,6 +169,7 @@ fn open(actor: &PeerActor, port: u16) -> Result<Vec<LaneSockets>, BindError> {
 /// Sets or removes the private key. A change ends all sessions, which were made with the old key. A peer
 /// whose public key is now the router's own is removed.
 fn set_private_key(actor: &mut PeerActor, key: Option<PrivateKey>) {
+    actor.has_key.store(key.is_some(), Ordering::Relaxed);
     let change = actor.protocol.set_private_key(key);
     if change.changed {
         for record in actor.peers.load().peers.iter().flatten() {
@@ -233,7 +180,7 @@ fn set_private_key(actor: &mut PeerActor, key: Option<PrivateKey>) {
         let mut builder = SnapshotBuilder::of(actor.peers.load_full(), mem::take(&mut actor.builder_state));
         forget_peer(actor, &mut builder, peer);
         actor.builder_state = builder.publish(&actor.peers, clock::now());
-        actor.wake_inside();
+        actor.reroute_inside();
     }
 }
 
@@ -296,6 +243,15 @@ fn apply_peer(
         }
     }
     Ok(Some(peer))
+}
+
+/// Removes the endpoint of the peer with this key, if there is such a peer.
+fn forget_endpoint(actor: &mut PeerActor, key: &PublicKey) {
+    let Some(peer) = actor.protocol.peer_by_key(key) else { return };
+    actor.names.forget(peer);
+    if let Some(record) = actor.peers.load().peer(peer) {
+        record.leave();
+    }
 }
 
 /// Adds a peer. Returns `None` if the key is the router's own, which is not an error: tools give the same

@@ -1,7 +1,8 @@
 //! The peer actor, and what it keeps about peers.
 
 pub(crate) mod actor;
-pub mod apply;
+pub(crate) mod apply;
+pub mod handle;
 pub(crate) mod lookups;
 pub(crate) mod names;
 pub(crate) mod schedule;

@@ -207,13 +207,10 @@ impl Change {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wireguard::aead::Backend;
     use crate::wireguard::keys::PublicKey;
-    use crate::wireguard::replay::WINDOW;
-    use crate::wireguard::session::{MessageLimits, Role, Session, SessionKeys, SessionParts};
-    use crate::wireguard::suite::Suite;
+    use crate::wireguard::session::Role;
+    use crate::wireguard::tests::sessions::session;
     use proptest::prelude::*;
-    use zeroize::Zeroizing;
 
     const PEERS: u64 = 3;
 
@@ -334,19 +331,7 @@ mod tests {
         let mut builder = builder();
         let record = Arc::clone(builder.peer(PeerId(1)).unwrap());
         builder.allow("10.0.0.0/8".parse().unwrap(), &record);
-        let key = || Zeroizing::new([1; 32]);
-        let session = Arc::new(Session::new(SessionParts {
-            peer: PeerId(1),
-            activity: Arc::default(),
-            role: Role::Initiator,
-            local_index: 1,
-            remote_index: 1,
-            created: Nanos(1),
-            keys: SessionKeys { suite: Suite::default(), send: key(), receive: key() },
-            limits: MessageLimits::default(),
-            backend: Backend::default(),
-            window: WINDOW,
-        }));
+        let session = session(PeerId(1), Role::Initiator, 1, Nanos(1));
         let alive = Arc::downgrade(&session);
         record.sending.store(Some(session));
         builder.remove_peer(PeerId(1));

@@ -7,6 +7,7 @@
 //! The admin thread never waits for the peer actor. A UAPI request or a reload, which do, each run on a
 //! thread of their own, so `/healthz` can still name a stuck thread.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,6 +15,7 @@ use std::ops::ControlFlow::{self, Break, Continue};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::panic;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU16;
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -24,17 +26,23 @@ use tokio::task;
 
 use super::http::{self, Shown};
 use super::listen::Bound;
+use super::port_watch::PortWatch;
 use super::readiness::Readiness;
 use super::stopping;
 use super::threads::ThreadRegistry;
 use crate::metrics::Registry;
-use crate::netlink::{AddressWatch, LinkEvent, LinkWatch, NetlinkError};
+use crate::netlink::{AddressWatch, LinkEvent, LinkWatch, LossWatch, NetlinkError};
 use crate::shutdown::Shutdown;
 use crate::sys::wake;
 use crate::uapi::{self, Device, UapiError};
 
-/// Maximum number of threads that wait for the peer actor: one for each UAPI request, and one for a reload.
-const WAITING: usize = uapi::MAX_ANSWERS + 1;
+/// Maximum number of threads that wait for the peer actor or netlink: one for each UAPI request, one for a reload,
+/// and one that restores what was removed from the interface.
+const WAITING: usize = uapi::MAX_ANSWERS + 2;
+
+/// Pause before what was removed is restored, and thus the shortest time between two attempts. Long enough to handle
+/// the events of one command together, short enough for a program not to notice.
+const SETTLE: Duration = Duration::from_millis(20);
 
 /// How often [`Admin::spawn`] checks whether the router was told to stop while it waits for the thread.
 const LOOK: Duration = Duration::from_millis(100);
@@ -61,6 +69,8 @@ pub struct Admin {
     pub uapi: Option<OpenUapi>,
     /// The interface to watch.
     pub link: Option<Link>,
+    /// The router's UDP port, if other processes can bind it too.
+    pub shared_port: Option<Arc<AtomicU16>>,
     /// The source of reload requests.
     pub hangups: Option<Hangups>,
 }
@@ -90,6 +100,8 @@ pub struct Link {
     pub on_mtu: OnMtu,
     /// Called with the interface's addresses, initially and after each change.
     pub on_addresses: OnAddresses,
+    /// Called after addresses, routes or rules may have been removed, if it is given.
+    pub on_loss: Option<OnLoss>,
 }
 
 /// Runs before the UAPI socket is opened. It must return soon after the router is told to stop.
@@ -100,6 +112,8 @@ pub type OpenUapi = Box<dyn FnOnce() -> Result<uapi::Server, UapiError> + Send>;
 pub type OnMtu = Box<dyn Fn(usize) + Send>;
 /// Receives the interface's addresses.
 pub type OnAddresses = Box<dyn Fn(&[IpAddr]) + Send>;
+/// Restores what was removed from the interface. Called on a thread that may block, never concurrently.
+pub type OnLoss = Box<dyn FnMut() + Send>;
 /// Performs one reload. Called on a thread that may block, never concurrently.
 pub type OnReload = Box<dyn FnMut() + Send>;
 
@@ -223,6 +237,7 @@ struct Duties {
     uapi: Option<uapi::Server>,
     stopped: AsyncFd<OwnedFd>,
     link: Option<Watched>,
+    port: Option<PortWatch>,
     readiness: Arc<Readiness>,
     hangups: Option<Heard>,
 }
@@ -232,6 +247,7 @@ struct Watched {
     link: Link,
     state: LinkWatch,
     addresses: AddressWatch,
+    losses: LossWatch,
 }
 
 /// Reload requests, registered with the runtime.
@@ -247,6 +263,7 @@ impl Duties {
             Some(link) => Some(Watched {
                 state: LinkWatch::open(&link.interface).await?,
                 addresses: AddressWatch::open(&link.interface).await?,
+                losses: LossWatch::open(&link.interface).await?,
                 link,
             }),
             None => None,
@@ -256,6 +273,18 @@ impl Duties {
             None => None,
         };
         let stopped = wake::readable(admin.shutdown.as_fd().try_clone_to_owned()?)?;
+        // The probes answer while the rest of the start waits for name servers.
+        if let Some(Http { bound, from_tunnel }) = admin.metrics {
+            let shown = Shown {
+                registry: Arc::clone(&admin.registry),
+                threads: admin.threads,
+                readiness: Arc::clone(&admin.readiness),
+            };
+            let tunnel = link.as_ref().map(|link| link.state.index());
+            let address = bound.local_addr()?;
+            http::spawn(bound, tunnel.filter(|_| !from_tunnel), shown)
+                .map_err(|source| AdminError::Metrics { address, source })?;
+        }
         if let Some(before) = admin.before {
             tokio::select! {
                 done = task::spawn_blocking(before) => returned(done)?,
@@ -266,30 +295,22 @@ impl Duties {
         if admin.shutdown.is_signalled() {
             return Ok(Break(End::Stopped));
         }
+        let watch = |port| PortWatch::open(port, &admin.registry, Arc::clone(&admin.readiness));
+        let port = admin.shared_port.and_then(watch);
         let uapi = admin.uapi.map(|open| open()).transpose()?;
-        // HTTP starts last, so a client that gets a response finds everything running.
-        if let Some(Http { bound, from_tunnel }) = admin.metrics {
-            let shown = Shown {
-                registry: admin.registry,
-                threads: admin.threads,
-                readiness: Arc::clone(&admin.readiness),
-            };
-            let tunnel = link.as_ref().map(|link| link.state.index());
-            let address = bound.local_addr()?;
-            http::spawn(bound, tunnel.filter(|_| !from_tunnel), shown)
-                .map_err(|source| AdminError::Metrics { address, source })?;
-        }
+        admin.readiness.set_started();
         let (device, readiness) = (admin.device, admin.readiness);
-        Ok(Continue(Duties { device, uapi, stopped, link, readiness, hangups }))
+        Ok(Continue(Duties { device, uapi, stopped, link, port, readiness, hangups }))
     }
 
     async fn fulfil(self) -> End {
-        let Duties { device, uapi, stopped, link, readiness, hangups } = self;
+        let Duties { device, uapi, stopped, link, port, readiness, hangups } = self;
         tokio::select! {
             // Also ends if the descriptor fails: the thread could no longer be told to stop.
             _ = stopped.readable() => End::Stopped,
             () = socket_gone(uapi, device) => End::SocketGone,
             () = follow(link, &readiness) => unreachable!("follow never returns"),
+            _ = watch_port(port) => unreachable!("watch_port never returns"),
             () = follow_hangups(hangups) => unreachable!("follow_hangups never returns"),
         }
     }
@@ -320,13 +341,22 @@ fn returned<T>(work: Result<T, task::JoinError>) -> T {
 
 /// Passes changes of the interface to the callbacks and to `readiness`. Never returns.
 async fn follow(link: Option<Watched>, readiness: &Readiness) {
-    if let Some(Watched { link, state, addresses }) = link {
+    if let Some(Watched { link, state, addresses, losses }) = link {
         tokio::join!(
             follow_state(state, &link.on_mtu, readiness),
-            follow_addresses(addresses, &link.on_addresses)
+            follow_addresses(addresses, &link.on_addresses),
+            follow_losses(losses, link.on_loss)
         );
     }
     std::future::pending::<()>().await;
+}
+
+/// Watches the UDP port. Never returns.
+async fn watch_port(port: Option<PortWatch>) -> Infallible {
+    match port {
+        Some(port) => port.run().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn follow_state(mut watch: LinkWatch, on_mtu: &OnMtu, readiness: &Readiness) {
@@ -347,6 +377,18 @@ async fn follow_addresses(mut watch: AddressWatch, on_addresses: &OnAddresses) {
     on_addresses(watch.last());
     while let Some(addresses) = watch.next().await {
         on_addresses(addresses);
+    }
+}
+
+async fn follow_losses(mut watch: LossWatch, on_loss: Option<OnLoss>) {
+    let Some(mut restore) = on_loss else { return };
+    while watch.next().await.is_some() {
+        tokio::time::sleep(SETTLE).await;
+        let restored = task::spawn_blocking(move || {
+            restore();
+            restore
+        });
+        restore = returned(restored.await);
     }
 }
 

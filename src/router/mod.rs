@@ -4,7 +4,9 @@
 
 pub mod admin;
 mod http;
+pub mod kill_switch;
 pub mod listen;
+mod port_watch;
 pub mod readiness;
 pub mod reload;
 pub mod sandbox;

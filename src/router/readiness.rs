@@ -1,8 +1,8 @@
 //! Readiness for traffic, as `/readyz` reports it.
 //!
 //! A router that answers `/readyz` has its device, sockets and configuration, because these are set up first.
-//! It is ready once its interface is up, which may be another program's task, and once it has a session with
-//! the peer that `LANEWAY_READY_PEER` names, if any.
+//! It is ready once its interface is up and it has a private key, which may be other programs' tasks, while it is
+//! alone on its UDP port, and once it has a session with the peer that `LANEWAY_READY_PEER` names, if any.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,8 +18,12 @@ pub struct Readiness {
     peers: Arc<Peers>,
     /// The peer that must have a session, if any.
     awaited: Option<PublicKey>,
+    /// Whether the router has a private key.
+    has_key: Arc<AtomicBool>,
     shutdown: Arc<Shutdown>,
+    started: AtomicBool,
     interface_down: AtomicBool,
+    port_shared: AtomicBool,
 }
 
 /// Reasons why the router is not ready.
@@ -28,9 +32,18 @@ pub enum NotReady {
     /// The router was told to stop.
     #[error("the router is stopping")]
     Stopping,
+    /// The router waits for the addresses of its peers' names, or for its control socket.
+    #[error("the router is starting")]
+    Starting,
     /// The interface is down.
     #[error("the interface is down")]
     InterfaceDown,
+    /// The router has no private key.
+    #[error("the router has no private key")]
+    NoKey,
+    /// A socket of another process is on the router's UDP port.
+    #[error("another process has a socket on the router's UDP port, as the log says")]
+    PortShared,
     /// The awaited peer is not configured.
     #[error("no peer with public key {0} is configured (LANEWAY_READY_PEER)")]
     UnknownPeer(PublicKey),
@@ -41,14 +54,37 @@ pub enum NotReady {
 
 impl Readiness {
     /// Creates the conditions for a router with these `peers`. The `awaited` peer, if any, must have a
-    /// session.
-    pub fn new(peers: Arc<Peers>, awaited: Option<PublicKey>, shutdown: Arc<Shutdown>) -> Self {
-        Readiness { peers, awaited, shutdown, interface_down: AtomicBool::new(false) }
+    /// session. `has_key` says whether the router has a private key.
+    pub fn new(
+        peers: Arc<Peers>,
+        awaited: Option<PublicKey>,
+        has_key: Arc<AtomicBool>,
+        shutdown: Arc<Shutdown>,
+    ) -> Self {
+        Readiness {
+            peers,
+            awaited,
+            has_key,
+            shutdown,
+            started: AtomicBool::new(false),
+            interface_down: AtomicBool::new(false),
+            port_shared: AtomicBool::new(false),
+        }
+    }
+
+    /// Records that everything has been set up.
+    pub fn set_started(&self) {
+        self.started.store(true, Ordering::Relaxed);
     }
 
     /// Records whether the interface is up. Initially it counts as up.
     pub fn set_interface_up(&self, up: bool) {
         self.interface_down.store(!up, Ordering::Relaxed);
+    }
+
+    /// Records whether another process has a socket on the router's UDP port. Initially none has.
+    pub fn set_port_shared(&self, shared: bool) {
+        self.port_shared.store(shared, Ordering::Relaxed);
     }
 
     /// Checks whether the router is ready.
@@ -59,13 +95,22 @@ impl Readiness {
         if self.shutdown.is_signalled() {
             return Err(NotReady::Stopping);
         }
+        if !self.started.load(Ordering::Relaxed) {
+            return Err(NotReady::Starting);
+        }
         if self.interface_down.load(Ordering::Relaxed) {
             return Err(NotReady::InterfaceDown);
         }
-        let Some(key) = self.awaited else { return Ok(()) };
+        if self.port_shared.load(Ordering::Relaxed) {
+            return Err(NotReady::PortShared);
+        }
+        let has_key = || if self.has_key.load(Ordering::Relaxed) { Ok(()) } else { Err(NotReady::NoKey) };
+        let Some(key) = self.awaited else { return has_key() };
         let snapshot = self.peers.load();
         let peer = snapshot.peers.iter().flatten().find(|peer| peer.public_key == key);
-        let session = peer.ok_or(NotReady::UnknownPeer(key))?.sending.load();
+        let peer = peer.ok_or(NotReady::UnknownPeer(key))?;
+        has_key()?;
+        let session = peer.sending.load();
         match session.as_ref() {
             Some(session) if session.can_send(now) => Ok(()),
             _ => Err(NotReady::NoSession(key)),
@@ -85,16 +130,31 @@ mod tests {
         let shutdown = Arc::new(Shutdown::new().unwrap());
         let key = PublicKey::from_bytes([7; 32]);
         let peers = Arc::new(Peers::from_pointee(Snapshot::default()));
-        let ready = Readiness::new(Arc::clone(&peers), Some(key), Arc::clone(&shutdown));
+        let has_key = Arc::new(AtomicBool::new(false));
+        let ready = |awaited| {
+            let shutdown = Arc::clone(&shutdown);
+            let ready = Readiness::new(Arc::clone(&peers), awaited, Arc::clone(&has_key), shutdown);
+            assert_eq!(ready.check(clock::now()), Err(NotReady::Starting));
+            ready.set_started();
+            ready
+        };
+        assert_eq!(ready(None).check(clock::now()), Err(NotReady::NoKey));
+        let plain = ready(None);
+        let ready = ready(Some(key));
         let check = || ready.check(clock::now());
         assert_eq!(check(), Err(NotReady::UnknownPeer(key)));
         let record = Arc::new(PeerRecord::new(PeerId(0), key, false));
         peers.store(Arc::new(Snapshot { peers: vec![Some(record)], ..Snapshot::default() }));
+        assert_eq!(check(), Err(NotReady::NoKey));
+        has_key.store(true, Ordering::Relaxed);
         assert_eq!(check(), Err(NotReady::NoSession(key)));
         ready.set_interface_up(false);
         assert_eq!(check(), Err(NotReady::InterfaceDown));
         ready.set_interface_up(true);
-        assert_eq!(Readiness::new(peers, None, Arc::clone(&shutdown)).check(clock::now()), Ok(()));
+        ready.set_port_shared(true);
+        assert_eq!(check(), Err(NotReady::PortShared));
+        ready.set_port_shared(false);
+        assert_eq!(plain.check(clock::now()), Ok(()));
         shutdown.signal();
         assert_eq!(check(), Err(NotReady::Stopping));
     }

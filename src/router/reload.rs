@@ -5,20 +5,23 @@
 //! everything else from the environment) are not in the file. An invalid file changes nothing.
 
 use std::collections::HashSet;
+use std::hash::RandomState;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 
+use super::kill_switch::KillSwitch;
 use super::wiring::interface_setup;
+use crate::config::changes::{Changes, Outline};
 use crate::config::env::Environment;
 use crate::config::update::PeerEndpoint;
 use crate::config::{ConfigError, RouterConfig};
-use crate::netlink::{self, DefaultRule, NetlinkError, Setup};
-use crate::peers::apply::ActorHandle;
+use crate::netlink::{self, NetlinkError, Setup};
+use crate::peers::handle::ActorHandle;
 use crate::shutdown::Shutdown;
 use crate::uapi::Device as _;
 
@@ -26,31 +29,11 @@ use crate::uapi::Device as _;
 /// servers that time out and a third that answers (resolv.conf(5), "timeout").
 const PATIENCE: Duration = Duration::from_secs(12);
 
+/// How long removals are not reported again after a report.
+const QUIET: Duration = Duration::from_secs(60);
+
 /// How often lookups are checked for completion, in milliseconds.
 const LOOK: u8 = 100;
-
-/// The routing rules that a router has added or may have added, to be removed when it stops. Readable while a
-/// reload is in progress, so removal never waits for a stuck reload.
-#[derive(Debug, Default)]
-pub struct OwnRules(Mutex<Vec<DefaultRule>>);
-
-impl OwnRules {
-    /// Returns all rules.
-    pub fn list(&self) -> Vec<DefaultRule> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Records rules that are about to be added.
-    fn add(&self, rules: &[DefaultRule]) {
-        let mut own = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        own.extend_from_slice(rules);
-    }
-
-    /// Replaces the record with the rules in force.
-    fn set(&self, rules: &[DefaultRule]) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = rules.to_vec();
-    }
-}
 
 /// Reloads one router.
 #[derive(Debug)]
@@ -60,7 +43,12 @@ pub struct Reloader {
     environment: Environment,
     device: ActorHandle,
     shutdown: Arc<Shutdown>,
-    rules: Arc<OwnRules>,
+    switch: Arc<KillSwitch>,
+    /// When a removal was last reported.
+    reported: Option<Instant>,
+    hasher: RandomState,
+    /// Outline of the configuration that was read last.
+    outline: Outline,
 }
 
 /// Errors when reloading the configuration.
@@ -86,23 +74,21 @@ pub enum ReloadError {
 }
 
 impl Reloader {
-    /// Creates a reloader for the router at `device`, which was started on `interface` with `config` and has
-    /// no rules yet. No rules are added once `shutdown` is signalled.
+    /// Creates a reloader for the router at `device`, which was started on `interface` with `config`. No rules are
+    /// added once `shutdown` is signalled.
     pub fn new(
         interface: String,
         mut config: RouterConfig,
         environment: Environment,
         device: ActorHandle,
         shutdown: Arc<Shutdown>,
+        switch: Arc<KillSwitch>,
     ) -> Self {
+        let hasher = RandomState::new();
+        let outline = Outline::of(&config.update, &hasher);
         // The peer actor has the keys. They may be replaced, and then must not be here.
         config.update.forget_secrets();
-        Reloader { interface, config, environment, device, shutdown, rules: Arc::default() }
-    }
-
-    /// Returns the rules to remove when the router stops.
-    pub fn rules(&self) -> &Arc<OwnRules> {
-        &self.rules
+        Reloader { interface, config, environment, device, shutdown, switch, reported: None, hasher, outline }
     }
 
     /// Adds the rules that route all traffic into the interface. These also capture queries to name servers,
@@ -143,26 +129,31 @@ impl Reloader {
         peers.find_map(|peer| peer.endpoint.as_ref().filter(|_| !located.contains(&peer.public_key)))
     }
 
-    /// Reads the configuration file again, applies it and waits until the peer actor has done so.
+    /// Reads the configuration file again, applies it and waits until the peer actor has done so. Returns what has
+    /// changed since the file was last read.
     ///
     /// # Errors
     /// See [`ReloadError`]. The router keeps running in any case.
     ///
     /// # Panics
     /// Panics inside an async runtime.
-    pub fn reload(&mut self) -> Result<(), ReloadError> {
+    pub fn reload(&mut self) -> Result<Changes, ReloadError> {
         let mut next = self.config.read_again(&self.environment)?.ok_or(ReloadError::NoFile)?;
-        for warning in &next.warnings {
+        let old = &self.config.warnings;
+        for warning in next.warnings.iter().filter(|new| !old.iter().any(|old| new.repeats(old))) {
             tracing::warn!("{warning}");
         }
         self.device.apply(next.update.clone()).map_err(|errno| {
             let file = next.file.clone().unwrap_or_default();
             ReloadError::Refused { file, errno }
         })?;
+        let outline = Outline::of(&next.update, &self.hasher);
         next.update.forget_secrets();
-        let before = interface_setup(&std::mem::replace(&mut self.config, next));
-        let after = self.setup();
-        Ok(self.change(&before, &after)?)
+        let changes = Changes::between(&self.outline, &outline);
+        self.outline = outline;
+        let before = std::mem::replace(&mut self.config, next);
+        self.change(&interface_setup(&before), &self.setup())?;
+        Ok(changes)
     }
 
     /// Changes the interface, unless the router is stopping: rules added then might never be removed.
@@ -170,10 +161,35 @@ impl Reloader {
         if self.shutdown.is_signalled() {
             return Ok(());
         }
-        self.rules.add(&after.rules);
+        self.switch.record(after);
         netlink::change(&self.interface, before, after)?;
-        self.rules.set(&after.rules);
+        self.switch.set(after);
         Ok(())
+    }
+
+    /// Adds addresses, routes and rules again that something else has removed, and warns, at most once a minute.
+    ///
+    /// # Panics
+    /// Panics inside an async runtime.
+    pub fn restore(&mut self) {
+        if self.shutdown.is_signalled() {
+            return;
+        }
+        let interface = &self.interface;
+        let message = match netlink::restore(interface, &self.setup()) {
+            Ok(0) => return,
+            Ok(missing) => format!(
+                "{missing} addresses, routes or rules of {interface} had been removed, by a program or because it \
+                 was down; they were added again"
+            ),
+            Err(error) => format!("{interface} lost addresses, routes or rules: {error}"),
+        };
+        if self.reported.is_some_and(|last| last.elapsed() < QUIET) {
+            tracing::debug!("{message}");
+        } else {
+            tracing::warn!("{message}");
+            self.reported = Some(Instant::now());
+        }
     }
 
     /// Returns the interface settings of the current configuration.

@@ -11,20 +11,19 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 use std::{io, mem};
 
-use thiserror::Error;
-
 use super::readiness::Readiness;
 use super::stopping::{self, StopError};
 use super::threads::{ThreadEntry, ThreadMetrics, ThreadRegistry};
-use super::wiring::{self, Lanes};
+pub use super::wiring::StartError;
+use super::wiring::{self, Lanes, Summary};
 use crate::config::RouterConfig;
-use crate::cpus::pinning::{self, LaneCpus, NotAllowed};
+use crate::cpus::pinning::{self, LaneCpus};
 use crate::drops::DropReason;
 use crate::lane::WorkerError;
 use crate::lane::inside::{InsideWorker, OwnAddresses};
@@ -32,11 +31,10 @@ use crate::lane::outside::OutsideWorker;
 use crate::lane::peers::Peers;
 use crate::lane::wait::sleep::Sleeper;
 use crate::metrics::Registry;
-use crate::offload::{OpenError, QueueError};
+use crate::offload::{Lifetime, QueueError};
 use crate::peers::actor::PeerActor;
-use crate::peers::apply::ActorHandle;
+use crate::peers::handle::ActorHandle;
 use crate::shutdown::Shutdown;
-use crate::underlay::BindError;
 use crate::wireguard::keys::PublicKey;
 
 /// Restarts of a worker after panics before the router stops.
@@ -51,34 +49,16 @@ pub struct Router {
     mtu: Arc<AtomicUsize>,
     own: Arc<OwnAddresses>,
     peers: Arc<Peers>,
+    has_key: Arc<AtomicBool>,
+    summary: Summary,
+    /// The UDP port, if several lanes share it.
+    shared_port: Option<Arc<AtomicU16>>,
     ready_peer: Option<PublicKey>,
     threads: Arc<ThreadRegistry>,
     shutdown: Arc<Shutdown>,
     failure: Arc<Mutex<Option<String>>>,
     handles: Vec<JoinHandle<()>>,
-}
-
-/// Errors when starting a router. A router that fails to start leaves nothing behind.
-#[derive(Debug, Error)]
-pub enum StartError {
-    /// The TUN device cannot be opened.
-    #[error(transparent)]
-    Tun(#[from] OpenError),
-    /// The UDP sockets cannot be opened.
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    /// The interface cannot be set up.
-    #[error(transparent)]
-    Netlink(#[from] crate::netlink::NetlinkError),
-    /// A worker is to be pinned to a CPU that the process may not use.
-    #[error(transparent)]
-    Pinning(#[from] NotAllowed),
-    /// The configuration cannot be applied.
-    #[error("{0}")]
-    Config(String),
-    /// A thread or descriptor cannot be created, or no randomness is available.
-    #[error("cannot start the router: {0}")]
-    System(#[from] io::Error),
+    lifetime: Lifetime,
 }
 
 impl Router {
@@ -100,8 +80,20 @@ impl Router {
         tun: Option<OwnedFd>,
         shutdown: Arc<Shutdown>,
     ) -> Result<Router, StartError> {
-        let wiring::Wiring { interface, lanes, mut actor, device, registry, mtu, own, peers } =
-            wiring::open(config, tun, &shutdown)?;
+        let wiring::Wiring {
+            interface,
+            lanes,
+            mut actor,
+            device,
+            registry,
+            mtu,
+            own,
+            peers,
+            has_key,
+            summary,
+            port,
+            lifetime,
+        } = wiring::open(config, tun, &shutdown)?;
         actor.apply(config.update.clone()).map_err(|errno| {
             StartError::Config(format!("cannot apply the configuration of {interface}: {errno}"))
         })?;
@@ -112,11 +104,15 @@ impl Router {
             mtu,
             own,
             peers,
+            has_key,
+            summary,
+            shared_port: (lanes.len() > 1).then_some(port),
             ready_peer: config.ready_peer,
             threads: Arc::default(),
             shutdown,
             failure: Arc::default(),
             handles: Vec::with_capacity(2 * lanes.len() + 1),
+            lifetime,
         };
         router.registry.collect_from(ThreadMetrics(Arc::clone(&router.threads)));
         // After this point an error drops the router, which stops the threads that already run.
@@ -128,6 +124,11 @@ impl Router {
     /// Returns the interface's name.
     pub fn interface(&self) -> &str {
         &self.interface
+    }
+
+    /// Returns what the log says about the router once it is up.
+    pub fn summary(&self) -> &Summary {
+        &self.summary
     }
 
     /// Returns the handle to the peer actor.
@@ -142,7 +143,14 @@ impl Router {
 
     /// Returns the conditions for readiness, including a session with the peer that the configuration awaits.
     pub fn readiness(&self) -> Readiness {
-        Readiness::new(Arc::clone(&self.peers), self.ready_peer, Arc::clone(&self.shutdown))
+        let (peers, has_key) = (Arc::clone(&self.peers), Arc::clone(&self.has_key));
+        Readiness::new(peers, self.ready_peer, has_key, Arc::clone(&self.shutdown))
+    }
+
+    /// Returns the current UDP port if several lanes share it, so that other processes of the same user can
+    /// bind it too.
+    pub fn shared_port(&self) -> Option<&Arc<AtomicU16>> {
+        self.shared_port.as_ref()
     }
 
     /// Returns the registry of the router's threads.
@@ -158,6 +166,16 @@ impl Router {
     /// Returns a handle through which the router learns of changes to its interface.
     pub fn interface_updates(&self) -> InterfaceUpdates {
         InterfaceUpdates { mtu: Arc::clone(&self.mtu), own: Arc::clone(&self.own) }
+    }
+
+    /// Keeps the interface with its addresses and routes if this process crashes or is killed. While no process has
+    /// the interface open, the kernel drops all packets for it. `ip link del` removes it. Returns what reverts this.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn outlive_process(&self) -> Result<&Lifetime, StartError> {
+        self.lifetime.outlive_process()?;
+        Ok(&self.lifetime)
     }
 
     /// Renders the router's metrics in the Prometheus text format.

@@ -4,21 +4,23 @@
 //! owns its sockets and the pool of inbound batches. Everything shared is created here: doorbells, rings,
 //! return rings, channels, the session table and the snapshot.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
-use super::start::StartError;
+use thiserror::Error;
+
 use crate::config::RouterConfig;
-use crate::cpus::pinning::{self, LaneCpus};
+use crate::cpus::pinning::{self, LaneCpus, NotAllowed};
 use crate::cpus::topology::Topology;
 use crate::lane::bounds::{self, RING_DEPTH};
 use crate::lane::channels::{ActorChannel, CommandChannel};
 use crate::lane::inside::{self, InsideWorker, OwnAddresses};
-use crate::lane::outside::{self, LaneSockets, OutsideWorker};
+use crate::lane::outside::{self, OutsideWorker};
 use crate::lane::peer_metrics::PeerMetrics;
 use crate::lane::peers::{Peers, Snapshot};
 use crate::lane::ring::batch::{InboundBatch, OutboundBatch};
@@ -26,6 +28,7 @@ use crate::lane::ring::doorbell::Doorbell;
 use crate::lane::ring::metrics::{LaneRings, RingMetrics};
 use crate::lane::ring::{Pool, Ring};
 use crate::lane::shortcut::{SendShortcut, WriteShortcut};
+use crate::lane::sockets::LaneSockets;
 use crate::lane::wait::quiesce::Quiesce;
 use crate::lane::wait::sleep::Sleeper;
 use crate::metrics::{
@@ -33,22 +36,46 @@ use crate::metrics::{
     WrittenShortcuts,
 };
 use crate::netlink;
-use crate::offload::{self, Offload, QueueShortcut, TunDevice};
-use crate::peers::actor::PeerActor;
-use crate::peers::apply::{ActorHandle, ListenState};
+use crate::offload::{self, Lifetime, Offload, Offloads, OpenError, QueueShortcut, TunDevice};
+use crate::peers::actor::{ListenState, PeerActor};
+use crate::peers::handle::ActorHandle;
 use crate::peers::lookups::Lookups;
 use crate::peers::names::Names;
 use crate::peers::schedule::Schedule;
 use crate::peers::snapshot_builder::BuilderState;
 use crate::shutdown::Shutdown;
-use crate::underlay::{self, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions};
+use crate::underlay::{self, BindError, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions};
 use crate::units::Nanos;
+use crate::wireguard::aead::Backend;
 use crate::wireguard::keys::{Entropy as _, OsEntropy};
 use crate::wireguard::messages::{DATA_OVERHEAD, padded_len};
 use crate::wireguard::outputs::{HandshakeDrop, Outputs};
 use crate::wireguard::protocol::{Protocol, Settings};
 use crate::wireguard::replay;
 use crate::wireguard::table::SessionTable;
+
+/// Errors when starting a router. A router that fails to start leaves nothing behind.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The TUN device cannot be opened.
+    #[error(transparent)]
+    Tun(#[from] OpenError),
+    /// The UDP sockets cannot be opened.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The interface cannot be set up.
+    #[error(transparent)]
+    Netlink(#[from] crate::netlink::NetlinkError),
+    /// A worker is to be pinned to a CPU that the process may not use.
+    #[error(transparent)]
+    Pinning(#[from] NotAllowed),
+    /// The configuration cannot be applied.
+    #[error("{0}")]
+    Config(String),
+    /// A thread or descriptor cannot be created, or no randomness is available.
+    #[error("cannot start the router: {0}")]
+    System(#[from] io::Error),
+}
 
 /// The workers of each lane and the CPUs they run on.
 pub(crate) type Lanes = Vec<(InsideWorker, OutsideWorker, LaneCpus)>;
@@ -63,6 +90,10 @@ pub(crate) struct Wiring {
     pub(crate) mtu: Arc<AtomicUsize>,
     pub(crate) own: Arc<OwnAddresses>,
     pub(crate) peers: Arc<Peers>,
+    pub(crate) has_key: Arc<AtomicBool>,
+    pub(crate) summary: Summary,
+    pub(crate) port: Arc<AtomicU16>,
+    pub(crate) lifetime: Lifetime,
 }
 
 /// State shared by all lanes.
@@ -114,6 +145,9 @@ pub(crate) fn open(
     let offload = config.tun_offload.is_on();
     let tun = match tun {
         Some(fd) => offload::inherit_queue(fd, lanes, offload, shutdown)?,
+        None if config.persist => {
+            offload::open_or_take_over(&config.interface, lanes, offload, shutdown, attached)?
+        }
         None => offload::open_queues(&config.interface, lanes, offload, shutdown)?,
     };
     let udp_offload = config.udp_offload.is_on();
@@ -127,17 +161,22 @@ pub(crate) fn open(
     let sockets = LaneSockets::open(config.update.listen_port.unwrap_or(0), lanes, spread, options)?;
     let sockets: Vec<_> = sockets.into_iter().map(Arc::new).collect();
     let port = sockets.first().map_or(0, |sockets| sockets.shared.port());
-    // Rules are added once host names have been looked up: see `Reloader::add_rules`.
-    netlink::set_up(&tun.name, &netlink::Setup { rules: Vec::new(), ..interface_setup(config) })?;
-    announce(config, &tun, &sockets, &cpus);
+    // Rules and unreachable routes are added earlier: see `KillSwitch`.
+    let setup = netlink::Setup { rules: Vec::new(), unreachable: Vec::new(), ..interface_setup(config) };
+    if tun.lifetime.taken_over() && config.persist {
+        let found = netlink::remains(&tun.name)?.setup;
+        let before = netlink::Setup { rules: Vec::new(), unreachable: Vec::new(), ..found };
+        netlink::change(&tun.name, &before, &setup)?;
+    } else {
+        netlink::set_up(&tun.name, &setup)?;
+    }
+    let summary = Summary::of(config, &tun, &sockets, &cpus);
 
     let actor_bell = Arc::new(Doorbell::new()?);
     let mut entropy = OsEntropy::new().map_err(std::io::Error::from)?;
-    let mut secret = [0; 8];
-    entropy.fill(&mut secret);
     let shared = Shared {
         peers: Arc::new(Peers::from_pointee(Snapshot::default())),
-        sessions: Arc::new(SessionTable::new(&secret)),
+        sessions: Arc::new(SessionTable::new(&random(&mut entropy))),
         actor: Arc::new(ActorChannel::new(Arc::clone(&actor_bell))),
         registry: Arc::new(Registry::new()),
         mtu: Arc::new(AtomicUsize::new(config.mtu.into())),
@@ -150,7 +189,9 @@ pub(crate) fn open(
     let drops: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
     let settings =
         Settings { backend: config.aead, window: replay::window_for(lanes), ..Settings::default() };
+    let has_key = Arc::new(AtomicBool::new(false));
     let actor = PeerActor {
+        has_key: Arc::clone(&has_key),
         protocol: Protocol::new(None, Arc::clone(&shared.sessions), settings),
         peers: Arc::clone(&shared.peers),
         builder_state: BuilderState::default(),
@@ -159,6 +200,7 @@ pub(crate) fn open(
         commands: ends.iter().map(|ends| Arc::clone(&ends.commands)).collect(),
         inside_bells: ends.iter().map(|ends| Arc::clone(&ends.inside_bell)).collect(),
         listen: ListenState { port, options, left: None },
+        port: Arc::new(AtomicU16::new(port)),
         spread_ports: config.spread_ports.clone(),
         names: Names::default(),
         lookups: Lookups::new(Arc::clone(&actor_bell)),
@@ -169,6 +211,7 @@ pub(crate) fn open(
         loop_warning: Nanos::NEVER,
         outputs: Outputs::default(),
     };
+    let port = Arc::clone(&actor.port);
     let lanes = wire(config, &shared, ends, tun.queues, sockets, cpus)?;
     let Shared { registry, mtu, own, peers, .. } = shared;
     registry.collect_from(SocketMetrics::new(lanes.iter().map(|(_, outside, _)| &outside.socket_drops)));
@@ -179,7 +222,33 @@ pub(crate) fn open(
         limit: config.metrics_peers,
     });
     registry.collect_from(ProcessMetrics);
-    Ok(Wiring { interface: tun.name, lanes, actor, device, registry, mtu, own, peers })
+    let lifetime = tun.lifetime;
+    Ok(Wiring {
+        interface: tun.name,
+        lanes,
+        actor,
+        device,
+        registry,
+        mtu,
+        own,
+        peers,
+        has_key,
+        summary,
+        port,
+        lifetime,
+    })
+}
+
+fn random(entropy: &mut OsEntropy) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    entropy.fill(&mut bytes);
+    bytes
+}
+
+/// Returns the number of queues of a persistent multiqueue TUN.
+fn attached(interface: &str) -> Option<usize> {
+    let state = netlink::tun_state(interface).ok().flatten()?;
+    state.persistent.then_some(state.queues as usize)
 }
 
 /// Returns how many segments of `mtu` bytes a superpacket may hold so that one GSO send carries them after
@@ -197,6 +266,7 @@ pub(crate) fn interface_setup(config: &RouterConfig) -> netlink::Setup {
         addresses: config.addresses.clone(),
         routes: config.routes(),
         rules: config.rules(),
+        unreachable: config.unreachable(),
         up: config.up,
     }
 }
@@ -290,25 +360,55 @@ fn shortcuts_to(queues: &[QueueShortcut], registry: &Registry) -> Vec<WriteShort
     queues.iter().enumerate().map(counted).collect()
 }
 
-/// Logs the router's configuration at startup, on one line.
-fn announce(config: &RouterConfig, tun: &TunDevice, sockets: &[Arc<LaneSockets>], cpus: &[LaneCpus]) {
-    let pinned = |cpu: Option<usize>| cpu.map_or_else(|| "any".into(), |cpu| cpu.to_string());
-    let cpus: Vec<String> =
-        cpus.iter().map(|lane| format!("{}+{}", pinned(lane.inside), pinned(lane.outside))).collect();
-    let addresses: Vec<String> = config.addresses.iter().map(ToString::to_string).collect();
-    let socket = &sockets.first().expect("a router has a lane").shared;
-    tracing::info!(
-        interface = tun.name,
-        queues = cpus.len(),
-        cpus = cpus.join(","),
-        tso = tun.offloads.tcp,
-        uso = tun.offloads.udp,
-        gso = socket.gso(),
-        gro = socket.gro(),
-        aead = %config.aead,
-        mtu = config.mtu,
-        addresses = addresses.join(","),
-        port = socket.port(),
-        "router is up"
-    );
+/// What the log says about a router once it is up.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    interface: String,
+    cpus: Vec<String>,
+    offloads: Offloads,
+    gso: bool,
+    gro: bool,
+    aead: Backend,
+    mtu: u16,
+    addresses: Vec<String>,
+    port: u16,
+}
+
+impl Summary {
+    fn of(config: &RouterConfig, tun: &TunDevice, sockets: &[Arc<LaneSockets>], cpus: &[LaneCpus]) -> Self {
+        let pinned = |cpu: Option<usize>| cpu.map_or_else(|| "any".into(), |cpu| cpu.to_string());
+        let socket = &sockets.first().expect("a router has a lane").shared;
+        Summary {
+            interface: tun.name.clone(),
+            cpus: cpus
+                .iter()
+                .map(|lane| format!("{}+{}", pinned(lane.inside), pinned(lane.outside)))
+                .collect(),
+            offloads: tun.offloads,
+            gso: socket.gso(),
+            gro: socket.gro(),
+            aead: config.aead,
+            mtu: config.mtu,
+            addresses: config.addresses.iter().map(ToString::to_string).collect(),
+            port: socket.port(),
+        }
+    }
+
+    /// Logs it, on one line.
+    pub fn log(&self) {
+        tracing::info!(
+            interface = self.interface,
+            queues = self.cpus.len(),
+            cpus = self.cpus.join(","),
+            tso = self.offloads.tcp,
+            uso = self.offloads.udp,
+            gso = self.gso,
+            gro = self.gro,
+            aead = %self.aead,
+            mtu = self.mtu,
+            addresses = self.addresses.join(","),
+            port = self.port,
+            "router is up"
+        );
+    }
 }

@@ -1,6 +1,12 @@
 //! Handling of termination signals and SIGHUP, before and after a thread reads them from a queue.
+//!
+//! A SIGINT or SIGHUP that the process inherits as ignored stays ignored: `nohup` and shells that start background
+//! jobs want it so. Blocking such a signal would already make it pending, since the kernel discards an ignored signal
+//! only while it is not blocked.
 
 use std::io;
+
+use std::{mem, ptr};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -15,16 +21,18 @@ pub const ENDS: [Signal; 2] = [Signal::SIGTERM, Signal::SIGINT];
 /// # Errors
 /// A system call failed.
 pub fn end_at_once() -> io::Result<()> {
-    SigSet::from(Signal::SIGHUP).thread_block()?;
+    if !is_ignored(Signal::SIGHUP) {
+        SigSet::from(Signal::SIGHUP).thread_block()?;
+    }
     let action = SigAction::new(SigHandler::Handler(leave), SaFlags::empty(), SigSet::empty());
-    for signal in ENDS {
+    for signal in ENDS.into_iter().filter(|signal| takes(*signal)) {
         // SAFETY: a handler may only call async-signal-safe functions; `leave` calls only _exit(2).
         unsafe { sigaction(signal, &action) }?;
     }
     Ok(())
 }
 
-/// Blocks SIGTERM, SIGINT and SIGHUP, so that they stay pending until read from a [`queue`]. Call this before the
+/// Blocks SIGTERM, and SIGINT and SIGHUP unless they are ignored, so that they stay pending until read from a [`queue`]. Call this before the
 /// process creates anything, and while it has a single thread: threads started later inherit it.
 ///
 /// # Errors
@@ -52,5 +60,19 @@ extern "C" fn leave(_signal: libc::c_int) {
 }
 
 fn all() -> SigSet {
-    ENDS.into_iter().chain([Signal::SIGHUP]).collect()
+    ENDS.into_iter().chain([Signal::SIGHUP]).filter(|signal| takes(*signal)).collect()
+}
+
+/// Returns whether the router handles `signal`. Service managers rely on SIGTERM, so it is handled in any case.
+fn takes(signal: Signal) -> bool {
+    signal == Signal::SIGTERM || !is_ignored(signal)
+}
+
+fn is_ignored(signal: Signal) -> bool {
+    // SAFETY: all fields of `sigaction` are integers, pointers or optional function pointers, for which zeros are
+    // valid.
+    let mut current: libc::sigaction = unsafe { mem::zeroed() };
+    // SAFETY: a null pointer leaves the disposition as it is; `current` is valid for writes.
+    let queried = unsafe { libc::sigaction(signal as i32, ptr::null(), &raw mut current) };
+    queried == 0 && current.sa_sigaction == libc::SIG_IGN
 }

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
+use nix::unistd::Uid;
 
 /// Offloads for [`set_offload`] (`TUN_F_*`).
 pub mod offload {
@@ -97,6 +98,29 @@ pub fn set_offload(fd: impl AsFd, offloads: u32) -> Result<(), Errno> {
     // SAFETY: TUNSETOFFLOAD takes its argument by value and accesses no user memory.
     let result =
         unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads)) };
+    Errno::result(result).map(drop)
+}
+
+/// Sets whether the interface stays when its last queue is closed (`TUNSETPERSIST`).
+///
+/// # Errors
+/// The kernel's error.
+pub fn set_persistent(fd: impl AsFd, persistent: bool) -> Result<(), Errno> {
+    // SAFETY: TUNSETPERSIST takes its argument by value and accesses no user memory.
+    let result =
+        unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNSETPERSIST, libc::c_ulong::from(persistent)) };
+    Errno::result(result).map(drop)
+}
+
+/// Lets only `user` and holders of `CAP_NET_ADMIN` attach to the interface (`TUNSETOWNER`). An interface without an
+/// owner accepts queues from every user.
+///
+/// # Errors
+/// `EINVAL` if the user does not exist in the process's user namespace.
+pub fn set_owner(fd: impl AsFd, user: Uid) -> Result<(), Errno> {
+    // SAFETY: TUNSETOWNER takes its argument by value and accesses no user memory.
+    let result =
+        unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNSETOWNER, libc::c_ulong::from(user.as_raw())) };
     Errno::result(result).map(drop)
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use zeroize::Zeroizing;
 
-use crate::config::update::{DeviceStatus, PeerStatus, parse_address, parse_network};
+use crate::config::update::{DeviceStatus, PeerStatus, parse_network, parse_scoped_address};
 use crate::wireguard::keys::{PresharedKey, PrivateKey, PublicKey};
 
 /// Time limit for a device's answer.
@@ -27,7 +27,7 @@ const MAX_LINE: u64 = 256;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// No process serves this interface.
-    #[error("{}: no userspace WireGuard serves this interface: {source}", path.display())]
+    #[error("{}: {}: {source}", path.display(), unserved(source))]
     Unserved {
         /// The socket.
         path: PathBuf,
@@ -58,8 +58,18 @@ pub enum ClientError {
     },
 }
 
-/// Returns the names of the interfaces with a live socket in `directory`, sorted. A missing directory counts as
-/// empty.
+/// Returns what a failure to connect means.
+fn unserved(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "this user may not query the interface; run as root or as its user"
+        }
+        _ => "no userspace WireGuard serves this interface",
+    }
+}
+
+/// Returns the names of the interfaces with a live socket in `directory`, sorted. A socket that this user may not
+/// connect to counts as live. A missing directory counts as empty.
 ///
 /// # Errors
 /// The directory cannot be read.
@@ -73,7 +83,11 @@ pub fn interfaces(directory: &Path) -> io::Result<Vec<String>> {
         let entry = entry?;
         let file = entry.file_name();
         let Some(name) = file.as_bytes().strip_suffix(b".sock") else { continue };
-        if !name.is_empty() && UnixStream::connect(entry.path()).is_ok() {
+        let is_live = || match UnixStream::connect(entry.path()) {
+            Ok(_) => true,
+            Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+        };
+        if !name.is_empty() && is_live() {
             names.push(String::from_utf8_lossy(name).into_owned());
         }
     }
@@ -157,7 +171,7 @@ fn take(status: &mut DeviceStatus, key: &str, value: &str) -> Option<()> {
         ("public_key", _) => status.peers.push(PeerStatus::new(PublicKey::from_hex(value).ok()?)),
         ("preshared_key", Some(peer)) => peer.preshared_key = PresharedKey::from_hex(value).ok()?,
         ("suite", Some(peer)) => peer.suite = value.parse().ok()?,
-        ("endpoint", Some(peer)) => peer.endpoint = Some(parse_address(value)?),
+        ("endpoint", Some(peer)) => peer.endpoint = Some(parse_scoped_address(value)?),
         ("last_handshake_time_sec", Some(peer)) => {
             let seconds = value.parse().ok()?;
             peer.last_handshake = (seconds > 0).then(|| Duration::from_secs(seconds));

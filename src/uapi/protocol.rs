@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use zeroize::Zeroizing;
 
 use crate::config::update::{
-    AllowedIpChange, DeviceStatus, DeviceUpdate, PeerEndpoint, PeerUpdate, parse_network,
+    AllowedIpChange, DeviceStatus, DeviceUpdate, PeerEndpoint, PeerUpdate, ScopedByName, parse_network,
     parse_scoped_address,
 };
 use crate::wireguard::keys::{KeyError, PresharedKey, PrivateKey, PublicKey};
@@ -221,7 +221,7 @@ fn write_status(out: &mut String, status: &DeviceStatus) -> std::fmt::Result {
             writeln!(out, "suite={}", peer.suite)?;
         }
         if let Some(endpoint) = peer.endpoint {
-            writeln!(out, "endpoint={endpoint}")?;
+            writeln!(out, "endpoint={}", ScopedByName(endpoint))?;
         }
         let handshake = peer.last_handshake.unwrap_or_default();
         writeln!(out, "last_handshake_time_sec={}", handshake.as_secs())?;

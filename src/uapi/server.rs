@@ -67,7 +67,8 @@ impl SocketFile {
 #[derive(Debug, thiserror::Error)]
 pub enum UapiError {
     /// Another process is listening on the socket.
-    #[error("{}: another process serves this interface; stop it, or choose another interface name", .0.display())]
+    #[error("{}: another process, perhaps in another network namespace, serves an interface of this name; stop it, choose \
+         another name, or set LANEWAY_UAPI_DIR to a directory for this one", .0.display())]
     Taken(PathBuf),
     /// The directory or the socket cannot be created.
     #[error("{}: cannot {what}: {source}; LANEWAY_UAPI_DIR selects another directory", path.display())]
@@ -85,6 +86,15 @@ pub enum UapiError {
 }
 
 impl Server {
+    /// Checks that no process listens on `directory/interface.sock`.
+    ///
+    /// # Errors
+    /// [`UapiError::Taken`] if one does.
+    pub fn check(directory: &Path, interface: &str) -> Result<(), UapiError> {
+        let path = directory.join(format!("{interface}.sock"));
+        if unix::UnixStream::connect(&path).is_ok() { Err(UapiError::Taken(path)) } else { Ok(()) }
+    }
+
     /// Listens on `directory/interface.sock`. Creates the directory if it is missing (mode 0755). Only the owner may
     /// connect to the socket (mode 0600). Replaces a stale socket that no process listens on.
     ///
@@ -110,14 +120,27 @@ impl Server {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(os(&path, "check whether it is in use")(error)),
         }
-        // Bind under a temporary name and rename once the mode is set, so that no other user can ever connect.
-        let unnamed = directory.join(format!(".{interface}.{}", std::process::id()));
-        let _ = fs::remove_file(&unnamed);
-        let listener = unix::UnixListener::bind(&unnamed).map_err(os(&path, "listen"))?;
-        fs::set_permissions(&unnamed, fs::Permissions::from_mode(0o600))
-            .map_err(os(&path, "set the mode"))?;
-        let inode = fs::symlink_metadata(&unnamed).map_err(os(&path, "read its inode number"))?.ino();
-        fs::rename(&unnamed, &path).map_err(os(&path, "rename the socket into place"))?;
+        // Bind in a directory of our own and rename once the mode is set: no other user can ever connect, and clients
+        // that take every socket in `directory` for an interface see only this one.
+        let cradle = directory.join(format!(".{interface}.{}", std::process::id()));
+        let _ = fs::remove_dir_all(&cradle);
+        fs::DirBuilder::new().mode(0o700).create(&cradle).map_err(os(&cradle, "create the directory"))?;
+        let bound = Self::bind_in(&cradle, path);
+        let _ = fs::remove_dir_all(&cradle);
+        bound
+    }
+
+    /// Listens on a socket made in the directory `cradle`, and moves its file to `path`.
+    fn bind_in(cradle: &Path, path: PathBuf) -> Result<Self, UapiError> {
+        let os = |what| {
+            let path = path.clone();
+            move |source| UapiError::Os { path, what, source }
+        };
+        let unnamed = cradle.join("s");
+        let listener = unix::UnixListener::bind(&unnamed).map_err(os("listen"))?;
+        fs::set_permissions(&unnamed, fs::Permissions::from_mode(0o600)).map_err(os("set the mode"))?;
+        let inode = fs::symlink_metadata(&unnamed).map_err(os("read its inode number"))?.ino();
+        fs::rename(&unnamed, &path).map_err(os("rename the socket into place"))?;
         Ok(Server { listener, file: Some(Arc::new(SocketFile { path, inode })) })
     }
 

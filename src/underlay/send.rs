@@ -77,6 +77,8 @@ pub enum SendFailure {
     Refused {
         /// The error that the kernel returned.
         errno: Errno,
+        /// Bytes of the run that were sent.
+        sent: usize,
         /// Datagrams at the end of the run that were not sent. All before them were.
         lost: usize,
         /// Conditions found during the send.
@@ -309,7 +311,7 @@ fn may_be_the_source(errno: Errno) -> bool {
 fn failure(errno: Errno, sent: usize, lost: usize, notices: Notices) -> SendFailure {
     match errno {
         Errno::EAGAIN => SendFailure::WouldBlock { sent, notices },
-        _ => SendFailure::Refused { errno, lost, notices },
+        _ => SendFailure::Refused { errno, sent, lost, notices },
     }
 }
 

@@ -125,13 +125,16 @@ pub(super) fn bind_family(
         let next = UdpSocket::open(family, options, trouble)?;
         let share = |socket: &Socket| socket.set_reuse_port(true).map_err(trouble.at("SO_REUSEPORT"));
         // The first socket binds exclusively and sets SO_REUSEPORT afterwards, so binding fails if another
-        // process uses the port, even with SO_REUSEPORT.
+        // process uses the port, even with SO_REUSEPORT. A lone socket does not set it, so that no other
+        // process can bind the port later.
         if let Some(first) = bound.first() {
             share(&next.socket)?;
             next.take_port(first.port, trouble)?;
         } else {
             next.take_port(port, trouble)?;
-            share(&next.socket)?;
+            if sockets > 1 {
+                share(&next.socket)?;
+            }
         }
         let port = next.socket.local_addr().map_err(trouble.at("getsockname"))?;
         let port = port.as_socket().map_or(0, |address| address.port());
@@ -366,6 +369,19 @@ mod tests {
         assert!(matches!(refused, BindError::PortTaken { port: p } if p == port), "{refused}");
         drop(sockets);
         bind(port, 2, SocketOptions::default()).unwrap();
+    }
+
+    #[test]
+    fn nothing_can_join_a_lone_socket() {
+        let lone = one(0).unwrap();
+        for address in ["0.0.0.0", "127.0.0.1", "::", "::1"].map(|a| a.parse::<std::net::IpAddr>().unwrap()) {
+            let address = SocketAddr::from((address, lone.port()));
+            let newcomer = Socket::new(Domain::for_address(address), Type::DGRAM, None).unwrap();
+            newcomer.set_reuse_port(true).unwrap();
+            newcomer.set_reuse_address(true).unwrap();
+            let refused = newcomer.bind(&address.into()).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::AddrInUse, "{address}");
+        }
     }
 
     #[test]

@@ -36,5 +36,5 @@ pub mod suite;
 pub mod table;
 mod tai64n;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod timers;

@@ -82,29 +82,11 @@ impl Rotation {
 mod tests {
     use super::*;
     use crate::units::PeerId;
-    use crate::wireguard::aead::Backend;
-    use crate::wireguard::replay::WINDOW;
-    use crate::wireguard::session::{MessageLimits, Role, SessionKeys, SessionParts};
-    use crate::wireguard::suite::Suite;
-    use zeroize::Zeroizing;
+    use crate::wireguard::session::Role;
+    use crate::wireguard::tests::sessions;
 
     fn session(local_index: u32, role: Role) -> Arc<Session> {
-        Arc::new(Session::new(SessionParts {
-            peer: PeerId(0),
-            activity: Arc::default(),
-            role,
-            local_index,
-            remote_index: 0,
-            created: Nanos(u64::from(local_index)),
-            keys: SessionKeys {
-                suite: Suite::default(),
-                send: Zeroizing::new([0; 32]),
-                receive: Zeroizing::new([0; 32]),
-            },
-            backend: Backend::default(),
-            window: WINDOW,
-            limits: MessageLimits::default(),
-        }))
+        sessions::session(PeerId(0), role, local_index, Nanos(u64::from(local_index)))
     }
 
     const NONE: [u32; 0] = [];

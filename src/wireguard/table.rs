@@ -116,29 +116,11 @@ fn split(place: usize) -> (usize, usize) {
 mod tests {
     use super::*;
     use crate::units::{Nanos, PeerId};
-    use crate::wireguard::aead::Backend;
-    use crate::wireguard::replay::WINDOW;
-    use crate::wireguard::session::{MessageLimits, Role, SessionKeys, SessionParts};
-    use crate::wireguard::suite::Suite;
-    use zeroize::Zeroizing;
+    use crate::wireguard::session::Role;
+    use crate::wireguard::tests::sessions;
 
     fn session(local_index: u32) -> Arc<Session> {
-        Arc::new(Session::new(SessionParts {
-            peer: PeerId(0),
-            activity: Arc::default(),
-            role: Role::Initiator,
-            local_index,
-            remote_index: 0,
-            created: Nanos(1),
-            keys: SessionKeys {
-                suite: Suite::default(),
-                send: Zeroizing::new([0; 32]),
-                receive: Zeroizing::new([0; 32]),
-            },
-            backend: Backend::default(),
-            window: WINDOW,
-            limits: MessageLimits::default(),
-        }))
+        sessions::session(PeerId(0), Role::Initiator, local_index, Nanos(1))
     }
 
     #[test]

@@ -97,7 +97,7 @@ pub fn get(side: &Side, address: SocketAddr, path: &str) -> Option<String> {
     let mut stream = side.namespace.run(|| TcpStream::connect(address)).expect("enter a namespace").ok()?;
     stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
     // HTTP/1.0: the body is not chunked and ends with the connection.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: lab\r\n\r\n").expect("ask");
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("ask");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");

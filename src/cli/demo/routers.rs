@@ -1,14 +1,17 @@
-//! The demo's two routers, one at each end of the cable: new keys, each the other's only peer.
+//! `laneway demo` with real routers, one at each end of the cable: new keys, each the other's only peer.
+//! Optionally serves the left one's metrics.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use thiserror::Error;
 
 use super::lab::{Lab, Side};
-use super::{DemoArgs, INSIDE4, INSIDE6, ROUTERS};
+use super::{DemoArgs, DemoError, Ending, INSIDE4, INSIDE6, ROUTERS};
 use crate::config::update::{AllowedIpChange, DeviceUpdate, PeerEndpoint, PeerUpdate};
 use crate::config::{Queues, RouterConfig};
+use crate::router::admin::{Admin, AdminError, Http};
 use crate::router::start::{Router, StartError};
 use crate::wireguard::keys::{OsEntropy, PrivateKey};
 
@@ -68,4 +71,52 @@ fn config(args: &DemoArgs, own: usize, keys: &[PrivateKey; 2], other_side: &Side
     };
     tracing::debug!(router = ROUTERS[own], key = %keys[own].public_key(), "generated a key");
     config
+}
+
+/// Runs the demo until it completes or is interrupted.
+///
+/// # Errors
+/// The lab or the routers cannot be set up, or traffic was lost or corrupted.
+pub fn run(args: &DemoArgs) -> Result<Ending, DemoError> {
+    super::run(args, |lab, args, listener| -> Result<_, DemoStartError> {
+        let routers = start(lab, args)?;
+        if let Some(listener) = listener {
+            serve_metrics(&routers[0], listener)?;
+        }
+        Ok(routers)
+    })
+}
+
+impl super::Router for Router {
+    fn metrics_text(&self) -> String {
+        Router::metrics_text(self)
+    }
+}
+
+/// Errors when starting the demo's routers.
+#[derive(Debug, Error)]
+enum DemoStartError {
+    #[error(transparent)]
+    Routers(#[from] RoutersError),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+}
+
+/// Serves metrics until the router stops. The listener stays in the network namespace it was bound in.
+fn serve_metrics(router: &Router, listener: TcpListener) -> Result<(), AdminError> {
+    let admin = Admin {
+        registry: Arc::clone(router.registry()),
+        threads: Arc::clone(router.threads()),
+        readiness: Arc::new(router.readiness()),
+        device: Arc::new(router.device().clone()),
+        shutdown: Arc::clone(router.shutdown()),
+        metrics: Some(Http { bound: listener.into(), from_tunnel: false }),
+        before: None,
+        uapi: None,
+        link: None,
+        shared_port: None,
+        hangups: None,
+    };
+    // The thread ends when the router stops, so it is not joined.
+    admin.spawn().map(drop)
 }

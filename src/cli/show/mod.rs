@@ -1,5 +1,7 @@
 //! `laneway show`: prints userspace devices as `wg show` does (wg(8)), plus one line per queue for Laneway's own.
 
+mod dump;
+mod json;
 mod text;
 
 use std::env;
@@ -7,9 +9,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::config::env::Environment;
+use crate::config::update::DeviceStatus;
 use crate::config::{ConfigError, RouterConfig};
 use crate::metrics::exposition::Exposition;
 use crate::uapi::client::{self, ClientError};
@@ -21,6 +24,21 @@ pub struct ShowArgs {
     /// An interface name, `all` for every interface, or `interfaces` for their names only
     #[arg(value_name = "IFNAME|all|interfaces", default_value = "all")]
     what: String,
+
+    /// `dump`: one line for each interface and peer, with keys, as `wg show IFNAME dump` prints them
+    #[arg(value_name = "dump", conflicts_with = "json")]
+    form: Option<Form>,
+
+    /// Print JSON, with keys only if `WG_HIDE_KEYS=never`
+    #[arg(long)]
+    json: bool,
+}
+
+/// A form of output other than the default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// As `wg show IFNAME dump`.
+    Dump,
 }
 
 /// Errors of `laneway show`.
@@ -40,6 +58,9 @@ pub enum ShowError {
         /// The system error.
         source: io::Error,
     },
+    /// There are interfaces, but none could be queried. The reasons have been printed.
+    #[error("no interface could be queried")]
+    Nothing,
     /// Standard output failed.
     #[error("cannot write to standard output: {0}")]
     Print(#[source] io::Error),
@@ -56,13 +77,42 @@ pub fn run(args: &ShowArgs) -> Result<(), ShowError> {
         client::interfaces(&directory)
             .map_err(|source| ShowError::Directory { path: directory.clone(), source })
     };
-    let text = match args.what.as_str() {
-        "interfaces" => names(&named()?),
-        "all" => all(&directory, &named()?),
-        interface => device(&directory, interface)?,
+    let interfaces = match args.what.as_str() {
+        "interfaces" | "all" => named()?,
+        interface => vec![interface.to_owned()],
     };
-    let printed = io::Write::write_all(&mut io::stdout().lock(), text.as_bytes());
-    match printed {
+    if args.what == "interfaces" {
+        let text =
+            if args.json { format!("{:#}\n", serde_json::json!(interfaces)) } else { names(&interfaces) };
+        return print(&text);
+    }
+    let mut shown = Vec::new();
+    for interface in &interfaces {
+        match Shown::read(&directory, interface) {
+            Ok(device) => shown.push(device),
+            // Continue with the other interfaces.
+            Err(error) if args.what == "all" => eprintln!("laneway: {error}"),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let prefix = args.what == "all";
+    print(&match args.form {
+        Some(Form::Dump) => {
+            let dump = |shown: &Shown| dump::dump(&shown.status, prefix.then_some(&shown.interface));
+            shown.iter().map(dump).collect()
+        }
+        None if args.json => {
+            let entry = |shown: &Shown| (shown.interface.clone(), json::device(&shown.device()));
+            format!("{:#}\n", serde_json::Value::Object(shown.iter().map(entry).collect()))
+        }
+        None => shown.iter().map(|shown| shown.device().to_string()).collect::<Vec<_>>().join("\n"),
+    })?;
+    // As in `wg`, one interface that can be queried is enough.
+    if shown.is_empty() && !interfaces.is_empty() { Err(ShowError::Nothing) } else { Ok(()) }
+}
+
+fn print(text: &str) -> Result<(), ShowError> {
+    match io::Write::write_all(&mut io::stdout().lock(), text.as_bytes()) {
         // A closed pipe is not an error.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         printed => printed.map_err(ShowError::Print),
@@ -73,26 +123,26 @@ fn names(interfaces: &[String]) -> String {
     if interfaces.is_empty() { String::new() } else { interfaces.join(" ") + "\n" }
 }
 
-/// Formats every device that answers, separated by empty lines.
-fn all(directory: &Path, interfaces: &[String]) -> String {
-    let shown = interfaces.iter().filter_map(|interface| match device(directory, interface) {
-        Ok(text) => Some(text),
-        Err(error) => {
-            // Continue with the other devices.
-            eprintln!("laneway: {error}");
-            None
-        }
-    });
-    shown.collect::<Vec<_>>().join("\n")
+/// What an interface has answered.
+struct Shown {
+    interface: String,
+    status: DeviceStatus,
+    metrics: Exposition,
 }
 
-fn device(directory: &Path, interface: &str) -> Result<String, ShowError> {
-    let status = client::status(directory, interface)?;
-    let metrics = client::metrics(directory, interface)?;
-    let metrics = metrics.and_then(|text| Exposition::parse(&text).ok()).unwrap_or_default();
-    // The same variable as in `wg` (wg(8), "ENVIRONMENT VARIABLES").
-    let never = env::var_os("WG_HIDE_KEYS").is_some_and(|value| value == "never");
-    let secrets = if never { Secrets::Shown } else { Secrets::Hidden };
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Ok(Device { interface, status: &status, metrics: &metrics, now, secrets }.to_string())
+impl Shown {
+    fn read(directory: &Path, interface: &str) -> Result<Self, ClientError> {
+        let status = client::status(directory, interface)?;
+        let metrics = client::metrics(directory, interface)?;
+        let metrics = metrics.and_then(|text| Exposition::parse(&text).ok()).unwrap_or_default();
+        Ok(Shown { interface: interface.to_owned(), status, metrics })
+    }
+
+    fn device(&self) -> Device<'_> {
+        // The same variable as in `wg` (wg(8), "ENVIRONMENT VARIABLES").
+        let never = env::var_os("WG_HIDE_KEYS").is_some_and(|value| value == "never");
+        let secrets = if never { Secrets::Shown } else { Secrets::Hidden };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Device { interface: &self.interface, status: &self.status, metrics: &self.metrics, now, secrets }
+    }
 }

@@ -1,12 +1,9 @@
 //! Formats a device as `wg show` does (wg(8)).
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use nix::net::if_::if_indextoname;
-
-use crate::config::update::{DeviceStatus, PeerStatus};
+use crate::config::update::{DeviceStatus, PeerStatus, ScopedByName};
 use crate::metrics::exposition::Exposition;
 use crate::wireguard::suite::Suite;
 
@@ -32,6 +29,21 @@ pub(super) enum Secrets {
     Hidden,
     /// Prints keys in base64.
     Shown,
+}
+
+/// Counts of one queue since the start.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counts {
+    /// Segments sent to peers.
+    pub(super) sent: u64,
+    /// Superpackets read from the TUN.
+    pub(super) reads: u64,
+    /// Segments received from peers.
+    pub(super) received: u64,
+    /// Superpackets written to the TUN.
+    pub(super) writes: u64,
+    /// Packets dropped.
+    pub(super) dropped: u64,
 }
 
 impl fmt::Display for Device<'_> {
@@ -66,26 +78,35 @@ impl Device<'_> {
     }
 
     /// Returns the queue numbers found in the metrics, in ascending order.
-    fn queues(&self) -> Vec<String> {
+    pub(super) fn queues(&self) -> Vec<String> {
         let mut queues: Vec<_> = self.metrics.values_of("queue").into_iter().map(str::to_owned).collect();
         queues.sort_by_key(|queue| queue.parse::<u32>().unwrap_or(u32::MAX));
         queues
     }
 
-    fn write_queue(&self, f: &mut fmt::Formatter<'_>, queue: &str) -> fmt::Result {
+    /// Returns the counts of one queue.
+    pub(super) fn counts(&self, queue: &str) -> Counts {
         let sum = |name: &str, more: &[(&str, &str)]| {
             let labels = [&[("queue", queue)], more].concat();
             self.metrics.sum(name, &labels)
         };
-        let segments = |direction| sum("laneway_segments_total", &[("direction", direction)]);
+        // A sum of counters is never negative.
+        let sum = |name: &str, more: &[(&str, &str)]| (sum(name, more) as i64).cast_unsigned();
+        Counts {
+            sent: sum("laneway_segments_total", &[("direction", "outbound")]),
+            reads: sum("laneway_tun_read_superpackets_total", &[]),
+            received: sum("laneway_segments_total", &[("direction", "inbound")]),
+            writes: sum("laneway_tun_write_superpackets_total", &[]),
+            dropped: sum("laneway_dropped_packets_total", &[]),
+        }
+    }
+
+    fn write_queue(&self, f: &mut fmt::Formatter<'_>, queue: &str) -> fmt::Result {
+        let Counts { sent, reads, received, writes, dropped } = self.counts(queue);
         writeln!(
             f,
-            "  queue {queue}: {} segments sent from {} reads, {} segments received to {} writes, {} dropped",
-            segments("outbound"),
-            sum("laneway_tun_read_superpackets_total", &[]),
-            segments("inbound"),
-            sum("laneway_tun_write_superpackets_total", &[]),
-            sum("laneway_dropped_packets_total", &[]),
+            "  queue {queue}: {sent} segments sent from {reads} reads, {received} segments received to {writes} \
+             writes, {dropped} dropped"
         )
     }
 
@@ -98,7 +119,7 @@ impl Device<'_> {
             writeln!(f, "  suite: {}", peer.suite)?;
         }
         if let Some(endpoint) = peer.endpoint {
-            writeln!(f, "  endpoint: {}", Endpoint(endpoint))?;
+            writeln!(f, "  endpoint: {}", ScopedByName(endpoint))?;
         }
         let allowed_ips: Vec<_> = peer.allowed_ips.iter().map(ToString::to_string).collect();
         let allowed_ips = if allowed_ips.is_empty() { "(none)".to_owned() } else { allowed_ips.join(", ") };
@@ -116,25 +137,6 @@ impl Device<'_> {
         }
         Ok(())
     }
-}
-
-/// An address and port; the scope of a link-local address is printed as an interface name.
-struct Endpoint(SocketAddr);
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            SocketAddr::V6(address) if let Some(interface) = name_of(address.scope_id()) => {
-                write!(f, "[{}%{interface}]:{}", address.ip(), address.port())
-            }
-            address => address.fmt(f),
-        }
-    }
-}
-
-/// Returns the name of the interface with index `scope` in the current network namespace.
-fn name_of(scope: u32) -> Option<String> {
-    if_indextoname(scope).ok()?.into_string().ok()
 }
 
 /// Formats a number of bytes in the largest suitable unit.

@@ -40,7 +40,9 @@ fn a_file_as_wg_quick_has_it_is_read() {
     assert_eq!(allowed, nets(&["10.0.0.2/32", "10.0.0.0/8", "::/0"]));
     assert_eq!(peer.endpoint, Some(PeerEndpoint::Name { host: "gw.example.net".into(), port: 51820 }));
     assert_eq!(peer.persistent_keepalive, Some(25));
-    assert_eq!(file.warnings, Vec::<String>::new());
+    let warned: Vec<_> = file.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warned, ["lw0.conf:13: AllowedIPs: 10.9.9.9/8 has host bits set; 10.0.0.0/8 is used"]);
+    assert_eq!(file.lines, Lines { interface: Some(2), peers: vec![12] });
 }
 
 #[test]
@@ -50,6 +52,27 @@ fn a_comment_names_a_peer_as_exporters_read_it() {
     assert_eq!(name("#friendly_name=gw # 2\n"), "gw # 2");
     assert_eq!(name("# a comment\nAllowedIPs = # friendly_name = no\n"), "");
     assert_eq!(name(&format!("# friendly_name = {}\n", "\u{e9}".repeat(1000))), "\u{e9}".repeat(64));
+}
+
+#[test]
+fn a_comment_above_a_header_names_the_peer_below() {
+    let names = |text: String| -> Vec<String> {
+        parse(&text).unwrap().update.peers.into_iter().filter_map(|peer| peer.friendly_name).collect()
+    };
+    let key = format!("PublicKey = {PUBLIC}\n");
+    for above in [
+        "# friendly_name = b",
+        "# Client: b (0b2f)",
+        "# Client: b",
+        "### Client b",
+        "# friendly_name = b\n# more",
+    ] {
+        let text = format!("[Peer]\n# friendly_name = a\n{key}\n{above}\n[Peer]\n{key}");
+        assert_eq!(names(text), ["a", "b"], "{above}");
+    }
+    // What is set off from the next header belongs to the section above.
+    assert_eq!(names(format!("[Peer]\n{key}# friendly_name = a\n\n[Peer]\n{key}")), ["a", ""]);
+    assert_eq!(names(format!("[Peer]\n{key}# Client: a\n\n[Peer]\n# a client\n{key}")), ["", ""]);
 }
 
 #[test]
@@ -67,7 +90,13 @@ fn commands_and_dns_are_ignored_with_a_warning_that_says_so() {
     let file =
         parse("[Interface]\nDNS = 1.1.1.1\nPostUp = iptables -A FORWARD\nSaveConfig = true\n").unwrap();
     assert_eq!(file.warnings.len(), 3);
-    assert_eq!(file.warnings[1], "lw0.conf:3: PostUp: ignored: commands from the file are never run");
+    let told = file.warnings[1].to_string();
+    assert_eq!(
+        told,
+        "lw0.conf:3: PostUp: ignored: commands from the file are never run; allow forwarding in the host's firewall if its policy drops"
+    );
+    let quiet = parse("[Interface]\nDNS =\nPostUp =\nSaveConfig = false\n").unwrap();
+    assert_eq!(quiet.warnings, []);
 }
 
 #[test]
@@ -78,9 +107,13 @@ fn endpoints_may_be_addresses_names_and_scoped_addresses() {
     }
     let scoped = PeerEndpoint::Name { host: "fe80::1%eth0".into(), port: 7 };
     assert_eq!(peer("Endpoint = [fe80::1%eth0]:7").unwrap().endpoint, Some(scoped));
-    for text in
-        ["", "host", "host:", "host:0", "host:70000", ":1", "2001:db8::1:1", "[::1]", "a b:1", "[x]:1"]
-    {
+    let bare = PeerEndpoint::Address("[2001:db8::1]:51820".parse().unwrap());
+    assert_eq!(peer("Endpoint = 2001:db8::1:51820").unwrap().endpoint, Some(bare));
+    let bracketed = PeerEndpoint::Address("192.0.2.1:51820".parse().unwrap());
+    assert_eq!(peer("Endpoint = [192.0.2.1]:51820").unwrap().endpoint, Some(bracketed));
+    let named = PeerEndpoint::Name { host: "x".into(), port: 1 };
+    assert_eq!(peer("Endpoint = [x]:1").unwrap().endpoint, Some(named));
+    for text in ["", "host", "host:", "host:0", "host:70000", ":1", "[::1]", "[::1]1", "a/b:1", "[:1"] {
         assert!(peer(&format!("Endpoint = {text}")).is_err(), "{text:?}");
     }
 }
@@ -89,12 +122,15 @@ fn endpoints_may_be_addresses_names_and_scoped_addresses() {
 fn a_mistake_names_file_line_key_and_what_is_allowed() {
     let before = "[Interface]\n\n";
     for (line, message) in [
-        ("ListenPort = 70000", "lw0.conf:3: ListenPort: expected a number from 0 to 65535"),
-        ("MTU = 1", "lw0.conf:3: MTU: expected a number from 576 to"),
-        ("Table = none", "lw0.conf:3: Table: expected `auto`, `off`, `main` or"),
-        ("Address = 10.0.0.300/8", "lw0.conf:3: Address: expected addresses as in"),
+        ("ListenPort = 70000", "lw0.conf:3: ListenPort = 70000: expected a number from 0 to 65535"),
+        ("MTU = 1", "lw0.conf:3: MTU = 1: expected a number from 68 to 65535"),
+        (
+            "Table = none",
+            "lw0.conf:3: Table = none: expected `auto`, `off`, or a routing table's number or name",
+        ),
+        ("Address = 10.0.0.300/8", "lw0.conf:3: Address = 10.0.0.300/8: expected addresses as in"),
         ("PrivateKey = abc", "lw0.conf:3: PrivateKey: not a key: expected 44 characters"),
-        ("FwMark = x", "lw0.conf:3: FwMark: expected `off` or a 32-bit mark"),
+        ("FwMark = x", "lw0.conf:3: FwMark = x: expected `off` or a 32-bit mark"),
         ("PublicKey = abc", "lw0.conf:3: PublicKey: unknown key in [Interface]; expected"),
         ("[Peers]", "lw0.conf:3: this section: unknown section; expected [Interface] or [Peer]"),
         ("[Peer]", "lw0.conf:3: [Peer]: the peer has no PublicKey"),
@@ -108,7 +144,11 @@ fn a_mistake_names_file_line_key_and_what_is_allowed() {
 
 #[test]
 fn a_secret_in_a_wrong_place_is_not_printed() {
-    for text in [format!("[Interface]\n{PRIVATE}\n"), format!("[Interface]\nPrivateKey = {PRIVATE}x\n")] {
+    for text in [
+        format!("[Interface]\n{PRIVATE}\n"),
+        format!("[Interface]\nPrivateKey = {PRIVATE}x\n"),
+        format!("[Interface]\nFwMark = {PRIVATE}\n"),
+    ] {
         assert!(!refused(&text).contains(&PRIVATE[..8]), "{}", refused(&text));
     }
 }

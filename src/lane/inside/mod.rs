@@ -26,8 +26,7 @@ use super::ring::Pool;
 use super::ring::batch::OutboundBatch;
 use super::ring::doorbell::Awaited;
 use super::wait::quiesce::{self, Quiesce, Served};
-use super::wait::sleep::{Sleeper, Stopped};
-use super::wait::spin::Spin;
+use super::wait::sleep::{Sleeper, Spin, Stopped};
 use crate::clock;
 use crate::drops::DropReason;
 use crate::metrics::InsideMetrics;
@@ -162,6 +161,7 @@ impl InsideWorker {
         // Without a free batch the queue is not read: it fills up, and the kernel blocks its senders.
         let queue = (!starved).then(|| (self.reader.as_fd(), PollFlags::POLLIN));
         let awaited = if starved { Awaited::ANY } else { Awaited::WORK };
+        let awaited = if self.sealer.has_staged() { awaited.with(Awaited::ROUTES) } else { awaited };
         let peers = self.peers.arc_swap();
         self.sleeper.sleep(awaited, queue, None, || {
             self.writer.is_empty()

@@ -140,6 +140,11 @@ impl Sealer {
         }
     }
 
+    /// Returns whether packets wait for handshakes.
+    pub(super) fn has_staged(&self) -> bool {
+        !self.staging.is_empty()
+    }
+
     /// Returns whether [`release_staged`](Self::release_staged) would find work.
     pub(super) fn has_releasable(&self, snapshot: &Snapshot) -> bool {
         !self.staging.is_empty()
@@ -342,7 +347,6 @@ impl Sealer {
             to,
             peer: peer.id,
         });
-        peer.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
     }
 
     fn hand_over(&mut self) {

@@ -6,7 +6,6 @@
 
 mod open;
 mod send;
-mod sockets;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,15 +13,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 pub use open::Opener;
 pub use send::BatchSender;
-pub use sockets::LaneSockets;
 
 use super::WorkerError;
 use super::channels::{CommandChannel, OutsideCommand};
 use super::peers::{Peers, Snapshot};
 use super::ring::doorbell::Awaited;
+use super::sockets::LaneSockets;
 use super::wait::quiesce::{Quiesce, Served};
-use super::wait::sleep::{Sleeper, Stopped};
-use super::wait::spin::Spin;
+use super::wait::sleep::{Sleeper, Spin, Stopped};
 use crate::clock;
 use crate::drops::DropReason;
 use crate::metrics::OutsideMetrics;
@@ -130,9 +128,10 @@ impl OutsideWorker {
         while let Some(command) = self.commands.pop() {
             obeyed = true;
             match command {
-                OutsideCommand::Send { message, to } => {
-                    let sockets = self.sockets.load();
-                    self.sender.send_control(&sockets.shared, &message, &to, &mut self.metrics);
+                OutsideCommand::Send { message, to, peer } => {
+                    let (sockets, snapshot) = (self.sockets.load(), self.peers.load());
+                    let peer = peer.and_then(|peer| snapshot.peer(peer)).map(Arc::as_ref);
+                    self.sender.send_control(&sockets.shared, &message, &to, peer, &mut self.metrics);
                 }
                 OutsideCommand::Rebind(sockets) => {
                     self.sender.use_socket(&sockets.shared);

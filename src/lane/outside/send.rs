@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use super::sockets::{LaneSockets, Port};
 use crate::clock;
 use crate::drops::DropReason;
 use crate::lane::peers::{PeerRecord, Snapshot};
 use crate::lane::ring::Ring;
 use crate::lane::ring::batch::{OutboundBatch, Run};
+use crate::lane::sockets::{LaneSockets, Port};
 use crate::metrics::OutsideMetrics;
 use crate::underlay::{Endpoint, Notices, SendFailure, Sender, UdpSocket};
 
@@ -84,18 +84,21 @@ impl BatchSender {
         served
     }
 
-    /// Sends a handshake message or keepalive. It is dropped if the socket's buffer is full; a timer
-    /// retries it.
+    /// Sends a handshake message or keepalive to `peer`, if it is for a peer. It is dropped if the socket's
+    /// buffer is full; a timer retries it.
     pub fn send_control(
         &mut self,
         socket: &UdpSocket,
         message: &[u8],
         to: &Endpoint,
+        peer: Option<&PeerRecord>,
         metrics: &mut OutsideMetrics,
     ) {
         if let Err(failure) = self.sender.send_run(socket, message, message.len(), to) {
             tracing::trace!("dropped a control message to {}: {failure}", to.address);
             metrics.outbound_drops.add(DropReason::SendError, 1);
+        } else if let Some(peer) = peer {
+            peer.note_sent(message.len());
         }
     }
 
@@ -127,17 +130,28 @@ impl BatchSender {
         progress.blocked = None;
         while let Some(run) = batch.runs.get(progress.run) {
             let bytes = &batch.data[run.start as usize + progress.sent..(run.start + run.len) as usize];
-            let port = sockets.towards(snapshot.peer(run.peer).map(Arc::as_ref));
+            let peer = snapshot.peer(run.peer).map(Arc::as_ref);
+            let port = sockets.towards(peer);
             let socket = sockets.on(port);
+            let note_sent = |bytes| {
+                if let Some(peer) = peer {
+                    peer.note_sent(bytes);
+                }
+            };
             match self.sender.send_run(socket, bytes, usize::from(run.stride), &run.to) {
-                Ok(notices) => take_notice(notices, run, socket, snapshot),
+                Ok(notices) => {
+                    note_sent(bytes.len());
+                    take_notice(notices, run, socket, snapshot);
+                }
                 Err(SendFailure::WouldBlock { sent, notices }) => {
+                    note_sent(sent);
                     take_notice(notices, run, socket, snapshot);
                     progress.sent += sent;
                     progress.blocked = Some(port);
                     return;
                 }
-                Err(SendFailure::Refused { lost, notices, .. }) => {
+                Err(SendFailure::Refused { sent, lost, notices, .. }) => {
+                    note_sent(sent);
                     take_notice(notices, run, socket, snapshot);
                     let reason = if notices.over_mtu { DropReason::TooBig } else { DropReason::SendError };
                     metrics.outbound_drops.add(reason, lost as u64);

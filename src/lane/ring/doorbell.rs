@@ -22,6 +22,15 @@ impl Awaited {
     pub const BATCHES: Awaited = Awaited(2);
     /// Either of them.
     pub const ANY: Awaited = Awaited(3);
+    /// A change of peers or allowed IPs, by which staged packets have to be routed again. Only a worker
+    /// that has some waits for it.
+    pub const ROUTES: Awaited = Awaited(4);
+
+    /// Returns the union of both.
+    #[must_use]
+    pub const fn with(self, other: Awaited) -> Awaited {
+        Awaited(self.0 | other.0)
+    }
 }
 
 /// An eventfd that is written only while its owner sleeps.

@@ -3,4 +3,3 @@
 pub mod heartbeat;
 pub mod quiesce;
 pub mod sleep;
-pub mod spin;

@@ -1,8 +1,6 @@
 //! Tests of the peer actor with outside workers that do not run. Needs root; skipped if `LANEWAY_SKIP_NETNS`
 //! is set.
 
-use nix::unistd::Uid;
-
 use crate::config::RouterConfig;
 use crate::config::update::{PeerEndpoint, PeerUpdate};
 use crate::lane::bounds::COOKIE_QUEUE;
@@ -11,18 +9,10 @@ use crate::netns::Namespace;
 use crate::peers::actor::*;
 use crate::router::wiring::{self, Wiring};
 use crate::shutdown::Shutdown;
+use crate::testing;
 use crate::wireguard::keys::{PrivateKey, PublicKey};
 use crate::wireguard::protocol::Settings;
 use crate::wireguard::table::SessionTable;
-
-/// Returns whether the tests can run, and prints that they are skipped if not.
-fn can_run() -> bool {
-    let can = Uid::effective().is_root() && std::env::var_os("LANEWAY_SKIP_NETNS").is_none();
-    if !can {
-        eprintln!("skipped: needs root and no LANEWAY_SKIP_NETNS");
-    }
-    can
-}
 
 /// Opens a router whose workers do not run.
 fn open(config: &RouterConfig) -> Wiring {
@@ -39,7 +29,7 @@ fn initiation(key: PrivateKey, victim: PublicKey) -> ControlMessage {
     let mut unknown = Protocol::new(Some(key), Arc::new(SessionTable::new(&[7; 8])), Settings::default());
     let peer = unknown.add_peer(victim).unwrap();
     let mut out = Outputs::new();
-    unknown.data_waits(clock::now(), unix_now(), &mut entropy, peer, &mut out);
+    unknown.data_waits(clock::now(), clock::unix_now(), &mut entropy, peer, &mut out);
     let sent = out.drain().find_map(|output| match output {
         Output::Send { datagram, .. } => Some(datagram),
         _ => None,
@@ -49,7 +39,7 @@ fn initiation(key: PrivateKey, victim: PublicKey) -> ControlMessage {
 
 #[test]
 fn a_cookie_that_finds_its_queue_full_is_counted() {
-    if !can_run() {
+    if testing::without_root() {
         return;
     }
     let [key, stranger] = [(); 2].map(|()| PrivateKey::generate(&mut OsEntropy::new().unwrap()));
@@ -65,7 +55,8 @@ fn a_cookie_that_finds_its_queue_full_is_counted() {
         let metrics = Exposition::parse(&registry.render()).unwrap();
         metrics.sum(family, &[("reason", reason)])
     };
-    // Under load each initiation is answered with a cookie.
+    // Under load, which is so many a second, each initiation is answered with a cookie.
+    clock::simulated::set(clock::now());
     let demanded = "laneway_handshake_messages_dropped_total";
     while count(demanded, "cookie_demanded") < COOKIE_QUEUE as f64 {}
     for dropped in [1.0, 2.0, 3.0] {
@@ -76,7 +67,7 @@ fn a_cookie_that_finds_its_queue_full_is_counted() {
 
 #[test]
 fn an_initiation_that_may_be_a_replay_does_not_move_a_known_endpoint() {
-    if !can_run() {
+    if testing::without_root() {
         return;
     }
     let known: std::net::SocketAddr = "192.0.2.1:1000".parse().unwrap();

@@ -32,13 +32,19 @@ fn admin() -> Admin {
     Admin {
         registry: Arc::new(Registry::new()),
         threads: Arc::default(),
-        readiness: Arc::new(Readiness::new(Arc::default(), None, Arc::clone(&shutdown))),
+        readiness: Arc::new(Readiness::new(
+            Arc::default(),
+            None,
+            Arc::new(true.into()),
+            Arc::clone(&shutdown),
+        )),
         device: Arc::new(Stopping),
         shutdown,
         metrics: None,
         before: None,
         uapi: None,
         link: None,
+        shared_port: None,
         hangups: None,
     }
 }
@@ -96,6 +102,7 @@ fn an_interface_that_is_not_there_is_told_at_once() {
             interface: "lw-not-there".into(),
             on_mtu: Box::new(|_| {}),
             on_addresses: Box::new(|_| {}),
+            on_loss: None,
         }),
         ..admin()
     };

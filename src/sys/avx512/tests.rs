@@ -15,7 +15,7 @@ use super::{Avx512, LANES, Messages, TAG, store};
 fn is_there() -> bool {
     let there = Avx512::detect().is_some();
     if !there {
-        eprintln!("skipped: this CPU does not support the AVX-512 implementation");
+        crate::testing::report("this CPU does not support the AVX-512 implementation");
     }
     there
 }
@@ -170,7 +170,7 @@ fn four_blocks_at_a_time_are_as_one_by_one_even_if_every_limb_is_as_large_as_it_
 #[test]
 fn messages_with_a_long_middle_are_sealed_and_opened_as_another_implementation_does() {
     let Some(avx512) = Avx512::detect() else {
-        eprintln!("skipped: this CPU does not support the AVX-512 implementation");
+        crate::testing::report("this CPU does not support the AVX-512 implementation");
         return;
     };
     let key: [u8; 32] = std::array::from_fn(|i| 7 * i as u8);

@@ -31,13 +31,13 @@ fn the_example_of_the_specification_is_read() {
     let update = set(&format!(
         "private_key={KEY}\nfwmark=0\nlisten_port=12912\nreplace_peers=true\n\
          public_key={PEER}\npreshared_key={OTHER}\nreplace_allowed_ips=true\nallowed_ip=192.168.4.4/32\n\
-         endpoint=[abcd:23::33%2]:51820\npublic_key={OTHER}\nremove=true"
+         endpoint=[abcd:23::33%1]:51820\npublic_key={OTHER}\nremove=true"
     ))
     .unwrap();
     assert_eq!(update.private_key, Some(Some(PrivateKey::from_hex(KEY).unwrap())));
     assert_eq!((update.fwmark, update.listen_port, update.replace_peers), (Some(0), Some(12912), true));
     let [first, second] = update.peers.as_slice() else { panic!("two peers") };
-    assert_eq!(first.endpoint, Some(PeerEndpoint::Address("[abcd:23::33%2]:51820".parse().unwrap())));
+    assert_eq!(first.endpoint, Some(PeerEndpoint::Address("[abcd:23::33%1]:51820".parse().unwrap())));
     let net = "192.168.4.4/32".parse::<IpNet>().unwrap();
     assert_eq!(first.allowed_ips, [AllowedIpChange { net, remove: false }]);
     assert!(first.replace_allowed_ips && !first.remove);
@@ -104,7 +104,7 @@ fn status() -> DeviceStatus {
             public_key: PublicKey::from_hex(PEER).unwrap(),
             preshared_key: PresharedKey::none(),
             suite: Suite::default(),
-            endpoint: Some("[abcd:23::33%2]:51820".parse().unwrap()),
+            endpoint: Some("[abcd:23::33%1]:51820".parse().unwrap()),
             last_handshake: Some(Duration::new(1_700_000_000, 5)),
             sent_bytes: 38_333,
             received_bytes: 2224,
@@ -118,7 +118,7 @@ fn status() -> DeviceStatus {
 fn a_status_is_told_in_the_order_that_wg_reads() {
     let expected = format!(
         "private_key={KEY}\nlisten_port=12912\nfwmark=7\npublic_key={PEER}\npreshared_key={}\n\
-         protocol_version=1\nendpoint=[abcd:23::33%2]:51820\nlast_handshake_time_sec=1700000000\n\
+         protocol_version=1\nendpoint=[abcd:23::33%lo]:51820\nlast_handshake_time_sec=1700000000\n\
          last_handshake_time_nsec=5\ntx_bytes=38333\nrx_bytes=2224\npersistent_keepalive_interval=111\n\
          allowed_ip=192.168.4.4/32\nerrno=0\n\n",
         "0".repeat(64)

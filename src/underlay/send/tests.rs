@@ -159,7 +159,10 @@ fn a_destination_that_is_invalid_in_itself_does_not_end_grouping_for_the_others(
     let good = rig.endpoint;
     rig.endpoint.address.set_port(0); // a real EINVAL
     let refused = rig.send(&run(4, 100), 100).unwrap_err();
-    assert_eq!(refused, SendFailure::Refused { errno: Errno::EINVAL, lost: 4, notices: Notices::default() });
+    assert_eq!(
+        refused,
+        SendFailure::Refused { errno: Errno::EINVAL, sent: 0, lost: 4, notices: Notices::default() }
+    );
     assert!(rig.sender.gso());
 
     rig.endpoint = good;
@@ -203,7 +206,7 @@ fn a_lone_datagram_over_the_mtu_is_lost_and_reported() {
     let notices = Notices { over_mtu: true, source_gone: false };
     assert_eq!(
         rig.send(&[1; 100], 100),
-        Err(SendFailure::Refused { errno: Errno::EMSGSIZE, lost: 1, notices })
+        Err(SendFailure::Refused { errno: Errno::EMSGSIZE, sent: 0, lost: 1, notices })
     );
 }
 
@@ -219,7 +222,7 @@ fn a_want_of_buffers_that_passes_loses_nothing() {
 fn a_want_of_buffers_that_stays_is_given_up() {
     let mut rig = Rig::scripted(&[Errno::ENOBUFS; NO_BUFFER_RETRIES + 1]);
     let lost = 8;
-    let refused = SendFailure::Refused { errno: Errno::ENOBUFS, lost, notices: Notices::default() };
+    let refused = SendFailure::Refused { errno: Errno::ENOBUFS, sent: 0, lost, notices: Notices::default() };
     assert_eq!(rig.send(&run(8, 1400), 1400), Err(refused));
     rig.assert_arrived(&[], 1);
     assert_eq!(rig.sender.kernel.asked.len(), NO_BUFFER_RETRIES + 1);
@@ -283,7 +286,8 @@ fn a_source_and_grouping_can_both_be_the_trouble() {
 #[test]
 fn an_unreachable_destination_is_refused_and_the_socket_goes_on() {
     let mut rig = Rig::scripted(&[Errno::ENETUNREACH]);
-    let refused = SendFailure::Refused { errno: Errno::ENETUNREACH, lost: 8, notices: Notices::default() };
+    let refused =
+        SendFailure::Refused { errno: Errno::ENETUNREACH, sent: 0, lost: 8, notices: Notices::default() };
     assert_eq!(rig.send(&run(8, 100), 100), Err(refused));
     assert_eq!(rig.sender.tally().errors.of(Errno::ENETUNREACH), 1);
     let run = run(8, 100);
@@ -310,7 +314,8 @@ fn a_host_without_ipv6_is_served_over_ipv4() {
     assert_eq!(message.from.source.map(|source| source.ip), Some(there.ip()));
 
     rig.endpoint = Endpoint::new("[::1]:9".parse().unwrap());
-    let refused = SendFailure::Refused { errno: Errno::EAFNOSUPPORT, lost: 6, notices: Notices::default() };
+    let refused =
+        SendFailure::Refused { errno: Errno::EAFNOSUPPORT, sent: 0, lost: 6, notices: Notices::default() };
     assert_eq!(rig.send(&run, 900), Err(refused));
 }
 

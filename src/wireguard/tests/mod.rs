@@ -4,5 +4,6 @@ mod boringtun;
 mod handshake;
 mod hostile;
 mod rekey;
+pub(crate) mod sessions;
 mod suites;
 mod world;

@@ -1,0 +1,127 @@
+//! Keeps packets for the tunnel from leaving unencrypted while no router forwards them.
+//!
+//! Rules and unreachable routes are added before anything else is opened, and stay if the process crashes or is
+//! killed: they belong to the network namespace. `laneway run` also makes its interface persistent
+//! ([`Router::outlive_process`](super::start::Router::outlive_process)), so the next process takes over an interface
+//! with the same index, addresses and routes. An ordered end removes everything, unless `LANEWAY_KEEP=on` is set.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::wiring::interface_setup;
+use crate::config::RouterConfig;
+use crate::netlink::{self, NetlinkError, Setup};
+
+/// The rules and unreachable routes of one router.
+#[derive(Debug)]
+pub struct KillSwitch {
+    interface: String,
+    keep: bool,
+    /// Whether this process is to delete the interface when it ends.
+    persist: bool,
+    /// Whether an earlier process left something behind.
+    existed: bool,
+    /// What the router has added, or may have added. Readable while a reload is in progress, so removal never waits
+    /// for a stuck reload.
+    own: Mutex<Setup>,
+}
+
+impl KillSwitch {
+    /// Adds the rules and unreachable routes of `config`, then removes those that an earlier process left and
+    /// `config` does not contain.
+    ///
+    /// # Errors
+    /// The kernel refused a request. Nothing is left behind that did not exist before.
+    ///
+    /// # Panics
+    /// If called inside an async runtime.
+    pub fn close(config: &RouterConfig) -> Result<KillSwitch, NetlinkError> {
+        let found = if config.persist { Some(netlink::remains(&config.interface)?) } else { None };
+        let setup = interface_setup(config);
+        let switch = KillSwitch {
+            interface: config.interface.clone(),
+            keep: config.keep,
+            persist: config.persist,
+            existed: found.as_ref().is_some_and(|found| !found.is_empty()),
+            own: Mutex::default(),
+        };
+        switch.record(&setup);
+        // Name lookups would be rejected, too, so with names this waits: see `Reloader::add_rules`.
+        let closed = if config.awaits_names() { Ok(()) } else { netlink::shut(&config.interface, &setup) };
+        let closed = closed.and_then(|()| match found {
+            Some(found) => netlink::clean_up(&config.interface, &without(found.setup, &setup)),
+            None => Ok(()),
+        });
+        if let Err(error) = closed {
+            switch.end(End::NotStarted);
+            return Err(error);
+        }
+        Ok(switch)
+    }
+
+    /// Records what is about to be added.
+    pub(super) fn record(&self, setup: &Setup) {
+        let mut own = self.own();
+        own.rules.extend_from_slice(&setup.rules);
+        own.unreachable.extend_from_slice(&setup.unreachable);
+    }
+
+    /// Replaces the record with what is in force.
+    pub(super) fn set(&self, setup: &Setup) {
+        *self.own() =
+            Setup { rules: setup.rules.clone(), unreachable: setup.unreachable.clone(), ..Setup::default() };
+    }
+
+    /// Removes rules, unreachable routes and a persistent interface, or leaves them, depending on how the process
+    /// ends.
+    pub fn end(&self, end: End) {
+        let Self { interface, .. } = self;
+        let own = self.own().clone();
+        let stays = match end {
+            End::Ordered => self.keep,
+            End::NotStarted => self.existed,
+            End::Failed => self.persist,
+        };
+        if stays {
+            if self.keep && end == End::Ordered {
+                tracing::info!(
+                    "{interface} stays and rejects packets; `laneway down {interface}` removes it"
+                );
+            } else if !own.rules.is_empty() {
+                tracing::warn!(
+                    "packets for the tunnel are rejected until the router runs again; \
+                     `laneway down {interface}` lets them pass unencrypted"
+                );
+            }
+            return;
+        }
+        let cleaned = netlink::clean_up(interface, &own);
+        let deleted = if self.persist { netlink::delete(interface) } else { Ok(()) };
+        if let Err(error) = cleaned.and(deleted) {
+            tracing::warn!(
+                "{interface} was not fully removed: {error}; `laneway down {interface}` removes it"
+            );
+        }
+    }
+
+    fn own(&self) -> MutexGuard<'_, Setup> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How a router's process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The router was told to stop.
+    Ordered,
+    /// The router did not start.
+    NotStarted,
+    /// The router ran and failed.
+    Failed,
+}
+
+/// Returns the rules and unreachable routes of `found` that `setup` does not contain.
+fn without(mut found: Setup, setup: &Setup) -> Setup {
+    found.rules.retain(|rule| !setup.rules.contains(rule));
+    found.unreachable.retain(|route| !setup.unreachable.contains(route));
+    found
+}
