@@ -111,8 +111,13 @@ fn what_is_valid_but_hardly_meant_is_warned_of_with_its_line() {
     let router = RouterConfig::for_run(Some(&open), &Environment::default()).unwrap();
     assert_eq!(router.warnings.len(), 1);
     assert!(router.warnings[0].text.starts_with("the keys in it are open to other users"), "{router:?}");
+    fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o750)).unwrap();
+    let router = RouterConfig::for_run(Some(&open), &Environment::default()).unwrap();
+    assert_eq!(router.warnings, []);
+
     // A preshared key is a secret as well.
-    let key = folder.write("key", &format!("{OTHER_KEY}\n"));
+    fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o755)).unwrap();
+    let key = folder.write("key", OTHER_KEY);
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     let environment = Environment { private_key_file: Some(key), ..Environment::default() };
     for (preshared, count) in [(String::new(), 0), (format!("PresharedKey = {OTHER_KEY}\n"), 1)] {
@@ -120,9 +125,6 @@ fn what_is_valid_but_hardly_meant_is_warned_of_with_its_line() {
         let router = RouterConfig::for_run(Some(&open), &environment).unwrap();
         assert_eq!(router.warnings.len(), count, "{router:?}");
     }
-    fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o750)).unwrap();
-    let router = RouterConfig::for_run(Some(&open), &Environment::default()).unwrap();
-    assert_eq!(router.warnings, []);
 }
 
 #[test]
