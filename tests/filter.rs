@@ -2,11 +2,24 @@
 //! own, because the filter stays in force for all threads.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fs::File;
 use std::net::{TcpListener, ToSocketAddrs as _, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::process::Command;
 use std::thread;
 
 use laneway::router::sandbox::syscalls;
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+
+/// Maps one page of `file` with the protection `PROT_*`.
+#[allow(unsafe_code)]
+fn map(file: &File, protection: libc::c_int) -> Result<(), Errno> {
+    // SAFETY: the kernel picks an unused address, and nothing reads or writes the mapping.
+    let mapped =
+        unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, libc::MAP_PRIVATE, file.as_raw_fd(), 0) };
+    if mapped == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(()) }
+}
 
 #[test]
 fn a_filtered_process_starts_no_program_and_does_everything_else() {
@@ -21,6 +34,24 @@ fn a_filtered_process_starts_no_program_and_does_everything_else() {
     assert_eq!(before.join().unwrap(), Some(libc::ENOSYS));
     assert_eq!(Command::new("/bin/true").status().unwrap_err().raw_os_error(), Some(libc::ENOSYS));
     assert_eq!(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUTS), Err(nix::errno::Errno::ENOSYS));
+
+    // Families of sockets, requests of ioctl, and code.
+    for (family, protocol) in [
+        (AddressFamily::Netlink, Some(SockProtocol::NetlinkNetFilter)),
+        (AddressFamily::Netlink, Some(SockProtocol::NetlinkSockDiag)),
+        (AddressFamily::Packet, None),
+        (AddressFamily::Vsock, None),
+    ] {
+        let refused = socket(family, SockType::Raw, SockFlag::empty(), protocol).unwrap_err();
+        assert_eq!(refused, Errno::ENOSYS, "{family:?} {protocol:?}");
+    }
+    let protocol = SockProtocol::NetlinkRoute;
+    let routes = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::empty(), protocol).unwrap();
+    assert_eq!(laneway::sys::tun::interface(&routes).unwrap_err(), Errno::ENOSYS);
+    let file = File::open("/proc/self/exe").unwrap();
+    let map = |protection| map(&file, protection);
+    assert_eq!(map(libc::PROT_READ), Ok(()));
+    assert_eq!(map(libc::PROT_READ | libc::PROT_EXEC), Err(Errno::ENOSYS));
 
     // New threads, name lookups, sockets, files, and the output of a panic.
     assert_eq!(thread::spawn(|| 7).join().unwrap(), 7);

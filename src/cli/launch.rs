@@ -1,8 +1,10 @@
 //! Starts a router from a configuration and runs it until it is told to stop; shared by `laneway run` and
 //! `laneway IFNAME`.
 
+use std::fs;
 use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -12,6 +14,7 @@ use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing_subscriber::EnvFilter;
 
+use super::injection;
 use super::signals::Signals;
 use crate::config::env::Environment;
 use crate::config::{LogFormat, RouterConfig, Switch};
@@ -20,7 +23,7 @@ use crate::netlink::masquerade::{MasqueradeError, Masquerading};
 use crate::router::admin::{self, Admin, AdminError, End, Hangups, Http, Link, OnLoss, OpenUapi};
 use crate::router::kill_switch::{self, KillSwitch};
 use crate::router::reload::Reloader;
-use crate::router::sandbox::{capabilities, memory, syscalls};
+use crate::router::sandbox::{capabilities, files, memory, syscalls};
 use crate::router::start::{Router, StartError};
 use crate::router::stopping::{self, StopError};
 use crate::service::ServiceManager;
@@ -97,7 +100,14 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
         fd.map(|fd| inherited::adopt(fd).map_err(error(fd))).transpose()
     };
     let tun = adopt("WG_TUN_FD", config.tun_fd)?;
+    if config.up {
+        netlink::hold_valid_mark();
+    }
+    if !config.rules().is_empty() {
+        tracing::warn!("{}", injection::warning(&config));
+    }
     give_up_capabilities(&config);
+    restrict_files(&config);
     let manager = Arc::new(ServiceManager::of_process());
     let uapi = adopt("WG_UAPI_FD", config.uapi_fd)?.map(uapi::Server::inherited).transpose()?;
     let shutdown = Arc::new(Shutdown::new().map_err(StartError::System)?);
@@ -222,7 +232,8 @@ fn attend(
         before: Some(Box::new(move || lock(&leading).add_rules())),
         uapi: Some(open_uapi),
         link: Some(link),
-        shared_port: router.shared_port().cloned(),
+        paths: Some(router.paths()),
+        shared_port: router.shared_port(),
         hangups: Some(hangups),
     };
     let admin = admin.spawn()?;
@@ -266,6 +277,20 @@ fn give_up_capabilities(config: &RouterConfig) {
     let files = config.file.iter().chain(&config.private_key_file);
     if let Err(error) = capabilities::give_up(files.map(PathBuf::as_path)) {
         tracing::warn!("cannot drop unneeded capabilities: {error}");
+    }
+}
+
+/// Limits which files the router may change. Must be called before threads are started.
+fn restrict_files(config: &RouterConfig) {
+    if !config.seccomp.is_on() {
+        return;
+    }
+    // Rules are for directories that exist. Opening the control socket reports an error.
+    let _ = fs::DirBuilder::new().recursive(true).mode(0o755).create(&config.uapi_dir);
+    match files::restrict(&config.uapi_dir) {
+        Ok(true) => {}
+        Ok(false) => tracing::info!("this kernel has no Landlock: files are protected by their modes only"),
+        Err(error) => tracing::warn!("cannot restrict access to files: {error}"),
     }
 }
 

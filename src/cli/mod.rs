@@ -4,6 +4,7 @@ pub mod check;
 pub mod demo;
 pub mod doctor;
 pub mod down;
+mod injection;
 pub mod interface;
 pub mod keys;
 pub mod launch;

@@ -29,6 +29,9 @@ pub struct PeerRecord {
     pub sending: ArcSwapOption<Session>,
     /// See [`endpoint`](Self::endpoint). Replacing it allocates; reading it neither allocates nor locks.
     endpoint: ArcSwapOption<Endpoint>,
+    /// Index of an interface whose addresses are not used as a source, although datagrams of the peer may still
+    /// arrive there; 0 for none. Set when the route to the peer has moved to another interface.
+    pub avoided: AtomicU32,
     /// The longest packet that fits the path, where the path MTU is below the TUN's.
     pub path_limit: PathLimit,
     /// Recognizes our own datagrams to the peer when they come back through the TUN.
@@ -58,6 +61,7 @@ impl PeerRecord {
             public_key,
             sending: ArcSwapOption::empty(),
             endpoint: ArcSwapOption::empty(),
+            avoided: AtomicU32::new(0),
             path_limit: PathLimit::default(),
             loop_watch: LoopWatch::default(),
             sent_bytes: AtomicU64::new(0),
@@ -81,6 +85,7 @@ impl PeerRecord {
     /// ports, the [`MAX_LANES`] - 1 ports above it match too.
     #[inline]
     pub fn is_at(&self, from: Endpoint) -> bool {
+        let from = self.usable(from);
         let Some(known) = self.endpoint() else { return false };
         if known == from || !self.spreads {
             return known == from;
@@ -103,11 +108,31 @@ impl PeerRecord {
         self.path_limit.forget();
     }
 
-    /// Sets the peer's endpoint. If the address has changed, forgets the path limit.
+    /// Sets the peer's endpoint, without its source if that is [avoided](Self::avoided). If the address has
+    /// changed, forgets what was known of the path.
     pub fn move_to(&self, endpoint: Endpoint) {
-        let before = self.endpoint.swap(Some(Arc::new(endpoint)));
+        let before = self.endpoint.swap(Some(Arc::new(self.usable(endpoint))));
         if before.is_none_or(|before| before.address.ip() != endpoint.address.ip()) {
             self.path_limit.forget();
+            self.avoided.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the endpoint without its source if that is [avoided](Self::avoided).
+    #[inline]
+    pub fn usable(&self, endpoint: Endpoint) -> Endpoint {
+        let avoided = self.avoided.load(Ordering::Relaxed);
+        match endpoint.source {
+            Some(source) if avoided != 0 && source.ifindex == avoided => endpoint.without_source(),
+            _ => endpoint,
+        }
+    }
+
+    /// Drops the endpoint's source address, whatever it is, so that the routing table selects one. The peer's next
+    /// datagram sets it again.
+    pub fn drop_source(&self) {
+        while let Some(known) = self.endpoint().filter(|known| known.source.is_some()) {
+            self.forget_source(&known);
         }
     }
 

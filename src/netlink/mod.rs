@@ -11,6 +11,7 @@ mod nftables;
 mod remains;
 mod rules;
 mod udp_sockets;
+mod underlay;
 mod watch;
 
 use std::fs;
@@ -28,8 +29,9 @@ use tokio::runtime;
 pub use addresses::AddressWatch;
 pub use losses::LossWatch;
 pub use remains::{Remains, TunState, delete, remains, tun_state};
-pub use rules::{DefaultRule, IpVersion, MAIN_TABLE};
+pub use rules::{DefaultRule, IpVersion, MAIN_TABLE, hold_valid_mark};
 pub use udp_sockets::{UdpSocketInfo, UdpSockets};
+pub use underlay::{SelectedRoute, UnderlayWatch};
 pub use watch::{LinkEvent, LinkWatch};
 
 /// Length of the TUN's transmit queue in packets. The default of 500 is too short for bulk TCP at 20 ms.

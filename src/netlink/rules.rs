@@ -12,7 +12,9 @@
 //! Rules do not belong to an interface: they outlive it and must be removed. Those of a killed process keep packets
 //! in until the router starts again or `laneway down` removes them.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Seek as _, Write as _};
+use std::sync::OnceLock;
 
 use futures_util::TryStreamExt as _;
 use nix::errno::Errno;
@@ -63,12 +65,30 @@ pub(super) async fn add(handle: &Handle, rule: DefaultRule) -> Result<bool, Netl
     }
     if missing
         && rule.version == IpVersion::V4
-        && let Err(error) = fs::write(VALID_MARK, "1")
+        && let Err(error) = set_valid_mark()
     {
         // Containers are often not permitted to. It only matters with a strict filter (rp_filter = 1).
         tracing::info!("cannot set {VALID_MARK} to 1, which a strict rp_filter requires: {error}");
     }
     Ok(missing)
+}
+
+/// The setting, opened for writing before a sandbox forbids that.
+static HELD: OnceLock<File> = OnceLock::new();
+
+/// Opens `src_valid_mark` in the calling thread's network namespace, so that rules can be added later by a
+/// process that may no longer open files for writing.
+pub fn hold_valid_mark() {
+    if let Ok(file) = File::options().write(true).open(VALID_MARK) {
+        let _ = HELD.set(file);
+    }
+}
+
+fn set_valid_mark() -> io::Result<()> {
+    let Some(mut file) = HELD.get() else { return fs::write(VALID_MARK, "1") };
+    // The kernel takes a value only at the beginning of the file.
+    file.rewind()?;
+    file.write_all(b"1")
 }
 
 /// Removes the rules that [`add`] added, if they exist.

@@ -8,13 +8,14 @@
 //! without sessions has no timer and costs nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use crossbeam::channel::Receiver;
+use tokio::sync::watch;
 
-use super::handle::Request;
+use super::handle::{Listening, Request};
 use super::lookups::{Answer, Lookups};
 use super::names::Names;
 use super::schedule::Schedule;
@@ -68,8 +69,8 @@ pub(crate) struct PeerActor {
     pub(crate) inside_bells: Vec<Arc<Doorbell>>,
     /// The sockets' port, mark and options.
     pub(crate) listen: ListenState,
-    /// The sockets' port, for other threads.
-    pub(crate) port: Arc<AtomicU16>,
+    /// Tells the admin thread of the sockets' port and mark.
+    pub(crate) listening: watch::Sender<Listening>,
     pub(crate) spread_ports: SpreadPorts,
     /// Blocks the thread until there is work.
     pub(crate) sleeper: Sleeper,
@@ -128,6 +129,17 @@ impl PeerActor {
         self.carry_out(None);
     }
 
+    /// Adapts to a changed network: host names are looked up again, and `peers`, whose routes have changed, get a
+    /// keepalive, so that they follow to this router's new address.
+    pub(crate) fn rerouted(&mut self, peers: &[PeerId]) {
+        let now = clock::now();
+        self.names.network_changed(peers, now);
+        for peer in peers {
+            self.send_keepalive(*peer);
+            self.look_at(*peer);
+        }
+    }
+
     /// Seals and sends a keepalive, which is an empty data message.
     fn send_keepalive(&mut self, peer: PeerId) {
         let snapshot = self.peers.load_full();
@@ -145,6 +157,7 @@ impl PeerActor {
         match request {
             Request::Apply(update, answer) => drop(answer.send(self.apply(update))),
             Request::Status(answer) => drop(answer.send(self.status())),
+            Request::Rerouted(peers) => self.rerouted(&peers),
         }
     }
 
@@ -296,6 +309,11 @@ impl PeerActor {
                 self.with_record(peer, |record| record.sending.store(None));
                 Some(peer)
             }
+            Output::Unanswered { peer } => {
+                // The peer may be unreachable from the source address.
+                self.with_record(peer, PeerRecord::drop_source);
+                Some(peer)
+            }
             Output::Initiated { peer } | Output::Roamed { peer } => {
                 let cause = cause.expect("only a received datagram is authenticated");
                 let moves = matches!(output, Output::Roamed { .. });
@@ -363,7 +381,9 @@ impl PeerActor {
         let snapshot = self.peers.load_full();
         let record = peer.and_then(|peer| snapshot.peer(peer));
         let to = match to {
-            SendTo::Source => cause.map(|datagram| datagram.from),
+            SendTo::Source => {
+                cause.map(|datagram| record.map_or(datagram.from, |record| record.usable(datagram.from)))
+            }
             SendTo::Endpoint(peer) => {
                 self.names.initiated(peer, clock::now());
                 let endpoint = snapshot.peer(peer).and_then(|record| record.endpoint());

@@ -13,7 +13,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use nix::errno::Errno;
 
-use super::actor::PeerActor;
+use super::actor::{ListenState, PeerActor};
+use super::handle::Listening;
 use super::snapshot_builder::SnapshotBuilder;
 use crate::clock;
 use crate::config::update::{DeviceStatus, DeviceUpdate, PeerEndpoint, PeerStatus, PeerUpdate};
@@ -58,6 +59,8 @@ fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(), Errno> {
             commands.set_fwmark(mark);
         }
     }
+    let ListenState { port, options, .. } = actor.listen;
+    actor.listening.send_replace(Listening { port, mark: options.fwmark });
     if let Some(key) = update.private_key {
         set_private_key(actor, key);
     }
@@ -144,7 +147,6 @@ fn rebind(actor: &mut PeerActor, port: u16) -> Result<(), Errno> {
         }
     })?;
     actor.listen.port = sockets.first().map_or(port, |sockets| sockets.shared.port());
-    actor.port.store(actor.listen.port, Ordering::Relaxed);
     actor.listen.left = Some(clock::now());
     for (commands, sockets) in actor.commands.iter().zip(sockets) {
         commands.rebind(Arc::new(sockets));

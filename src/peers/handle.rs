@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use crossbeam::channel::{self, Receiver, Sender};
 use nix::errno::Errno;
+use tokio::sync::watch;
 
 use crate::config::update::{DeviceStatus, DeviceUpdate};
 use crate::lane::ring::doorbell::{Awaited, Doorbell};
 use crate::metrics::Registry;
 use crate::uapi::Device;
+use crate::units::PeerId;
 
 /// Capacity of the request channel. Each requester waits for its answer, so UAPI connections and reloads
 /// bound the number of requests.
@@ -21,6 +23,17 @@ pub enum Request {
     Apply(DeviceUpdate, Sender<Result<(), Errno>>),
     /// Returns the current configuration and statistics.
     Status(Sender<DeviceStatus>),
+    /// The routes to these peers have changed.
+    Rerouted(Vec<PeerId>),
+}
+
+/// What tells the router's datagrams from others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listening {
+    /// The UDP port of all lanes. With spread ports, lane `i` also uses the port `i` above it.
+    pub port: u16,
+    /// The firewall mark (`SO_MARK`), 0 for none.
+    pub mark: u32,
 }
 
 /// Handle for requests to the peer actor. Each call blocks until the actor answers, and fails with `ENODEV`
@@ -30,13 +43,32 @@ pub struct ActorHandle {
     requests: Sender<Request>,
     bell: Arc<Doorbell>,
     registry: Arc<Registry>,
+    listening: watch::Receiver<Listening>,
 }
 
 impl ActorHandle {
-    /// Creates a handle, and the receiver for the actor that waits on `bell`. Metrics come from `registry`.
-    pub fn new(bell: Arc<Doorbell>, registry: Arc<Registry>) -> (Self, Receiver<Request>) {
+    /// Creates a handle, and the receiver for the actor that waits on `bell`. Metrics come from `registry`, and
+    /// `listening` follows the sockets.
+    pub fn new(
+        bell: Arc<Doorbell>,
+        registry: Arc<Registry>,
+        listening: watch::Receiver<Listening>,
+    ) -> (Self, Receiver<Request>) {
         let (requests, receiver) = channel::bounded(REQUESTS);
-        (Self { requests, bell, registry }, receiver)
+        (Self { requests, bell, registry, listening }, receiver)
+    }
+
+    /// Returns the sockets' port and mark, and how to wait for changes.
+    pub fn listening(&self) -> watch::Receiver<Listening> {
+        self.listening.clone()
+    }
+
+    /// Tells the actor that the routes to these peers have changed. Does not block. Returns false if too many
+    /// requests wait.
+    pub fn rerouted(&self, peers: Vec<PeerId>) -> bool {
+        let taken = self.requests.try_send(Request::Rerouted(peers)).is_ok();
+        self.bell.ring(Awaited::WORK);
+        taken
     }
 
     fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Result<T, Errno> {

@@ -10,7 +10,7 @@
 //! A name without an address is not an error, neither at startup nor later: the name server may start after
 //! the router, and the name may be registered later still.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -24,6 +24,9 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 
 /// Longest interval between lookups of a name.
 const LONGEST_WAIT: Duration = Duration::from_secs(64);
+
+/// Shortest interval between lookups of a name because of changes of the network, which may come in storms.
+const CHANGE_WAIT: Duration = Duration::from_secs(5);
 
 /// Unanswered handshake initiations after which a peer counts as silent. Initiations are 5 s apart
 /// (whitepaper, section 6.4).
@@ -48,6 +51,8 @@ struct Name {
     found: bool,
     /// Whether a failed lookup has been logged.
     complained: bool,
+    /// When the latest lookup began.
+    asked: Nanos,
     /// Earliest time of the next lookup.
     not_before: Nanos,
     /// Interval between the next lookup and the one after it.
@@ -78,6 +83,7 @@ impl Names {
             under_way: false,
             found: false,
             complained: false,
+            asked: Nanos::NEVER,
             not_before: now,
             wait: FIRST_WAIT,
             unanswered: 0,
@@ -100,6 +106,20 @@ impl Names {
         name.unanswered = name.unanswered.saturating_add(1);
         if name.is_silent() && !name.under_way {
             self.due.set(peer, Some(name.not_before.max(now)));
+        }
+    }
+
+    /// Makes names due again after a change of the network: those without an address, and those of `rerouted`
+    /// peers. Each is looked up at most every [`CHANGE_WAIT`].
+    pub(crate) fn network_changed(&mut self, rerouted: &[PeerId], now: Nanos) {
+        let rerouted: HashSet<_> = rerouted.iter().copied().collect();
+        for (peer, name) in &mut self.by_peer {
+            if name.under_way || (name.found && !rerouted.contains(peer)) {
+                continue;
+            }
+            name.wait = FIRST_WAIT;
+            let due = if name.asked == Nanos::NEVER { now } else { now.max(name.asked.after(CHANGE_WAIT)) };
+            self.due.set(*peer, Some(due));
         }
     }
 
@@ -131,6 +151,7 @@ impl Names {
         let peer = self.due.take_due(now)?;
         let name = self.by_peer.get_mut(&peer).expect("a peer that is due has a name");
         name.under_way = true;
+        name.asked = now;
         name.not_before = now.after(name.wait);
         name.wait = (name.wait * 2).min(LONGEST_WAIT);
         Some(Question { peer, revision: name.revision, host: name.host.clone(), port: name.port })

@@ -15,23 +15,25 @@ use std::ops::ControlFlow::{self, Break, Continue};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::panic;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU16;
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{self, Runtime};
+use tokio::sync::watch;
 use tokio::task;
 
 use super::http::{self, Shown};
 use super::listen::Bound;
+use super::paths::Paths;
 use super::port_watch::PortWatch;
 use super::readiness::Readiness;
 use super::stopping;
 use super::threads::ThreadRegistry;
 use crate::metrics::Registry;
-use crate::netlink::{AddressWatch, LinkEvent, LinkWatch, LossWatch, NetlinkError};
+use crate::netlink::{AddressWatch, LinkEvent, LinkWatch, LossWatch, NetlinkError, UnderlayWatch};
+use crate::peers::handle::Listening;
 use crate::shutdown::Shutdown;
 use crate::sys::wake;
 use crate::uapi::{self, Device, UapiError};
@@ -69,8 +71,10 @@ pub struct Admin {
     pub uapi: Option<OpenUapi>,
     /// The interface to watch.
     pub link: Option<Link>,
+    /// The peers whose routes are followed, if an interface is watched.
+    pub paths: Option<Paths>,
     /// The router's UDP port, if other processes can bind it too.
-    pub shared_port: Option<Arc<AtomicU16>>,
+    pub shared_port: Option<watch::Receiver<Listening>>,
     /// The source of reload requests.
     pub hangups: Option<Hangups>,
 }
@@ -237,6 +241,7 @@ struct Duties {
     uapi: Option<uapi::Server>,
     stopped: AsyncFd<OwnedFd>,
     link: Option<Watched>,
+    paths: Option<(Paths, UnderlayWatch)>,
     port: Option<PortWatch>,
     readiness: Arc<Readiness>,
     hangups: Option<Heard>,
@@ -259,6 +264,10 @@ struct Heard {
 impl Duties {
     /// Opens all event sources, unless the router is told to stop first.
     async fn begin(admin: Admin) -> Result<ControlFlow<End, Self>, AdminError> {
+        let paths = match (admin.paths, &admin.link) {
+            (Some(paths), Some(link)) => Some((paths, UnderlayWatch::open(&link.interface).await?)),
+            _ => None,
+        };
         let link = match admin.link {
             Some(link) => Some(Watched {
                 state: LinkWatch::open(&link.interface).await?,
@@ -300,16 +309,17 @@ impl Duties {
         let uapi = admin.uapi.map(|open| open()).transpose()?;
         admin.readiness.set_started();
         let (device, readiness) = (admin.device, admin.readiness);
-        Ok(Continue(Duties { device, uapi, stopped, link, port, readiness, hangups }))
+        Ok(Continue(Duties { device, uapi, stopped, link, paths, port, readiness, hangups }))
     }
 
     async fn fulfil(self) -> End {
-        let Duties { device, uapi, stopped, link, port, readiness, hangups } = self;
+        let Duties { device, uapi, stopped, link, paths, port, readiness, hangups } = self;
         tokio::select! {
             // Also ends if the descriptor fails: the thread could no longer be told to stop.
             _ = stopped.readable() => End::Stopped,
             () = socket_gone(uapi, device) => End::SocketGone,
             () = follow(link, &readiness) => unreachable!("follow never returns"),
+            () = follow_paths(paths) => unreachable!("follow_paths never returns"),
             _ = watch_port(port) => unreachable!("watch_port never returns"),
             () = follow_hangups(hangups) => unreachable!("follow_hangups never returns"),
         }
@@ -337,6 +347,14 @@ async fn follow_hangups(hangups: Option<Heard>) {
 /// Returns the result of work on another thread, and propagates its panic.
 fn returned<T>(work: Result<T, task::JoinError>) -> T {
     work.unwrap_or_else(|failed| panic::resume_unwind(failed.into_panic()))
+}
+
+/// Follows the routes to the peers. Never returns.
+async fn follow_paths(paths: Option<(Paths, UnderlayWatch)>) {
+    if let Some((paths, watch)) = paths {
+        paths.follow(watch).await;
+    }
+    std::future::pending::<()>().await;
 }
 
 /// Passes changes of the interface to the callbacks and to `readiness`. Never returns.

@@ -6,6 +6,7 @@ pub mod admin;
 mod http;
 pub mod kill_switch;
 pub mod listen;
+pub mod paths;
 mod port_watch;
 pub mod readiness;
 pub mod reload;

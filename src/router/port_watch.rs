@@ -12,14 +12,15 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::readiness::Readiness;
 use crate::metrics::{ForeignSockets, Registry};
 use crate::netlink::{UdpSocketInfo, UdpSockets};
+use crate::peers::handle::Listening;
 
 /// Interval between checks. One takes about 0.1 ms.
 const EVERY: Duration = Duration::from_secs(1);
@@ -27,7 +28,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Watches the router's UDP port.
 pub(crate) struct PortWatch {
     /// The current port.
-    port: Arc<AtomicU16>,
+    port: watch::Receiver<Listening>,
     sockets: UdpSockets,
     /// Sockets on the port that are the router's own.
     own: HashSet<u32>,
@@ -40,9 +41,13 @@ pub(crate) struct PortWatch {
 impl PortWatch {
     /// Opens the watch in the calling thread's network namespace. Returns `None`, and logs why, if the kernel
     /// cannot list sockets.
-    pub(crate) fn open(port: Arc<AtomicU16>, registry: &Registry, readiness: Arc<Readiness>) -> Option<Self> {
+    pub(crate) fn open(
+        port: watch::Receiver<Listening>,
+        registry: &Registry,
+        readiness: Arc<Readiness>,
+    ) -> Option<Self> {
         let opened = UdpSockets::open().and_then(|mut sockets| {
-            sockets.on(port.load(Ordering::Relaxed))?;
+            sockets.on(port.borrow().port)?;
             Ok(sockets)
         });
         match opened {
@@ -77,7 +82,7 @@ impl PortWatch {
     }
 
     fn check(&mut self) -> io::Result<()> {
-        let port = self.port.load(Ordering::Relaxed);
+        let port = self.port.borrow().port;
         let mut listed = self.sockets.on(port)?;
         if listed.iter().any(|socket| !self.own.contains(&socket.inode)) {
             // A socket opened after the first list, or closed before the second, is in the other one.

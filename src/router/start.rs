@@ -11,12 +11,15 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 use std::{io, mem};
 
+use tokio::sync::watch;
+
+use super::paths::Paths;
 use super::readiness::Readiness;
 use super::stopping::{self, StopError};
 use super::threads::{ThreadEntry, ThreadMetrics, ThreadRegistry};
@@ -33,7 +36,7 @@ use crate::lane::wait::sleep::Sleeper;
 use crate::metrics::Registry;
 use crate::offload::{Lifetime, QueueError};
 use crate::peers::actor::PeerActor;
-use crate::peers::handle::ActorHandle;
+use crate::peers::handle::{ActorHandle, Listening};
 use crate::shutdown::Shutdown;
 use crate::wireguard::keys::PublicKey;
 
@@ -51,8 +54,7 @@ pub struct Router {
     peers: Arc<Peers>,
     has_key: Arc<AtomicBool>,
     summary: Summary,
-    /// The UDP port, if several lanes share it.
-    shared_port: Option<Arc<AtomicU16>>,
+    lanes: usize,
     ready_peer: Option<PublicKey>,
     threads: Arc<ThreadRegistry>,
     shutdown: Arc<Shutdown>,
@@ -91,7 +93,6 @@ impl Router {
             peers,
             has_key,
             summary,
-            port,
             lifetime,
         } = wiring::open(config, tun, &shutdown)?;
         actor.apply(config.update.clone()).map_err(|errno| {
@@ -106,7 +107,7 @@ impl Router {
             peers,
             has_key,
             summary,
-            shared_port: (lanes.len() > 1).then_some(port),
+            lanes: lanes.len(),
             ready_peer: config.ready_peer,
             threads: Arc::default(),
             shutdown,
@@ -147,10 +148,15 @@ impl Router {
         Readiness::new(peers, self.ready_peer, has_key, Arc::clone(&self.shutdown))
     }
 
-    /// Returns the current UDP port if several lanes share it, so that other processes of the same user can
-    /// bind it too.
-    pub fn shared_port(&self) -> Option<&Arc<AtomicU16>> {
-        self.shared_port.as_ref()
+    /// Returns the current UDP port, and follows its changes, if several lanes share it, so that other processes
+    /// of the same user can bind it too.
+    pub fn shared_port(&self) -> Option<watch::Receiver<Listening>> {
+        (self.lanes > 1).then(|| self.device.listening())
+    }
+
+    /// Returns what the admin thread needs to follow the routes to the peers.
+    pub fn paths(&self) -> Paths {
+        Paths { peers: Arc::clone(&self.peers), actor: self.device.clone() }
     }
 
     /// Returns the registry of the router's threads.

@@ -7,10 +7,11 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use tokio::sync::watch;
 
 use thiserror::Error;
 
@@ -38,7 +39,7 @@ use crate::metrics::{
 use crate::netlink;
 use crate::offload::{self, Lifetime, Offload, Offloads, OpenError, QueueShortcut, TunDevice};
 use crate::peers::actor::{ListenState, PeerActor};
-use crate::peers::handle::ActorHandle;
+use crate::peers::handle::{ActorHandle, Listening};
 use crate::peers::lookups::Lookups;
 use crate::peers::names::Names;
 use crate::peers::schedule::Schedule;
@@ -92,7 +93,6 @@ pub(crate) struct Wiring {
     pub(crate) peers: Arc<Peers>,
     pub(crate) has_key: Arc<AtomicBool>,
     pub(crate) summary: Summary,
-    pub(crate) port: Arc<AtomicU16>,
     pub(crate) lifetime: Lifetime,
 }
 
@@ -185,7 +185,8 @@ pub(crate) fn open(
     };
     let ends = (0..lanes).map(|lane| lane_ends(config, lane, lanes)).collect::<Result<Vec<_>, _>>()?;
     let rings = ends.iter().map(Ends::rings).collect();
-    let (device, requests) = ActorHandle::new(Arc::clone(&actor_bell), Arc::clone(&shared.registry));
+    let (listening, heard) = watch::channel(Listening { port, mark: options.fwmark });
+    let (device, requests) = ActorHandle::new(Arc::clone(&actor_bell), Arc::clone(&shared.registry), heard);
     let drops: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
     let settings =
         Settings { backend: config.aead, window: replay::window_for(lanes), ..Settings::default() };
@@ -200,7 +201,7 @@ pub(crate) fn open(
         commands: ends.iter().map(|ends| Arc::clone(&ends.commands)).collect(),
         inside_bells: ends.iter().map(|ends| Arc::clone(&ends.inside_bell)).collect(),
         listen: ListenState { port, options, left: None },
-        port: Arc::new(AtomicU16::new(port)),
+        listening,
         spread_ports: config.spread_ports.clone(),
         names: Names::default(),
         lookups: Lookups::new(Arc::clone(&actor_bell)),
@@ -211,7 +212,6 @@ pub(crate) fn open(
         loop_warning: Nanos::NEVER,
         outputs: Outputs::default(),
     };
-    let port = Arc::clone(&actor.port);
     let lanes = wire(config, &shared, ends, tun.queues, sockets, cpus)?;
     let Shared { registry, mtu, own, peers, .. } = shared;
     registry.collect_from(SocketMetrics::new(lanes.iter().map(|(_, outside, _)| &outside.socket_drops)));
@@ -234,7 +234,6 @@ pub(crate) fn open(
         peers,
         has_key,
         summary,
-        port,
         lifetime,
     })
 }

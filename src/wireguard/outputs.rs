@@ -97,6 +97,11 @@ pub enum Output {
         /// The peer.
         peer: PeerId,
     },
+    /// The peer has not answered, and another handshake message follows: select the address to send from anew.
+    Unanswered {
+        /// The peer.
+        peer: PeerId,
+    },
     /// The datagram being handled is an initiation of the peer, which is answered. It may be a replay of
     /// one from before a restart, so its source becomes the peer's endpoint only if there is none yet;
     /// a known endpoint moves with the first message on the new session.

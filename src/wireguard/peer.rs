@@ -264,6 +264,7 @@ impl Peer {
         {
             if attempt.tries < MAX_ATTEMPTS {
                 let tries = attempt.tries + 1;
+                out.push(Output::Unanswered { peer: self.id });
                 self.initiate(step, tries, out);
             } else {
                 self.give_up_attempt(step.indices);
@@ -275,6 +276,7 @@ impl Peer {
         if unanswered.is_some_and(|at| at <= step.now) {
             // One handshake per period of silence: the next data starts a new wait.
             self.activity.forget_unanswered();
+            out.push(Output::Unanswered { peer: self.id });
             self.start_handshake(step, out);
         }
         if self.handshake_wanted.is_some_and(|at| at <= step.now) {

@@ -4,6 +4,7 @@
 //! tests do not cover them: `interop` (families, preshared keys), `uapi` (ports, prefixes that move), `rejects`
 //! (paths that narrow), `abuse` (peers that move), `faults` (kills and restarts).
 
+mod failover;
 mod links;
 mod routing;
 #[path = "../support/mod.rs"]

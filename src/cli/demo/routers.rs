@@ -114,6 +114,7 @@ fn serve_metrics(router: &Router, listener: TcpListener) -> Result<(), AdminErro
         before: None,
         uapi: None,
         link: None,
+        paths: None,
         shared_port: None,
         hangups: None,
     };

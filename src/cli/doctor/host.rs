@@ -62,6 +62,14 @@ pub(super) fn reverse_path_filter() -> Check {
     }
 }
 
+/// Reports that no packet filter comes with a default route through the tunnel; nothing otherwise.
+pub(super) fn injection(config: &RouterConfig) -> Option<Check> {
+    let found = "the default route comes without a packet filter against injection from the same link \
+                 (CVE-2019-14899); a router logs the commands that add one at startup";
+    let limited = || Check::limited("injection filter", found, remedies::INJECTION);
+    (!config.rules().is_empty()).then(limited)
+}
+
 /// Checks that a new interface accepts the IPv6 addresses and routes in `config`, if it has any.
 pub(super) fn ipv6(config: &RouterConfig) -> Check {
     let name = "IPv6";

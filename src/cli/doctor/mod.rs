@@ -63,6 +63,7 @@ fn examine(args: &DoctorArgs) -> Report {
     checks.push(host::control_socket(&config.uapi_dir));
     checks.push(host::ipv6(&config));
     checks.push(host::reverse_path_filter());
+    checks.extend(host::injection(&config));
     checks.push(host::forwarding());
     Report { runs: checks.iter().all(|check| check.verdict != Verdict::Missing), checks }
 }

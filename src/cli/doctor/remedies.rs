@@ -105,3 +105,11 @@ pub(super) const IPV6_KERNEL: Remedy = Remedy {
     systemd: "leave IPv6 out of the configuration, or start the kernel without ipv6.disable=1",
     host: "leave IPv6 out of the configuration, or start the kernel without ipv6.disable=1",
 };
+
+pub(super) const INJECTION: Remedy = Remedy {
+    docker: "run the logged nft commands in the container's network namespace",
+    compose: "run the logged nft commands in the container's network namespace",
+    kubernetes: "run the logged nft commands in a privileged init container of the pod",
+    systemd: "ExecStartPost=+nft -f FILE with the logged commands",
+    host: "run the logged nft commands; `nft delete table inet laneway-IFNAME` removes them",
+};

@@ -130,3 +130,23 @@ fn what_could_not_be_sent_goes_out_as_soon_as_there_is_an_address() {
     names.keep_unsent(PeerId(9), message(3));
     assert_eq!(names.next_due(), None, "a peer without a name has no lookup");
 }
+
+#[test]
+fn a_changed_network_makes_names_due_but_not_in_storms() {
+    let mut names = one_name();
+    assert_eq!(look_up(&mut names, at(0), &[1], None), Some(address(1)));
+    names.network_changed(&[], at(100));
+    assert_eq!(names.next_due(), None, "the route to its address is as before");
+    names.network_changed(&[PEER], at(100));
+    assert_eq!(look_up(&mut names, at(100), &[2], Some(1)), Some(address(2)));
+    names.network_changed(&[PEER], at(101));
+    assert_eq!(names.next_due(), Some(at(105)));
+
+    let mut names = one_name();
+    for due in [0, 1, 3, 7, 15] {
+        assert_eq!(look_up(&mut names, at(due), &[], None), None);
+    }
+    assert_eq!(names.next_due(), Some(at(31)));
+    names.network_changed(&[], at(21));
+    assert_eq!(names.next_due(), Some(at(21)), "an unknown name may be known now");
+}

@@ -44,6 +44,7 @@ fn admin() -> Admin {
         before: None,
         uapi: None,
         link: None,
+        paths: None,
         shared_port: None,
         hangups: None,
     }

@@ -1,7 +1,8 @@
 //! Seccomp filter that allows only the system calls of a running router. All others fail with `ENOSYS`, as on
 //! a kernel that lacks them, because libraries have fallbacks for that.
 //!
-//! The process can no longer execute programs, fork, mount file systems or inspect other processes. Since
+//! The process can no longer execute programs, load code, fork, mount file systems or inspect other processes,
+//! and opens only IP, UNIX and routing sockets. Since
 //! Linux 5.11 the kernel caches decisions that depend only on the call's number, so the cost on the data path
 //! is about 10 to 100 ns for each call, which moves up to 64 KiB.
 
@@ -12,7 +13,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
-use crate::sys::seccomp;
+use crate::sys::{names, seccomp};
 
 /// Errors when installing the filter.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +33,7 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_read, libc::SYS_readv, libc::SYS_write, libc::SYS_writev, libc::SYS_recvmmsg,
     libc::SYS_sendmsg, libc::SYS_ppoll, libc::SYS_futex, libc::SYS_clock_gettime,
     // Sockets: UDP on a new port, netlink, HTTP, the UAPI socket, name servers.
-    libc::SYS_socket, libc::SYS_socketpair, libc::SYS_bind, libc::SYS_connect, libc::SYS_listen,
+    libc::SYS_bind, libc::SYS_connect, libc::SYS_listen,
     libc::SYS_accept, libc::SYS_accept4, libc::SYS_getsockname, libc::SYS_getpeername,
     libc::SYS_getsockopt, libc::SYS_setsockopt, libc::SYS_sendto, libc::SYS_recvfrom,
     libc::SYS_recvmsg, libc::SYS_sendmmsg, libc::SYS_shutdown,
@@ -46,10 +47,10 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_openat, libc::SYS_close, libc::SYS_close_range, libc::SYS_pread64, libc::SYS_lseek,
     libc::SYS_fstat, libc::SYS_newfstatat, libc::SYS_statx, libc::SYS_statfs, libc::SYS_fstatfs,
     libc::SYS_faccessat, libc::SYS_faccessat2, libc::SYS_readlinkat, libc::SYS_getdents64,
-    libc::SYS_getcwd, libc::SYS_unlinkat, libc::SYS_fcntl, libc::SYS_ioctl, libc::SYS_dup,
+    libc::SYS_getcwd, libc::SYS_unlinkat, libc::SYS_fcntl, libc::SYS_dup,
     libc::SYS_dup3,
-    // Memory.
-    libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect, libc::SYS_madvise,
+    // Memory. mmap(2) and mprotect(2) are handled in `filter`.
+    libc::SYS_munmap, libc::SYS_mremap, libc::SYS_madvise,
     libc::SYS_brk, libc::SYS_membarrier, libc::SYS_getrandom,
     // Threads: name lookups, changes of the interface. clone(2), which creates them, is handled in `filter`.
     libc::SYS_exit, libc::SYS_exit_group, libc::SYS_set_robust_list, libc::SYS_rseq,
@@ -60,6 +61,21 @@ const ALLOWED: &[libc::c_long] = &[
     // Queries about the process and the system.
     libc::SYS_getuid, libc::SYS_geteuid, libc::SYS_getgid, libc::SYS_getegid, libc::SYS_capget,
     libc::SYS_prlimit64, libc::SYS_getrusage, libc::SYS_uname, libc::SYS_sysinfo,
+];
+
+/// Address families of sockets. Netlink sockets may only be for routing: others, such as those for packet
+/// filters or for sockets of other processes, could use the capability that a router keeps.
+const FAMILIES: [libc::c_int; 3] = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX];
+
+/// Requests of ioctl(2): what the standard library and the C library use for sockets, terminals and scopes of
+/// addresses. A TUN is set up before the filter is in force; what remains is whether it outlives the process.
+const REQUESTS: [libc::Ioctl; 6] = [
+    libc::FIONBIO,
+    libc::FIONREAD,
+    libc::TCGETS,
+    libc::TIOCGWINSZ,
+    libc::SIOCGIFINDEX as libc::Ioctl,
+    libc::TUNSETPERSIST as libc::Ioctl,
 ];
 
 /// Older forms of these calls, which only x86-64 has.
@@ -79,6 +95,7 @@ const ALLOWED_HERE: &[libc::c_long] = &[];
 /// # Errors
 /// See [`FilterError`]. No call is blocked then.
 pub fn restrict() -> Result<(), FilterError> {
+    names::load_modules();
     Ok(seccomp::apply(&filter()?)?)
 }
 
@@ -93,6 +110,27 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     let makes_a_thread =
         SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(threads), threads)?;
     rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![makes_a_thread])?]);
+    let is = |argument, value: u64| {
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
+    };
+    let mut sockets = Vec::new();
+    for family in FAMILIES {
+        sockets.push(SeccompRule::new(vec![is(0, family.cast_unsigned().into())?])?);
+    }
+    let route = vec![is(0, libc::AF_NETLINK as u64)?, is(2, libc::NETLINK_ROUTE as u64)?];
+    sockets.push(SeccompRule::new(route)?);
+    rules.insert(libc::SYS_socket, sockets);
+    rules.insert(libc::SYS_socketpair, vec![SeccompRule::new(vec![is(0, libc::AF_UNIX as u64)?])?]);
+    let requests =
+        REQUESTS.into_iter().map(|request| SeccompRule::new(vec![is(1, u64::from(request as u32))?]));
+    rules.insert(libc::SYS_ioctl, requests.collect::<Result<_, _>>()?);
+    // No new code.
+    let executable = libc::PROT_EXEC as u64;
+    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+        let operator = SeccompCmpOp::MaskedEq(executable);
+        let data = SeccompCondition::new(2, SeccompCmpArgLen::Dword, operator, 0)?;
+        rules.insert(call, vec![SeccompRule::new(vec![data])?]);
+    }
     let missing = SeccompAction::Errno(libc::ENOSYS as u32);
     SeccompFilter::new(rules, missing, SeccompAction::Allow, std::env::consts::ARCH.try_into()?)?.try_into()
 }

@@ -179,6 +179,7 @@ impl End {
                 Output::Use { session, .. } => self.sending = Some(session),
                 Output::Stop { .. } => self.sending = None,
                 Output::Initiated { .. } => self.initiated += 1,
+                Output::Unanswered { .. } => {}
                 Output::Roamed { .. } => self.roamed += 1,
                 Output::HandshakeFailed { .. } => self.failures += 1,
                 Output::HandshakeDone { .. } => self.handshakes += 1,

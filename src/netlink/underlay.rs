@@ -1,0 +1,211 @@
+//! Watches the network that carries the datagrams: links, addresses, routes and rules of a network namespace, except
+//! those of the router's own interface. Looks up the route to a peer.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use nix::errno::Errno;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::{Handle, MulticastGroup};
+use tokio::time::{Instant, timeout_at};
+
+use super::{NetlinkError, errno, find, refused};
+
+/// How long the network must be quiet before a change is reported.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// The longest time that a change is held back while others follow it.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What the kernel tells about.
+const GROUPS: [MulticastGroup; 7] = [
+    MulticastGroup::Link,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Rule,
+];
+
+/// Watches a network namespace's links, addresses, routes and rules.
+pub struct UnderlayWatch {
+    handle: Handle,
+    messages: BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>,
+    /// The index of the router's own interface, whose changes are ignored.
+    own: u32,
+    /// The MTU of each link in bytes.
+    mtus: HashMap<u32, u32>,
+}
+
+/// The route that the kernel selects for datagrams to an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelectedRoute {
+    /// Index of the interface through which the datagrams leave.
+    pub ifindex: u32,
+    /// The source address that the kernel selects. `None` if the lookup specified one.
+    pub source: Option<IpAddr>,
+    gateway: Option<RouteAddress>,
+    /// MTU of the interface in bytes, if known.
+    mtu: Option<u32>,
+    metrics: Vec<RouteMetric>,
+}
+
+impl UnderlayWatch {
+    /// Starts watching the calling thread's network namespace, in which `interface` is the router's own.
+    ///
+    /// # Errors
+    /// The interface does not exist, or a netlink request failed.
+    pub async fn open(interface: &str) -> Result<Self, NetlinkError> {
+        // Subscribe before reading the state, so that no change in between is missed.
+        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&GROUPS)?;
+        tokio::spawn(connection);
+        let own = find(&handle, interface).await?.header.index;
+        let messages = messages.map(|(message, _)| message).boxed();
+        let mut watch = UnderlayWatch { handle, messages, own, mtus: HashMap::new() };
+        watch.read_mtus().await.map_err(|error| refused("list the links".to_owned(), &error))?;
+        Ok(watch)
+    }
+
+    /// Waits for changes. Returns 100 ms after the last of several, but at most 1 s after the first. Returns `None`
+    /// if the socket failed.
+    pub async fn next(&mut self) -> Option<()> {
+        loop {
+            let message = self.messages.next().await?;
+            if self.takes(message).await {
+                break;
+            }
+        }
+        let end = Instant::now() + PATIENCE;
+        let mut quiet = Instant::now() + QUIET;
+        while let Ok(message) = timeout_at(quiet.min(end), self.messages.next()).await {
+            if self.takes(message?).await {
+                quiet = Instant::now() + QUIET;
+            }
+        }
+        Some(())
+    }
+
+    /// Looks up the route of datagrams with the firewall mark `mark` to the peer at `to`, from the local address
+    /// `source` if given and from the local UDP port `port`.
+    ///
+    /// # Errors
+    /// Returns the kernel's error: `ENETUNREACH` without a route, `EINVAL` if `source` is not a local address.
+    pub async fn route(
+        &self,
+        to: SocketAddr,
+        source: Option<IpAddr>,
+        port: u16,
+        mark: u32,
+    ) -> Result<SelectedRoute, Errno> {
+        const UDP: u8 = 17;
+        let address = |ip: IpAddr| match ip {
+            IpAddr::V4(ip) => RouteAddress::Inet(ip),
+            IpAddr::V6(ip) => RouteAddress::Inet6(ip),
+        };
+        let bits = if to.is_ipv4() { 32 } else { 128 };
+        let mut message = RouteMessage::default();
+        message.header.address_family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.header.destination_prefix_length = bits;
+        message.attributes = vec![
+            RouteAttribute::Destination(address(to.ip())),
+            RouteAttribute::Mark(mark),
+            RouteAttribute::IpProto(UDP),
+            RouteAttribute::Sport(port),
+            RouteAttribute::Dport(to.port()),
+        ];
+        if let Some(source) = source {
+            message.header.source_prefix_length = bits;
+            message.attributes.push(RouteAttribute::Source(address(source)));
+        }
+        if let SocketAddr::V6(v6) = to
+            && v6.scope_id() != 0
+        {
+            message.attributes.push(RouteAttribute::Oif(v6.scope_id()));
+        }
+        let found = self.handle.route().get(message).execute().try_next().await;
+        match found.map_err(|error| errno(&error).unwrap_or(Errno::EIO))? {
+            Some(route) => self.selected(route).ok_or(Errno::ENETUNREACH),
+            None => Err(Errno::ENETUNREACH),
+        }
+    }
+
+    /// Reads the kernel's answer. Returns `None` for a route without an interface, such as an unreachable one.
+    fn selected(&self, route: RouteMessage) -> Option<SelectedRoute> {
+        let mut ifindex = None;
+        let (mut source, mut gateway, mut metrics) = (None, None, Vec::new());
+        for attribute in route.attributes {
+            match attribute {
+                RouteAttribute::Oif(index) => ifindex = Some(index),
+                RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => source = Some(ip.into()),
+                RouteAttribute::PrefSource(RouteAddress::Inet6(ip)) => source = Some(ip.into()),
+                RouteAttribute::Gateway(address) => gateway = Some(address),
+                RouteAttribute::Metrics(list) => metrics = list,
+                _ => {}
+            }
+        }
+        let mtu = self.mtus.get(&ifindex?).copied();
+        Some(SelectedRoute { ifindex: ifindex?, source, gateway, mtu, metrics })
+    }
+
+    /// Returns whether `message` tells of a change outside the router's own interface.
+    async fn takes(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) -> bool {
+        use RouteNetlinkMessage as Told;
+        let told = match message.payload {
+            NetlinkPayload::InnerMessage(told) => told,
+            // Messages were lost because they arrived faster than they were read.
+            NetlinkPayload::Overrun(_) => {
+                // If the list cannot be read, MTUs are unknown, which is not worth more than a late discovery.
+                let _ = self.read_mtus().await;
+                return true;
+            }
+            _ => return false,
+        };
+        match told {
+            Told::NewLink(link) if link.header.index != self.own => {
+                self.note_mtu(&link);
+                true
+            }
+            Told::DelLink(link) if link.header.index != self.own => {
+                self.mtus.remove(&link.header.index);
+                true
+            }
+            Told::NewAddress(address) | Told::DelAddress(address) => address.header.index != self.own,
+            Told::NewRoute(route) | Told::DelRoute(route) => {
+                !route.attributes.contains(&RouteAttribute::Oif(self.own))
+            }
+            Told::NewRule(_) | Told::DelRule(_) => true,
+            _ => false,
+        }
+    }
+
+    async fn read_mtus(&mut self) -> Result<(), rtnetlink::Error> {
+        self.mtus.clear();
+        let mut links = self.handle.link().get().execute();
+        while let Some(link) = links.try_next().await? {
+            self.note_mtu(&link);
+        }
+        Ok(())
+    }
+
+    fn note_mtu(&mut self, link: &LinkMessage) {
+        let mtu = link.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::Mtu(mtu) => Some(*mtu),
+            _ => None,
+        });
+        self.mtus.extend(mtu.map(|mtu| (link.header.index, mtu)));
+    }
+}
+
+impl fmt::Debug for UnderlayWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UnderlayWatch").field("own", &self.own).finish_non_exhaustive()
+    }
+}
