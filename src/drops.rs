@@ -43,6 +43,8 @@ reasons! {
     GsoSize = "gso_size",
     /// The checksum start or offset points outside the packet, or not at its transport header.
     ChecksumStart = "checksum_start",
+    /// The tunnel offsets of a superpacket do not lead to its outer UDP and inner IP headers.
+    TunnelOffsets = "tunnel_offsets",
     /// A transport header that is cut short or has an impossible data offset.
     TransportHeader = "transport_header",
 

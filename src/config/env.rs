@@ -20,7 +20,7 @@ use crate::netlink::masquerade::Masquerade;
 use crate::wireguard::keys::PublicKey;
 
 /// All known variables that start with [`PREFIX`].
-const NAMES: [&str; 28] = [
+const NAMES: [&str; 29] = [
     "LANEWAY_CONFIG",
     "LANEWAY_INTERFACE",
     "LANEWAY_QUEUES",
@@ -31,6 +31,7 @@ const NAMES: [&str; 28] = [
     "LANEWAY_INBOX_DEPTH",
     "LANEWAY_DRAIN_CAP",
     "LANEWAY_TUN_OFFLOAD",
+    "LANEWAY_TUNNEL_MERGE",
     "LANEWAY_UDP_OFFLOAD",
     "LANEWAY_MTU",
     "LANEWAY_LISTEN_PORT",
@@ -75,6 +76,8 @@ pub struct Environment {
     pub drain_cap: Option<usize>,
     /// `LANEWAY_TUN_OFFLOAD`: segmentation offload (TSO and USO) on the TUN.
     pub tun_offload: Option<Switch>,
+    /// `LANEWAY_TUNNEL_MERGE`: merging of encapsulated packets whose outer datagrams have no checksum.
+    pub tunnel_merge: Option<Switch>,
     /// `LANEWAY_UDP_OFFLOAD`: GSO and GRO on the UDP sockets.
     pub udp_offload: Option<Switch>,
     /// `LANEWAY_MTU`: the TUN's MTU in bytes.
@@ -158,6 +161,7 @@ impl Environment {
                 self.drain_cap = Some(value.number(1, MAX_DRAIN_CAP as u64, "packets")? as usize);
             }
             "LANEWAY_TUN_OFFLOAD" => self.tun_offload = Some(value.switch()?),
+            "LANEWAY_TUNNEL_MERGE" => self.tunnel_merge = Some(value.switch()?),
             "LANEWAY_UDP_OFFLOAD" => self.udp_offload = Some(value.switch()?),
             "LANEWAY_MTU" => {
                 let (least, most) = MTU_RANGE;
@@ -359,6 +363,7 @@ mod tests {
             "16",
             "32",
             "off",
+            "off",
             "auto",
             "1380",
             "51820",
@@ -391,6 +396,7 @@ mod tests {
             inbox_depth: Some(16),
             drain_cap: Some(32),
             tun_offload: Some(Switch::Off),
+            tunnel_merge: Some(Switch::Off),
             udp_offload: Some(Switch::Auto),
             mtu: Some(1380),
             listen_port: Some(51820),

@@ -81,6 +81,8 @@ pub struct RouterConfig {
     pub drain_cap: usize,
     /// Segmentation offload (TSO and USO) on the TUN.
     pub tun_offload: Switch,
+    /// Whether encapsulated packets are merged although their outer datagrams have no checksum.
+    pub tunnel_merge: Switch,
     /// GSO and GRO on the UDP sockets.
     pub udp_offload: Switch,
     /// Requested size of each UDP socket buffer in bytes.
@@ -142,6 +144,7 @@ impl RouterConfig {
             inbox_depth: None,
             drain_cap: DRAIN_CAP,
             tun_offload: Switch::default(),
+            tunnel_merge: Switch::default(),
             udp_offload: Switch::default(),
             socket_buffer: 32 << 20,
             reject: RejectPolicy::default(),
@@ -321,6 +324,7 @@ impl RouterConfig {
         self.inbox_depth = e.inbox_depth;
         self.drain_cap = e.drain_cap.unwrap_or(self.drain_cap);
         self.tun_offload = e.tun_offload.unwrap_or(self.tun_offload);
+        self.tunnel_merge = e.tunnel_merge.unwrap_or(self.tunnel_merge);
         self.udp_offload = e.udp_offload.unwrap_or(self.udp_offload);
         self.keep = e.keep.unwrap_or(self.keep);
         self.mtu = e.mtu.unwrap_or(self.mtu);

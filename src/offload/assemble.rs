@@ -68,6 +68,7 @@ pub fn assemble<'p>(
         gso_size: if one_segment { 0 } else { gso_size },
         csum_start: transport as u16,
         csum_offset: kind.checksum_offset() as u16,
+        ..VirtioHeader::default()
     };
     virtio.copy_from_slice(&described.encode());
     Ok(end)
@@ -115,7 +116,7 @@ fn stamp(packet: &mut [u8], kind: SuperpacketKind, transport: usize) {
 
 fn gso_type(kind: SuperpacketKind) -> u8 {
     match kind {
-        SuperpacketKind::None => VirtioHeader::GSO_NONE,
+        SuperpacketKind::None | SuperpacketKind::UdpTunnel => VirtioHeader::GSO_NONE,
         SuperpacketKind::Tso4 => VirtioHeader::GSO_TCPV4,
         SuperpacketKind::Tso6 => VirtioHeader::GSO_TCPV6,
         SuperpacketKind::Uso4 | SuperpacketKind::Uso6 => VirtioHeader::GSO_UDP_L4,

@@ -15,15 +15,19 @@ pub struct Limits {
     pub udp_segments: usize,
     /// Maximum bytes, IP and transport headers included.
     pub bytes: usize,
+    /// Whether UDP datagrams without a checksum are merged if they go to the port of a known
+    /// encapsulation. The superpacket gives them a correct checksum in place of none.
+    pub fill_checksums: bool,
 }
 
 impl Limits {
     /// No coalescing.
-    pub const NONE: Limits = Limits { tcp_segments: 1, udp_segments: 1, bytes: MAX_PACKET };
+    pub const NONE: Limits = Limits { tcp_segments: 1, udp_segments: 1, ..Self::SAFE };
 
     /// Limits that every kernel with both offloads accepts: 64 segments (`UDP_MAX_SEGMENTS` in
     /// `include/linux/udp.h` before Linux 6.9).
-    pub const SAFE: Limits = Limits { tcp_segments: 64, udp_segments: 64, bytes: MAX_PACKET };
+    pub const SAFE: Limits =
+        Limits { tcp_segments: 64, udp_segments: 64, bytes: MAX_PACKET, fill_checksums: false };
 
     /// Returns the limits of a kernel of this `release` (as printed by `uname -r`) with the granted
     /// offloads `tcp` and `udp`. An unreadable release is treated as an old kernel.
@@ -38,15 +42,22 @@ impl Limits {
         Limits {
             tcp_segments: if tcp { Self::SAFE.tcp_segments } else { 1 },
             udp_segments: if udp { udp_segments } else { 1 },
-            bytes: MAX_PACKET,
+            ..Self::SAFE
         }
+    }
+
+    /// Returns whether superpackets of any kind are written.
+    #[inline]
+    pub const fn merges(&self) -> bool {
+        self.tcp_segments > 1 || self.udp_segments > 1
     }
 
     /// Returns the maximum number of segments in a superpacket of this kind.
     #[inline]
     pub const fn segments(&self, kind: SuperpacketKind) -> usize {
         match kind {
-            SuperpacketKind::None => 1,
+            // The kernel's TUN refuses superpackets in a tunnel (Linux 6.18).
+            SuperpacketKind::None | SuperpacketKind::UdpTunnel => 1,
             SuperpacketKind::Tso4 | SuperpacketKind::Tso6 => self.tcp_segments,
             SuperpacketKind::Uso4 | SuperpacketKind::Uso6 => self.udp_segments,
         }

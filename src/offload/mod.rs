@@ -13,7 +13,7 @@
 //! - `open` creates the interface, attaches the queues and negotiates the offloads.
 //! - `reader`, `writer`, `rejecter` and `shortcut` are the parts of a queue; the last three write
 //!   through `port`.
-//! - `virtio`, `superpacket` and `segment` decode, validate and segment what was read.
+//! - `virtio`, `superpacket`, `tunnel` and `segment` decode, validate and segment what was read.
 //! - `coalesce`, `limits` and `assemble` merge packets into superpackets and lay them out for a write.
 //!
 //! Only opening, reading and writing make system calls. Nothing allocates once a queue is open.
@@ -28,6 +28,7 @@ mod segment;
 mod superpacket;
 #[cfg(test)]
 mod testing;
+mod tunnel;
 mod virtio;
 mod writer;
 

@@ -13,6 +13,7 @@ use nix::unistd::Uid;
 use super::limits::Limits;
 use super::port::Port;
 use super::reader::QueueReader;
+use super::virtio::HeaderForm;
 use super::writer::{QueueRejecter, QueueShortcut, QueueWriter};
 use crate::shutdown::Shutdown;
 use crate::sys::tun::{self, Flags, offload};
@@ -85,6 +86,9 @@ pub struct Offloads {
     pub tcp: bool,
     /// UDP segmentation (USO), with checksum offload.
     pub udp: bool,
+    /// Segmentation of TCP and UDP inside UDP tunnels, with and without outer checksum. Only from the
+    /// kernel to us: its TUN refuses such superpackets from us (Linux 6.18).
+    pub udp_tunnel: bool,
 }
 
 /// Errors when opening or inheriting a TUN interface.
@@ -236,14 +240,19 @@ fn finish(
         attach(&fd, &name, Flags::QUEUE)?;
         fds.push(fd);
     }
-    let offloads = negotiate(&fds, offload, |fd, mask| tun::set_offload(fd, mask))?;
+    let offloads = negotiate(&fds, offload, |fd, rung| {
+        // The kernel grants tunnel offloads only with the long header.
+        tun::set_header_len(fd, rung.header().len())?;
+        tun::set_offload(fd, rung.mask())
+    })?;
+    let header = offloads.header();
     let limits = Limits::for_kernel(&kernel_release(), offloads.tcp, offloads.udp);
     let fds: Vec<_> = fds.into_iter().map(Arc::new).collect();
     let lifetime = Lifetime { queue: Arc::clone(&fds[0]), taken_over };
     let queue = |fd: Arc<OwnedFd>| {
-        let port = Port::new(Arc::clone(&fd), Arc::clone(shutdown));
+        let port = Port::new(Arc::clone(&fd), Arc::clone(shutdown), header);
         Offload {
-            reader: QueueReader::new(fd),
+            reader: QueueReader::new(fd, header),
             writer: QueueWriter::new(port.clone(), limits),
             rejecter: QueueRejecter::new(port.clone()),
             shortcut: QueueShortcut::new(port),
@@ -257,17 +266,18 @@ fn finish(
 fn negotiate<Q>(
     queues: &[Q],
     offload: bool,
-    set: impl Fn(&Q, u32) -> Result<(), Errno>,
+    set: impl Fn(&Q, Offloads) -> Result<(), Errno>,
 ) -> Result<Offloads, OpenError> {
     let ladder = [
-        Offloads { tcp: true, udp: true },
-        Offloads { tcp: true, udp: false }, // Linux before 6.2
+        Offloads { tcp: true, udp: true, udp_tunnel: true },
+        Offloads { tcp: true, udp: true, udp_tunnel: false }, // Linux before 6.17
+        Offloads { tcp: true, udp: false, udp_tunnel: false }, // Linux before 6.2
         Offloads::default(),
     ];
-    let rungs = if offload { &ladder[..] } else { &ladder[2..] };
+    let rungs = if offload { &ladder[..] } else { &ladder[3..] };
     let mut refusal = Errno::EINVAL;
     for rung in rungs {
-        match queues.iter().try_for_each(|queue| set(queue, rung.mask())) {
+        match queues.iter().try_for_each(|queue| set(queue, *rung)) {
             Ok(()) => return Ok(*rung),
             Err(errno) => refusal = errno,
         }
@@ -277,12 +287,12 @@ fn negotiate<Q>(
 
 impl Offloads {
     fn mask(self) -> u32 {
-        match self {
-            Offloads { tcp: true, udp: true } => offload::CSUM | offload::TSO | offload::USO,
-            Offloads { tcp: true, udp: false } => offload::CSUM | offload::TSO,
-            Offloads { tcp: false, udp: true } => offload::CSUM | offload::USO,
-            Offloads { tcp: false, udp: false } => 0,
-        }
+        let of = |granted, mask| if granted { offload::CSUM | mask } else { 0 };
+        of(self.tcp, offload::TSO) | of(self.udp, offload::USO) | of(self.udp_tunnel, offload::UDP_TUNNEL)
+    }
+
+    fn header(self) -> HeaderForm {
+        if self.udp_tunnel { HeaderForm::Long } else { HeaderForm::Short }
     }
 }
 
@@ -358,7 +368,8 @@ mod tests {
     /// and the mask that each queue ends up with.
     fn negotiated(known: u32, offload: bool) -> (Offloads, [u32; 3]) {
         let queues: [Cell<u32>; 3] = Default::default();
-        let set = |queue: &Cell<u32>, mask: u32| {
+        let set = |queue: &Cell<u32>, rung: Offloads| {
+            let mask = rung.mask();
             if mask & !known != 0 {
                 return Err(Errno::EINVAL);
             }
@@ -371,10 +382,13 @@ mod tests {
 
     #[test]
     fn every_queue_sets_the_most_that_the_kernel_knows() {
-        use offload::{CSUM, TSO, USO};
-        let all = Offloads { tcp: true, udp: true };
-        let tcp = Offloads { tcp: true, udp: false };
-        assert_eq!(negotiated(CSUM | TSO | USO, true), (all, [CSUM | TSO | USO; 3]));
+        use offload::{CSUM, TSO, UDP_TUNNEL, USO};
+        let all = Offloads { tcp: true, udp: true, udp_tunnel: true };
+        let plain = Offloads { udp_tunnel: false, ..all };
+        let tcp = Offloads { udp: false, ..plain };
+        let every = CSUM | TSO | USO | UDP_TUNNEL;
+        assert_eq!(negotiated(every, true), (all, [every; 3]));
+        assert_eq!(negotiated(CSUM | TSO | USO, true), (plain, [CSUM | TSO | USO; 3]), "Linux before 6.17");
         assert_eq!(negotiated(CSUM | TSO, true), (tcp, [CSUM | TSO; 3]), "Linux before 6.2");
         assert_eq!(negotiated(CSUM, true), (Offloads::default(), [0; 3]), "checksums alone are useless");
         assert_eq!(negotiated(CSUM | TSO | USO, false), (Offloads::default(), [0; 3]), "not requested");

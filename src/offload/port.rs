@@ -11,7 +11,7 @@ use nix::unistd;
 
 use super::coalesce::CloseReason;
 use super::superpacket::SuperpacketKind;
-use super::virtio::{VIRTIO_HEADER_LEN, VirtioHeader};
+use super::virtio::{HeaderForm, VirtioHeader};
 use crate::drops::{DropReason, DropTally};
 use crate::errnos::ErrnoCounts;
 use crate::shutdown::Shutdown;
@@ -20,25 +20,30 @@ use crate::shutdown::Shutdown;
 ///
 /// Does not set `DATA_VALID`: the kernel's TUN ignores the flag, and the kernel should verify the
 /// checksum itself, since it may be wrong.
-const PLAIN: [u8; VIRTIO_HEADER_LEN] = VirtioHeader::decode([0; VIRTIO_HEADER_LEN]).encode();
+const PLAIN: [u8; VirtioHeader::LONG] = [0; VirtioHeader::LONG];
+
+/// Bytes in front of a frame that [`Port::write_frame`] needs for the long form of the virtio header.
+pub(super) const HEADROOM: usize = VirtioHeader::LONG - VirtioHeader::LEN;
 
 /// The writing side of a queue's file descriptor.
 #[derive(Clone, Debug)]
 pub(super) struct Port {
     fd: Arc<OwnedFd>,
     shutdown: Arc<Shutdown>,
+    header: HeaderForm,
 }
 
 impl Port {
-    pub(super) fn new(fd: Arc<OwnedFd>, shutdown: Arc<Shutdown>) -> Port {
-        Port { fd, shutdown }
+    pub(super) fn new(fd: Arc<OwnedFd>, shutdown: Arc<Shutdown>, header: HeaderForm) -> Port {
+        Port { fd, shutdown, header }
     }
 
     /// Writes one complete packet and counts it as written or dropped.
     #[inline]
     pub(super) fn write_packet(&self, packet: &[u8], tally: &mut WriteTally) {
-        let pieces = [IoSlice::new(&PLAIN), IoSlice::new(packet)];
-        match self.insist(PLAIN.len() + packet.len(), || writev(&self.fd, &pieces)) {
+        let header = &PLAIN[..self.header.len()];
+        let pieces = [IoSlice::new(header), IoSlice::new(packet)];
+        match self.insist(header.len() + packet.len(), || writev(&self.fd, &pieces)) {
             Ok(()) => tally.wrote_packet(packet.len()),
             Err(errno) => tally.refused(errno, 1),
         }
@@ -47,12 +52,23 @@ impl Port {
     /// Writes one complete packet without retrying. Returns whether the kernel accepted it.
     #[inline]
     pub(super) fn try_packet(&self, packet: &[u8]) -> bool {
-        writev(&self.fd, &[IoSlice::new(&PLAIN), IoSlice::new(packet)]) == Ok(PLAIN.len() + packet.len())
+        let header = &PLAIN[..self.header.len()];
+        writev(&self.fd, &[IoSlice::new(header), IoSlice::new(packet)]) == Ok(header.len() + packet.len())
     }
 
-    /// Writes `frame`, a virtio header followed by its packet, in one system call.
+    /// Writes a frame in one system call: a virtio header in the short form followed by its packet, which
+    /// begins [`HEADROOM`] bytes into `scratch`. Where the interface has the long form, the header moves
+    /// into the headroom.
     #[inline]
-    pub(super) fn write_frame(&self, frame: &[u8]) -> Result<(), Errno> {
+    pub(super) fn write_frame(&self, scratch: &mut [u8]) -> Result<(), Errno> {
+        let frame = match self.header {
+            HeaderForm::Short => &scratch[HEADROOM..],
+            HeaderForm::Long => {
+                scratch.copy_within(HEADROOM..HEADROOM + VirtioHeader::LEN, 0);
+                scratch[VirtioHeader::LEN..VirtioHeader::LONG].fill(0);
+                &*scratch
+            }
+        };
         self.insist(frame.len(), || unistd::write(&self.fd, frame))
     }
 

@@ -10,18 +10,19 @@ use nix::errno::Errno;
 use nix::unistd;
 
 use super::superpacket::Superpacket;
-use super::virtio::VirtioHeader;
+use super::virtio::{HeaderForm, VirtioHeader};
 use crate::drops::DropReason;
 
 /// Length of the longest possible read in bytes: a virtio header and an IPv6 packet with the longest
 /// payload that is not a jumbogram.
-const READ_BUFFER: usize = VirtioHeader::LEN + 40 + 65_535;
+const READ_BUFFER: usize = VirtioHeader::LONG + 40 + 65_535;
 
 /// The reading part of a queue. Owns the buffer that it reads into.
 #[derive(Debug)]
 pub struct QueueReader {
     fd: Arc<OwnedFd>,
     buffer: Box<[u8]>,
+    header: HeaderForm,
 }
 
 /// Result of one read.
@@ -76,8 +77,8 @@ impl DrainEnd {
 }
 
 impl QueueReader {
-    pub(super) fn new(fd: Arc<OwnedFd>) -> QueueReader {
-        QueueReader { fd, buffer: vec![0; READ_BUFFER].into_boxed_slice() }
+    pub(super) fn new(fd: Arc<OwnedFd>, header: HeaderForm) -> QueueReader {
+        QueueReader { fd, buffer: vec![0; READ_BUFFER].into_boxed_slice(), header }
     }
 
     /// Reads one packet or superpacket, if one is waiting.
@@ -98,10 +99,10 @@ impl QueueReader {
                 Err(errno) => return Err(QueueError::Os(errno.into())),
             }
         };
-        let Some((header, packet)) = self.buffer[..len].split_first_chunk_mut() else {
+        let Some((header, packet)) = self.header.split(&mut self.buffer[..len]) else {
             return Ok(Read::Malformed(DropReason::ShortRead));
         };
-        Ok(match Superpacket::parse(VirtioHeader::decode(*header), packet) {
+        Ok(match Superpacket::parse(header, packet) {
             Ok(packet) => Read::Packet(packet),
             Err(reason) => Read::Malformed(reason),
         })
@@ -128,7 +129,7 @@ mod tests {
     fn pair() -> (QueueReader, UnixDatagram) {
         let (queue, kernel) = UnixDatagram::pair().unwrap();
         queue.set_nonblocking(true).unwrap();
-        (QueueReader::new(Arc::new(queue.into())), kernel)
+        (QueueReader::new(Arc::new(queue.into()), HeaderForm::Short), kernel)
     }
 
     /// Returns a TCP superpacket of `len` bytes, headers included, with 1,000 payload bytes per segment.

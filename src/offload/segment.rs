@@ -5,7 +5,8 @@
 //! sums the payload, and a few field updates.
 //!
 //! The rules follow `tcp_gso_segment` (`net/ipv4/tcp_offload.c`), `__udp_gso_segment`
-//! (`net/ipv4/udp_offload.c`) and `inet_gso_segment` (`net/ipv4/af_inet.c`).
+//! (`net/ipv4/udp_offload.c`) and `inet_gso_segment` (`net/ipv4/af_inet.c`). In a tunnel they hold for the
+//! inner packet, and [`Tunnel`](super::tunnel::Tunnel) completes the outer headers.
 
 use super::superpacket::{Superpacket, SuperpacketKind};
 use crate::packet::checksum::Sum;
@@ -52,8 +53,10 @@ impl Superpacket<'_> {
         header.copy_from_slice(&self.packet[..self.header_len]);
         let sum = Sum::copying(payload, &self.packet[start..end]);
 
-        let (ip, transport) = header.split_at_mut(self.transport);
-        self.stamp_ip(i, len, ip);
+        let network = self.tunnel.as_ref().map_or(0, |tunnel| tunnel.inner);
+        let payload_sum = sum;
+        let (ip, transport) = header[network..].split_at_mut(self.transport - network);
+        self.stamp_ip(i, len - network, ip);
         // Parsing rejects jumbograms, so the transport length fits 16 bits.
         let transport_len = (len - self.transport) as u16;
         let sum = sum + self.stamp.transport.with_u16(transport_len);
@@ -61,6 +64,9 @@ impl Superpacket<'_> {
             self.stamp_tcp(i, transport, sum);
         } else if let Some(mut udp) = Udp::new_checked(transport) {
             udp.stamp(transport_len, sum.with_u16(transport_len).udp_checksum());
+        }
+        if let Some(tunnel) = &self.tunnel {
+            tunnel.stamp(i, &mut out[..len], self.header_len, payload_sum);
         }
         len
     }

@@ -10,6 +10,7 @@
 
 use std::net::IpAddr;
 
+use super::tunnel::Tunnel;
 use super::virtio::VirtioHeader;
 use crate::drops::DropReason;
 use crate::packet::checksum::{self, Sum};
@@ -29,11 +30,14 @@ pub enum SuperpacketKind {
     Uso4,
     /// UDP over IPv6.
     Uso6,
+    /// TCP or UDP inside a UDP tunnel, such as VXLAN or Geneve.
+    UdpTunnel,
 }
 
 impl SuperpacketKind {
     /// All kinds, in discriminant order.
-    pub const ALL: [SuperpacketKind; 5] = [Self::None, Self::Tso4, Self::Tso6, Self::Uso4, Self::Uso6];
+    pub const ALL: [SuperpacketKind; 6] =
+        [Self::None, Self::Tso4, Self::Tso6, Self::Uso4, Self::Uso6, Self::UdpTunnel];
 
     /// Returns the value of the `kind` metric label.
     pub const fn label(self) -> &'static str {
@@ -43,6 +47,7 @@ impl SuperpacketKind {
             Self::Tso6 => "tso6",
             Self::Uso4 => "uso4",
             Self::Uso6 => "uso6",
+            Self::UdpTunnel => "udp_tunnel",
         }
     }
 
@@ -73,12 +78,15 @@ impl SuperpacketKind {
 #[derive(Clone, Debug)]
 pub struct Superpacket<'a> {
     header: VirtioHeader,
+    /// In a tunnel, that of the inner packets.
     pub(super) kind: SuperpacketKind,
     /// Trimmed to its IP length. Immutable from here on, so each segment copies its headers from it.
     pub(super) packet: &'a [u8],
-    /// Offset of the transport header in bytes. Zero for kind `None`.
+    /// The headers around each inner packet, if the superpacket is in a tunnel.
+    pub(super) tunnel: Option<Tunnel>,
+    /// Offset of the (inner) transport header in bytes. Zero for kind `None`.
     pub(super) transport: usize,
-    /// Bytes of IP and transport header: the offset of the payload. Zero for kind `None`.
+    /// Bytes of all headers: the offset of the payload. Zero for kind `None`.
     pub(super) header_len: usize,
     /// Payload bytes of every segment but the last, which can be shorter.
     pub(super) gso_size: usize,
@@ -126,6 +134,7 @@ impl<'a> Superpacket<'a> {
             header,
             kind: SuperpacketKind::None,
             packet,
+            tunnel: None,
             transport: 0,
             header_len: 0,
             gso_size: packet.len(),
@@ -134,13 +143,17 @@ impl<'a> Superpacket<'a> {
             source,
             destination,
         };
-        if gso == VirtioHeader::GSO_NONE { Ok(whole) } else { whole.segmented(gso, header) }
+        if gso == VirtioHeader::GSO_NONE {
+            return Ok(whole);
+        }
+        let tunnel = Tunnel::parse(packet, header)?;
+        Superpacket { tunnel, ..whole }.segmented(gso, header)
     }
 
     /// Returns how the superpacket is segmented.
     #[inline]
     pub fn kind(&self) -> SuperpacketKind {
-        self.kind
+        if self.tunnel.is_some() { SuperpacketKind::UdpTunnel } else { self.kind }
     }
 
     /// Returns the virtio header with which a stored copy of [`Superpacket::packet`] can be parsed
@@ -172,7 +185,8 @@ impl<'a> Superpacket<'a> {
 
     /// Validates everything that segmentation relies on.
     fn segmented(self, gso: u8, virtio: VirtioHeader) -> Result<Superpacket<'a>, DropReason> {
-        let packet = self.packet;
+        let network = self.tunnel.as_ref().map_or(0, |tunnel| tunnel.inner);
+        let packet = &self.packet[network..];
         let version = packet[0] >> 4;
         let ip::Transport { protocol, offset, fragment } =
             ip::transport(packet).ok_or(DropReason::TransportHeader)?;
@@ -191,7 +205,8 @@ impl<'a> Superpacket<'a> {
         // Without NEEDS_CSUM the two fields are meaningless. The offsets used below come from parsing the
         // headers in either case.
         let told = (usize::from(virtio.csum_start), usize::from(virtio.csum_offset));
-        if virtio.flags & VirtioHeader::NEEDS_CSUM != 0 && told != (offset, kind.checksum_offset()) {
+        let found = (network + offset, kind.checksum_offset());
+        if virtio.flags & VirtioHeader::NEEDS_CSUM != 0 && told != found {
             return Err(DropReason::ChecksumStart);
         }
 
@@ -212,10 +227,11 @@ impl<'a> Superpacket<'a> {
             stamp.transport = stamp.transport + Sum::of(&packet[offset..offset + 4]);
             Udp::HEADER
         };
-        let header_len = offset + transport_len;
+        let transport = network + offset;
+        let header_len = transport + transport_len;
         let gso_size = usize::from(virtio.gso_size);
-        let segments = (packet.len() - header_len).div_ceil(gso_size).max(1);
-        Ok(Superpacket { kind, transport: offset, header_len, gso_size, segments, stamp, ..self })
+        let segments = (self.packet.len() - header_len).div_ceil(gso_size).max(1);
+        Ok(Superpacket { kind, transport, header_len, gso_size, segments, stamp, ..self })
     }
 }
 
@@ -226,14 +242,16 @@ impl Stamp {
     }
 }
 
-/// Returns the GSO type without its ECN bit, or the drop reason if a TUN never delivers such a packet.
+/// Returns the GSO type without its ECN and tunnel bits, or the drop reason if a TUN never delivers
+/// such a packet.
 fn gso_type(header: VirtioHeader) -> Result<u8, DropReason> {
-    let gso = header.gso_type & !VirtioHeader::GSO_ECN;
+    let gso = header.gso_type & !(VirtioHeader::GSO_ECN | Tunnel::BITS);
     let known = matches!(
         gso,
         VirtioHeader::GSO_NONE | VirtioHeader::GSO_TCPV4 | VirtioHeader::GSO_TCPV6 | VirtioHeader::GSO_UDP_L4
     );
-    if !known || header.flags & VirtioHeader::RSC_INFO != 0 {
+    let nothing_inside = gso == VirtioHeader::GSO_NONE && header.gso_type & Tunnel::BITS != 0;
+    if !known || nothing_inside || header.flags & VirtioHeader::RSC_INFO != 0 {
         return Err(DropReason::GsoType);
     }
     let tcp = matches!(gso, VirtioHeader::GSO_TCPV4 | VirtioHeader::GSO_TCPV6);

@@ -148,6 +148,7 @@ impl Build {
             gso_size,
             csum_start: self.transport() as u16,
             csum_offset,
+            ..VirtioHeader::default()
         }
     }
 }

@@ -6,7 +6,7 @@ use tracing::warn;
 use super::assemble::{AssembleError, SCRATCH, assemble};
 use super::coalesce::{CloseReason, Coalesced, Sink};
 use super::limits::Limits;
-use super::port::{Port, WriteTally};
+use super::port::{HEADROOM, Port, WriteTally};
 use super::superpacket::{Superpacket, SuperpacketKind};
 use super::virtio::VirtioHeader;
 use crate::units::MAX_PACKET;
@@ -22,7 +22,7 @@ pub struct QueueWriter {
 
 impl QueueWriter {
     pub(super) fn new(port: Port, limits: Limits) -> QueueWriter {
-        let scratch = vec![0; SCRATCH].into_boxed_slice();
+        let scratch = vec![0; HEADROOM + SCRATCH].into_boxed_slice();
         QueueWriter { port, scratch, limits, tally: WriteTally::default() }
     }
 
@@ -31,6 +31,12 @@ impl QueueWriter {
     #[inline]
     pub fn limits(&self) -> Limits {
         self.limits
+    }
+
+    /// Sets whether datagrams of known encapsulations are merged although they have no checksum; see
+    /// [`Limits::fill_checksums`].
+    pub fn fill_checksums(&mut self, fill: bool) {
+        self.limits.fill_checksums = fill;
     }
 
     /// Returns the counts since they were last taken.
@@ -57,12 +63,12 @@ impl QueueWriter {
         payloads: impl IntoIterator<Item = &'p [u8]>,
         gso_size: usize,
     ) -> Result<(), AssembleError> {
-        let len = assemble(&mut self.scratch, header, payloads, gso_size)?;
+        let len = assemble(&mut self.scratch[HEADROOM..], header, payloads, gso_size)?;
         if len == 0 {
             return Ok(());
         }
         let segments = (len - VirtioHeader::LEN - header.len()).div_ceil(gso_size);
-        match self.port.write_frame(&self.scratch[..len]) {
+        match self.port.write_frame(&mut self.scratch[..HEADROOM + len]) {
             Ok(()) if segments == 1 => self.tally.wrote_packet(len - VirtioHeader::LEN),
             Ok(()) => self.tally.wrote_superpacket(kind(header), segments, len - VirtioHeader::LEN),
             Err(errno) => self.tally.refused(errno, segments),
@@ -75,7 +81,7 @@ impl QueueWriter {
     /// superpackets (Linux 6.6.44 and some vendor kernels).
     #[cold]
     fn fall_back(&mut self, superpacket: &Coalesced<'_, '_>) {
-        if self.limits != Limits::NONE {
+        if self.limits.merges() {
             self.limits = Limits::NONE;
             warn!(
                 kind = superpacket.kind().label(),
@@ -99,10 +105,14 @@ impl Sink for QueueWriter {
 
     fn superpacket(&mut self, superpacket: &Coalesced<'_, '_>) {
         let segments = superpacket.segments();
-        let assembled =
-            assemble(&mut self.scratch, superpacket.header(), superpacket.payloads(), superpacket.gso_size());
+        let assembled = assemble(
+            &mut self.scratch[HEADROOM..],
+            superpacket.header(),
+            superpacket.payloads(),
+            superpacket.gso_size(),
+        );
         let len = assembled.expect("a chain within the limits forms a valid superpacket");
-        match self.port.write_frame(&self.scratch[..len]) {
+        match self.port.write_frame(&mut self.scratch[..HEADROOM + len]) {
             Ok(()) => self.tally.wrote_superpacket(superpacket.kind(), segments, superpacket.bytes()),
             Err(Errno::EINVAL) => self.fall_back(superpacket),
             Err(errno) => self.tally.refused(errno, segments),

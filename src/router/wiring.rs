@@ -142,14 +142,7 @@ pub(crate) fn open(
         tracing::info!("{too_few}");
     }
 
-    let offload = config.tun_offload.is_on();
-    let tun = match tun {
-        Some(fd) => offload::inherit_queue(fd, lanes, offload, shutdown)?,
-        None if config.persist => {
-            offload::open_or_take_over(&config.interface, lanes, offload, shutdown, attached)?
-        }
-        None => offload::open_queues(&config.interface, lanes, offload, shutdown)?,
-    };
+    let tun = open_tun(config, tun, lanes, shutdown)?;
     let udp_offload = config.udp_offload.is_on();
     let options = SocketOptions {
         buffer: config.socket_buffer,
@@ -242,6 +235,27 @@ fn random(entropy: &mut OsEntropy) -> [u8; 8] {
     let mut bytes = [0; 8];
     entropy.fill(&mut bytes);
     bytes
+}
+
+/// Opens the TUN device, or takes over the queue `tun`.
+fn open_tun(
+    config: &RouterConfig,
+    tun: Option<OwnedFd>,
+    lanes: usize,
+    shutdown: &Arc<Shutdown>,
+) -> Result<TunDevice, OpenError> {
+    let offload = config.tun_offload.is_on();
+    let mut tun = match tun {
+        Some(fd) => offload::inherit_queue(fd, lanes, offload, shutdown)?,
+        None if config.persist => {
+            offload::open_or_take_over(&config.interface, lanes, offload, shutdown, attached)?
+        }
+        None => offload::open_queues(&config.interface, lanes, offload, shutdown)?,
+    };
+    for queue in &mut tun.queues {
+        queue.writer.fill_checksums(config.tunnel_merge.is_on());
+    }
+    Ok(tun)
 }
 
 /// Returns the number of queues of a persistent multiqueue TUN.
@@ -401,6 +415,7 @@ impl Summary {
             cpus = self.cpus.join(","),
             tso = self.offloads.tcp,
             uso = self.offloads.udp,
+            udp_tunnel = self.offloads.udp_tunnel,
             gso = self.gso,
             gro = self.gro,
             aead = %self.aead,

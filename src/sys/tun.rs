@@ -13,6 +13,9 @@ pub mod offload {
     pub const TSO: u32 = libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
     /// UDP segmentation offload for IPv4 and IPv6, which can only be enabled together. Since Linux 6.2.
     pub const USO: u32 = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+    /// Segmentation offload for TCP and UDP inside UDP tunnels, without and with outer checksum
+    /// (`TUN_F_UDP_TUNNEL_GSO`, `TUN_F_UDP_TUNNEL_GSO_CSUM`). Since Linux 6.17.
+    pub const UDP_TUNNEL: u32 = 0x080 | 0x100;
 }
 
 /// Flags of a TUN interface (`IFF_*`).
@@ -98,6 +101,19 @@ pub fn set_offload(fd: impl AsFd, offloads: u32) -> Result<(), Errno> {
     // SAFETY: TUNSETOFFLOAD takes its argument by value and accesses no user memory.
     let result =
         unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads)) };
+    Errno::result(result).map(drop)
+}
+
+/// Sets the length in bytes of the virtio header that precedes each packet of the interface, in both directions
+/// (`TUNSETVNETHDRSZ`).
+///
+/// # Errors
+/// `EINVAL` if the length is shorter than the short form of the header.
+pub fn set_header_len(fd: impl AsFd, len: usize) -> Result<(), Errno> {
+    const TUNSETVNETHDRSZ: libc::c_ulong = nix::request_code_write!(b'T', 216, size_of::<libc::c_int>());
+    let len = libc::c_int::try_from(len).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: TUNSETVNETHDRSZ reads one int through its argument. `len` is one and outlives the call.
+    let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), TUNSETVNETHDRSZ as _, &raw const len) };
     Errno::result(result).map(drop)
 }
 

@@ -4,7 +4,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use laneway::netns::Namespace;
-use laneway::offload::{Offload, Read, TunDevice, open_queues};
+use laneway::offload::{Offload, Read, TunDevice, VIRTIO_HEADER_LEN, VirtioHeader, open_queues};
 use laneway::shutdown::Shutdown;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -26,9 +26,12 @@ pub(super) fn has_uso() -> bool {
     uso
 }
 
-/// Writes a frame built by [`Case::frame`](super::superpacket::Case::frame).
+/// Writes a frame built by [`Case::frame`](super::superpacket::Case::frame), whose virtio header is short.
 pub(super) fn write(device: &TunDevice, frame: &[u8]) {
-    let written = nix::unistd::write(device.queues[0].reader.as_fd(), frame);
+    let (header, packet) = frame.split_at(VIRTIO_HEADER_LEN);
+    let more = if device.offloads.udp_tunnel { VirtioHeader::LONG - VIRTIO_HEADER_LEN } else { 0 };
+    let frame = [header, &vec![0; more], packet].concat();
+    let written = nix::unistd::write(device.queues[0].reader.as_fd(), &frame);
     assert_eq!(written, Ok(frame.len()), "the kernel refused a superpacket");
 }
 

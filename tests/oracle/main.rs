@@ -9,6 +9,7 @@ mod superpacket;
 #[path = "../support/mod.rs"]
 mod support;
 mod switched;
+mod tunnelled;
 
 use laneway::netns::Namespace;
 use laneway::packet::ip;
@@ -32,6 +33,12 @@ fn what_the_router_sends_and_writes_is_what_the_kernel_makes_of_it() {
 fn the_same_packets_arrive_with_each_offload_on_and_off() {
     require_root!();
     switched::compare(&mut random());
+}
+
+#[test]
+fn segments_of_superpackets_in_tunnels_are_those_of_the_kernel() {
+    require_root!();
+    tunnelled::compare(&mut random());
 }
 
 fn random() -> Random {

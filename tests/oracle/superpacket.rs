@@ -154,6 +154,7 @@ impl Case {
             gso_size: self.gso_size as u16,
             csum_start: transport as u16,
             csum_offset: if is_tcp(self.kind) { 16 } else { 6 },
+            ..VirtioHeader::default()
         };
         [&virtio.encode()[..], &packet].concat()
     }
@@ -215,7 +216,11 @@ impl Case {
 
 /// Returns whether superpackets of this kind are among the cases.
 pub(super) fn occurs(kind: SuperpacketKind, uso: bool) -> bool {
-    uso || !matches!(kind, SuperpacketKind::Uso4 | SuperpacketKind::Uso6)
+    match kind {
+        SuperpacketKind::UdpTunnel => false,
+        SuperpacketKind::Uso4 | SuperpacketKind::Uso6 => uso,
+        _ => true,
+    }
 }
 
 fn is_tcp(kind: SuperpacketKind) -> bool {

@@ -25,7 +25,7 @@ pub(super) fn check() -> Vec<Check> {
     match made {
         Ok(offloads) => {
             let found = format!("created with {QUEUES} queues and virtio headers {place}, then removed");
-            vec![Check::good("TUN device", found), tso(offloads), uso(offloads)]
+            vec![Check::good("TUN device", found), tso(offloads), uso(offloads), udp_tunnel(offloads)]
         }
         Err(error) => vec![refused(&error)],
     }
@@ -66,6 +66,19 @@ fn uso(offloads: Offloads) -> Check {
         Check {
             remedy: Some(remedies::NEWER_KERNEL),
             ..Check::new("TUN offload, UDP", Verdict::Limited, found)
+        }
+    }
+}
+
+fn udp_tunnel(offloads: Offloads) -> Check {
+    let found = "superpackets inside UDP tunnels (VXLAN, Geneve) are read";
+    if offloads.udp_tunnel {
+        Check::good("TUN offload, tunnels", found)
+    } else {
+        let found = "the kernel does not support UDP tunnel GSO on a TUN (Linux 6.17 and later do): overlays such as VXLAN are slower";
+        Check {
+            remedy: Some(remedies::NEWER_KERNEL),
+            ..Check::new("TUN offload, tunnels", Verdict::Limited, found)
         }
     }
 }

@@ -100,7 +100,7 @@ impl Sealer {
             open: None,
             staging: Staging::new(),
             routed_by: 0,
-            restored: vec![0; VirtioHeader::LEN + MAX_PACKET].into_boxed_slice(),
+            restored: vec![0; VirtioHeader::LONG + MAX_PACKET].into_boxed_slice(),
         }
     }
 
@@ -220,8 +220,8 @@ impl Sealer {
         let outcome = match self.staging.pop(id, &mut staged) {
             None => Ok(false),
             Some(len) => {
-                let (header, packet) = staged[..len].split_at_mut(VirtioHeader::LEN);
-                let header = VirtioHeader::decode((&*header).try_into().expect("split at its length"));
+                let (header, packet) = staged[..len].split_first_chunk_mut().expect("staged with its header");
+                let header = VirtioHeader::decode_long(header);
                 let packet = Superpacket::parse(header, packet).expect("it was parsed before it was staged");
                 act(self, &packet, turn).map(|()| true)
             }
@@ -392,7 +392,7 @@ impl Sealer {
     }
 
     fn stage_for(&mut self, id: PeerId, attempt: u32, packet: &Superpacket<'_>, turn: &mut Turn<'_>) {
-        let dropped = self.staging.push(id, attempt, [&packet.header().encode(), packet.packet()]);
+        let dropped = self.staging.push(id, attempt, [&packet.header().encode_long(), packet.packet()]);
         turn.metrics.outbound_drops.add(DropReason::StagingFull, dropped);
     }
 }

@@ -11,7 +11,7 @@ use crate::lane::bounds::WINDOW_BATCHES;
 use crate::lane::ring::Ring;
 use crate::lane::ring::batch::InboundBatch;
 use crate::metrics::InsideMetrics;
-use crate::offload::{Limits, QueueWriter, Window};
+use crate::offload::{QueueWriter, Window};
 
 /// Number of segments at which a window is written. Beyond a superpacket's worth, waiting only evicts
 /// the bytes from the cache before they are copied.
@@ -42,7 +42,7 @@ impl PacketWriter {
 
     /// Returns whether the queue accepts superpackets.
     pub fn merges(&self) -> bool {
-        self.writer.limits() != Limits::NONE
+        self.writer.limits().merges()
     }
 
     /// Coalesces and writes up to [`WINDOW_BATCHES`] waiting batches and returns them to their pools.

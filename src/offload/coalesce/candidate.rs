@@ -43,9 +43,14 @@ pub(super) struct Candidate {
     pub(super) id: Option<u16>,
 }
 
-/// Classifies a packet that is trimmed to its IP length.
+/// UDP ports of encapsulations whose datagrams mostly carry no checksum, since their inner packets have
+/// their own: Geneve (RFC 8926), VXLAN (RFC 7348), and VXLAN as Linux and Flannel number it.
+const ENCAPSULATIONS: [u16; 3] = [6081, 4789, 8472];
+
+/// Classifies a packet that is trimmed to its IP length. See [`Limits`](crate::offload::Limits) for
+/// `fill_checksums`.
 #[inline]
-pub(super) fn classify(packet: &[u8]) -> Class {
+pub(super) fn classify(packet: &[u8], fill_checksums: bool) -> Class {
     let Some(transport) = ip::transport(packet) else { return Class::ClosesAll };
     let Some(key) = FlowKey::new(packet, Some(transport)) else { return Class::ClosesAll };
     if transport.fragment {
@@ -53,7 +58,7 @@ pub(super) fn classify(packet: &[u8]) -> Class {
     }
     match transport.protocol {
         protocol::TCP => tcp(packet, key, transport.offset),
-        protocol::UDP => udp(packet, key, transport.offset),
+        protocol::UDP => udp(packet, key, transport.offset, fill_checksums),
         _ => Class::Alone,
     }
 }
@@ -84,7 +89,7 @@ fn tcp(packet: &[u8], key: FlowKey, transport: usize) -> Class {
     })
 }
 
-fn udp(packet: &[u8], key: FlowKey, transport: usize) -> Class {
+fn udp(packet: &[u8], key: FlowKey, transport: usize, fill_checksums: bool) -> Class {
     let Some(header) = Udp::new_checked(&packet[transport..]) else { return Class::ClosesAll };
     let header_len = transport + Udp::HEADER;
     let ip = match plain_ip(packet, transport) {
@@ -94,7 +99,10 @@ fn udp(packet: &[u8], key: FlowKey, transport: usize) -> Class {
     if header.is_empty() {
         return Class::ClosesFlow(key, CloseReason::NoPayload);
     }
-    if header.checksum() == 0 {
+    // A superpacket gives its segments a checksum. That hides no corruption: the inner packet keeps the
+    // checksum it has.
+    let filled = || fill_checksums && ENCAPSULATIONS.contains(&header.destination_port());
+    if header.checksum() == 0 && !filled() {
         return Class::ClosesFlow(key, CloseReason::Checksum);
     }
     Class::Candidate(Candidate {
@@ -141,8 +149,12 @@ pub(super) fn same_header(head: &[u8], packet: &[u8], candidate: &Candidate) -> 
         // Version, traffic class and flow label; next header and hop limit.
         _ => head[..4] == packet[..4] && head[6..8] == packet[6..8],
     };
-    if !ip || !candidate.kind.is_tcp() {
-        return ip;
+    if !ip {
+        return false;
+    }
+    if !candidate.kind.is_tcp() {
+        let has_checksum = |packet: &[u8]| packet[candidate.transport + Udp::CHECKSUM..][..2] != [0; 2];
+        return has_checksum(head) == has_checksum(packet);
     }
     let views =
         (Tcp::new_checked(&head[candidate.transport..]), Tcp::new_checked(&packet[candidate.transport..]));
@@ -165,6 +177,10 @@ pub(super) fn checksum_is_right(packet: &[u8], candidate: &Candidate) -> bool {
         _ => (Ipv6::ADDRESSES, protocol::UDP),
     };
     let transport = &packet[candidate.transport..];
+    if !candidate.kind.is_tcp() && transport[Udp::CHECKSUM..][..2] == [0; 2] {
+        // There is none, and `classify` has allowed that.
+        return true;
+    }
     let sum = pseudo_header(&packet[addresses], protocol) + Sum::of(transport);
     // The IP length fits 16 bits, so the transport length does too.
     sum.with_u16(transport.len() as u16).checksum() == 0

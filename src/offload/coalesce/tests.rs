@@ -6,6 +6,7 @@ use crate::offload::testing::Build;
 use crate::offload::{Limits, SCRATCH, Superpacket, VIRTIO_HEADER_LEN, VirtioHeader, assemble};
 use crate::packet::Flags;
 
+mod encapsulated;
 mod random;
 
 /// Collects all output and checks that each superpacket segments into its original packets.
