@@ -87,6 +87,8 @@ reasons! {
     InnerPacket = "inner_packet",
     /// The inner source address is not the sending peer's by allowed IPs.
     SourceNotAllowed = "source_not_allowed",
+    /// The outer header was marked "congestion experienced" and the inner packet is not ECN-capable (RFC 6040).
+    EcnNotCapable = "ecn_not_capable",
     /// The inside worker's ring was full.
     InboxFull = "inbox_full",
     /// The peer actor's ring was full.

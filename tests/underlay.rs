@@ -47,7 +47,7 @@ impl Lane {
     }
 
     fn send(&mut self, run: &[u8], stride: usize, to: &Endpoint) -> Result<Notices, SendFailure> {
-        self.sender.send_run(&self.socket, run, stride, to)
+        self.sender.send_run(&self.socket, run, stride, to, 0)
     }
 
     /// Receives until the messages hold at least `datagrams`, and returns each with its bytes.
@@ -319,5 +319,5 @@ fn a_full_send_buffer_blocks_and_nothing_is_lost_when_it_has_room_again() {
     let mut writable =
         [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&lane.socket), nix::poll::PollFlags::POLLOUT)];
     nix::poll::poll(&mut writable, nix::poll::PollTimeout::NONE).unwrap();
-    assert_eq!(lane.sender.send_run(&lane.socket, &run, 1452, &to), Ok(Notices::default()));
+    assert_eq!(lane.sender.send_run(&lane.socket, &run, 1452, &to, 0), Ok(Notices::default()));
 }

@@ -17,10 +17,11 @@ use super::{AeadChoice, LogFormat, MTU_RANGE, Queues, RejectPolicy, SpreadPorts,
 use crate::cpus::cpu_list::{CpuList, CpuListError};
 use crate::lane::bounds::{MAX_DRAIN_CAP, MAX_RING_DEPTH};
 use crate::netlink::masquerade::Masquerade;
+use crate::packet::class::Dscp;
 use crate::wireguard::keys::PublicKey;
 
 /// All known variables that start with [`PREFIX`].
-const NAMES: [&str; 29] = [
+const NAMES: [&str; 30] = [
     "LANEWAY_CONFIG",
     "LANEWAY_INTERFACE",
     "LANEWAY_QUEUES",
@@ -44,6 +45,7 @@ const NAMES: [&str; 29] = [
     "LANEWAY_LOG",
     "LANEWAY_LOG_FORMAT",
     "LANEWAY_REJECT",
+    "LANEWAY_DSCP",
     "LANEWAY_AEAD",
     "LANEWAY_SPREAD_PORTS",
     "LANEWAY_UAPI_DIR",
@@ -102,6 +104,8 @@ pub struct Environment {
     pub log_format: Option<LogFormat>,
     /// `LANEWAY_REJECT`: what to do with packets that have no route.
     pub reject: Option<RejectPolicy>,
+    /// `LANEWAY_DSCP`: the DSCP of outer headers.
+    pub dscp: Option<Dscp>,
     /// `LANEWAY_AEAD`: the AEAD implementation.
     pub aead: Option<AeadChoice>,
     /// `LANEWAY_SPREAD_PORTS`: peers that each lane sends to from its own port.
@@ -195,6 +199,7 @@ impl Environment {
                 ];
                 self.reject = Some(value.one_of(&policies)?);
             }
+            "LANEWAY_DSCP" => self.dscp = Some(value.dscp()?),
             "LANEWAY_AEAD" => {
                 let choices = [("portable", AeadChoice::Portable), ("auto", AeadChoice::Auto)];
                 self.aead = Some(value.one_of(&choices)?);
@@ -264,6 +269,16 @@ impl Value<'_> {
 
     fn switch(&self) -> Result<Switch, ConfigError> {
         self.one_of(&[("auto", Switch::Auto), ("off", Switch::Off)])
+    }
+
+    fn dscp(&self) -> Result<Dscp, ConfigError> {
+        match self.text()? {
+            "inherit" => Ok(Dscp::Inherit),
+            text => match text.parse() {
+                Ok(dscp) if dscp < 64 => Ok(Dscp::Fixed(dscp)),
+                _ => Err(self.refuse("`inherit` or a number from 0 to 63")),
+            },
+        }
     }
 
     fn queues(&self) -> Result<Queues, ConfigError> {
@@ -376,6 +391,7 @@ mod tests {
             "laneway=debug",
             "json",
             "drop",
+            "inherit",
             "auto",
             "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=",
             "/tmp/wg",
@@ -409,6 +425,7 @@ mod tests {
             log: Some("laneway=debug".into()),
             log_format: Some(LogFormat::Json),
             reject: Some(RejectPolicy::Drop),
+            dscp: Some(Dscp::Inherit),
             aead: Some(AeadChoice::Auto),
             spread_ports: Some(SpreadPorts::Peers(vec![
                 "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=".parse().unwrap(),
@@ -427,6 +444,7 @@ mod tests {
             ("LANEWAY_QUEUES", "0", "`auto` or a number from 1 to 256"),
             ("LANEWAY_PIN", "on", "`auto` or `off`"),
             ("LANEWAY_INSIDE_CPUS", "3-1", "as in `0-3,8`"),
+            ("LANEWAY_DSCP", "64", "`inherit` or a number from 0 to 63"),
             ("LANEWAY_AEAD", "avx2", "`portable` or `auto`"),
             ("LANEWAY_DRAIN_CAP", "129", "from 1 to 128 packets"),
             ("LANEWAY_MTU", "100", "from 576 to"),

@@ -34,6 +34,7 @@ pub use crate::lane::inside::RejectPolicy;
 use crate::lane::peer_metrics::PEER_LIMIT;
 use crate::netlink::masquerade::Masquerade;
 use crate::netlink::{DefaultRule, IPV6_MIN_MTU, IpVersion, Route};
+use crate::packet::class::Dscp;
 use crate::wireguard::aead::Backend;
 use crate::wireguard::keys::{KeyError, PrivateKey, PublicKey};
 
@@ -89,6 +90,8 @@ pub struct RouterConfig {
     pub socket_buffer: usize,
     /// What to do with packets that have no route.
     pub reject: RejectPolicy,
+    /// The DSCP of outer headers.
+    pub dscp: Dscp,
     /// The AEAD implementation.
     pub aead: Backend,
     /// Peers that each lane sends to from its own port.
@@ -148,6 +151,7 @@ impl RouterConfig {
             udp_offload: Switch::default(),
             socket_buffer: 32 << 20,
             reject: RejectPolicy::default(),
+            dscp: Dscp::default(),
             aead: Backend::fastest(),
             spread_ports: SpreadPorts::default(),
             metrics_addr: None,
@@ -337,6 +341,7 @@ impl RouterConfig {
         self.log = e.log.unwrap_or_else(|| self.log.clone());
         self.log_format = e.log_format.unwrap_or(self.log_format);
         self.reject = e.reject.unwrap_or(self.reject);
+        self.dscp = e.dscp.unwrap_or(self.dscp);
         if let Some(choice) = e.aead {
             self.aead = choice.backend();
         }

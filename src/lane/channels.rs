@@ -39,7 +39,8 @@ pub struct HandshakeDatagram {
 pub enum PeerEvent {
     /// Packets wait for a session, or the current session is due for rekeying.
     WantsHandshake(PeerId),
-    /// Authenticated data arrived on this session, which is not yet confirmed.
+    /// Authenticated data arrived on this session, which the actor has not yet confirmed. The worker has
+    /// [promoted](PeerRecord::promote) it already.
     Confirmed(Arc<Session>),
     /// Our datagrams to this peer come back through the TUN: a routing loop.
     Loops(PeerId),

@@ -5,16 +5,17 @@
 //! in atomics of the peer's record, so installing a session only swaps a pointer.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 
 use super::bounds::MAX_LANES;
 use super::path_limit::PathLimit;
 use super::routing_loop::LoopWatch;
 use crate::routes::Routes;
 use crate::underlay::Endpoint;
-use crate::units::PeerId;
+use crate::units::{Nanos, PeerId};
 use crate::wireguard::keys::PublicKey;
 use crate::wireguard::session::Session;
 
@@ -25,7 +26,8 @@ pub struct PeerRecord {
     pub id: PeerId,
     /// The peer's public key.
     pub public_key: PublicKey,
-    /// The session that seals outbound packets, if any.
+    /// The session that seals outbound packets, if any. The peer actor sets and clears it; outside workers
+    /// only [`promote`](Self::promote).
     pub sending: ArcSwapOption<Session>,
     /// See [`endpoint`](Self::endpoint). Replacing it allocates; reading it neither allocates nor locks.
     endpoint: ArcSwapOption<Endpoint>,
@@ -96,10 +98,48 @@ impl PeerRecord {
         on_same_port == known && usize::from(above) < MAX_LANES
     }
 
+    /// Sends with `session` from now on, because authentic data arrived on it: the first such packet
+    /// proves that the peer has its keys, and may no longer have those of the session before (whitepaper
+    /// section 5.4.5). Called before the packet is handed on, so that its answer is sealed by this session.
+    ///
+    /// Does nothing if the peer actor has settled the session. Takes no lock: whatever the actor decides at
+    /// the same time, it settles or ends the session first and changes [`sending`](Self::sending) second,
+    /// while this checks the session again after each step.
+    pub fn promote(&self, session: &Arc<Session>) {
+        let mut current = self.sending.load();
+        loop {
+            if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) || !session.promote() {
+                return;
+            }
+            let before = self.sending.compare_and_swap(&current, Some(Arc::clone(session)));
+            if same(&before, &current) {
+                break;
+            }
+            current = before;
+        }
+        // Withdrawn between the check and the exchange, with no session before or after.
+        fence(SeqCst);
+        if session.has_ended() {
+            self.stop_sending_with(session);
+        }
+    }
+
+    /// Stops sending with a session that is too old at `now`. Keeps one that a worker has promoted since.
+    pub fn stop_if_expired(&self, now: Nanos) {
+        if let Some(session) = self.sending.load_full().filter(|session| !session.can_send(now)) {
+            self.stop_sending_with(&session);
+        }
+    }
+
+    /// Stops sending if `session` is the one in use.
+    fn stop_sending_with(&self, session: &Arc<Session>) {
+        self.sending.compare_and_swap(Arc::as_ptr(session), None);
+    }
+
     /// Counts bytes sent to the peer.
     #[inline]
     pub fn note_sent(&self, bytes: usize) {
-        self.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.sent_bytes.fetch_add(bytes as u64, Relaxed);
     }
 
     /// Removes the peer's endpoint.
@@ -114,14 +154,14 @@ impl PeerRecord {
         let before = self.endpoint.swap(Some(Arc::new(self.usable(endpoint))));
         if before.is_none_or(|before| before.address.ip() != endpoint.address.ip()) {
             self.path_limit.forget();
-            self.avoided.store(0, Ordering::Relaxed);
+            self.avoided.store(0, Relaxed);
         }
     }
 
     /// Returns the endpoint without its source if that is [avoided](Self::avoided).
     #[inline]
     pub fn usable(&self, endpoint: Endpoint) -> Endpoint {
-        let avoided = self.avoided.load(Ordering::Relaxed);
+        let avoided = self.avoided.load(Relaxed);
         match endpoint.source {
             Some(source) if avoided != 0 && source.ifindex == avoided => endpoint.without_source(),
             _ => endpoint,
@@ -146,6 +186,11 @@ impl PeerRecord {
     }
 }
 
+/// Returns whether both are the same session, or none.
+fn same(a: &Guard<Option<Arc<Session>>>, b: &Guard<Option<Arc<Session>>>) -> bool {
+    a.as_ref().map(Arc::as_ptr) == b.as_ref().map(Arc::as_ptr)
+}
+
 /// The peers and their allowed IPs at one point in time.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -167,3 +212,6 @@ impl Snapshot {
 
 /// The current snapshot. Workers hold an [`arc_swap::Cache`] of it and load it once per batch.
 pub type Peers = ArcSwap<Snapshot>;
+
+#[cfg(test)]
+mod tests;

@@ -53,7 +53,7 @@ impl SendShortcut {
         let datagram = &batch.data[run.start as usize..(run.start + run.len) as usize];
         let sockets = self.sockets.load();
         let peer = snapshot.peer(run.peer).map(Arc::as_ref);
-        let sent = sockets.on(sockets.towards(peer)).send_one(datagram, &run.to).is_ok();
+        let sent = sockets.on(sockets.towards(peer)).send_one(datagram, &run.to, run.class).is_ok();
         if sent {
             if let Some(peer) = peer {
                 peer.note_sent(datagram.len());

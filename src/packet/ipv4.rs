@@ -125,6 +125,17 @@ impl<T: AsRef<[u8]>> Ipv4<T> {
 }
 
 impl<T: AsRef<[u8]> + AsMut<[u8]>> Ipv4<T> {
+    /// Sets the ECN field, the lower two bits of the type of service. Corrects the header checksum by the
+    /// change alone (RFC 1624, equation 3), so that a wrong checksum remains wrong.
+    pub fn set_ecn(&mut self, ecn: u8) {
+        let header = self.0.as_mut();
+        let before = u16_at(header, 0);
+        header[field::TOS] = header[field::TOS] & !0b11 | ecn;
+        let checksum = !u16_at(header, field::CHECKSUM);
+        let sum = Sum::default().with_u16(checksum).with_u16(!before).with_u16(u16_at(header, 0));
+        put_u16(header, field::CHECKSUM, sum.checksum());
+    }
+
     /// Sets total length (in bytes), identification and the resulting header checksum. `constant` is the
     /// [`Ipv4::constant_sum`] of this header.
     #[inline]

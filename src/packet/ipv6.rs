@@ -13,6 +13,8 @@ pub struct Ipv6<T>(T);
 /// Field offsets in bytes from the start of the header.
 mod field {
     use super::Range;
+    /// The byte with the lower half of the traffic class and the upper bits of the flow label.
+    pub(super) const ECN: usize = 1;
     pub(super) const PAYLOAD_LEN: usize = 4;
     pub(super) const NEXT_HEADER: usize = 6;
     pub(super) const HOP_LIMIT: usize = 7;
@@ -72,6 +74,12 @@ impl<T: AsRef<[u8]>> Ipv6<T> {
 }
 
 impl<T: AsRef<[u8]> + AsMut<[u8]>> Ipv6<T> {
+    /// Sets the ECN field, the lower two bits of the traffic class.
+    pub fn set_ecn(&mut self, ecn: u8) {
+        let header = self.0.as_mut();
+        header[field::ECN] = header[field::ECN] & !0b0011_0000 | ecn << 4;
+    }
+
     /// Sets the payload length, in bytes.
     #[inline]
     pub fn set_payload_len(&mut self, len: u16) {

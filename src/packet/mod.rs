@@ -6,6 +6,7 @@
 //! bytes are modified so that they would no longer pass `new_checked`.
 
 pub mod checksum;
+pub mod class;
 pub mod flow;
 pub mod ip;
 mod ipv4;

@@ -306,7 +306,7 @@ impl PeerActor {
                 Some(peer)
             }
             Output::Stop { peer } => {
-                self.with_record(peer, |record| record.sending.store(None));
+                self.with_record(peer, |record| record.stop_if_expired(clock::now()));
                 Some(peer)
             }
             Output::Unanswered { peer } => {

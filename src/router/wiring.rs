@@ -331,6 +331,7 @@ fn wire(
                 SendShortcut::new(Arc::clone(&sockets), SentShortcuts::register(&shared.registry, lane)),
                 Arc::clone(&shared.actor),
                 Arc::clone(&shared.mtu),
+                config.dscp,
             ),
             rejecter: inside::Rejecter::new(queue.rejecter, config.reject, Arc::clone(&shared.own)),
             peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
@@ -341,7 +342,12 @@ fn wire(
             metrics: InsideMetrics::register(&shared.registry, lane),
         };
         let outside = OutsideWorker {
-            sender: outside::BatchSender::new(sender, Arc::clone(&ends.outbound), outgoing_returns),
+            sender: outside::BatchSender::new(
+                sender,
+                Arc::clone(&ends.outbound),
+                outgoing_returns,
+                config.dscp,
+            ),
             opener: outside::Opener::new(
                 lane,
                 ends.inbound_pool,

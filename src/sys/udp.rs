@@ -17,9 +17,9 @@ pub const DEPTH: usize = 8;
 /// Size in bytes of the longest IP socket address.
 pub const NAME_SPACE: usize = mem::size_of::<libc::sockaddr_in6>();
 
-/// Space for control messages of one datagram, in bytes. A packet info of either family and a GRO or GSO size need
-/// 96.
-pub const CONTROL_SPACE: usize = 128;
+/// Space for control messages of one datagram, in bytes. A packet info of either family, a GRO or GSO size and a
+/// traffic class of either family need 144.
+pub const CONTROL_SPACE: usize = 160;
 
 /// Metadata of one received message: sender, control messages, length and flags.
 #[derive(Clone)]
@@ -191,6 +191,10 @@ impl IntOption {
     pub const IPV4_PACKET_INFO: Self = Self::new(libc::SOL_IP, libc::IP_PKTINFO);
     /// Report the local address of each datagram on an IPv6 socket, including v4-mapped ones.
     pub const IPV6_PACKET_INFO: Self = Self::new(libc::SOL_IPV6, libc::IPV6_RECVPKTINFO);
+    /// Report the type of service of each IPv4 datagram, on an IPv6 socket of each v4-mapped one.
+    pub const IPV4_RECEIVE_CLASS: Self = Self::new(libc::SOL_IP, libc::IP_RECVTOS);
+    /// Report the traffic class of each IPv6 datagram.
+    pub const IPV6_RECEIVE_CLASS: Self = Self::new(libc::SOL_IPV6, libc::IPV6_RECVTCLASS);
     /// IPv4 path MTU discovery mode, one of `IP_PMTUDISC_*`.
     pub const IPV4_MTU_DISCOVER: Self = Self::new(libc::SOL_IP, libc::IP_MTU_DISCOVER);
     /// The known path MTU of a connected IPv4 socket, in bytes.

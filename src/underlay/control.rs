@@ -1,4 +1,4 @@
-//! Control messages: encoding and decoding of GSO size, GRO size and packet info.
+//! Control messages: encoding and decoding of GSO size, GRO size, traffic class and packet info.
 //!
 //! The layout is the kernel's `struct cmsghdr` (`include/linux/socket.h`): a `size_t` length that
 //! includes the header, an `int` level, an `int` type, then the data. Each message is padded to a
@@ -22,10 +22,24 @@ const HEADER: usize = WORD + 2 * size_of::<libc::c_int>();
 /// The encoded control messages of one send.
 pub(super) type Control = ArrayVec<u8, CONTROL_SPACE>;
 
-/// Encodes the control messages of one send: split the payload every `segment` bytes (GSO), and send
-/// from `source`.
-pub(super) fn encode(family: Family, segment: Option<u16>, source: Option<LocalSource>) -> Control {
+/// Encodes the control messages of one send to `to`: split the payload every `segment` bytes (GSO), set
+/// the traffic class of the IP headers, and send from `source`.
+///
+/// Class 0 needs no message, as it is every socket's default. For a v4-mapped destination the kernel takes
+/// `IP_TOS` and ignores `IPV6_TCLASS` (`udpv6_sendmsg` calls `udp_sendmsg`).
+pub(super) fn encode(
+    family: Family,
+    to: IpAddr,
+    segment: Option<u16>,
+    class: u8,
+    source: Option<LocalSource>,
+) -> Control {
     let mut control = Control::new();
+    if class != 0 {
+        let (level, kind) =
+            if to.is_ipv4() { (libc::SOL_IP, libc::IP_TOS) } else { (libc::SOL_IPV6, libc::IPV6_TCLASS) };
+        put(&mut control, level, kind, &[&libc::c_int::from(class).to_ne_bytes()]);
+    }
     if let Some(size) = segment {
         put(&mut control, libc::SOL_UDP, libc::UDP_SEGMENT, &[&size.to_ne_bytes()]);
     }
@@ -56,6 +70,8 @@ pub(super) struct Ancillary {
     pub(super) gro_size: Option<i32>,
     /// The local address to reply from.
     pub(super) source: Option<LocalSource>,
+    /// The traffic class of the IP header; 0 if it was not reported.
+    pub(super) class: u8,
 }
 
 /// Decodes the control messages of one receive. Skips unknown messages and stops at a malformed one.
@@ -65,6 +81,11 @@ pub(super) fn decode(mut control: &[u8]) -> Ancillary {
         match (level, kind) {
             (libc::SOL_UDP, libc::UDP_GRO) => {
                 found.gro_size = data.first_chunk().copied().map(i32::from_ne_bytes);
+            }
+            // One byte on receipt, unlike on a send (`ip_cmsg_recv_tos`).
+            (libc::SOL_IP, libc::IP_TOS) => found.class = data.first().copied().unwrap_or(0),
+            (libc::SOL_IPV6, libc::IPV6_TCLASS) => {
+                found.class = data.first_chunk().map_or(0, |int| u32::from_ne_bytes(*int) as u8);
             }
             (libc::SOL_IP, libc::IP_PKTINFO) => found.source = ipv4_source(data),
             (libc::SOL_IPV6, libc::IPV6_PKTINFO) => found.source = ipv6_source(data),
@@ -139,6 +160,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
+
     fn message(level: i32, kind: i32, parts: &[&[u8]]) -> Control {
         let mut control = Control::new();
         put(&mut control, level, kind, parts);
@@ -148,7 +172,7 @@ mod tests {
     #[test]
     fn the_headers_are_laid_out_as_libc_has_them() {
         assert_eq!(HEADER, size_of::<libc::cmsghdr>());
-        let control = encode(Family::Dual, Some(1452), None);
+        let control = encode(Family::Dual, V4, Some(1452), 0, None);
         assert_eq!(control.len(), HEADER + WORD);
         assert_eq!(usize::from_ne_bytes(*control.first_chunk().unwrap()), HEADER + 2);
     }
@@ -157,16 +181,27 @@ mod tests {
     fn the_source_of_a_receive_is_what_a_send_needs_in_either_family() {
         let source = LocalSource { ip: "192.0.2.7".parse().unwrap(), ifindex: 0 };
         for family in [Family::Dual, Family::V4] {
-            let control = encode(family, Some(9), Some(source));
+            let control = encode(family, V4, Some(9), 0, Some(source));
             assert_eq!(decode(&control).source, Some(source));
         }
+    }
+
+    #[test]
+    fn the_traffic_class_is_set_by_the_version_that_leaves_the_socket() {
+        for (family, to) in [(Family::Dual, V4), (Family::Dual, V6), (Family::V4, V4)] {
+            let source = Some(LocalSource { ip: to, ifindex: 0 });
+            let decoded = decode(&encode(family, to, Some(1452), 0x8a, source));
+            assert_eq!((decoded.class, decoded.source), (0x8a, source));
+            assert_eq!(decode(&encode(family, to, None, 0, None)), Ancillary::default());
+        }
+        assert!(encode(Family::Dual, V6, None, 0, None).is_empty(), "class 0 costs nothing");
     }
 
     #[test]
     fn only_a_link_local_source_names_its_interface() {
         let sent_from = |ip: &str| {
             let source = LocalSource { ip: ip.parse().unwrap(), ifindex: 3 };
-            decode(&encode(Family::Dual, None, Some(source))).source.unwrap().ifindex
+            decode(&encode(Family::Dual, source.ip, None, 0, Some(source))).source.unwrap().ifindex
         };
         assert_eq!(sent_from("fe80::1"), 3);
         assert_eq!(sent_from("2001:db8::1"), 0);

@@ -43,6 +43,10 @@ pub struct Received {
     pub stride: usize,
     /// The sender's address and the local address that it sent to.
     pub from: Endpoint,
+    /// The traffic class of the IP headers. The kernel groups only datagrams of one class
+    /// (`gro_receive_network_flush` in `include/net/gro.h`; kernels without the fix of 6.10 report that of
+    /// the first).
+    pub class: u8,
     /// Whether the payload was longer than the buffer, the control messages were truncated, or the
     /// sender's address could not be decoded.
     pub truncated: bool,
@@ -149,6 +153,7 @@ fn read(slot: &Slot) -> Received {
             address: address.unwrap_or(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0)),
             source: ancillary.source,
         },
+        class: ancillary.class,
         truncated: slot.truncated() || address.is_none(),
     }
 }
@@ -217,7 +222,7 @@ mod tests {
         setsockopt(&socket, sockopt::Ipv4RecvErr, &true).unwrap();
         let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        Sender::new(&socket).send_run(&socket, b"hello", 5, &Endpoint::new(nobody)).unwrap();
+        Sender::new(&socket).send_run(&socket, b"hello", 5, &Endpoint::new(nobody), 0).unwrap();
         assert_eq!(
             poll(&mut [PollFd::new(socket.as_fd(), PollFlags::empty())], PollTimeout::from(10_000_u16)),
             Ok(1),

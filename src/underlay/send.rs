@@ -108,7 +108,7 @@ impl<K: Transmit> Sender<K> {
     }
 
     /// Sends `run` to `to` without waiting for buffer space. The run is contiguous datagrams of `stride`
-    /// bytes, of which the last may be shorter. Sleeps for a fraction of a millisecond if the kernel
+    /// bytes, of which the last may be shorter. `class` is the traffic class of all their IP headers. Sleeps for a fraction of a millisecond if the kernel
     /// returns `ENOBUFS`.
     ///
     /// # Errors
@@ -122,6 +122,7 @@ impl<K: Transmit> Sender<K> {
         run: &[u8],
         stride: usize,
         to: &Endpoint,
+        class: u8,
     ) -> Result<Notices, SendFailure> {
         assert!(!run.is_empty(), "a run must not be empty");
         let segments = run.len().div_ceil(stride);
@@ -131,7 +132,7 @@ impl<K: Transmit> Sender<K> {
             run.len()
         );
 
-        let mut path = Path { socket, address: to.address, source: to.source, source_gone: false };
+        let mut path = Path { socket, address: to.address, class, source: to.source, source_gone: false };
         let mut suspect = None;
         let mut over_mtu = false;
         if self.gso && segments > 1 {
@@ -232,10 +233,11 @@ impl<K: Transmit> Sender<K> {
     }
 }
 
-/// Destination and source of one run, and what its sends revealed about them.
+/// Destination, traffic class and source of one run, and what its sends revealed about them.
 struct Path<'a> {
     socket: &'a UdpSocket,
     address: SocketAddr,
+    class: u8,
     source: Option<LocalSource>,
     source_gone: bool,
 }
@@ -260,7 +262,7 @@ pub struct Kernel;
 
 impl Transmit for Kernel {
     fn transmit(&mut self, path: &Path<'_>, payload: &[u8], segment: Option<u16>) -> Result<(), Errno> {
-        transmit(path.socket, payload, path.address, path.source, segment)
+        transmit(path, payload, segment)
     }
 
     fn is_over_mtu(&mut self, path: &Path<'_>, len: usize) -> bool {
@@ -272,26 +274,24 @@ impl Transmit for Kernel {
 }
 
 impl UdpSocket {
-    /// Sends one datagram without waiting for buffer space. Unlike a [`Sender`], does not retry.
+    /// Sends one datagram, whose IP header gets the traffic class `class`, without waiting for buffer space.
+    /// Unlike a [`Sender`], does not retry.
     ///
     /// # Errors
     /// Returns the kernel's error. Nothing was sent.
-    pub fn send_one(&self, datagram: &[u8], to: &Endpoint) -> Result<(), Errno> {
-        transmit(self, datagram, to.address, to.source, None)
+    pub fn send_one(&self, datagram: &[u8], to: &Endpoint, class: u8) -> Result<(), Errno> {
+        let path = Path { socket: self, address: to.address, class, source: to.source, source_gone: false };
+        transmit(&path, datagram, None)
     }
 }
 
-/// Sends `payload`, split every `segment` bytes. Sends all of it or nothing.
-fn transmit(
-    socket: &UdpSocket,
-    payload: &[u8],
-    to: SocketAddr,
-    source: Option<LocalSource>,
-    segment: Option<u16>,
-) -> Result<(), Errno> {
+/// Sends `payload` along `path`, split every `segment` bytes. Sends all of it or nothing.
+fn transmit(path: &Path<'_>, payload: &[u8], segment: Option<u16>) -> Result<(), Errno> {
+    let Path { socket, address, class, source, .. } = *path;
     let family = socket.family();
-    let name = name::encode(family, to).ok_or(Errno::EAFNOSUPPORT)?;
-    udp::send(socket.as_fd(), payload, &name, &control::encode(family, segment, source))
+    let name = name::encode(family, address).ok_or(Errno::EAFNOSUPPORT)?;
+    let control = control::encode(family, address.ip(), segment, class, source);
+    udp::send(socket.as_fd(), payload, &name, &control)
 }
 
 /// Returns whether `errno` can mean that the source address, or the route from it, no longer exists. Both

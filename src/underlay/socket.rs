@@ -256,9 +256,12 @@ impl UdpSocket {
         if family == Family::Dual {
             socket.set_only_v6(false).map_err(trouble.at("IPV6_V6ONLY"))?;
             IntOption::IPV6_PACKET_INFO.set(fd, 1).map_err(trouble.at("IPV6_RECVPKTINFO"))?;
+            IntOption::IPV6_RECEIVE_CLASS.set(fd, 1).map_err(trouble.at("IPV6_RECVTCLASS"))?;
         } else {
             IntOption::IPV4_PACKET_INFO.set(fd, 1).map_err(trouble.at("IP_PKTINFO"))?;
         }
+        // On a dual-stack socket too, for v4-mapped datagrams.
+        IntOption::IPV4_RECEIVE_CLASS.set(fd, 1).map_err(trouble.at("IP_RECVTOS"))?;
         IntOption::IPV4_MTU_DISCOVER
             .set(fd, libc::IP_PMTUDISC_DONT)
             .map_err(trouble.at("IP_MTU_DISCOVER"))?;

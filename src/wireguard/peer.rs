@@ -15,7 +15,7 @@ use super::messages::{self, CookieReply, Response};
 use super::noise::{Initiation, Received};
 use super::outputs::{HandshakeDrop, Output, Outputs, SendTo};
 use super::protocol::Settings;
-use super::rotation::{Retired, Rotation};
+use super::rotation::{Answered, Retired, Rotation};
 use super::session::{Role, Session, SessionKeys, SessionParts};
 use super::suite::Suite;
 use super::tai64n::{StampGuard, Stamps};
@@ -134,6 +134,7 @@ impl Peer {
 
     /// Starts a handshake if one is needed and none is in progress.
     pub(super) fn data_waits(&mut self, step: &mut Step<'_>, out: &mut Outputs) {
+        self.follow_promotion(step.indices, step.unix, out);
         if let Some(attempt) = &mut self.attempt {
             // "If a packet is explicitly queued up to be sent, then this timer is reset" (6.4).
             attempt.tries = 1;
@@ -171,7 +172,11 @@ impl Peer {
         let local_index = step.indices.take(self.id, step.entropy).expect("MAX_PEERS ensures a free index");
         let session = self.session(step, Role::Responder, local_index, remote_index, keys);
         step.indices.install(Arc::clone(&session));
-        retire(&self.rotation.answered(session), step.indices);
+        let Answered { promoted, retired } = self.rotation.answered(session);
+        retire(&retired, step.indices);
+        if let Some(promoted) = promoted {
+            self.use_session(promoted, step.unix, out);
+        }
 
         let mut message = messages::response(local_index, remote_index, &noise);
         self.jar.sign(&mut message, local_index, step.now);
@@ -219,16 +224,34 @@ impl Peer {
         session: &Session,
         out: &mut Outputs,
     ) {
-        if let Some((session, retired)) = self.rotation.confirmed(session) {
-            retire(&retired, indices);
-            // The session is fresh; the handshake in progress would only replace it.
-            self.give_up_attempt(indices);
-            self.use_session(session, unix, out);
-        }
+        let confirmed = self.rotation.confirmed(session);
+        self.follow(confirmed, indices, unix, out);
+    }
+
+    /// Makes a session current that a worker has promoted, ahead of the worker's notice: whatever is
+    /// decided next must not take the session before for the one in use.
+    fn follow_promotion(&mut self, indices: &mut Indices, unix: Duration, out: &mut Outputs) {
+        let promoted = self.rotation.promoted();
+        self.follow(promoted, indices, unix, out);
+    }
+
+    fn follow(
+        &mut self,
+        confirmed: Option<(Arc<Session>, Retired)>,
+        indices: &mut Indices,
+        unix: Duration,
+        out: &mut Outputs,
+    ) {
+        let Some((session, retired)) = confirmed else { return };
+        retire(&retired, indices);
+        // The session is fresh; the handshake in progress would only replace it.
+        self.give_up_attempt(indices);
+        self.use_session(session, unix, out);
     }
 
     /// Performs what is due and returns when to poll again.
     pub(super) fn poll(&mut self, step: &mut Step<'_>, out: &mut Outputs) -> Option<Nanos> {
+        self.follow_promotion(step.indices, step.unix, out);
         self.expire_sessions(step, out);
         self.retry_handshake(step, out);
         self.ask_for_keepalives(step, out);
@@ -421,6 +444,7 @@ impl Peer {
 
 fn retire(sessions: &Retired, indices: &mut Indices) {
     for session in sessions {
+        session.end();
         indices.release(session.local_index());
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! *current* is used to send. *previous* still opens datagrams in flight. *next* was created as
 //! responder: it becomes current when the first authentic message on it proves that the initiator
-//! has its keys.
+//! has its keys. The worker that receives this message sends with the session at once
+//! ([`Session::promote`]); the rotation follows.
 
 use std::sync::Arc;
 
@@ -22,6 +23,14 @@ pub(super) struct Rotation {
 
 /// Sessions that are no longer used.
 pub(super) type Retired = ArrayVec<Arc<Session>, 3>;
+
+/// What [`Rotation::answered`] changed.
+pub(super) struct Answered {
+    /// The session before, if a worker promoted it at the last moment: it is current now.
+    pub(super) promoted: Option<Arc<Session>>,
+    /// The sessions that the new one retires.
+    pub(super) retired: Retired,
+}
 
 impl Rotation {
     /// Returns the session to send with, regardless of its age.
@@ -46,7 +55,7 @@ impl Rotation {
         // kept instead of the session used so far.
         let (kept, retired) = match self.next.take() {
             Some(next) => {
-                next.set_confirmed();
+                next.settle();
                 (Some(next), replaced)
             }
             None => (replaced, None),
@@ -55,10 +64,21 @@ impl Rotation {
         retired.into_iter().chain(previous).collect()
     }
 
-    /// Adds a session as responder and returns the sessions it retires. The new session awaits
-    /// confirmation.
-    pub(super) fn answered(&mut self, session: Arc<Session>) -> Retired {
-        self.next.replace(session).into_iter().chain(self.previous.take()).collect()
+    /// Adds a session as responder. The new session awaits confirmation.
+    pub(super) fn answered(&mut self, session: Arc<Session>) -> Answered {
+        let mut retired = Retired::new();
+        let mut promoted = None;
+        if let Some(next) = self.next.replace(session) {
+            // Settled first, so that a worker cannot promote it after it was found unpromoted.
+            if next.settle() {
+                promoted = Some(Arc::clone(&next));
+                retired.extend(std::mem::replace(&mut self.previous, self.current.replace(next)));
+            } else {
+                retired.push(next);
+            }
+        }
+        retired.extend(self.previous.take());
+        Answered { promoted, retired }
     }
 
     /// Confirms `session` after its first authentic message. If that makes it current, returns it and
@@ -66,10 +86,21 @@ impl Rotation {
     /// by now.
     pub(super) fn confirmed(&mut self, session: &Session) -> Option<(Arc<Session>, Retired)> {
         let session = self.next.take_if(|next| std::ptr::eq(&raw const **next, session))?;
-        session.set_confirmed();
+        Some(self.use_next(session))
+    }
+
+    /// Confirms `next` if a worker has promoted it, before the worker's notice is handled. Returns as
+    /// [`confirmed`](Self::confirmed).
+    pub(super) fn promoted(&mut self) -> Option<(Arc<Session>, Retired)> {
+        let session = self.next.take_if(|next| next.is_promoted())?;
+        Some(self.use_next(session))
+    }
+
+    fn use_next(&mut self, session: Arc<Session>) -> (Arc<Session>, Retired) {
+        session.settle();
         let replaced = self.current.replace(Arc::clone(&session));
         let retired = std::mem::replace(&mut self.previous, replaced).into_iter().collect();
-        Some((session, retired))
+        (session, retired)
     }
 
     /// Removes and returns all sessions.
@@ -96,7 +127,7 @@ mod tests {
     }
 
     fn answer(rotation: &mut Rotation, index: u32) -> Vec<u32> {
-        indices(&rotation.answered(session(index, Role::Responder)))
+        indices(&rotation.answered(session(index, Role::Responder)).retired)
     }
 
     fn indices(retired: &Retired) -> Vec<u32> {
@@ -121,7 +152,7 @@ mod tests {
         let mut rotation = Rotation::default();
         assert_eq!(initiate(&mut rotation, 1), NONE);
         let next = session(2, Role::Responder);
-        assert_eq!(indices(&rotation.answered(Arc::clone(&next))), NONE);
+        assert_eq!(indices(&rotation.answered(Arc::clone(&next)).retired), NONE);
         assert_eq!(current(&rotation), Some(1));
         let namesake = session(2, Role::Responder);
         assert!(rotation.confirmed(&namesake).is_none(), "another session of the same index");

@@ -8,7 +8,7 @@
 //! runs come from the UDP socket, and opened payloads go to the check of their inner source.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrayvec::ArrayVec;
@@ -86,6 +86,18 @@ pub struct SessionParts {
     pub window: u64,
 }
 
+/// How far the confirmation of a session has come. Only a responder's session starts unconfirmed.
+mod stage {
+    /// No authentic message was received yet.
+    pub(super) const UNCONFIRMED: u8 = 0;
+    /// A worker has received one; the protocol has not heard of it.
+    pub(super) const PROMOTED: u8 = 1;
+    /// Confirmed, or overtaken by a session of this end's own handshake.
+    pub(super) const SETTLED: u8 = 2;
+    /// Retired.
+    pub(super) const ENDED: u8 = 3;
+}
+
 /// The transport keys of a completed handshake, with their counters.
 pub struct Session {
     peer: PeerId,
@@ -97,7 +109,8 @@ pub struct Session {
     limits: MessageLimits,
     send_key: TransportKey,
     receive_key: TransportKey,
-    awaits_confirmation: AtomicBool,
+    /// One of the constants in [`stage`].
+    stage: AtomicU8,
     // Padded, because senders write the first and receivers the second.
     next_counter: CachePadded<AtomicU64>,
     replay: CachePadded<Mutex<ReplayWindow>>,
@@ -132,7 +145,10 @@ impl Session {
             limits: parts.limits,
             send_key: TransportKey::new(&parts.keys.send, parts.keys.suite, parts.backend),
             receive_key: TransportKey::new(&parts.keys.receive, parts.keys.suite, parts.backend),
-            awaits_confirmation: AtomicBool::new(parts.role == Role::Responder),
+            stage: AtomicU8::new(match parts.role {
+                Role::Initiator => stage::SETTLED,
+                Role::Responder => stage::UNCONFIRMED,
+            }),
             next_counter: CachePadded::default(),
             replay: CachePadded::new(Mutex::new(ReplayWindow::new(parts.window))),
         }
@@ -220,15 +236,48 @@ impl Session {
     /// Returns whether the protocol still needs to be told of an authentic message on this session
     /// (`Protocol::confirmed`). A responder must not send before that (section 5.4.5).
     ///
-    /// Workers check this after each run with an authentic message and notify the protocol while it is
-    /// true, so a lost notification does no harm.
+    /// Workers check this after each run with an authentic message. While it is true, they
+    /// [promote](Self::promote) the session and notify the protocol, so a lost notification does no harm.
     #[inline]
     pub fn awaits_confirmation(&self) -> bool {
-        self.awaits_confirmation.load(Relaxed)
+        matches!(self.stage.load(Relaxed), stage::UNCONFIRMED | stage::PROMOTED)
     }
 
-    pub(super) fn set_confirmed(&self) {
-        self.awaits_confirmation.store(false, Relaxed);
+    /// Records that a worker has received an authentic message on this session, which makes it the one to
+    /// send with. Returns whether the worker may install it: false once the protocol has settled the
+    /// session itself, because it was confirmed, overtaken by a later session, or ended.
+    ///
+    /// Of a worker that promotes and a protocol that settles at the same time, the first decides: the
+    /// protocol treats a session that was promoted before as confirmed.
+    pub fn promote(&self) -> bool {
+        let exchanged = self.stage.compare_exchange(
+            stage::UNCONFIRMED,
+            stage::PROMOTED,
+            Ordering::SeqCst,
+            Ordering::SeqCst,
+        );
+        matches!(exchanged, Ok(_) | Err(stage::PROMOTED))
+    }
+
+    /// Returns whether the session was retired: nothing is sent on it any more.
+    pub fn has_ended(&self) -> bool {
+        self.stage.load(Ordering::SeqCst) == stage::ENDED
+    }
+
+    /// Returns whether a worker has promoted the session and the protocol has not settled it yet.
+    pub(super) fn is_promoted(&self) -> bool {
+        self.stage.load(Ordering::SeqCst) == stage::PROMOTED
+    }
+
+    /// Settles the session: from here on only the protocol decides whether it is sent with. Returns
+    /// whether a worker promoted it before.
+    pub(super) fn settle(&self) -> bool {
+        self.stage.swap(stage::SETTLED, Ordering::SeqCst) == stage::PROMOTED
+    }
+
+    /// Ends the session for good. Must come before the caller withdraws it from the workers.
+    pub(super) fn end(&self) {
+        self.stage.store(stage::ENDED, Ordering::SeqCst);
     }
 
     /// Writes headers and seals a run in place. The datagrams lie back to back in `run`, each

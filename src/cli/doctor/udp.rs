@@ -80,7 +80,7 @@ fn exchange(from: &UdpSocket, to: &UdpSocket) -> io::Result<Seen> {
     let mut sender = Sender::new(from);
     let endpoint = Endpoint::new(SocketAddr::from((Ipv4Addr::LOCALHOST, to.port())));
     sender
-        .send_run(from, &[0x5a; DATAGRAMS * STRIDE], STRIDE, &endpoint)
+        .send_run(from, &[0x5a; DATAGRAMS * STRIDE], STRIDE, &endpoint, 0)
         .map_err(|failure| io::Error::other(failure.to_string()))?;
     let grouped = sender.tally().gso_disabled.total() == 0 && sender.tally().runs.of(DATAGRAMS) == 1;
     let mut receiver = Receiver::new();

@@ -5,7 +5,8 @@
 //!    packet exceeds the path MTU, its sender is answered ([`super::reject`]). Our own sealed datagrams
 //!    are dropped ([`crate::lane::routing_loop`]).
 //! 2. Each segment is cut directly into the slab, after space for the message header.
-//! 3. Consecutive datagrams to one destination form a run, up to what one GSO send can carry.
+//! 3. Consecutive datagrams to one destination and of one traffic class form a run, up to what one GSO
+//!    send can carry. The outer header has the ECN field of the packet ([`crate::packet::class`]).
 //! 4. When a run ends, its counters are reserved and all its datagrams are sealed in one call.
 //! 5. A full batch, and the last one of a drain, is pushed to the outside worker's ring.
 //!
@@ -33,6 +34,7 @@ use crate::lane::staging::{self, Staging};
 use crate::lane::wait::sleep::Stopped;
 use crate::metrics::InsideMetrics;
 use crate::offload::{Superpacket, VirtioHeader};
+use crate::packet::class::{Dscp, traffic_class};
 use crate::packet::reject::{Cause, must_not_be_fragmented};
 use crate::underlay::{Endpoint, MAX_RUN_BYTES, max_run};
 use crate::units::{MAX_PACKET, Nanos, PeerId};
@@ -49,6 +51,7 @@ pub struct Sealer {
     shortcut: SendShortcut,
     actor: Arc<ActorChannel>,
     mtu: Arc<AtomicUsize>,
+    dscp: Dscp,
     batch: Option<Box<OutboundBatch>>,
     open: Option<PartialRun>,
     staging: Staging,
@@ -61,34 +64,43 @@ pub struct Sealer {
 struct PartialRun {
     peer: Arc<PeerRecord>,
     session: Arc<Session>,
-    to: Endpoint,
+    way: Way,
     bytes: Range<usize>,
     stride: usize,
     room: usize,
 }
 
+/// Destination and traffic class of the datagrams of a run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Way {
+    to: Endpoint,
+    class: u8,
+}
+
 impl PartialRun {
-    /// Returns whether a datagram of `len` bytes for `session` and `to` can be appended to this run.
+    /// Returns whether a datagram of `len` bytes for `session` and `way` can be appended to this run.
     #[inline]
-    fn takes(&self, len: usize, session: &Arc<Session>, to: &Endpoint) -> bool {
+    fn takes(&self, len: usize, session: &Arc<Session>, way: &Way) -> bool {
         len <= self.stride
             && self.room > 0
             && self.bytes.len().is_multiple_of(self.stride)
             && self.bytes.end + len <= SLAB_BYTES
             && Arc::ptr_eq(&self.session, session)
-            && self.to == *to
+            && self.way == *way
     }
 }
 
 impl Sealer {
     /// Creates a sealer that fills batches of `pool` and pushes them to `ring`, or sends them
-    /// through `shortcut`. `ring` must hold every batch of `pool`. `mtu` is the TUN's MTU in bytes.
+    /// through `shortcut`. `ring` must hold every batch of `pool`. `mtu` is the TUN's MTU in bytes, `dscp`
+    /// the DSCP of the outer headers.
     pub fn new(
         pool: Pool<OutboundBatch>,
         ring: Arc<Ring<OutboundBatch>>,
         shortcut: SendShortcut,
         actor: Arc<ActorChannel>,
         mtu: Arc<AtomicUsize>,
+        dscp: Dscp,
     ) -> Self {
         Self {
             pool,
@@ -96,6 +108,7 @@ impl Sealer {
             shortcut,
             actor,
             mtu,
+            dscp,
             batch: None,
             open: None,
             staging: Staging::new(),
@@ -270,14 +283,15 @@ impl Sealer {
             turn.refuse(packet, DropReason::TooBig, Cause::TooBig(mtu));
             return Ok(());
         }
+        let way = Way { to, class: self.dscp.outer(traffic_class(packet.packet())) };
         let segments = packet.segments();
         let mtu = self.mtu.load(Ordering::Relaxed).min(limit);
         for index in 0..segments {
             let len = packet.segment_len(index);
             let padded = padded_len(len, mtu);
             let datagram = padded + DATA_OVERHEAD;
-            if !self.open.as_ref().is_some_and(|run| run.takes(datagram, session, &to)) {
-                self.begin_run(datagram, peer, session, to, turn).inspect_err(|_| {
+            if !self.open.as_ref().is_some_and(|run| run.takes(datagram, session, &way)) {
+                self.begin_run(datagram, peer, session, way, turn).inspect_err(|_| {
                     let unsealed = (segments - index) as u64;
                     turn.metrics.outbound_drops.add(DropReason::Shutdown, unsealed);
                 })?;
@@ -307,7 +321,7 @@ impl Sealer {
         stride: usize,
         peer: &Arc<PeerRecord>,
         session: &Arc<Session>,
-        to: Endpoint,
+        way: Way,
         turn: &mut Turn<'_>,
     ) -> Result<(), Stopped> {
         self.close_run(turn.metrics);
@@ -321,7 +335,7 @@ impl Sealer {
         self.open = Some(PartialRun {
             peer: Arc::clone(peer),
             session: Arc::clone(session),
-            to,
+            way,
             bytes: start..start,
             stride,
             room: max_run(stride),
@@ -331,7 +345,7 @@ impl Sealer {
 
     /// Reserves counters for the open run and seals it.
     fn close_run(&mut self, metrics: &mut InsideMetrics) {
-        let Some(PartialRun { peer, session, to, bytes, stride, .. }) = self.open.take() else { return };
+        let Some(PartialRun { peer, session, way, bytes, stride, .. }) = self.open.take() else { return };
         let batch = self.batch.as_mut().expect("an open run lies in a batch");
         let datagrams = bytes.len().div_ceil(stride) as u32;
         let Some(first) = session.reserve(datagrams) else {
@@ -344,7 +358,8 @@ impl Sealer {
             start: bytes.start as u32,
             len: bytes.len() as u32,
             stride: stride as u16,
-            to,
+            class: way.class,
+            to: way.to,
             peer: peer.id,
         });
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 pub use open::Opener;
-pub use send::BatchSender;
+pub use send::{BatchSender, HANDSHAKE_CLASS};
 
 use super::WorkerError;
 use super::channels::{CommandChannel, OutsideCommand};

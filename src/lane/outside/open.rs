@@ -5,7 +5,7 @@
 //!    that the kernel coalesced (UDP GRO).
 //! 2. Consecutive datagrams with the same receiver index are opened in one call, including the replay
 //!    check. By longest-prefix match, each packet's source must belong to the sender (whitepaper section
-//!    2.1).
+//!    2.1). A congestion mark on the outer header moves to the packet ([`crate::packet::class`]).
 //! 3. Handshake messages go to the peer actor.
 //! 4. The batch goes to the inside worker that the first packet's flow hash selects. Packets for other
 //!    workers, and small receives, are copied into a batch that is handed over at the end of this receive.
@@ -35,6 +35,7 @@ use crate::lane::ring::batch::{InboundBatch, Segment};
 use crate::lane::ring::{Pool, Ring};
 use crate::lane::shortcut::WriteShortcut;
 use crate::metrics::OutsideMetrics;
+use crate::packet::class::{self, ECN};
 use crate::packet::{flow, ip};
 use crate::underlay::{DEPTH, Endpoint, Receiver, UdpSocket};
 use crate::units::Nanos;
@@ -73,6 +74,8 @@ pub struct Opener {
 struct Context<'w> {
     now: Nanos,
     from: Endpoint,
+    /// The ECN field of the outer IP headers.
+    ecn: u8,
     snapshot: &'w Snapshot,
     metrics: &'w mut OutsideMetrics,
 }
@@ -146,7 +149,8 @@ impl Opener {
         }
         for (index, batch) in batches.into_iter().enumerate() {
             let message = self.receiver.message(index);
-            let mut context = Context { now, from: message.from, snapshot, metrics };
+            let mut context =
+                Context { now, from: message.from, ecn: message.class & ECN, snapshot, metrics };
             match message.drop_reason() {
                 Some(reason) => {
                     context.metrics.inbound_drops.add(reason, 1);
@@ -259,12 +263,17 @@ impl Opener {
                 continue;
             };
             allowed = Some(source);
-            accepted.push((flow::lane_of(packet, self.rings.len()), start..start + packet.len()));
+            let packet = start..start + packet.len();
+            if !class::decapsulate(&mut run[packet.clone()], context.ecn) {
+                context.metrics.inbound_drops.add(DropReason::EcnNotCapable, 1);
+                continue;
+            }
+            accepted.push((flow::lane_of(&run[packet.clone()], self.rings.len()), packet));
         }
         context.metrics.segments.add(accepted.len() as u64);
     }
 
-    /// Updates timers, counters and the endpoint after authenticated datagrams.
+    /// Updates timers, counters, the endpoint and the session to send with after authenticated datagrams.
     fn note_authentic(
         &self,
         session: &SessionGuard,
@@ -283,7 +292,9 @@ impl Opener {
             peer.move_to(context.from);
         }
         if session.awaits_confirmation() {
-            self.actor.confirmed(session.to_arc());
+            let session = session.to_arc();
+            peer.promote(&session);
+            self.actor.confirmed(session);
         }
         if session.rekey_due_on_receive(context.now) {
             self.actor.want_handshake(peer);

@@ -12,7 +12,13 @@ use crate::lane::ring::Ring;
 use crate::lane::ring::batch::{OutboundBatch, Run};
 use crate::lane::sockets::{LaneSockets, Port};
 use crate::metrics::OutsideMetrics;
+use crate::packet::class::Dscp;
 use crate::underlay::{Endpoint, Notices, SendFailure, Sender, UdpSocket};
+use crate::wireguard::messages::Kind;
+
+/// Traffic class of handshake messages and cookie replies: DSCP AF41, as the kernel's WireGuard sends them
+/// (`HANDSHAKE_DSCP`, `drivers/net/wireguard/messages.h`).
+pub const HANDSHAKE_CLASS: u8 = 0x88;
 
 /// The sending half of an outside worker.
 pub struct BatchSender {
@@ -21,6 +27,7 @@ pub struct BatchSender {
     returns: Arc<Ring<OutboundBatch>>,
     current: Option<Box<OutboundBatch>>,
     progress: Progress,
+    keepalive_class: u8,
 }
 
 /// The progress of sending the current batch.
@@ -35,9 +42,16 @@ struct Progress {
 }
 
 impl BatchSender {
-    /// Creates a sender of the batches in `ring`. `returns` is the return ring.
-    pub fn new(sender: Sender, ring: Arc<Ring<OutboundBatch>>, returns: Arc<Ring<OutboundBatch>>) -> Self {
-        Self { sender, ring, returns, current: None, progress: Progress::default() }
+    /// Creates a sender of the batches in `ring`. `returns` is the return ring. `dscp` applies to
+    /// keepalives; batches carry their own traffic class.
+    pub fn new(
+        sender: Sender,
+        ring: Arc<Ring<OutboundBatch>>,
+        returns: Arc<Ring<OutboundBatch>>,
+        dscp: Dscp,
+    ) -> Self {
+        let keepalive_class = dscp.outer(0);
+        Self { sender, ring, returns, current: None, progress: Progress::default(), keepalive_class }
     }
 
     /// Returns whether no batch waits.
@@ -94,7 +108,11 @@ impl BatchSender {
         peer: Option<&PeerRecord>,
         metrics: &mut OutsideMetrics,
     ) {
-        if let Err(failure) = self.sender.send_run(socket, message, message.len(), to) {
+        let class = match Kind::of(message) {
+            Some(Kind::Data) => self.keepalive_class,
+            _ => HANDSHAKE_CLASS,
+        };
+        if let Err(failure) = self.sender.send_run(socket, message, message.len(), to, class) {
             tracing::trace!("dropped a control message to {}: {failure}", to.address);
             metrics.outbound_drops.add(DropReason::SendError, 1);
         } else if let Some(peer) = peer {
@@ -138,7 +156,7 @@ impl BatchSender {
                     peer.note_sent(bytes);
                 }
             };
-            match self.sender.send_run(socket, bytes, usize::from(run.stride), &run.to) {
+            match self.sender.send_run(socket, bytes, usize::from(run.stride), &run.to, run.class) {
                 Ok(notices) => {
                     note_sent(bytes.len());
                     take_notice(notices, run, socket, snapshot);
@@ -221,7 +239,7 @@ mod tests {
     /// Adds one datagram, sent to the socket's own port.
     fn fill(batch: &mut OutboundBatch, port: u16) {
         let to = Endpoint::new((Ipv4Addr::LOCALHOST, port).into());
-        batch.runs.push(Run { start: 0, len: 32, stride: 32, to, peer: PeerId(0) });
+        batch.runs.push(Run { start: 0, len: 32, stride: 32, class: 0, to, peer: PeerId(0) });
     }
 
     #[test]
@@ -233,7 +251,8 @@ mod tests {
         let ring = Arc::new(Ring::new(DEPTH, bell()));
         let mut pool = Pool::new(4 * DEPTH, bell(), OutboundBatch::new);
         let returns = Arc::clone(pool.returns());
-        let mut sender = BatchSender::new(Sender::new(&sockets.shared), Arc::clone(&ring), returns);
+        let mut sender =
+            BatchSender::new(Sender::new(&sockets.shared), Arc::clone(&ring), returns, Dscp::default());
         let (registry, snapshot) = (Registry::new(), Snapshot::default());
         let mut metrics = OutsideMetrics::register(&registry, 0);
         let (over, mut most) = (AtomicBool::new(false), 0.0_f64);

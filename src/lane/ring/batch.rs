@@ -21,7 +21,7 @@ pub struct OutboundBatch {
     pub runs: ArrayVec<Run, BATCH_RUNS>,
 }
 
-/// The datagrams of one GSO send: one destination, each `stride` bytes long except the last, which may
+/// The datagrams of one GSO send: one destination and traffic class, each `stride` bytes long except the last, which may
 /// be shorter.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
@@ -31,6 +31,8 @@ pub struct Run {
     pub len: u32,
     /// Length of each datagram except the last, in bytes.
     pub stride: u16,
+    /// The traffic class of the outer IP headers.
+    pub class: u8,
     /// The destination.
     pub to: Endpoint,
     /// The peer the datagrams are sealed for.

@@ -239,7 +239,9 @@ fn each_refusal_has_its_reason() {
     };
     assert_eq!(tcp(|h| h.gso_type = VirtioHeader::GSO_UDP), DropReason::GsoType);
     assert_eq!(tcp(|h| h.gso_type = 2), DropReason::GsoType);
-    assert_eq!(tcp(|h| h.gso_type = 0x41), DropReason::GsoType);
+    assert_eq!(tcp(|h| h.gso_type = 0x11), DropReason::GsoType);
+    // In a tunnel over IPv6, says the type.
+    assert_eq!(tcp(|h| h.gso_type = 0x41), DropReason::GsoMismatch);
     assert_eq!(tcp(|h| h.flags |= VirtioHeader::RSC_INFO), DropReason::GsoType);
     assert_eq!(tcp(|h| h.gso_type = VirtioHeader::GSO_TCPV6), DropReason::GsoMismatch);
     assert_eq!(tcp(|h| h.gso_type = VirtioHeader::GSO_UDP_L4), DropReason::GsoMismatch);

@@ -69,7 +69,7 @@ impl Rig {
     }
 
     fn send(&mut self, run: &[u8], stride: usize) -> Result<Notices, SendFailure> {
-        self.sender.send_run(&self.from, run, stride, &self.endpoint)
+        self.sender.send_run(&self.from, run, stride, &self.endpoint, 0)
     }
 
     /// Waits for at least `expected` datagrams and returns those that have arrived.
@@ -195,7 +195,7 @@ fn a_datagram_is_over_the_mtu_when_its_headers_make_it_so() {
     // The loopback MTU is 65,536 bytes, but an IPv4 packet is at most 65,535.
     let rig = Rig::scripted(&[]);
     let (socket, address) = (&rig.from, rig.endpoint.address);
-    let path = Path { socket, address, source: None, source_gone: false };
+    let path = Path { socket, address, class: 0, source: None, source_gone: false };
     assert!(!Kernel.is_over_mtu(&path, MAX_RUN_BYTES));
     assert!(Kernel.is_over_mtu(&path, MAX_RUN_BYTES + 1));
 }

@@ -1,0 +1,155 @@
+//! Congestion notification across the tunnel (RFC 6040), between two routers over a cable that marks. The rules of
+//! nftables mark packets and count what they see; both are outside the routers.
+
+mod support;
+
+use laneway::cli::demo::lab::{CABLE, Lab, Side};
+use laneway::config::Queues;
+use laneway::packet::class::Dscp;
+use laneway::router::start::Router;
+use support::metrics::total;
+use support::process::{attempt, output};
+use support::router::{DEVICE, pair_with};
+use support::tunnel::{Family, PORT};
+use support::{bulk, lab, ping, require_root, wait_until};
+
+const COUNTERS: [&str; 4] = ["not-ect", "ect1", "ect0", "ce"];
+
+/// Returns whether the kernel has nftables. Without it, reports the test as skipped.
+fn has_nftables(side: &Side) -> bool {
+    let made = attempt(&side.namespace, &["nft", "add", "table", "inet", "marks"], "");
+    made.inspect_err(|said| support::skip::report(format!("nftables: {said}"))).is_ok()
+}
+
+/// Loads rules on a side, replacing those before.
+fn rules(side: &Side, chains: &str) {
+    let counters: String = COUNTERS.map(|name| format!("counter seen-{name} {{}}\n")).concat();
+    let text = format!(
+        "add table inet marks\ndelete table inet marks\ntable inet marks {{\n{counters}{chains}\n}}\n"
+    );
+    output(&side.namespace, &["nft", "-f", "-"], &text);
+}
+
+/// Rules that count by ECN field the packets that match, of either IP version.
+fn count(matching: &str) -> String {
+    let rule =
+        |version: &str, name: &str| format!("{matching} {version} ecn {name} counter name seen-{name}\n");
+    COUNTERS.map(|name| rule("ip", name) + &rule("ip6", name)).concat()
+}
+
+/// Returns how many packets were counted with each field, in the order of [`COUNTERS`].
+fn counted(side: &Side) -> [u64; 4] {
+    COUNTERS.map(|name| {
+        let said = output(
+            &side.namespace,
+            &["nft", "list", "counter", "inet", "marks", &format!("seen-{name}")],
+            "",
+        );
+        let mut words = said.split_whitespace().skip_while(|word| *word != "packets");
+        words.nth(1).expect("a counter").parse().expect("a number")
+    })
+}
+
+/// A chain of the left side that sets the ECN field of what enters the tunnel, and counts what leaves on the cable.
+fn sends_with(ecn: &str) -> String {
+    format!(
+        "chain out {{ type filter hook output priority mangle;\n oifname {DEVICE} ip ecn set {ecn}\n oifname {DEVICE} \
+         ip6 ecn set {ecn}\n{} }}",
+        count(&format!("oifname {CABLE} udp dport {PORT} udp length > 200"))
+    )
+}
+
+/// Chains of the right side that mark what arrives on the cable, if so told, and count what leaves the tunnel.
+fn receives(marked: Option<&str>) -> String {
+    let mark = marked.map_or(String::new(), |ecn| {
+        format!("iifname {CABLE} udp dport {PORT} ip ecn set {ecn}\niifname {CABLE} udp dport {PORT} ip6 ecn set {ecn}")
+    });
+    format!(
+        "chain marks {{ type filter hook prerouting priority mangle;\n{mark}\n }}\nchain in {{ type filter hook input \
+         priority filter;\n{} }}",
+        count(&format!("iifname {DEVICE} meta length > 200"))
+    )
+}
+
+fn not_capable(router: &Router) -> u64 {
+    let labels = [("direction", "inbound"), ("reason", "ecn_not_capable")];
+    total(router, "laneway_dropped_packets_total", &labels)
+}
+
+/// Returns whether packets were counted with this field and with no other.
+fn only(name: &str, counts: [u64; 4]) -> bool {
+    COUNTERS.iter().zip(counts).all(|(other, packets)| (*other == name) == (packets > 0))
+}
+
+fn crosses(lab: &Lab, routers: &[Router; 2], outside: Family) {
+    let [_, right] = routers;
+    for inside in Family::ALL {
+        let address = inside.inside(2);
+        for (ecn, marked, expected) in [
+            ("ect0", None, "ect0"),
+            ("ect1", None, "ect1"),
+            ("ce", None, "ce"),
+            ("not-ect", None, "not-ect"),
+            ("ect0", Some("ce"), "ce"),
+            ("ect1", Some("ce"), "ce"),
+            ("ect0", Some("ect1"), "ect1"),
+            ("ect1", Some("ect0"), "ect1"),
+        ] {
+            rules(&lab.left, &sends_with(ecn));
+            rules(&lab.right, &receives(marked));
+            bulk(&lab.left, &lab.right, address, 2, 1 << 20);
+            let case = format!("{outside:?} {inside:?} {ecn} {marked:?}");
+            assert!(only(ecn, counted(&lab.left)), "{case}, outside: {:?}", counted(&lab.left));
+            assert!(only(expected, counted(&lab.right)), "{case}, inside: {:?}", counted(&lab.right));
+        }
+        let before = not_capable(right);
+        rules(&lab.left, &sends_with("not-ect"));
+        rules(&lab.right, &receives(Some("ce")));
+        assert!(!ping::answers(&lab.left.namespace, address), "a mark that its sender does not understand");
+        wait_until("the drop is counted", || not_capable(right) > before);
+        rules(&lab.right, &receives(None));
+        ping::once(&lab.left.namespace, address);
+    }
+}
+
+#[test]
+fn congestion_marks_cross_the_tunnel() {
+    require_root!();
+    for (outside, lanes) in [(Family::V4, 1), (Family::V6, 2)] {
+        let lab = lab();
+        if !has_nftables(&lab.left) {
+            return;
+        }
+        let routers = pair_with(&lab, outside, |config| config.queues = Queues::Fixed(lanes));
+        ping::ping(&lab.left.namespace, Family::V4.inside(2));
+        crosses(&lab, &routers, outside);
+    }
+}
+
+#[test]
+fn the_outer_dscp_is_the_chosen_one_and_handshakes_have_their_own() {
+    require_root!();
+    for (dscp, expected) in [(Dscp::default(), 0), (Dscp::Fixed(10), 10), (Dscp::Inherit, 46)] {
+        for outside in Family::ALL {
+            let lab = lab();
+            let version = if outside == Family::V4 { "ip" } else { "ip6" };
+            let sends = format!("oifname {CABLE} udp dport {PORT}");
+            let chain = format!(
+                "chain out {{ type filter hook output priority mangle;\noifname {DEVICE} ip dscp set 46\n{sends} \
+                 udp length < 170 @th,64,8 1 {version} dscp 34 counter name seen-ect0\n{sends} udp length < 170 @th,64,8 1 \
+                 {version} dscp != 34 counter name seen-ce\n{sends} udp length > 200 {version} dscp {expected} counter \
+                 name seen-ect1\n{sends} udp length > 200 {version} dscp != {expected} counter name seen-not-ect\n}}"
+            );
+            if !has_nftables(&lab.left) {
+                return;
+            }
+            rules(&lab.left, &chain);
+            let _routers = pair_with(&lab, outside, |config| config.dscp = dscp);
+            ping::ping(&lab.left.namespace, Family::V4.inside(2));
+            let [data_wrong, data_right, handshake_right, handshake_wrong] = counted(&lab.left);
+            let seen = format!("{dscp:?} {outside:?}: {:?}", counted(&lab.left));
+            assert!(data_right > 0 && data_wrong == 0, "{seen}");
+            assert!(handshake_right > 0 && handshake_wrong == 0, "{seen}");
+        }
+    }
+}
