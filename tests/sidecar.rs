@@ -235,6 +235,73 @@ fn a_name_is_looked_up_before_everything_goes_through_the_tunnel() {
     ping(&sidecar.lab.left.namespace, Family::V4.inside(2));
 }
 
+/// The tunnel no longer works, so only a query that does not enter it reaches the name server.
+#[test]
+fn a_name_is_looked_up_past_a_tunnel_that_takes_everything() {
+    require_root!();
+    let sidecar = Sidecar::new();
+    let server = Ipv4Addr::new(203, 0, 113, 53);
+    let right = |words: &str| output(&sidecar.lab.right.namespace, &words.split(' ').collect::<Vec<_>>(), "");
+    right(&format!("ip addr add {server}/32 dev lo"));
+    sidecar.left("ip route add default via 192.0.2.2");
+    let zone = Zone::serve(&sidecar.lab.right, server);
+    zone.set("peer.example", sidecar.lab.right.underlay4);
+    let peer = |name: &str| format!("Endpoint = {name}:{PORT}\nAllowedIPs = 0.0.0.0/0");
+    let process = sidecar.start(&mut with_names(&sidecar, server, &peer("peer.example")));
+    assert!(sidecar.left(&format!("ip route get {server}")).contains(&sidecar.device));
+    right(&format!("wg set {} peer {} remove", sidecar.right.device, sidecar.keys[0].public));
+    sidecar.write(&addresses(), &peer("other.example"));
+    process.signal(Signal::SIGHUP);
+    wait_until("a query past the tunnel", || zone.was_asked_for("other.example"));
+}
+
+#[test]
+fn the_end_of_a_tunnel_that_takes_everything_leaves_the_rules_of_another() {
+    require_root!();
+    let sidecar = Sidecar::new();
+    let peer = format!("{}\nAllowedIPs = 0.0.0.0/0, ::/0", sidecar.endpoint());
+    let _first = sidecar.run(&addresses(), &peer);
+    let shown = sidecar.left(&format!("ip -6 addr show {}", sidecar.device));
+    assert!(!shown.contains("fe80"), "a generated address: {shown}");
+    let rules = || ["ip -4 rule", "ip -6 rule"].map(|words| sidecar.left(words));
+    let before = rules();
+    let second = device_name("lw");
+    let text = format!(
+        "[Interface]\nPrivateKey = {}\n[Peer]\nPublicKey = {}\nAllowedIPs = 0.0.0.0/0, ::/0\n",
+        KeyPair::generate(&sidecar.lab.left).private,
+        KeyPair::generate(&sidecar.lab.left).public
+    );
+    let file = sidecar.folder.write(&format!("{second}.conf"), &text);
+    let environment = [("LANEWAY_METRICS_ADDR", "off")];
+    let mut process = Process::start_quietly(&mut binary::command(
+        &sidecar.lab.left,
+        &["run", "--config", &file],
+        &environment,
+    ));
+    wait_until("the second router", || serves(&second));
+    assert!(sidecar.left("wg show all fwmark").contains(&format!("{second}\t0xca6d")));
+    assert_ne!(rules(), before);
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.wait(), Some(0), "{}", process.said());
+    assert_eq!(rules(), before);
+    assert!(sidecar.left("ip route get 203.0.113.1").contains(&sidecar.device));
+}
+
+#[test]
+fn what_another_process_removes_is_a_failure_to_a_service_manager() {
+    require_root!();
+    let sidecar = Sidecar::new();
+    let ends: [&dyn Fn(); 2] = [&|| drop(sidecar.left(&format!("ip link del {}", sidecar.device))), &|| {
+        fs::remove_file(control_socket(&sidecar.device)).expect("remove the socket");
+    }];
+    for end in ends {
+        let mut process = sidecar.run(&addresses(), &format!("AllowedIPs = {}", allowed_ips(2)));
+        end();
+        assert_eq!(process.wait(), Some(1), "{}", process.said());
+        assert!(process.said().contains("another process removed"), "{}", process.said());
+    }
+}
+
 #[test]
 fn a_name_that_is_waited_for_does_not_hold_up_the_end() {
     require_root!();
@@ -244,11 +311,12 @@ fn a_name_that_is_waited_for_does_not_hold_up_the_end() {
     let zone = Zone::serve(&sidecar.lab.left, Ipv4Addr::LOCALHOST);
     zone.fall_silent();
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let peer = format!("Endpoint = {signal}.example:{PORT}\nAllowedIPs = 0.0.0.0/0, ::/0");
+        let name = format!("{signal}.example").to_lowercase();
+        let peer = format!("Endpoint = {name}:{PORT}\nAllowedIPs = 0.0.0.0/0, ::/0");
         let command = &mut with_names(&sidecar, Ipv4Addr::LOCALHOST, &peer);
         let mut process = Process::start_quietly(command.env("LANEWAY_LOG", "info"));
         wait_until("a query, and a signal handler", || {
-            zone.was_asked_for(&format!("{signal}.example")) && handles(&process, signal)
+            zone.was_asked_for(&name) && handles(&process, signal)
         });
         process.signal(signal);
         assert_eq!(process.wait(), Some(0), "{}", process.said());

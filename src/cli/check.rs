@@ -11,7 +11,7 @@ use super::Failure;
 use crate::config::env::Environment;
 use crate::config::update::PeerUpdate;
 use crate::config::{ConfigError, RouterConfig, Table};
-use crate::netlink::IpVersion;
+use crate::netlink::{self, IpVersion};
 
 /// Check a configuration and print what `run` would do with it
 #[derive(Clone, Debug, Args)]
@@ -32,7 +32,14 @@ pub struct CheckArgs {
 pub fn run(args: &CheckArgs) -> Result<(), Failure> {
     let read = || -> Result<(RouterConfig, Environment), ConfigError> {
         let environment = Environment::of_process()?;
-        Ok((RouterConfig::for_run(args.config.as_deref(), &environment)?, environment))
+        let mut config = RouterConfig::for_run(args.config.as_deref(), &environment)?;
+        // Without netlink the prediction is the first choice.
+        if config.wants_table()
+            && let Ok(number) = netlink::free_table(&config.interface, Table::DEFAULT_ROUTES)
+        {
+            config.set_table(number);
+        }
+        Ok((config, environment))
     };
     let text = match read() {
         Ok((config, environment)) => {

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{self, IsTerminal as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +22,7 @@ use crate::netlink;
 use crate::netlink::masquerade::{MasqueradeError, Masquerading};
 use crate::router::admin::{self, Admin, AdminError, End, Hangups, Http, Link, OnLoss, OpenUapi};
 use crate::router::kill_switch::{self, KillSwitch};
-use crate::router::reload::Reloader;
+use crate::router::reload::{self, Reloader};
 use crate::router::sandbox::{capabilities, files, memory, syscalls};
 use crate::router::start::{Router, StartError};
 use crate::router::stopping::{self, StopError};
@@ -64,6 +64,17 @@ pub enum LaunchError {
     Stop(#[from] StopError),
 }
 
+/// Why a router stopped without a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// A signal told it to.
+    Signal,
+    /// Another process deleted the interface.
+    InterfaceDeleted,
+    /// Another process removed the control socket's file.
+    SocketRemoved,
+}
+
 /// Called once, when the interface and its control socket exist, unless the router is told to stop before that.
 pub type OnReady = Box<dyn FnOnce() -> io::Result<()>>;
 
@@ -81,13 +92,17 @@ pub fn init_log(filter: &str, format: LogFormat) {
     };
 }
 
-/// Starts a router and runs it until a signal arrives or its interface or control socket is removed; all of
-/// these are clean stops. From then on the router has [`stopping::PROCESS`] to end before the process is ended
+/// Starts a router and runs it until a signal arrives or another process removes its interface or control socket. From
+/// then on the router has [`stopping::PROCESS`] to end before the process is ended
 /// by force. Must be called while the process has a single thread.
 ///
 /// # Errors
 /// The router did not start, failed, or did not stop in time.
-pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) -> Result<(), LaunchError> {
+pub fn launch(
+    mut config: RouterConfig,
+    environment: Environment,
+    ready: OnReady,
+) -> Result<Stopped, LaunchError> {
     if let Err(error) = memory::seclude() {
         tracing::warn!("cannot forbid core dumps, which would contain keys: {error}");
     }
@@ -120,37 +135,11 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
         uapi::Server::check(&config.uapi_dir, &config.interface)?;
     }
 
+    let lock = reload::choose_table(&mut config, None).map_err(StartError::Netlink)?;
     let switch = Arc::new(KillSwitch::close(&config).map_err(StartError::Netlink)?);
-    let started = Router::start_with(&config, tun, Arc::clone(&shutdown)).and_then(|router| {
-        if config.persist {
-            let lifetime = router.outlive_process()?;
-            if !config.keep {
-                signals.note_interface(lifetime.clone());
-            }
-        }
-        Ok(router)
-    });
-    let router = match started {
-        Ok(router) => router,
-        Err(error) => {
-            switch.end(kill_switch::End::NotStarted);
-            return Err(error.into());
-        }
-    };
-    let masquerade = |to| Masquerading::begin(router.interface(), to);
-    let masquerading = match config.masquerade.as_ref().map(masquerade).transpose() {
-        Ok(masquerading) => masquerading,
-        Err(error) => {
-            switch.end(kill_switch::End::NotStarted);
-            return Err(error.into());
-        }
-    };
-    if masquerading.is_some() && !netlink::masquerade::forwards_ipv4() {
-        tracing::warn!(
-            "LANEWAY_MASQUERADE has no effect on IPv4 yet: this machine does not forward packets; \
-             `sysctl -w net.ipv4.ip_forward=1` makes it a gateway"
-        );
-    }
+    drop(lock);
+    let opened = open(&config, tun, &shutdown, metrics.as_ref(), &signals);
+    let (router, masquerading) = opened.inspect_err(|_| switch.end(kill_switch::End::NotStarted))?;
     let (directory, interface) = (config.uapi_dir.clone(), router.interface().to_owned());
     let noted = Arc::clone(&signals);
     let open_uapi = move || {
@@ -159,7 +148,7 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
         Ok(server)
     };
     let device = router.device().clone();
-    let seccomp = config.seccomp;
+    let (seccomp, persist) = (config.seccomp, config.persist);
     let up = format!("{} is up", router.interface());
     let summary = router.summary().clone();
     let reloader = Reloader::new(
@@ -181,18 +170,55 @@ pub fn launch(config: RouterConfig, environment: Environment, ready: OnReady) ->
     let outcome = attend(router, metrics, Box::new(open_uapi), reloader, &signals, &manager, ready);
     drop(masquerading);
     switch.end(match &outcome {
+        // The service manager starts it again.
+        Ok(_) if persist && !signals.told_to_stop() => kill_switch::End::Failed,
         Ok(_) | Err(LaunchError::Stop(StopError::Stuck(_))) => kill_switch::End::Ordered,
         Err(LaunchError::Stop(StopError::Failed(_))) => kill_switch::End::Failed,
         Err(_) => kill_switch::End::NotStarted,
     });
     signals.remove_socket();
-    match outcome? {
-        // A stop by other means has been logged where it happened.
-        _ if signals.told_to_stop() => tracing::info!("stopping: received a signal"),
-        End::Stopped => {}
-        End::SocketGone => tracing::info!("stopping: control socket removed"),
+    let stopped = match outcome? {
+        _ if signals.told_to_stop() => Stopped::Signal,
+        // Besides a signal and a failure, only the end of the interface stops the workers.
+        End::Stopped => Stopped::InterfaceDeleted,
+        End::SocketGone => Stopped::SocketRemoved,
+    };
+    match stopped {
+        Stopped::Signal => tracing::info!("stopping: received a signal"),
+        // Logged by the worker that noticed.
+        Stopped::InterfaceDeleted => {}
+        Stopped::SocketRemoved => tracing::info!("stopping: control socket removed"),
     }
-    Ok(())
+    Ok(stopped)
+}
+
+/// Starts the router and masquerading.
+fn open(
+    config: &RouterConfig,
+    tun: Option<OwnedFd>,
+    shutdown: &Arc<Shutdown>,
+    metrics: Option<&Http>,
+    signals: &Signals,
+) -> Result<(Router, Option<Masquerading>), LaunchError> {
+    let router = Router::start_with(config, tun, Arc::clone(shutdown))?;
+    if let Some(http) = metrics {
+        router.marked().add(http.bound.as_fd().try_clone_to_owned().map_err(StartError::System)?);
+    }
+    if config.persist {
+        let lifetime = router.outlive_process()?;
+        if !config.keep {
+            signals.note_interface(lifetime.clone());
+        }
+    }
+    let masquerade = |to| Masquerading::begin(router.interface(), to);
+    let masquerading = config.masquerade.as_ref().map(masquerade).transpose()?;
+    if masquerading.is_some() && !netlink::masquerade::forwards_ipv4() {
+        tracing::warn!(
+            "LANEWAY_MASQUERADE has no effect on IPv4 yet: this machine does not forward packets; \
+             `sysctl -w net.ipv4.ip_forward=1` makes it a gateway"
+        );
+    }
+    Ok((router, masquerading))
 }
 
 /// Runs the admin thread beside the router until the router is told to stop, then stops both.

@@ -93,6 +93,9 @@ pub enum Failure {
     /// The router did not start, or failed.
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    /// Another process removed this part of a router that `laneway run` started.
+    #[error("stopped because another process removed {0}")]
+    Removed(&'static str),
     /// The demo failed.
     #[error(transparent)]
     Demo(#[from] DemoError),
@@ -121,6 +124,7 @@ impl Failure {
             Failure::Background(_)
             | Failure::Signals(_)
             | Failure::Launch(_)
+            | Failure::Removed(_)
             | Failure::Demo(_)
             | Failure::Show(_)
             | Failure::Down(_)

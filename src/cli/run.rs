@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::launch::Stopped;
 use super::{Failure, launch};
 use crate::config::RouterConfig;
 use crate::config::env::Environment;
@@ -20,12 +21,17 @@ pub struct RunArgs {
 /// Runs a router until it is told to stop. SIGHUP reloads the file.
 ///
 /// # Errors
-/// The configuration is invalid, or the router did not start or failed.
+/// The configuration is invalid, the router did not start or failed, or another process removed its interface or
+/// control socket: service managers restart what ends with an error.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     signals::end_at_once().map_err(Failure::Signals)?;
     let environment = Environment::of_process()?;
     let config = RouterConfig::for_run(args.config.as_deref(), &environment)?;
     signals::hold().map_err(Failure::Signals)?;
     launch::init_log(&config.log, config.log_format);
-    Ok(launch::launch(config, environment, Box::new(|| Ok(())))?)
+    match launch::launch(config, environment, Box::new(|| Ok(())))? {
+        Stopped::Signal => Ok(()),
+        Stopped::InterfaceDeleted => Err(Failure::Removed("the interface")),
+        Stopped::SocketRemoved => Err(Failure::Removed("the control socket")),
+    }
 }

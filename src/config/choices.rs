@@ -64,7 +64,7 @@ impl Table {
     /// The main table (`RT_TABLE_MAIN`).
     pub const MAIN: u32 = MAIN_TABLE;
     /// Number of the table of default routes and mark of our own datagrams, unless `FwMark` is set. The same as
-    /// in `wg-quick`.
+    /// in `wg-quick`. Routers that find the table in use take the next number.
     pub const DEFAULT_ROUTES: u32 = 51_820;
 }
 

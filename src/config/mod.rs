@@ -66,6 +66,8 @@ pub struct RouterConfig {
     pub addresses: Vec<IpNet>,
     /// Routing table for routes to the peers' allowed IPs.
     pub table: Table,
+    /// Whether the mark, which is also the number of the table of default routes, is the router's choice.
+    pub mark_is_free: bool,
     /// Number of lanes.
     pub queues: Queues,
     /// Whether workers are pinned to CPUs.
@@ -139,6 +141,7 @@ impl RouterConfig {
             file_has_mtu: false,
             addresses: Vec::new(),
             table: Table::default(),
+            mark_is_free: true,
             queues: Queues::default(),
             pin: Switch::default(),
             inside_cpus: None,
@@ -199,6 +202,7 @@ impl RouterConfig {
         router.persist = true;
         router.metrics_addr = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9586)));
         router.take_environment(environment)?;
+        router.mark_is_free = router.update.fwmark.unwrap_or(0) == 0;
         router.update.fwmark = router.mark().or(router.update.fwmark);
         if let (Some(path), Some(lines)) = (file, &lines) {
             router.warnings.extend(warnings::about(path, lines, &router.update));
@@ -237,7 +241,8 @@ impl RouterConfig {
     }
 
     /// Returns the routes into the interface, without duplicates: one per allowed IP of the peers in
-    /// [`update`](Self::update), except networks on the link. Empty if `up` is false or the table is off.
+    /// [`update`](Self::update), except networks of the interface's addresses, for which the kernel adds a route to
+    /// the main table itself. Empty if `up` is false or the table is off.
     pub fn routes(&self) -> Vec<Route> {
         let table = |net: &IpNet| match self.table {
             Table::Off => None,
@@ -246,9 +251,9 @@ impl RouterConfig {
             Table::Number(number) => Some(number),
         };
         let is_on_link = |net: &IpNet| self.addresses.iter().any(|address| address.trunc() == *net);
-        let mut nets = if self.up { self.allowed_ips() } else { Vec::new() };
-        nets.retain(|net| !is_on_link(net));
-        nets.into_iter().filter_map(|net| Some(Route { net, table: table(&net)? })).collect()
+        let nets = if self.up { self.allowed_ips() } else { Vec::new() };
+        let routes = nets.into_iter().filter_map(|net| Some(Route { net, table: table(&net)? }));
+        routes.filter(|route| route.table != Table::MAIN || !is_on_link(&route.net)).collect()
     }
 
     /// Returns the rules that select the default routes among [`routes`](Self::routes).
@@ -261,6 +266,16 @@ impl RouterConfig {
                 DefaultRule { version, mark }
             })
             .collect()
+    }
+
+    /// Returns whether the router needs a table for default routes and may choose its number.
+    pub fn wants_table(&self) -> bool {
+        self.mark_is_free && self.mark().is_some()
+    }
+
+    /// Sets the number of the table for default routes, and the mark of our own datagrams.
+    pub fn set_table(&mut self, number: u32) {
+        self.update.fwmark = Some(number);
     }
 
     /// Returns the destinations whose packets must not leave by another interface: the default routes among

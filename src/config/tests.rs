@@ -152,7 +152,10 @@ fn routes_lead_to_allowed_ips_once_and_never_take_our_own_datagrams_back_in() {
     router.update.fwmark = Some(7);
     assert_eq!(told(&router)[0], "0.0.0.0/0 7", "a configured mark is also the table's number");
     router.table = Table::Number(7);
-    assert_eq!(told(&router), ["0.0.0.0/0 7", "10.2.0.0/16 7", "fd00::/8 7"]);
+    // The kernel adds 10.0.0.0/24 to the main table only.
+    assert_eq!(told(&router), ["0.0.0.0/0 7", "10.0.0.0/24 7", "10.2.0.0/16 7", "fd00::/8 7"]);
+    router.table = Table::Number(Table::MAIN);
+    assert_eq!(told(&router), ["0.0.0.0/0 254", "10.2.0.0/16 254", "fd00::/8 254"]);
     assert_eq!(router.rules(), [], "a table chosen by number gets no rules");
     router.table = Table::Off;
     assert!(router.routes().is_empty());

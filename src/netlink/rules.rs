@@ -3,7 +3,8 @@
 //!
 //! Datagrams we send carry a mark. Packets without the mark are looked up in a table with a single route, the
 //! default route into the interface. Before that, the main table is consulted for everything but its default
-//! route, so that more specific routes keep working.
+//! route, so that more specific routes keep working. All rules of a router name its mark, so several routers in a
+//! network namespace share none.
 //!
 //! A last rule rejects packets without the mark that found no route in the table, before they reach the main table's
 //! default route. Together with the routes of [`barrier`](super::barrier) it keeps packets from leaving unencrypted
@@ -133,7 +134,10 @@ fn messages(rule: DefaultRule) -> [RuleMessage; 3] {
         message.attributes.extend_from_slice(more);
         message
     };
-    let near = message(MAIN_WITHOUT_DEFAULT, MAIN_TABLE, &[RuleAttribute::SuppressPrefixLen(0)]);
+    // The mark also makes the rule distinct from those of other routers, so each removes its own.
+    let attributes = [RuleAttribute::SuppressPrefixLen(0), RuleAttribute::FwMark(rule.mark)];
+    let mut near = message(MAIN_WITHOUT_DEFAULT, MAIN_TABLE, &attributes);
+    near.header.flags = RuleFlags::Invert;
     let mut unmarked = message(UNMARKED, rule.mark, &[RuleAttribute::FwMark(rule.mark)]);
     unmarked.header.flags = RuleFlags::Invert;
     let mut closed = unmarked.clone();

@@ -75,10 +75,14 @@ fn an_interface_gets_all_that_its_setup_says_and_doing_it_twice_does_no_harm() {
             assert!(link.contains(part), "{part}: {link}");
         }
         assert!(ip("-4 addr show lw0").unwrap().contains("inet 10.9.0.1/24"));
-        assert!(ip("route show table 1234").unwrap().contains("default dev lw0"));
+        assert!(link.contains("addrgenmode none"), "{link}");
+        assert!(ip("route show table 1234").unwrap().contains("default dev lw0 proto static scope link"));
+        // Gateways can be in the networks of the routes.
+        assert!(ip("route add 10.99.0.0/16 via 10.10.0.9 dev lw0").is_some());
+        assert!(ip("route show 10.99.0.0/16").unwrap().contains("via 10.10.0.9"));
         for rules in ["-4 rule", "-6 rule"].map(|words| ip(words).unwrap()) {
             let rule = |text: &str| rules.lines().filter(|line| line.ends_with(text)).count();
-            assert_eq!(rule("from all lookup main suppress_prefixlength 0"), 1, "{rules}");
+            assert_eq!(rule("not from all fwmark 0x4d2 lookup main suppress_prefixlength 0"), 1, "{rules}");
             assert_eq!(rule("not from all fwmark 0x4d2 lookup 1234"), 1, "{rules}");
         }
     });
@@ -113,6 +117,42 @@ fn a_change_takes_away_what_is_no_longer_wanted_and_leaves_the_rest() {
         assert!(!ip("-6 rule").unwrap().contains("lookup 1234"));
         clean_up("lw0", &after).unwrap();
         assert_eq!(ip("-4 rule").unwrap().lines().count(), 3, "local, main, default");
+    });
+}
+
+#[test]
+fn routers_share_neither_table_nor_rules() {
+    in_fresh_namespace(|| {
+        add_link("lw0");
+        let first = free_table("lw0", 1234).unwrap();
+        assert_eq!(first, 1234);
+        set_up("lw0", &setup()).unwrap();
+        assert_eq!(free_table("lw0", 1234).unwrap(), 1234, "its own routes are no reason for another table");
+        let lock = TableLock::take();
+        let second = free_table("other-end", 1234).unwrap();
+        drop(lock);
+        assert_eq!(second, 1235);
+        let rules =
+            |mark| [IpVersion::V4, IpVersion::V6].map(|version| DefaultRule { version, mark }).to_vec();
+        let of_second = Setup { addresses: Vec::new(), routes: Vec::new(), rules: rules(second), ..setup() };
+        let told = || ["-4 rule", "-6 rule"].map(|words| ip(words).unwrap_or_default());
+        let before = told();
+        set_up("other-end", &of_second).unwrap();
+        assert_ne!(told(), before);
+        clean_up("other-end", &of_second).unwrap();
+        assert_eq!(told(), before);
+    });
+}
+
+#[test]
+fn a_router_finds_the_table_of_its_earlier_process() {
+    in_fresh_namespace(|| {
+        let default = |table| Route { net: "0.0.0.0/0".parse().unwrap(), table };
+        shut("lw0", &Setup { unreachable: vec![default(1234)], ..Setup::default() }).unwrap();
+        assert_eq!(free_table("lw0", 1200).unwrap(), 1234, "with the interface gone");
+        assert_eq!(free_table("lw1", 1234).unwrap(), 1235);
+        shut("lw1", &Setup { unreachable: vec![default(1234)], ..Setup::default() }).unwrap();
+        assert_eq!(free_table("lw0", 1200).unwrap(), 1200, "another router has a route in it");
     });
 }
 

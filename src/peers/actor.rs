@@ -29,7 +29,7 @@ use crate::lane::ring::doorbell::{Awaited, Doorbell};
 use crate::lane::wait::sleep::{Sleeper, Stopped};
 use crate::metrics::ActorMetrics;
 use crate::sys::wipe;
-use crate::underlay::{Endpoint, SocketOptions};
+use crate::underlay::{Endpoint, MarkedSockets, SocketOptions};
 use crate::units::{Nanos, PeerId};
 use crate::wireguard::keys::OsEntropy;
 use crate::wireguard::messages::DATA_OVERHEAD;
@@ -69,6 +69,8 @@ pub(crate) struct PeerActor {
     pub(crate) inside_bells: Vec<Arc<Doorbell>>,
     /// The sockets' port, mark and options.
     pub(crate) listen: ListenState,
+    /// Other sockets that carry the mark.
+    pub(crate) marked: Arc<MarkedSockets>,
     /// Tells the admin thread of the sockets' port and mark.
     pub(crate) listening: watch::Sender<Listening>,
     pub(crate) spread_ports: SpreadPorts,
@@ -197,7 +199,7 @@ impl PeerActor {
         while self.lookups.has_room()
             && let Some(question) = self.names.take_due(now)
         {
-            self.lookups.begin(question);
+            self.lookups.begin(question, self.listen.options.fwmark);
         }
         worked
     }

@@ -55,6 +55,7 @@ fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(), Errno> {
     }
     if let Some(mark) = update.fwmark {
         actor.listen.options.fwmark = mark;
+        actor.marked.set(mark);
         for commands in &actor.commands {
             commands.set_fwmark(mark);
         }

@@ -1,25 +1,24 @@
-//! Host name lookups outside the peer actor's thread: `getaddrinfo(3)` can block for many seconds if a name
-//! server is slow or down.
+//! Host name lookups outside the peer actor's thread: a lookup can block for many seconds if a name server is slow or
+//! down.
 //!
 //! Each lookup runs on a thread of its own, so one that hangs does not delay the others. Lookups are rare,
 //! and the number of concurrent lookups is bounded.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::SocketAddr;
+use std::panic;
 use std::sync::Arc;
 use std::thread;
 
 use arrayvec::ArrayVec;
 use crossbeam::channel::{self, Receiver, Sender};
 
+use super::resolver::{self, ADDRESSES};
 use crate::lane::ring::doorbell::{Awaited, Doorbell};
 use crate::units::PeerId;
 
 /// Maximum number of concurrent lookups.
 const LOOKUPS: usize = 4;
-
-/// Maximum number of addresses kept for a name.
-const ADDRESSES: usize = 8;
 
 /// A name to look up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,17 +63,18 @@ impl Lookups {
         self.running < LOOKUPS
     }
 
-    /// Begins a lookup in the network namespace of the calling thread. A stopping router does not wait for
-    /// it.
+    /// Begins a lookup in the network namespace of the calling thread. Queries carry `mark`; 0 for none. A stopping
+    /// router does not wait for the lookup.
     ///
     /// # Panics
     /// Panics if there is no [room](Self::has_room).
-    pub(crate) fn begin(&mut self, question: Question) {
+    pub(crate) fn begin(&mut self, question: Question, mark: u32) {
         assert!(self.has_room(), "too many concurrent lookups");
         self.running += 1;
         let (sender, bell, asked) = (self.sender.clone(), Arc::clone(&self.bell), question.clone());
         let started = thread::Builder::new().name("lookup".into()).spawn(move || {
-            let addresses = resolve(&asked);
+            let resolved = panic::catch_unwind(|| resolver::resolve(&asked.host, asked.port, mark));
+            let addresses = resolved.unwrap_or_else(|_| Err(io::Error::other("the lookup panicked")));
             // The channel has room for every lookup, so sending fails only once the router has stopped.
             let _ = sender.send(Answer { question: asked, addresses });
             bell.ring(Awaited::WORK);
@@ -95,15 +95,6 @@ impl Lookups {
     pub(crate) fn is_empty(&self) -> bool {
         self.answers.is_empty()
     }
-}
-
-fn resolve(question: &Question) -> io::Result<ArrayVec<SocketAddr, ADDRESSES>> {
-    let addresses: ArrayVec<_, ADDRESSES> =
-        (question.host.as_str(), question.port).to_socket_addrs()?.take(ADDRESSES).collect();
-    if addresses.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
-    }
-    Ok(addresses)
 }
 
 #[cfg(test)]
@@ -128,12 +119,12 @@ mod tests {
         let mut lookups = Lookups::new(Arc::new(Doorbell::new().unwrap()));
         // glibc parses these without a name server. The second has a scope (zone) identifier.
         for (host, address) in [("192.0.2.7", "192.0.2.7:51820"), ("fe80::1%1", "[fe80::1%1]:51820")] {
-            lookups.begin(question(host));
+            lookups.begin(question(host), 0);
             let answer = wait(&mut lookups);
             assert_eq!(answer.question, question(host));
             assert_eq!(answer.addresses.unwrap()[..], [address.parse().unwrap()]);
         }
-        lookups.begin(question("no spaces in names"));
+        lookups.begin(question("no spaces in names"), 0);
         assert!(wait(&mut lookups).addresses.is_err());
         assert!(lookups.has_room() && lookups.is_empty());
     }
@@ -142,7 +133,7 @@ mod tests {
     fn no_more_run_at_one_time_than_there_is_room_for() {
         let mut lookups = Lookups::new(Arc::new(Doorbell::new().unwrap()));
         for _ in 0..LOOKUPS {
-            lookups.begin(question("127.0.0.1"));
+            lookups.begin(question("127.0.0.1"), 0);
         }
         assert!(!lookups.has_room());
         wait(&mut lookups);

@@ -5,5 +5,6 @@ pub(crate) mod apply;
 pub mod handle;
 pub(crate) mod lookups;
 pub(crate) mod names;
+pub(crate) mod resolver;
 pub(crate) mod schedule;
 pub(crate) mod snapshot_builder;

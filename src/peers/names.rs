@@ -2,7 +2,7 @@
 //!
 //! A name is looked up when it is configured, repeatedly while it has no address, and again when its peer
 //! leaves handshakes unanswered, because the name may have a new address. The interval between lookups
-//! doubles up to [`LONGEST_WAIT`].
+//! doubles up to [`LONGEST_WAIT`], or [`LONGEST_UNKNOWN`] for a name that has had no address yet.
 //!
 //! This module has neither a clock nor a resolver: the peer actor passes in the time, and
 //! [`lookups`](super::lookups) does the blocking work.
@@ -24,6 +24,9 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 
 /// Longest interval between lookups of a name.
 const LONGEST_WAIT: Duration = Duration::from_secs(64);
+
+/// Longest interval between lookups of a name that has had no address yet: its peer cannot be reached otherwise.
+const LONGEST_UNKNOWN: Duration = Duration::from_secs(8);
 
 /// Shortest interval between lookups of a name because of changes of the network, which may come in storms.
 const CHANGE_WAIT: Duration = Duration::from_secs(5);
@@ -153,7 +156,7 @@ impl Names {
         name.under_way = true;
         name.asked = now;
         name.not_before = now.after(name.wait);
-        name.wait = (name.wait * 2).min(LONGEST_WAIT);
+        name.wait = (name.wait * 2).min(if name.found { LONGEST_WAIT } else { LONGEST_UNKNOWN });
         Some(Question { peer, revision: name.revision, host: name.host.clone(), port: name.port })
     }
 

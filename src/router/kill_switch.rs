@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::wiring::interface_setup;
 use crate::config::RouterConfig;
 use crate::netlink::{self, NetlinkError, Setup};
+use crate::peers::resolver;
 
 /// The rules and unreachable routes of one router.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ pub struct KillSwitch {
 }
 
 impl KillSwitch {
-    /// Adds the rules and unreachable routes of `config`, then removes those that an earlier process left and
+    /// Adds the unreachable routes of `config` and, unless they have to [wait](waits_for_names), its rules, then removes those that an earlier process left and
     /// `config` does not contain.
     ///
     /// # Errors
@@ -45,8 +46,8 @@ impl KillSwitch {
             own: Mutex::default(),
         };
         switch.record(&setup);
-        // Name lookups would be rejected, too, so with names this waits: see `Reloader::add_rules`.
-        let closed = if config.awaits_names() { Ok(()) } else { netlink::shut(&config.interface, &setup) };
+        let rules = if waits_for_names(config) { Vec::new() } else { setup.rules.clone() };
+        let closed = netlink::shut(&config.interface, &Setup { rules, ..setup.clone() });
         let closed = closed.and_then(|()| match found {
             Some(found) => netlink::clean_up(&config.interface, &without(found.setup, &setup)),
             None => Ok(()),
@@ -106,6 +107,12 @@ impl KillSwitch {
     fn own(&self) -> MutexGuard<'_, Setup> {
         self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns whether the rules of `config` have to wait until endpoint names have been looked up: queries of a name server
+/// on this host do not carry the router's mark, so the rules would reject them.
+pub(super) fn waits_for_names(config: &RouterConfig) -> bool {
+    !config.rules().is_empty() && config.awaits_names() && resolver::is_on_this_host()
 }
 
 /// How a router's process ends.

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
@@ -53,6 +54,12 @@ impl From<TcpListener> for Bound {
     /// Takes a listener of another program part, which accepts connections already.
     fn from(listener: TcpListener) -> Self {
         Bound(listener.into())
+    }
+}
+
+impl AsFd for Bound {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

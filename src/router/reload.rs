@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 
-use super::kill_switch::KillSwitch;
+use super::kill_switch::{KillSwitch, waits_for_names};
 use super::wiring::interface_setup;
 use crate::config::changes::{Changes, Outline};
 use crate::config::env::Environment;
 use crate::config::update::PeerEndpoint;
-use crate::config::{ConfigError, RouterConfig};
-use crate::netlink::{self, NetlinkError, Setup};
+use crate::config::{ConfigError, RouterConfig, Table};
+use crate::netlink::{self, NetlinkError, Setup, TableLock};
 use crate::peers::handle::ActorHandle;
 use crate::shutdown::Shutdown;
 use crate::uapi::Device as _;
@@ -34,6 +34,39 @@ const QUIET: Duration = Duration::from_secs(60);
 
 /// How often lookups are checked for completion, in milliseconds.
 const LOOK: u8 = 100;
+
+/// Chooses the table for default routes if `config` leaves it to the router: that of `before`, the configuration in
+/// force, otherwise the first that is free. Other routers cannot choose the same until the lock is dropped.
+///
+/// # Errors
+/// The routes cannot be listed.
+///
+/// # Panics
+/// Panics inside an async runtime.
+pub fn choose_table(
+    config: &mut RouterConfig,
+    before: Option<&RouterConfig>,
+) -> Result<Option<TableLock>, NetlinkError> {
+    if !config.wants_table() {
+        return Ok(None);
+    }
+    if let Some(mark) = before.filter(|before| before.wants_table()).and_then(|before| before.update.fwmark) {
+        config.set_table(mark);
+        return Ok(None);
+    }
+    let lock = TableLock::take();
+    let number = netlink::free_table(&config.interface, Table::DEFAULT_ROUTES)?;
+    if number != Table::DEFAULT_ROUTES {
+        tracing::warn!(
+            "table {} is in use, so {} uses table and mark {number}; default routes of the other tunnel may take \
+             precedence",
+            Table::DEFAULT_ROUTES,
+            config.interface
+        );
+    }
+    config.set_table(number);
+    Ok(Some(lock))
+}
 
 /// Reloads one router.
 #[derive(Debug)]
@@ -91,9 +124,8 @@ impl Reloader {
         Reloader { interface, config, environment, device, shutdown, switch, reported: None, hasher, outline }
     }
 
-    /// Adds the rules that route all traffic into the interface. These also capture queries to name servers,
-    /// which get no answer before a peer is reached, so this first waits for endpoint names to be looked up,
-    /// 12 s at most. Adds no rules if the router is told to stop meanwhile.
+    /// Adds the rules if they have [waited](waits_for_names) for endpoint names to be looked up, 12 s at most. Adds no
+    /// rules if the router is told to stop meanwhile.
     ///
     /// # Errors
     /// Fails if the kernel refuses a rule.
@@ -105,10 +137,21 @@ impl Reloader {
         if setup.rules.is_empty() {
             return Ok(());
         }
+        if waits_for_names(&self.config) {
+            self.await_names();
+        }
+        self.change(&Setup { rules: Vec::new(), ..setup.clone() }, &setup)
+    }
+
+    /// Waits until all endpoint names have been looked up, 12 s at most, or the router is told to stop.
+    fn await_names(&self) {
         let begin = Instant::now();
         while let Some(name) = self.unresolved() {
             if begin.elapsed() > PATIENCE {
-                tracing::warn!("{name} has no address yet; further lookups go through the tunnel");
+                tracing::warn!(
+                    "{name} has no address yet; queries of the name server on this host go through the tunnel from \
+                     now on"
+                );
                 break;
             }
             // A failed poll is harmless: the lookups run on other threads.
@@ -117,7 +160,6 @@ impl Reloader {
                 break;
             }
         }
-        self.change(&Setup { rules: Vec::new(), ..setup.clone() }, &setup)
     }
 
     /// Returns an endpoint of the configuration that is a host name without an address yet.
@@ -139,6 +181,8 @@ impl Reloader {
     /// Panics inside an async runtime.
     pub fn reload(&mut self) -> Result<Changes, ReloadError> {
         let mut next = self.config.read_again(&self.environment)?.ok_or(ReloadError::NoFile)?;
+        // Held until the routes are in the table.
+        let _lock = choose_table(&mut next, Some(&self.config))?;
         let old = &self.config.warnings;
         for warning in next.warnings.iter().filter(|new| !old.iter().any(|old| new.repeats(old))) {
             tracing::warn!("{warning}");
@@ -152,7 +196,11 @@ impl Reloader {
         let changes = Changes::between(&self.outline, &outline);
         self.outline = outline;
         let before = std::mem::replace(&mut self.config, next);
-        self.change(&interface_setup(&before), &self.setup())?;
+        let (old, new) = (interface_setup(&before), self.setup());
+        if waits_for_names(&self.config) && new.rules.iter().any(|rule| !old.rules.contains(rule)) {
+            self.await_names();
+        }
+        self.change(&old, &new)?;
         Ok(changes)
     }
 

@@ -38,6 +38,7 @@ use crate::offload::{Lifetime, QueueError};
 use crate::peers::actor::PeerActor;
 use crate::peers::handle::{ActorHandle, Listening};
 use crate::shutdown::Shutdown;
+use crate::underlay::MarkedSockets;
 use crate::wireguard::keys::PublicKey;
 
 /// Restarts of a worker after panics before the router stops.
@@ -52,6 +53,7 @@ pub struct Router {
     mtu: Arc<AtomicUsize>,
     own: Arc<OwnAddresses>,
     peers: Arc<Peers>,
+    marked: Arc<MarkedSockets>,
     has_key: Arc<AtomicBool>,
     summary: Summary,
     lanes: usize,
@@ -91,6 +93,7 @@ impl Router {
             mtu,
             own,
             peers,
+            marked,
             has_key,
             summary,
             lifetime,
@@ -105,6 +108,7 @@ impl Router {
             mtu,
             own,
             peers,
+            marked,
             has_key,
             summary,
             lanes: lanes.len(),
@@ -146,6 +150,11 @@ impl Router {
     pub fn readiness(&self) -> Readiness {
         let (peers, has_key) = (Arc::clone(&self.peers), Arc::clone(&self.has_key));
         Readiness::new(peers, self.ready_peer, has_key, Arc::clone(&self.shutdown))
+    }
+
+    /// Returns the sockets that carry the router's mark besides those of its lanes.
+    pub fn marked(&self) -> &MarkedSockets {
+        &self.marked
     }
 
     /// Returns the current UDP port, and follows its changes, if several lanes share it, so that other processes

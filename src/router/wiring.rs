@@ -45,7 +45,9 @@ use crate::peers::names::Names;
 use crate::peers::schedule::Schedule;
 use crate::peers::snapshot_builder::BuilderState;
 use crate::shutdown::Shutdown;
-use crate::underlay::{self, BindError, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, SocketOptions};
+use crate::underlay::{
+    self, BindError, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, MarkedSockets, SocketOptions,
+};
 use crate::units::Nanos;
 use crate::wireguard::aead::Backend;
 use crate::wireguard::keys::{Entropy as _, OsEntropy};
@@ -91,6 +93,7 @@ pub(crate) struct Wiring {
     pub(crate) mtu: Arc<AtomicUsize>,
     pub(crate) own: Arc<OwnAddresses>,
     pub(crate) peers: Arc<Peers>,
+    pub(crate) marked: Arc<MarkedSockets>,
     pub(crate) has_key: Arc<AtomicBool>,
     pub(crate) summary: Summary,
     pub(crate) lifetime: Lifetime,
@@ -194,6 +197,7 @@ pub(crate) fn open(
         commands: ends.iter().map(|ends| Arc::clone(&ends.commands)).collect(),
         inside_bells: ends.iter().map(|ends| Arc::clone(&ends.inside_bell)).collect(),
         listen: ListenState { port, options, left: None },
+        marked: Arc::new(MarkedSockets::new(options.fwmark)),
         listening,
         spread_ports: config.spread_ports.clone(),
         names: Names::default(),
@@ -215,7 +219,7 @@ pub(crate) fn open(
         limit: config.metrics_peers,
     });
     registry.collect_from(ProcessMetrics);
-    let lifetime = tun.lifetime;
+    let (lifetime, marked) = (tun.lifetime, Arc::clone(&actor.marked));
     Ok(Wiring {
         interface: tun.name,
         lanes,
@@ -225,6 +229,7 @@ pub(crate) fn open(
         mtu,
         own,
         peers,
+        marked,
         has_key,
         summary,
         lifetime,

@@ -16,12 +16,14 @@
 //! | `receive` | receiving, with GRO |
 //! | `send` | sending runs, with fallbacks for refused sends |
 //! | `endpoint` | a peer's address and the local address to send from |
+//! | `marked` | other sockets that carry the router's mark |
 //! | `name`, `control` | byte layouts of socket addresses and control messages |
 //! | `tally` | counts that the lane publishes |
 
 mod control;
 mod drop_watch;
 mod endpoint;
+mod marked;
 mod name;
 mod receive;
 mod send;
@@ -30,6 +32,7 @@ mod tally;
 
 pub use drop_watch::DropWatch;
 pub use endpoint::{Endpoint, LocalSource};
+pub use marked::MarkedSockets;
 pub use receive::{DEPTH, Received, Receiver};
 pub use send::{MAX_RUN_BYTES, MAX_RUN_SEGMENTS, Notices, SendFailure, Sender, max_run};
 pub use socket::{BindError, BufferSizes, SocketOptions, UdpSocket, bind, steer};

@@ -55,7 +55,7 @@ fn a_name_without_address_is_tried_again_ever_more_seldom_but_for_ever() {
         moments.push(due.since(at(0)).as_secs());
         assert_eq!(look_up(&mut names, due, &[], None), None);
     }
-    assert_eq!(moments, [0, 1, 3, 7, 15, 31, 63, 127, 191, 255]);
+    assert_eq!(moments, [0, 1, 3, 7, 15, 23, 31, 39, 47, 55]);
     let due = names.next_due().expect("retries never end");
     assert_eq!(look_up(&mut names, due, &[1], None), Some(address(1)));
     assert_eq!(names.next_due(), None);
@@ -146,7 +146,7 @@ fn a_changed_network_makes_names_due_but_not_in_storms() {
     for due in [0, 1, 3, 7, 15] {
         assert_eq!(look_up(&mut names, at(due), &[], None), None);
     }
-    assert_eq!(names.next_due(), Some(at(31)));
+    assert_eq!(names.next_due(), Some(at(23)));
     names.network_changed(&[], at(21));
     assert_eq!(names.next_due(), Some(at(21)), "an unknown name may be known now");
 }

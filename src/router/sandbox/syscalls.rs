@@ -69,12 +69,13 @@ const FAMILIES: [libc::c_int; 3] = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX
 
 /// Requests of ioctl(2): what the standard library and the C library use for sockets, terminals and scopes of
 /// addresses. A TUN is set up before the filter is in force; what remains is whether it outlives the process.
-const REQUESTS: [libc::Ioctl; 6] = [
+const REQUESTS: [libc::Ioctl; 7] = [
     libc::FIONBIO,
     libc::FIONREAD,
     libc::TCGETS,
     libc::TIOCGWINSZ,
     libc::SIOCGIFINDEX as libc::Ioctl,
+    libc::SIOCGIFNAME as libc::Ioctl,
     libc::TUNSETPERSIST as libc::Ioctl,
 ];
 
