@@ -28,7 +28,8 @@ struct End {
 impl End {
     fn new(private: &PrivateKey, remote: PublicKey, load: LoadLimits) -> Self {
         let settings = Settings { load, ..Settings::default() };
-        let mut protocol = Protocol::new(Some(private.clone()), Arc::new(SessionTable::new()), settings);
+        let mut protocol =
+            Protocol::new(Some(private.clone()), Arc::new(SessionTable::new(&[7; 8])), settings);
         let peer = protocol.add_peer(remote).expect("room for a peer");
         let entropy = OsEntropy::new().expect("the system's randomness");
         End { protocol, peer, entropy, out: Outputs::new() }

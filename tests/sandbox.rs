@@ -58,6 +58,17 @@ fn every_thread_keeps_what_a_router_needs_and_nothing_else() {
 }
 
 #[test]
+fn no_core_dump_gets_the_memory() {
+    require_root!();
+    let lab = lab();
+    let laneway = Laneway::start(&lab.left, &[]);
+    let proc = format!("/proc/{}", laneway.process.id());
+    let limits = fs::read_to_string(format!("{proc}/limits")).unwrap();
+    let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().collect::<Vec<_>>(), ["0", "0", "bytes"]);
+}
+
+#[test]
 fn the_filter_can_be_left_out() {
     require_root!();
     let lab = lab();

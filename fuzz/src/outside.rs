@@ -164,7 +164,7 @@ impl End {
     fn new(own: u64, other: u64, load: LoadLimits) -> Self {
         let key = |seed| PrivateKey::generate(&mut Counting(seed));
         let settings = Settings { load, ..Settings::default() };
-        let mut protocol = Protocol::new(Some(key(own)), Arc::new(SessionTable::new()), settings);
+        let mut protocol = Protocol::new(Some(key(own)), Arc::new(SessionTable::new(&[7; 8])), settings);
         let peer = protocol.add_peer(key(other).public_key()).expect("a first peer");
         let (out, entropy) = (Outputs::new(), Counting(own << 32));
         Self { protocol, peer, out, entropy, now: Nanos(1_000_000_000), has_session: false }

@@ -25,7 +25,7 @@ use crate::router::kill_switch::{self, KillSwitch};
 use crate::router::mtu;
 use crate::router::paths::OnPathMtu;
 use crate::router::reload::{self, Reloader};
-use crate::router::sandbox::{capabilities, files, syscalls};
+use crate::router::sandbox::{capabilities, files, memory, syscalls};
 use crate::router::start::{Router, StartError};
 use crate::router::stopping::{self, StopError};
 use crate::service::ServiceManager;
@@ -115,6 +115,9 @@ pub fn launch(
     environment: Environment,
     ready: OnReady,
 ) -> Result<Stopped, LaunchError> {
+    if let Err(error) = memory::seclude() {
+        tracing::warn!("cannot forbid core dumps, which would contain keys: {error}");
+    }
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }

@@ -2,11 +2,33 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
 
 use ipnet::IpNet;
 
-use super::update::{DeviceUpdate, PeerUpdate};
+use super::update::DeviceUpdate;
 use crate::wireguard::keys::PublicKey;
+
+/// The peers and allowed IPs of a configuration, without its secrets.
+#[derive(Debug, Default)]
+pub struct Outline {
+    /// A hash of each peer's settings.
+    peers: HashMap<PublicKey, u64>,
+    owners: HashMap<IpNet, PublicKey>,
+}
+
+impl Outline {
+    /// Returns the outline of `update`. Outlines can be compared if they have the same `hasher`. If a peer or
+    /// network is listed twice, the last one counts.
+    pub fn of(update: &DeviceUpdate, hasher: &RandomState) -> Self {
+        let mut outline = Outline::default();
+        for peer in &update.peers {
+            outline.peers.insert(peer.public_key, hasher.hash_one(peer));
+            outline.owners.extend(peer.allowed_ips.iter().map(|change| (change.net, peer.public_key)));
+        }
+        outline
+    }
+}
 
 /// Numbers of peers and allowed IPs that differ between two configurations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,8 +43,8 @@ pub struct Changes {
 
 impl Changes {
     /// Compares two configurations of all peers.
-    pub fn between(before: &DeviceUpdate, after: &DeviceUpdate) -> Self {
-        let [peers, nets] = [counts(&peers(before), &peers(after)), counts(&owners(before), &owners(after))];
+    pub fn between(before: &Outline, after: &Outline) -> Self {
+        let [peers, nets] = [counts(&before.peers, &after.peers), counts(&before.owners, &after.owners)];
         Changes { added: [peers[0], nets[0]], removed: [peers[1], nets[1]], changed: [peers[2], nets[2]] }
     }
 }
@@ -49,24 +71,11 @@ fn counts<K: Eq + std::hash::Hash, V: PartialEq>(
     [missing(before, after), missing(after, before), different.count()]
 }
 
-/// Returns the peers by key. The last of several sections counts.
-fn peers(update: &DeviceUpdate) -> HashMap<PublicKey, &PeerUpdate> {
-    update.peers.iter().map(|peer| (peer.public_key, peer)).collect()
-}
-
-/// Returns the owner of each allowed IP.
-fn owners(update: &DeviceUpdate) -> HashMap<IpNet, PublicKey> {
-    let owner = |peer: &PeerUpdate| {
-        let key = peer.public_key;
-        peer.allowed_ips.iter().map(move |change| (change.net, key)).collect::<Vec<_>>()
-    };
-    update.peers.iter().flat_map(owner).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::update::AllowedIpChange;
+    use crate::config::update::{AllowedIpChange, PeerUpdate};
+    use crate::wireguard::keys::PresharedKey;
 
     #[test]
     fn peers_and_networks_are_counted() {
@@ -77,7 +86,8 @@ mod tests {
                 .collect(),
             ..PeerUpdate::new(PublicKey::from_bytes([byte; 32]))
         };
-        let update = |peers| DeviceUpdate { peers, ..DeviceUpdate::default() };
+        let hasher = RandomState::new();
+        let update = |peers| Outline::of(&DeviceUpdate { peers, ..DeviceUpdate::default() }, &hasher);
         let before =
             update(vec![peer(1, &["10.1.0.0/16", "10.2.0.0/16"]), peer(2, &["10.3.0.0/16"]), peer(3, &[])]);
         let after =
@@ -85,5 +95,11 @@ mod tests {
         let told = "peers: 1 added, 1 removed, 2 changed; allowed IPs: 1 added, 1 removed, 1 moved";
         assert_eq!(Changes::between(&before, &after).to_string(), told);
         assert_eq!(Changes::between(&after, &after), Changes::default());
+        let preshared = |byte| {
+            let preshared_key = Some(PresharedKey::from_bytes([byte; 32]));
+            update(vec![PeerUpdate { preshared_key, ..peer(1, &[]) }])
+        };
+        let changes = Changes::between(&preshared(1), &preshared(2));
+        assert_eq!(changes, Changes { changed: [1, 0], ..Changes::default() });
     }
 }

@@ -200,7 +200,7 @@ impl RouterConfig {
             None if environment.private_key_file.is_none() => return Err(ConfigError::Nothing),
             None => RouterConfig::named("laneway0"),
         };
-        let key_in_file = router.update.private_key.is_some();
+        let keys_in_file = router.update.has_secrets();
         router.up = true;
         router.persist = true;
         router.metrics_addr = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9586)));
@@ -210,7 +210,7 @@ impl RouterConfig {
         if let (Some(path), Some(lines)) = (file, &lines) {
             router.warnings.extend(warnings::about(path, lines, &router.update));
         }
-        let key_files = file.filter(|_| key_in_file).into_iter().chain(router.private_key_file.as_deref());
+        let key_files = file.filter(|_| keys_in_file).into_iter().chain(router.private_key_file.as_deref());
         router.warnings.extend(key_files.filter_map(warnings::about_access));
         let named_by = if environment.interface.is_some() {
             "LANEWAY_INTERFACE"

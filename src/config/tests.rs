@@ -110,10 +110,21 @@ fn what_is_valid_but_hardly_meant_is_warned_of_with_its_line() {
     fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o755)).unwrap();
     let router = RouterConfig::for_run(Some(&open), &Environment::default()).unwrap();
     assert_eq!(router.warnings.len(), 1);
-    assert!(router.warnings[0].text.starts_with("the private key is open to other users"), "{router:?}");
+    assert!(router.warnings[0].text.starts_with("the keys in it are open to other users"), "{router:?}");
     fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o750)).unwrap();
     let router = RouterConfig::for_run(Some(&open), &Environment::default()).unwrap();
     assert_eq!(router.warnings, []);
+
+    // A preshared key is a secret as well.
+    fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o755)).unwrap();
+    let key = folder.write("key", OTHER_KEY);
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let environment = Environment { private_key_file: Some(key), ..Environment::default() };
+    for (preshared, count) in [(String::new(), 0), (format!("PresharedKey = {OTHER_KEY}\n"), 1)] {
+        fs::write(&open, format!("[Interface]\n[Peer]\nPublicKey = {other}\n{preshared}")).unwrap();
+        let router = RouterConfig::for_run(Some(&open), &environment).unwrap();
+        assert_eq!(router.warnings.len(), count, "{router:?}");
+    }
 }
 
 #[test]

@@ -31,8 +31,24 @@ pub struct DeviceUpdate {
     pub peers: Vec<PeerUpdate>,
 }
 
+impl DeviceUpdate {
+    /// Forgets all keys, and keeps the other settings.
+    pub(crate) fn forget_secrets(&mut self) {
+        self.private_key = None;
+        for peer in &mut self.peers {
+            peer.preshared_key = None;
+        }
+    }
+
+    /// Returns whether the change sets a private key or preshared keys.
+    pub(crate) fn has_secrets(&self) -> bool {
+        let preshared = self.peers.iter().filter_map(|peer| peer.preshared_key.as_ref());
+        matches!(self.private_key, Some(Some(_))) || preshared.into_iter().any(|key| !key.is_zero())
+    }
+}
+
 /// A change to one peer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PeerUpdate {
     /// The peer's public key. An unknown peer is added, unless `remove` or `update_only` is set.
     pub public_key: PublicKey,
@@ -75,7 +91,7 @@ impl PeerUpdate {
 }
 
 /// An allowed IP to give to a peer, or to take away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AllowedIpChange {
     /// The network, host bits zero.
     pub net: IpNet,
@@ -84,7 +100,7 @@ pub struct AllowedIpChange {
 }
 
 /// A peer's configured endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PeerEndpoint {
     /// An address.
     Address(SocketAddr),
@@ -144,10 +160,10 @@ pub struct PeerStatus {
 
 impl PeerStatus {
     /// Creates the status of a peer with no settings and no traffic.
-    pub const fn new(public_key: PublicKey) -> Self {
+    pub fn new(public_key: PublicKey) -> Self {
         PeerStatus {
             public_key,
-            preshared_key: PresharedKey::NONE,
+            preshared_key: PresharedKey::none(),
             suite: Suite::ChaCha20Poly1305,
             endpoint: None,
             last_handshake: None,

@@ -91,7 +91,7 @@ pub(super) fn about(path: &Path, lines: &Lines, update: &DeviceUpdate) -> Vec<Wa
 }
 
 /// Returns a warning if users other than the owner and the group can reach and read the file at `path`, which holds
-/// a private key. The rule is that of `wg-quick`.
+/// keys. The rule is that of `wg-quick`.
 pub(super) fn about_access(path: &Path) -> Option<Warning> {
     let mode = |path: &Path| fs::metadata(path).map(|data| data.permissions().mode());
     let file = fs::canonicalize(path).ok()?;
@@ -99,6 +99,6 @@ pub(super) fn about_access(path: &Path) -> Option<Warning> {
     (others != 0).then(|| Warning {
         path: path.to_owned(),
         line: None,
-        text: "the private key is open to other users; `chmod 600` closes the file".to_owned(),
+        text: "the keys in it are open to other users; `chmod 600` closes the file".to_owned(),
     })
 }

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use crossbeam::channel::Receiver;
@@ -30,6 +30,7 @@ use crate::lane::peers::{PeerRecord, Peers};
 use crate::lane::ring::doorbell::{Awaited, Doorbell};
 use crate::lane::wait::sleep::{Sleeper, Stopped};
 use crate::metrics::ActorMetrics;
+use crate::sys::wipe;
 use crate::underlay::{Endpoint, MarkedSockets, SocketOptions};
 use crate::units::{Nanos, PeerId};
 use crate::wireguard::keys::OsEntropy;
@@ -45,6 +46,9 @@ const HANDSHAKES_A_TURN: usize = 16;
 /// Minimum interval between log lines about routing loops. A default route into the tunnel makes one for
 /// every peer.
 const LOOP_WARNINGS: Duration = Duration::from_secs(1);
+
+/// Bytes of stack to wipe after each turn, more than a handshake uses. Frames of unoptimized code are larger.
+const STACK: usize = if cfg!(debug_assertions) { 256 } else { 32 } * 1024;
 
 /// The lane that sends messages that are not responses to a datagram of another lane.
 const FIRST_LANE: usize = 0;
@@ -115,6 +119,8 @@ impl PeerActor {
         loop {
             let worked = self.turn();
             if worked {
+                // Handshakes and requests leave keys on the stack.
+                wipe::stack::<STACK>();
                 self.metrics.publish();
                 if self.sleeper.stopped() {
                     return;
@@ -131,7 +137,7 @@ impl PeerActor {
             return;
         }
         let now = clock::now();
-        let next = self.protocol.poll(now, unix_now(), &mut self.entropy, peer, &mut self.outputs);
+        let next = self.protocol.poll(now, clock::unix_now(), &mut self.entropy, peer, &mut self.outputs);
         self.schedule.set(peer, next);
         self.carry_out(None);
     }
@@ -175,6 +181,8 @@ impl PeerActor {
         }
     }
 
+    // Not inlined, so that its frame is below that of `run`, which wipes it.
+    #[inline(never)]
     fn turn(&mut self) -> bool {
         self.sleeper.beat();
         let mut worked = false;
@@ -238,7 +246,7 @@ impl PeerActor {
                 self.with_record(peer, |record| record.asked.store(false, Ordering::Release));
                 self.protocol.data_waits(
                     clock::now(),
-                    unix_now(),
+                    clock::unix_now(),
                     &mut self.entropy,
                     peer,
                     &mut self.outputs,
@@ -247,7 +255,7 @@ impl PeerActor {
                 self.look_at(peer);
             }
             PeerEvent::Confirmed(session) => {
-                self.protocol.confirmed(unix_now(), &session, &mut self.outputs);
+                self.protocol.confirmed(clock::unix_now(), &session, &mut self.outputs);
                 self.settle(None);
             }
             PeerEvent::Moved(peer) => self.report(peer, |reports, name, record| {
@@ -285,7 +293,7 @@ impl PeerActor {
         }
         self.protocol.handle_datagram(
             clock::now(),
-            unix_now(),
+            clock::unix_now(),
             &mut self.entropy,
             datagram.from.address,
             &datagram.message,
@@ -339,10 +347,13 @@ impl PeerActor {
                 self.with_record(peer, PeerRecord::drop_source);
                 Some(peer)
             }
-            Output::Roamed { peer } => {
-                let cause = cause.expect("only a received datagram makes a peer roam");
+            Output::Initiated { peer } | Output::Roamed { peer } => {
+                let cause = cause.expect("only a received datagram is authenticated");
+                let moves = matches!(output, Output::Roamed { .. });
                 self.with_record(peer, |record| {
-                    record.roam(cause.from, cause.at);
+                    if moves || record.endpoint().is_none() {
+                        record.roam(cause.from, cause.at);
+                    }
                     record.received_bytes.fetch_add(cause.message.len() as u64, Ordering::Relaxed);
                 });
                 self.hear(PeerEvent::Moved(peer));
@@ -465,11 +476,6 @@ impl PeerActor {
         let nothing_new = || self.channel.is_empty() && self.requests.is_empty() && self.lookups.is_empty();
         self.sleeper.sleep(Awaited::WORK, None, limit, nothing_new)
     }
-}
-
-/// Returns the time since the Unix epoch, for handshake timestamps.
-pub(crate) fn unix_now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::lane::sockets::LaneSockets;
 use crate::sys::memory;
 use crate::underlay::{BindError, Endpoint};
 use crate::units::PeerId;
-use crate::wireguard::keys::{PresharedKey, PrivateKey, PublicKey};
+use crate::wireguard::keys::{PrivateKey, PublicKey};
 use crate::wireguard::protocol::AddPeerError;
 
 /// How long workers may take to close the sockets of the previous port. Each does so in its next loop
@@ -81,7 +81,7 @@ fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(), Errno> {
             }
             if named.insert(peer.public_key) {
                 // Settings of a remaining peer that the update does not give return to their defaults.
-                peer.preshared_key.get_or_insert(PresharedKey::NONE);
+                peer.preshared_key.get_or_insert_default();
                 peer.persistent_keepalive.get_or_insert(0);
                 if peer.endpoint.is_none() && !keep_endpoints {
                     forget_endpoint(actor, &peer.public_key);

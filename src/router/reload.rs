@@ -5,6 +5,7 @@
 //! everything else from the environment) are not in the file. An invalid file changes nothing.
 
 use std::collections::HashSet;
+use std::hash::RandomState;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use super::kill_switch::{KillSwitch, waits_for_names};
 use super::mtu::{self, ChosenMtu};
 use super::wiring::interface_setup;
-use crate::config::changes::Changes;
+use crate::config::changes::{Changes, Outline};
 use crate::config::env::Environment;
 use crate::config::update::PeerEndpoint;
 use crate::config::{ConfigError, RouterConfig, Table};
@@ -83,6 +84,9 @@ pub struct Reloader {
     reported: Option<Instant>,
     /// What was last logged of rules for the router's ports.
     not_admitted: Option<String>,
+    hasher: RandomState,
+    /// Outline of the configuration that was read last.
+    outline: Outline,
 }
 
 /// Errors when reloading the configuration.
@@ -112,13 +116,17 @@ impl Reloader {
     /// added once `shutdown` is signalled.
     pub fn new(
         interface: String,
-        config: RouterConfig,
+        mut config: RouterConfig,
         environment: Environment,
         device: ActorHandle,
         shutdown: Arc<Shutdown>,
         switch: Arc<KillSwitch>,
         chosen: Arc<ChosenMtu>,
     ) -> Self {
+        let hasher = RandomState::new();
+        let outline = Outline::of(&config.update, &hasher);
+        // The peer actor has the keys. They may be replaced, and then must not be here.
+        config.update.forget_secrets();
         Reloader {
             interface,
             config,
@@ -129,6 +137,8 @@ impl Reloader {
             chosen,
             reported: None,
             not_admitted: None,
+            hasher,
+            outline,
         }
     }
 
@@ -200,6 +210,10 @@ impl Reloader {
             let file = next.file.clone().unwrap_or_default();
             ReloadError::Refused { file, errno }
         })?;
+        let outline = Outline::of(&next.update, &self.hasher);
+        next.update.forget_secrets();
+        let changes = Changes::between(&self.outline, &outline);
+        self.outline = outline;
         let before = std::mem::replace(&mut self.config, next);
         let (old, new) = (interface_setup(&before), self.setup());
         if waits_for_names(&self.config) && new.rules.iter().any(|rule| !old.rules.contains(rule)) {
@@ -208,7 +222,7 @@ impl Reloader {
         self.change(&old, &new)?;
         self.admit_ports();
         self.chosen.note(&self.config);
-        Ok(Changes::between(&before.update, &self.config.update))
+        Ok(changes)
     }
 
     /// Changes the interface, unless the router is stopping: rules added then might never be removed.

@@ -56,7 +56,7 @@ use crate::underlay::{
 };
 use crate::units::Nanos;
 use crate::wireguard::aead::Backend;
-use crate::wireguard::keys::OsEntropy;
+use crate::wireguard::keys::{Entropy as _, OsEntropy};
 use crate::wireguard::messages::{DATA_OVERHEAD, padded_len};
 use crate::wireguard::outputs::{HandshakeDrop, Outputs};
 use crate::wireguard::protocol::{Protocol, Settings};
@@ -192,9 +192,10 @@ pub(crate) fn open(
     let summary = Summary::of(config, &tun, &sockets, &cpus);
 
     let actor_bell = Arc::new(Doorbell::new()?);
+    let mut entropy = OsEntropy::new().map_err(std::io::Error::from)?;
     let shared = Shared {
         peers: Arc::new(Peers::from_pointee(Snapshot::default())),
-        sessions: Arc::new(SessionTable::new()),
+        sessions: Arc::new(SessionTable::new(&random(&mut entropy))),
         actor: Arc::new(ActorChannel::new(Arc::clone(&actor_bell))),
         registry: Arc::new(Registry::new()),
         mtu: Arc::new(AtomicUsize::new(config.mtu.into())),
@@ -238,7 +239,7 @@ pub(crate) fn open(
         names: Names::default(),
         lookups: Lookups::new(Arc::clone(&actor_bell)),
         sleeper: Sleeper::new(actor_bell, Arc::clone(shutdown)),
-        entropy: OsEntropy::new().map_err(std::io::Error::from)?,
+        entropy,
         metrics: ActorMetrics::register(&shared.registry, &drops),
         reports: Reports::default(),
         schedule: Schedule::default(),
@@ -269,6 +270,12 @@ pub(crate) fn open(
         lifetime,
         custody,
     })
+}
+
+fn random(entropy: &mut OsEntropy) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    entropy.fill(&mut bytes);
+    bytes
 }
 
 /// Opens the TUN device, or takes over the queue `tun`.

@@ -16,3 +16,4 @@ pub mod signals;
 pub mod tun;
 pub mod udp;
 pub mod wake;
+pub mod wipe;

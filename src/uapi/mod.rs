@@ -1,6 +1,7 @@
 //! The UAPI socket, with which `wg` and control planes configure a running router (wireguard.com/xplatform).
 
 pub mod client;
+mod lines;
 pub mod protocol;
 mod server;
 

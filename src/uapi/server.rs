@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task;
@@ -17,12 +17,13 @@ use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
 use super::Device;
+use super::lines::Lines;
 use super::protocol::{self, NotARequest, Request, RequestParser};
 use crate::clients::{Client, Clients};
 use crate::sys::memory;
 
 /// Maximum length of a line in bytes. The longest valid lines, endpoints and keys, are shorter than 100.
-const MAX_LINE: u64 = 256;
+const MAX_LINE: usize = 256;
 /// Maximum length of a request in bytes: enough for 20,000 peers with a dozen allowed IPs each.
 const MAX_REQUEST: usize = 16 << 20;
 /// Length in bytes from which a request is a long one: of a few hundred peers. Only one long request is read and answered
@@ -288,24 +289,21 @@ async fn converse<const CLASSES: usize>(
     bounds: &Bounds,
 ) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
-    let mut reader = BufReader::new(reader);
     // Declared before the parser, so that the place of a long request is free once its memory is.
     let mut incoming = Incoming::default();
+    let mut lines = Lines::new(reader);
     let mut parser = RequestParser::default();
-    // Lines hold keys: the buffer never reallocates, which would leave copies, and is wiped on drop.
-    let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE as usize));
     loop {
-        line.clear();
-        let mut limited = (&mut reader).take(MAX_LINE);
-        let read = limited.read_until(b'\n', &mut line);
-        let read = match incoming.deadline() {
-            Some(deadline) => timeout_at(deadline, read).await??,
-            None => read.await?,
-        };
         // End of stream, or a line that is too long; an incomplete request is discarded.
+        let next = lines.next(MAX_LINE);
+        let line = match incoming.deadline() {
+            Some(deadline) => timeout_at(deadline, next).await??,
+            None => next.await?,
+        };
+        let Some(line) = line else { return Ok(()) };
         let Some(text) = line.strip_suffix(b"\n") else { return Ok(()) };
         client.enter(IDLE);
-        if !incoming.grow(read, bounds).await {
+        if !incoming.grow(line.len(), bounds).await {
             return Ok(());
         }
         let Ok(text) = std::str::from_utf8(text) else { return Ok(()) };

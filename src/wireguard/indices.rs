@@ -33,21 +33,24 @@ impl Indices {
         entropy.fill(&mut random);
         let above = u32::from_le_bytes(random) << PLACE_BITS;
         if self.free.len() <= RESTING && self.taken.len() < PLACES {
-            let index = above | self.taken.len() as u32;
+            let index = self.table.index(above | self.taken.len() as u32);
             self.taken.push((index, Some(peer)));
             return Some(index);
         }
         let place = self.free.pop_front()?;
         let slot = &mut self.taken[place as usize];
+        let mut index = self.table.index(above | place);
         // The same index is never used twice in a row, even if the random bits repeat.
-        let step = if above | place == slot.0 { 1 << PLACE_BITS } else { 0 };
-        *slot = ((above | place).wrapping_add(step), Some(peer));
-        Some(slot.0)
+        if index == slot.0 {
+            index = self.table.index((above | place).wrapping_add(1 << PLACE_BITS));
+        }
+        *slot = (index, Some(peer));
+        Some(index)
     }
 
     /// Returns the peer that holds `index`.
     pub(super) fn owner(&self, index: u32) -> Option<PeerId> {
-        let &(taken, owner) = self.taken.get(index as usize % PLACES)?;
+        let &(taken, owner) = self.taken.get(self.table.place(index))?;
         if taken == index { owner } else { None }
     }
 
@@ -61,7 +64,7 @@ impl Indices {
     pub(super) fn release(&mut self, index: u32) {
         assert!(self.owner(index).is_some(), "an index is released once");
         self.table.remove(index);
-        let place = index as usize % PLACES;
+        let place = self.table.place(index);
         self.taken[place].1 = None;
         self.free.push_back(place as u32);
     }
@@ -80,9 +83,29 @@ mod tests {
         }
     }
 
+    fn indices(secret: [u8; 8]) -> Indices {
+        Indices::new(Arc::new(SessionTable::new(&secret)))
+    }
+
+    #[test]
+    fn indices_do_not_show_the_order_of_their_allocation() {
+        const TAKEN: usize = 1024;
+        let taken = |secret: [u8; 8]| -> Vec<u32> {
+            let mut indices = indices(secret);
+            (0..TAKEN).map(|_| indices.take(PeerId(0), &mut Constant).unwrap()).collect()
+        };
+        let [one, other] = [[1; 8], [2; 8]].map(taken);
+        for (bits, most) in [(PLACE_BITS, TAKEN / 64), (32, 0)] {
+            let low = |index: &u32| u64::from(*index) % (1 << bits);
+            let steps = one.windows(2).filter(|pair| low(&pair[1]).abs_diff(low(&pair[0])) == 1).count();
+            let same = one.iter().zip(&other).filter(|(one, other)| low(one) == low(other)).count();
+            assert!(steps <= most && same <= most, "{steps} steps, {same} equal in the low {bits} bits");
+        }
+    }
+
     #[test]
     fn an_index_that_was_given_back_names_nobody() {
-        let mut indices = Indices::new(Arc::default());
+        let mut indices = indices([7; 8]);
         let mut last = Vec::new();
         for round in 0..10 * RESTING as u32 {
             let index = indices.take(PeerId(round.into()), &mut Constant).unwrap();
@@ -98,7 +121,7 @@ mod tests {
 
     #[test]
     fn when_all_are_in_use_there_are_no_more() {
-        let mut indices = Indices::new(Arc::default());
+        let mut indices = indices([7; 8]);
         let first = indices.take(PeerId(0), &mut Constant).unwrap();
         for _ in 1..PLACES {
             indices.take(PeerId(0), &mut Constant).unwrap();

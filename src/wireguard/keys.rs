@@ -1,17 +1,18 @@
 //! Key types with their text encodings, and the source of randomness.
 //!
-//! Secret keys are zeroized on drop and their `Debug` output hides them. This also covers copies
-//! made by cloning or returning a key, but the compiler may move a key through registers and stack
-//! slots that are not zeroized.
+//! Secret keys are zeroized on drop and their `Debug` output hides them. Their bytes are on the heap, so
+//! moving a key leaves no copy behind. Computing with them does, on the stack: threads that handle keys
+//! wipe it ([`crate::sys::wipe`]).
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use subtle::ConstantTimeEq as _;
 use x25519_dalek::StaticSecret;
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::{Zeroize as _, Zeroizing};
 
 /// Length of every key, in bytes.
 pub const KEY: usize = 32;
@@ -78,7 +79,9 @@ impl PublicKey {
     /// # Errors
     /// Returns [`KeyError::Hex`] for anything else.
     pub fn from_hex(text: &str) -> Result<Self, KeyError> {
-        parse_hex(text).map(|bytes| PublicKey(*bytes))
+        let mut key = PublicKey([0; KEY]);
+        parse_hex(text, &mut key.0)?;
+        Ok(key)
     }
 
     /// Returns the 64 hexadecimal digits of the configuration protocol.
@@ -91,7 +94,9 @@ impl FromStr for PublicKey {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
-        parse_base64(text).map(|bytes| PublicKey(*bytes))
+        let mut key = PublicKey([0; KEY]);
+        parse_base64(text, &mut key.0)?;
+        Ok(key)
     }
 }
 
@@ -111,17 +116,17 @@ impl fmt::Debug for PublicKey {
 macro_rules! secret_key {
     ($(#[$meaning:meta])* $name:ident) => {
         $(#[$meaning])*
-        #[derive(Clone, Zeroize, ZeroizeOnDrop)]
-        pub struct $name([u8; KEY]);
+        #[derive(Clone)]
+        pub struct $name(Box<[u8; KEY]>);
 
         impl $name {
             /// Creates a key from its bytes. The caller zeroizes its own copy.
-            pub const fn from_bytes(bytes: [u8; KEY]) -> Self {
-                $name(bytes)
+            pub fn from_bytes(bytes: [u8; KEY]) -> Self {
+                $name(Box::new(bytes))
             }
 
             /// Returns the key as bytes.
-            pub const fn as_bytes(&self) -> &[u8; KEY] {
+            pub fn as_bytes(&self) -> &[u8; KEY] {
                 &self.0
             }
 
@@ -130,7 +135,13 @@ macro_rules! secret_key {
             /// # Errors
             /// Returns [`KeyError::Hex`] for anything else.
             pub fn from_hex(text: &str) -> Result<Self, KeyError> {
-                parse_hex(text).map(|bytes| $name(*bytes))
+                let mut key = Self::zero();
+                parse_hex(text, &mut key.0)?;
+                Ok(key)
+            }
+
+            fn zero() -> Self {
+                $name(Box::new([0; KEY]))
             }
 
             /// Returns the 64 hexadecimal digits of the configuration protocol, zeroized on drop.
@@ -140,13 +151,13 @@ macro_rules! secret_key {
 
             /// Returns the 44 characters of base64 used in configuration files, zeroized on drop.
             pub fn to_base64(&self) -> Zeroizing<String> {
-                Zeroizing::new(BASE64.encode(self.0))
+                Zeroizing::new(BASE64.encode(self.0.as_slice()))
             }
 
             /// Returns whether this is the all-zero key, which means "none" in the configuration
             /// protocol.
             pub fn is_zero(&self) -> bool {
-                self.0.ct_eq(&[0; KEY]).into()
+                self.0.as_slice().ct_eq(&[0; KEY]).into()
             }
         }
 
@@ -154,17 +165,31 @@ macro_rules! secret_key {
             type Err = KeyError;
 
             fn from_str(text: &str) -> Result<Self, KeyError> {
-                parse_base64(text).map(|bytes| $name(*bytes))
+                let mut key = Self::zero();
+                parse_base64(text, &mut key.0)?;
+                Ok(key)
+            }
+        }
+
+        impl Drop for $name {
+            fn drop(&mut self) {
+                self.0.as_mut_slice().zeroize();
             }
         }
 
         impl PartialEq for $name {
             fn eq(&self, other: &Self) -> bool {
-                self.0.ct_eq(&other.0).into()
+                self.0.as_slice().ct_eq(other.0.as_slice()).into()
             }
         }
 
         impl Eq for $name {}
+
+        impl Hash for $name {
+            fn hash<H: Hasher>(&self, state: &mut H) {
+                self.0.hash(state);
+            }
+        }
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -188,8 +213,8 @@ secret_key! {
 impl PrivateKey {
     /// Generates a key.
     pub fn generate(entropy: &mut dyn Entropy) -> Self {
-        let mut key = PrivateKey([0; KEY]);
-        entropy.fill(&mut key.0);
+        let mut key = Self::zero();
+        entropy.fill(key.0.as_mut_slice());
         // Clamped as in `wg genkey`, so that every tool prints the same key.
         key.0[0] &= 0xf8;
         key.0[31] = (key.0[31] & 0x7f) | 0x40;
@@ -198,41 +223,41 @@ impl PrivateKey {
 
     /// Returns the corresponding public key.
     pub fn public_key(&self) -> PublicKey {
-        PublicKey(x25519_dalek::PublicKey::from(&StaticSecret::from(self.0)).to_bytes())
+        PublicKey(x25519_dalek::PublicKey::from(&StaticSecret::from(*self.0)).to_bytes())
     }
 }
 
 impl PresharedKey {
-    /// No preshared key.
-    pub const NONE: PresharedKey = PresharedKey([0; KEY]);
+    /// Returns no preshared key: all zeros.
+    pub fn none() -> Self {
+        Self::zero()
+    }
 
     /// Generates a key.
     pub fn generate(entropy: &mut dyn Entropy) -> Self {
-        let mut key = PresharedKey([0; KEY]);
-        entropy.fill(&mut key.0);
+        let mut key = Self::zero();
+        entropy.fill(key.0.as_mut_slice());
         key
     }
 }
 
 impl Default for PresharedKey {
     fn default() -> Self {
-        Self::NONE
+        Self::none()
     }
 }
 
-fn parse_base64(text: &str) -> Result<Zeroizing<[u8; KEY]>, KeyError> {
+fn parse_base64(text: &str, key: &mut [u8; KEY]) -> Result<(), KeyError> {
     // The decoder wants room for its own size estimate, which exceeds the 32 decoded bytes.
     let mut room = Zeroizing::new([0; KEY + 1]);
     if text.len() != 44 || BASE64.decode_slice(text, room.as_mut_slice()) != Ok(KEY) {
         return Err(KeyError::Base64);
     }
-    let mut key = Zeroizing::new([0; KEY]);
     key.copy_from_slice(&room[..KEY]);
-    Ok(key)
+    Ok(())
 }
 
-fn parse_hex(text: &str) -> Result<Zeroizing<[u8; KEY]>, KeyError> {
-    let mut key = Zeroizing::new([0; KEY]);
+fn parse_hex(text: &str, key: &mut [u8; KEY]) -> Result<(), KeyError> {
     if text.len() != 2 * KEY {
         return Err(KeyError::Hex);
     }
@@ -240,7 +265,7 @@ fn parse_hex(text: &str) -> Result<Zeroizing<[u8; KEY]>, KeyError> {
         let digit = |c: u8| char::from(c).to_digit(16).ok_or(KeyError::Hex);
         *byte = (digit(pair[0])? << 4 | digit(pair[1])?) as u8;
     }
-    Ok(key)
+    Ok(())
 }
 
 fn write_hex(key: &[u8; KEY]) -> String {
@@ -283,7 +308,7 @@ mod tests {
     #[test]
     fn secrets_have_no_printable_form() {
         assert_eq!(format!("{:?}", PrivateKey::from_hex(PRIVATE).unwrap()), "PrivateKey(hidden)");
-        assert_eq!(format!("{:?}", PresharedKey::NONE), "PresharedKey(hidden)");
+        assert_eq!(format!("{:?}", PresharedKey::none()), "PresharedKey(hidden)");
     }
 
     #[test]

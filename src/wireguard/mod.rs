@@ -27,6 +27,7 @@ pub mod messages;
 mod noise;
 pub mod outputs;
 mod peer;
+mod permutation;
 pub mod protocol;
 pub mod replay;
 mod rotation;

@@ -6,10 +6,11 @@
 //! once.
 //!
 //! The static private key, the ephemeral keys, the random bytes they are made of and the split keys
-//! are zeroized. The library keeps the rest in plain arrays, which are not: the chaining key, the
-//! handshake's cipher keys, a copy of the preshared key, and intermediate DH results on its stack.
-//! Without the ephemeral keys these are worthless, except the preshared key, which the configuration
-//! holds anyway.
+//! are zeroized. The library keeps the rest in plain arrays: the chaining key, from which the transport
+//! keys follow, its cipher states, which hold the transport keys after the last message, and a copy of
+//! the preshared key. They are in one block of memory per handshake and in blocks of the library, which
+//! the `laneway` program wipes when they are freed; what the computations leave on the stack, the peer
+//! actor's thread wipes ([`crate::sys::wipe`]).
 
 use std::sync::LazyLock;
 
@@ -42,7 +43,8 @@ pub(super) struct Refused;
 
 /// An initiation that was sent and awaits its response.
 pub(super) struct Initiation {
-    state: HandshakeState,
+    // Boxed, so that its memory is freed with it and not kept by the peer.
+    state: Box<HandshakeState>,
     suite: Suite,
 }
 
@@ -65,7 +67,7 @@ impl Initiation {
         let mut message = [0; INITIATION_NOISE];
         let written = state.write_message(stamp.as_bytes(), &mut message).map_err(|_| Refused)?;
         assert_eq!(written, INITIATION_NOISE, "the pattern fixes the length of message 1");
-        Ok((Initiation { state, suite }, message))
+        Ok((Initiation { state: Box::new(state), suite }, message))
     }
 
     /// Reads the Noise part of message 2 and returns the transport keys. After an error, the
@@ -95,7 +97,7 @@ impl Initiation {
 
 /// A received initiation that authenticates. The caller checks its timestamp against replays.
 pub(super) struct Received {
-    state: HandshakeState,
+    state: Box<HandshakeState>,
     suite: Suite,
     remote: PublicKey,
     stamp: Tai64n,
@@ -118,6 +120,7 @@ impl Received {
         let mut stamp = [0; 12];
         state.read_message(message, &mut stamp).map_err(|_| Refused)?;
         let remote = state.get_remote_static().and_then(|key| key.try_into().ok()).ok_or(Refused)?;
+        let state = Box::new(state);
         Ok(Received { state, suite, remote: PublicKey::from_bytes(remote), stamp: Tai64n::from_bytes(stamp) })
     }
 

@@ -104,8 +104,15 @@ pub enum Output {
         /// The peer.
         peer: PeerId,
     },
+    /// The datagram being handled is an initiation of the peer, which is answered. It may be a replay of
+    /// one from before a restart, so its source becomes the peer's endpoint only if there is none yet;
+    /// a known endpoint moves with the first message on the new session.
+    Initiated {
+        /// The peer.
+        peer: PeerId,
+    },
     /// Set the peer's endpoint to the source of the datagram being handled, which the peer
-    /// authenticated.
+    /// authenticated and which cannot be a replay.
     Roamed {
         /// The peer.
         peer: PeerId,

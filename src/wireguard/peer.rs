@@ -79,7 +79,7 @@ impl Peer {
     pub(super) fn new(id: PeerId, public: PublicKey) -> Self {
         Peer {
             public,
-            psk: PresharedKey::NONE,
+            psk: PresharedKey::none(),
             last_handshake: None,
             id,
             suite: Suite::default(),
@@ -167,7 +167,7 @@ impl Peer {
         let (noise, keys) = received.answer(&self.psk).map_err(|_| HandshakeDrop::Authentication)?;
         self.initiation_taken = Some(step.now);
         self.activity.received_handshake(step.now);
-        out.push(Output::Roamed { peer: self.id });
+        out.push(Output::Initiated { peer: self.id });
 
         let local_index = step.indices.take(self.id, step.entropy).expect("MAX_PEERS ensures a free index");
         let session = self.session(step, Role::Responder, local_index, remote_index, keys);

@@ -103,6 +103,8 @@ pub struct Protocol {
     identity: Option<Identity>,
     peers: Vec<Option<Box<Peer>>>,
     by_key: HashMap<PublicKey, PeerId>,
+    /// Number of peers with a suite other than the default one.
+    other_suites: usize,
     /// The next ids of the slots of removed peers.
     free: VecDeque<PeerId>,
     indices: Indices,
@@ -125,6 +127,7 @@ impl Protocol {
             identity: private.map(Identity::new),
             peers: Vec::new(),
             by_key: HashMap::new(),
+            other_suites: 0,
             free: VecDeque::new(),
             indices: Indices::new(table),
             load: LoadGauge::new(settings.load),
@@ -193,6 +196,7 @@ impl Protocol {
         };
         removed.forget_sessions(&mut self.indices);
         self.by_key.remove(&removed.public);
+        self.other_suites -= usize::from(removed.suite() != Suite::default());
         self.free.push_back(PeerId::new(peer.slot(), peer.generation() + 1));
         true
     }
@@ -227,7 +231,10 @@ impl Protocol {
     /// gone, and the caller withdraws the sending one.
     pub fn set_suite(&mut self, peer: PeerId, suite: Suite) -> bool {
         let found = self.peers.get_mut(peer.slot()).and_then(Option::as_deref_mut);
-        found.filter(|found| found.id == peer).is_some_and(|peer| peer.set_suite(suite, &mut self.indices))
+        let Some(found) = found.filter(|found| found.id == peer) else { return false };
+        self.other_suites -= usize::from(found.suite() != Suite::default());
+        self.other_suites += usize::from(suite != Suite::default());
+        found.set_suite(suite, &mut self.indices)
     }
 
     /// Sets the interval of silence after which a keepalive is sent; `None` disables persistent
@@ -352,7 +359,8 @@ impl Protocol {
         out: &mut Outputs,
     ) -> Result<Suite, HandshakeDrop> {
         let judge = &mut self.identity.as_mut().ok_or(HandshakeDrop::NoPrivateKey)?.judge;
-        let suite = judge.suite_by_mac1(message).ok_or(HandshakeDrop::Mac1)?;
+        let suites = if self.other_suites == 0 { &[Suite::ChaCha20Poly1305][..] } else { &Suite::ALL };
+        let suite = judge.suite_by_mac1(message, suites).ok_or(HandshakeDrop::Mac1)?;
         if !self.load.count(now) {
             return Ok(suite);
         }

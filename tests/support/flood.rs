@@ -113,7 +113,7 @@ impl Flood {
 
 /// Returns an initiation to the owner of `victim` from a key it does not know.
 fn initiation_of_a_stranger(victim: &PublicKey) -> Vec<u8> {
-    let mut stranger = Protocol::new(Some(key()), Arc::new(SessionTable::new()), Settings::default());
+    let mut stranger = Protocol::new(Some(key()), Arc::new(SessionTable::new(&[7; 8])), Settings::default());
     let peer = stranger.add_peer(*victim).expect("room for one peer");
     let (mut entropy, mut out) = (OsEntropy::new().expect("randomness"), Outputs::new());
     stranger.data_waits(Nanos(1), Duration::from_secs(1), &mut entropy, peer, &mut out);

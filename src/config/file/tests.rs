@@ -78,7 +78,7 @@ fn a_comment_above_a_header_names_the_peer_below() {
 #[test]
 fn what_a_file_does_not_say_is_unset_when_it_is_read_again() {
     let peer = peer("").unwrap();
-    assert_eq!(peer.preshared_key, Some(PresharedKey::NONE));
+    assert_eq!(peer.preshared_key, Some(PresharedKey::none()));
     assert_eq!(peer.persistent_keepalive, Some(0));
     assert!(peer.replace_allowed_ips);
     // The endpoint is kept: the peer may have roamed.

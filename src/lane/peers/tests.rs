@@ -28,7 +28,7 @@ struct End {
 
 impl End {
     fn new(private: &PrivateKey, remote: &PublicKey) -> Self {
-        let table = Arc::new(SessionTable::new());
+        let table = Arc::new(SessionTable::new(&[7; 8]));
         let mut protocol = Protocol::new(Some(private.clone()), Arc::clone(&table), Settings::default());
         let peer = protocol.add_peer(*remote).unwrap();
         let record = PeerRecord::new(peer, *remote, false);

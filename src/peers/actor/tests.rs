@@ -2,6 +2,7 @@
 //! is set.
 
 use crate::config::RouterConfig;
+use crate::config::update::{PeerEndpoint, PeerUpdate};
 use crate::lane::bounds::COOKIE_QUEUE;
 use crate::metrics::exposition::Exposition;
 use crate::netns::Namespace;
@@ -13,14 +14,22 @@ use crate::wireguard::keys::{PrivateKey, PublicKey};
 use crate::wireguard::protocol::Settings;
 use crate::wireguard::table::SessionTable;
 
-/// Returns a handshake initiation to the owner of `victim` from an unknown peer.
-fn initiation_with_unknown_key(victim: PublicKey) -> ControlMessage {
+/// Opens a router whose workers do not run.
+fn open(config: &RouterConfig) -> Wiring {
+    let shutdown = Arc::new(Shutdown::new().unwrap());
+    let opened = Namespace::create().unwrap().run(|| wiring::open(config, None, &shutdown));
+    let mut wiring = opened.unwrap().unwrap();
+    wiring.actor.apply(config.update.clone()).unwrap();
+    wiring
+}
+
+/// Returns a handshake initiation to the owner of `victim` from the owner of `key`.
+fn initiation(key: PrivateKey, victim: PublicKey) -> ControlMessage {
     let mut entropy = OsEntropy::new().unwrap();
-    let key = PrivateKey::generate(&mut entropy);
-    let mut unknown = Protocol::new(Some(key), Arc::new(SessionTable::new()), Settings::default());
+    let mut unknown = Protocol::new(Some(key), Arc::new(SessionTable::new(&[7; 8])), Settings::default());
     let peer = unknown.add_peer(victim).unwrap();
     let mut out = Outputs::new();
-    unknown.data_waits(clock::now(), unix_now(), &mut entropy, peer, &mut out);
+    unknown.data_waits(clock::now(), clock::unix_now(), &mut entropy, peer, &mut out);
     let sent = out.drain().find_map(|output| match output {
         Output::Send { datagram, .. } => Some(datagram),
         _ => None,
@@ -33,16 +42,12 @@ fn a_cookie_that_finds_its_queue_full_is_counted() {
     if testing::without_root() {
         return;
     }
-    let key = PrivateKey::generate(&mut OsEntropy::new().unwrap());
+    let [key, stranger] = [(); 2].map(|()| PrivateKey::generate(&mut OsEntropy::new().unwrap()));
     let mut config = RouterConfig::named("lane0");
     config.update.private_key = Some(Some(key.clone()));
-    let shutdown = Arc::new(Shutdown::new().unwrap());
-    let opened = Namespace::create().unwrap().run(|| wiring::open(&config, None, &shutdown));
-    // The lanes exist but do not run.
-    let Wiring { mut actor, registry, lanes: _lanes, .. } = opened.unwrap().unwrap();
-    actor.apply(config.update.clone()).unwrap();
+    let Wiring { mut actor, registry, lanes: _lanes, .. } = open(&config);
 
-    let message = initiation_with_unknown_key(key.public_key());
+    let message = initiation(stranger, key.public_key());
     let from = Endpoint::new("192.0.2.9:4000".parse().unwrap());
     let mut count = |initiations: usize| {
         for _ in 0..initiations {
@@ -60,4 +65,29 @@ fn a_cookie_that_finds_its_queue_full_is_counted() {
     let (demanded, dropped) = full.expect("the actor never came under load");
     assert!((demanded - dropped - COOKIE_QUEUE as f64).abs() < 0.5, "{demanded} demanded, {dropped} dropped");
     assert!(dropped > 0.5);
+}
+
+#[test]
+fn an_initiation_that_may_be_a_replay_does_not_move_a_known_endpoint() {
+    if testing::without_root() {
+        return;
+    }
+    let known: std::net::SocketAddr = "192.0.2.1:1000".parse().unwrap();
+    let elsewhere: std::net::SocketAddr = "198.51.100.9:4000".parse().unwrap();
+    for (before, after) in [(Some(known), known), (None, elsewhere)] {
+        let [key, peer] = [(); 2].map(|()| PrivateKey::generate(&mut OsEntropy::new().unwrap()));
+        let mut config = RouterConfig::named("lane0");
+        config.update.private_key = Some(Some(key.clone()));
+        let endpoint = before.map(PeerEndpoint::Address);
+        config.update.peers = vec![PeerUpdate { endpoint, ..PeerUpdate::new(peer.public_key()) }];
+        let Wiring { mut actor, lanes: _lanes, .. } = open(&config);
+
+        let message = initiation(peer, key.public_key());
+        let from = Endpoint::new(elsewhere);
+        actor.receive(&HandshakeDatagram { message, from, at: clock::now(), lane: FIRST_LANE });
+        let snapshot = actor.peers.load();
+        let record = snapshot.peers[0].as_ref().unwrap();
+        assert!(record.received_bytes.load(Ordering::Relaxed) > 0, "the initiation was not accepted");
+        assert_eq!(record.endpoint().map(|endpoint| endpoint.address), Some(after));
+    }
 }

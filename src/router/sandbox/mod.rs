@@ -8,4 +8,5 @@
 
 pub mod capabilities;
 pub mod files;
+pub mod memory;
 pub mod syscalls;

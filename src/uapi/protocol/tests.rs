@@ -102,7 +102,7 @@ fn status() -> DeviceStatus {
         fwmark: 7,
         peers: vec![PeerStatus {
             public_key: PublicKey::from_hex(PEER).unwrap(),
-            preshared_key: PresharedKey::NONE,
+            preshared_key: PresharedKey::none(),
             suite: Suite::default(),
             endpoint: Some("[abcd:23::33%1]:51820".parse().unwrap()),
             last_handshake: Some(Duration::new(1_700_000_000, 5)),

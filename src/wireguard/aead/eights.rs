@@ -24,13 +24,13 @@ const fn worth_it(stride: usize) -> usize {
 /// A ChaCha20-Poly1305 key for groups of datagrams.
 pub(super) struct Eights {
     avx512: Avx512,
-    /// The key as little-endian words.
-    key: Zeroizing<[u32; 8]>,
+    /// The key as little-endian words. Boxed, so that moving it leaves no copy.
+    key: Box<Zeroizing<[u32; 8]>>,
 }
 
 impl Eights {
     pub(super) fn new(avx512: Avx512, key: &[u8; 32]) -> Self {
-        let mut words = Zeroizing::new([0; 8]);
+        let mut words = Box::new(Zeroizing::new([0; 8]));
         for (word, bytes) in words.iter_mut().zip(key.as_chunks().0) {
             *word = u32::from_le_bytes(*bytes);
         }

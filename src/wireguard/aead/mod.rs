@@ -11,6 +11,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, U
 
 use super::messages::{DATA_HEADER, DATA_OVERHEAD, TAG, data_counter};
 use super::suite::Suite;
+use crate::sys::wipe;
 
 #[cfg(target_arch = "x86_64")]
 mod eights;
@@ -19,6 +20,9 @@ mod tests;
 
 /// Maximum number of datagrams per call.
 pub const MAX_RUN: usize = 128;
+
+/// Bytes of stack that AWS-LC and its callers may use. AWS-LC copies the key there.
+const STACK: usize = if cfg!(debug_assertions) { 8192 } else { 2048 };
 
 /// Which datagrams of a run are authentic, one bit each: bit i stands for datagram i.
 pub type Verdicts = u128;
@@ -128,8 +132,17 @@ impl TransportKey {
     /// Panics if `stride` or the last datagram is shorter than [`DATA_OVERHEAD`] bytes.
     pub(super) fn seal_run(&self, first: u64, run: &mut [u8], stride: usize) {
         let done = self.many.as_ref().map_or(0, |many| many.seal_run(first, run, stride));
-        let rest = run.chunks_mut(stride).skip(done);
-        for (counter, datagram) in (first + done as u64..).zip(rest) {
+        if done * stride >= run.len() {
+            return;
+        }
+        self.seal_singly(first + done as u64, &mut run[done * stride..], stride);
+        wipe::stack::<STACK>();
+    }
+
+    // Not inlined, so that the caller can wipe its frame.
+    #[inline(never)]
+    fn seal_singly(&self, first: u64, run: &mut [u8], stride: usize) {
+        for (counter, datagram) in (first..).zip(run.chunks_mut(stride)) {
             assert!(datagram.len() >= DATA_OVERHEAD, "a datagram has room for header and tag");
             let (payload, tag) =
                 datagram[DATA_HEADER..].split_last_chunk_mut::<TAG>().expect("checked above");
@@ -150,7 +163,18 @@ impl TransportKey {
     /// datagrams that fail authentication are overwritten with zeros.
     pub(super) fn open_run(&self, run: &mut [u8], stride: usize) -> Verdicts {
         let (done, mut authentic) = self.many.as_ref().map_or((0, 0), |many| many.open_run(run, stride));
-        for (i, datagram) in run.chunks_mut(stride).enumerate().skip(done) {
+        if done * stride < run.len() {
+            authentic |= self.open_singly(&mut run[done * stride..], stride) << done;
+            wipe::stack::<STACK>();
+        }
+        authentic
+    }
+
+    // Not inlined, so that the caller can wipe its frame.
+    #[inline(never)]
+    fn open_singly(&self, run: &mut [u8], stride: usize) -> Verdicts {
+        let mut authentic = 0;
+        for (i, datagram) in run.chunks_mut(stride).enumerate() {
             if datagram.len() < DATA_OVERHEAD {
                 continue;
             }

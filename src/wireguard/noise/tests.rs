@@ -43,7 +43,7 @@ fn both_ends_come_to_the_same_keys() {
 #[test]
 fn a_wrong_response_does_not_end_the_wait_for_the_right_one() {
     let (a, b, mut entropy) = keys();
-    let psk = PresharedKey::NONE;
+    let psk = PresharedKey::none();
     let stamp = Tai64n::default();
     let (mut initiation, message1) =
         Initiation::start(&a, &b.public_key(), SUITE, stamp, &mut entropy).unwrap();
@@ -182,7 +182,7 @@ fn an_initiator_with_a_low_order_ephemeral_key_is_refused_though_all_else_is_rig
 fn a_responder_with_a_low_order_ephemeral_key_is_refused_though_all_else_is_right() {
     let (a, b, mut entropy) = keys();
     let theirs = b.public_key();
-    let psk = PresharedKey::NONE;
+    let psk = PresharedKey::none();
     for point in low_order() {
         let (mut ours, message1) =
             Initiation::start(&a, &b.public_key(), SUITE, Tai64n::default(), &mut entropy).unwrap();

@@ -74,7 +74,7 @@ proptest! {
             let (opened, sent) = b.receive(at(1.0), &datagram);
             prop_assert!(opened.is_empty() && sent.is_empty());
         }
-        prop_assert_eq!((b.roamed, b.handshakes), (1, 1));
+        prop_assert_eq!((b.initiated, b.handshakes), (1, 1));
         send(at(2.0), &mut a, &mut b, b"as if nothing had happened");
     }
 

@@ -31,16 +31,35 @@ fn two_ends_set_to_it_talk() {
 
 #[test]
 fn an_end_set_to_another_suite_neither_answers_nor_has_a_session() {
-    let refuses = |from: &mut End, to: &mut End| {
+    let refuses = |from: &mut End, to: &mut End, why| {
         let initiation = from.wants_to_send(at(0.0)).remove(0);
         assert!(to.receive(at(0.0), &initiation).1.is_empty(), "no answer");
-        assert_eq!(to.dropped, [HandshakeDrop::Suite]);
+        assert_eq!(to.dropped, [why]);
         assert!(to.sending.is_none());
     };
     let (a, mut b) = pair(Settings::default());
     let mut a = set(a);
-    refuses(&mut a, &mut b);
-    refuses(&mut b, &mut a);
+    // An end that uses no other suite does not even compute its first MAC.
+    refuses(&mut a, &mut b, HandshakeDrop::Mac1);
+    refuses(&mut b, &mut a, HandshakeDrop::Suite);
+}
+
+#[test]
+fn a_suite_is_known_as_long_as_some_peer_uses_it() {
+    let (a, mut b) = pair(Settings::default());
+    let mut a = set(a);
+    let mut refused = |b: &mut End, seconds| {
+        let initiation = a.poll_until(at(seconds), at(seconds + 9.0)).pop();
+        let initiation = initiation.map_or_else(|| a.wants_to_send(at(seconds)).remove(0), |(_, sent)| sent);
+        assert!(b.receive(at(seconds + 9.0), &initiation).1.is_empty(), "no answer");
+        b.dropped.pop().unwrap()
+    };
+    let other = b.protocol.add_peer(private(9).public_key()).unwrap();
+    assert_eq!(refused(&mut b, 0.0), HandshakeDrop::Mac1);
+    assert!(b.protocol.set_suite(other, AES) && !b.protocol.set_suite(other, AES));
+    assert_eq!(refused(&mut b, 10.0), HandshakeDrop::Suite);
+    assert!(b.protocol.remove_peer(other));
+    assert_eq!(refused(&mut b, 20.0), HandshakeDrop::Mac1);
 }
 
 #[test]

@@ -37,6 +37,7 @@ pub(super) struct End {
     pub(super) sending: Option<Arc<Session>>,
     pub(super) handshakes: usize,
     pub(super) failures: usize,
+    pub(super) initiated: usize,
     pub(super) roamed: usize,
     pub(super) dropped: Vec<HandshakeDrop>,
     pub(super) next_poll: Option<Nanos>,
@@ -65,7 +66,7 @@ pub(super) fn pair(settings: Settings) -> (End, End) {
 
 impl End {
     pub(super) fn new(seed: u8, remote: &PublicKey, settings: Settings) -> Self {
-        let table = Arc::new(SessionTable::new());
+        let table = Arc::new(SessionTable::new(&[7; 8]));
         let mut protocol = Protocol::new(Some(private(seed)), Arc::clone(&table), settings);
         let peer = protocol.add_peer(*remote).unwrap();
         protocol.set_preshared_key(peer, PresharedKey::from_bytes([42; 32]));
@@ -76,6 +77,7 @@ impl End {
             sending: None,
             handshakes: 0,
             failures: 0,
+            initiated: 0,
             roamed: 0,
             dropped: Vec::new(),
             next_poll: None,
@@ -176,6 +178,7 @@ impl End {
                 Output::SendKeepalive { .. } => sent.push(self.seal(now, &[])),
                 Output::Use { session, .. } => self.sending = Some(session),
                 Output::Stop { .. } => self.sending = None,
+                Output::Initiated { .. } => self.initiated += 1,
                 Output::Unanswered { .. } => {}
                 Output::Roamed { .. } => self.roamed += 1,
                 Output::HandshakeFailed { .. } => self.failures += 1,
