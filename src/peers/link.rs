@@ -64,9 +64,9 @@ impl PeerActor {
         }
         self.link.is_down = is_down;
         if is_down {
-            self.went_down()
+            self.went_down();
         } else {
-            self.came_up()
+            self.came_up();
         }
         true
     }

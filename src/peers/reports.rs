@@ -70,9 +70,10 @@ impl Reports {
     pub(super) fn initiates(&mut self, peer: PeerId, name: Named<'_>, to: Option<SocketAddr>) {
         let report = self.0.entry(peer).or_default();
         report.unanswered = report.unanswered.saturating_add(1);
-        match to {
-            Some(to) => tracing::debug!("handshake {} with {name} at {to}", report.unanswered),
-            None => tracing::debug!("{name} has no endpoint to send a handshake to"),
+        if let Some(to) = to {
+            tracing::debug!("handshake {} with {name} at {to}", report.unanswered);
+        } else {
+            tracing::debug!("{name} has no endpoint to send a handshake to");
         }
     }
 
@@ -93,9 +94,10 @@ impl Reports {
             return;
         }
         (report.reported, report.silent) = (tries, true);
-        match refusal {
-            Some(errno) => tracing::warn!("{name} at {to} cannot be sent to: {}", in_words(errno)),
-            None => tracing::warn!("no answer from {name} at {to}, {tries} handshakes"),
+        if let Some(errno) = refusal {
+            tracing::warn!("{name} at {to} cannot be sent to: {}", in_words(errno));
+        } else {
+            tracing::warn!("no answer from {name} at {to}, {tries} handshakes");
         }
     }
 

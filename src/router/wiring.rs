@@ -180,15 +180,7 @@ pub(crate) fn open(
     let sockets = LaneSockets::open(config.update.listen_port.unwrap_or(0), lanes, spread, options)?;
     let sockets: Vec<_> = sockets.into_iter().map(Arc::new).collect();
     let port = sockets.first().map_or(0, |sockets| sockets.shared.port());
-    // Rules and unreachable routes are added earlier: see `KillSwitch`.
-    let setup = netlink::Setup { rules: Vec::new(), unreachable: Vec::new(), ..interface_setup(config) };
-    if tun.lifetime.taken_over() && config.persist {
-        let found = netlink::remains(&tun.name)?.setup;
-        let before = netlink::Setup { rules: Vec::new(), unreachable: Vec::new(), ..found };
-        netlink::change(&tun.name, &before, &setup)?;
-    } else {
-        netlink::set_up(&tun.name, &setup)?;
-    }
+    set_up(config, &tun)?;
     let summary = Summary::of(config, &tun, &sockets, &cpus);
 
     let actor_bell = Arc::new(Doorbell::new()?);
@@ -202,9 +194,9 @@ pub(crate) fn open(
         own: Arc::new(ArcSwap::from_pointee(config.addresses.iter().map(IpNet::addr).collect())),
         shutdown: Arc::clone(shutdown),
     };
-    let shares = config.share.is_on(lanes, topology.cpus.len());
+    let sharing = config.share.is_on(lanes, topology.cpus.len());
     let ends = (0..lanes)
-        .map(|lane| lane_ends(config, &shared.registry, lane, lanes, shares))
+        .map(|lane| lane_ends(config, &shared.registry, lane, lanes, sharing))
         .collect::<Result<Vec<_>, _>>()?;
     let rings = ends.iter().map(Ends::rings).collect();
     let custody = Custody::new(ends.iter().map(Ends::custody).collect());
@@ -310,6 +302,19 @@ fn attached(interface: &str) -> Option<usize> {
 pub(crate) fn segments_per_run(mtu: u16) -> usize {
     let mtu = usize::from(mtu);
     (MAX_RUN_BYTES / (padded_len(mtu, mtu) + DATA_OVERHEAD)).clamp(1, MAX_RUN_SEGMENTS)
+}
+
+/// Gives the interface its addresses and routes. Rules and unreachable routes are added earlier: see `KillSwitch`.
+fn set_up(config: &RouterConfig, tun: &TunDevice) -> Result<(), StartError> {
+    let setup = netlink::Setup { rules: Vec::new(), unreachable: Vec::new(), ..interface_setup(config) };
+    if tun.lifetime.taken_over() && config.persist {
+        let found = netlink::remains(&tun.name)?.setup;
+        let before = netlink::Setup { rules: Vec::new(), unreachable: Vec::new(), ..found };
+        netlink::change(&tun.name, &before, &setup)?;
+    } else {
+        netlink::set_up(&tun.name, &setup)?;
+    }
+    Ok(())
 }
 
 /// Returns the interface settings that `config` asks of the kernel.

@@ -265,9 +265,9 @@ impl Opener {
     /// Opens the oldest message that no other worker has taken, and judges what is
     /// opened. Returns whether there was anything to do.
     pub(super) fn work(&mut self, snapshot: &Snapshot, now: Nanos, metrics: &mut OutsideMetrics) -> bool {
-        let judges = self.can_judge();
+        let may_judge = self.can_judge();
         let Some(share) = self.share.as_mut().filter(|share| !share.is_empty()) else { return false };
-        if !(judges && share.is_oldest_finished()) {
+        if !(may_judge && share.is_oldest_finished()) {
             return share.run_one();
         }
         let judged = self.judge_opened(&mut Context { now, snapshot, metrics });
@@ -294,9 +294,9 @@ impl Opener {
 
     /// Returns whether [`work`](Self::work) would find nothing to do.
     pub(super) fn must_wait(&mut self) -> bool {
-        let judges = self.can_judge();
+        let may_judge = self.can_judge();
         self.share.as_mut().is_none_or(|share| {
-            share.is_empty() || !(share.has_waiting() || judges && share.is_oldest_finished())
+            share.is_empty() || !(share.has_waiting() || may_judge && share.is_oldest_finished())
         })
     }
 

@@ -184,8 +184,8 @@ impl<T: Job> OwnJobs<T> {
     /// # Panics
     /// If the capacity is exceeded.
     #[inline]
-    pub fn submit(&mut self, job: Box<T>) {
-        let job = self.numbered(job);
+    pub fn submit(&mut self, mut job: Box<T>) {
+        self.number(&mut job);
         assert!(self.shared.waiting.push(job).is_ok(), "there is room for every job");
     }
 
@@ -193,16 +193,18 @@ impl<T: Job> OwnJobs<T> {
     ///
     /// # Panics
     /// If the capacity is exceeded.
-    pub fn submit_finished(&mut self, job: Box<T>) {
-        let mut job = self.numbered(job);
-        self.shared.place(job.tag().number).store(Some(job));
+    pub fn submit_finished(&mut self, mut job: Box<T>) {
+        let number = self.number(&mut job);
+        self.shared.place(number).store(Some(job));
     }
 
-    fn numbered(&mut self, mut job: Box<T>) -> Box<T> {
+    /// Gives `job` the next number, and returns it.
+    fn number(&mut self, job: &mut T) -> u64 {
         assert!(!self.is_full(), "there is room for every job");
-        *job.tag() = Tag { number: self.next, done: Done::NoWork };
+        let number = self.next;
+        *job.tag() = Tag { number, done: Done::NoWork };
         self.next += 1;
-        job
+        number
     }
 
     /// Does the oldest waiting job. Returns whether there was one.
