@@ -41,6 +41,10 @@
 //! | Packets that wait for a session | `lane/staging.rs` |
 //! | What does `auto` stand for? | `config/choices.rs`; CPUs for pinning in `cpus/pinning.rs`; offloads are tried in `offload/open.rs` and `underlay/socket.rs` |
 //! | What keeps packets in when the router is gone? | `router/kill_switch.rs`, `netlink/barrier.rs` |
+//! | What lets received datagrams pass a reverse path filter? | `netlink/port_rules.rs` |
+//! | What happens when a route, an address or the interface changes? | `router/paths.rs` for the underlay, `router/admin.rs` for the interface, `netlink/moved.rs` in another namespace |
+//! | What happens while the interface is down? | `peers/link.rs` |
+//! | What does the log say of a peer? | `peers/reports.rs` |
 //! | What changes on a reload? | `router/reload.rs` compares files and settings, `peers/apply.rs` peers, `netlink/mod.rs` addresses and routes |
 //! | Where does ECN go? | `offload/segment.rs` (CWR), `offload/coalesce/candidate.rs` (what may be merged) |
 //! | ICMP errors and TCP resets | `packet/reject/`, rate limited by `lane/inside/reject.rs` |

@@ -8,6 +8,7 @@ use laneway::cli::demo::lab::Lab;
 use serde_json::Value;
 use support::binary::BINARY;
 use support::folder::Folder;
+use support::network::sysctl;
 use support::process::{command_in, output};
 use support::{lab, links, require_root, wait_until};
 
@@ -43,6 +44,27 @@ const WITHOUT_NET_ADMIN: [&str; 3] = ["setpriv", "--bounding-set=-net_admin", "-
 /// The clone device disappears the same way: an empty directory is mounted over its own.
 const WITHOUT_TUN: [&str; 6] =
     ["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /dev/net && exec \"$@\"", "sh"];
+
+#[test]
+fn a_strict_reverse_path_filter_is_tried_and_nothing_is_left_behind() {
+    require_root!();
+    let lab = lab();
+    let found = |words: &str| {
+        let (report, _) = report(&lab, &[], &[]);
+        let check = check(&report, "reverse path filter");
+        let found = check["found"].as_str().unwrap();
+        assert!(check["verdict"] == "good" && found.contains(words), "{check:#}");
+    };
+    found("there is no IPv4 route");
+    let way = lab.right.underlay4.to_string();
+    output(&lab.left.namespace, &["ip", "route", "add", "default", "via", &way], "");
+    let rules = || output(&lab.left.namespace, &["ip", "rule"], "");
+    let before = rules();
+    found("not strict");
+    sysctl(&lab.left, "ipv4/conf/all/rp_filter", "1");
+    found("a rule lets datagrams to the router's port pass");
+    assert_eq!(rules(), before);
+}
 
 #[test]
 fn where_the_tests_run_a_router_runs_and_nothing_is_left_behind() {

@@ -10,6 +10,8 @@ use laneway::cli::demo::lab::Lab;
 use nix::sys::signal::Signal;
 use support::binary::{self, BINARY, Laneway, serves};
 use support::folder::Folder;
+use support::network::sysctl;
+use support::ping;
 use support::process::{Process, attempt, output};
 use support::tunnel::{Family, address};
 use support::wg::{self, KeyPair, Setting};
@@ -27,6 +29,8 @@ struct Guarded {
     keys: [KeyPair; 2],
     networks: &'static str,
     keep: bool,
+    /// The left end's endpoint of the right end.
+    endpoint: SocketAddr,
     far: [UdpSocket; 2],
     near: [UdpSocket; 2],
     _right: Laneway,
@@ -55,7 +59,8 @@ impl Guarded {
         let far = FAR.map(|far| bind(&lab.right, SocketAddr::new(ip(far), FAR_PORT).to_string()));
         let near = ["0.0.0.0:0", "[::]:0"].map(|any| bind(&lab.left, any.to_owned()));
         let (folder, device) = (Folder::new(), device_name("lw"));
-        Guarded { lab, folder, device, keys, networks, keep: false, far, near, _right: right }
+        let endpoint = Family::V4.endpoint(&lab.right);
+        Guarded { lab, folder, device, keys, networks, keep: false, endpoint, far, near, _right: right }
     }
 
     fn write(&self, interface: &str) -> String {
@@ -69,7 +74,7 @@ impl Guarded {
             self.keys[0].private,
             addresses.join(","),
             self.keys[1].public,
-            Family::V4.endpoint(&self.lab.right),
+            self.endpoint,
             self.networks,
         );
         self.folder.write(&format!("{}.conf", self.device), &text)
@@ -286,4 +291,47 @@ fn only_an_interface_without_a_process_is_taken_over() {
     process.signal(Signal::SIGKILL);
     process.wait();
     assert_eq!(guarded.down(), Ok(String::new()));
+}
+
+#[test]
+fn what_peers_send_passes_a_strict_reverse_path_filter_and_nothing_else_gets_out() {
+    require_root!();
+    let mut guarded = Guarded::new(EVERYTHING);
+    sysctl(&guarded.lab.left, "ipv4/conf/all/rp_filter", "1");
+    // Otherwise the right end asks for the left one's hardware address in the name of an address behind the filter.
+    sysctl(&guarded.lab.right, "ipv4/conf/all/arp_announce", "2");
+    guarded.endpoint.set_ip(ip(FAR[0]));
+    let before = guarded.state();
+    let mut process = guarded.start();
+    guarded.wait_for_tunnel("the tunnel");
+    let rules = || guarded.left("ip -4 rule");
+    let has = |words: &str| rules().lines().any(|rule| rule.ends_with(words));
+    let inside = Family::V4.inside(2);
+    wait_until("an answer", || ping::answers(&guarded.lab.left.namespace, inside));
+
+    guarded.left(&format!("wg set {} listen-port 40001", guarded.device));
+    wait_until("rules for the new port alone", || {
+        has("uidrange 0-0 ipproto udp sport 40001 lookup main") && rules().matches("sport").count() == 2
+    });
+    wait_until("an answer to the new port", || ping::answers(&guarded.lab.left.namespace, inside));
+
+    let known = rules();
+    guarded.left("ip addr add 198.51.100.7/32 dev lo");
+    wait_until("a rule for the new address", || rules().contains("from 198.51.100.7 "));
+    guarded.left("ip addr del 198.51.100.7/32 dev lo");
+    guarded.left("ip -4 rule del pref 32699");
+    wait_until("the rules as before", || rules() == known);
+
+    process.signal(Signal::SIGKILL);
+    process.wait();
+    assert!(has("lookup main"), "{}", rules());
+    // Another program has the port now, as root.
+    let bind = || UdpSocket::bind("0.0.0.0:40001");
+    guarded.near[0] = guarded.lab.left.namespace.run(bind).expect("enter").expect("the port is free");
+    guarded.assert_closed("from the port of a killed router");
+    let _ = guarded.near[0].connect(SocketAddr::new(ip(FAR[0]), FAR_PORT));
+    guarded.assert_closed("from a connected socket on that port");
+    guarded.down().unwrap_or_else(|said| panic!("{said}"));
+    assert_eq!(guarded.state(), before);
+    guarded.wait_for_clear();
 }

@@ -226,8 +226,9 @@ impl<'l> Pair<'l> {
         while self.faults.left(stage) > 0 {
             self.drive(way(stage));
             let driven = Instant::now();
-            // A handshake takes more round trips than a datagram.
-            let pause = if way(stage) == Way::Staged { PATIENCE } else { Duration::from_millis(20) };
+            // One burst suffices. A lone packet takes the shortcut only if a worker sleeps, and may have to be repeated.
+            let lone = matches!(way(stage), Way::LoneOut | Way::LoneIn);
+            let pause = if lone { Duration::from_millis(20) } else { PATIENCE };
             while self.faults.left(stage) > 0 && driven.elapsed() < pause {
                 thread::sleep(Duration::from_millis(1));
             }

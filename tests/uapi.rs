@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::io::ErrorKind::WouldBlock;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, UdpSocket};
 use std::os::unix::net::UnixStream;
@@ -445,4 +446,44 @@ fn clients_that_hang_up_early_or_talk_nonsense_disturb_nobody() {
     });
     let devices = output(&tunnel.lab.left.namespace, &["wg", "show", "interfaces"], "");
     assert!(devices.contains(&tunnel.left.device), "{devices}");
+}
+
+#[test]
+fn requests_without_an_end_share_the_memory_of_one_and_silent_ones_end() {
+    require_root!();
+    const CLIENTS: usize = 16;
+    const SENT: usize = 15 << 20;
+    let lab = lab();
+    let laneway = Laneway::start(&lab.left, &[]);
+    let peer = format!("public_key={}\n", "ab".repeat(32)) + &"allowed_ip=192.0.2.7/32\n".repeat(100);
+    let before = laneway.process.memory("VmRSS");
+    let clients: Vec<UnixStream> = thread::scope(|scope| {
+        let (peer, socket) = (&peer, laneway.socket());
+        let send = |mut stream: UnixStream| {
+            stream.set_write_timeout(Some(Duration::from_millis(500))).expect("a timeout");
+            let _ = stream.write_all(b"set=1\n");
+            for _ in 0..SENT / peer.len() {
+                // The router takes one of them at a time.
+                if stream.write_all(peer.as_bytes()).is_err() {
+                    break;
+                }
+            }
+            stream
+        };
+        let streams = (0..CLIENTS).map(|_| UnixStream::connect(&socket).expect("connect"));
+        let senders: Vec<_> = streams.map(|stream| scope.spawn(move || send(stream))).collect();
+        senders.into_iter().map(|sender| sender.join().expect("a sender")).collect()
+    });
+    let peak = laneway.process.memory("VmHWM");
+    println!("{before} KiB before, {peak} KiB at the peak");
+    assert!(peak < before + (48 << 10), "{before} KiB before, {peak} KiB at the peak");
+    // Short requests pass meanwhile.
+    assert!(support::binary::serves(&laneway.device));
+    // The one whose turn it is sends nothing any more, and is closed.
+    clients.iter().for_each(|client| client.set_nonblocking(true).expect("set"));
+    let closed =
+        |mut client: &UnixStream| !matches!(client.read(&mut [0]), Err(error) if error.kind() == WouldBlock);
+    wait_until("a client to be closed", || clients.iter().any(closed));
+    drop(clients);
+    wait_until("memory to go back", || laneway.process.memory("VmRSS") < before + (16 << 10));
 }

@@ -47,6 +47,7 @@ pub fn run(args: &DownArgs) -> Result<(), DownError> {
         Some(Some(state)) if state.queues > 0 => return Err(DownError::InUse(name.clone())),
         Some(Some(_)) | None => {}
     }
+    netlink::change_port_rules(&found.port_rules, &[])?;
     netlink::clean_up(name, &found.setup)?;
     netlink::delete(name)?;
     Ok(())

@@ -20,7 +20,7 @@ use crate::config::env::Environment;
 use crate::config::{LogFormat, RouterConfig, Switch};
 use crate::netlink;
 use crate::netlink::masquerade::{MasqueradeError, Masquerading};
-use crate::router::admin::{self, Admin, AdminError, End, Hangups, Http, Link, OnLoss, OpenUapi};
+use crate::router::admin::{self, Admin, AdminError, End, Hangups, Http, Link, OnLoss, OnPorts, OpenUapi};
 use crate::router::kill_switch::{self, KillSwitch};
 use crate::router::reload::{self, Reloader};
 use crate::router::sandbox::{capabilities, files, syscalls};
@@ -82,7 +82,7 @@ pub type OnReady = Box<dyn FnOnce() -> io::Result<()>>;
 ///
 /// The configuration has already validated the filter; an invalid one is replaced with `info`.
 pub fn init_log(filter: &str, format: LogFormat) {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_new(of_laneway(filter)).unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours);
     // An error means that the enclosing test or program has already installed a subscriber.
@@ -90,6 +90,16 @@ pub fn init_log(filter: &str, format: LogFormat) {
         LogFormat::Text => log.with_target(false).try_init(),
         LogFormat::Json => log.json().try_init(),
     };
+}
+
+/// Restricts bare levels more verbose than `warn` to Laneway itself: at these levels, what libraries log is of use to
+/// their authors. A filter that names a library still applies to it.
+fn of_laneway(filter: &str) -> String {
+    let directive = |directive: &str| match directive.trim().to_ascii_lowercase().as_str() {
+        level @ ("info" | "debug" | "trace" | "3" | "4" | "5") => format!("laneway={level},warn"),
+        _ => directive.to_owned(),
+    };
+    filter.split(',').map(directive).collect::<Vec<_>>().join(",")
 }
 
 /// Starts a router and runs it until a signal arrives or another process removes its interface or control socket. From
@@ -112,9 +122,6 @@ pub fn launch(
         fd.map(|fd| inherited::adopt(fd).map_err(error(fd))).transpose()
     };
     let tun = adopt("WG_TUN_FD", config.tun_fd)?;
-    if config.up {
-        netlink::hold_valid_mark();
-    }
     if !config.rules().is_empty() {
         tracing::warn!("{}", injection::warning(&config));
     }
@@ -231,13 +238,16 @@ fn attend(
     let shutdown = Arc::clone(router.shutdown());
     let up = reloader.setup().up;
     let reloader = Arc::new(Mutex::new(reloader));
-    let restoring = Arc::clone(&reloader);
+    let (restoring, admitting) = (Arc::clone(&reloader), Arc::clone(&reloader));
     let (of_mtu, of_addresses) = (router.interface_updates(), router.interface_updates());
     let link = Link {
         interface: router.interface().to_owned(),
+        actor: Some(router.device().clone()),
+        tun: Some(router.lifetime().clone()),
         on_mtu: Box::new(move |mtu| of_mtu.set_mtu(mtu)),
         on_addresses: Box::new(move |own| of_addresses.set_addresses(own)),
         on_loss: up.then(|| Box::new(move || lock(&restoring).restore()) as OnLoss),
+        on_ports: up.then(|| Box::new(move || lock(&admitting).admit_ports()) as OnPorts),
     };
     let leading = Arc::clone(&reloader);
     let asked = Arc::clone(manager);
@@ -252,7 +262,12 @@ fn attend(
         device: Arc::new(router.device().clone()),
         shutdown: Arc::clone(&shutdown),
         metrics,
-        before: Some(Box::new(move || lock(&leading).add_rules())),
+        before: Some(Box::new(move || {
+            let mut leading = lock(&leading);
+            leading.add_rules()?;
+            leading.admit_ports();
+            Ok(())
+        })),
         uapi: Some(open_uapi),
         link: Some(link),
         paths: Some(router.paths()),
@@ -346,4 +361,24 @@ fn on_hangup(reloader: &mut Reloader, manager: &ServiceManager) {
 /// panic during a reload ends that thread.
 fn lock(reloader: &Mutex<Reloader>) -> MutexGuard<'_, Reloader> {
     reloader.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_level_is_that_of_laneway() {
+        for (filter, applied) in [
+            ("debug", "laneway=debug,warn"),
+            (" TRACE", "laneway=trace,warn"),
+            ("warn", "warn"),
+            ("off", "off"),
+            ("warn,laneway::peers=debug", "warn,laneway::peers=debug"),
+            ("debug,netlink_proto=trace", "laneway=debug,warn,netlink_proto=trace"),
+        ] {
+            assert_eq!(of_laneway(filter), applied);
+            assert!(EnvFilter::try_new(of_laneway(filter)).is_ok());
+        }
+    }
 }

@@ -24,7 +24,7 @@ pub const MAX_CONTROL_MESSAGE: usize = 148;
 pub type ControlMessage = ArrayVec<u8, MAX_CONTROL_MESSAGE>;
 
 /// A received handshake message.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct HandshakeDatagram {
     /// The message in wire format.
     pub message: ControlMessage,
@@ -44,6 +44,8 @@ pub enum PeerEvent {
     /// Authenticated data arrived on this session, which the actor has not yet confirmed. The worker has
     /// [promoted](PeerRecord::promote) it already.
     Confirmed(Arc<Session>),
+    /// The peer's endpoint has changed.
+    Moved(PeerId),
     /// Our datagrams to this peer come back through the TUN: a routing loop.
     Loops(PeerId),
 }
@@ -91,6 +93,14 @@ impl ActorChannel {
     /// full, the session's next batch reports it again.
     pub fn confirmed(&self, session: Arc<Session>) {
         self.tell(PeerEvent::Confirmed(session));
+    }
+
+    /// Reports that the peer's endpoint has changed, for the log, unless a report is pending. If the queue is full, the
+    /// next change reports it again.
+    pub fn moved(&self, peer: &PeerRecord) {
+        if !peer.move_reported.swap(true, Ordering::AcqRel) && !self.tell(PeerEvent::Moved(peer.id)) {
+            peer.move_reported.store(false, Ordering::Release);
+        }
     }
 
     /// Reports that our datagrams to `peer` come back through the TUN. If the queue is full, the report

@@ -7,9 +7,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, fence};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
+use nix::errno::Errno;
 
 use super::bounds::MAX_LANES;
 use super::path_limit::PathLimit;
@@ -37,6 +38,10 @@ pub struct PeerRecord {
     /// Index of an interface whose addresses are not used as a source, although datagrams of the peer may still
     /// arrive there; 0 for none. Set when the route to the peer has moved to another interface.
     pub avoided: AtomicU32,
+    /// Whether a worker has reported that the endpoint has changed. The peer actor clears it.
+    pub move_reported: AtomicBool,
+    /// See [`control_refusal`](Self::control_refusal); 0 for none.
+    control_refusal: AtomicI32,
     /// The longest packet that fits the path, where the path MTU is below the TUN's.
     pub path_limit: PathLimit,
     /// Recognizes our own datagrams to the peer when they come back through the TUN.
@@ -68,6 +73,8 @@ impl PeerRecord {
             endpoint: ArcSwapOption::empty(),
             moved: AtomicU64::new(0),
             avoided: AtomicU32::new(0),
+            move_reported: AtomicBool::new(false),
+            control_refusal: AtomicI32::new(0),
             path_limit: PathLimit::default(),
             loop_watch: LoopWatch::default(),
             sent_bytes: AtomicU64::new(0),
@@ -138,6 +145,16 @@ impl PeerRecord {
     /// Stops sending if `session` is the one in use.
     fn stop_sending_with(&self, session: &Arc<Session>) {
         self.sending.compare_and_swap(Arc::as_ptr(session), None);
+    }
+
+    /// Returns the kernel's error when the latest handshake message or keepalive was sent, if it refused.
+    pub fn control_refusal(&self) -> Option<Errno> {
+        Some(self.control_refusal.load(Relaxed)).filter(|errno| *errno != 0).map(Errno::from_raw)
+    }
+
+    /// Records whether the kernel refused to send a handshake message or keepalive.
+    pub fn note_control_refusal(&self, refusal: Option<Errno>) {
+        self.control_refusal.store(refusal.map_or(0, |errno| errno as i32), Relaxed);
     }
 
     /// Counts bytes sent to the peer.

@@ -12,7 +12,9 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol
 use super::MAIN_TABLE;
 use super::addresses::own;
 use super::barrier::{self, ANY};
-use super::{DefaultRule, IpVersion, NetlinkError, Setup, find, refused, rules, talk, unless};
+use super::{
+    DefaultRule, IpVersion, NetlinkError, PortRule, Setup, find, port_rules, refused, rules, talk, unless,
+};
 
 /// Attributes of a TUN interface (`IFLA_TUN_*` in `include/uapi/linux/if_link.h`), since Linux 4.20.
 const TUN_PERSIST: u16 = 6;
@@ -35,6 +37,8 @@ pub struct Remains {
     pub device: Option<Option<TunState>>,
     /// Addresses, routes and rules that a router added.
     pub setup: Setup,
+    /// Rules for datagrams to a router's UDP port.
+    pub port_rules: Vec<PortRule>,
 }
 
 impl Remains {
@@ -112,7 +116,9 @@ async fn look(handle: &Handle, interface: &str) -> Result<Remains, NetlinkError>
         let marks = rules::tables(handle, version).await?.into_iter().filter(|mark| tables.contains(mark));
         setup.rules.extend(marks.map(|mark| DefaultRule { version, mark }));
     }
-    Ok(Remains { device: link.map(|link| state(&link)), setup })
+    let marks: Vec<u32> = setup.rules.iter().map(|rule| rule.mark).collect();
+    let port_rules = port_rules::of_marks(handle, &marks).await?;
+    Ok(Remains { device: link.map(|link| state(&link)), setup, port_rules })
 }
 
 async fn link(handle: &Handle, interface: &str) -> Result<Option<LinkMessage>, NetlinkError> {

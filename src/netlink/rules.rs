@@ -10,12 +10,11 @@
 //! default route. Together with the routes of [`barrier`](super::barrier) it keeps packets from leaving unencrypted
 //! while the interface is down or gone, or someone has flushed the table.
 //!
+//! Rules that let received datagrams pass a reverse path filter come before: see
+//! [`port_rules`](super::port_rules).
+//!
 //! Rules do not belong to an interface: they outlive it and must be removed. Those of a killed process keep packets
 //! in until the router starts again or `laneway down` removes them.
-
-use std::fs::{self, File};
-use std::io::{self, Seek as _, Write as _};
-use std::sync::OnceLock;
 
 use futures_util::TryStreamExt as _;
 use nix::errno::Errno;
@@ -33,9 +32,6 @@ pub const MAIN_TABLE: u32 = 254;
 const MAIN_WITHOUT_DEFAULT: u32 = 32_700;
 const UNMARKED: u32 = 32_701;
 const NO_WAY_OUT: u32 = 32_702;
-
-/// Unless this is set, a strict IPv4 reverse path filter looks replies up without their mark and drops them.
-const VALID_MARK: &str = "/proc/sys/net/ipv4/conf/all/src_valid_mark";
 
 /// Looks up all packets of one IP version without a mark in a separate table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,32 +60,7 @@ pub(super) async fn add(handle: &Handle, rule: DefaultRule) -> Result<bool, Netl
         missing |= added(request.execute().await)
             .map_err(|error| refused(format!("add a rule for table {}", rule.mark), &error))?;
     }
-    if missing
-        && rule.version == IpVersion::V4
-        && let Err(error) = set_valid_mark()
-    {
-        // Containers are often not permitted to. It only matters with a strict filter (rp_filter = 1).
-        tracing::info!("cannot set {VALID_MARK} to 1, which a strict rp_filter requires: {error}");
-    }
     Ok(missing)
-}
-
-/// The setting, opened for writing before a sandbox forbids that.
-static HELD: OnceLock<File> = OnceLock::new();
-
-/// Opens `src_valid_mark` in the calling thread's network namespace, so that rules can be added later by a
-/// process that may no longer open files for writing.
-pub fn hold_valid_mark() {
-    if let Ok(file) = File::options().write(true).open(VALID_MARK) {
-        let _ = HELD.set(file);
-    }
-}
-
-fn set_valid_mark() -> io::Result<()> {
-    let Some(mut file) = HELD.get() else { return fs::write(VALID_MARK, "1") };
-    // The kernel takes a value only at the beginning of the file.
-    file.rewind()?;
-    file.write_all(b"1")
 }
 
 /// Removes the rules that [`add`] added, if they exist.

@@ -47,6 +47,14 @@ impl Lifetime {
         self.taken_over
     }
 
+    /// Returns the network namespace that the interface is in, and the interface's name there.
+    ///
+    /// # Errors
+    /// `EBADFD` if the interface is gone, `EINVAL` before Linux 5.2, or the kernel's error.
+    pub fn whereabouts(&self) -> Result<(OwnedFd, String), Errno> {
+        Ok((tun::namespace(&self.queue)?, tun::interface(&self.queue)?.0))
+    }
+
     /// Keeps the interface with its addresses and routes when the last queue is closed, whatever closes it. The
     /// kernel drops all packets for the interface while no queue is attached.
     ///

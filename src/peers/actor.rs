@@ -16,8 +16,10 @@ use crossbeam::channel::Receiver;
 use tokio::sync::watch;
 
 use super::handle::{Listening, Request};
+use super::link::{InterfaceState, LinkState};
 use super::lookups::{Answer, Lookups};
 use super::names::Names;
+use super::reports::{Named, Reports};
 use super::schedule::Schedule;
 use super::snapshot_builder::BuilderState;
 use crate::clock;
@@ -70,6 +72,10 @@ pub(crate) struct PeerActor {
     /// Tells the admin thread of the sockets' port and mark.
     pub(crate) listening: watch::Sender<Listening>,
     pub(crate) spread_ports: SpreadPorts,
+    /// Whether the interface is up, as the admin thread sees it.
+    pub(crate) interface: Arc<InterfaceState>,
+    /// Whether the interface is up, as far as this thread has acted on it.
+    pub(crate) link: LinkState,
     /// Blocks the thread until there is work.
     pub(crate) sleeper: Sleeper,
     /// Source of randomness for keys.
@@ -78,6 +84,8 @@ pub(crate) struct PeerActor {
     pub(crate) metrics: ActorMetrics,
     /// Whether the router has a private key, for other threads.
     pub(crate) has_key: Arc<AtomicBool>,
+    /// What the log has said of the peers.
+    pub(crate) reports: Reports,
     /// The protocol's timers.
     pub(crate) schedule: Schedule,
     /// Peers whose endpoints are host names.
@@ -117,8 +125,11 @@ impl PeerActor {
         }
     }
 
-    /// Runs the protocol's due timers for a peer and schedules the next.
+    /// Runs the protocol's due timers for a peer and schedules the next, unless the interface is down.
     pub(crate) fn look_at(&mut self, peer: PeerId) {
+        if self.link.is_down() {
+            return;
+        }
         let now = clock::now();
         let next = self.protocol.poll(now, unix_now(), &mut self.entropy, peer, &mut self.outputs);
         self.schedule.set(peer, next);
@@ -148,6 +159,13 @@ impl PeerActor {
         self.send(FIRST_LANE, message, to, Some(record));
     }
 
+    /// Returns what the sockets use now.
+    pub(super) fn listening(&self) -> Listening {
+        let ListenState { port, options, .. } = self.listen;
+        let lanes = if self.spread_ports.is_on() { self.commands.len() } else { 1 };
+        Listening { port, last_port: port + (lanes - 1) as u16, mark: options.fwmark }
+    }
+
     fn answer(&mut self, request: Request) {
         // The requester may be gone.
         match request {
@@ -168,6 +186,8 @@ impl PeerActor {
             worked = true;
             self.hear(event);
         }
+        // After the events, of which one may be a packet that was read before the interface went down.
+        worked |= self.follow_interface();
         for _ in 0..HANDSHAKES_A_TURN {
             let [priority, unverified] = [self.channel.next_priority(), self.channel.next_unverified()];
             if priority.is_none() && unverified.is_none() {
@@ -210,8 +230,10 @@ impl PeerActor {
         }
     }
 
-    fn hear(&mut self, event: PeerEvent) {
+    pub(super) fn hear(&mut self, event: PeerEvent) {
         match event {
+            // Heard once the interface is up.
+            PeerEvent::WantsHandshake(_) if self.link.is_down() => self.interface.doubted.notify_one(),
             PeerEvent::WantsHandshake(peer) => {
                 self.with_record(peer, |record| record.asked.store(false, Ordering::Release));
                 self.protocol.data_waits(
@@ -228,6 +250,12 @@ impl PeerActor {
                 self.protocol.confirmed(unix_now(), &session, &mut self.outputs);
                 self.settle(None);
             }
+            PeerEvent::Moved(peer) => self.report(peer, |reports, name, record| {
+                record.move_reported.store(false, Ordering::Release);
+                if let Some(to) = record.endpoint() {
+                    reports.moves(peer, name, to.address, clock::now());
+                }
+            }),
             PeerEvent::Loops(peer) => self.warn_of_loop(peer),
         }
     }
@@ -251,7 +279,10 @@ impl PeerActor {
         );
     }
 
-    fn receive(&mut self, datagram: &HandshakeDatagram) {
+    pub(super) fn receive(&mut self, datagram: &HandshakeDatagram) {
+        if self.link.is_down() {
+            return self.hold(datagram);
+        }
         self.protocol.handle_datagram(
             clock::now(),
             unix_now(),
@@ -303,6 +334,7 @@ impl PeerActor {
                 Some(peer)
             }
             Output::Unanswered { peer } => {
+                self.report_silence(peer);
                 // The peer may be unreachable from the source address.
                 self.with_record(peer, PeerRecord::drop_source);
                 Some(peer)
@@ -313,9 +345,11 @@ impl PeerActor {
                     record.roam(cause.from, cause.at);
                     record.received_bytes.fetch_add(cause.message.len() as u64, Ordering::Relaxed);
                 });
+                self.hear(PeerEvent::Moved(peer));
                 Some(peer)
             }
             Output::HandshakeFailed { peer } => {
+                self.report_silence(peer);
                 self.metrics.given_up.add(1);
                 self.with_record(peer, |record| {
                     record.failed_handshakes.fetch_add(1, Ordering::AcqRel);
@@ -325,6 +359,9 @@ impl PeerActor {
             }
             Output::HandshakeDone { peer, role, unix } => {
                 self.names.heard(peer);
+                self.report(peer, |reports, name, record| {
+                    reports.completed(peer, name, record.endpoint().map(|to| to.address), role);
+                });
                 self.with_record(peer, |record| {
                     record.last_handshake.store(unix.as_secs(), Ordering::Relaxed);
                 });
@@ -341,6 +378,23 @@ impl PeerActor {
         }
     }
 
+    /// Reports on a peer in the log.
+    fn report(&mut self, peer: PeerId, report: impl FnOnce(&mut Reports, Named<'_>, &PeerRecord)) {
+        if let Some(record) = self.peers.load().peer(peer) {
+            let friendly = record.friendly_name.load_full();
+            let name = friendly.as_deref().map(String::as_str).or_else(|| self.names.host(peer));
+            let name = Named { key: record.public_key, name };
+            report(&mut self.reports, name, record);
+        }
+    }
+
+    fn report_silence(&mut self, peer: PeerId) {
+        self.report(peer, |reports, name, record| {
+            let to = record.endpoint().map(|to| to.address);
+            reports.unanswered(peer, name, to, record.control_refusal());
+        });
+    }
+
     /// Wakes the inside workers that have staged packets, which have to be routed again.
     pub(super) fn reroute_inside(&self) {
         for bell in &self.inside_bells {
@@ -349,7 +403,7 @@ impl PeerActor {
     }
 
     /// Wakes the inside workers, so that they route their staged packets again.
-    fn wake_inside(&self) {
+    pub(super) fn wake_inside(&self) {
         for bell in &self.inside_bells {
             bell.ring(Awaited::WORK);
         }
@@ -377,6 +431,9 @@ impl PeerActor {
             SendTo::Endpoint(peer) => {
                 self.names.initiated(peer, clock::now());
                 let endpoint = snapshot.peer(peer).and_then(|record| record.endpoint());
+                self.report(peer, |reports, name, _| {
+                    reports.initiates(peer, name, endpoint.map(|to| to.address));
+                });
                 if endpoint.is_none() {
                     self.names.keep_unsent(peer, datagram.clone());
                 }
@@ -392,6 +449,9 @@ impl PeerActor {
     }
 
     fn send(&mut self, lane: usize, message: ControlMessage, to: Endpoint, record: Option<&Arc<PeerRecord>>) {
+        if self.link.is_down() {
+            return;
+        }
         if !self.commands[lane].send(message, to, record.map(|record| record.id)) {
             self.metrics.outbound_drops.add(DropReason::ControlQueueFull, 1);
         }

@@ -13,13 +13,13 @@ use std::time::Duration;
 use ipnet::IpNet;
 use nix::errno::Errno;
 
-use super::actor::{ListenState, PeerActor};
-use super::handle::Listening;
+use super::actor::PeerActor;
 use super::snapshot_builder::SnapshotBuilder;
 use crate::clock;
 use crate::config::update::{DeviceStatus, DeviceUpdate, PeerEndpoint, PeerStatus, PeerUpdate};
 use crate::lane::peers::PeerRecord;
 use crate::lane::sockets::LaneSockets;
+use crate::sys::memory;
 use crate::underlay::{BindError, Endpoint};
 use crate::units::PeerId;
 use crate::wireguard::keys::{PresharedKey, PrivateKey, PublicKey};
@@ -28,6 +28,9 @@ use crate::wireguard::protocol::AddPeerError;
 /// How long workers may take to close the sockets of the previous port. Each does so in its next loop
 /// iteration, which may be delayed on a busy machine.
 const LETTING_GO: Duration = Duration::from_secs(1);
+
+/// Number of removed peers whose memory is worth returning to the kernel: some megabytes.
+const MANY: usize = 1000;
 
 /// Interval between attempts to bind a port that the workers may still hold.
 const LOOK: Duration = Duration::from_millis(1);
@@ -60,12 +63,13 @@ fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(), Errno> {
             commands.set_fwmark(mark);
         }
     }
-    let ListenState { port, options, .. } = actor.listen;
-    actor.listening.send_replace(Listening { port, mark: options.fwmark });
+    let listening = actor.listening();
+    actor.listening.send_if_modified(|known| mem::replace(known, listening) != listening);
     if let Some(key) = update.private_key {
         set_private_key(actor, key);
     }
     let mut builder = SnapshotBuilder::of(actor.peers.load_full(), mem::take(&mut actor.builder_state));
+    let mut removed = 0;
     if update.replace_peers {
         let mut named = HashSet::new();
         let keep_endpoints = update.keep_endpoints;
@@ -88,10 +92,12 @@ fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(), Errno> {
         let unnamed = builder.peers().filter(|peer| !named.contains(&peer.public_key));
         let unnamed: Vec<PeerId> = unnamed.map(|peer| peer.id).collect();
         builder.clear_all();
+        removed += unnamed.len();
         for peer in unnamed {
             remove_peer(actor, &mut builder, peer);
         }
     }
+    removed += update.peers.iter().filter(|peer| peer.remove).count();
     let mut touched = Vec::new();
     let outcome = update.peers.into_iter().try_for_each(|peer| {
         touched.extend(apply_peer(actor, &mut builder, peer)?);
@@ -102,6 +108,9 @@ fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(), Errno> {
     actor.reroute_inside();
     for peer in touched {
         actor.look_at(peer);
+    }
+    if removed >= MANY {
+        memory::trim();
     }
     outcome
 }
@@ -288,5 +297,6 @@ fn remove_peer(actor: &mut PeerActor, builder: &mut SnapshotBuilder, peer: PeerI
 fn forget_peer(actor: &mut PeerActor, builder: &mut SnapshotBuilder, peer: PeerId) {
     actor.schedule.set(peer, None);
     actor.names.forget(peer);
+    actor.reports.forget(peer);
     builder.remove_peer(peer);
 }

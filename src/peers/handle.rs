@@ -6,6 +6,7 @@ use crossbeam::channel::{self, Receiver, Sender};
 use nix::errno::Errno;
 use tokio::sync::watch;
 
+use super::link::InterfaceState;
 use crate::config::update::{DeviceStatus, DeviceUpdate};
 use crate::lane::ring::doorbell::{Awaited, Doorbell};
 use crate::metrics::Registry;
@@ -30,8 +31,10 @@ pub enum Request {
 /// What tells the router's datagrams from others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Listening {
-    /// The UDP port of all lanes. With spread ports, lane `i` also uses the port `i` above it.
+    /// The UDP port of all lanes.
     pub port: u16,
+    /// The highest port. With spread ports, lane `i` also uses the port `i` above that of all lanes.
+    pub last_port: u16,
     /// The firewall mark (`SO_MARK`), 0 for none.
     pub mark: u32,
 }
@@ -44,23 +47,35 @@ pub struct ActorHandle {
     bell: Arc<Doorbell>,
     registry: Arc<Registry>,
     listening: watch::Receiver<Listening>,
+    interface: Arc<InterfaceState>,
 }
 
 impl ActorHandle {
     /// Creates a handle, and the receiver for the actor that waits on `bell`. Metrics come from `registry`, and
-    /// `listening` follows the sockets.
+    /// `listening` follows the sockets; `interface` is the actor's.
     pub fn new(
         bell: Arc<Doorbell>,
         registry: Arc<Registry>,
         listening: watch::Receiver<Listening>,
+        interface: Arc<InterfaceState>,
     ) -> (Self, Receiver<Request>) {
         let (requests, receiver) = channel::bounded(REQUESTS);
-        (Self { requests, bell, registry, listening }, receiver)
+        (Self { requests, bell, registry, listening, interface }, receiver)
     }
 
     /// Returns the sockets' port and mark, and how to wait for changes.
     pub fn listening(&self) -> watch::Receiver<Listening> {
         self.listening.clone()
+    }
+
+    /// Tells the actor whether the interface is up. Does not block.
+    pub fn set_interface_up(&self, up: bool) {
+        self.interface.set_up(up, &self.bell);
+    }
+
+    /// Waits until packets come from an interface that counts as down.
+    pub async fn interface_doubted(&self) {
+        self.interface.doubted.notified().await;
     }
 
     /// Tells the actor that the routes to these peers have changed. Does not block. Returns false if too many

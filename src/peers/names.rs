@@ -112,6 +112,11 @@ impl Names {
         }
     }
 
+    /// Returns the host name of the peer's endpoint, if it has one.
+    pub(super) fn host(&self, peer: PeerId) -> Option<&str> {
+        self.by_peer.get(&peer).map(|name| name.host.as_str())
+    }
+
     /// Makes names due again after a change of the network: those without an address, and those of `rerouted`
     /// peers. Each is looked up at most every [`CHANGE_WAIT`].
     pub(crate) fn network_changed(&mut self, rerouted: &[PeerId], now: Nanos) {

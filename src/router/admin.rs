@@ -9,6 +9,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::future::pending;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow::{self, Break, Continue};
@@ -19,10 +20,12 @@ use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{self, Runtime};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task;
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::http::{self, Shown};
 use super::listen::Bound;
@@ -32,19 +35,25 @@ use super::readiness::Readiness;
 use super::stopping;
 use super::threads::ThreadRegistry;
 use crate::metrics::Registry;
-use crate::netlink::{AddressWatch, LinkEvent, LinkWatch, LossWatch, NetlinkError, UnderlayWatch};
-use crate::peers::handle::Listening;
+use crate::netlink::{
+    AddressWatch, LinkEvent, LinkWatch, LossWatch, NetlinkError, OtherNamespaces, UnderlayWatch,
+};
+use crate::offload::Lifetime;
+use crate::peers::handle::{ActorHandle, Listening};
 use crate::shutdown::Shutdown;
 use crate::sys::wake;
 use crate::uapi::{self, Device, UapiError};
 
-/// Maximum number of threads that wait for the peer actor or netlink: one for each UAPI request, one for a reload,
-/// and one that restores what was removed from the interface.
-const WAITING: usize = uapi::MAX_ANSWERS + 2;
+/// Maximum number of threads that wait for the peer actor or netlink: one for each UAPI request, one for a reload, one
+/// that restores what was removed from the interface, and one that follows ports and addresses.
+const WAITING: usize = uapi::MAX_ANSWERS + 3;
 
 /// Pause before what was removed is restored, and thus the shortest time between two attempts. Long enough to handle
 /// the events of one command together, short enough for a program not to notice.
 const SETTLE: Duration = Duration::from_millis(20);
+
+/// How often the state of an interface in another network namespace is asked for. The kernel does not report it.
+const ELSEWHERE: Duration = Duration::from_secs(1);
 
 /// How often [`Admin::spawn`] checks whether the router was told to stop while it waits for the thread.
 const LOOK: Duration = Duration::from_millis(100);
@@ -100,12 +109,18 @@ pub struct Hangups {
 pub struct Link {
     /// The interface's name.
     pub interface: String,
+    /// The peer actor, which follows the interface's state, if it is given.
+    pub actor: Option<ActorHandle>,
+    /// Finds the interface after it was moved to another network namespace, if it is given.
+    pub tun: Option<Lifetime>,
     /// Called with the interface's MTU in bytes, initially and after each change.
     pub on_mtu: OnMtu,
     /// Called with the interface's addresses, initially and after each change.
     pub on_addresses: OnAddresses,
     /// Called after addresses, routes or rules may have been removed, if it is given.
     pub on_loss: Option<OnLoss>,
+    /// Called after changes of the router's ports or of the network, if it is given.
+    pub on_ports: Option<OnPorts>,
 }
 
 /// Runs before the UAPI socket is opened. It must return soon after the router is told to stop.
@@ -118,6 +133,8 @@ pub type OnMtu = Box<dyn Fn(usize) + Send>;
 pub type OnAddresses = Box<dyn Fn(&[IpAddr]) + Send>;
 /// Restores what was removed from the interface. Called on a thread that may block, never concurrently.
 pub type OnLoss = Box<dyn FnMut() + Send>;
+/// Adapts to changed ports or addresses. Called on a thread that may block, never concurrently.
+pub type OnPorts = Box<dyn FnMut() + Send>;
 /// Performs one reload. Called on a thread that may block, never concurrently.
 pub type OnReload = Box<dyn FnMut() + Send>;
 
@@ -242,6 +259,7 @@ struct Duties {
     stopped: AsyncFd<OwnedFd>,
     link: Option<Watched>,
     paths: Option<(Paths, UnderlayWatch)>,
+    ports: Option<Followed>,
     port: Option<PortWatch>,
     readiness: Arc<Readiness>,
     hangups: Option<Heard>,
@@ -255,6 +273,13 @@ struct Watched {
     losses: LossWatch,
 }
 
+/// What depends on the router's ports and the addresses outside.
+struct Followed {
+    changed: Arc<Notify>,
+    listening: watch::Receiver<Listening>,
+    on_ports: OnPorts,
+}
+
 /// Reload requests, registered with the runtime.
 struct Heard {
     orders: AsyncFd<OwnedFd>,
@@ -264,11 +289,14 @@ struct Heard {
 impl Duties {
     /// Opens all event sources, unless the router is told to stop first.
     async fn begin(admin: Admin) -> Result<ControlFlow<End, Self>, AdminError> {
-        let paths = match (admin.paths, &admin.link) {
-            (Some(paths), Some(link)) => Some((paths, UnderlayWatch::open(&link.interface).await?)),
-            _ => None,
-        };
-        let link = match admin.link {
+        let mut link = admin.link;
+        let (mut paths, mut ports) = (None, None);
+        if let (Some(to_peers), Some(link)) = (admin.paths, &mut link) {
+            let (changed, listening) = (Arc::clone(&to_peers.changed), to_peers.actor.listening());
+            ports = link.on_ports.take().map(|on_ports| Followed { changed, listening, on_ports });
+            paths = Some((to_peers, UnderlayWatch::open(&link.interface).await?));
+        }
+        let link = match link {
             Some(link) => Some(Watched {
                 state: LinkWatch::open(&link.interface).await?,
                 addresses: AddressWatch::open(&link.interface).await?,
@@ -309,17 +337,18 @@ impl Duties {
         let uapi = admin.uapi.map(|open| open()).transpose()?;
         admin.readiness.set_started();
         let (device, readiness) = (admin.device, admin.readiness);
-        Ok(Continue(Duties { device, uapi, stopped, link, paths, port, readiness, hangups }))
+        Ok(Continue(Duties { device, uapi, stopped, link, paths, ports, port, readiness, hangups }))
     }
 
     async fn fulfil(self) -> End {
-        let Duties { device, uapi, stopped, link, paths, port, readiness, hangups } = self;
+        let Duties { device, uapi, stopped, link, paths, ports, port, readiness, hangups } = self;
         tokio::select! {
             // Also ends if the descriptor fails: the thread could no longer be told to stop.
             _ = stopped.readable() => End::Stopped,
             () = socket_gone(uapi, device) => End::SocketGone,
             () = follow(link, &readiness) => unreachable!("follow never returns"),
             () = follow_paths(paths) => unreachable!("follow_paths never returns"),
+            () = follow_ports(ports) => unreachable!("follow_ports never returns"),
             _ = watch_port(port) => unreachable!("watch_port never returns"),
             () = follow_hangups(hangups) => unreachable!("follow_hangups never returns"),
         }
@@ -328,7 +357,7 @@ impl Duties {
 
 /// Reloads on request. Requests that arrive during a reload cause one further reload. Never returns.
 async fn follow_hangups(hangups: Option<Heard>) {
-    let Some(Heard { orders, mut reload }) = hangups else { return std::future::pending().await };
+    let Some(Heard { orders, mut reload }) = hangups else { return pending().await };
     // If the descriptor fails, no more requests can arrive.
     while let Ok(mut ready) = orders.readable().await {
         if nix::unistd::read(orders.get_ref(), &mut [0; 8]).is_err() {
@@ -341,7 +370,7 @@ async fn follow_hangups(hangups: Option<Heard>) {
         });
         reload = returned(reloaded.await);
     }
-    std::future::pending::<()>().await;
+    pending::<()>().await;
 }
 
 /// Returns the result of work on another thread, and propagates its panic.
@@ -354,41 +383,113 @@ async fn follow_paths(paths: Option<(Paths, UnderlayWatch)>) {
     if let Some((paths, watch)) = paths {
         paths.follow(watch).await;
     }
-    std::future::pending::<()>().await;
+    pending::<()>().await;
+}
+
+/// Passes changes of the router's ports and of the network to the callback. Never returns.
+async fn follow_ports(ports: Option<Followed>) {
+    let Some(Followed { changed, mut listening, mut on_ports }) = ports else { return pending().await };
+    loop {
+        tokio::select! {
+            // Fails if the peer actor is gone; then the router is stopping.
+            told = listening.changed() => if told.is_err() { return pending().await },
+            () = changed.notified() => {}
+        }
+        let followed = task::spawn_blocking(move || {
+            on_ports();
+            on_ports
+        });
+        on_ports = returned(followed.await);
+    }
 }
 
 /// Passes changes of the interface to the callbacks and to `readiness`. Never returns.
 async fn follow(link: Option<Watched>, readiness: &Readiness) {
-    if let Some(Watched { link, state, addresses, losses }) = link {
+    if let Some(Watched { mut link, state, addresses, losses }) = link {
+        let on_loss = link.on_loss.take();
         tokio::join!(
-            follow_state(state, &link.on_mtu, readiness),
+            follow_state(state, &link, readiness),
             follow_addresses(addresses, &link.on_addresses),
-            follow_losses(losses, link.on_loss)
+            follow_losses(losses, on_loss)
         );
     }
-    std::future::pending::<()>().await;
+    pending::<()>().await;
 }
 
 /// Watches the UDP port. Never returns.
 async fn watch_port(port: Option<PortWatch>) -> Infallible {
     match port {
         Some(port) => port.run().await,
-        None => std::future::pending().await,
+        None => pending().await,
     }
 }
 
-async fn follow_state(mut watch: LinkWatch, on_mtu: &OnMtu, readiness: &Readiness) {
-    let mut event = watch.last();
-    while let LinkEvent::Changed { mtu, up } = event {
+async fn follow_state(mut watch: LinkWatch, link: &Link, readiness: &Readiness) {
+    let Link { tun, actor, on_mtu, .. } = link;
+    let mut last = None;
+    let mut tell = |event| {
+        let LinkEvent::Changed { mtu, up } = event else { return };
+        if last == Some(event) {
+            return;
+        }
         readiness.set_interface_up(up);
+        if let Some(actor) = actor {
+            actor.set_interface_up(up);
+        }
         on_mtu(mtu as usize);
-        event = watch.next().await;
-        if let LinkEvent::Changed { mtu, up } = event {
+        if last.is_some() {
             let state = if up { "up" } else { "down" };
             tracing::info!("the interface changed: MTU {mtu}, {state}");
         }
+        last = Some(event);
+    };
+    tell(watch.last());
+    while let event @ LinkEvent::Changed { .. } = watch.next().await {
+        tell(event);
     }
     tracing::info!("the interface has left this network namespace");
+    let Some(tun) = tun else { return };
+    if let Err(error) = follow_elsewhere(tun, actor.as_ref(), tell).await {
+        tracing::info!("changes of the interface are no longer seen: {error}");
+        if let Some(actor) = actor {
+            actor.set_interface_up(true);
+        }
+    }
+}
+
+/// Follows an interface in another network namespace until it is deleted or the kernel refuses to tell of it.
+async fn follow_elsewhere(
+    tun: &Lifetime,
+    actor: Option<&ActorHandle>,
+    mut tell: impl FnMut(LinkEvent),
+) -> Result<(), NetlinkError> {
+    let others = OtherNamespaces::open()?;
+    let mut ticks = interval(ELSEWHERE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        match actor {
+            Some(actor) => tokio::select! {
+                _ = ticks.tick() => {}
+                () = actor.interface_doubted() => {}
+            },
+            None => _ = ticks.tick().await,
+        }
+        let (namespace, name) = match tun.whereabouts() {
+            Ok(found) => found,
+            // Deleted. The workers notice, and stop the router.
+            Err(Errno::EBADFD) => return Ok(()),
+            Err(errno) => {
+                let what = "find the interface's network namespace".to_owned();
+                return Err(NetlinkError::Refused { what, errno });
+            }
+        };
+        match others.state(namespace, &name).await {
+            Ok(event) => tell(event),
+            // Moved on, or renamed, since.
+            Err(NetlinkError::Refused { errno: Errno::ENODEV, .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 async fn follow_addresses(mut watch: AddressWatch, on_addresses: &OnAddresses) {
@@ -411,10 +512,10 @@ async fn follow_losses(mut watch: LossWatch, on_loss: Option<OnLoss>) {
 }
 
 async fn socket_gone(uapi: Option<uapi::Server>, device: Arc<dyn Device>) {
-    let Some(server) = uapi else { return std::future::pending().await };
+    let Some(server) = uapi else { return pending().await };
     if let Err(error) = server.serve(device).await {
         tracing::error!("cannot serve the UAPI socket: {error}");
-        std::future::pending::<()>().await;
+        pending::<()>().await;
     }
 }
 

@@ -5,11 +5,12 @@
 //! ([`Router::outlive_process`](super::start::Router::outlive_process)), so the next process takes over an interface
 //! with the same index, addresses and routes. An ordered end removes everything, unless `LANEWAY_KEEP=on` is set.
 
+use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::wiring::interface_setup;
 use crate::config::RouterConfig;
-use crate::netlink::{self, NetlinkError, Setup};
+use crate::netlink::{self, IpVersion, NetlinkError, PortRule, Ports, Setup};
 use crate::peers::resolver;
 
 /// The rules and unreachable routes of one router.
@@ -24,6 +25,8 @@ pub struct KillSwitch {
     /// What the router has added, or may have added. Readable while a reload is in progress, so removal never waits
     /// for a stuck reload.
     own: Mutex<Setup>,
+    /// Rules for datagrams to the router's UDP port that it has added, or may have added.
+    port_rules: Mutex<Vec<PortRule>>,
 }
 
 impl KillSwitch {
@@ -44,12 +47,16 @@ impl KillSwitch {
             persist: config.persist,
             existed: found.as_ref().is_some_and(|found| !found.is_empty()),
             own: Mutex::default(),
+            port_rules: Mutex::default(),
         };
         switch.record(&setup);
         let rules = if waits_for_names(config) { Vec::new() } else { setup.rules.clone() };
         let closed = netlink::shut(&config.interface, &Setup { rules, ..setup.clone() });
         let closed = closed.and_then(|()| match found {
-            Some(found) => netlink::clean_up(&config.interface, &without(found.setup, &setup)),
+            Some(found) => {
+                netlink::change_port_rules(&found.port_rules, &[])?;
+                netlink::clean_up(&config.interface, &without(found.setup, &setup))
+            }
             None => Ok(()),
         });
         if let Err(error) = closed {
@@ -72,11 +79,41 @@ impl KillSwitch {
             Setup { rules: setup.rules.clone(), unreachable: setup.unreachable.clone(), ..Setup::default() };
     }
 
+    /// Lets datagrams to `ports` pass a strict reverse path filter if `setup` routes all IPv4 packets into the tunnel.
+    /// Must be called again after changes of the ports, of the setup or of other interfaces' addresses.
+    ///
+    /// # Errors
+    /// The kernel refused a request.
+    ///
+    /// # Panics
+    /// If called inside an async runtime.
+    pub(super) fn admit(&self, setup: &Setup, ports: Ports) -> Result<(), NetlinkError> {
+        let rule = setup.rules.iter().find(|rule| rule.version == IpVersion::V4);
+        let after = match rule {
+            Some(rule) => netlink::port_rules(&self.interface, rule.mark, ports)?,
+            None => Vec::new(),
+        };
+        let before = {
+            let mut recorded = self.port_rules();
+            let before = recorded.clone();
+            recorded.extend(after.iter().filter(|rule| !before.contains(rule)));
+            before
+        };
+        netlink::change_port_rules(&before, &after)?;
+        *self.port_rules() = after;
+        Ok(())
+    }
+
     /// Removes rules, unreachable routes and a persistent interface, or leaves them, depending on how the process
     /// ends.
     pub fn end(&self, end: End) {
         let Self { interface, .. } = self;
         let own = self.own().clone();
+        // Nothing is received any more. Removed even if the rest stays, since a port may get another owner.
+        let closed = netlink::change_port_rules(&mem::take(&mut *self.port_rules()), &[]);
+        if let Err(error) = closed {
+            tracing::warn!("{error}; `laneway down {interface}` removes it");
+        }
         let stays = match end {
             End::Ordered => self.keep,
             End::NotStarted => self.existed,
@@ -102,6 +139,10 @@ impl KillSwitch {
                 "{interface} was not fully removed: {error}; `laneway down {interface}` removes it"
             );
         }
+    }
+
+    fn port_rules(&self) -> MutexGuard<'_, Vec<PortRule>> {
+        self.port_rules.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn own(&self) -> MutexGuard<'_, Setup> {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
+use tokio::sync::Notify;
 
 use crate::lane::peers::{PeerRecord, Peers};
 use crate::netlink::{SelectedRoute, UnderlayWatch};
@@ -25,6 +26,8 @@ pub struct Paths {
     pub peers: Arc<Peers>,
     /// The peer actor.
     pub actor: ActorHandle,
+    /// Notified of each change of the network.
+    pub changed: Arc<Notify>,
 }
 
 /// What was last known of the path to a peer.
@@ -41,6 +44,7 @@ impl Paths {
     pub(super) async fn follow(self, mut watch: UnderlayWatch) {
         let mut known = HashMap::new();
         while watch.next().await.is_some() {
+            self.changed.notify_one();
             let listening = *self.actor.listening().borrow();
             let rerouted = self.compare(&watch, listening, &mut known).await;
             if !rerouted.is_empty() {
@@ -85,7 +89,7 @@ impl Paths {
 /// peer has no endpoint.
 async fn look(
     watch: &UnderlayWatch,
-    Listening { port, mark }: Listening,
+    Listening { port, mark, .. }: Listening,
     record: &PeerRecord,
     before: Option<Path>,
 ) -> Option<(Path, Option<bool>)> {

@@ -19,8 +19,8 @@ use crate::config::changes::Changes;
 use crate::config::env::Environment;
 use crate::config::update::PeerEndpoint;
 use crate::config::{ConfigError, RouterConfig, Table};
-use crate::netlink::{self, NetlinkError, Setup, TableLock};
-use crate::peers::handle::ActorHandle;
+use crate::netlink::{self, NetlinkError, Ports, Setup, TableLock};
+use crate::peers::handle::{ActorHandle, Listening};
 use crate::shutdown::Shutdown;
 use crate::uapi::Device as _;
 
@@ -78,6 +78,8 @@ pub struct Reloader {
     switch: Arc<KillSwitch>,
     /// When a removal was last reported.
     reported: Option<Instant>,
+    /// What was last logged of rules for the router's ports.
+    not_admitted: Option<String>,
 }
 
 /// Errors when reloading the configuration.
@@ -113,7 +115,16 @@ impl Reloader {
         shutdown: Arc<Shutdown>,
         switch: Arc<KillSwitch>,
     ) -> Self {
-        Reloader { interface, config, environment, device, shutdown, switch, reported: None }
+        Reloader {
+            interface,
+            config,
+            environment,
+            device,
+            shutdown,
+            switch,
+            reported: None,
+            not_admitted: None,
+        }
     }
 
     /// Adds the rules if they have [waited](waits_for_names) for endpoint names to be looked up, 12 s at most. Adds no
@@ -189,6 +200,7 @@ impl Reloader {
             self.await_names();
         }
         self.change(&old, &new)?;
+        self.admit_ports();
         Ok(Changes::between(&before.update, &self.config.update))
     }
 
@@ -203,11 +215,32 @@ impl Reloader {
         Ok(())
     }
 
+    /// Lets datagrams to the router's ports pass a strict reverse path filter. Must be called again after changes of the
+    /// ports or of other interfaces' addresses.
+    ///
+    /// # Panics
+    /// Panics inside an async runtime.
+    pub fn admit_ports(&mut self) {
+        if self.shutdown.is_signalled() {
+            return;
+        }
+        let Listening { port, last_port, .. } = *self.device.listening().borrow();
+        if let Err(error) = self.switch.admit(&self.setup(), Ports { first: port, last: last_port }) {
+            let message =
+                format!("{error}; a strict reverse path filter (rp_filter = 1) drops what the peers send");
+            if self.not_admitted.as_ref() != Some(&message) {
+                tracing::warn!("{message}");
+                self.not_admitted = Some(message);
+            }
+        }
+    }
+
     /// Adds addresses, routes and rules again that something else has removed, and warns, at most once a minute.
     ///
     /// # Panics
     /// Panics inside an async runtime.
     pub fn restore(&mut self) {
+        self.admit_ports();
         if self.shutdown.is_signalled() {
             return;
         }

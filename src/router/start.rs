@@ -163,7 +163,12 @@ impl Router {
 
     /// Returns what the admin thread needs to follow the routes to the peers.
     pub fn paths(&self) -> Paths {
-        Paths { peers: Arc::clone(&self.peers), actor: self.device.clone() }
+        Paths { peers: Arc::clone(&self.peers), actor: self.device.clone(), changed: Arc::default() }
+    }
+
+    /// Returns what knows where the interface is.
+    pub fn lifetime(&self) -> &Lifetime {
+        &self.lifetime
     }
 
     /// Returns the registry of the router's threads.

@@ -41,8 +41,10 @@ use crate::netlink;
 use crate::offload::{self, Lifetime, Offload, Offloads, OpenError, QueueShortcut, TunDevice};
 use crate::peers::actor::{ListenState, PeerActor};
 use crate::peers::handle::{ActorHandle, Listening};
+use crate::peers::link::{InterfaceState, LinkState};
 use crate::peers::lookups::Lookups;
 use crate::peers::names::Names;
+use crate::peers::reports::Reports;
 use crate::peers::schedule::Schedule;
 use crate::peers::snapshot_builder::BuilderState;
 use crate::shutdown::Shutdown;
@@ -198,8 +200,15 @@ pub(crate) fn open(
         .collect::<Result<Vec<_>, _>>()?;
     let rings = ends.iter().map(Ends::rings).collect();
     let custody = Custody::new(ends.iter().map(Ends::custody).collect());
-    let (listening, heard) = watch::channel(Listening { port, mark: options.fwmark });
-    let (device, requests) = ActorHandle::new(Arc::clone(&actor_bell), Arc::clone(&shared.registry), heard);
+    let last_port = if spread { port + (lanes - 1) as u16 } else { port };
+    let interface = Arc::<InterfaceState>::default();
+    let (listening, heard) = watch::channel(Listening { port, last_port, mark: options.fwmark });
+    let (device, requests) = ActorHandle::new(
+        Arc::clone(&actor_bell),
+        Arc::clone(&shared.registry),
+        heard,
+        Arc::clone(&interface),
+    );
     let drops: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
     let settings =
         Settings { backend: config.aead, window: replay::window_for(lanes), ..Settings::default() };
@@ -216,12 +225,15 @@ pub(crate) fn open(
         listen: ListenState { port, options, left: None },
         marked: Arc::new(MarkedSockets::new(options.fwmark)),
         listening,
+        interface,
+        link: LinkState::default(),
         spread_ports: config.spread_ports.clone(),
         names: Names::default(),
         lookups: Lookups::new(Arc::clone(&actor_bell)),
         sleeper: Sleeper::new(actor_bell, Arc::clone(shutdown)),
         entropy: OsEntropy::new().map_err(std::io::Error::from)?,
         metrics: ActorMetrics::register(&shared.registry, &drops),
+        reports: Reports::default(),
         schedule: Schedule::default(),
         loop_warning: Nanos::NEVER,
         outputs: Outputs::default(),

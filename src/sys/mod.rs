@@ -8,6 +8,7 @@ pub(crate) mod avx2;
 pub mod avx512;
 pub mod daemon;
 pub mod inherited;
+pub mod memory;
 pub mod names;
 pub mod reuseport;
 pub mod seccomp;

@@ -1,6 +1,6 @@
 //! TUN ioctls (`include/uapi/linux/if_tun.h`).
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd};
 
 use nix::errno::Errno;
 use nix::unistd::Uid;
@@ -91,6 +91,21 @@ pub fn interface(fd: impl AsFd) -> Result<(String, Flags), Errno> {
     let flags = unsafe { request.ifr_ifru.ifru_flags };
     Ok((interface_name(&request), Flags(flags.cast_unsigned())))
 }
+
+/// Returns the network namespace that the interface is in (`TUNGETDEVNETNS`, since Linux 5.2).
+///
+/// # Errors
+/// `EBADFD` if the interface is gone, `EPERM` without `CAP_NET_ADMIN` in the namespace.
+pub fn namespace(fd: impl AsFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: TUNGETDEVNETNS takes no argument and accesses no user memory.
+    let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), GET_NAMESPACE) };
+    let namespace = Errno::result(result)?;
+    // SAFETY: the kernel has opened this descriptor for this call, so nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(namespace) })
+}
+
+/// `TUNGETDEVNETNS`: `_IO('T', 227)`, which the libc crate lacks.
+pub const GET_NAMESPACE: libc::Ioctl = 0x54e3;
 
 /// Sets the offloads of all queues of the interface (`TUNSETOFFLOAD`): which packets the kernel may pass on without
 /// checksum or segmentation.

@@ -11,18 +11,27 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task;
+use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
 use super::Device;
 use super::protocol::{self, NotARequest, Request, RequestParser};
 use crate::clients::{Client, Clients};
+use crate::sys::memory;
 
 /// Maximum length of a line in bytes. The longest valid lines, endpoints and keys, are shorter than 100.
 const MAX_LINE: u64 = 256;
 /// Maximum length of a request in bytes: enough for 20,000 peers with a dozen allowed IPs each.
 const MAX_REQUEST: usize = 16 << 20;
+/// Length in bytes from which a request is a long one: of a few hundred peers. Only one long request is read and answered
+/// at a time, so all clients together take little more memory than one.
+const LONG: usize = 64 << 10;
+/// How long a client may pause within a request.
+const PAUSE: Duration = Duration::from_secs(5);
+/// Time limit for sending a long request. Others may be waiting.
+const SENDING: Duration = Duration::from_secs(30);
 /// Maximum number of requests answered concurrently. Each occupies a thread.
 pub const MAX_ANSWERS: usize = 16;
 /// Class of clients that have not sent a complete request.
@@ -172,18 +181,18 @@ impl Server {
         self.listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(self.listener.try_clone()?)?;
         let clients = Clients::new(CLIENTS);
-        let answers = Arc::new(Semaphore::new(MAX_ANSWERS));
+        let bounds = Arc::new(Bounds { answers: Semaphore::new(MAX_ANSWERS), long: Semaphore::new(1) });
         let accept = async {
             loop {
                 match listener.accept().await {
                     Ok((stream, _)) => {
                         let process = stream.peer_cred().ok().and_then(|peer| peer.pid());
                         let (client, displaced) = clients.admit(process, IDLE);
-                        let (device, answers) = (device.clone(), answers.clone());
+                        let (device, bounds) = (device.clone(), bounds.clone());
                         tokio::spawn(async move {
                             tokio::select! {
                                 // Errors concern only this client, so they are not logged.
-                                _ = converse(stream, &device, &client, &answers) => {}
+                                _ = converse(stream, &device, &client, &bounds) => {}
                                 _ = displaced => {}
                             }
                         });
@@ -223,27 +232,80 @@ impl Drop for Server {
     }
 }
 
-/// Serves one client until it disconnects.
+/// What all clients share.
+struct Bounds {
+    /// Requests being answered.
+    answers: Semaphore,
+    /// Long requests being read or answered.
+    long: Semaphore,
+}
+
+/// A request that is being read.
+#[derive(Default)]
+struct Incoming<'b> {
+    bytes: usize,
+    long: Option<Long<'b>>,
+}
+
+/// A long request that is being read or answered.
+struct Long<'b> {
+    /// When it has to be complete.
+    end: Instant,
+    _place: SemaphorePermit<'b>,
+}
+
+impl Drop for Long<'_> {
+    fn drop(&mut self) {
+        // The allocator would keep the memory of the request.
+        memory::trim();
+    }
+}
+
+impl<'b> Incoming<'b> {
+    /// Returns when the next line has to be there, if the request has begun.
+    fn deadline(&self) -> Option<Instant> {
+        let pause = (self.bytes > 0).then(|| Instant::now() + PAUSE)?;
+        Some(self.long.as_ref().map_or(pause, |long| pause.min(long.end)))
+    }
+
+    /// Counts a line of `bytes` bytes. A request that becomes a long one waits for its turn. Returns whether the request
+    /// may go on.
+    async fn grow(&mut self, bytes: usize, bounds: &'b Bounds) -> bool {
+        self.bytes += bytes;
+        if self.bytes > LONG && self.long.is_none() {
+            let place = bounds.long.acquire().await.expect("the semaphore is never closed");
+            self.long = Some(Long { end: Instant::now() + SENDING, _place: place });
+        }
+        self.bytes <= MAX_REQUEST
+    }
+}
+
+/// Serves one client until it disconnects, or pauses within a request.
 async fn converse<const CLASSES: usize>(
     stream: UnixStream,
     device: &Arc<dyn Device>,
     client: &Client<Option<i32>, CLASSES>,
-    answers: &Semaphore,
+    bounds: &Bounds,
 ) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
+    // Declared before the parser, so that the place of a long request is free once its memory is.
+    let mut incoming = Incoming::default();
     let mut parser = RequestParser::default();
     // Lines hold keys: the buffer never reallocates, which would leave copies, and is wiped on drop.
     let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE as usize));
-    let mut request_bytes = 0;
     loop {
         line.clear();
-        let read = (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line).await?;
-        request_bytes += read;
+        let mut limited = (&mut reader).take(MAX_LINE);
+        let read = limited.read_until(b'\n', &mut line);
+        let read = match incoming.deadline() {
+            Some(deadline) => timeout_at(deadline, read).await??,
+            None => read.await?,
+        };
         // End of stream, or a line that is too long; an incomplete request is discarded.
         let Some(text) = line.strip_suffix(b"\n") else { return Ok(()) };
         client.enter(IDLE);
-        if request_bytes > MAX_REQUEST {
+        if !incoming.grow(read, bounds).await {
             return Ok(());
         }
         let Ok(text) = std::str::from_utf8(text) else { return Ok(()) };
@@ -251,14 +313,14 @@ async fn converse<const CLASSES: usize>(
             Ok(None) => continue,
             Ok(Some(request)) => {
                 client.enter(ASKED);
-                let said = answer(request, device, answers).await?;
+                let said = answer(request, device, &bounds.answers).await?;
                 // A client that does not read its answer is idle.
                 client.enter(IDLE);
                 writer.write_all(said.as_bytes()).await?;
             }
             Err(NotARequest) => return Ok(()),
         }
-        request_bytes = 0;
+        incoming = Incoming::default();
     }
 }
 

@@ -66,6 +66,8 @@ reasons! {
     TooSoon = "too_soon",
     /// A response or cookie reply whose receiver index matches no handshake in progress.
     UnknownIndex = "unknown_index",
+    /// The interface is down.
+    InterfaceDown = "interface_down",
 }
 
 /// An action that the protocol requests.

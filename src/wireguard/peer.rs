@@ -267,6 +267,11 @@ impl Peer {
         self.activity.forget_unanswered();
     }
 
+    /// Lets the next handshake begin at once.
+    pub(super) fn forget_initiation(&mut self) {
+        self.initiation_sent = None;
+    }
+
     fn expire_sessions(&mut self, step: &mut Step<'_>, out: &mut Outputs) {
         if self.sending && self.sendable(step.now).is_none() {
             self.sending = false;

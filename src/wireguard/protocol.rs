@@ -157,6 +157,16 @@ impl Protocol {
         KeyChange { changed: true, removed }
     }
 
+    /// Drops all sessions and handshakes in progress because the interface is down. The next handshake need not wait
+    /// for the last one's time, as in the kernel (`wg_stop` in `drivers/net/wireguard/device.c`). The caller withdraws
+    /// the sending sessions of all peers.
+    pub fn interface_down(&mut self) {
+        for peer in self.peers.iter_mut().flatten() {
+            peer.forget_sessions(&mut self.indices);
+            peer.forget_initiation();
+        }
+    }
+
     /// Adds a peer.
     ///
     /// # Errors

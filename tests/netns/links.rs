@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use laneway::cli::demo::lab::{CABLE, Side};
 
-use super::support::implementation::Kind;
+use super::support::implementation::{Kind, Running};
 use super::support::network::{host, ip, link_local, probe};
 use super::support::ping::{answers, ping};
 use super::support::process::{attempt, output};
 use super::support::tunnel::{self, Family, PORT};
+use super::support::wg::{self, Setting};
 use super::support::{DEADLINE, bulk, lab, require_root, wait_until};
 use super::{Tunnel, endpoint_of_peer, mobile, others, reaches};
 
@@ -111,7 +112,28 @@ fn the_device_can_move_to_a_namespace_that_has_nothing_else() {
         bulk(&cell, &lab.right, Family::V4.inside(2), 2, 8 << 20);
         bulk(&lab.right, &cell, Family::V6.inside(1), 2, 8 << 20);
         assert!(!answers(&lab.left.namespace, Family::V4.inside(2)), "the device is still here");
+
+        // Packets are padded up to the MTU that the device has there, so the longest ones fit the path as they are.
+        ip(&cell, &format!("link set {device} mtu 1284"));
+        for side in [&lab.left, &lab.right] {
+            ip(side, &format!("link set {CABLE} mtu {}", 1284 + 32 + 28));
+        }
+        let inside = Family::V4.inside(2).to_string();
+        let longest = ["ping", "-n", "-c", "1", "-W", "5", "-M", "do", "-s", "1256", &inside];
+        wait_until("the longest packets whole", || {
+            let before = fragments(&lab.left);
+            attempt(&cell.namespace, &longest, "").is_ok() && fragments(&lab.left) == before
+        });
     }
+}
+
+/// Returns how many fragments the host has made of IPv4 packets.
+fn fragments(side: &Side) -> u64 {
+    let shown = output(&side.namespace, &["cat", "/proc/net/snmp"], "");
+    let mut lines = shown.lines().filter(|line| line.starts_with("Ip:")).map(str::split_whitespace);
+    let (mut names, mut values) = (lines.next().expect("names"), lines.next().expect("values"));
+    let at = names.position(|name| name == "FragCreates").expect("FragCreates");
+    values.nth(at).and_then(|value| value.parse().ok()).expect("a number")
 }
 
 /// The cable is down for longer than TCP's first retransmissions, and the peer's port is closed as long.
@@ -188,5 +210,51 @@ fn udp_of_every_size_crosses_both_ways() {
                 }
             }
         }
+    }
+}
+
+/// As with the kernel's own WireGuard, a device that is down has no sessions and answers nothing.
+#[test]
+fn a_device_that_is_down_is_silent_until_it_is_up() {
+    require_root!();
+    for other in mobile() {
+        let lab = lab();
+        let endpoint = Family::V4.endpoint(&lab.right).to_string();
+        let tunnel = Tunnel::new(&lab.left, &lab.right, other, &endpoint);
+        reaches(&lab.left, 2);
+        let (left, right) = (tunnel.left.device(), tunnel.right.device());
+        let back = endpoint_of_peer(&lab.right, right);
+        let Running::Laneway(laneway) = &tunnel.left else { unreachable!("the left one is a Laneway") };
+        assert!(laneway.process.said().contains("is reached at"), "{}", laneway.process.said());
+
+        ip(&lab.left, &format!("link set {left} down"));
+        wait_until("the state", || laneway.process.said().contains(", down"));
+        // A peer that has restarted asks for a session.
+        let own = &tunnel.keys[0].public;
+        let words = ["wg", "set", right, "peer", own, "remove"];
+        output(&lab.right.namespace, &words, "");
+        wg::set(&lab.right, right, &tunnel.keys[1], &Setting::new(&tunnel.keys[0], 1));
+        tunnel.tell_right(&lab.right, &["endpoint", &back]);
+        assert!(!answers(&lab.right.namespace, Family::V4.inside(1)));
+        let peer = wg::peers(&lab.right, right).remove(0);
+        assert_eq!((peer.latest_handshake, peer.received), (0, 0), "with {other:?}");
+        assert!(peer.sent > 0);
+
+        // Without any traffic.
+        tunnel.tell_left(&lab.left, &["persistent-keepalive", "25"]);
+        ip(&lab.left, &format!("link set {left} up"));
+        wait_until("a session", || wg::peers(&lab.right, right)[0].latest_handshake > 0);
+        wait_until("an echo", || answers(&lab.left.namespace, Family::V4.inside(2)));
+        assert_eq!(laneway.process.said().matches("is reached at").count(), 2);
+
+        output(&lab.right.namespace, &["wg", "set", right, "listen-port", "40002"], "");
+        let moved = format!("{}:40002", lab.right.underlay4);
+        wait_until("a move", || {
+            let _ = answers(&lab.right.namespace, Family::V4.inside(1));
+            endpoint_of_peer(&lab.left, left) == moved
+        });
+        wait_until("a report of the move", || {
+            laneway.process.said().contains(&format!("has moved from {endpoint} to {moved}"))
+        });
     }
 }

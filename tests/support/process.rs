@@ -135,6 +135,16 @@ impl Process {
         self.child.id()
     }
 
+    /// Returns its resident memory in KiB, now or (`VmHWM`) at its peak, by the field's name in `/proc/PID/status`.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn memory(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("it runs");
+        let line = status.lines().find(|line| line.starts_with(field)).expect("a field of the kernel");
+        line.split_whitespace().nth(1).and_then(|size| size.parse().ok()).expect("a size in kB")
+    }
+
     /// Returns whether it is still running.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("query a child's status").is_none()

@@ -9,7 +9,7 @@ use nix::unistd::{AccessFlags, access};
 use super::check::Check;
 use super::remedies;
 use crate::config::RouterConfig;
-use crate::netlink;
+use crate::netlink::{self, ReversePath};
 use crate::router::sandbox::capabilities;
 
 pub(super) fn kernel() -> Check {
@@ -41,24 +41,22 @@ pub(super) fn control_socket(directory: &Path) -> Check {
     }
 }
 
-/// Checks the reverse path filter. With a default route through the tunnel, a strict filter drops replies to
-/// marked datagrams: it looks up the return route without the mark.
+/// Checks whether a strict reverse path filter drops what peers send when everything is routed through the tunnel, which
+/// the router prevents with a rule for its port.
 pub(super) fn reverse_path_filter() -> Check {
     let name = "reverse path filter";
-    let setting = |path: &str| {
-        let text = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{path}")).ok()?;
-        text.trim().parse::<u32>().ok()
-    };
-    // The kernel uses the greater of the interface's own value and that of `all`.
-    let strict = setting("all/rp_filter") == Some(1) || setting("default/rp_filter") == Some(1);
-    match (strict, setting("all/src_valid_mark")) {
-        (false, _) => Check::good(name, "not strict"),
-        (true, Some(1)) => Check::good(name, "strict, with marks considered (src_valid_mark=1)"),
-        (true, _) => Check::limited(
-            name,
-            "strict, with marks ignored: replies would be dropped with AllowedIPs = 0.0.0.0/0",
-            remedies::SRC_VALID_MARK,
+    let limited = |found: String| Check::limited(name, found, remedies::STRICT_FILTER);
+    match netlink::probe_reverse_path() {
+        Ok(ReversePath::Open) => Check::good(name, "not strict (tried)"),
+        Ok(ReversePath::Cured) => {
+            Check::good(name, "strict, but a rule lets datagrams to the router's port pass (tried)")
+        }
+        Ok(ReversePath::NoRoute) => Check::good(name, "not tried: there is no IPv4 route to other networks"),
+        Ok(ReversePath::Closed) => limited(
+            "strict, and it drops what peers send to the router with AllowedIPs = 0.0.0.0/0 (tried)"
+                .to_owned(),
         ),
+        Err(error) => limited(format!("not tried: {error}")),
     }
 }
 

@@ -82,12 +82,12 @@ pub(super) const CONTROL_DIRECTORY: Remedy = Remedy {
     host: "LANEWAY_UAPI_DIR=DIRECTORY with a writable directory",
 };
 
-pub(super) const SRC_VALID_MARK: Remedy = Remedy {
-    docker: "--sysctl net.ipv4.conf.all.src_valid_mark=1",
-    compose: "sysctls: [net.ipv4.conf.all.src_valid_mark=1]",
-    kubernetes: "set it in a privileged init container, or allow it in the kubelet's allowedUnsafeSysctls",
-    systemd: "ExecStartPre=+sysctl -w net.ipv4.conf.all.src_valid_mark=1",
-    host: "sysctl -w net.ipv4.conf.all.src_valid_mark=1",
+pub(super) const STRICT_FILTER: Remedy = Remedy {
+    docker: "--sysctl net.ipv4.conf.all.rp_filter=2",
+    compose: "sysctls: [net.ipv4.conf.all.rp_filter=2]",
+    kubernetes: "set net.ipv4.conf.all.rp_filter=2 in a privileged init container, or allow it in the kubelet's allowedUnsafeSysctls",
+    systemd: "ExecStartPre=+sysctl -w net.ipv4.conf.all.rp_filter=2",
+    host: "sysctl -w net.ipv4.conf.all.rp_filter=2",
 };
 
 pub(super) const IPV6: Remedy = Remedy {

@@ -328,6 +328,7 @@ impl Opener {
         }
         if !peer.is_at(context.from) {
             peer.roam(context.from, context.now);
+            self.actor.moved(peer);
         }
         if session.awaits_confirmation() {
             let session = session.to_arc();

@@ -124,7 +124,11 @@ impl BatchSender {
         if let Err(failure) = self.sender.send_run(socket, message, message.len(), to, class) {
             tracing::trace!("dropped a control message to {}: {failure}", to.address);
             metrics.outbound_drops.add(DropReason::SendError, 1);
+            if let (Some(peer), SendFailure::Refused { errno, .. }) = (peer, failure) {
+                peer.note_control_refusal(Some(errno));
+            }
         } else if let Some(peer) = peer {
+            peer.note_control_refusal(None);
             peer.note_sent(message.len());
         }
     }

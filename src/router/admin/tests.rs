@@ -111,6 +111,9 @@ fn an_interface_that_is_not_there_is_told_at_once() {
             on_mtu: Box::new(|_| {}),
             on_addresses: Box::new(|_| {}),
             on_loss: None,
+            on_ports: None,
+            tun: None,
+            actor: None,
         }),
         ..admin()
     };

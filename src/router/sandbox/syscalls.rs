@@ -13,7 +13,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
-use crate::sys::{names, seccomp};
+use crate::sys::{names, seccomp, tun};
 
 /// Errors when installing the filter.
 #[derive(Debug, thiserror::Error)]
@@ -68,14 +68,18 @@ const ALLOWED: &[libc::c_long] = &[
 const FAMILIES: [libc::c_int; 3] = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX];
 
 /// Requests of ioctl(2): what the standard library and the C library use for sockets, terminals and scopes of
-/// addresses. A TUN is set up before the filter is in force; what remains is whether it outlives the process.
-const REQUESTS: [libc::Ioctl; 6] = [
+/// addresses. A TUN is set up before the filter is in force; what remains is whether it outlives the
+/// process, and where it was moved to.
+const REQUESTS: [libc::Ioctl; 9] = [
     libc::FIONBIO,
     libc::FIONREAD,
     libc::TCGETS,
     libc::TIOCGWINSZ,
     libc::SIOCGIFINDEX as libc::Ioctl,
+    libc::SIOCGIFNAME as libc::Ioctl,
     libc::TUNSETPERSIST as libc::Ioctl,
+    libc::TUNGETIFF as libc::Ioctl,
+    tun::GET_NAMESPACE,
 ];
 
 /// Older forms of these calls, which only x86-64 has.
