@@ -243,7 +243,8 @@ fn datagrams(from: &Side, to: &Side, address: IpAddr) {
         socket
     };
     let (here, there) = (bind(from), bind(to));
-    let grouped = setsockopt(&here, sockopt::UdpGsoSegment, &(DATAGRAM as i32)).is_ok();
+    let grouped =
+        setsockopt(&here, sockopt::UdpGsoSegment, &i32::try_from(DATAGRAM).expect("a small number")).is_ok();
     here.connect((address, there.local_addr().unwrap().port())).unwrap();
     let datagram = |number: u32| {
         let mut bytes = vec![number as u8; DATAGRAM];

@@ -448,11 +448,13 @@ fn clients_that_hang_up_early_or_talk_nonsense_disturb_nobody() {
     assert!(devices.contains(&tunnel.left.device), "{devices}");
 }
 
+/// Clients that send a request without an end, and how many bytes each sends.
+const CLIENTS: usize = 16;
+const SENT: usize = 15 << 20;
+
 #[test]
 fn requests_without_an_end_share_the_memory_of_one_and_silent_ones_end() {
     require_root!();
-    const CLIENTS: usize = 16;
-    const SENT: usize = 15 << 20;
     let lab = lab();
     let laneway = Laneway::start(&lab.left, &[]);
     let peer = format!("public_key={}\n", "ab".repeat(32)) + &"allowed_ip=192.0.2.7/32\n".repeat(100);
@@ -480,7 +482,9 @@ fn requests_without_an_end_share_the_memory_of_one_and_silent_ones_end() {
     // Short requests pass meanwhile.
     assert!(support::binary::serves(&laneway.device));
     // The one whose turn it is sends nothing any more, and is closed.
-    clients.iter().for_each(|client| client.set_nonblocking(true).expect("set"));
+    for client in &clients {
+        client.set_nonblocking(true).expect("set");
+    }
     let closed =
         |mut client: &UnixStream| !matches!(client.read(&mut [0]), Err(error) if error.kind() == WouldBlock);
     wait_until("a client to be closed", || clients.iter().any(closed));

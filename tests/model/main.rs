@@ -292,7 +292,7 @@ fn jobs_come_back_in_order_and_done_once_whoever_takes_them() {
     explore(3, || {
         let (mut own, shared, bell) = jobs_of(2);
         let helper = spawn_producer(move || (0..2).filter(|_| shared.help()).count());
-        let mut helped = 0;
+        let mut by_others = 0;
         for number in 0..3 {
             // The place of the first job is used again by the third.
             if number < 2 {
@@ -301,17 +301,17 @@ fn jobs_come_back_in_order_and_done_once_whoever_takes_them() {
             if number == 1 {
                 let (job, done) = complete(&mut own, &bell);
                 assert_eq!((job.number, job.runs, job.fails), (0, 1, 0));
-                helped += usize::from(done == Done::ByHelper);
+                by_others += usize::from(done == Done::ByHelper);
                 submit(&mut own, 2);
             }
         }
         for number in 1..3 {
             let (job, done) = complete(&mut own, &bell);
             assert_eq!((job.number, job.runs, job.fails), (number, 1, 0));
-            helped += usize::from(done == Done::ByHelper);
+            by_others += usize::from(done == Done::ByHelper);
         }
         assert!(own.is_empty());
-        assert_eq!(helper.join().unwrap(), helped);
+        assert_eq!(helper.join().unwrap(), by_others);
     });
 }
 

@@ -1,5 +1,5 @@
 //! A bottleneck on the way to a router: a relay of UDP datagrams with a queue of limited rate, which marks
-//! ECN-capable datagrams that wait long (RFC 3168), as CoDel does with `ce_threshold`. Few test machines have a
+//! ECN-capable datagrams that wait long (RFC 3168), as `CoDel` does with `ce_threshold`. Few test machines have a
 //! kernel with such a qdisc.
 
 use std::collections::VecDeque;
@@ -117,9 +117,9 @@ impl Relay {
                 }
             }
             if count == 0 {
-                let patience = if self.ways.iter().all(VecDeque::is_empty) { 20 } else { 1 };
+                let patience = if self.ways.iter().all(VecDeque::is_empty) { 20_u8 } else { 1 };
                 let mut waiting = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-                poll(&mut waiting, PollTimeout::from(patience as u8)).expect("poll");
+                poll(&mut waiting, PollTimeout::from(patience)).expect("poll");
             }
         }
         self.seen

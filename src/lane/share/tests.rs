@@ -24,8 +24,8 @@ struct Count {
 }
 
 impl Count {
-    fn new(number: u32) -> Box<Self> {
-        Box::new(Count { number, ..Count::default() })
+    fn new(number: u32) -> Self {
+        Count { number, ..Count::default() }
     }
 }
 
@@ -77,8 +77,8 @@ fn jobs_that_others_take_come_back_done_once_and_in_order() {
             while expected < JOBS {
                 while next < JOBS && !own.is_full() {
                     match next % 5 {
-                        0 => own.submit_finished(Count::new(next)),
-                        _ => own.submit(Count::new(next)),
+                        0 => own.submit_finished(Box::new(Count::new(next))),
+                        _ => own.submit(Box::new(Count::new(next))),
                     }
                     next += 1;
                 }
@@ -125,7 +125,7 @@ fn a_job_that_panics_is_failed_and_keeps_its_place() {
 #[test]
 fn a_job_that_is_given_back_undone_is_failed() {
     let mut own = OwnJobs::new(1, bell());
-    own.submit(Count::new(0));
+    own.submit(Box::new(Count::new(0)));
     drop(own.shared().take());
     let (job, _) = own.complete().unwrap();
     assert!(job.failed && job.runs == 0);
