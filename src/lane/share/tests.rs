@@ -63,7 +63,7 @@ fn help(jobs: &Jobs<Count>, over: &AtomicBool) {
 
 #[test]
 fn jobs_that_others_take_come_back_done_once_and_in_order() {
-    const JOBS: u32 = 30_000;
+    const JOBS: u32 = 3_000;
     for capacity in [1, 2, 7] {
         let bell = bell();
         let sleeper = sleeper(&bell);
@@ -92,6 +92,8 @@ fn jobs_that_others_take_come_back_done_once_and_in_order() {
                     by_helpers += u32::from(done == Done::ByHelper);
                     expected += 1;
                 }
+                // On a busy machine a helper may be long in coming.
+                thread::yield_now();
                 if own.shared().is_empty() && !own.is_empty() {
                     own.await_oldest();
                     // A lost wake-up would hang here.
