@@ -239,7 +239,7 @@ fn keys_are_made_as_wg_makes_them() {
 }
 
 #[test]
-fn show_prints_what_wg_prints_and_a_line_for_each_queue() {
+fn show_prints_what_wg_prints_the_mtu_and_a_line_for_each_queue() {
     require_root!();
     let lab = lab();
     let (left, right) =
@@ -256,13 +256,14 @@ fn show_prints_what_wg_prints_and_a_line_for_each_queue() {
     wait_until("the same output", || {
         let theirs = output(inside, &["wg", "show", &left.device], "");
         shown = output(inside, &[BINARY, "show", &left.device], "");
-        let is_queue = |line: &&str| line.starts_with("  queue ");
-        let same: Vec<_> = shown.lines().filter(|line| !is_queue(line)).collect();
+        let ours = |line: &&str| line.starts_with("  queue ") || line.starts_with("  mtu: ");
+        let same: Vec<_> = shown.lines().filter(|line| !ours(line)).collect();
         same == theirs.lines().collect::<Vec<_>>()
     });
     let queue =
         |number: u8| shown.lines().filter(|line| line.starts_with(&format!("  queue {number}: "))).count();
     assert_eq!([queue(0), queue(1), queue(2)], [1, 1, 0], "{shown}");
+    assert!(shown.contains("\n  mtu: 1420 (from: "), "{shown}");
     assert!(!shown.lines().any(|line| line.contains(": 0 segments sent from 0 reads, 0 seg")), "{shown}");
 
     let names = output(inside, &[BINARY, "show", "interfaces"], "");

@@ -153,7 +153,7 @@ fn what_is_not_tcp_is_prohibited() {
         let (kind, reject) = answer(&packet, Cause::NotAllowed).unwrap();
         assert_eq!(kind, Answer::Icmp);
         assert_eq!(icmp4(&reject, &packet), icmpv4::DestUnreachableHeader::FilterProhibited);
-        assert_eq!(reject.len(), 56);
+        assert_eq!(reject.len(), (28 + packet.len()).min(576));
 
         let packet = udp(true, &vec![3; payload]);
         let (kind, reject) = answer(&packet, Cause::NotAllowed).unwrap();
@@ -224,7 +224,7 @@ fn ip_options_are_quoted_whole_and_not_sent_back() {
     packet.splice(20..20, [1; 8]);
     let (_, reject) = answer(&packet, Cause::NotAllowed).unwrap();
     check_ip(&reject, IpNumber::ICMP);
-    assert_eq!(reject[28..], packet[..36]);
+    assert_eq!(reject[28..], packet[..], "the options, and as much as fits 576 bytes");
 }
 
 #[test]
