@@ -6,6 +6,7 @@ mod support;
 use std::net::{IpAddr, UdpSocket};
 
 use laneway::cli::demo::lab::Side;
+use laneway::config::update::PeerUpdate;
 use laneway::config::{Queues, SpreadPorts};
 use laneway::router::start::Router;
 use laneway::uapi::Device as _;
@@ -39,6 +40,11 @@ fn a_laneway_set_to_aes_and_one_that_is_not_exchange_nothing_and_say_why() {
     let [_left, right] = router::pair_with(&lab, Family::V4, |config| {
         let is_left = config.addresses.iter().any(|net| net.addr() == Family::V4.inside(1));
         config.update.peers[0].suite = is_left.then_some(Suite::Aes256Gcm);
+        if !is_left {
+            // MACs of the suite are recognised only where a peer uses it.
+            let other = router::peer(router::key().public_key(), &[]);
+            config.update.peers.push(PeerUpdate { suite: Some(Suite::Aes256Gcm), ..other });
+        }
     });
     assert!(!answers(&lab.left.namespace, Family::V4.inside(2)));
     let refused = [("reason", "suite")];
