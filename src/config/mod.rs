@@ -381,8 +381,16 @@ impl RouterConfig {
 
     /// Sets the MTU for an underlay with an MTU of `path` bytes, less WireGuard's overhead over IPv6, as `wg-quick`
     /// does (`set_mtu_up` in its `linux.bash`). IPv6 keeps its least MTU; longer datagrams are then fragmented.
+    ///
+    /// Unlike `wg-quick`, changes nothing for a path over the loopback interface: a local program, such as an
+    /// obfuscating proxy, carries the datagrams on, over a path that is not known.
     pub fn derive_mtu(&mut self, path: u32) {
         const OVERHEAD: u32 = 80;
+        /// Only the loopback interface has it (`drivers/net/loopback.c`).
+        const LOOPBACK: u32 = 64 << 10;
+        if path >= LOOPBACK {
+            return;
+        }
         let least = if self.ipv6().is_some() { IPV6_MIN_MTU } else { MTU_RANGE.0 };
         let mtu = u16::try_from(path.saturating_sub(OVERHEAD)).unwrap_or(u16::MAX);
         self.mtu = mtu.clamp(least, MTU_RANGE.1);
