@@ -1,13 +1,17 @@
 //! A path MTU that has grown is used again once the limit recorded for it expires.
 //!
-//! A limit lasts five minutes (these routers do not watch the network: `netns` covers a link that is widened). The test does not wait: it replaces `clock_gettime` for the whole process, which is
-//! why it has its own test binary, and advances the clock under two running routers.
+//! A limit lasts five minutes (these routers do not watch the network: `netns` covers a link that is widened). The test
+//! does not wait: it replaces `clock_gettime` for the whole process, which is why it has its own test binary, and advances
+//! the clock under two running routers.
 
+#[path = "support/clock_ahead.rs"]
+mod clock_ahead;
 mod support;
 
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use clock_ahead::AHEAD;
 use laneway::cli::demo::lab::{CABLE, Lab};
 use laneway::clock;
 use laneway::lane::path_limit::HOLDS;
@@ -16,24 +20,6 @@ use support::network::{ip, probe};
 use support::router;
 use support::tunnel::Family;
 use support::{bulk, lab, require_root, wait_until};
-
-/// How far the routers' clock is ahead of the kernel's, in seconds.
-static AHEAD: AtomicI64 = AtomicI64::new(0);
-
-/// Replaces the C library's function in this process.
-#[allow(unsafe_code)]
-#[unsafe(no_mangle)]
-unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, time: *mut libc::timespec) -> libc::c_int {
-    // SAFETY: the caller passes a `time` that the kernel may write to (clock_gettime(2)); it is initialised on
-    // success.
-    unsafe {
-        let result = libc::syscall(libc::SYS_clock_gettime, clock, time);
-        if result == 0 && clock == libc::CLOCK_BOOTTIME {
-            (*time).tv_sec += AHEAD.load(Relaxed);
-        }
-        result as libc::c_int
-    }
-}
 
 /// The payload in bytes of a datagram that fits the tunnel's MTU but not a path MTU of 1,280 bytes.
 const PAYLOAD: usize = 1300;

@@ -3,7 +3,7 @@
 mod support;
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
 use laneway::cli::demo::lab::Side;
@@ -11,26 +11,12 @@ use nix::sys::signal::Signal;
 use support::binary::{self, Laneway};
 use support::folder::Folder;
 use support::freeze::Stopped;
+use support::http::{SERVED, get};
 use support::ping::ping;
 use support::process::{Process, output};
 use support::tunnel::{Family, address};
 use support::wg::{self, KeyPair, Setting, control_socket};
 use support::{DEADLINE, device_name, lab, require_root, wait_until};
-
-/// The HTTP port of every router in these tests: namespaces keep them apart.
-const PORT: u16 = 9586;
-const SERVED: (&str, &str) = ("LANEWAY_METRICS_ADDR", "127.0.0.1:9586");
-
-/// Returns status and body.
-fn get(side: &Side, path: &str) -> (u16, String) {
-    let mut stream = side.namespace.run(|| TcpStream::connect((Ipv4Addr::LOCALHOST, PORT))).unwrap().unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer}"));
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
-}
 
 /// Asserts that `/healthz` reports `thread` as stuck. On a busy machine others may be late for a moment, but
 /// eventually it is the only one.

@@ -4,6 +4,8 @@
 //! The other end of the tunnel is in this file, so the test knows the session keys. It looks for them in
 //! `/proc/PID/mem`, first while they are in use, which shows that it would find them.
 
+#[path = "support/clock_ahead.rs"]
+mod clock_ahead;
 mod support;
 
 use std::fs::{self, File};
@@ -11,7 +13,7 @@ use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
@@ -22,6 +24,7 @@ use blake2::{Blake2s256, Blake2sMac};
 use chacha20poly1305::ChaCha20Poly1305;
 use chacha20poly1305::aead::Aead as _;
 use clap::Parser as _;
+use clock_ahead::AHEAD;
 use etherparse::PacketBuilder;
 use laneway::cli::Cli;
 use laneway::cli::demo::lab::{Lab, Side};
@@ -44,24 +47,6 @@ static ALLOCATOR: WipingAllocator = WipingAllocator;
 
 const PORT: u16 = 51820;
 const ROUTER: &str = "10.9.0.1";
-
-/// How far the clock is ahead of the kernel's, in seconds. Only [`a_router_whose_clock_can_be_put_forward`] sets it.
-static AHEAD: AtomicI64 = AtomicI64::new(0);
-
-/// Replaces the C library's function in this program.
-#[allow(unsafe_code)]
-#[unsafe(no_mangle)]
-unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, time: *mut libc::timespec) -> libc::c_int {
-    // SAFETY: the caller passes a `time` that the kernel may write to (clock_gettime(2)); it is initialised on
-    // success.
-    unsafe {
-        let result = libc::syscall(libc::SYS_clock_gettime, clock, time);
-        if result == 0 && clock == libc::CLOCK_BOOTTIME {
-            (*time).tv_sec += AHEAD.load(Relaxed);
-        }
-        result as libc::c_int
-    }
-}
 
 /// A key pair and a preshared key.
 struct Keys {

@@ -2,29 +2,17 @@
 
 mod support;
 
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use laneway::cli::demo::lab::Side;
 use nix::sys::stat::fstat;
 use socket2::{Domain, Socket, Type};
 use support::binary::Laneway;
+use support::http::{SERVED, get};
 use support::process::output;
-use support::{DEADLINE, lab, require_root, wait_until};
+use support::{lab, require_root, wait_until};
 
-const SERVED: (&str, &str) = ("LANEWAY_METRICS_ADDR", "127.0.0.1:9586");
 const PORT: u16 = 51_820;
-
-/// Returns status and body.
-fn get(side: &Side, path: &str) -> (u16, String) {
-    let mut stream = side.namespace.run(|| TcpStream::connect((Ipv4Addr::LOCALHOST, 9586))).unwrap().unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer}"));
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
-}
 
 /// Binds a socket of this process to `address`, sharing it as far as the kernel allows.
 fn join(side: &Side, address: SocketAddr) -> std::io::Result<Socket> {

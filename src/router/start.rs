@@ -11,7 +11,7 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -26,13 +26,12 @@ use super::restarts::{self, Worker};
 use super::stopping::{self, StopError};
 use super::threads::{ThreadEntry, ThreadMetrics, ThreadRegistry};
 pub use super::wiring::StartError;
-use super::wiring::{self, Lanes, Summary};
+use super::wiring::{self, Access, Lanes, Summary, Wiring};
 use crate::clock;
 use crate::config::RouterConfig;
 use crate::cpus::pinning::{self, LaneCpus};
 use crate::faults;
 use crate::lane::inside::OwnAddresses;
-use crate::lane::peers::Peers;
 use crate::lane::wait::sleep::Sleeper;
 use crate::metrics::Registry;
 use crate::offload::{Lifetime, TunnelsSeen};
@@ -45,24 +44,14 @@ use crate::wireguard::keys::PublicKey;
 /// A running router. Dropping it stops it.
 #[derive(Debug)]
 pub struct Router {
-    interface: String,
-    device: ActorHandle,
-    registry: Arc<Registry>,
-    mtu: Arc<AtomicUsize>,
+    access: Access,
     chosen_mtu: Arc<ChosenMtu>,
-    own: Arc<OwnAddresses>,
-    peers: Arc<Peers>,
-    marked: Arc<MarkedSockets>,
-    has_key: Arc<AtomicBool>,
-    summary: Summary,
     lanes: usize,
     ready_peer: Option<PublicKey>,
     threads: Arc<ThreadRegistry>,
     shutdown: Arc<Shutdown>,
     failure: Arc<Mutex<Option<String>>>,
     handles: Vec<JoinHandle<()>>,
-    tunnels: TunnelsSeen,
-    lifetime: Lifetime,
 }
 
 impl Router {
@@ -84,48 +73,25 @@ impl Router {
         tun: Option<OwnedFd>,
         shutdown: Arc<Shutdown>,
     ) -> Result<Router, StartError> {
-        let wiring::Wiring {
-            interface,
-            lanes,
-            mut actor,
-            device,
-            registry,
-            mtu,
-            own,
-            peers,
-            marked,
-            has_key,
-            summary,
-            tunnels,
-            lifetime,
-            custody,
-        } = wiring::open(config, tun, &shutdown)?;
-        let chosen_mtu = Arc::new(ChosenMtu::new(config, Arc::clone(&mtu)));
-        registry.collect_from(MtuMetrics(Arc::clone(&chosen_mtu)));
+        let Wiring { lanes, mut actor, custody, access } = wiring::open(config, tun, &shutdown)?;
+        let chosen_mtu = Arc::new(ChosenMtu::new(config, Arc::clone(&access.mtu)));
+        access.registry.collect_from(MtuMetrics(Arc::clone(&chosen_mtu)));
         actor.apply(config.update.clone()).map_err(|errno| {
+            let interface = &access.interface;
             StartError::Config(format!("cannot apply the configuration of {interface}: {errno}"))
         })?;
+        let threads = Arc::new(ThreadRegistry::new(custody));
+        access.registry.collect_from(ThreadMetrics(Arc::clone(&threads)));
         let mut router = Router {
-            interface,
-            device,
-            registry,
-            mtu,
-            own,
+            access,
             chosen_mtu,
-            peers,
-            marked,
-            has_key,
-            summary,
             lanes: lanes.len(),
             ready_peer: config.ready_peer,
-            threads: Arc::new(ThreadRegistry::new(custody)),
+            threads,
             shutdown,
             failure: Arc::default(),
             handles: Vec::with_capacity(2 * lanes.len() + 1),
-            tunnels,
-            lifetime,
         };
-        router.registry.collect_from(ThreadMetrics(Arc::clone(&router.threads)));
         // After this point an error drops the router, which stops the threads that already run.
         router.spawn_lanes(lanes)?;
         router.spawn_actor(actor)?;
@@ -134,39 +100,39 @@ impl Router {
 
     /// Returns the interface's name.
     pub fn interface(&self) -> &str {
-        &self.interface
+        &self.access.interface
     }
 
     /// Returns what the log says about the router once it is up.
     pub fn summary(&self) -> &Summary {
-        &self.summary
+        &self.access.summary
     }
 
     /// Returns the handle to the peer actor.
     pub fn device(&self) -> &ActorHandle {
-        &self.device
+        &self.access.device
     }
 
     /// Returns the router's metrics.
     pub fn registry(&self) -> &Arc<Registry> {
-        &self.registry
+        &self.access.registry
     }
 
     /// Returns the conditions for readiness, including a session with the peer that the configuration awaits.
     pub fn readiness(&self) -> Readiness {
-        let (peers, has_key) = (Arc::clone(&self.peers), Arc::clone(&self.has_key));
+        let (peers, has_key) = (Arc::clone(&self.access.peers), Arc::clone(&self.access.has_key));
         Readiness::new(peers, self.ready_peer, has_key, Arc::clone(&self.shutdown))
     }
 
     /// Returns the sockets that carry the router's mark besides those of its lanes.
     pub fn marked(&self) -> &MarkedSockets {
-        &self.marked
+        &self.access.marked
     }
 
     /// Returns the current UDP port, and follows its changes, if several lanes share it, so that other processes
     /// of the same user can bind it too.
     pub fn shared_port(&self) -> Option<watch::Receiver<Listening>> {
-        (self.lanes > 1).then(|| self.device.listening())
+        (self.lanes > 1).then(|| self.access.device.listening())
     }
 
     /// Returns the MTU that the router has set.
@@ -176,17 +142,21 @@ impl Router {
 
     /// Returns what the admin thread needs to follow the routes to the peers.
     pub fn paths(&self) -> Paths {
-        Paths { peers: Arc::clone(&self.peers), actor: self.device.clone(), changed: Arc::default() }
+        Paths {
+            peers: Arc::clone(&self.access.peers),
+            actor: self.access.device.clone(),
+            changed: Arc::default(),
+        }
     }
 
     /// Returns what knows where the interface is.
     pub fn lifetime(&self) -> &Lifetime {
-        &self.lifetime
+        &self.access.lifetime
     }
 
     /// Returns the record of superpackets inside UDP tunnels.
     pub fn tunnels(&self) -> TunnelsSeen {
-        self.tunnels.clone()
+        self.access.tunnels.clone()
     }
 
     /// Returns the registry of the router's threads.
@@ -201,7 +171,7 @@ impl Router {
 
     /// Returns a handle through which the router learns of changes to its interface.
     pub fn interface_updates(&self) -> InterfaceUpdates {
-        InterfaceUpdates { mtu: Arc::clone(&self.mtu), own: Arc::clone(&self.own) }
+        InterfaceUpdates { mtu: Arc::clone(&self.access.mtu), own: Arc::clone(&self.access.own) }
     }
 
     /// Keeps the interface with its addresses and routes if this process crashes or is killed. While no process has
@@ -210,13 +180,13 @@ impl Router {
     /// # Errors
     /// The kernel refused.
     pub fn outlive_process(&self) -> Result<&Lifetime, StartError> {
-        self.lifetime.outlive_process()?;
-        Ok(&self.lifetime)
+        self.access.lifetime.outlive_process()?;
+        Ok(&self.access.lifetime)
     }
 
     /// Renders the router's metrics in the Prometheus text format.
     pub fn metrics_text(&self) -> String {
-        self.registry.render()
+        self.access.registry.render()
     }
 
     /// Stops the router and waits for its threads, up to [`stopping::THREADS`].

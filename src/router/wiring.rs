@@ -91,9 +91,16 @@ pub(crate) type Lanes = Vec<(InsideWorker, OutsideWorker, LaneCpus)>;
 
 /// A router that is ready to run.
 pub(crate) struct Wiring {
-    pub(crate) interface: String,
     pub(crate) lanes: Lanes,
     pub(crate) actor: PeerActor,
+    pub(crate) custody: Custody,
+    pub(crate) access: Access,
+}
+
+/// What a router shares with the threads that watch and control it.
+#[derive(Debug)]
+pub(crate) struct Access {
+    pub(crate) interface: String,
     pub(crate) device: ActorHandle,
     pub(crate) registry: Arc<Registry>,
     pub(crate) mtu: Arc<AtomicUsize>,
@@ -104,7 +111,6 @@ pub(crate) struct Wiring {
     pub(crate) summary: Summary,
     pub(crate) tunnels: TunnelsSeen,
     pub(crate) lifetime: Lifetime,
-    pub(crate) custody: Custody,
 }
 
 /// State shared by all lanes.
@@ -246,22 +252,10 @@ pub(crate) fn open(
     registry.collect_from(PeerMetrics { interface, peers: Arc::clone(&peers), limit });
     registry.collect_from(ProcessMetrics);
     let (tunnels, lifetime, marked) = (tun.tunnels, tun.lifetime, Arc::clone(&actor.marked));
-    Ok(Wiring {
-        interface: tun.name,
-        lanes,
-        actor,
-        device,
-        registry,
-        mtu,
-        own,
-        peers,
-        marked,
-        has_key,
-        summary,
-        tunnels,
-        lifetime,
-        custody,
-    })
+    let interface = tun.name;
+    let access =
+        Access { interface, device, registry, mtu, own, peers, marked, has_key, summary, tunnels, lifetime };
+    Ok(Wiring { lanes, actor, custody, access })
 }
 
 fn random(entropy: &mut OsEntropy) -> [u8; 8] {

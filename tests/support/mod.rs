@@ -13,6 +13,7 @@ pub mod echo;
 pub mod flood;
 pub mod folder;
 pub mod freeze;
+pub mod http;
 pub mod implementation;
 pub mod kernel;
 pub mod metrics;

@@ -99,13 +99,7 @@ impl Handover {
     /// Returns `awaited`, and in addition what this must be woken for. The caller sleeps only if
     /// [`must_wait`](Self::must_wait) then still holds.
     pub(super) fn awaited(&self, awaited: Awaited) -> Awaited {
-        match &self.share {
-            Some(share) if !share.is_empty() => {
-                share.await_oldest();
-                awaited.with(Awaited::DONE)
-            }
-            _ => awaited,
-        }
+        self.share.as_ref().map_or(awaited, |share| share.awaited(awaited))
     }
 
     /// Returns whether [`work`](Self::work) would find nothing to do.

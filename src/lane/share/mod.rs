@@ -24,6 +24,7 @@ mod tests;
 // The names under which `jobs` and its copy in the model checker find these modules.
 use super::ring::{doorbell, sync};
 
+use doorbell::Awaited;
 use helpers::Helper;
 use jobs::{Done, Job, OwnJobs};
 
@@ -103,8 +104,13 @@ impl<T: Job> Share<T> {
         self.jobs.is_oldest_finished()
     }
 
-    /// Announces that the owner is about to sleep until the oldest batch is finished.
-    pub fn await_oldest(&self) {
+    /// Announces that the owner is about to sleep. Returns `awaited`, and in addition the end of the oldest
+    /// batch, if there is one.
+    pub fn awaited(&self, awaited: Awaited) -> Awaited {
+        if self.is_empty() {
+            return awaited;
+        }
         self.jobs.await_oldest();
+        awaited.with(Awaited::DONE)
     }
 }

@@ -45,7 +45,8 @@ fn a_cookie_that_finds_its_queue_full_is_counted() {
     let [key, stranger] = [(); 2].map(|()| PrivateKey::generate(&mut OsEntropy::new().unwrap()));
     let mut config = RouterConfig::named("lane0");
     config.update.private_key = Some(Some(key.clone()));
-    let Wiring { mut actor, registry, lanes: _lanes, .. } = open(&config);
+    let Wiring { mut actor, access, lanes: _lanes, .. } = open(&config);
+    let registry = access.registry;
 
     let message = initiation(stranger, key.public_key());
     let from = Endpoint::new("192.0.2.9:4000".parse().unwrap());
