@@ -29,7 +29,7 @@ use crate::lane::channels::{ActorChannel, CommandChannel, ControlMessage, Handsh
 use crate::lane::peers::{PeerRecord, Peers};
 use crate::lane::ring::doorbell::{Awaited, Doorbell};
 use crate::lane::wait::sleep::{Sleeper, Stopped};
-use crate::metrics::ActorMetrics;
+use crate::metrics::{ActorMetrics, Dropped};
 use crate::sys::wipe;
 use crate::underlay::{Endpoint, MarkedSockets, SocketOptions};
 use crate::units::{Nanos, PeerId};
@@ -463,8 +463,11 @@ impl PeerActor {
         if self.link.is_down() {
             return;
         }
+        let len = message.len();
         if !self.commands[lane].send(message, to, record.map(|record| record.id)) {
-            self.metrics.outbound_drops.add(DropReason::ControlQueueFull, 1);
+            self.metrics.outbound_drops.add_described(DropReason::ControlQueueFull, 1, || {
+                Dropped::datagram_to(to.address, len).with_peer(record.map(|record| record.public_key))
+            });
         }
     }
 

@@ -38,7 +38,7 @@ use crate::lane::share::{SHARE_FROM, Share};
 use crate::lane::shortcut::SendShortcut;
 use crate::lane::staging::{self, Staging};
 use crate::lane::wait::sleep::Stopped;
-use crate::metrics::InsideMetrics;
+use crate::metrics::{Dropped, InsideMetrics};
 use crate::offload::{Superpacket, VirtioHeader};
 use crate::packet::class::{Dscp, traffic_class};
 use crate::packet::reject::{Cause, must_not_be_fragmented};
@@ -49,6 +49,9 @@ use crate::wireguard::session::Session;
 
 /// The longest inner packet that fits one UDP datagram, in bytes.
 const MAX_INNER: usize = MAX_RUN_BYTES - DATA_OVERHEAD;
+
+/// Number of bytes that describe a staged packet: an IPv6 header with extensions, and ports.
+const DESCRIBED: usize = 128;
 
 /// The sealing half of an inside worker.
 pub struct Sealer {
@@ -159,7 +162,7 @@ impl Sealer {
         faults::point(Stage::Route);
         let snapshot = turn.snapshot;
         let Some(peer) = snapshot.routes.lookup(packet.destination()) else {
-            self.refuse(packet, DropReason::NoRoute, Cause::NotAllowed, turn);
+            self.refuse(packet, DropReason::NoRoute, None, Cause::NotAllowed, turn);
             return Ok(());
         };
         // Staged packets go first, so later packets to the same peer queue behind them.
@@ -179,9 +182,16 @@ impl Sealer {
     }
 
     /// Drops a packet in hand; see [`Turn::refuse`].
-    fn refuse(&mut self, packet: &Superpacket<'_>, reason: DropReason, cause: Cause, turn: &mut Turn<'_>) {
+    fn refuse(
+        &mut self,
+        packet: &Superpacket<'_>,
+        reason: DropReason,
+        peer: Option<&PeerRecord>,
+        cause: Cause,
+        turn: &mut Turn<'_>,
+    ) {
         self.put_down(packet.segments());
-        turn.refuse(packet, reason, cause);
+        turn.refuse(packet, reason, peer, cause);
     }
 
     /// Closes the open run, and hands over or sends the current batch.
@@ -253,8 +263,7 @@ impl Sealer {
         let Some(peer) = self.next_releasable(turn.snapshot, turn.now) else { return Ok(changed) };
         let id = peer.id;
         let Some(session) = usable_session(peer, turn.now) else {
-            let lost = self.staging.clear(id);
-            turn.metrics.outbound_drops.add(DropReason::HandshakeFailed, lost);
+            self.drop_staged_for(id, DropReason::HandshakeFailed, Some(peer), turn);
             return Ok(true);
         };
         let seal = |sealer: &mut Self, packet: &Superpacket<'_>, turn: &mut Turn<'_>| {
@@ -277,8 +286,7 @@ impl Sealer {
         let queues: ArrayVec<_, { staging::MAX_QUEUES }> = self.staging.peers().collect();
         for (id, attempt) in queues {
             if turn.snapshot.peer(id).is_none() {
-                let lost = self.staging.clear(id);
-                turn.metrics.outbound_drops.add(DropReason::PeerRemoved, lost);
+                self.drop_staged_for(id, DropReason::PeerRemoved, None, turn);
                 continue;
             }
             // Each packet moves to the end of a queue, mostly the same one, so one pass keeps the order.
@@ -313,6 +321,33 @@ impl Sealer {
         act(self, &packet, turn).map(|()| true)
     }
 
+    /// Drops the packets staged for the peer with this id.
+    fn drop_staged_for(
+        &mut self,
+        id: PeerId,
+        reason: DropReason,
+        peer: Option<&PeerRecord>,
+        turn: &mut Turn<'_>,
+    ) {
+        let drops = &mut turn.metrics.outbound_drops;
+        let oldest = drops.wants(reason).then(|| self.describe_oldest(id, peer)).flatten();
+        let lost = self.staging.clear(id);
+        match oldest {
+            Some(oldest) => drops.add_described(reason, lost, || oldest),
+            None => drops.add(reason, lost),
+        }
+    }
+
+    /// Describes the oldest packet staged for the peer with this id.
+    #[cold]
+    fn describe_oldest(&self, id: PeerId, peer: Option<&PeerRecord>) -> Option<Dropped> {
+        let mut head = [0; VirtioHeader::LONG + DESCRIBED];
+        let len = self.staging.peek(id, &mut head)?;
+        let packet = len.saturating_sub(VirtioHeader::LONG);
+        let headers = &head[VirtioHeader::LONG..][..packet.min(DESCRIBED)];
+        Some(Dropped::packet_of(headers, packet).with_peer(peer.map(|peer| peer.public_key)))
+    }
+
     /// Discards the packets in hand after a panic. Returns their number. Sealed runs and staged packets are kept.
     pub(super) fn recover(&mut self) -> u64 {
         self.open = None;
@@ -339,7 +374,7 @@ impl Sealer {
         turn: &mut Turn<'_>,
     ) -> Result<(), Stopped> {
         let Some(to) = peer.endpoint() else {
-            self.refuse(packet, DropReason::NoEndpoint, Cause::Unreachable, turn);
+            self.refuse(packet, DropReason::NoEndpoint, Some(peer), Cause::Unreachable, turn);
             return Ok(());
         };
         if self.drop_if_looped(packet, peer, &to, Some(session), turn) {
@@ -349,7 +384,7 @@ impl Sealer {
         let limit = peer.path_limit.get(turn.now).unwrap_or(MAX_INNER).min(MAX_INNER);
         if does_not_fit(packet, limit) {
             let mtu = told_mtu(limit, packet.packet()) as u16;
-            self.refuse(packet, DropReason::TooBig, Cause::TooBig(mtu), turn);
+            self.refuse(packet, DropReason::TooBig, Some(peer), Cause::TooBig(mtu), turn);
             return Ok(());
         }
         let way = Way { to, class: self.dscp.outer(traffic_class(packet.packet())) };
@@ -363,7 +398,8 @@ impl Sealer {
                 && let Err(stopped) = self.begin_run(datagram, peer, session, way, turn)
             {
                 self.put_down(segments - index);
-                turn.metrics.outbound_drops.add(DropReason::Shutdown, (segments - index) as u64);
+                let lost = (segments - index) as u64;
+                turn.metrics.outbound_drops.add(DropReason::Shutdown, lost);
                 return Err(stopped);
             }
             let (Some(run), Some(batch)) = (&mut self.open, &mut self.batch) else {
@@ -421,7 +457,9 @@ impl Sealer {
         let datagrams = bytes.len().div_ceil(stride) as u32;
         let Some(first) = session.reserve(datagrams) else {
             self.put_down(datagrams as usize);
-            metrics.outbound_drops.add(DropReason::SessionExpired, u64::from(datagrams));
+            metrics.outbound_drops.add_described(DropReason::SessionExpired, u64::from(datagrams), || {
+                Dropped::datagram_to(way.to.address, stride).with_peer(peer.public_key)
+            });
             self.actor.want_handshake(&peer);
             return;
         };
@@ -463,7 +501,7 @@ impl Sealer {
         if packet.destination() != to.address.ip() || !peer.loop_watch.is_own(packet.packet(), to, session) {
             return false;
         }
-        turn.metrics.outbound_drops.add(DropReason::RoutingLoop, packet.segments() as u64);
+        turn.note_drop(packet, DropReason::RoutingLoop, Some(peer));
         if peer.loop_watch.may_tell(turn.now) {
             self.actor.loops(peer.id);
         }
@@ -473,7 +511,7 @@ impl Sealer {
     /// Stages a superpacket until its peer has a session, and requests a handshake.
     fn stage(&mut self, packet: &Superpacket<'_>, peer: &PeerRecord, turn: &mut Turn<'_>) {
         let Some(to) = peer.endpoint() else {
-            return self.refuse(packet, DropReason::NoEndpoint, Cause::Unreachable, turn);
+            return self.refuse(packet, DropReason::NoEndpoint, Some(peer), Cause::Unreachable, turn);
         };
         if self.drop_if_looped(packet, peer, &to, None, turn) {
             return self.put_down(packet.segments());
@@ -487,9 +525,17 @@ impl Sealer {
 
     /// Stages a packet in hand for `id`.
     fn stage_for(&mut self, id: PeerId, attempt: u32, packet: &Superpacket<'_>, turn: &mut Turn<'_>) {
+        let drops = &mut turn.metrics.outbound_drops;
+        let peer = turn.snapshot.peer(id).map(Arc::as_ref);
+        let oldest = drops.wants(DropReason::StagingFull).then(|| self.describe_oldest(id, peer)).flatten();
         let dropped = self.staging.push(id, attempt, [&packet.header().encode_long(), packet.packet()]);
         self.put_down(packet.segments());
-        turn.metrics.outbound_drops.add(DropReason::StagingFull, dropped);
+        drops.add_described(DropReason::StagingFull, dropped, || {
+            // With nothing older, the packet itself was dropped.
+            oldest.unwrap_or_else(|| {
+                Dropped::packet(packet.packet()).with_peer(peer.map(|peer| peer.public_key))
+            })
+        });
     }
 }
 

@@ -40,7 +40,7 @@ use crate::lane::ring::{Pool, Ring};
 use crate::lane::share::opening::Content;
 use crate::lane::share::{SHARE_FROM, Share};
 use crate::lane::shortcut::WriteShortcut;
-use crate::metrics::OutsideMetrics;
+use crate::metrics::{Dropped, OutsideMetrics};
 use crate::packet::class::{self, ECN};
 use crate::packet::ip;
 use crate::underlay::{DEPTH, Endpoint, Received, Receiver, UdpSocket};
@@ -170,7 +170,10 @@ impl Opener {
             let message = self.receiver.message(index);
             if let Some(reason) = message.drop_reason() {
                 self.in_hand -= message.segments().max(1) as u64;
-                context.metrics.inbound_drops.add(reason, 1);
+                context
+                    .metrics
+                    .inbound_drops
+                    .add_described(reason, 1, || Dropped::datagram_from(message.from.address, message.len));
                 self.pool.put_back(batch);
                 continue;
             }
@@ -343,14 +346,19 @@ impl Opener {
                         Err(reason) => {
                             let datagrams = (end - at).div_ceil(stride) as u64;
                             self.in_hand -= datagrams;
-                            context.metrics.inbound_drops.add(reason, datagrams);
+                            context.metrics.inbound_drops.add_described(reason, datagrams, || {
+                                let len = stride.min(end - at);
+                                Dropped::datagram_from(from.address, len)
+                            });
                         }
                     }
                 }
                 Some(_) => self.hand_up(datagram, from, context),
                 None => {
                     self.in_hand -= 1;
-                    context.metrics.inbound_drops.add(DropReason::NotWireGuard, 1);
+                    context.metrics.inbound_drops.add_described(DropReason::NotWireGuard, 1, || {
+                        Dropped::datagram_from(from.address, datagram.len())
+                    });
                 }
             }
             batch.message.begun = end;
@@ -377,12 +385,16 @@ impl Opener {
             let payloads = end..end + usize::from(run.payloads);
             end = payloads.end;
             let drops = &mut context.metrics.inbound_drops;
+            let peer = context.snapshot.peer(run.session.peer());
+            let Message { from, stride, .. } = claim.batch.message;
+            let datagram =
+                || Dropped::datagram_from(from.address, stride).with_peer(peer.map(|peer| peer.public_key));
             self.in_hand -= u64::from(run.too_short) + u64::from(run.forged);
-            drops.add(DropReason::NotWireGuard, run.too_short.into());
-            drops.add(DropReason::Authentication, run.forged.into());
-            let Some(peer) = context.snapshot.peer(run.session.peer()) else {
+            drops.add_described(DropReason::NotWireGuard, run.too_short.into(), datagram);
+            drops.add_described(DropReason::Authentication, run.forged.into(), datagram);
+            let Some(peer) = peer else {
                 self.in_hand -= u64::from(run.payloads);
-                drops.add(DropReason::UnknownIndex, run.payloads.into());
+                drops.add_described(DropReason::UnknownIndex, run.payloads.into(), datagram);
                 continue;
             };
             if self.admit(&run.session, peer, claim, payloads.clone(), context) {
@@ -408,7 +420,10 @@ impl Opener {
         for payload in &mut opening.payloads[payloads] {
             if let Some(reason) = counters.refuse(payload.counter) {
                 self.in_hand -= 1;
-                context.metrics.inbound_drops.add(reason, 1);
+                context.metrics.inbound_drops.add_described(reason, 1, || {
+                    let len = usize::from(payload.datagram);
+                    Dropped::datagram_from(from.address, len).with_peer(peer.public_key)
+                });
                 payload.refused = true;
                 continue;
             }
@@ -458,7 +473,15 @@ impl Opener {
                 if !payload.refused {
                     self.in_hand -= 1;
                     let invalid = payload.content == Content::Invalid;
-                    context.metrics.inbound_drops.add(DropReason::InnerPacket, invalid.into());
+                    context.metrics.inbound_drops.add_described(
+                        DropReason::InnerPacket,
+                        invalid.into(),
+                        || {
+                            let start = payload.start as usize;
+                            let packet = &claim.bytes()[start..start + usize::from(payload.len)];
+                            Dropped::packet(packet).with_peer(peer.public_key)
+                        },
+                    );
                 }
                 continue;
             };
@@ -477,12 +500,16 @@ impl Opener {
             });
             if !belongs {
                 self.in_hand -= 1;
-                context.metrics.inbound_drops.add(DropReason::SourceNotAllowed, 1);
+                context.metrics.inbound_drops.add_described(DropReason::SourceNotAllowed, 1, || {
+                    Dropped::packet(packet).with_peer(peer.public_key)
+                });
                 continue;
             }
             if !class::decapsulate(packet, claim.batch.message.ecn) {
                 self.in_hand -= 1;
-                context.metrics.inbound_drops.add(DropReason::EcnNotCapable, 1);
+                context.metrics.inbound_drops.add_described(DropReason::EcnNotCapable, 1, || {
+                    Dropped::packet(packet).with_peer(peer.public_key)
+                });
                 continue;
             }
             placed += 1;
@@ -499,7 +526,9 @@ impl Opener {
         let handed = HandshakeDatagram { message, from, at: context.now, lane: self.lane };
         self.in_hand -= 1;
         if !self.actor.handshake(handed) {
-            context.metrics.inbound_drops.add(DropReason::PeerInboxFull, 1);
+            context.metrics.inbound_drops.add_described(DropReason::PeerInboxFull, 1, || {
+                Dropped::datagram_from(from.address, datagram.len())
+            });
         }
     }
 
@@ -527,7 +556,7 @@ impl Opener {
         // Only a message of hundreds of tiny datagrams needs more batches than were reserved.
         let Some(mut batch) = self.pool.take() else {
             self.in_hand -= 1;
-            metrics.inbound_drops.add(DropReason::InboxFull, 1);
+            metrics.inbound_drops.add_described(DropReason::InboxFull, 1, || Dropped::packet(packet));
             return;
         };
         assert!(batch.append(packet), "an empty batch holds any packet");
@@ -581,7 +610,9 @@ impl Opener {
             }
             let segments = batch.segments.len() as u64;
             metrics.inbox_dropped_segments.add(segments);
-            metrics.inbound_drops.add(DropReason::InboxFull, segments);
+            metrics.inbound_drops.add_described(DropReason::InboxFull, segments, || {
+                Dropped::packet(batch.packets().next().unwrap_or_default())
+            });
             batch.segments.clear();
             self.pool.put_back(batch);
         }
