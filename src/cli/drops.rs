@@ -95,7 +95,7 @@ pub fn run(args: &DropsArgs) -> Result<(), DropsError> {
             .map_err(|source| DropsError::Directory { path: directory.clone(), source })?
             .map_err(DropsError::Choose)?,
     };
-    let router = Router { directory: &directory, interface: &interface };
+    let router = Source { directory: &directory, interface: &interface };
     let filter = |cause: &Cause| args.reason.is_empty() || args.reason.contains(&cause.reason);
     if args.follow {
         return follow(&router, filter);
@@ -107,7 +107,7 @@ pub fn run(args: &DropsArgs) -> Result<(), DropsError> {
 }
 
 /// Prints drops until standard output is closed.
-fn follow(router: &Router<'_>, filter: impl Fn(&Cause) -> bool) -> Result<(), DropsError> {
+fn follow(router: &Source<'_>, filter: impl Fn(&Cause) -> bool) -> Result<(), DropsError> {
     let mut next = router.samples(None)?.0;
     let mut account = Account::new(router.counts()?);
     for reading in 1.. {
@@ -146,12 +146,12 @@ fn print(text: &str) -> Result<bool, DropsError> {
 }
 
 /// A router to ask.
-struct Router<'a> {
+struct Source<'a> {
     directory: &'a Path,
     interface: &'a str,
 }
 
-impl Router<'_> {
+impl Source<'_> {
     fn foreign(&self) -> DropsError {
         DropsError::Foreign(self.interface.to_owned())
     }

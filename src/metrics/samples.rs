@@ -48,7 +48,7 @@ struct History {
 
 /// The direction of a dropped packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
+pub enum DropDirection {
     /// From the TUN to a peer.
     Outbound,
     /// From a peer to the TUN.
@@ -59,7 +59,7 @@ pub enum Direction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DropSample {
     /// The direction.
-    pub direction: Direction,
+    pub direction: DropDirection,
     /// Why it was dropped.
     pub reason: DropReason,
     /// Number of packets dropped together: segments of a superpacket, datagrams of a run, or packets of a queue.
@@ -181,12 +181,12 @@ impl Headers {
     }
 }
 
-impl Direction {
+impl DropDirection {
     /// Returns the value of the `direction` label.
     pub const fn label(self) -> &'static str {
         match self {
-            Direction::Outbound => "outbound",
-            Direction::Inbound => "inbound",
+            DropDirection::Outbound => "outbound",
+            DropDirection::Inbound => "inbound",
         }
     }
 }
@@ -204,11 +204,11 @@ impl fmt::Display for Dropped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.headers {
             Headers::Packet { protocol, source, destination, ports: None } => {
-                write!(f, "{} {source} > {destination}", Protocol(protocol))?;
+                write!(f, "{} {source} > {destination}", ProtocolName(protocol))?;
             }
             Headers::Packet { protocol, source, destination, ports: Some([from, to]) } => {
                 let (source, destination) = (SocketAddr::new(source, from), SocketAddr::new(destination, to));
-                write!(f, "{} {source} > {destination}", Protocol(protocol))?;
+                write!(f, "{} {source} > {destination}", ProtocolName(protocol))?;
             }
             Headers::NotIp => f.write_str("not an IP packet")?,
             Headers::From(from) => write!(f, "datagram from {from}")?,
@@ -220,9 +220,9 @@ impl fmt::Display for Dropped {
 }
 
 /// Formats a protocol number.
-struct Protocol(u8);
+struct ProtocolName(u8);
 
-impl fmt::Display for Protocol {
+impl fmt::Display for ProtocolName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             protocol::ICMP => "icmp",
@@ -248,7 +248,12 @@ mod tests {
     }
 
     fn sample(reason: DropReason) -> DropSample {
-        DropSample { direction: Direction::Outbound, reason, packets: 1, what: Dropped::packet(&packet()) }
+        DropSample {
+            direction: DropDirection::Outbound,
+            reason,
+            packets: 1,
+            what: Dropped::packet(&packet()),
+        }
     }
 
     /// Returns the number to continue from, and the number of samples.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use metrics::Counter;
 
-use super::registry::{Labels, Registry};
-use super::samples::{Direction, DropSample, DropSamples, Dropped};
+use super::registry::{LabelPairs, Registry};
+use super::samples::{DropDirection, DropSample, DropSamples, Dropped};
 use crate::drops::{DropReason, DropTally};
 
 /// A count not yet published, and its counter.
@@ -15,7 +15,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    pub(super) fn register(registry: &Registry, name: &'static str, labels: Labels<'_>) -> Self {
+    pub(super) fn register(registry: &Registry, name: &'static str, labels: LabelPairs<'_>) -> Self {
         Tally { count: 0, counter: registry.counter(name, labels) }
     }
 
@@ -42,7 +42,7 @@ impl LabelledTally {
     pub(super) fn register<'a>(
         registry: &Registry,
         name: &'static str,
-        common: Labels<'_>,
+        common: LabelPairs<'_>,
         by: &'static str,
         values: impl IntoIterator<Item = &'a str>,
     ) -> Self {
@@ -71,12 +71,12 @@ impl LabelledTally {
 pub struct PublishedDrops {
     tally: DropTally,
     counters: Box<[Counter]>,
-    direction: Direction,
+    direction: DropDirection,
     samples: Arc<DropSamples>,
 }
 
 impl PublishedDrops {
-    pub(super) fn register(registry: &Registry, direction: Direction, common: Labels<'_>) -> Self {
+    pub(super) fn register(registry: &Registry, direction: DropDirection, common: LabelPairs<'_>) -> Self {
         let counter = |reason: &DropReason| {
             let labels = [common, &[("direction", direction.label()), ("reason", reason.label())]].concat();
             registry.counter("laneway_dropped_packets_total", &labels)
