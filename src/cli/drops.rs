@@ -108,8 +108,9 @@ pub fn run(args: &DropsArgs) -> Result<(), DropsError> {
 
 /// Prints drops until standard output is closed.
 fn follow(router: &Source<'_>, filter: impl Fn(&Cause) -> bool) -> Result<(), DropsError> {
-    let mut next = router.samples(None)?.0;
+    // In this order, what is dropped in between counts as not shown.
     let mut account = Account::new(router.counts()?);
+    let mut next = router.samples(None)?.0;
     for reading in 1.. {
         thread::sleep(INTERVAL);
         // The counters come first: what they count has left its sample before.
