@@ -195,7 +195,7 @@ fn each_dropped_packet_is_shown_or_counted_as_not_shown() {
         let metrics = laneway::uapi::client::metrics("/var/run/wireguard".as_ref(), &left.device);
         let metrics = parse(&metrics.expect("it answers").expect("a Laneway"));
         let labels = [("direction", "outbound"), ("reason", "no_endpoint")];
-        metrics.sum("laneway_dropped_packets_total", &labels) as u64
+        (metrics.sum("laneway_dropped_packets_total", &labels) as i64).cast_unsigned()
     };
     let follower = Follower::start(&lab.left, &[&left.device]);
     // A line for another reason tells that it has begun.

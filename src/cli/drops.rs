@@ -4,6 +4,7 @@
 //! counted and not sampled is shown as a number, so nothing is dropped unseen.
 
 use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -101,9 +102,11 @@ pub fn run(args: &DropsArgs) -> Result<(), DropsError> {
         return follow(&router, filter);
     }
     let counts = router.counts()?;
-    let dropped = counts.iter().filter(|(cause, packets)| **packets > 0 && filter(cause));
-    let text: String = dropped.map(|(cause, packets)| format!("{cause}: {packets} packets\n")).collect();
-    print(&text).map(drop)
+    let mut out = String::new();
+    for (cause, packets) in counts.iter().filter(|(cause, packets)| **packets > 0 && filter(cause)) {
+        let _ = writeln!(out, "{cause}: {packets} packets");
+    }
+    print(&out).map(drop)
 }
 
 /// Prints drops until standard output is closed.
@@ -127,7 +130,7 @@ fn follow(router: &Source<'_>, filter: impl Fn(&Cause) -> bool) -> Result<(), Dr
         }
         for (cause, packets) in counts.map(|counts| account.settle(counts)).unwrap_or_default() {
             if filter(&cause) {
-                out += &format!("{cause}: {packets} packets not shown\n");
+                let _ = writeln!(out, "{cause}: {packets} packets not shown");
             }
         }
         if !print(&out)? {
@@ -173,7 +176,7 @@ impl Source<'_> {
             let label = |name| sample.label(name).unwrap_or_default().to_owned();
             let cause = Cause { direction: label("direction"), reason: label("reason") };
             // Counters are whole numbers and never negative.
-            *counts.entry(cause).or_default() += sample.value as u64;
+            *counts.entry(cause).or_default() += (sample.value as i64).cast_unsigned();
         }
         Ok(counts)
     }
@@ -192,8 +195,8 @@ struct Cause {
     reason: String,
 }
 
-impl std::fmt::Display for Cause {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.direction, self.reason)
     }
 }
