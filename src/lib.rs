@@ -35,23 +35,28 @@
 //! | Question | File |
 //! |---|---|
 //! | Is a session too old to use? Must it be renewed? | `wireguard/session.rs` (`can_send`, `rekey_due_on_send`, …), with constants from `wireguard/timers.rs` |
-//! | What starts, repeats and ends a handshake? | `wireguard/peer.rs`, asked by lanes through `lane/channels.rs` |
+//! | What starts, repeats and ends a handshake? | `wireguard/peer.rs`; what is due when: `wireguard/peer/due.rs`; asked by lanes through `lane/channels.rs` |
 //! | Which session replaces which? | `wireguard/rotation.rs` |
 //! | What happens when a ring, pool or channel is full? | the table in `lane/mod.rs`; in code, `hand_over` and `hand_on_held` in `lane/outside/open.rs`, `batch` in `lane/inside/mod.rs` |
 //! | How large are rings, pools and channels? | `lane/bounds.rs` |
-//! | Who seals and opens, and who is woken for it? | `lane/share/helpers.rs`; `lane/inside/handover.rs`, `lane/outside/open.rs` |
-//! | Packets that wait for a session | `lane/staging.rs` |
+//! | Which worker is woken to seal or open for another? | `lane/share/helpers.rs`; batches leave in order by `lane/inside/handover.rs` and `lane/outside/open.rs` |
+//! | Packets that wait for a session | kept in `lane/staging.rs`; staged, routed again and released by `lane/inside/seal/release.rs` |
+//! | Replays and inner sources | `lane/outside/open/judge.rs`, with the window in `wireguard/replay.rs` |
 //! | What does `auto` stand for? | `config/choices.rs`; CPUs for pinning in `cpus/pinning.rs`; offloads are tried in `offload/open.rs` and `underlay/socket.rs` |
-//! | What keeps packets in when the router is gone? | `router/kill_switch.rs`, `netlink/barrier.rs` |
+//! | What sends all traffic into the tunnel? | policy rules: `netlink/rules.rs`, with tables and marks from `netlink/tables.rs` |
+//! | What keeps packets in when the router is gone? | `router/kill_switch.rs` decides; `netlink/barrier.rs` adds the unreachable routes |
 //! | What lets received datagrams pass a reverse path filter? | `netlink/port_rules.rs` |
-//! | What happens when a route, an address or the interface changes? | `router/paths.rs` for the underlay, `router/admin.rs` for the interface, `netlink/moved.rs` in another namespace |
-//! | What happens while the interface is down? | `peers/link.rs` |
+//! | What happens when a route, an address or the interface changes? | `router/paths.rs` for the underlay (drops sticky sources), `router/admin/duties.rs` for the interface, `netlink/moved.rs` in another namespace |
+//! | What happens while the interface is down? | `peers/actor/link.rs` |
 //! | What does the log say of a peer? | `peers/reports.rs` |
-//! | What changes on a reload? | `router/reload.rs` compares files and settings, `peers/apply.rs` peers, `netlink/mod.rs` addresses and routes |
-//! | Where does ECN go? | `offload/segment.rs` (CWR), `offload/coalesce/candidate.rs` (what may be merged) |
+//! | What changes on a reload? | `router/reload.rs` compares files and settings, `peers/apply.rs` peers, `netlink/mod.rs` addresses and routes; `config/changes.rs` only counts for the log |
+//! | Where does ECN go? | outer header to packet and back: `packet/class.rs`; CWR: `offload/segment.rs`; what may be merged: `offload/coalesce/candidate.rs` |
 //! | ICMP errors and TCP resets | `packet/reject/`, rate limited by `lane/inside/reject.rs` |
 //! | Path MTU | `lane/path_limit.rs`, learned in `lane/outside/send.rs` |
 //! | Sends that the kernel refuses | `underlay/send.rs` |
+//! | Names of endpoints | `peers/names.rs` decides when, `peers/resolver/` asks and parses answers |
+//! | The control socket | `uapi/server.rs` accepts, `uapi/protocol.rs` parses requests |
+//! | `/readyz`, `/healthz` | `router/readiness.rs`, `router/threads.rs` |
 //! | Panics and restarts of a worker | `router/restarts.rs`; batches it held: `lane/ring/batch.rs` |
 //!
 //! # Invariants
