@@ -78,7 +78,7 @@ pub(super) fn settings(path: &Path, files: &mut Files) -> Result<Settings, WebEr
     let needs_certificate = tls_server_config
         .as_ref()
         .is_some_and(|tls| tls.client_auth_type == ClientAuth::RequireAndVerifyClientCert);
-    let tls = tls_server_config.map(|tls| server(tls, path, files)).transpose()?;
+    let tls = tls_server_config.map(|tls| server(&tls, path, files)).transpose()?;
     Ok(Settings { tls, needs_certificate, logins: logins.map(Arc::new) })
 }
 
@@ -114,7 +114,7 @@ fn value(yaml: &Yaml) -> Result<Value, String> {
 }
 
 /// Makes the TLS settings.
-fn server(tls: Tls, path: &Path, files: &mut Files) -> Result<Arc<ServerConfig>, WebError> {
+fn server(tls: &Tls, path: &Path, files: &mut Files) -> Result<Arc<ServerConfig>, WebError> {
     let beside = |named: &Path| path.parent().unwrap_or(Path::new("")).join(named);
     let invalid = |why: &str| WebError::invalid(path, why);
     let certificates = certificates(&beside(&tls.cert_file), files)?;
@@ -165,12 +165,12 @@ fn verifier(
 ) -> Result<Arc<dyn ClientCertVerifier>, WebError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path, files)? {
-        roots.add(certificate).map_err(|error| WebError::invalid(path, error))?;
+        roots.add(certificate).map_err(|error| WebError::invalid(path, error.to_string()))?;
     }
     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
         .allow_unauthenticated()
         .build()
-        .map_err(|error| WebError::invalid(path, error))
+        .map_err(|error| WebError::invalid(path, error.to_string()))
 }
 
 #[cfg(test)]

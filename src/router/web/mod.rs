@@ -43,8 +43,8 @@ pub enum WebError {
 }
 
 impl WebError {
-    fn invalid(path: &Path, why: impl ToString) -> Self {
-        WebError::Invalid { path: path.to_owned(), why: why.to_string() }
+    fn invalid(path: &Path, why: impl Into<String>) -> Self {
+        WebError::Invalid { path: path.to_owned(), why: why.into() }
     }
 }
 

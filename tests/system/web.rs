@@ -1,7 +1,5 @@
 //! HTTPS and logins for the metrics, with the clients that operators have: curl and Prometheus.
 
-mod support;
-
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -10,14 +8,14 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::thread;
 
+use crate::support::binary::{Laneway, command};
+use crate::support::folder::Folder;
+use crate::support::process::command_in;
+use crate::support::prometheus::Prometheus;
+use crate::support::{DEADLINE, Finally, lab, require_root, wait_until};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use laneway::cli::demo::lab::Side;
-use support::binary::{Laneway, command};
-use support::folder::Folder;
-use support::process::command_in;
-use support::prometheus::Prometheus;
-use support::{DEADLINE, Finally, lab, require_root, wait_until};
 
 /// Where the metrics are served.
 const ADDRESS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9586);
@@ -231,5 +229,5 @@ fn mistakes_are_named_before_anything_is_created() {
         assert_eq!(done.status.code(), Some(2), "{said}");
         assert!(said.contains("LANEWAY_METRICS_CONFIG") && said.contains("alice"), "{said}");
     }
-    assert!(!support::links(&lab.left).contains(&"lw".to_owned()));
+    assert!(!crate::support::links(&lab.left).contains(&"lw".to_owned()));
 }
