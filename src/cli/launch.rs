@@ -3,9 +3,11 @@
 
 use std::fs;
 use std::io::{self, IsTerminal as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -22,12 +24,15 @@ use crate::netlink;
 use crate::netlink::masquerade::{MasqueradeError, Masquerading};
 use crate::router::admin::{self, Admin, AdminError, End, Hangups, Http, Link, OnLoss, OnPorts, OpenUapi};
 use crate::router::kill_switch::{self, KillSwitch};
+use crate::router::listen::Bound;
 use crate::router::mtu;
 use crate::router::paths::OnPathMtu;
 use crate::router::reload::{self, Reloader};
 use crate::router::sandbox::{capabilities, files, memory, syscalls};
-use crate::router::start::{Router, StartError};
+use crate::router::start::{Origin, Router, StartError};
 use crate::router::stopping::{self, StopError};
+use crate::router::takeover::predecessor::Predecessor;
+use crate::router::takeover::successor::Successor;
 use crate::service::ServiceManager;
 use crate::shutdown::Shutdown;
 use crate::sys::inherited;
@@ -75,6 +80,8 @@ pub enum Stopped {
     InterfaceDeleted,
     /// Another process removed the control socket's file.
     SocketRemoved,
+    /// Another process has taken the router over.
+    HandedOver,
 }
 
 /// Called once, when the interface and its control socket exist, unless the router is told to stop before that.
@@ -136,24 +143,69 @@ pub fn launch(
     let uapi = adopt("WG_UAPI_FD", config.uapi_fd)?.map(uapi::Server::inherited).transpose()?;
     let shutdown = Arc::new(Shutdown::new().map_err(StartError::System)?);
     let signals = Signals::watch(&shutdown).map_err(StartError::System)?;
+    let mut successor = None;
+    if config.take_over {
+        successor = Successor::ask(&config.uapi_dir, &config.interface).map_err(StartError::from)?;
+        if successor.is_none() {
+            tracing::info!("no router serves {}, so there is none to take over from", config.interface);
+        }
+    }
+    let (mut control, mut http, mut rules) = (None, None, None);
+    if let Some(successor) = &mut successor {
+        let inherited = successor.descriptors();
+        (control, http, rules) =
+            (inherited.control.take(), inherited.http.take(), inherited.masquerade.take());
+    }
     let from_tunnel = config.metrics_from_tunnel;
-    let metrics = config.metrics_addr.map(admin::bind).transpose()?.map(|bound| Http { bound, from_tunnel });
+    let bind = |address| match http.take_if(|http| serves(http, address)) {
+        Some(http) => Ok(Bound::from(http)),
+        None => admin::bind(address),
+    };
+    let metrics = config.metrics_addr.map(bind).transpose()?.map(|bound| Http { bound, from_tunnel });
     // Before the interface is created: a router in another network namespace may serve one of this name. One that exists
     // here is refused below.
-    if uapi.is_none() && if_nametoindex(config.interface.as_str()).is_err() {
+    if uapi.is_none() && successor.is_none() && if_nametoindex(config.interface.as_str()).is_err() {
         uapi::Server::check(&config.uapi_dir, &config.interface)?;
     }
 
     let lock = reload::choose_table(&mut config, None).map_err(StartError::Netlink)?;
     mtu::choose(&mut config, &[]);
-    let switch = Arc::new(KillSwitch::close(&config).map_err(StartError::Netlink)?);
+    let switch = match successor {
+        Some(_) => KillSwitch::inherit(&config),
+        None => KillSwitch::close(&config).map_err(StartError::Netlink)?,
+    };
+    let switch = Arc::new(switch);
     drop(lock);
-    let opened = open(&config, tun, &shutdown, metrics.as_ref(), &signals);
+    let takes_over = successor.is_some();
+    let origin = match (successor, tun) {
+        (Some(successor), _) => Origin::Predecessor(successor),
+        (None, Some(queue)) => Origin::Queue(queue),
+        (None, None) => Origin::Nothing,
+    };
+    let opened = open(&config, origin, rules, &shutdown, metrics.as_ref(), &signals);
     let (router, masquerading) = opened.inspect_err(|_| switch.end(kill_switch::End::NotStarted))?;
+    if takes_over && let Err(error) = switch.close_again(&config) {
+        tracing::error!("rules and unreachable routes are those of the router before: {error}");
+    }
+    let dup = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
+    let of_http = metrics.as_ref().map(|http| dup(http.bound.as_fd())).transpose();
+    let of_rules = masquerading.as_ref().map(|rules| dup(rules.as_fd())).transpose();
+    let (of_http, of_rules) = (of_http.map_err(StartError::System)?, of_rules.map_err(StartError::System)?);
+    let predecessor =
+        Predecessor::new(router.estate().clone(), of_http, of_rules, Arc::clone(signals.handed_over()));
+    let predecessor = Arc::new(predecessor.map_err(StartError::System)?);
+    let offering = Arc::clone(&predecessor);
     let (directory, interface) = (config.uapi_dir.clone(), router.interface().to_owned());
     let noted = Arc::clone(&signals);
     let open_uapi = move || {
-        let server = uapi.map_or_else(|| uapi::Server::bind(&directory, &interface), Ok)?;
+        let server = match (uapi, control) {
+            (Some(server), _) => server,
+            (None, Some(control)) => uapi::Server::take_over(control, &directory, &interface)?,
+            (None, None) => uapi::Server::bind(&directory, &interface)?,
+        };
+        if let Err(error) = offering.note_control(&server) {
+            tracing::warn!("no process can take this router over: {error}");
+        }
         server.file().cloned().into_iter().for_each(|file| noted.note_socket(file));
         Ok(server)
     };
@@ -178,7 +230,14 @@ pub fn launch(
         told.ready(&up);
         Ok(())
     });
-    let outcome = attend(router, metrics, Box::new(open_uapi), reloader, &signals, &manager, ready);
+    let outcome =
+        attend(router, predecessor, metrics, Box::new(open_uapi), reloader, &signals, &manager, ready);
+    if signals.handed_over().load(Ordering::Acquire) {
+        // Everything is the successor's now.
+        masquerading.into_iter().for_each(Masquerading::leave);
+        outcome?;
+        return Ok(Stopped::HandedOver);
+    }
     drop(masquerading);
     switch.end(match &outcome {
         // The service manager starts it again.
@@ -197,7 +256,7 @@ pub fn launch(
     match stopped {
         Stopped::Signal => tracing::info!("stopping: received a signal"),
         // Logged by the worker that noticed.
-        Stopped::InterfaceDeleted => {}
+        Stopped::InterfaceDeleted | Stopped::HandedOver => {}
         Stopped::SocketRemoved => tracing::info!("stopping: control socket removed"),
     }
     Ok(stopped)
@@ -206,12 +265,13 @@ pub fn launch(
 /// Starts the router and masquerading.
 fn open(
     config: &RouterConfig,
-    tun: Option<OwnedFd>,
+    origin: Origin,
+    rules: Option<OwnedFd>,
     shutdown: &Arc<Shutdown>,
     metrics: Option<&Http>,
     signals: &Signals,
 ) -> Result<(Router, Option<Masquerading>), LaunchError> {
-    let router = Router::start_with(config, tun, Arc::clone(shutdown))?;
+    let router = Router::start_from(config, origin, Arc::clone(shutdown))?;
     if let Some(http) = metrics {
         router.marked().add(http.bound.as_fd().try_clone_to_owned().map_err(StartError::System)?);
     }
@@ -221,7 +281,10 @@ fn open(
             signals.note_interface(lifetime.clone());
         }
     }
-    let masquerade = |to| Masquerading::begin(router.interface(), to);
+    let masquerade = |to| match rules {
+        Some(rules) => Ok(Masquerading::inherit(router.interface(), rules)),
+        None => Masquerading::begin(router.interface(), to),
+    };
     let masquerading = config.masquerade.as_ref().map(masquerade).transpose()?;
     if masquerading.is_some() && !netlink::masquerade::forwards_ipv4() {
         tracing::warn!(
@@ -232,9 +295,17 @@ fn open(
     Ok((router, masquerading))
 }
 
+/// Returns whether `listener` listens on `address`, of which the port may be 0 for any.
+fn serves(listener: &TcpListener, address: SocketAddr) -> bool {
+    listener.local_addr().is_ok_and(|bound| {
+        bound.ip() == address.ip() && (address.port() == 0 || bound.port() == address.port())
+    })
+}
+
 /// Runs the admin thread beside the router until the router is told to stop, then stops both.
 fn attend(
     router: Router,
+    device: Arc<Predecessor>,
     metrics: Option<Http>,
     open_uapi: OpenUapi,
     reloader: Reloader,
@@ -269,7 +340,7 @@ fn attend(
         registry: Arc::clone(router.registry()),
         threads: Arc::clone(router.threads()),
         readiness: Arc::new(router.readiness()),
-        device: Arc::new(router.device().clone()),
+        device,
         shutdown: Arc::clone(&shutdown),
         metrics,
         before: Some(Box::new(move || {

@@ -30,6 +30,7 @@ mod page;
 mod process;
 mod registry;
 mod shortcuts;
+mod take_over;
 mod tally;
 
 pub use actor::ActorMetrics;
@@ -42,4 +43,5 @@ pub use page::{Collector, Page};
 pub use process::{ProcessMetrics, SocketMetrics};
 pub use registry::Registry;
 pub use shortcuts::{SentShortcuts, WrittenShortcuts};
+pub use take_over::TakeOverMetrics;
 pub use tally::{LabelledTally, PublishedDrops, Tally, lost_in_panics};

@@ -4,7 +4,7 @@
 //! and later), the table belongs to the netlink socket that made it, so that it is gone with the process, however that
 //! ends.
 
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::ReceiveTimeout;
@@ -187,6 +187,24 @@ impl Table {
         let mut attributes = Attributes::default();
         attributes.text(attribute::TABLE_NAME, &self.name);
         attributes
+    }
+}
+
+impl Table {
+    /// Takes over the table that another process has added through `socket`.
+    pub(super) fn inherit(socket: OwnedFd, name: String) -> Self {
+        // Deletes it when dropped also if it belongs to the socket, which the other process may have open.
+        Table { socket, name, owned: false }
+    }
+
+    /// Returns the netlink socket that the table belongs to.
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Leaves the table to a process that has taken it over.
+    pub(super) fn leave(mut self) {
+        self.owned = true;
     }
 }
 

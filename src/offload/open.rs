@@ -34,6 +34,8 @@ pub struct TunDevice {
     pub queues: Vec<Offload>,
     /// Decides whether the interface outlives the process.
     pub lifetime: Lifetime,
+    /// The descriptor of each queue.
+    pub descriptors: Vec<Arc<OwnedFd>>,
 }
 
 /// Decides whether an interface outlives the process that has its queues open.
@@ -235,6 +237,36 @@ pub fn inherit_queue(
     finish(fd, name, queues, offload, shutdown, true)
 }
 
+/// Takes over all queues of an interface that another process has opened. If that process still reads them, `offloads`
+/// are those of the interface, and nothing about it is changed. Otherwise offloads are requested if `offload` is true.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn inherit_queues(
+    fds: Vec<OwnedFd>,
+    offloads: Option<Offloads>,
+    offload: bool,
+    shutdown: &Arc<Shutdown>,
+) -> Result<TunDevice, OpenError> {
+    let mut name = None;
+    for fd in &fds {
+        let (of, flags) = tun::interface(fd).map_err(|_| OpenError::Inherited)?;
+        let same = *name.get_or_insert_with(|| of.clone()) == of;
+        if !same || !flags.has_virtio_header() || (fds.len() > 1 && !flags.is_multi_queue()) {
+            return Err(OpenError::Inherited);
+        }
+    }
+    let name = name.ok_or(OpenError::Queues { queues: 0 })?;
+    check(&name, fds.len())?;
+    match offloads {
+        Some(offloads) => Ok(assemble(fds, name, offloads, shutdown, true)),
+        None => {
+            let offloads = negotiated(&fds, offload)?;
+            Ok(assemble(fds, name, offloads, shutdown, true))
+        }
+    }
+}
+
 /// Attaches the remaining queues and enables offloads.
 fn finish(
     first: OwnedFd,
@@ -250,11 +282,27 @@ fn finish(
         attach(&fd, &name, Flags::QUEUE)?;
         fds.push(fd);
     }
-    let offloads = negotiate(&fds, offload, |fd, rung| {
+    let offloads = negotiated(&fds, offload)?;
+    Ok(assemble(fds, name, offloads, shutdown, taken_over))
+}
+
+/// Enables as many offloads of the interface as the kernel accepts.
+fn negotiated(fds: &[OwnedFd], offload: bool) -> Result<Offloads, OpenError> {
+    negotiate(fds, offload, |fd, rung| {
         // The kernel grants tunnel offloads only with the long header.
         tun::set_header_len(fd, rung.header().len())?;
         tun::set_offload(fd, rung.mask())
-    })?;
+    })
+}
+
+/// Builds the parts of an interface with these queues.
+fn assemble(
+    fds: Vec<OwnedFd>,
+    name: String,
+    offloads: Offloads,
+    shutdown: &Arc<Shutdown>,
+    taken_over: bool,
+) -> TunDevice {
     let header = offloads.header();
     let limits = Limits::for_kernel(&kernel_release(), offloads.tcp, offloads.udp);
     let fds: Vec<_> = fds.into_iter().map(Arc::new).collect();
@@ -269,8 +317,9 @@ fn finish(
             shortcut: QueueShortcut::new(port),
         }
     };
+    let descriptors = fds.clone();
     let queues = fds.into_iter().map(queue).collect();
-    Ok(TunDevice { name, offloads, tunnels, queues, lifetime })
+    TunDevice { name, offloads, tunnels, queues, lifetime, descriptors }
 }
 
 /// Enables as many offloads as the kernel accepts. The mask belongs to the interface and the last one

@@ -178,6 +178,7 @@ impl PeerActor {
             Request::Apply(update, answer) => drop(answer.send(self.apply(update))),
             Request::Status(answer) => drop(answer.send(self.status())),
             Request::Rerouted(peers) => self.rerouted(&peers),
+            Request::Freeze(answer, thaw) => self.freeze(&answer, &thaw),
         }
     }
 

@@ -1,11 +1,13 @@
 //! Requests to the peer actor from other threads.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
 use nix::errno::Errno;
 use tokio::sync::watch;
 
+use super::carry::{ActorState, Thaw};
 use super::link::InterfaceState;
 use crate::config::update::{DeviceStatus, DeviceUpdate};
 use crate::lane::ring::doorbell::{Awaited, Doorbell};
@@ -18,7 +20,6 @@ use crate::units::PeerId;
 const REQUESTS: usize = 64;
 
 /// A request to the peer actor, with the channel for its answer.
-#[derive(Debug)]
 pub enum Request {
     /// Changes the configuration.
     Apply(DeviceUpdate, Sender<Result<(), Errno>>),
@@ -26,6 +27,8 @@ pub enum Request {
     Status(Sender<DeviceStatus>),
     /// The routes to these peers have changed.
     Rerouted(Vec<PeerId>),
+    /// Stops until told how to go on, and returns the state.
+    Freeze(Sender<ActorState>, Receiver<Thaw>),
 }
 
 /// What tells the router's datagrams from others.
@@ -84,6 +87,15 @@ impl ActorHandle {
         let taken = self.requests.try_send(Request::Rerouted(peers)).is_ok();
         self.bell.ring(Awaited::WORK);
         taken
+    }
+
+    /// Stops the actor and returns its state. It then goes on as `thaw` says, also if it has not stopped within `limit`,
+    /// in which case this returns `None`.
+    pub fn freeze(&self, thaw: Receiver<Thaw>, limit: Duration) -> Option<ActorState> {
+        let (answer, answered) = channel::bounded(1);
+        self.requests.try_send(Request::Freeze(answer, thaw)).ok()?;
+        self.bell.ring(Awaited::WORK);
+        answered.recv_timeout(limit).ok()
     }
 
     fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Result<T, Errno> {

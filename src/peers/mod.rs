@@ -2,6 +2,7 @@
 
 pub(crate) mod actor;
 pub(crate) mod apply;
+pub mod carry;
 pub mod handle;
 pub mod link;
 pub(crate) mod lookups;

@@ -66,6 +66,36 @@ impl KillSwitch {
         Ok(switch)
     }
 
+    /// Creates the record of a router that takes over from another process. Nothing changes before
+    /// [`close_again`](Self::close_again).
+    pub fn inherit(config: &RouterConfig) -> KillSwitch {
+        KillSwitch {
+            interface: config.interface.clone(),
+            keep: config.keep,
+            persist: config.persist,
+            existed: true,
+            own: Mutex::default(),
+            port_rules: Mutex::default(),
+        }
+    }
+
+    /// Adds what is missing of the rules and unreachable routes of `config`, after the interface was taken over, and
+    /// removes those that `config` does not contain. Rules for the ports stay until [`admit`](Self::admit) replaces them.
+    ///
+    /// # Errors
+    /// The kernel refused a request.
+    ///
+    /// # Panics
+    /// If called inside an async runtime.
+    pub fn close_again(&self, config: &RouterConfig) -> Result<(), NetlinkError> {
+        let found = netlink::remains(&config.interface)?;
+        let setup = interface_setup(config);
+        self.record(&setup);
+        *self.port_rules() = found.port_rules;
+        netlink::shut(&config.interface, &setup)?;
+        netlink::clean_up(&config.interface, &without(found.setup, &setup))
+    }
+
     /// Records what is about to be added.
     pub(super) fn record(&self, setup: &Setup) {
         let mut own = self.own();

@@ -15,5 +15,6 @@ pub mod restarts;
 pub mod sandbox;
 pub mod start;
 pub mod stopping;
+pub mod takeover;
 pub mod threads;
 pub(crate) mod wiring;

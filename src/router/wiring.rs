@@ -15,6 +15,9 @@ use tokio::sync::watch;
 
 use thiserror::Error;
 
+use super::takeover::Offer;
+use super::takeover::predecessor::Estate;
+use super::takeover::successor::{Inherited, TakeOverError};
 use crate::config::{MtuFrom, RouterConfig};
 use crate::cpus::pinning::{self, LaneCpus, NotAllowed};
 use crate::cpus::topology::Topology;
@@ -34,11 +37,12 @@ use crate::lane::share::helpers::{Helper, JobsOf};
 use crate::lane::share::jobs::OwnJobs;
 use crate::lane::shortcut::{SendShortcut, WriteShortcut};
 use crate::lane::sockets::LaneSockets;
+use crate::lane::wait::pause::Pause;
 use crate::lane::wait::quiesce::Quiesce;
 use crate::lane::wait::sleep::Sleeper;
 use crate::metrics::{
     self, ActorMetrics, InsideMetrics, OutsideMetrics, ProcessMetrics, Registry, SentShortcuts,
-    SocketMetrics, WrittenShortcuts,
+    SocketMetrics, TakeOverMetrics, WrittenShortcuts,
 };
 use crate::netlink;
 use crate::offload::{self, Lifetime, Offload, Offloads, OpenError, QueueShortcut, TunDevice, TunnelsSeen};
@@ -81,6 +85,9 @@ pub enum StartError {
     /// The configuration cannot be applied.
     #[error("{0}")]
     Config(String),
+    /// The running router was not taken over.
+    #[error(transparent)]
+    TakeOver(#[from] TakeOverError),
     /// A thread or descriptor cannot be created, or no randomness is available.
     #[error("cannot start the router: {0}")]
     System(#[from] io::Error),
@@ -97,6 +104,17 @@ pub(crate) struct Wiring {
     pub(crate) access: Access,
 }
 
+/// The descriptors that a router starts with instead of opening them.
+#[derive(Debug)]
+pub(crate) enum Given {
+    /// None.
+    Nothing,
+    /// A TUN queue that another program created.
+    Queue(OwnedFd),
+    /// All that another router process had.
+    Inherited(Inherited),
+}
+
 /// What a router shares with the threads that watch and control it.
 #[derive(Debug)]
 pub(crate) struct Access {
@@ -111,6 +129,7 @@ pub(crate) struct Access {
     pub(crate) summary: Summary,
     pub(crate) tunnels: TunnelsSeen,
     pub(crate) lifetime: Lifetime,
+    pub(crate) estate: Estate,
 }
 
 /// State shared by all lanes.
@@ -164,7 +183,7 @@ impl Ends {
 /// See [`StartError`].
 pub(crate) fn open(
     config: &RouterConfig,
-    tun: Option<OwnedFd>,
+    given: Given,
     shutdown: &Arc<Shutdown>,
 ) -> Result<Wiring, StartError> {
     let topology = Topology::of_this_thread();
@@ -174,7 +193,16 @@ pub(crate) fn open(
         tracing::info!("{too_few}");
     }
 
-    let tun = open_tun(config, tun, lanes, shutdown)?;
+    let (tun, inherited) = match given {
+        Given::Nothing => (open_tun(config, None, lanes, shutdown)?, None),
+        Given::Queue(queue) => (open_tun(config, Some(queue), lanes, shutdown)?, None),
+        Given::Inherited(Inherited { queues, offloads, sockets, secret, .. }) => {
+            let offload = config.tun_offload.is_on();
+            let mut tun = offload::inherit_queues(queues, offloads, offload, shutdown)?;
+            fill_checksums(config, &mut tun);
+            (tun, Some((sockets, secret)))
+        }
+    };
     let udp_offload = config.udp_offload.is_on();
     let options = SocketOptions {
         buffer: config.socket_buffer,
@@ -183,17 +211,25 @@ pub(crate) fn open(
         gro: udp_offload,
     };
     let spread = config.spread_ports.is_on();
-    let sockets = LaneSockets::open(config.update.listen_port.unwrap_or(0), lanes, spread, options)?;
+    let continues = matches!(&inherited, Some((_, Some(_))));
+    let (sockets, secret) = match inherited {
+        Some((sockets, secret)) => (LaneSockets::inherit(sockets, options)?, secret),
+        None => (LaneSockets::open(config.update.listen_port.unwrap_or(0), lanes, spread, options)?, None),
+    };
     let sockets: Vec<_> = sockets.into_iter().map(Arc::new).collect();
     let port = sockets.first().map_or(0, |sockets| sockets.shared.port());
-    set_up(config, &tun)?;
+    // While the predecessor runs, the interface is its own.
+    if !continues {
+        set_up(config, &tun)?;
+    }
     let summary = Summary::of(config, &tun, &sockets, &cpus);
 
     let actor_bell = Arc::new(Doorbell::new()?);
     let mut entropy = OsEntropy::new().map_err(std::io::Error::from)?;
+    let secret = secret.unwrap_or_else(|| random(&mut entropy));
     let shared = Shared {
         peers: Arc::new(Peers::from_pointee(Snapshot::default())),
-        sessions: Arc::new(SessionTable::new(&random(&mut entropy))),
+        sessions: Arc::new(SessionTable::new(&secret)),
         actor: Arc::new(ActorChannel::new(Arc::clone(&actor_bell))),
         registry: Arc::new(Registry::new()),
         mtu: Arc::new(AtomicUsize::new(config.mtu.into())),
@@ -205,6 +241,8 @@ pub(crate) fn open(
         .map(|lane| lane_ends(config, &shared.registry, lane, lanes, sharing))
         .collect::<Result<Vec<_>, _>>()?;
     let rings = ends.iter().map(Ends::rings).collect();
+    let bells = ends.iter().map(|ends| (Arc::clone(&ends.inside_bell), Arc::clone(&ends.outside_bell)));
+    let pause = Pause::new(bells);
     let custody = Custody::new(ends.iter().map(Ends::custody).collect());
     let last_port = if spread { port + (lanes - 1) as u16 } else { port };
     let interface = Arc::<InterfaceState>::default();
@@ -244,7 +282,25 @@ pub(crate) fn open(
         loop_warning: Nanos::NEVER,
         outputs: Outputs::default(),
     };
-    let lanes = wire(config, &shared, ends, tun.queues, sockets, cpus)?;
+    let Offloads { tcp, udp, udp_tunnel } = tun.offloads;
+    let offer = Offer {
+        interface: tun.name.clone(),
+        lanes,
+        spread,
+        offloads: [tcp, udp, udp_tunnel],
+        secret,
+        descriptors: Vec::new(),
+    };
+    let lanes = wire(config, &shared, ends, &pause, tun.queues, sockets, cpus)?;
+    let estate = Estate {
+        offer,
+        queues: tun.descriptors,
+        sockets: lanes.iter().map(|(_, outside, _)| Arc::clone(&outside.sockets)).collect(),
+        pause,
+        actor: device.clone(),
+        metrics: TakeOverMetrics::register(&shared.registry),
+        shutdown: Arc::clone(shutdown),
+    };
     let Shared { registry, mtu, own, peers, .. } = shared;
     registry.collect_from(SocketMetrics::new(lanes.iter().map(|(_, outside, _)| &outside.socket_drops)));
     registry.collect_from(RingMetrics(rings));
@@ -253,8 +309,20 @@ pub(crate) fn open(
     registry.collect_from(ProcessMetrics);
     let (tunnels, lifetime, marked) = (tun.tunnels, tun.lifetime, Arc::clone(&actor.marked));
     let interface = tun.name;
-    let access =
-        Access { interface, device, registry, mtu, own, peers, marked, has_key, summary, tunnels, lifetime };
+    let access = Access {
+        interface,
+        device,
+        registry,
+        mtu,
+        own,
+        peers,
+        marked,
+        has_key,
+        summary,
+        tunnels,
+        lifetime,
+        estate,
+    };
     Ok(Wiring { lanes, actor, custody, access })
 }
 
@@ -279,10 +347,14 @@ fn open_tun(
         }
         None => offload::open_queues(&config.interface, lanes, offload, shutdown)?,
     };
+    fill_checksums(config, &mut tun);
+    Ok(tun)
+}
+
+fn fill_checksums(config: &RouterConfig, tun: &mut TunDevice) {
     for queue in &mut tun.queues {
         queue.writer.fill_checksums(config.tunnel_merge.is_on());
     }
-    Ok(tun)
 }
 
 /// Returns the number of queues of a persistent multiqueue TUN.
@@ -300,13 +372,22 @@ pub(crate) fn segments_per_run(mtu: u16) -> usize {
 
 /// Gives the interface its addresses and routes. Rules and unreachable routes are added earlier: see `KillSwitch`.
 fn set_up(config: &RouterConfig, tun: &TunDevice) -> Result<(), StartError> {
+    set_up_interface(config, &tun.name, tun.lifetime.taken_over())
+}
+
+/// Gives `interface` its addresses and routes, and removes those of a router before, if it was `taken_over`.
+pub(super) fn set_up_interface(
+    config: &RouterConfig,
+    interface: &str,
+    taken_over: bool,
+) -> Result<(), StartError> {
     let setup = netlink::Setup { rules: Vec::new(), unreachable: Vec::new(), ..interface_setup(config) };
-    if tun.lifetime.taken_over() && config.persist {
-        let found = netlink::remains(&tun.name)?.setup;
+    if taken_over && config.persist {
+        let found = netlink::remains(interface)?.setup;
         let before = netlink::Setup { rules: Vec::new(), unreachable: Vec::new(), ..found };
-        netlink::change(&tun.name, &before, &setup)?;
+        netlink::change(interface, &before, &setup)?;
     } else {
-        netlink::set_up(&tun.name, &setup)?;
+        netlink::set_up(interface, &setup)?;
     }
     Ok(())
 }
@@ -360,6 +441,7 @@ fn wire(
     config: &RouterConfig,
     shared: &Shared,
     ends: Vec<Ends>,
+    pause: &Arc<Pause>,
     queues: Vec<Offload>,
     sockets: Vec<Arc<LaneSockets>>,
     cpus: Vec<LaneCpus>,
@@ -374,6 +456,7 @@ fn wire(
     for (lane, ((((ends, queue), sockets), cpus), (inside_quiesce, outside_quiesce))) in
         ends.into_iter().zip(queues).zip(sockets).zip(cpus).zip(quiesces).enumerate()
     {
+        let (inside_paused, outside_paused) = pause.of_lane(lane);
         let (inside_helper, outside_helper) = (helpers.next(), helpers.next());
         let (inbound_jobs, outbound_jobs) = ends.jobs.unzip();
         let outgoing_returns = Arc::clone(ends.outbound_pool.returns());
@@ -399,6 +482,7 @@ fn wire(
             helper: inside_helper,
             sleeper: sleeper(&ends.inside_bell),
             quiesce: inside_quiesce,
+            paused: inside_paused,
             drain_cap: config.drain_cap,
             spin: config.spin,
             metrics: InsideMetrics::register(&shared.registry, lane),
@@ -428,6 +512,7 @@ fn wire(
             helper: outside_helper,
             sleeper: sleeper(&ends.outside_bell),
             quiesce: outside_quiesce,
+            paused: outside_paused,
             spin: config.spin,
             metrics: OutsideMetrics::register(&shared.registry, lane),
         };

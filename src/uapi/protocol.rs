@@ -6,7 +6,8 @@
 //! `get`.
 //!
 //! `get=metrics` is a Laneway extension. Its answer is the metrics in the Prometheus text format without blank
-//! lines, then `errno=0`. Other implementations close the connection on it.
+//! lines, then `errno=0`. Other implementations close the connection on it. So is `take_over=1`, after which the
+//! connection has its own protocol ([`takeover`](crate::router::takeover)).
 
 use std::fmt::Write as _;
 use std::str::FromStr;
@@ -32,6 +33,8 @@ pub enum Request {
     Set(Result<DeviceUpdate, Errno>),
     /// A `get` followed by lines, which is invalid.
     BadGet,
+    /// Hand the router over to the process that asks.
+    TakeOver,
 }
 
 /// The line does not begin a request. The start of the next request cannot be found, so the connection is closed.
@@ -51,6 +54,7 @@ enum State {
         has_lines: bool,
     },
     Set(Box<Setting>),
+    TakeOver,
 }
 
 /// What a `get` reads.
@@ -78,6 +82,7 @@ impl RequestParser {
             State::Idle => {
                 self.0 = match line {
                     "get=1" => State::Get { what: Subject::Device, has_lines: false },
+                    "take_over=1" => State::TakeOver,
                     "get=metrics" => State::Get { what: Subject::Metrics, has_lines: false },
                     "set=1" => State::Set(Box::default()),
                     _ => return Err(NotARequest),
@@ -88,6 +93,7 @@ impl RequestParser {
                 *has_lines = true;
                 Ok(None)
             }
+            State::TakeOver if !line.is_empty() => Err(NotARequest),
             State::Set(setting) if !line.is_empty() => {
                 if setting.mistake.is_none() {
                     setting.mistake = setting.update.set(line).err();
@@ -96,6 +102,7 @@ impl RequestParser {
             }
             _ => Ok(match std::mem::take(&mut self.0) {
                 State::Idle => None,
+                State::TakeOver => Some(Request::TakeOver),
                 State::Get { has_lines: true, .. } => Some(Request::BadGet),
                 State::Get { what: Subject::Device, .. } => Some(Request::Get),
                 State::Get { what: Subject::Metrics, .. } => Some(Request::GetMetrics),

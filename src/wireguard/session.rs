@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::activity::Activity;
 use super::aead::{Backend, MAX_RUN, TransportKey, Verdicts};
+use super::carry::SessionState;
 use super::messages::{DATA_HEADER, DATA_OVERHEAD, data_counter, write_data_header};
 use super::replay::ReplayWindow;
 use super::suite::Suite;
@@ -109,6 +110,8 @@ pub struct Session {
     limits: MessageLimits,
     send_key: TransportKey,
     receive_key: TransportKey,
+    /// The keys themselves, for a process that takes over.
+    keys: SessionKeys,
     /// One of the constants in [`stage`].
     stage: AtomicU8,
     // Padded, because senders write the first and receivers the second.
@@ -149,8 +152,39 @@ impl Session {
                 Role::Initiator => stage::SETTLED,
                 Role::Responder => stage::UNCONFIRMED,
             }),
+            keys: parts.keys,
             next_counter: CachePadded::default(),
             replay: CachePadded::new(Mutex::new(ReplayWindow::new(parts.window))),
+        }
+    }
+
+    /// Creates the session that another process has carried on up to `state`. `parts` are those of `state`; `reserve`
+    /// counters are not sent.
+    pub(super) fn restored(parts: SessionParts, state: SessionState, reserve: u64) -> Self {
+        let window = parts.window;
+        let session = Self::new(parts);
+        if state.confirmed {
+            session.settle();
+        }
+        session.next_counter.store(state.next_counter.saturating_add(reserve), Relaxed);
+        let received = ReplayWindow::restored(window, state.received);
+        *session.replay.lock().unwrap_or_else(PoisonError::into_inner) = received;
+        session
+    }
+
+    /// Returns the session's state. No worker may use the session meanwhile.
+    pub(super) fn export(&self) -> SessionState {
+        SessionState {
+            initiator: self.role == Role::Initiator,
+            local_index: self.local_index,
+            remote_index: self.remote_index,
+            created: self.created,
+            confirmed: self.stage.load(Ordering::SeqCst) != stage::UNCONFIRMED,
+            suite: self.keys.suite as u8,
+            send_key: self.keys.send.clone(),
+            receive_key: self.keys.receive.clone(),
+            next_counter: self.sent(),
+            received: self.replay.lock().unwrap_or_else(PoisonError::into_inner).export(),
         }
     }
 

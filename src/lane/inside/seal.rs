@@ -36,7 +36,7 @@ use crate::lane::ring::{Pool, Ring};
 use crate::lane::share::jobs::Job;
 use crate::lane::share::{SHARE_FROM, Share};
 use crate::lane::shortcut::SendShortcut;
-use crate::lane::staging::{self, Staging};
+use crate::lane::staging::{self, StagedPacket, Staging};
 use crate::lane::wait::sleep::Stopped;
 use crate::metrics::InsideMetrics;
 use crate::offload::{Superpacket, VirtioHeader};
@@ -218,6 +218,20 @@ impl Sealer {
     /// The batches that have been filled and are not all sealed yet.
     pub(super) fn handover(&mut self) -> &mut Handover {
         &mut self.handover
+    }
+
+    /// Returns copies of the staged packets.
+    pub(super) fn staged(&self) -> Vec<StagedPacket> {
+        self.staging.copies()
+    }
+
+    /// Stages packets that another process had staged. They are routed again.
+    pub fn stage_again(&mut self, packets: Vec<StagedPacket>) {
+        for StagedPacket { peer, attempt, bytes } in packets {
+            // They fitted before.
+            self.staging.push(peer, attempt, [&bytes, &[]]);
+        }
+        self.routed_by = u64::MAX;
     }
 
     /// Returns whether packets wait for handshakes.
