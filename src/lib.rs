@@ -47,6 +47,7 @@
 //! | What happens when a route, an address or the interface changes? | `router/paths.rs` for the underlay, `router/admin.rs` for the interface, `netlink/moved.rs` in another namespace |
 //! | What happens while the interface is down? | `peers/link.rs` |
 //! | What does the log say of a peer? | `peers/reports.rs` |
+//! | How does another process take a router over? | `router/takeover/mod.rs` has the course and who carries on; workers stop in `lane/wait/pause.rs`, and `wireguard/carry.rs` and `peers/actor/carry.rs` have the state |
 //! | What changes on a reload? | `router/reload.rs` compares files and settings, `peers/apply.rs` peers, `netlink/mod.rs` addresses and routes |
 //! | Where does ECN go? | `offload/segment.rs` (CWR), `offload/coalesce/candidate.rs` (what may be merged) |
 //! | ICMP errors and TCP resets | `packet/reject/`, rate limited by `lane/inside/reject.rs` |

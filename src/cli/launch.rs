@@ -1,10 +1,12 @@
 //! Starts a router from a configuration and runs it until it is told to stop; shared by `laneway run` and
 //! `laneway IFNAME`.
 
+mod inheritance;
+
 use std::fs;
 use std::io::{self, IsTerminal as _};
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::mem;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -16,27 +18,26 @@ use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing_subscriber::EnvFilter;
 
+use self::inheritance::{Inheritance, bequeath};
 use super::injection;
 use super::signals::Signals;
 use crate::config::env::Environment;
 use crate::config::{LogFormat, RouterConfig, Switch};
 use crate::netlink;
 use crate::netlink::masquerade::{MasqueradeError, Masquerading};
-use crate::router::admin::{self, Admin, AdminError, End, Hangups, Http, Link, OnLoss, OnPorts, OpenUapi};
+use crate::router::admin::{Admin, AdminEnd, AdminError, Hangups, Http, Link, OnLoss, OnPorts, OpenUapi};
 use crate::router::kill_switch::{self, KillSwitch};
-use crate::router::listen::Bound;
 use crate::router::mtu;
 use crate::router::paths::OnPathMtu;
 use crate::router::reload::{self, Reloader};
 use crate::router::sandbox::{capabilities, files, memory, syscalls};
 use crate::router::start::{Origin, Router, StartError};
 use crate::router::stopping::{self, StopError};
-use crate::router::takeover::predecessor::Predecessor;
-use crate::router::takeover::successor::Successor;
+use crate::router::takeover::kept::Keeper;
 use crate::service::ServiceManager;
 use crate::shutdown::Shutdown;
 use crate::sys::inherited;
-use crate::uapi::{self, UapiError};
+use crate::uapi::{self, Device, UapiError};
 
 /// Errors when starting, running or stopping a router.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +74,7 @@ pub enum LaunchError {
 
 /// Why a router stopped without a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stopped {
+pub enum StopReason {
     /// A signal told it to.
     Signal,
     /// Another process deleted the interface.
@@ -121,7 +122,7 @@ pub fn launch(
     mut config: RouterConfig,
     environment: Environment,
     ready: OnReady,
-) -> Result<Stopped, LaunchError> {
+) -> Result<StopReason, LaunchError> {
     if let Err(error) = memory::seclude() {
         tracing::warn!("cannot forbid core dumps, which would contain keys: {error}");
     }
@@ -143,70 +144,38 @@ pub fn launch(
     let uapi = adopt("WG_UAPI_FD", config.uapi_fd)?.map(uapi::Server::inherited).transpose()?;
     let shutdown = Arc::new(Shutdown::new().map_err(StartError::System)?);
     let signals = Signals::watch(&shutdown).map_err(StartError::System)?;
-    let mut successor = None;
-    if config.take_over {
-        successor = Successor::ask(&config.uapi_dir, &config.interface).map_err(StartError::from)?;
-        if successor.is_none() {
-            tracing::info!("no router serves {}, so there is none to take over from", config.interface);
-        }
-    }
-    let (mut control, mut http, mut rules) = (None, None, None);
-    if let Some(successor) = &mut successor {
-        let inherited = successor.descriptors();
-        (control, http, rules) =
-            (inherited.control.take(), inherited.http.take(), inherited.masquerade.take());
-    }
-    let from_tunnel = config.metrics_from_tunnel;
-    let bind = |address| match http.take_if(|http| serves(http, address)) {
-        Some(http) => Ok(Bound::from(http)),
-        None => admin::bind(address),
-    };
-    let metrics = config.metrics_addr.map(bind).transpose()?.map(|bound| Http { bound, from_tunnel });
+    let mut inheritance = Inheritance::find(&config, &manager, tun)?;
+    let takes_over = inheritance.takes_over();
+    let metrics = inheritance.bind_http(&config)?;
     // Before the interface is created: a router in another network namespace may serve one of this name. One that exists
     // here is refused below.
-    if uapi.is_none() && successor.is_none() && if_nametoindex(config.interface.as_str()).is_err() {
+    if uapi.is_none() && !takes_over && if_nametoindex(config.interface.as_str()).is_err() {
         uapi::Server::check(&config.uapi_dir, &config.interface)?;
     }
 
     let lock = reload::choose_table(&mut config, None).map_err(StartError::Netlink)?;
     mtu::choose(&mut config, &[]);
-    let switch = match successor {
-        Some(_) => KillSwitch::inherit(&config),
-        None => KillSwitch::close(&config).map_err(StartError::Netlink)?,
+    let switch = if takes_over {
+        KillSwitch::inherit(&config)
+    } else {
+        KillSwitch::close(&config).map_err(StartError::Netlink)?
     };
     let switch = Arc::new(switch);
     drop(lock);
-    let takes_over = successor.is_some();
-    let origin = match (successor, tun) {
-        (Some(successor), _) => Origin::Predecessor(successor),
-        (None, Some(queue)) => Origin::Queue(queue),
-        (None, None) => Origin::Nothing,
-    };
-    let opened = open(&config, origin, rules, &shutdown, metrics.as_ref(), &signals);
-    let (router, masquerading) = opened.inspect_err(|_| switch.end(kill_switch::End::NotStarted))?;
+    let opened = open(&config, &mut inheritance, &shutdown, metrics.as_ref(), &signals);
+    let (router, masquerading) = opened.inspect_err(|_| switch.end(kill_switch::ProcessEnd::NotStarted))?;
     if takes_over && let Err(error) = switch.close_again(&config) {
         tracing::error!("rules and unreachable routes are those of the router before: {error}");
     }
-    let dup = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
-    let of_http = metrics.as_ref().map(|http| dup(http.bound.as_fd())).transpose();
-    let of_rules = masquerading.as_ref().map(|rules| dup(rules.as_fd())).transpose();
-    let (of_http, of_rules) = (of_http.map_err(StartError::System)?, of_rules.map_err(StartError::System)?);
-    let predecessor =
-        Predecessor::new(router.estate().clone(), of_http, of_rules, Arc::clone(signals.handed_over()));
-    let predecessor = Arc::new(predecessor.map_err(StartError::System)?);
-    let offering = Arc::clone(&predecessor);
-    let (directory, interface) = (config.uapi_dir.clone(), router.interface().to_owned());
-    let noted = Arc::clone(&signals);
+    let keeper = bequeath(&router, metrics.as_ref(), masquerading.as_ref(), &signals, &manager)?;
+    let open = inheritance.control_of(uapi, &config, router.interface());
+    let (noted, offering) = (Arc::clone(&signals), Arc::clone(keeper.router()));
     let open_uapi = move || {
-        let server = match (uapi, control) {
-            (Some(server), _) => server,
-            (None, Some(control)) => uapi::Server::take_over(control, &directory, &interface)?,
-            (None, None) => uapi::Server::bind(&directory, &interface)?,
-        };
+        let server = open()?;
+        server.file().cloned().into_iter().for_each(|file| noted.note_socket(file));
         if let Err(error) = offering.note_control(&server) {
             tracing::warn!("no process can take this router over: {error}");
         }
-        server.file().cloned().into_iter().for_each(|file| noted.note_socket(file));
         Ok(server)
     };
     let device = router.device().clone();
@@ -222,42 +191,45 @@ pub fn launch(
         Arc::clone(&switch),
         Arc::clone(router.chosen_mtu()),
     );
-    let told = Arc::clone(&manager);
+    let (told, keeping) = (Arc::clone(&manager), Arc::clone(&keeper));
     let ready = Box::new(move || {
         ready()?;
         restrict_system_calls(seccomp);
         summary.log();
+        keeping.keep();
         told.ready(&up);
         Ok(())
     });
-    let outcome =
-        attend(router, predecessor, metrics, Box::new(open_uapi), reloader, &signals, &manager, ready);
+    let outcome = attend(router, metrics, Box::new(open_uapi), reloader, &signals, &keeper, ready);
     if signals.handed_over().load(Ordering::Acquire) {
         // Everything is the successor's now.
         masquerading.into_iter().for_each(Masquerading::leave);
         outcome?;
-        return Ok(Stopped::HandedOver);
+        return Ok(StopReason::HandedOver);
     }
     drop(masquerading);
+    if signals.told_to_stop() {
+        keeper.forget();
+    }
     switch.end(match &outcome {
         // The service manager starts it again.
-        Ok(_) if persist && !signals.told_to_stop() => kill_switch::End::Failed,
-        Ok(_) | Err(LaunchError::Stop(StopError::Stuck(_))) => kill_switch::End::Ordered,
-        Err(LaunchError::Stop(StopError::Failed(_))) => kill_switch::End::Failed,
-        Err(_) => kill_switch::End::NotStarted,
+        Ok(_) if persist && !signals.told_to_stop() => kill_switch::ProcessEnd::Failed,
+        Ok(_) | Err(LaunchError::Stop(StopError::Stuck(_))) => kill_switch::ProcessEnd::Ordered,
+        Err(LaunchError::Stop(StopError::Failed(_))) => kill_switch::ProcessEnd::Failed,
+        Err(_) => kill_switch::ProcessEnd::NotStarted,
     });
     signals.remove_socket();
     let stopped = match outcome? {
-        _ if signals.told_to_stop() => Stopped::Signal,
+        _ if signals.told_to_stop() => StopReason::Signal,
         // Besides a signal and a failure, only the end of the interface stops the workers.
-        End::Stopped => Stopped::InterfaceDeleted,
-        End::SocketGone => Stopped::SocketRemoved,
+        AdminEnd::Stopped => StopReason::InterfaceDeleted,
+        AdminEnd::SocketGone => StopReason::SocketRemoved,
     };
     match stopped {
-        Stopped::Signal => tracing::info!("stopping: received a signal"),
+        StopReason::Signal => tracing::info!("stopping: received a signal"),
         // Logged by the worker that noticed.
-        Stopped::InterfaceDeleted | Stopped::HandedOver => {}
-        Stopped::SocketRemoved => tracing::info!("stopping: control socket removed"),
+        StopReason::InterfaceDeleted | StopReason::HandedOver => {}
+        StopReason::SocketRemoved => tracing::info!("stopping: control socket removed"),
     }
     Ok(stopped)
 }
@@ -265,12 +237,12 @@ pub fn launch(
 /// Starts the router and masquerading.
 fn open(
     config: &RouterConfig,
-    origin: Origin,
-    rules: Option<OwnedFd>,
+    inheritance: &mut Inheritance,
     shutdown: &Arc<Shutdown>,
     metrics: Option<&Http>,
     signals: &Signals,
 ) -> Result<(Router, Option<Masquerading>), LaunchError> {
+    let origin = mem::replace(&mut inheritance.origin, Origin::Nothing);
     let router = Router::start_from(config, origin, Arc::clone(shutdown))?;
     if let Some(http) = metrics {
         router.marked().add(http.bound.as_fd().try_clone_to_owned().map_err(StartError::System)?);
@@ -281,7 +253,7 @@ fn open(
             signals.note_interface(lifetime.clone());
         }
     }
-    let masquerade = |to| match rules {
+    let masquerade = |to| match inheritance.rules.take() {
         Some(rules) => Ok(Masquerading::inherit(router.interface(), rules)),
         None => Masquerading::begin(router.interface(), to),
     };
@@ -295,29 +267,23 @@ fn open(
     Ok((router, masquerading))
 }
 
-/// Returns whether `listener` listens on `address`, of which the port may be 0 for any.
-fn serves(listener: &TcpListener, address: SocketAddr) -> bool {
-    listener.local_addr().is_ok_and(|bound| {
-        bound.ip() == address.ip() && (address.port() == 0 || bound.port() == address.port())
-    })
-}
-
 /// Runs the admin thread beside the router until the router is told to stop, then stops both.
 fn attend(
     router: Router,
-    device: Arc<Predecessor>,
     metrics: Option<Http>,
     open_uapi: OpenUapi,
     reloader: Reloader,
     signals: &Signals,
-    manager: &Arc<ServiceManager>,
+    keeper: &Arc<Keeper>,
     ready: OnReady,
-) -> Result<End, LaunchError> {
+) -> Result<AdminEnd, LaunchError> {
+    let manager = keeper.manager();
     let shutdown = Arc::clone(router.shutdown());
     let up = reloader.setup().up;
     let reloader = Arc::new(Mutex::new(reloader));
     let (restoring, admitting, resizing) =
         (Arc::clone(&reloader), Arc::clone(&reloader), Arc::clone(&reloader));
+    let keeping = Arc::clone(keeper);
     let (of_mtu, of_addresses) = (router.interface_updates(), router.interface_updates());
     let link = Link {
         interface: router.interface().to_owned(),
@@ -327,7 +293,12 @@ fn attend(
         on_addresses: Box::new(move |own| of_addresses.set_addresses(own)),
         on_path_mtu: up.then(|| Box::new(move |path| lock(&resizing).follow_mtu(path)) as OnPathMtu),
         on_loss: up.then(|| Box::new(move || lock(&restoring).restore()) as OnLoss),
-        on_ports: up.then(|| Box::new(move || lock(&admitting).admit_ports()) as OnPorts),
+        on_ports: up.then(|| {
+            Box::new(move || {
+                lock(&admitting).admit_ports();
+                keeping.keep();
+            }) as OnPorts
+        }),
         tunnels: router.tunnels(),
     };
     let leading = Arc::clone(&reloader);
@@ -340,7 +311,7 @@ fn attend(
         registry: Arc::clone(router.registry()),
         threads: Arc::clone(router.threads()),
         readiness: Arc::new(router.readiness()),
-        device,
+        device: Arc::clone(keeper.router()) as Arc<dyn Device>,
         shutdown: Arc::clone(&shutdown),
         metrics,
         before: Some(Box::new(move || {

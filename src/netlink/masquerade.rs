@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use super::nftables::{Chain, Expression, Table};
+use super::nftables::{Expression, HookChain, RuleTable};
 
 /// Which packets from the tunnel are translated.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ const PRIORITY: i32 = 100;
 
 /// Rules in force. Dropping them removes them.
 #[derive(Debug)]
-pub struct Masquerading(Table);
+pub struct Masquerading(RuleTable);
 
 /// The kernel refused the rules.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +54,7 @@ impl Masquerading {
             leaves_by,
             Expression::masquerade(),
         ];
-        let chain = Chain {
+        let chain = HookChain {
             name: "postrouting",
             kind: "nat",
             hook: POST_ROUTING,
@@ -62,14 +62,14 @@ impl Masquerading {
             rules: vec![rule],
         };
         let refused = |errno| MasqueradeError { interface: interface.to_owned(), errno };
-        Table::add(&table_name(interface), &[chain]).map(Masquerading).map_err(refused)
+        RuleTable::add(&table_name(interface), &[chain]).map(Masquerading).map_err(refused)
     }
 }
 
 impl Masquerading {
     /// Takes over the rules that another process has for `interface`, with the socket that they belong to.
     pub fn inherit(interface: &str, socket: OwnedFd) -> Self {
-        Masquerading(Table::inherit(socket, table_name(interface)))
+        Masquerading(RuleTable::inherit(socket, table_name(interface)))
     }
 
     /// Leaves the rules to a process that has taken them over.

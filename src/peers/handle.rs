@@ -1,14 +1,14 @@
 //! Requests to the peer actor from other threads.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
 use nix::errno::Errno;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
-use super::carry::{ActorState, Thaw};
-use super::link::InterfaceState;
+use super::state::{ActorState, Thaw};
 use crate::config::update::{DeviceStatus, DeviceUpdate};
 use crate::lane::ring::doorbell::{Awaited, Doorbell};
 use crate::metrics::Registry;
@@ -20,7 +20,7 @@ use crate::units::PeerId;
 const REQUESTS: usize = 64;
 
 /// A request to the peer actor, with the channel for its answer.
-pub enum Request {
+pub enum ActorRequest {
     /// Changes the configuration.
     Apply(DeviceUpdate, Sender<Result<(), Errno>>),
     /// Returns the current configuration and statistics.
@@ -42,11 +42,32 @@ pub struct Listening {
     pub mark: u32,
 }
 
+/// Whether the interface is up, as the admin thread tells the peer actor. Initially it counts as up.
+#[derive(Debug, Default)]
+pub struct InterfaceState {
+    is_down: AtomicBool,
+    /// Notified when packets come from an interface that counts as down, so it may be up by now.
+    pub doubted: Notify,
+}
+
+impl InterfaceState {
+    /// Returns whether the interface is down, as last reported.
+    pub(super) fn is_down(&self) -> bool {
+        self.is_down.load(Ordering::Acquire)
+    }
+
+    /// Records the state and wakes the actor that waits on `bell`.
+    pub(super) fn set_up(&self, up: bool, bell: &Doorbell) {
+        self.is_down.store(!up, Ordering::Release);
+        bell.ring(Awaited::WORK);
+    }
+}
+
 /// Handle for requests to the peer actor. Each call blocks until the actor answers, and fails with `ENODEV`
 /// once the router has stopped.
 #[derive(Clone, Debug)]
 pub struct ActorHandle {
-    requests: Sender<Request>,
+    requests: Sender<ActorRequest>,
     bell: Arc<Doorbell>,
     registry: Arc<Registry>,
     listening: watch::Receiver<Listening>,
@@ -61,7 +82,7 @@ impl ActorHandle {
         registry: Arc<Registry>,
         listening: watch::Receiver<Listening>,
         interface: Arc<InterfaceState>,
-    ) -> (Self, Receiver<Request>) {
+    ) -> (Self, Receiver<ActorRequest>) {
         let (requests, receiver) = channel::bounded(REQUESTS);
         (Self { requests, bell, registry, listening, interface }, receiver)
     }
@@ -84,7 +105,7 @@ impl ActorHandle {
     /// Tells the actor that the routes to these peers have changed. Does not block. Returns false if too many
     /// requests wait.
     pub fn rerouted(&self, peers: Vec<PeerId>) -> bool {
-        let taken = self.requests.try_send(Request::Rerouted(peers)).is_ok();
+        let taken = self.requests.try_send(ActorRequest::Rerouted(peers)).is_ok();
         self.bell.ring(Awaited::WORK);
         taken
     }
@@ -93,12 +114,12 @@ impl ActorHandle {
     /// in which case this returns `None`.
     pub fn freeze(&self, thaw: Receiver<Thaw>, limit: Duration) -> Option<ActorState> {
         let (answer, answered) = channel::bounded(1);
-        self.requests.try_send(Request::Freeze(answer, thaw)).ok()?;
+        self.requests.try_send(ActorRequest::Freeze(answer, thaw)).ok()?;
         self.bell.ring(Awaited::WORK);
         answered.recv_timeout(limit).ok()
     }
 
-    fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Result<T, Errno> {
+    fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> ActorRequest) -> Result<T, Errno> {
         let (answer, answered) = channel::bounded(1);
         self.requests.send(request(answer)).map_err(|_| Errno::ENODEV)?;
         self.bell.ring(Awaited::WORK);
@@ -108,11 +129,11 @@ impl ActorHandle {
 
 impl Device for ActorHandle {
     fn apply(&self, update: DeviceUpdate) -> Result<(), Errno> {
-        self.ask(|answer| Request::Apply(update, answer))?
+        self.ask(|answer| ActorRequest::Apply(update, answer))?
     }
 
     fn status(&self) -> Result<DeviceStatus, Errno> {
-        self.ask(Request::Status)
+        self.ask(ActorRequest::Status)
     }
 
     fn metrics(&self) -> String {

@@ -2,12 +2,11 @@
 
 pub(crate) mod actor;
 pub(crate) mod apply;
-pub mod carry;
 pub mod handle;
-pub mod link;
 pub(crate) mod lookups;
 pub(crate) mod names;
 pub(crate) mod reports;
 pub(crate) mod resolver;
 pub(crate) mod schedule;
 pub(crate) mod snapshot_builder;
+pub mod state;

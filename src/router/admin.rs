@@ -7,9 +7,9 @@
 //! The admin thread never waits for the peer actor. A UAPI request or a reload, which do, each run on a
 //! thread of their own, so `/healthz` can still name a stuck thread.
 
-use std::convert::Infallible;
+mod duties;
+
 use std::fmt;
-use std::future::pending;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow::{self, Break, Continue};
@@ -20,14 +20,13 @@ use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use nix::errno::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{self, Runtime};
 use tokio::sync::{Notify, watch};
 use tokio::task;
-use tokio::time::{MissedTickBehavior, interval};
 
-use super::http::{self, Shown};
+use self::duties::{follow, follow_hangups, follow_paths, follow_ports, returned, socket_gone, watch_port};
+use super::http::{self, HttpState};
 use super::listen::Bound;
 use super::paths::{OnPathMtu, Paths};
 use super::port_watch::PortWatch;
@@ -35,9 +34,7 @@ use super::readiness::Readiness;
 use super::stopping;
 use super::threads::ThreadRegistry;
 use crate::metrics::Registry;
-use crate::netlink::{
-    self, AddressWatch, LinkEvent, LinkWatch, LossWatch, NetlinkError, OtherNamespaces, UnderlayWatch,
-};
+use crate::netlink::{AddressWatch, LinkWatch, LossWatch, NetlinkError, UnderlayWatch};
 use crate::offload::{Lifetime, TunnelsSeen};
 use crate::peers::handle::{ActorHandle, Listening};
 use crate::shutdown::Shutdown;
@@ -47,15 +44,6 @@ use crate::uapi::{self, Device, UapiError};
 /// Maximum number of threads that wait for the peer actor or netlink: one for each UAPI request, one for a reload, one
 /// that restores what was removed from the interface, and one that follows ports and addresses.
 const WAITING: usize = uapi::MAX_ANSWERS + 3;
-
-/// Pause before what was removed is restored, and thus the shortest time between two attempts. Long enough to handle
-/// the events of one command together, short enough for a program not to notice.
-const SETTLE: Duration = Duration::from_millis(20);
-
-/// How often the state of an interface in another network namespace is asked for. The kernel does not report it.
-const ELSEWHERE: Duration = Duration::from_secs(1);
-/// Interval between looks for an overlay.
-const OVERLAY_CHECKS: Duration = Duration::from_millis(500);
 
 /// How often [`Admin::spawn`] checks whether the router was told to stop while it waits for the thread.
 const LOOK: Duration = Duration::from_millis(100);
@@ -146,7 +134,7 @@ pub type OnReload = Box<dyn FnMut() + Send>;
 
 /// Reason that the admin thread ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum AdminEnd {
     /// The router stopped.
     Stopped,
     /// The UAPI socket's file was removed.
@@ -192,7 +180,7 @@ impl Admin {
     /// # Errors
     /// Fails if the interface does not exist, if the UAPI socket cannot be opened, or if a thread or
     /// descriptor cannot be created.
-    pub fn spawn(self) -> Result<JoinHandle<End>, AdminError> {
+    pub fn spawn(self) -> Result<JoinHandle<AdminEnd>, AdminError> {
         let entry = self.threads.register(None, "admin", None);
         let shutdown = Arc::clone(&self.shutdown);
         let runtime = runtime::Builder::new_current_thread()
@@ -222,7 +210,7 @@ impl fmt::Debug for Admin {
     }
 }
 
-fn run(runtime: Runtime, admin: Admin, ready: &SyncSender<Result<(), AdminError>>) -> End {
+fn run(runtime: Runtime, admin: Admin, ready: &SyncSender<Result<(), AdminError>>) -> AdminEnd {
     // Must happen after a panic too: the caller waits for the shutdown signal only.
     let stops = Stops(Arc::clone(&admin.shutdown));
     let end = runtime.block_on(async {
@@ -231,9 +219,9 @@ fn run(runtime: Runtime, admin: Admin, ready: &SyncSender<Result<(), AdminError>
             // A stopping router removes the interface, so errors are expected.
             Err(error) if stops.0.is_signalled() => {
                 tracing::debug!("the router stopped while the admin thread started: {error}");
-                (Ok(()), Break(End::Stopped))
+                (Ok(()), Break(AdminEnd::Stopped))
             }
-            Err(error) => (Err(error), Break(End::Stopped)),
+            Err(error) => (Err(error), Break(AdminEnd::Stopped)),
         };
         // The receiver is gone only once the router is told to stop, and then the shutdown signal ends this
         // thread.
@@ -263,7 +251,7 @@ struct Duties {
     device: Arc<dyn Device>,
     uapi: Option<uapi::Server>,
     stopped: AsyncFd<OwnedFd>,
-    link: Option<Watched>,
+    link: Option<WatchedInterface>,
     paths: Option<FollowedPaths>,
     ports: Option<FollowedPorts>,
     port: Option<PortWatch>,
@@ -272,7 +260,7 @@ struct Duties {
 }
 
 /// A watched interface.
-struct Watched {
+struct WatchedInterface {
     link: Link,
     state: LinkWatch,
     addresses: AddressWatch,
@@ -301,7 +289,7 @@ struct Heard {
 
 impl Duties {
     /// Opens all event sources, unless the router is told to stop first.
-    async fn begin(admin: Admin) -> Result<ControlFlow<End, Self>, AdminError> {
+    async fn begin(admin: Admin) -> Result<ControlFlow<AdminEnd, Self>, AdminError> {
         let mut link = admin.link;
         let (mut paths, mut ports) = (None, None);
         if let (Some(to_peers), Some(link)) = (admin.paths, &mut link) {
@@ -311,7 +299,7 @@ impl Duties {
             paths = Some(FollowedPaths { paths: to_peers, watch, on_mtu: link.on_path_mtu.take() });
         }
         let link = match link {
-            Some(link) => Some(Watched {
+            Some(link) => Some(WatchedInterface {
                 state: LinkWatch::open(&link.interface).await?,
                 addresses: AddressWatch::open(&link.interface).await?,
                 losses: LossWatch::open(&link.interface).await?,
@@ -326,7 +314,7 @@ impl Duties {
         let stopped = wake::readable(admin.shutdown.as_fd().try_clone_to_owned()?)?;
         // The probes answer while the rest of the start waits for name servers.
         if let Some(Http { bound, from_tunnel }) = admin.metrics {
-            let shown = Shown {
+            let shown = HttpState {
                 registry: Arc::clone(&admin.registry),
                 threads: admin.threads,
                 readiness: Arc::clone(&admin.readiness),
@@ -344,7 +332,7 @@ impl Duties {
         }
         // Do not open a socket only to close it at once.
         if admin.shutdown.is_signalled() {
-            return Ok(Break(End::Stopped));
+            return Ok(Break(AdminEnd::Stopped));
         }
         let watch = |port| PortWatch::open(port, &admin.registry, Arc::clone(&admin.readiness));
         let port = admin.shared_port.and_then(watch);
@@ -354,202 +342,18 @@ impl Duties {
         Ok(Continue(Duties { device, uapi, stopped, link, paths, ports, port, readiness, hangups }))
     }
 
-    async fn fulfil(self) -> End {
+    async fn fulfil(self) -> AdminEnd {
         let Duties { device, uapi, stopped, link, paths, ports, port, readiness, hangups } = self;
         tokio::select! {
             // Also ends if the descriptor fails: the thread could no longer be told to stop.
-            _ = stopped.readable() => End::Stopped,
-            () = socket_gone(uapi, device) => End::SocketGone,
+            _ = stopped.readable() => AdminEnd::Stopped,
+            () = socket_gone(uapi, device) => AdminEnd::SocketGone,
             () = follow(link, &readiness) => unreachable!("follow never returns"),
             () = follow_paths(paths) => unreachable!("follow_paths never returns"),
             () = follow_ports(ports) => unreachable!("follow_ports never returns"),
             _ = watch_port(port) => unreachable!("watch_port never returns"),
             () = follow_hangups(hangups) => unreachable!("follow_hangups never returns"),
         }
-    }
-}
-
-/// Reloads on request. Requests that arrive during a reload cause one further reload. Never returns.
-async fn follow_hangups(hangups: Option<Heard>) {
-    let Some(Heard { orders, mut reload }) = hangups else { return pending().await };
-    // If the descriptor fails, no more requests can arrive.
-    while let Ok(mut ready) = orders.readable().await {
-        if nix::unistd::read(orders.get_ref(), &mut [0; 8]).is_err() {
-            ready.clear_ready();
-            continue;
-        }
-        let reloaded = task::spawn_blocking(move || {
-            reload();
-            reload
-        });
-        reload = returned(reloaded.await);
-    }
-    pending::<()>().await;
-}
-
-/// Returns the result of work on another thread, and propagates its panic.
-fn returned<T>(work: Result<T, task::JoinError>) -> T {
-    work.unwrap_or_else(|failed| panic::resume_unwind(failed.into_panic()))
-}
-
-/// Follows the routes to the peers. Never returns.
-async fn follow_paths(paths: Option<FollowedPaths>) {
-    if let Some(FollowedPaths { paths, watch, on_mtu }) = paths {
-        paths.follow(watch, on_mtu).await;
-    }
-    pending::<()>().await;
-}
-
-/// Passes changes of the router's ports and of the network to the callback. Never returns.
-async fn follow_ports(ports: Option<FollowedPorts>) {
-    let Some(FollowedPorts { changed, mut listening, mut on_ports }) = ports else { return pending().await };
-    loop {
-        tokio::select! {
-            // Fails if the peer actor is gone; then the router is stopping.
-            told = listening.changed() => if told.is_err() { return pending().await },
-            () = changed.notified() => {}
-        }
-        let followed = task::spawn_blocking(move || {
-            on_ports();
-            on_ports
-        });
-        on_ports = returned(followed.await);
-    }
-}
-
-/// Passes changes of the interface to the callbacks and to `readiness`. Never returns.
-async fn follow(link: Option<Watched>, readiness: &Readiness) {
-    if let Some(Watched { mut link, state, addresses, losses }) = link {
-        let on_loss = link.on_loss.take();
-        tokio::join!(
-            follow_state(state, &link, readiness),
-            follow_addresses(addresses, &link.on_addresses),
-            follow_losses(losses, on_loss),
-            follow_tunnels(&link.interface, &link.tunnels)
-        );
-    }
-    pending::<()>().await;
-}
-
-/// Watches the UDP port. Never returns.
-async fn watch_port(port: Option<PortWatch>) -> Infallible {
-    match port {
-        Some(port) => port.run().await,
-        None => pending().await,
-    }
-}
-
-async fn follow_state(mut watch: LinkWatch, link: &Link, readiness: &Readiness) {
-    let Link { tun, actor, on_mtu, .. } = link;
-    let mut last = None;
-    let mut tell = |event| {
-        let LinkEvent::Changed { mtu, up } = event else { return };
-        if last == Some(event) {
-            return;
-        }
-        readiness.set_interface_up(up);
-        if let Some(actor) = actor {
-            actor.set_interface_up(up);
-        }
-        on_mtu(mtu as usize);
-        if last.is_some() {
-            let state = if up { "up" } else { "down" };
-            tracing::info!("the interface changed: MTU {mtu}, {state}");
-        }
-        last = Some(event);
-    };
-    tell(watch.last());
-    while let event @ LinkEvent::Changed { .. } = watch.next().await {
-        tell(event);
-    }
-    tracing::info!("the interface has left this network namespace");
-    let Some(tun) = tun else { return };
-    if let Err(error) = follow_elsewhere(tun, actor.as_ref(), tell).await {
-        tracing::info!("changes of the interface are no longer seen: {error}");
-        if let Some(actor) = actor {
-            actor.set_interface_up(true);
-        }
-    }
-}
-
-/// Follows an interface in another network namespace until it is deleted or the kernel refuses to tell of it.
-async fn follow_elsewhere(
-    tun: &Lifetime,
-    actor: Option<&ActorHandle>,
-    mut tell: impl FnMut(LinkEvent),
-) -> Result<(), NetlinkError> {
-    let others = OtherNamespaces::open()?;
-    let mut ticks = interval(ELSEWHERE);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        match actor {
-            Some(actor) => tokio::select! {
-                _ = ticks.tick() => {}
-                () = actor.interface_doubted() => {}
-            },
-            None => _ = ticks.tick().await,
-        }
-        let (namespace, name) = match tun.whereabouts() {
-            Ok(found) => found,
-            // Deleted. The workers notice, and stop the router.
-            Err(Errno::EBADFD) => return Ok(()),
-            Err(errno) => {
-                let what = "find the interface's network namespace".to_owned();
-                return Err(NetlinkError::Refused { what, errno });
-            }
-        };
-        match others.state(namespace, &name).await {
-            Ok(event) => tell(event),
-            // Moved on, or renamed, since.
-            Err(NetlinkError::Refused { errno: Errno::ENODEV, .. }) => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-async fn follow_addresses(mut watch: AddressWatch, on_addresses: &OnAddresses) {
-    on_addresses(watch.last());
-    while let Some(addresses) = watch.next().await {
-        on_addresses(addresses);
-    }
-}
-
-async fn follow_losses(mut watch: LossWatch, on_loss: Option<OnLoss>) {
-    let Some(mut restore) = on_loss else { return };
-    while watch.next().await.is_some() {
-        tokio::time::sleep(SETTLE).await;
-        let restored = task::spawn_blocking(move || {
-            restore();
-            restore
-        });
-        restore = returned(restored.await);
-    }
-}
-
-/// Lifts the interface's limit of segments while it carries an overlay. Never returns.
-///
-/// The limit makes superpackets of local TCP fit one UDP send. Those of an overlay come from pods, whose interfaces
-/// have no such limit, and the kernel segments what exceeds it before we read it. Each reload sets the limit again.
-async fn follow_tunnels(interface: &str, tunnels: &TunnelsSeen) {
-    let mut ticks = tokio::time::interval(OVERLAY_CHECKS);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        if tunnels.take() {
-            let name = interface.to_owned();
-            let lifted = task::spawn_blocking(move || netlink::lift_segment_limit(&name));
-            if let Err(error) = returned(lifted.await) {
-                tracing::debug!("overlays over {interface} stay slow: {error}");
-            }
-        }
-    }
-}
-
-async fn socket_gone(uapi: Option<uapi::Server>, device: Arc<dyn Device>) {
-    let Some(server) = uapi else { return pending().await };
-    if let Err(error) = server.serve(device).await {
-        tracing::error!("cannot serve the UAPI socket: {error}");
-        pending::<()>().await;
     }
 }
 

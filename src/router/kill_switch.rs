@@ -8,7 +8,7 @@
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::wiring::interface_setup;
+use super::wiring::device::interface_setup;
 use crate::config::RouterConfig;
 use crate::netlink::{self, IpVersion, NetlinkError, PortRule, Ports, Setup};
 use crate::peers::resolver;
@@ -60,7 +60,7 @@ impl KillSwitch {
             None => Ok(()),
         });
         if let Err(error) = closed {
-            switch.end(End::NotStarted);
+            switch.end(ProcessEnd::NotStarted);
             return Err(error);
         }
         Ok(switch)
@@ -136,7 +136,7 @@ impl KillSwitch {
 
     /// Removes rules, unreachable routes and a persistent interface, or leaves them, depending on how the process
     /// ends.
-    pub fn end(&self, end: End) {
+    pub fn end(&self, end: ProcessEnd) {
         let Self { interface, .. } = self;
         let own = self.own().clone();
         // Nothing is received any more. Removed even if the rest stays, since a port may get another owner.
@@ -145,12 +145,12 @@ impl KillSwitch {
             tracing::warn!("{error}; `laneway down {interface}` removes it");
         }
         let stays = match end {
-            End::Ordered => self.keep,
-            End::NotStarted => self.existed,
-            End::Failed => self.persist,
+            ProcessEnd::Ordered => self.keep,
+            ProcessEnd::NotStarted => self.existed,
+            ProcessEnd::Failed => self.persist,
         };
         if stays {
-            if self.keep && end == End::Ordered {
+            if self.keep && end == ProcessEnd::Ordered {
                 tracing::info!(
                     "{interface} stays and rejects packets; `laneway down {interface}` removes it"
                 );
@@ -188,7 +188,7 @@ pub(super) fn waits_for_names(config: &RouterConfig) -> bool {
 
 /// How a router's process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum ProcessEnd {
     /// The router was told to stop.
     Ordered,
     /// The router did not start.

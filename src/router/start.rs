@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use super::mtu::{ChosenMtu, MtuMetrics};
 use super::paths::Paths;
 use super::readiness::Readiness;
-use super::restarts::{self, Worker};
+use super::restarts::{self, RestartedWorker};
 use super::stopping::{self, StopError};
 use super::takeover::RESERVE;
 use super::takeover::predecessor::Estate;
@@ -31,7 +31,8 @@ use super::takeover::state::State;
 use super::takeover::successor::{Carried, Inherited, Successor, TakeOverError};
 use super::threads::{ThreadEntry, ThreadMetrics, ThreadRegistry};
 pub use super::wiring::StartError;
-use super::wiring::{self, Access, Given, Lanes, Summary, Wiring};
+use super::wiring::summary::Summary;
+use super::wiring::{self, Access, Given, Lanes, Wiring};
 use crate::clock;
 use crate::config::RouterConfig;
 use crate::config::update::{DeviceUpdate, PeerEndpoint};
@@ -177,7 +178,7 @@ impl Router {
             metrics.fresh.increment(1);
             tracing::info!("{interface} was taken over without sessions");
         }
-        if let Err(error) = wiring::set_up_interface(config, interface, true) {
+        if let Err(error) = wiring::device::set_up_interface(config, interface, true) {
             tracing::error!("{interface} was taken over, but does not follow its configuration: {error}");
         }
         if paused.is_some()
@@ -366,7 +367,7 @@ impl Router {
         &mut self,
         entry: Arc<ThreadEntry>,
         cpu: Option<usize>,
-        mut worker: impl Worker,
+        mut worker: impl RestartedWorker,
     ) -> io::Result<()> {
         let name = entry.name();
         let end = self.ending(name.clone());
@@ -385,8 +386,8 @@ impl Router {
         Ok(())
     }
 
-    fn ending(&self, name: String) -> Ending {
-        Ending { name, shutdown: Arc::clone(&self.shutdown), failure: Arc::clone(&self.failure) }
+    fn ending(&self, name: String) -> ThreadEnd {
+        ThreadEnd { name, shutdown: Arc::clone(&self.shutdown), failure: Arc::clone(&self.failure) }
     }
 }
 
@@ -430,13 +431,13 @@ impl InterfaceUpdates {
 }
 
 /// Reports the end of a thread: stops the router and records the first failure.
-struct Ending {
+struct ThreadEnd {
     name: String,
     shutdown: Arc<Shutdown>,
     failure: Arc<Mutex<Option<String>>>,
 }
 
-impl Ending {
+impl ThreadEnd {
     fn report(self, outcome: Result<(), String>) {
         if let Err(error) = outcome {
             let mut failure = self.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

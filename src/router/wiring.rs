@@ -4,6 +4,10 @@
 //! owns its sockets and the pool of inbound batches. Everything shared is created here: doorbells, rings,
 //! return rings, channels, the session table and the snapshot.
 
+pub(super) mod device;
+pub(super) mod summary;
+
+use crate::wireguard::settings::Settings;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -15,10 +19,12 @@ use tokio::sync::watch;
 
 use thiserror::Error;
 
+use self::device::{inherit_tun, open_tun, set_up};
+use self::summary::Summary;
 use super::takeover::Offer;
 use super::takeover::predecessor::Estate;
 use super::takeover::successor::{Inherited, TakeOverError};
-use crate::config::{MtuFrom, RouterConfig};
+use crate::config::RouterConfig;
 use crate::cpus::pinning::{self, LaneCpus, NotAllowed};
 use crate::cpus::topology::Topology;
 use crate::lane::bounds::{self, RING_DEPTH};
@@ -44,11 +50,10 @@ use crate::metrics::{
     self, ActorMetrics, InsideMetrics, OutsideMetrics, ProcessMetrics, Registry, SentShortcuts,
     SocketMetrics, TakeOverMetrics, WrittenShortcuts,
 };
-use crate::netlink;
-use crate::offload::{self, Lifetime, Offload, Offloads, OpenError, QueueShortcut, TunDevice, TunnelsSeen};
+use crate::offload::{Lifetime, Offload, Offloads, OpenError, QueueShortcut, TunnelsSeen};
+use crate::peers::actor::link::LinkState;
 use crate::peers::actor::{ListenState, PeerActor};
-use crate::peers::handle::{ActorHandle, Listening};
-use crate::peers::link::{InterfaceState, LinkState};
+use crate::peers::handle::{ActorHandle, InterfaceState, Listening};
 use crate::peers::lookups::Lookups;
 use crate::peers::names::Names;
 use crate::peers::reports::Reports;
@@ -59,11 +64,10 @@ use crate::underlay::{
     self, BindError, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, MarkedSockets, SocketOptions,
 };
 use crate::units::Nanos;
-use crate::wireguard::aead::Backend;
 use crate::wireguard::keys::{Entropy as _, OsEntropy};
 use crate::wireguard::messages::{DATA_OVERHEAD, padded_len};
 use crate::wireguard::outputs::{HandshakeDrop, Outputs};
-use crate::wireguard::protocol::{Protocol, Settings};
+use crate::wireguard::protocol::Protocol;
 use crate::wireguard::replay;
 use crate::wireguard::table::SessionTable;
 
@@ -133,7 +137,7 @@ pub(crate) struct Access {
 }
 
 /// State shared by all lanes.
-struct Shared {
+struct LaneShared {
     peers: Arc<Peers>,
     sessions: Arc<SessionTable>,
     actor: Arc<ActorChannel>,
@@ -197,10 +201,7 @@ pub(crate) fn open(
         Given::Nothing => (open_tun(config, None, lanes, shutdown)?, None),
         Given::Queue(queue) => (open_tun(config, Some(queue), lanes, shutdown)?, None),
         Given::Inherited(Inherited { queues, offloads, sockets, secret, .. }) => {
-            let offload = config.tun_offload.is_on();
-            let mut tun = offload::inherit_queues(queues, offloads, offload, shutdown)?;
-            fill_checksums(config, &mut tun);
-            (tun, Some((sockets, secret)))
+            (inherit_tun(config, queues, offloads, shutdown)?, Some((sockets, secret)))
         }
     };
     let udp_offload = config.udp_offload.is_on();
@@ -213,7 +214,13 @@ pub(crate) fn open(
     let spread = config.spread_ports.is_on();
     let continues = matches!(&inherited, Some((_, Some(_))));
     let (sockets, secret) = match inherited {
-        Some((sockets, secret)) => (LaneSockets::inherit(sockets, options)?, secret),
+        Some((sockets, secret)) => {
+            let sockets = LaneSockets::inherit(sockets, options)?;
+            if secret.is_none() {
+                set_marks(&sockets, options.fwmark)?;
+            }
+            (sockets, secret)
+        }
         None => (LaneSockets::open(config.update.listen_port.unwrap_or(0), lanes, spread, options)?, None),
     };
     let sockets: Vec<_> = sockets.into_iter().map(Arc::new).collect();
@@ -227,7 +234,7 @@ pub(crate) fn open(
     let actor_bell = Arc::new(Doorbell::new()?);
     let mut entropy = OsEntropy::new().map_err(std::io::Error::from)?;
     let secret = secret.unwrap_or_else(|| random(&mut entropy));
-    let shared = Shared {
+    let shared = LaneShared {
         peers: Arc::new(Peers::from_pointee(Snapshot::default())),
         sessions: Arc::new(SessionTable::new(&secret)),
         actor: Arc::new(ActorChannel::new(Arc::clone(&actor_bell))),
@@ -301,7 +308,7 @@ pub(crate) fn open(
         metrics: TakeOverMetrics::register(&shared.registry),
         shutdown: Arc::clone(shutdown),
     };
-    let Shared { registry, mtu, own, peers, .. } = shared;
+    let LaneShared { registry, mtu, own, peers, .. } = shared;
     registry.collect_from(SocketMetrics::new(lanes.iter().map(|(_, outside, _)| &outside.socket_drops)));
     registry.collect_from(RingMetrics(rings));
     let (interface, limit) = (tun.name.clone(), config.metrics_peers);
@@ -326,41 +333,17 @@ pub(crate) fn open(
     Ok(Wiring { lanes, actor, custody, access })
 }
 
+/// Gives sockets of another process this router's mark. They rarely have another, so a process that may not set it can
+/// mostly go on.
+fn set_marks(sockets: &[LaneSockets], fwmark: u32) -> Result<(), BindError> {
+    let set = sockets.iter().try_for_each(|sockets| sockets.set_fwmark(fwmark));
+    if set.is_err() && fwmark != 0 { Err(BindError::MarkForbidden { fwmark }) } else { Ok(()) }
+}
+
 fn random(entropy: &mut OsEntropy) -> [u8; 8] {
     let mut bytes = [0; 8];
     entropy.fill(&mut bytes);
     bytes
-}
-
-/// Opens the TUN device, or takes over the queue `tun`.
-fn open_tun(
-    config: &RouterConfig,
-    tun: Option<OwnedFd>,
-    lanes: usize,
-    shutdown: &Arc<Shutdown>,
-) -> Result<TunDevice, OpenError> {
-    let offload = config.tun_offload.is_on();
-    let mut tun = match tun {
-        Some(fd) => offload::inherit_queue(fd, lanes, offload, shutdown)?,
-        None if config.persist => {
-            offload::open_or_take_over(&config.interface, lanes, offload, shutdown, attached)?
-        }
-        None => offload::open_queues(&config.interface, lanes, offload, shutdown)?,
-    };
-    fill_checksums(config, &mut tun);
-    Ok(tun)
-}
-
-fn fill_checksums(config: &RouterConfig, tun: &mut TunDevice) {
-    for queue in &mut tun.queues {
-        queue.writer.fill_checksums(config.tunnel_merge.is_on());
-    }
-}
-
-/// Returns the number of queues of a persistent multiqueue TUN.
-fn attached(interface: &str) -> Option<usize> {
-    let state = netlink::tun_state(interface).ok().flatten()?;
-    state.persistent.then_some(state.queues as usize)
 }
 
 /// Returns how many segments of `mtu` bytes a superpacket may hold so that one GSO send carries them after
@@ -368,41 +351,6 @@ fn attached(interface: &str) -> Option<usize> {
 pub(crate) fn segments_per_run(mtu: u16) -> usize {
     let mtu = usize::from(mtu);
     (MAX_RUN_BYTES / (padded_len(mtu, mtu) + DATA_OVERHEAD)).clamp(1, MAX_RUN_SEGMENTS)
-}
-
-/// Gives the interface its addresses and routes. Rules and unreachable routes are added earlier: see `KillSwitch`.
-fn set_up(config: &RouterConfig, tun: &TunDevice) -> Result<(), StartError> {
-    set_up_interface(config, &tun.name, tun.lifetime.taken_over())
-}
-
-/// Gives `interface` its addresses and routes, and removes those of a router before, if it was `taken_over`.
-pub(super) fn set_up_interface(
-    config: &RouterConfig,
-    interface: &str,
-    taken_over: bool,
-) -> Result<(), StartError> {
-    let setup = netlink::Setup { rules: Vec::new(), unreachable: Vec::new(), ..interface_setup(config) };
-    if taken_over && config.persist {
-        let found = netlink::remains(interface)?.setup;
-        let before = netlink::Setup { rules: Vec::new(), unreachable: Vec::new(), ..found };
-        netlink::change(interface, &before, &setup)?;
-    } else {
-        netlink::set_up(interface, &setup)?;
-    }
-    Ok(())
-}
-
-/// Returns the interface settings that `config` asks of the kernel.
-pub(crate) fn interface_setup(config: &RouterConfig) -> netlink::Setup {
-    netlink::Setup {
-        mtu: config.mtu,
-        gso_max_segs: segments_per_run(config.mtu) as u32,
-        addresses: config.addresses.clone(),
-        routes: config.routes(),
-        rules: config.rules(),
-        unreachable: config.unreachable(),
-        up: config.up,
-    }
 }
 
 fn lane_ends(
@@ -439,7 +387,7 @@ fn lane_ends(
 
 fn wire(
     config: &RouterConfig,
-    shared: &Shared,
+    shared: &LaneShared,
     ends: Vec<Ends>,
     pause: &Arc<Pause>,
     queues: Vec<Offload>,
@@ -540,61 +488,4 @@ fn shortcuts_to(queues: &[QueueShortcut], registry: &Registry) -> Vec<WriteShort
         WriteShortcut::new(queue.clone(), WrittenShortcuts::register(registry, lane))
     };
     queues.iter().enumerate().map(counted).collect()
-}
-
-/// What the log says about a router once it is up.
-#[derive(Clone, Debug)]
-pub struct Summary {
-    interface: String,
-    cpus: Vec<String>,
-    offloads: Offloads,
-    gso: bool,
-    gro: bool,
-    aead: Backend,
-    mtu: u16,
-    mtu_from: MtuFrom,
-    addresses: Vec<String>,
-    port: u16,
-}
-
-impl Summary {
-    fn of(config: &RouterConfig, tun: &TunDevice, sockets: &[Arc<LaneSockets>], cpus: &[LaneCpus]) -> Self {
-        let pinned = |cpu: Option<usize>| cpu.map_or_else(|| "any".into(), |cpu| cpu.to_string());
-        let socket = &sockets.first().expect("a router has a lane").shared;
-        Summary {
-            interface: tun.name.clone(),
-            cpus: cpus
-                .iter()
-                .map(|lane| format!("{}+{}", pinned(lane.inside), pinned(lane.outside)))
-                .collect(),
-            offloads: tun.offloads,
-            gso: socket.gso(),
-            gro: socket.gro(),
-            aead: config.aead,
-            mtu: config.mtu,
-            mtu_from: config.mtu_from,
-            addresses: config.addresses.iter().map(ToString::to_string).collect(),
-            port: socket.port(),
-        }
-    }
-
-    /// Logs it, on one line.
-    pub fn log(&self) {
-        tracing::info!(
-            interface = self.interface,
-            queues = self.cpus.len(),
-            cpus = self.cpus.join(","),
-            tso = self.offloads.tcp,
-            uso = self.offloads.udp,
-            udp_tunnel = self.offloads.udp_tunnel,
-            gso = self.gso,
-            gro = self.gro,
-            aead = %self.aead,
-            mtu = self.mtu,
-            mtu_from = %self.mtu_from,
-            addresses = self.addresses.join(","),
-            port = self.port,
-            "router is up"
-        );
-    }
 }

@@ -43,10 +43,10 @@ pub struct NotARequest;
 
 /// Assembles requests from lines.
 #[derive(Debug, Default)]
-pub struct RequestParser(State);
+pub struct RequestParser(ParserState);
 
 #[derive(Debug, Default)]
-enum State {
+enum ParserState {
     #[default]
     Idle,
     Get {
@@ -79,34 +79,36 @@ impl RequestParser {
     /// [`NotARequest`] if the line should begin a request and does not.
     pub fn line(&mut self, line: &str) -> Result<Option<Request>, NotARequest> {
         match &mut self.0 {
-            State::Idle => {
+            ParserState::Idle => {
                 self.0 = match line {
-                    "get=1" => State::Get { what: Subject::Device, has_lines: false },
-                    "take_over=1" => State::TakeOver,
-                    "get=metrics" => State::Get { what: Subject::Metrics, has_lines: false },
-                    "set=1" => State::Set(Box::default()),
+                    "get=1" => ParserState::Get { what: Subject::Device, has_lines: false },
+                    "take_over=1" => ParserState::TakeOver,
+                    "get=metrics" => ParserState::Get { what: Subject::Metrics, has_lines: false },
+                    "set=1" => ParserState::Set(Box::default()),
                     _ => return Err(NotARequest),
                 };
                 Ok(None)
             }
-            State::Get { has_lines, .. } if !line.is_empty() => {
+            ParserState::Get { has_lines, .. } if !line.is_empty() => {
                 *has_lines = true;
                 Ok(None)
             }
-            State::TakeOver if !line.is_empty() => Err(NotARequest),
-            State::Set(setting) if !line.is_empty() => {
+            ParserState::TakeOver if !line.is_empty() => Err(NotARequest),
+            ParserState::Set(setting) if !line.is_empty() => {
                 if setting.mistake.is_none() {
                     setting.mistake = setting.update.set(line).err();
                 }
                 Ok(None)
             }
             _ => Ok(match std::mem::take(&mut self.0) {
-                State::Idle => None,
-                State::TakeOver => Some(Request::TakeOver),
-                State::Get { has_lines: true, .. } => Some(Request::BadGet),
-                State::Get { what: Subject::Device, .. } => Some(Request::Get),
-                State::Get { what: Subject::Metrics, .. } => Some(Request::GetMetrics),
-                State::Set(setting) => Some(Request::Set(setting.mistake.map_or(Ok(setting.update), Err))),
+                ParserState::Idle => None,
+                ParserState::TakeOver => Some(Request::TakeOver),
+                ParserState::Get { has_lines: true, .. } => Some(Request::BadGet),
+                ParserState::Get { what: Subject::Device, .. } => Some(Request::Get),
+                ParserState::Get { what: Subject::Metrics, .. } => Some(Request::GetMetrics),
+                ParserState::Set(setting) => {
+                    Some(Request::Set(setting.mistake.map_or(Ok(setting.update), Err)))
+                }
             }),
         }
     }

@@ -3,7 +3,7 @@
 //! The window is consulted only after a datagram has been authenticated (whitepaper, section 5.4.6),
 //! so only holders of the key can move it.
 
-use super::carry::ReplayState;
+use super::state::ReplayState;
 
 /// Window per lane, in counters: how far a counter may lie behind the greatest one seen and still be
 /// accepted. The sender's lanes share one counter, and a lane that waits for a CPU sends late, so

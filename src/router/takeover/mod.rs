@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | 1 | `{offer}` with all descriptors: TUN queues, UDP sockets, listeners, the pipe of its life | opens everything else that a router needs |
 //! | 2 | | `ready` |
-//! | 3 | pauses its workers ([`pause`](crate::lane::wait::pause)), freezes the peer actor ([`carry`](crate::peers::carry)), `state` with a memfd | reads and wipes the state |
+//! | 3 | pauses its workers ([`pause`](crate::lane::wait::pause)), freezes the peer actor ([`state`](crate::peers::state)), `state` with a memfd | reads and wipes the state |
 //! | 4 | | `accept`, or `fresh` if it does not understand the state |
 //! | 5 | `go` | starts its threads |
 //! | 6 | | `running` |
@@ -38,6 +38,7 @@
 //! ([`state`]). A handshake in progress starts again. The state is wiped from the memfd as soon as it is read.
 
 pub mod connection;
+pub mod kept;
 pub mod predecessor;
 pub mod state;
 pub mod successor;
@@ -85,7 +86,7 @@ pub struct Offer {
 }
 
 /// What a descriptor is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Descriptor {
     /// The TUN queue of the lane.

@@ -1,6 +1,6 @@
 //! The running router's side of a take-over.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -20,8 +20,8 @@ use crate::faults::{self, Step};
 use crate::lane::sockets::LaneSockets;
 use crate::lane::wait::pause::Pause;
 use crate::metrics::TakeOverMetrics;
-use crate::peers::carry::Thaw;
 use crate::peers::handle::ActorHandle;
+use crate::peers::state::Thaw;
 use crate::shutdown::Shutdown;
 use crate::uapi::{self, Device, SocketFile};
 
@@ -166,22 +166,42 @@ impl Predecessor {
 
     /// Sends the offer with all descriptors.
     fn offer(&self, connection: &mut Connection) -> Result<(), Failed> {
-        let Estate { offer, queues, sockets, .. } = &self.estate;
-        let sockets: Vec<_> = sockets.iter().map(|sockets| sockets.load_full()).collect();
-        let control = self.control.get().ok_or(Failed::Here("the router has not started yet"))?;
-        let mut descriptors = vec![(Descriptor::Life, self.life.0.as_fd())];
-        descriptors.extend((0..).zip(queues).map(|(lane, queue)| (Descriptor::Tun(lane), queue.as_fd())));
-        for (lane, sockets) in (0..).zip(&sockets) {
-            descriptors.push((Descriptor::Shared(lane), sockets.shared.as_fd()));
-            descriptors.extend(sockets.own.iter().map(|own| (Descriptor::Own(lane), own.as_fd())));
+        if self.control.get().is_none() {
+            return Err(Failed::Here("the router has not started yet"));
         }
-        descriptors.extend(self.http.iter().map(|http| (Descriptor::Http, http.as_fd())));
-        descriptors.extend(self.masquerade.iter().map(|rules| (Descriptor::Masquerade, rules.as_fd())));
-        descriptors.push((Descriptor::Control, control.0.as_fd()));
-        let (kinds, descriptors): (Vec<_>, Vec<_>) = descriptors.into_iter().unzip();
-        let offer = Offer { descriptors: kinds, ..offer.clone() };
-        let line = serde_json::to_string(&offer).map_err(|_| Failed::Here("the offer cannot be encoded"))?;
-        Ok(connection.say_with(&line, &descriptors)?)
+        self.with_descriptors(|all| {
+            let (kinds, descriptors): (Vec<_>, Vec<_>) = all.iter().copied().unzip();
+            let offer = Offer { descriptors: kinds, ..self.estate.offer.clone() };
+            let line =
+                serde_json::to_string(&offer).map_err(|_| Failed::Here("the offer cannot be encoded"))?;
+            Ok(connection.say_with(&line, &descriptors)?)
+        })
+    }
+
+    /// Calls `act` with all descriptors that a successor needs, by lane within each kind.
+    pub(super) fn with_descriptors<T>(&self, act: impl FnOnce(&[(Descriptor, BorrowedFd<'_>)]) -> T) -> T {
+        let Estate { queues, sockets, .. } = &self.estate;
+        let sockets: Vec<_> = sockets.iter().map(|sockets| sockets.load_full()).collect();
+        let mut all = vec![(Descriptor::Life, self.life.0.as_fd())];
+        all.extend((0..).zip(queues).map(|(lane, queue)| (Descriptor::Tun(lane), queue.as_fd())));
+        for (lane, sockets) in (0..).zip(&sockets) {
+            all.push((Descriptor::Shared(lane), sockets.shared.as_fd()));
+            all.extend(sockets.own.iter().map(|own| (Descriptor::Own(lane), own.as_fd())));
+        }
+        all.extend(self.http.iter().map(|http| (Descriptor::Http, http.as_fd())));
+        all.extend(self.masquerade.iter().map(|rules| (Descriptor::Masquerade, rules.as_fd())));
+        all.extend(self.control.get().map(|(control, _)| (Descriptor::Control, control.as_fd())));
+        act(&all)
+    }
+
+    /// Returns the router's UDP port.
+    pub(super) fn port(&self) -> u16 {
+        self.estate.actor.listening().borrow().port
+    }
+
+    /// Returns whether all lanes have sockets on this port.
+    pub(super) fn has_port(&self, port: u16) -> bool {
+        self.estate.sockets.iter().all(|sockets| sockets.load().shared.port() == port)
     }
 
     /// Pauses the router and hands its sessions over. An error comes with how the actor goes on.

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::faults;
 use crate::lane::staging::StagedPacket;
-use crate::peers::carry::ActorState;
+use crate::peers::state::ActorState;
 use crate::units::Nanos;
 
 /// The first bytes of a state.
@@ -113,7 +113,7 @@ pub fn wipe(file: &File) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::units::PeerId;
-    use crate::wireguard::carry::ProtocolState;
+    use crate::wireguard::state::ProtocolState;
 
     fn state() -> State {
         let protocol = ProtocolState { private_key: Some(Zeroizing::new([7; 32])), peers: Vec::new() };

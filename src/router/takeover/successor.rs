@@ -46,7 +46,7 @@ pub enum TakeOverError {
     State(#[from] StateError),
     /// The running router's configuration cannot be continued.
     #[error("cannot take over from the running router: {0}")]
-    Carry(#[from] crate::wireguard::carry::Contradiction),
+    Carry(#[from] crate::wireguard::state::Contradiction),
     /// A system call failed.
     #[error("cannot take over from the running router: {0}")]
     Os(#[from] io::Error),
@@ -252,7 +252,7 @@ fn sort(offer: &Offer, connection: &mut Connection) -> Result<(Inherited, OwnedF
 
 impl Inherited {
     /// Adds a descriptor. Those of each kind come in the order of their lanes, shared sockets before own ones.
-    fn add(
+    pub(super) fn add(
         &mut self,
         kind: Descriptor,
         descriptor: OwnedFd,

@@ -90,9 +90,9 @@ fn state_survives_its_encoding_and_contradictions_are_refused() {
     let (a, _) = connected(at(0.0), Settings::default());
     let state = a.protocol.export();
     let bytes = postcard::to_allocvec(&state).unwrap();
-    let mut decoded: crate::wireguard::carry::ProtocolState = postcard::from_bytes(&bytes).unwrap();
+    let mut decoded: crate::wireguard::state::ProtocolState = postcard::from_bytes(&bytes).unwrap();
     assert_eq!(postcard::to_allocvec(&decoded).unwrap(), bytes);
-    let twice: crate::wireguard::carry::ProtocolState = postcard::from_bytes(&bytes).unwrap();
+    let twice: crate::wireguard::state::ProtocolState = postcard::from_bytes(&bytes).unwrap();
     decoded.peers.extend(twice.peers);
     let fresh = pair(Settings::default()).0;
     let mut protocol = crate::wireguard::protocol::Protocol::new(None, fresh.table, Settings::default());

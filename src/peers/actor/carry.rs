@@ -1,71 +1,24 @@
 //! Stops the peer actor for a process that takes over, and starts it from the state of its predecessor.
 
-use std::net::{IpAddr, SocketAddr};
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crossbeam::channel::{Receiver, Sender};
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 
-use super::actor::PeerActor;
-use super::snapshot_builder::SnapshotBuilder;
+use super::PeerActor;
 use crate::clock;
 use crate::lane::peers::PeerRecord;
+use crate::peers::snapshot_builder::SnapshotBuilder;
+use crate::peers::state::{ActorState, RecordState, Thaw};
 use crate::sys::wipe;
 use crate::underlay::{Endpoint, LocalSource};
-use crate::units::{Nanos, PeerId};
-use crate::wireguard::carry::{Contradiction, ProtocolState};
+use crate::units::PeerId;
+use crate::wireguard::state::Contradiction;
 
 /// Bytes of stack that encoding and decoding keys may use.
 const STACK: usize = 64 * 1024;
-
-/// The state of the peer actor and of what the workers note of the peers.
-#[derive(Serialize, Deserialize)]
-pub struct ActorState {
-    /// The firewall mark of the sockets.
-    pub fwmark: u32,
-    /// The protocol's state.
-    pub protocol: ProtocolState,
-    /// What belongs to each of the protocol's peers, in the same order.
-    pub records: Vec<RecordState>,
-}
-
-/// The state of a [`PeerRecord`].
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RecordState {
-    /// The peer's id in the exporting process.
-    pub id: u64,
-    /// The peer's address, and the local address and interface index to send from.
-    pub endpoint: Option<(SocketAddr, Option<(IpAddr, u32)>)>,
-    /// When the endpoint last changed.
-    pub moved: Nanos,
-    /// Index of an interface whose addresses are not used as a source.
-    pub avoided: u32,
-    /// The path limit as a word, 0 for none.
-    pub path_limit: u64,
-    /// Bytes sent.
-    pub sent_bytes: u64,
-    /// Bytes received.
-    pub received_bytes: u64,
-    /// The name from the configuration.
-    pub friendly_name: Option<String>,
-    /// When the latest handshake completed, in seconds since the UNIX epoch.
-    pub last_handshake: u64,
-    /// The number of handshakes given up.
-    pub failed_handshakes: u32,
-    /// The allowed IPs.
-    pub allowed_ips: Vec<IpNet>,
-}
-
-/// How a frozen actor goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Thaw {
-    /// As if nothing had happened.
-    GoOn,
-    /// Without sessions: another process may have used them.
-    Forget,
-}
 
 impl PeerActor {
     /// Finishes what the workers have passed on, answers with the state, and waits for `thaw`. The workers must be
@@ -101,7 +54,7 @@ impl PeerActor {
             fwmark: self.listen.options.fwmark,
             protocol: self.protocol.export(),
             records: records
-                .map(|record| record.export(std::mem::take(&mut allowed_ips[record.id.slot()])))
+                .map(|record| record.export(mem::take(&mut allowed_ips[record.id.slot()])))
                 .collect(),
         }
     }
@@ -127,8 +80,7 @@ impl PeerActor {
         }
         self.has_key.store(self.protocol.private_key().is_some(), Ordering::Relaxed);
         let mut ids = Vec::with_capacity(records.len());
-        let mut builder =
-            SnapshotBuilder::of(self.peers.load_full(), std::mem::take(&mut self.builder_state));
+        let mut builder = SnapshotBuilder::of(self.peers.load_full(), mem::take(&mut self.builder_state));
         let now = clock::now();
         for (peer, state) in imported.into_iter().zip(records) {
             ids.push((PeerId(state.id), peer.id));
