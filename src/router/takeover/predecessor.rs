@@ -1,5 +1,6 @@
 //! The running router's side of a take-over.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -212,7 +213,8 @@ impl Predecessor {
         frozen: &channel::Receiver<Thaw>,
     ) -> Result<(), (Failed, Thaw)> {
         let goes_on = |failed: Failed| (failed, Thaw::GoOn);
-        self.send_state(connection, round, frozen).map_err(goes_on)?;
+        // Wiped when this returns, if the successor has not done so.
+        let _memory = self.send_state(connection, round, frozen).map_err(goes_on)?;
         faults::step(Step::StateSent);
         match connection.hear(ANSWERING) {
             Ok(answer) if answer == "accept" || answer == "fresh" => {}
@@ -238,7 +240,7 @@ impl Predecessor {
         connection: &mut Connection,
         round: &mut u32,
         frozen: &channel::Receiver<Thaw>,
-    ) -> Result<(), Failed> {
+    ) -> Result<Memory, Failed> {
         let Estate { pause, actor, shutdown, .. } = &self.estate;
         let (began, paused) = (Instant::now(), clock::now());
         let in_time = || began.elapsed() < PAUSING && !shutdown.is_signalled();
@@ -252,9 +254,10 @@ impl Predecessor {
             return Err(Failed::Here("its workers could not send the last handshake messages"));
         }
         let state = State { paused, actor, staged: pause.take_staged() };
-        let memory = state::write(&state)?;
+        let memory = Memory(state::write(&state)?);
         faults::step(Step::Frozen);
-        Ok(connection.say_with("state", &[memory.as_fd()])?)
+        connection.say_with("state", &[memory.0.as_fd()])?;
+        Ok(memory)
     }
 }
 
@@ -271,8 +274,22 @@ impl Device for Predecessor {
         self.estate.actor.metrics()
     }
 
+    fn drops(&self, after: u64) -> String {
+        self.estate.actor.drops(after)
+    }
+
     fn hand_over(&self, stream: UnixStream) {
         self.serve(stream);
+    }
+}
+
+/// A state in memory. Dropping it wipes it.
+struct Memory(File);
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // Nothing else can be done: the kernel frees the memory in any case.
+        let _ = state::wipe(&self.0);
     }
 }
 

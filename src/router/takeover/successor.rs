@@ -6,6 +6,8 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
 
@@ -114,7 +116,10 @@ impl Successor {
         faults::step(Step::Connected);
         let line = match connection.hear(PREPARING) {
             Ok(line) => line,
-            Err(LineError::Closed) => return Ok(None),
+            Err(LineError::Closed) => {
+                await_end(connection.process());
+                return Ok(None);
+            }
             Err(error) => return Err(error.into()),
         };
         let offer: Offer =
@@ -227,6 +232,20 @@ impl Successor {
         use std::os::fd::AsFd as _;
         let mut life = [PollFd::new(self.life.as_fd(), PollFlags::POLLIN)];
         poll(&mut life, DYING) == Ok(1)
+    }
+}
+
+/// Waits until a process that has closed its connection has closed its other descriptors too, if it is ending.
+fn await_end(process: Option<i32>) {
+    let Some(process) = process else { return };
+    let has_ended = || match std::fs::read_to_string(format!("/proc/{process}/stat")) {
+        // The state comes after the name, which is in parentheses (proc_pid_stat(5)).
+        Ok(stat) => stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X'])),
+        Err(_) => true,
+    };
+    let begin = Instant::now();
+    while !has_ended() && begin.elapsed() < Duration::from_millis(DYING.into()) {
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
