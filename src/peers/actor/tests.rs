@@ -18,7 +18,7 @@ use crate::wireguard::table::SessionTable;
 /// Opens a router whose workers do not run.
 fn open(config: &RouterConfig) -> Wiring {
     let shutdown = Arc::new(Shutdown::new().unwrap());
-    let opened = Namespace::create().unwrap().run(|| wiring::open(config, None, &shutdown));
+    let opened = Namespace::create().unwrap().run(|| wiring::open(config, wiring::Given::Nothing, &shutdown));
     let mut wiring = opened.unwrap().unwrap();
     wiring.actor.apply(config.update.clone()).unwrap();
     wiring
