@@ -104,11 +104,6 @@ impl Predecessor {
         Ok(())
     }
 
-    /// Returns whether the router is the successor's.
-    pub fn has_handed_over(&self) -> bool {
-        self.handed_over.load(Ordering::Acquire)
-    }
-
     /// Hands the router over to the process at the other end of `stream`. Blocks until the successor runs, or this router
     /// goes on.
     pub fn serve(&self, stream: UnixStream) {

@@ -1,8 +1,5 @@
 //! A router is taken over by another process: packets, sessions and order survive it, and whichever process dies when,
 //! one of the two carries on and no counter is sent twice.
-#![cfg(debug_assertions)]
-
-mod support;
 
 use std::collections::HashSet;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -18,14 +15,14 @@ use laneway::faults::{DIES_AT, Step, UNDERSTANDS};
 use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimeout};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket};
 use nix::sys::time::{TimeVal, TimeValLike as _};
-use support::binary::{self, Laneway, serves};
-use support::folder::Folder;
-use support::http::{self, SERVED};
-use support::network::sysctl;
-use support::process::{Process, output};
-use support::tunnel::{self, Family, PORT, allowed_ips};
-use support::wg::{self, KeyPair, Setting};
-use support::{DEADLINE, Finally, device_name, lab, metrics, require_root, wait_until};
+use crate::support::binary::{self, Laneway, serves};
+use crate::support::folder::Folder;
+use crate::support::http::{self, SERVED};
+use crate::support::network::sysctl;
+use crate::support::process::{Process, output};
+use crate::support::tunnel::{self, Family, PORT, allowed_ips};
+use crate::support::wg::{self, KeyPair, Setting};
+use crate::support::{DEADLINE, Finally, device_name, lab, metrics, require_root, wait_until};
 
 /// How many times a router is taken over in a row. `TAKE_OVERS` sets another number for measurements by hand.
 const TAKE_OVERS: usize = 5;
@@ -290,7 +287,7 @@ fn loses_nothing(lanes: usize) {
     println!("{lanes} lanes: gap p50 {:.1} ms, max {:.1} ms", gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
     router.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(router.wait(), Some(0));
-    assert!(!support::links(&tunnel.lab.left).contains(&tunnel.device), "the last one removes the interface");
+    assert!(!crate::support::links(&tunnel.lab.left).contains(&tunnel.device), "the last one removes the interface");
 }
 
 #[test]

@@ -1,8 +1,6 @@
 //! The descriptors of `laneway run` that the service manager keeps: after a crash the next process continues with them,
 //! and packets have waited in the kernel's queues.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::net::UdpSocket;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
@@ -14,13 +12,13 @@ use std::time::Duration;
 use laneway::cli::demo::lab::Lab;
 use laneway::sys::rights;
 use nix::sys::signal::Signal;
-use support::binary::{BINARY, Laneway, serves};
-use support::folder::Folder;
-use support::http::{self, SERVED};
-use support::process::{Process, command_in, output};
-use support::tunnel::{self, Family, PORT, allowed_ips};
-use support::wg::{self, KeyPair, Setting};
-use support::{DEADLINE, device_name, lab, links, require_root, wait_until};
+use crate::support::binary::{BINARY, Laneway, serves};
+use crate::support::folder::Folder;
+use crate::support::http::{self, SERVED};
+use crate::support::process::{Process, command_in, output};
+use crate::support::tunnel::{self, Family, PORT, allowed_ips};
+use crate::support::wg::{self, KeyPair, Setting};
+use crate::support::{DEADLINE, device_name, lab, links, require_root, wait_until};
 
 /// Packets sent while no process runs: fewer than are staged for a peer.
 const WAITING: u8 = 50;
