@@ -17,4 +17,5 @@ pub mod start;
 pub mod stopping;
 pub mod takeover;
 pub mod threads;
+pub mod web;
 pub(crate) mod wiring;

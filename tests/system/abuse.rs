@@ -110,7 +110,7 @@ fn refused(router: &Router, reason: &str) -> u64 {
 }
 
 #[test]
-fn what_was_seen_and_is_played_again_is_counted_and_changes_nothing() {
+fn replayed_messages_are_counted_and_change_nothing() {
     require_root!();
     let tapped = Tapped::new();
     tapped.play(|| {
@@ -215,7 +215,7 @@ fn a_peer_is_followed_to_where_its_last_authentic_packet_came_from() {
 /// The right router has two peers: the left one with the allowed IPs `10.66.0.0/16` and `fd66::/16`, and one that
 /// never appears and owns a more specific prefix of each.
 #[test]
-fn a_peer_that_lies_about_its_inner_address_is_not_heard() {
+fn packets_with_a_source_outside_allowed_ips_are_dropped() {
     require_root!();
     let lab = lab();
     let keys = [router::key(), router::key()];

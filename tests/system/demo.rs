@@ -48,7 +48,7 @@ fn the_demo_verifies_every_byte_and_shows_that_all_offloads_work() {
 }
 
 #[test]
-fn without_json_the_demo_prints_a_table_for_people() {
+fn the_demo_prints_a_table_without_json() {
     require_root!();
     let lab = lab();
     let done = command(&lab.left, &["demo", "--seconds", "1"], &[]).output().expect("run the demo");
@@ -59,7 +59,7 @@ fn without_json_the_demo_prints_a_table_for_people() {
 }
 
 #[test]
-fn while_it_holds_the_host_can_read_the_metrics_that_the_result_came_from() {
+fn metrics_can_be_read_while_the_demo_holds() {
     require_root!();
     let lab = lab();
     let host = Host::look(&lab.left);
@@ -83,7 +83,7 @@ fn while_it_holds_the_host_can_read_the_metrics_that_the_result_came_from() {
 }
 
 #[test]
-fn interrupted_while_it_sends_it_prints_what_it_has_and_leaves_nothing() {
+fn an_interrupted_demo_prints_its_result_and_cleans_up() {
     require_root!();
     let lab = lab();
     let host = Host::look(&lab.left);

@@ -65,7 +65,7 @@ fn a_strict_reverse_path_filter_is_tried_and_nothing_is_left_behind() {
 }
 
 #[test]
-fn where_the_tests_run_a_router_runs_and_nothing_is_left_behind() {
+fn doctor_finds_that_a_router_runs_here_and_leaves_nothing_behind() {
     require_root!();
     let lab = lab();
     let before = links(&lab.left);
@@ -145,7 +145,7 @@ fn a_mistake_in_the_environment_and_a_taken_port_are_found() {
 }
 
 #[test]
-fn where_ipv6_is_switched_off_only_who_wants_it_is_told_to_switch_it_on() {
+fn doctor_asks_for_ipv6_only_if_the_configuration_needs_it() {
     require_root!();
     let lab = lab();
     let switch = ["sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"];

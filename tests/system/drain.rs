@@ -36,7 +36,7 @@ fn counted(registry: &Registry, name: &str, reason: &str) -> f64 {
 }
 
 #[test]
-fn what_was_taken_in_goes_out_before_the_end() {
+fn a_stopping_router_sends_what_it_has_read() {
     require_root!();
     for lanes in [1, 2] {
         let lab = lab();

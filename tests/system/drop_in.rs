@@ -62,7 +62,7 @@ fn a_log_that_was_asked_for_goes_on_in_the_background() {
 }
 
 #[test]
-fn what_keeps_it_from_starting_is_said_before_the_command_ends() {
+fn errors_at_the_start_are_printed_before_the_command_ends() {
     require_root!();
     let lab = lab();
     let running = Laneway::start(&lab.left, &[]);

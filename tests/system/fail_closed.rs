@@ -204,7 +204,7 @@ fn a_killed_router_leaves_a_closed_interface_that_the_next_one_takes_over() {
 }
 
 #[test]
-fn what_is_taken_from_the_interface_comes_back_and_nothing_leaves_meanwhile() {
+fn removed_addresses_and_routes_are_restored_and_nothing_leaks_meanwhile() {
     require_root!();
     let guarded = Guarded::new(EVERYTHING);
     let process = guarded.start();

@@ -69,7 +69,7 @@ fn under_flood<T>(
 }
 
 #[test]
-fn live_traffic_goes_on_and_the_work_for_strangers_is_bounded() {
+fn a_flood_costs_bounded_work_and_leaves_live_traffic_alone() {
     require_root!();
     let (lab, routers, victim) = tunnel();
     let right = &routers[1];

@@ -29,7 +29,7 @@ fn assert_names(side: &Side, thread: &str) {
 }
 
 #[test]
-fn a_thread_that_stands_still_makes_the_process_unhealthy_until_it_goes_on() {
+fn a_stuck_thread_makes_the_process_unhealthy() {
     require_root!();
     let lab = lab();
     let laneway = Laneway::start(&lab.left, &[SERVED]);
@@ -53,7 +53,7 @@ fn a_thread_that_stands_still_makes_the_process_unhealthy_until_it_goes_on() {
 }
 
 #[test]
-fn requests_that_wait_for_a_thread_that_stands_still_hold_nobody_else_up() {
+fn requests_that_wait_for_a_stuck_thread_block_no_others() {
     require_root!();
     let lab = lab();
     let (device, folder, keys) = (device_name("lw"), Folder::new(), KeyPair::generate(&lab.left));

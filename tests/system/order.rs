@@ -45,7 +45,7 @@ const PATIENCE: Duration = Duration::from_millis(20);
 const SILENCE: Duration = Duration::from_millis(500);
 
 #[test]
-fn every_flow_arrives_in_order_with_one_lane_whatever_its_inboxes_hold() {
+fn flows_stay_in_order_with_one_lane_and_any_ring_depth() {
     require_root!();
     for depth in [Some(1), Some(2), None] {
         flows_cross_in_order(1, depth, Sharing::Off, &SpreadPorts::Off);
@@ -53,7 +53,7 @@ fn every_flow_arrives_in_order_with_one_lane_whatever_its_inboxes_hold() {
 }
 
 #[test]
-fn every_flow_arrives_in_order_whoever_seals_and_opens_it() {
+fn flows_stay_in_order_whichever_worker_seals_and_opens() {
     require_root!();
     for (lanes, depth) in [(1, None), (3, Some(1)), (3, Some(2)), (3, None)] {
         let helped = flows_cross_in_order(lanes, depth, Sharing::On, &SpreadPorts::Off);
@@ -62,7 +62,7 @@ fn every_flow_arrives_in_order_whoever_seals_and_opens_it() {
 }
 
 #[test]
-fn every_flow_arrives_in_order_with_three_lanes_whatever_their_inboxes_hold() {
+fn flows_stay_in_order_with_three_lanes_and_any_ring_depth() {
     require_root!();
     for depth in [Some(1), Some(2), None] {
         flows_cross_in_order(3, depth, Sharing::Off, &SpreadPorts::Off);
@@ -70,7 +70,7 @@ fn every_flow_arrives_in_order_with_three_lanes_whatever_their_inboxes_hold() {
 }
 
 #[test]
-fn every_flow_arrives_in_order_with_three_lanes_that_have_ports_of_their_own() {
+fn flows_stay_in_order_with_spread_ports() {
     require_root!();
     flows_cross_in_order(3, None, Sharing::Off, &SpreadPorts::All);
 }

@@ -9,9 +9,6 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use laneway::cli::demo::lab::Lab;
-use laneway::sys::rights;
-use nix::sys::signal::Signal;
 use crate::support::binary::{BINARY, Laneway, serves};
 use crate::support::folder::Folder;
 use crate::support::http::{self, SERVED};
@@ -19,6 +16,9 @@ use crate::support::process::{Process, command_in, output};
 use crate::support::tunnel::{self, Family, PORT, allowed_ips};
 use crate::support::wg::{self, KeyPair, Setting};
 use crate::support::{DEADLINE, device_name, lab, links, require_root, wait_until};
+use laneway::cli::demo::lab::Lab;
+use laneway::sys::rights;
+use nix::sys::signal::Signal;
 
 /// Packets sent while no process runs: fewer than are staged for a peer.
 const WAITING: u8 = 50;

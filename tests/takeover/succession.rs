@@ -10,11 +10,6 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use laneway::cli::demo::lab::{Lab, Side};
-use laneway::faults::{DIES_AT, Step, UNDERSTANDS};
-use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimeout};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket};
-use nix::sys::time::{TimeVal, TimeValLike as _};
 use crate::support::binary::{self, Laneway, serves};
 use crate::support::folder::Folder;
 use crate::support::http::{self, SERVED};
@@ -23,6 +18,11 @@ use crate::support::process::{Process, output};
 use crate::support::tunnel::{self, Family, PORT, allowed_ips};
 use crate::support::wg::{self, KeyPair, Setting};
 use crate::support::{DEADLINE, Finally, device_name, lab, metrics, require_root, wait_until};
+use laneway::cli::demo::lab::{Lab, Side};
+use laneway::faults::{DIES_AT, Step, UNDERSTANDS};
+use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimeout};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket};
+use nix::sys::time::{TimeVal, TimeValLike as _};
 
 /// How many times a router is taken over in a row. `TAKE_OVERS` sets another number for measurements by hand.
 const TAKE_OVERS: usize = 5;
@@ -287,7 +287,10 @@ fn loses_nothing(lanes: usize) {
     println!("{lanes} lanes: gap p50 {:.1} ms, max {:.1} ms", gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
     router.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(router.wait(), Some(0));
-    assert!(!crate::support::links(&tunnel.lab.left).contains(&tunnel.device), "the last one removes the interface");
+    assert!(
+        !crate::support::links(&tunnel.lab.left).contains(&tunnel.device),
+        "the last one removes the interface"
+    );
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crate::router::start::{Origin, Router, StartError};
 use crate::router::takeover::kept::{self, Keeper};
 use crate::router::takeover::predecessor::Predecessor;
 use crate::router::takeover::successor::Successor;
+use crate::router::web::Web;
 use crate::service::ServiceManager;
 use crate::uapi::{self, UapiError};
 
@@ -66,14 +67,18 @@ impl Inheritance {
         matches!(self.origin, Origin::Predecessor(_))
     }
 
-    /// Binds the address for HTTP of `config`, or takes the listener that has it.
-    pub(super) fn bind_http(&mut self, config: &RouterConfig) -> Result<Option<Http>, AdminError> {
+    /// Binds the address for HTTP of `config`, or takes the listener that has it. `web` has certificates and logins.
+    pub(super) fn bind_http(
+        &mut self,
+        config: &RouterConfig,
+        web: Option<Arc<Web>>,
+    ) -> Result<Option<Http>, AdminError> {
         let bind = |address| match self.http.take_if(|http| serves(http, address)) {
             Some(http) => Ok(Bound::from(http)),
             None => admin::bind(address),
         };
         let bound = config.metrics_addr.map(bind).transpose()?;
-        Ok(bound.map(|bound| Http { bound, from_tunnel: config.metrics_from_tunnel }))
+        Ok(bound.map(|bound| Http { bound, from_tunnel: config.metrics_from_tunnel, web }))
     }
 
     /// Returns what opens the control socket of `interface`, which is `given` if another program has opened it.

@@ -96,7 +96,7 @@ pub fn inherit(manager: &ServiceManager, config: &RouterConfig) -> Option<Inheri
             return None;
         }
     };
-    let names: Vec<_> = named.iter().map(|(name, _)| name.clone()).collect();
+    let all: Vec<_> = named.iter().map(|(name, _)| name.clone()).collect();
     match sort(named, config) {
         Ok(inherited) => {
             tracing::info!(
@@ -107,7 +107,7 @@ pub fn inherit(manager: &ServiceManager, config: &RouterConfig) -> Option<Inheri
         }
         Err(why) => {
             tracing::info!("the queues and sockets of a router that has ended are not used: {why}");
-            names.iter().for_each(|name| manager.forget(name));
+            all.iter().for_each(|name| manager.forget(name));
             // The port is free once the manager has closed its duplicates.
             manager.await_manager();
             None

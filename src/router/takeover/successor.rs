@@ -114,16 +114,16 @@ impl Successor {
             return Err(TakeOverError::Descriptors("it runs as another user"));
         }
         faults::step(Step::Connected);
-        let line = match connection.hear(PREPARING) {
-            Ok(line) => line,
+        let answer = match connection.hear(PREPARING) {
+            Ok(answer) => answer,
             Err(LineError::Closed) => {
                 await_end(connection.process());
                 return Ok(None);
             }
             Err(error) => return Err(error.into()),
         };
-        let offer: Offer =
-            serde_json::from_str(&line).map_err(|_| LineError::Unknown("an offer of another form".into()))?;
+        let offer: Offer = serde_json::from_str(&answer)
+            .map_err(|_| LineError::Unknown("an offer of another form".into()))?;
         let (estate, life) = sort(&offer, &mut connection)?;
         faults::step(Step::Received);
         Ok(Some(Successor { connection, offer, estate, life }))
