@@ -85,6 +85,8 @@
 //!   (`tests/panics.rs`).
 //! - **A bounded stop.** Once the router stops, nothing waits without a time limit, and the thread that handles
 //!   signals waits for nobody ([`router::stopping`]). Held by `tests/system/stopping.rs`.
+//! - **No counter twice.** Of a router and its successor, one sends with a session, and whichever process dies, one
+//!   carries on ([`router::takeover`]). Held by `tests/takeover`.
 //! - **One owner per descriptor.** Only its owner reads a TUN queue or socket, or changes it; the lane's other
 //!   worker may write single packets while the owner sleeps.
 //! - **A protocol without IO.** [`wireguard`] has no clock, socket or randomness of its own. Held by its

@@ -239,8 +239,13 @@ impl Successor {
 fn await_end(process: Option<i32>) {
     let Some(process) = process else { return };
     let has_ended = || match std::fs::read_to_string(format!("/proc/{process}/stat")) {
-        // The state comes after the name, which is in parentheses (proc_pid_stat(5)).
-        Ok(stat) => stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X'])),
+        // The state is the first field after the name, which is in parentheses, and the number of threads the eighteenth
+        // (proc_pid_stat(5)). The first thread may have ended before the others.
+        Ok(stat) => {
+            let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+            let has_died = fields.next().is_some_and(|state| state.starts_with(['Z', 'X']));
+            has_died && matches!(fields.nth(16), Some("0" | "1"))
+        }
         Err(_) => true,
     };
     let begin = Instant::now();
