@@ -178,9 +178,7 @@ pub fn launch(
     let open_uapi = move || {
         let server = open()?;
         server.file().cloned().into_iter().for_each(|file| noted.note_socket(file));
-        if let Err(error) = offering.note_control(&server) {
-            tracing::warn!("no process can take this router over: {error}");
-        }
+        offering.note_control(&server);
         Ok(server)
     };
     let device = router.device().clone();

@@ -258,13 +258,11 @@ pub fn inherit_queues(
     }
     let name = name.ok_or(OpenError::Queues { queues: 0 })?;
     check(&name, fds.len())?;
-    match offloads {
-        Some(offloads) => Ok(assemble(fds, name, offloads, shutdown, true)),
-        None => {
-            let offloads = negotiated(&fds, offload)?;
-            Ok(assemble(fds, name, offloads, shutdown, true))
-        }
-    }
+    let offloads = match offloads {
+        Some(offloads) => offloads,
+        None => negotiated(&fds, offload)?,
+    };
+    Ok(assemble(fds, name, offloads, shutdown, true))
 }
 
 /// Attaches the remaining queues and enables offloads.

@@ -50,7 +50,7 @@ use crate::metrics::{
     self, ActorMetrics, InsideMetrics, OutsideMetrics, ProcessMetrics, Registry, SentShortcuts,
     SocketMetrics, TakeOverMetrics, WrittenShortcuts,
 };
-use crate::offload::{Lifetime, Offload, Offloads, OpenError, QueueShortcut, TunnelsSeen};
+use crate::offload::{Lifetime, Offload, OpenError, QueueShortcut, TunDevice, TunnelsSeen};
 use crate::peers::actor::link::LinkState;
 use crate::peers::actor::{ListenState, PeerActor};
 use crate::peers::handle::{ActorHandle, InterfaceState, Listening};
@@ -197,38 +197,10 @@ pub(crate) fn open(
         tracing::info!("{too_few}");
     }
 
-    let (tun, inherited) = match given {
-        Given::Nothing => (open_tun(config, None, lanes, shutdown)?, None),
-        Given::Queue(queue) => (open_tun(config, Some(queue), lanes, shutdown)?, None),
-        Given::Inherited(Inherited { queues, offloads, sockets, secret, .. }) => {
-            (inherit_tun(config, queues, offloads, shutdown)?, Some((sockets, secret)))
-        }
-    };
-    let udp_offload = config.udp_offload.is_on();
-    let options = SocketOptions {
-        buffer: config.socket_buffer,
-        fwmark: config.update.fwmark.unwrap_or(0),
-        gso: udp_offload,
-        gro: udp_offload,
-    };
+    let options = socket_options(config);
     let spread = config.spread_ports.is_on();
-    let continues = matches!(&inherited, Some((_, Some(_))));
-    let (sockets, secret) = match inherited {
-        Some((sockets, secret)) => {
-            let sockets = LaneSockets::inherit(sockets, options)?;
-            if secret.is_none() {
-                set_marks(&sockets, options.fwmark)?;
-            }
-            (sockets, secret)
-        }
-        None => (LaneSockets::open(config.update.listen_port.unwrap_or(0), lanes, spread, options)?, None),
-    };
-    let sockets: Vec<_> = sockets.into_iter().map(Arc::new).collect();
+    let (tun, sockets, secret) = open_or_inherit(config, given, lanes, options, shutdown)?;
     let port = sockets.first().map_or(0, |sockets| sockets.shared.port());
-    // While the predecessor runs, the interface is its own.
-    if !continues {
-        set_up(config, &tun)?;
-    }
     let summary = Summary::of(config, &tun, &sockets, &cpus);
 
     let actor_bell = Arc::new(Doorbell::new()?);
@@ -261,12 +233,10 @@ pub(crate) fn open(
         Arc::clone(&interface),
     );
     let drops: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
-    let settings =
-        Settings { backend: config.aead, window: replay::window_for(lanes), ..Settings::default() };
     let has_key = Arc::new(AtomicBool::new(false));
     let actor = PeerActor {
         has_key: Arc::clone(&has_key),
-        protocol: Protocol::new(None, Arc::clone(&shared.sessions), settings),
+        protocol: Protocol::new(None, Arc::clone(&shared.sessions), settings(config, lanes)),
         peers: Arc::clone(&shared.peers),
         builder_state: BuilderState::default(),
         channel: Arc::clone(&shared.actor),
@@ -289,18 +259,9 @@ pub(crate) fn open(
         loop_warning: Nanos::NEVER,
         outputs: Outputs::default(),
     };
-    let Offloads { tcp, udp, udp_tunnel } = tun.offloads;
-    let offer = Offer {
-        interface: tun.name.clone(),
-        lanes,
-        spread,
-        offloads: [tcp, udp, udp_tunnel],
-        secret,
-        descriptors: Vec::new(),
-    };
     let lanes = wire(config, &shared, ends, &pause, tun.queues, sockets, cpus)?;
     let estate = Estate {
-        offer,
+        offer: Offer::of(tun.name.clone(), lanes.len(), spread, tun.offloads, secret),
         queues: tun.descriptors,
         sockets: lanes.iter().map(|(_, outside, _)| Arc::clone(&outside.sockets)).collect(),
         pause,
@@ -331,6 +292,53 @@ pub(crate) fn open(
         estate,
     };
     Ok(Wiring { lanes, actor, custody, access })
+}
+
+fn settings(config: &RouterConfig, lanes: usize) -> Settings {
+    Settings { backend: config.aead, window: replay::window_for(lanes), ..Settings::default() }
+}
+
+fn socket_options(config: &RouterConfig) -> SocketOptions {
+    let offload = config.udp_offload.is_on();
+    SocketOptions {
+        buffer: config.socket_buffer,
+        fwmark: config.update.fwmark.unwrap_or(0),
+        gso: offload,
+        gro: offload,
+    }
+}
+
+/// The TUN device, the sockets of each lane, and the secret of the receiver indices if sessions are to be continued.
+type Opened = (TunDevice, Vec<Arc<LaneSockets>>, Option<[u8; 8]>);
+
+/// Opens the TUN device and the sockets, or takes those that are `given`, and sets the interface up.
+fn open_or_inherit(
+    config: &RouterConfig,
+    given: Given,
+    lanes: usize,
+    options: SocketOptions,
+    shutdown: &Arc<Shutdown>,
+) -> Result<Opened, StartError> {
+    let shared = |sockets: Vec<LaneSockets>| sockets.into_iter().map(Arc::new).collect();
+    let queue = match given {
+        Given::Nothing => None,
+        Given::Queue(queue) => Some(queue),
+        Given::Inherited(Inherited { queues, offloads, sockets, secret, .. }) => {
+            let tun = inherit_tun(config, queues, offloads, shutdown)?;
+            let sockets = LaneSockets::inherit(sockets, options)?;
+            // While a predecessor runs, interface and sockets are its own.
+            if secret.is_none() {
+                set_marks(&sockets, options.fwmark)?;
+                set_up(config, &tun)?;
+            }
+            return Ok((tun, shared(sockets), secret));
+        }
+    };
+    let tun = open_tun(config, queue, lanes, shutdown)?;
+    let (port, spread) = (config.update.listen_port.unwrap_or(0), config.spread_ports.is_on());
+    let sockets = LaneSockets::open(port, lanes, spread, options)?;
+    set_up(config, &tun)?;
+    Ok((tun, shared(sockets), None))
 }
 
 /// Gives sockets of another process this router's mark. They rarely have another, so a process that may not set it can

@@ -139,7 +139,7 @@ impl Peer {
             if !indices.adopt(session.local_index, self.id) {
                 return Err(Contradiction);
             }
-            let session = self.restored_session(session, reserve, settings)?;
+            let session = self.restored_session(&session, reserve, settings)?;
             indices.install(Arc::clone(&session));
             *place = Some(session);
         }
@@ -162,7 +162,7 @@ impl Peer {
 
     fn restored_session(
         &self,
-        state: SessionState,
+        state: &SessionState,
         reserve: u64,
         settings: Settings,
     ) -> Result<Arc<Session>, Contradiction> {

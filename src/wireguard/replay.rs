@@ -44,7 +44,7 @@ impl ReplayWindow {
 
     /// Creates a window over `window` counters that has seen what `state` has. If the state's window was of another
     /// size, the new one refuses all counters below the greatest seen.
-    pub(super) fn restored(window: u64, state: ReplayState) -> Self {
+    pub(super) fn restored(window: u64, state: &ReplayState) -> Self {
         let mut restored = Self::new(window);
         restored.next = state.next;
         if state.seen.len() == restored.seen.len() {
@@ -147,8 +147,8 @@ mod tests {
             let mut before = ReplayWindow::new(WINDOW);
             let gaps = |counter: &u64| counter % 3 != 0 || *counter == greatest;
             (0..=greatest).filter(gaps).for_each(|counter| assert!(before.accept(counter)));
-            let mut same = ReplayWindow::restored(WINDOW, before.export());
-            let mut other = ReplayWindow::restored(window_for(3), before.export());
+            let mut same = ReplayWindow::restored(WINDOW, &before.export());
+            let mut other = ReplayWindow::restored(window_for(3), &before.export());
             for counter in greatest.saturating_sub(WINDOW - 1)..=greatest {
                 assert_eq!(same.accept(counter), !gaps(&counter), "counter {counter} of {greatest}");
                 assert!(!other.accept(counter), "counter {counter} of {greatest}");

@@ -143,14 +143,14 @@ impl Session {
 
     /// Creates the session that another process has carried on up to `state`. `parts` are those of `state`; `reserve`
     /// counters are not sent.
-    pub(super) fn restored(parts: SessionParts, state: SessionState, reserve: u64) -> Self {
+    pub(super) fn restored(parts: SessionParts, state: &SessionState, reserve: u64) -> Self {
         let window = parts.window;
         let session = Self::new(parts);
         if state.confirmed {
             session.settle();
         }
         session.next_counter.store(state.next_counter.saturating_add(reserve), Relaxed);
-        let received = ReplayWindow::restored(window, state.received);
+        let received = ReplayWindow::restored(window, &state.received);
         *session.replay.lock().unwrap_or_else(PoisonError::into_inner) = received;
         session
     }

@@ -42,9 +42,10 @@ impl Inheritance {
         let mut origin = tun.map_or(Origin::Nothing, Origin::Queue);
         if config.take_over {
             let asked = Successor::ask(&config.uapi_dir, &config.interface).map_err(StartError::from)?;
-            match asked {
-                Some(successor) => origin = Origin::Predecessor(successor),
-                None => tracing::info!("no router serves {}, so none is taken over", config.interface),
+            if let Some(successor) = asked {
+                origin = Origin::Predecessor(successor);
+            } else {
+                tracing::info!("no router serves {}, so none is taken over", config.interface);
             }
         }
         if let (Origin::Nothing, Some(kept)) = (&origin, kept::inherit(manager, config)) {

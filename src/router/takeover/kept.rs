@@ -62,7 +62,9 @@ impl Keeper {
         }
         let room = self.manager.room();
         let forgotten = std::mem::take(&mut kept.0);
-        forgotten.iter().for_each(|kind| self.manager.forget(&kind.name()));
+        for kind in forgotten {
+            self.manager.forget(&kind.name());
+        }
         self.router.with_descriptors(|descriptors| {
             let of_process = [Descriptor::Life, Descriptor::Masquerade];
             let descriptors = descriptors.iter().filter(|(kind, _)| !of_process.contains(kind));
@@ -107,7 +109,9 @@ pub fn inherit(manager: &ServiceManager, config: &RouterConfig) -> Option<Inheri
         }
         Err(why) => {
             tracing::info!("the queues and sockets of a router that has ended are not used: {why}");
-            all.iter().for_each(|name| manager.forget(name));
+            for name in all {
+                manager.forget(&name);
+            }
             // The port is free once the manager has closed its duplicates.
             manager.await_manager();
             None

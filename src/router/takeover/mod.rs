@@ -47,6 +47,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::offload::Offloads;
+
 /// The first line of a request for a take-over. An empty line follows.
 pub const REQUEST: &str = "take_over=1";
 
@@ -83,6 +85,21 @@ pub struct Offer {
     pub secret: [u8; 8],
     /// What the descriptors are, in order.
     pub descriptors: Vec<Descriptor>,
+}
+
+impl Offer {
+    /// Creates an offer without descriptors.
+    pub(super) fn of(
+        interface: String,
+        lanes: usize,
+        spread: bool,
+        offloads: Offloads,
+        secret: [u8; 8],
+    ) -> Self {
+        let Offloads { tcp, udp, udp_tunnel } = offloads;
+        let offloads = [tcp, udp, udp_tunnel];
+        Offer { interface, lanes, spread, offloads, secret, descriptors: Vec::new() }
+    }
 }
 
 /// What a descriptor is.

@@ -94,14 +94,13 @@ impl Predecessor {
         })
     }
 
-    /// Records the control socket.
-    ///
-    /// # Errors
-    /// The process is out of descriptors.
-    pub fn note_control(&self, server: &uapi::Server) -> io::Result<()> {
-        // A process has one control socket.
-        let _ = self.control.set((server.as_fd().try_clone_to_owned()?, server.file().cloned()));
-        Ok(())
+    /// Records the control socket. If the process is out of descriptors, the router cannot be taken over.
+    pub fn note_control(&self, server: &uapi::Server) {
+        match server.as_fd().try_clone_to_owned() {
+            // A process has one control socket.
+            Ok(socket) => drop(self.control.set((socket, server.file().cloned()))),
+            Err(error) => tracing::warn!("no process can take this router over: {error}"),
+        }
     }
 
     /// Hands the router over to the process at the other end of `stream`. Blocks until the successor runs, or this router
@@ -149,10 +148,8 @@ impl Predecessor {
 
     /// Ends this router, and leaves everything to the process at the other end of `connection`.
     fn end(&self, connection: &Connection) {
-        match connection.process() {
-            Some(process) => tracing::info!("process {process} has taken the router over"),
-            None => tracing::info!("another process has taken the router over"),
-        }
+        let process = connection.process().map_or_else(String::new, |process| format!(" {process}"));
+        tracing::info!("process{process} has taken the router over");
         self.handed_over.store(true, Ordering::Release);
         if let Some((_, Some(file))) = self.control.get() {
             file.leave();
