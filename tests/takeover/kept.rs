@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::UdpSocket;
-use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
@@ -65,7 +65,7 @@ impl Manager {
         let mut command: Command = command_in(&lab.left.namespace, "sh");
         command.args(["-c", r#"LISTEN_PID=$$ exec "$@""#, "sh", BINARY, "run", "--config", file]);
         let names: Vec<_> = self.kept.keys().rev().cloned().collect();
-        let descriptors: Vec<RawFd> = self.kept.values().rev().map(|kept| kept.as_raw_fd()).collect();
+        let descriptors: Vec<RawFd> = self.kept.values().rev().map(AsRawFd::as_raw_fd).collect();
         command
             .envs([("LANEWAY_QUEUES", "2"), SERVED, ("NOTIFY_SOCKET", &self.path), ("FDSTORE", "64")])
             .envs([("LISTEN_FDS", names.len().to_string()), ("LISTEN_FDNAMES", names.join(":"))])
@@ -76,7 +76,7 @@ impl Manager {
                 // SAFETY: dup2 accesses no memory. No descriptor of this process has such a high number.
                 nix::errno::Errno::result(unsafe { libc::dup2(*descriptor, number) })?;
             }
-            for number in 0..descriptors.len() as RawFd {
+            for (number, _) in (0..).zip(&descriptors) {
                 // SAFETY: as above. What had this number is closed: it belongs to the parent, and is not used here.
                 nix::errno::Errno::result(unsafe { libc::dup2(500 + number, 3 + number) })?;
                 // SAFETY: close accesses no memory, and the number was assigned above.
