@@ -4,7 +4,7 @@ use super::world::{at, connected, exchange, pair, send};
 use crate::drops::DropReason;
 use crate::wireguard::messages::{Kind, data_counter};
 use crate::wireguard::outputs::HandshakeDrop;
-use crate::wireguard::protocol::Settings;
+use crate::wireguard::settings::Settings;
 
 const RESERVE: u64 = 1024;
 
