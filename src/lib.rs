@@ -133,6 +133,8 @@ pub mod config;
 pub mod cpus;
 pub mod drops;
 pub mod errnos;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod lane;
 pub mod metrics;
 pub mod netlink;

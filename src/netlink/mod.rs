@@ -31,9 +31,13 @@ use tokio::runtime;
 
 pub use addresses::AddressWatch;
 pub use losses::LossWatch;
+#[cfg(any(test, fuzzing))]
+pub(crate) use nftables::acknowledgements;
 pub use remains::{Remains, TunState, delete, remains, tun_state};
 pub use rules::{DefaultRule, IpVersion, MAIN_TABLE, hold_valid_mark};
 pub use tables::{TableLock, free_table};
+#[cfg(any(test, fuzzing))]
+pub(crate) use udp_sockets::take as sockets_in;
 pub use udp_sockets::{UdpSocketInfo, UdpSockets};
 pub use underlay::{SelectedRoute, UnderlayWatch};
 pub use watch::{LinkEvent, LinkWatch};

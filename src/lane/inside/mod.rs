@@ -5,6 +5,8 @@
 //! sleeps. The ring comes first because nothing else empties it, while the kernel's queue pushes back on
 //! its senders.
 
+#[cfg(any(test, fuzzing))]
+mod detached;
 mod reject;
 mod seal;
 mod write;
@@ -16,6 +18,8 @@ use std::time::Duration;
 
 use nix::poll::PollFlags;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use detached::Detached;
 pub use reject::{OwnAddresses, REJECT_BURST, REJECTS_PER_SECOND, RejectPolicy, Rejecter};
 pub use seal::Sealer;
 pub use write::PacketWriter;

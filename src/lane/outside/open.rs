@@ -165,6 +165,26 @@ impl Opener {
         Ok(received > 0)
     }
 
+    /// Opens a copy of `message`, made of datagrams of `stride` bytes, as if it had just been received.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn open_copy(
+        &mut self,
+        message: &[u8],
+        stride: usize,
+        from: Endpoint,
+        snapshot: &Snapshot,
+        now: Nanos,
+        metrics: &mut OutsideMetrics,
+    ) {
+        let mut batch = self.pool.take().expect("a free batch");
+        batch.data[..message.len()].copy_from_slice(message);
+        let mut context = Context { now, from, ecn: 0, snapshot, metrics };
+        self.open_message(batch, message.len(), stride, &mut context);
+        for lane in 0..self.pending.len() {
+            self.hand_over(lane, metrics);
+        }
+    }
+
     /// Drops all batches in hand, after a panic or on shutdown. Returns the number of packets dropped.
     pub fn abandon(&mut self) -> u64 {
         let mut lost = 0;
