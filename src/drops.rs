@@ -132,6 +132,11 @@ impl DropTally {
         self.0[reason as usize]
     }
 
+    /// How many packets were dropped for all reasons.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
     /// Hands over and clears every count that is not zero.
     pub fn take(&mut self, mut each: impl FnMut(DropReason, u64)) {
         for (count, reason) in self.0.iter_mut().zip(DropReason::ALL) {

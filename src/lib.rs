@@ -46,7 +46,7 @@
 //! | ICMP errors and TCP resets | `packet/reject/`, rate limited by `lane/inside/reject.rs` |
 //! | Path MTU | `lane/path_limit.rs`, learned in `lane/outside/send.rs` |
 //! | Sends that the kernel refuses | `underlay/send.rs` |
-//! | Panics and restarts of a worker | `router/start.rs` |
+//! | Panics and restarts of a worker | `router/restarts.rs`; batches it held: `lane/ring/batch.rs` |
 //!
 //! # Invariants
 //!
@@ -68,7 +68,8 @@
 //!   `laneway_dropped_packets_total`. Held by `tests/drain.rs` and the unit tests of each stage.
 //! - **Three kinds of failure.** Invalid bytes are dropped and counted (`tests/fuzz.rs`). System and configuration
 //!   trouble is a typed error that says what to do. A broken invariant is a panic, and the worker is restarted on
-//!   its open descriptors (unit tests of [`router::start`]).
+//!   its open descriptors ([`router::restarts`]). What it had in hand is lost and counted, nothing else
+//!   (`tests/panics.rs`).
 //! - **A bounded stop.** Once the router stops, nothing waits without a time limit, and the thread that handles
 //!   signals waits for nobody ([`router::stopping`]). Held by `tests/stopping.rs`.
 //! - **One owner per descriptor.** Only its owner reads a TUN queue or socket, or changes it; the lane's other
@@ -133,6 +134,7 @@ pub mod config;
 pub mod cpus;
 pub mod drops;
 pub mod errnos;
+pub mod faults;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod lane;

@@ -3,13 +3,17 @@
 
 mod support;
 
+use std::time::Duration;
+
 use laneway::cli::demo::lab::{CABLE, Lab, Side};
 use laneway::config::Queues;
+use laneway::config::update::PeerEndpoint;
 use laneway::packet::class::Dscp;
 use laneway::router::start::Router;
+use support::bottleneck::{Bottleneck, Seen, Shape};
 use support::metrics::total;
 use support::process::{attempt, output};
-use support::router::{DEVICE, pair_with};
+use support::router::{DEVICE, key, pair_of, pair_with};
 use support::tunnel::{Family, PORT};
 use support::{bulk, lab, ping, require_root, wait_until};
 
@@ -152,4 +156,65 @@ fn the_outer_dscp_is_the_chosen_one_and_handshakes_have_their_own() {
             assert!(handshake_right > 0 && handshake_wrong == 0, "{seen}");
         }
     }
+}
+
+/// A slow link with a delay that TCP notices.
+const LINK: Shape = Shape {
+    rate: 20e6,
+    delay: Duration::from_millis(5),
+    marks: Duration::from_millis(10),
+    limit: Duration::from_millis(100),
+};
+
+/// Counters of the kernel's TCP in a namespace: retransmissions after a loss (those after a timeout or a probe may
+/// be spurious on a busy machine), and acknowledgements of marks.
+fn tcp_counters(side: &Side) -> [u64; 2] {
+    let text = output(&side.namespace, &["cat", "/proc/net/netstat"], "");
+    let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:")).map(str::split_whitespace);
+    let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+    let pairs: Vec<_> = names.zip(values).collect();
+    let sum = |wanted: &[&str]| {
+        let value = |name| pairs.iter().find(|(known, _)| *known == name).expect("a counter").1;
+        wanted.iter().map(|name| value(*name).parse::<u64>().expect("a number")).sum()
+    };
+    [sum(&["TCPFastRetrans", "TCPSlowStartRetrans", "TCPLostRetransmit"]), sum(&["TCPDeliveredCE"])]
+}
+
+/// Sends one TCP stream through the tunnel over [`LINK`]. Returns what the bottleneck saw, and the sender's
+/// [`tcp_counters`].
+fn stream_over_a_slow_link(outside: Family, ecn: bool) -> (Seen, [u64; 2]) {
+    let lab = lab();
+    for side in [&lab.left, &lab.right] {
+        let ecn = format!("net.ipv4.tcp_ecn={}", u8::from(ecn));
+        // Reno's slow start ends with a loss or a mark, not with a growing delay.
+        output(&side.namespace, &["sysctl", "-qw", &ecn, "net.ipv4.tcp_congestion_control=reno"], "");
+    }
+    let server = outside.endpoint(&lab.right);
+    let mut relay = server;
+    relay.set_port(PORT + 1);
+    let link = Bottleneck::start(&lab.right.namespace, relay.port(), server, LINK);
+    let _routers = pair_of(&lab, outside, &[key(), key()], |own, config| {
+        // The right one learns where the relay is.
+        config.update.peers[0].endpoint = (own == 0).then_some(PeerEndpoint::Address(relay));
+    });
+    let inside = Family::V4.inside(2);
+    ping::ping(&lab.left.namespace, inside);
+    let outcome = bulk(&lab.left, &lab.right, inside, 1, 4 << 20);
+    let (seen, counters) = (link.stop(), tcp_counters(&lab.left));
+    let share = seen.busy.as_secs_f64() / outcome.elapsed.as_secs_f64();
+    eprintln!("{outside:?}, ECN {ecn}: the link was used by {:.0} %, {seen:?}, {counters:?}", 100.0 * share);
+    (seen, counters)
+}
+
+#[test]
+fn a_marking_queue_slows_a_stream_down_without_a_loss() {
+    require_root!();
+    for outside in Family::ALL {
+        let (seen, [retransmitted, marks]) = stream_over_a_slow_link(outside, true);
+        assert!(seen.marked > 0 && marks > 0, "marked and heard of: {seen:?}, {marks}");
+        assert!(seen.dropped == 0 && retransmitted == 0, "{seen:?}, {retransmitted}");
+    }
+    // The same queue tells others by loss.
+    let (seen, [retransmitted, marks]) = stream_over_a_slow_link(Family::V4, false);
+    assert!(seen.marked == 0 && marks == 0 && seen.dropped > 0 && retransmitted > 0, "{seen:?}");
 }

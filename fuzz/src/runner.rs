@@ -6,7 +6,7 @@ use std::path::Path;
 use std::{env, fs};
 
 /// Calls a target `runs` times with mutations of its corpus, and mutations of those.
-pub fn mutate(name: &str, target: fn(&[u8]), runs: u64) {
+pub(crate) fn mutate(name: &str, target: fn(&[u8]), runs: u64) {
     let corpus = corpus(name);
     let first = number("LANEWAY_FUZZ_SEED").unwrap_or_else(|| u64::from(std::process::id()) << 32);
     for seed in first..first + number("LANEWAY_FUZZ_RUNS").unwrap_or(runs) {
@@ -28,7 +28,7 @@ fn run(name: &str, target: fn(&[u8]), seed: u64, bytes: &[u8]) {
 }
 
 /// Returns the files of a target's corpus, sorted by name.
-pub fn corpus(name: &str) -> Vec<Vec<u8>> {
+pub(crate) fn corpus(name: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
     let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();

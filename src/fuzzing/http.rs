@@ -18,7 +18,7 @@ pub fn http(bytes: &[u8]) {
         ["200", "400", "403", "404", "405", "408", "414", "431", "501", "503", "505"].contains(&status),
         "{head}"
     );
-    let length = head
+    let length: Option<usize> = head
         .lines()
         .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
     if let Some(length) = length {

@@ -12,7 +12,7 @@ use super::peers::PeerRecord;
 use super::ring::doorbell::{Awaited, Doorbell};
 use super::sockets::LaneSockets;
 use crate::underlay::Endpoint;
-use crate::units::PeerId;
+use crate::units::{Nanos, PeerId};
 use crate::wireguard::messages::{Kind, claims_priority};
 use crate::wireguard::session::Session;
 
@@ -30,6 +30,8 @@ pub struct HandshakeDatagram {
     pub message: ControlMessage,
     /// The sender's address, and the local address it was sent to.
     pub from: Endpoint,
+    /// When it was received.
+    pub at: Nanos,
     /// The lane that received it. The reply is sent from the same lane.
     pub lane: usize,
 }
@@ -252,7 +254,8 @@ mod tests {
     #[test]
     fn a_peer_with_a_cookie_gets_in_when_unverified_messages_fill_the_queue() {
         let channel = ActorChannel::new(Arc::new(Doorbell::new().unwrap()));
-        let arrives = |message| channel.handshake(HandshakeDatagram { message, from: to(), lane: 0 });
+        let arrives =
+            |message| channel.handshake(HandshakeDatagram { message, from: to(), at: Nanos(0), lane: 0 });
         let unverified = (0..2 * HANDSHAKE_QUEUE).filter(|_| arrives(message(1, INITIATION, 0))).count();
         assert_eq!(unverified, HANDSHAKE_QUEUE);
         for known in [message(1, INITIATION, 9), message(2, RESPONSE, 0), message(3, COOKIE_REPLY, 0)] {

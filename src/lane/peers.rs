@@ -4,6 +4,7 @@
 //! [`Snapshot`] that is swapped as a whole. What changes with traffic (session, endpoint, counters) is
 //! in atomics of the peer's record, so installing a session only swaps a pointer.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
@@ -31,6 +32,8 @@ pub struct PeerRecord {
     pub sending: ArcSwapOption<Session>,
     /// See [`endpoint`](Self::endpoint). Replacing it allocates; reading it neither allocates nor locks.
     endpoint: ArcSwapOption<Endpoint>,
+    /// When the latest datagram was received that changed the endpoint, in nanoseconds.
+    moved: AtomicU64,
     /// Index of an interface whose addresses are not used as a source, although datagrams of the peer may still
     /// arrive there; 0 for none. Set when the route to the peer has moved to another interface.
     pub avoided: AtomicU32,
@@ -63,6 +66,7 @@ impl PeerRecord {
             public_key,
             sending: ArcSwapOption::empty(),
             endpoint: ArcSwapOption::empty(),
+            moved: AtomicU64::new(0),
             avoided: AtomicU32::new(0),
             path_limit: PathLimit::default(),
             loop_watch: LoopWatch::default(),
@@ -152,9 +156,50 @@ impl PeerRecord {
     /// changed, forgets what was known of the path.
     pub fn move_to(&self, endpoint: Endpoint) {
         let before = self.endpoint.swap(Some(Arc::new(self.usable(endpoint))));
-        if before.is_none_or(|before| before.address.ip() != endpoint.address.ip()) {
+        self.forget_path_from(before.as_deref(), endpoint);
+    }
+
+    /// Sets the endpoint to the source of an authentic datagram that was received at `at`. Does nothing if one
+    /// received later has done so already: the actor handles a handshake message after workers have passed on
+    /// the data behind it.
+    pub fn roam(&self, endpoint: Endpoint, at: Nanos) {
+        if self.moved.fetch_max(at.0, Relaxed) <= at.0 {
+            self.move_to(endpoint);
+        }
+    }
+
+    /// Replaces the endpoint `before`, for a decision that took time. Does nothing if the peer has moved
+    /// meanwhile.
+    pub fn move_from(&self, before: Option<Endpoint>, endpoint: Endpoint) {
+        let current = self.endpoint.load();
+        if current.as_deref().copied() == before {
+            let replaced = self.endpoint.compare_and_swap(&current, Some(Arc::new(self.usable(endpoint))));
+            if replaced.as_ref().map(Arc::as_ptr) == current.as_ref().map(Arc::as_ptr) {
+                self.forget_path_from(before.as_ref(), endpoint);
+            }
+        }
+    }
+
+    /// Forgets what was known of the path if the peer has moved to another address.
+    fn forget_path_from(&self, before: Option<&Endpoint>, now: Endpoint) {
+        if before.is_none_or(|before| before.address.ip() != now.address.ip()) {
+            // Pairs with `learn_path`: either this forgets what that has learned, or that sees the new endpoint.
+            fence(SeqCst);
             self.path_limit.forget();
             self.avoided.store(0, Relaxed);
+        }
+    }
+
+    /// Records the path MTU to `to` in bytes, found at `now`. Does nothing if the peer has moved to another
+    /// address since the datagrams that revealed it were sealed.
+    pub fn learn_path(&self, to: SocketAddr, path_mtu: usize, now: Nanos) {
+        let is_there = || self.endpoint().is_some_and(|endpoint| endpoint.address.ip() == to.ip());
+        if is_there() {
+            self.path_limit.learn(path_mtu, to, now);
+            fence(SeqCst);
+            if !is_there() {
+                self.path_limit.forget();
+            }
         }
     }
 

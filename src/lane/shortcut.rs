@@ -19,6 +19,7 @@ use super::peers::Snapshot;
 use super::ring::batch::{InboundBatch, OutboundBatch};
 use super::ring::{Pool, Ring};
 use super::sockets::LaneSockets;
+use crate::faults::{self, Stage};
 use crate::metrics::{SentShortcuts, WrittenShortcuts};
 use crate::offload::QueueShortcut;
 
@@ -50,6 +51,7 @@ impl SendShortcut {
         if run.len > u32::from(run.stride) || !ring.would_wake() || !pool.all_returned_but_one() {
             return false;
         }
+        faults::point(Stage::SendShortcut);
         let datagram = &batch.data[run.start as usize..(run.start + run.len) as usize];
         let sockets = self.sockets.load();
         let peer = snapshot.peer(run.peer).map(Arc::as_ref);
@@ -87,6 +89,7 @@ impl WriteShortcut {
         if batch.segments.len() != 1 || !ring.would_wake() || !pool.all_returned_but_one() {
             return false;
         }
+        faults::point(Stage::WriteShortcut);
         let written = batch.packets().next().filter(|packet| self.queue.write(packet));
         if let Some(packet) = written {
             self.written.count(packet.len());

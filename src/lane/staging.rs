@@ -7,7 +7,9 @@
 //! seventeen.
 
 use std::collections::HashMap;
+use std::mem;
 
+use crate::faults::{self, Stage};
 use crate::units::PeerId;
 
 /// Size of a chunk in bytes.
@@ -35,6 +37,8 @@ pub struct Staging {
     free: u16,
     free_chunks: usize,
     queues: HashMap<PeerId, Queue>,
+    /// Packets dropped by a [`push`](Self::push) that has not returned.
+    dropped: u64,
 }
 
 /// One peer's packets: a chain of chunks that holds length-prefixed packets.
@@ -48,6 +52,12 @@ struct Queue {
     attempt: u32,
 }
 
+impl Queue {
+    fn new(chunk: u16, attempt: u32) -> Self {
+        Queue { head: chunk, tail: chunk, read_at: 0, write_at: 0, packets: 0, attempt }
+    }
+}
+
 impl Staging {
     /// Allocates 1 MiB, for at most [`MAX_QUEUES`] peers.
     pub fn new() -> Self {
@@ -58,6 +68,7 @@ impl Staging {
             free: 0,
             free_chunks: CHUNKS,
             queues: HashMap::with_capacity(CHUNKS),
+            dropped: 0,
         }
     }
 
@@ -89,21 +100,24 @@ impl Staging {
     /// itself if there is still no room.
     pub fn push(&mut self, peer: PeerId, attempt: u32, parts: [&[u8]; 2]) -> u64 {
         let len = parts[0].len() + parts[1].len();
-        let mut dropped = 0;
         while !self.fits(peer, len) {
             if !self.skip(peer) {
-                return dropped + 1;
+                return mem::take(&mut self.dropped) + 1;
             }
-            dropped += 1;
+            self.dropped += 1;
         }
-        self.append(peer, attempt, &(len as u32).to_ne_bytes());
+        let mut queue = match self.queues.get(&peer) {
+            Some(queue) => *queue,
+            None => Queue::new(self.acquire(), attempt),
+        };
+        self.append(&mut queue, &(len as u32).to_ne_bytes());
         for part in parts {
-            self.append(peer, attempt, part);
+            faults::point(Stage::Stage);
+            self.append(&mut queue, part);
         }
-        if let Some(queue) = self.queues.get_mut(&peer) {
-            queue.packets += 1;
-        }
-        dropped
+        queue.packets += 1;
+        self.queues.insert(peer, queue);
+        mem::take(&mut self.dropped)
     }
 
     /// Removes the oldest packet of `peer` and copies it to `out`. Returns its length in bytes.
@@ -111,24 +125,43 @@ impl Staging {
     /// # Panics
     /// If `out` is shorter than the packet.
     pub fn pop(&mut self, peer: PeerId, out: &mut [u8]) -> Option<usize> {
-        let mut length = [0; LENGTH];
-        self.read(peer, &mut length)?;
-        let len = u32::from_ne_bytes(length) as usize;
-        self.read(peer, &mut out[..len])?;
-        self.finish_packet(peer);
+        let before = *self.queues.get(&peer)?;
+        let mut queue = before;
+        let len = self.read_length(&mut queue);
+        let mut done = 0;
+        self.advance(&mut queue, len, |piece| {
+            out[done..done + piece.len()].copy_from_slice(piece);
+            done += piece.len();
+        });
+        self.finish_packet(peer, &before, queue);
         Some(len)
     }
 
     /// Drops all packets of `peer`. Returns their number.
     pub fn clear(&mut self, peer: PeerId) -> u64 {
         let Some(queue) = self.queues.remove(&peer) else { return 0 };
-        let mut chunk = queue.head;
-        while chunk != NIL {
-            let next = self.next[chunk as usize];
-            self.release(chunk);
-            chunk = next;
-        }
+        self.release_chain(queue.head, queue.tail);
+        self.release(queue.tail);
         queue.packets as u64
+    }
+
+    /// Frees the chunks that no queue uses, after a panic in one of the other methods: these change a queue last, and
+    /// at once. Returns the number of packets that were dropped but not reported.
+    pub fn repair(&mut self) -> u64 {
+        let mut used = [false; CHUNKS];
+        for queue in self.queues.values() {
+            let mut chunk = queue.head;
+            used[chunk as usize] = true;
+            while chunk != queue.tail {
+                chunk = self.next[chunk as usize];
+                used[chunk as usize] = true;
+            }
+        }
+        (self.free, self.free_chunks) = (NIL, 0);
+        for chunk in (0..CHUNKS as u16).filter(|chunk| !used[*chunk as usize]) {
+            self.release(chunk);
+        }
+        mem::take(&mut self.dropped)
     }
 
     fn fits(&self, peer: PeerId, len: usize) -> bool {
@@ -139,31 +172,27 @@ impl Staging {
 
     /// Drops `peer`'s oldest packet. Returns false if there is none.
     fn skip(&mut self, peer: PeerId) -> bool {
-        let mut length = [0; LENGTH];
-        if self.read(peer, &mut length).is_none() {
-            return false;
-        }
-        self.advance(peer, u32::from_ne_bytes(length) as usize, |_, _| {});
-        self.finish_packet(peer);
+        let Some(before) = self.queues.get(&peer).copied() else { return false };
+        let mut queue = before;
+        let len = self.read_length(&mut queue);
+        self.advance(&mut queue, len, |_| {});
+        self.finish_packet(peer, &before, queue);
         true
     }
 
-    fn finish_packet(&mut self, peer: PeerId) {
-        let queue = self.queues.get_mut(&peer).expect("a packet was just read from it");
-        queue.packets -= 1;
-        if queue.packets == 0 {
+    /// Stores `peer`'s queue after a packet was read from it, and frees the chunks it no longer needs.
+    fn finish_packet(&mut self, peer: PeerId, before: &Queue, mut after: Queue) {
+        after.packets -= 1;
+        if after.packets == 0 {
             self.clear(peer);
+        } else {
+            self.queues.insert(peer, after);
+            self.release_chain(before.head, after.head);
         }
     }
 
-    fn append(&mut self, peer: PeerId, attempt: u32, mut bytes: &[u8]) {
-        if !self.queues.contains_key(&peer) {
-            let chunk = self.acquire();
-            let queue = Queue { head: chunk, tail: chunk, read_at: 0, write_at: 0, packets: 0, attempt };
-            self.queues.insert(peer, queue);
-        }
+    fn append(&mut self, queue: &mut Queue, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let mut queue = self.queues[&peer];
             if queue.write_at == CHUNK {
                 let chunk = self.acquire();
                 self.next[queue.tail as usize] = chunk;
@@ -174,45 +203,50 @@ impl Staging {
             self.bytes[at..at + n].copy_from_slice(&bytes[..n]);
             queue.write_at += n;
             bytes = &bytes[n..];
-            self.queues.insert(peer, queue);
         }
     }
 
-    fn read(&mut self, peer: PeerId, out: &mut [u8]) -> Option<()> {
-        self.queues.get(&peer)?;
-        let mut done = 0;
-        self.advance(peer, out.len(), |from, n| {
-            out[done..done + n].copy_from_slice(from);
-            done += n;
+    /// Reads the length in bytes of `queue`'s oldest packet.
+    fn read_length(&self, queue: &mut Queue) -> usize {
+        let (mut length, mut done) = ([0; LENGTH], 0);
+        self.advance(queue, LENGTH, |piece| {
+            length[done..done + piece.len()].copy_from_slice(piece);
+            done += piece.len();
         });
-        Some(())
+        u32::from_ne_bytes(length) as usize
     }
 
-    /// Advances `peer`'s read position by `len` bytes and passes each piece to `piece`.
-    fn advance(&mut self, peer: PeerId, mut len: usize, mut piece: impl FnMut(&[u8], usize)) {
-        let mut queue = self.queues[&peer];
+    /// Advances the read position of `queue` by `len` bytes and passes each piece to `piece`.
+    fn advance(&self, queue: &mut Queue, mut len: usize, mut piece: impl FnMut(&[u8])) {
         while len > 0 {
             if queue.read_at == CHUNK {
-                let next = self.next[queue.head as usize];
-                assert_ne!(next, NIL, "a staged packet ends before its length");
-                self.release(queue.head);
-                (queue.head, queue.read_at) = (next, 0);
+                assert_ne!(queue.head, queue.tail, "a staged packet ends before its length");
+                (queue.head, queue.read_at) = (self.next[queue.head as usize], 0);
             }
             let n = len.min(CHUNK - queue.read_at);
             let at = queue.head as usize * CHUNK + queue.read_at;
-            piece(&self.bytes[at..at + n], n);
+            piece(&self.bytes[at..at + n]);
             queue.read_at += n;
             len -= n;
         }
-        self.queues.insert(peer, queue);
     }
 
     fn acquire(&mut self) -> u16 {
         let chunk = self.free;
         assert_ne!(chunk, NIL, "room was checked before");
-        self.free = std::mem::replace(&mut self.next[chunk as usize], NIL);
+        self.free = mem::replace(&mut self.next[chunk as usize], NIL);
         self.free_chunks -= 1;
         chunk
+    }
+
+    /// Frees the chunks from `first` to the one before `end`.
+    fn release_chain(&mut self, first: u16, end: u16) {
+        let mut chunk = first;
+        while chunk != end {
+            let next = self.next[chunk as usize];
+            self.release(chunk);
+            chunk = next;
+        }
     }
 
     fn release(&mut self, chunk: u16) {
@@ -233,6 +267,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::VecDeque;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Arc;
+
+    use crate::faults::Faults;
 
     #[test]
     fn the_oldest_packet_of_a_peer_makes_room_for_the_newest() {
@@ -258,6 +296,33 @@ mod tests {
         // No room is left for another peer, and the first peer's packets are not dropped for it.
         assert_eq!(staging.push(PeerId(2), 0, [&big, &[]]), 1);
         assert!(!staging.holds(PeerId(2)));
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    fn a_panic_in_a_push_leaves_the_queues_as_they_were() {
+        let (mut staging, big) = (Staging::new(), vec![1; 65_545]);
+        for n in 0..40 {
+            assert_eq!(staging.push(PeerId(1), 0, [&[n], &[n; 999]]), 0);
+        }
+        let plan = Arc::new(Faults::new());
+        faults::install(Some(Arc::clone(&plan)));
+        for n in 0..CHUNKS {
+            plan.arm(Stage::Stage, 1);
+            let peer = PeerId(1 + n as u64 % 2);
+            let push = AssertUnwindSafe(|| staging.push(peer, 0, [&big, &[]]));
+            assert!(catch_unwind(push).is_err());
+            staging.repair();
+        }
+        faults::install(None);
+        assert!(!staging.holds(PeerId(2)));
+        let mut out = [0; 1000];
+        for n in 0..40 {
+            assert_eq!(staging.pop(PeerId(1), &mut out), Some(1000));
+            assert_eq!(out, [n; 1000]);
+        }
+        assert!(staging.is_empty());
+        assert_eq!(staging.free_chunks, CHUNKS);
     }
 
     proptest! {

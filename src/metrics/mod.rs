@@ -39,4 +39,4 @@ pub use page::{Collector, Page};
 pub use process::{ProcessMetrics, SocketMetrics};
 pub use registry::Registry;
 pub use shortcuts::{SentShortcuts, WrittenShortcuts};
-pub use tally::{LabelledTally, PublishedDrops, Tally};
+pub use tally::{LabelledTally, PublishedDrops, Tally, lost_in_panics};

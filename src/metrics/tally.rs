@@ -100,6 +100,14 @@ impl PublishedDrops {
     }
 }
 
+/// Returns the counter of packets that lane `queue` lost in a panic. `direction` is `outbound` or `inbound`.
+pub fn lost_in_panics(registry: &Registry, queue: usize, direction: &'static str) -> Counter {
+    let queue = queue.to_string();
+    let reason = DropReason::WorkerRestart.label();
+    let labels = [("queue", queue.as_str()), ("direction", direction), ("reason", reason)];
+    registry.counter("laneway_dropped_packets_total", &labels)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

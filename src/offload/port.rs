@@ -14,6 +14,7 @@ use super::superpacket::SuperpacketKind;
 use super::virtio::{HeaderForm, VirtioHeader};
 use crate::drops::{DropReason, DropTally};
 use crate::errnos::ErrnoCounts;
+use crate::faults::{self, Stage};
 use crate::shutdown::Shutdown;
 
 /// The virtio header of a complete packet: no GSO, no partial checksum.
@@ -76,6 +77,7 @@ impl Port {
     /// kernel accepts a packet whole or not at all.
     #[inline]
     fn insist(&self, len: usize, write: impl Fn() -> Result<usize, Errno>) -> Result<(), Errno> {
+        faults::point(Stage::Write);
         loop {
             match write() {
                 Ok(written) if written == len => return Ok(()),

@@ -3,7 +3,9 @@
 //! Reads never block: the worker polls several descriptors at once and drains the queue after a wake.
 
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -12,6 +14,7 @@ use nix::unistd;
 use super::superpacket::Superpacket;
 use super::virtio::{HeaderForm, VirtioHeader};
 use crate::drops::DropReason;
+use crate::faults::{self, Stage};
 
 /// Length of the longest possible read in bytes: a virtio header and an IPv6 packet with the longest
 /// payload that is not a jumbogram.
@@ -23,6 +26,8 @@ pub struct QueueReader {
     fd: Arc<OwnedFd>,
     buffer: Box<[u8]>,
     header: HeaderForm,
+    /// Length in bytes of a read whose validation has not ended; 0 if there is none.
+    unvalidated: usize,
 }
 
 /// Result of one read.
@@ -78,7 +83,7 @@ impl DrainEnd {
 
 impl QueueReader {
     pub(super) fn new(fd: Arc<OwnedFd>, header: HeaderForm) -> QueueReader {
-        QueueReader { fd, buffer: vec![0; READ_BUFFER].into_boxed_slice(), header }
+        QueueReader { fd, buffer: vec![0; READ_BUFFER].into_boxed_slice(), header, unvalidated: 0 }
     }
 
     /// Reads one packet or superpacket, if one is waiting.
@@ -99,13 +104,36 @@ impl QueueReader {
                 Err(errno) => return Err(QueueError::Os(errno.into())),
             }
         };
-        let Some((header, packet)) = self.header.split(&mut self.buffer[..len]) else {
-            return Ok(Read::Malformed(DropReason::ShortRead));
-        };
-        Ok(match Superpacket::parse(header, packet) {
-            Ok(packet) => Read::Packet(packet),
-            Err(reason) => Read::Malformed(reason),
-        })
+        self.unvalidated = len;
+        faults::point(Stage::Read);
+        let read = validate(self.header, &mut self.buffer[..len]);
+        self.unvalidated = 0;
+        Ok(read)
+    }
+
+    /// Returns the number of packets lost with a read whose validation panicked, 0 if none did.
+    pub fn recover(&mut self) -> u64 {
+        let read = &mut self.buffer[..mem::take(&mut self.unvalidated)];
+        if read.is_empty() {
+            return 0;
+        }
+        let segments = AssertUnwindSafe(|| match validate(self.header, read) {
+            Read::Packet(packet) => packet.segments() as u64,
+            Read::Malformed(_) | Read::Empty => 1,
+        });
+        // If it panics again, how many packets there were is unknown.
+        catch_unwind(segments).unwrap_or(1)
+    }
+}
+
+/// Parses a read: a virtio header and a packet.
+fn validate(form: HeaderForm, read: &mut [u8]) -> Read<'_> {
+    let Some((header, packet)) = form.split(read) else {
+        return Read::Malformed(DropReason::ShortRead);
+    };
+    match Superpacket::parse(header, packet) {
+        Ok(packet) => Read::Packet(packet),
+        Err(reason) => Read::Malformed(reason),
     }
 }
 

@@ -209,11 +209,10 @@ impl PeerActor {
         let snapshot = self.peers.load_full();
         // A removed peer has no name either, so its answer can be ignored.
         let Some(record) = snapshot.peer(answer.question.peer) else { return };
-        let current = record.endpoint().map(|endpoint| endpoint.address);
-        if let Some(found) = self.names.answered(answer, current) {
-            let to = Endpoint::new(found.address);
-            record.move_to(to);
-            if let Some(message) = found.unsent {
+        let before = record.endpoint();
+        if let Some(found) = self.names.answered(answer, before.map(|endpoint| endpoint.address)) {
+            record.move_from(before, Endpoint::new(found.address));
+            if let (Some(message), Some(to)) = (found.unsent, record.endpoint()) {
                 self.send(FIRST_LANE, message, to, Some(record));
             }
         }
@@ -321,7 +320,7 @@ impl PeerActor {
                 let moves = matches!(output, Output::Roamed { .. });
                 self.with_record(peer, |record| {
                     if moves || record.endpoint().is_none() {
-                        record.move_to(cause.from);
+                        record.roam(cause.from, cause.at);
                     }
                     record.received_bytes.fetch_add(cause.message.len() as u64, Ordering::Relaxed);
                 });

@@ -51,6 +51,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// How long a thread may take to answer a heartbeat before it counts as stuck. On a busy machine a healthy
 /// thread may wait some hundred milliseconds for a CPU.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How often `/healthz` tries to count batches, [`LOOK`] apart. That takes a moment in which all workers of a lane
+/// sleep. A busy lane is counted by a later request, at the latest when it has no batch left and only sleeps.
+const AUDITS: usize = 5;
 /// How often `/healthz` checks for heartbeats.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -166,13 +169,25 @@ async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shown.registry.render())
 }
 
-/// Responds 200 if every thread answers its heartbeat, otherwise 503 with the names of the stuck threads.
+/// Responds 200 if every thread answers its heartbeat and no lane has lost batches, otherwise 503 with the names of the
+/// stuck threads, or what is lost.
 async fn healthz(State(shown): State<Shown>) -> (StatusCode, String) {
+    // Before the heartbeats, which wake all workers.
+    for _ in 0..AUDITS {
+        if shown.threads.custody().audit() {
+            break;
+        }
+        sleep(LOOK).await;
+    }
     shown.threads.call(clock::now());
     loop {
         let silent = shown.threads.silent(clock::now());
         if silent.is_empty() {
-            return (StatusCode::OK, "ok\n".to_owned());
+            let missing = shown.threads.custody().missing();
+            if missing.is_empty() {
+                return (StatusCode::OK, "ok\n".to_owned());
+            }
+            return (StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n");
         }
         // A heartbeat may have been outstanding since an earlier request.
         if silent.iter().any(|(_, since)| *since >= PATIENCE) {

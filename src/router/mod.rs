@@ -10,6 +10,7 @@ pub mod paths;
 mod port_watch;
 pub mod readiness;
 pub mod reload;
+pub mod restarts;
 pub mod sandbox;
 pub mod start;
 pub mod stopping;

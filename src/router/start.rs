@@ -4,8 +4,8 @@
 //! device and the sockets are closed with their descriptors. Everything is opened in the network namespace of
 //! the calling thread, and the threads stay in it.
 //!
-//! A worker that panics is restarted with its open descriptors, a bounded number of times; the packets it was
-//! processing are lost and counted. A worker whose device or socket is gone stops the router. A thread that
+//! A worker that panics is restarted with its open descriptors ([`restarts`]). What that costs is the packets in its
+//! hands, which are counted as lost; batches go back to their pools ([`batch`](crate::lane::ring::batch)). A worker whose device or socket is gone stops the router. A thread that
 //! does not end when told to stop is left behind ([`stopping`]).
 
 use std::net::IpAddr;
@@ -21,28 +21,25 @@ use tokio::sync::watch;
 
 use super::paths::Paths;
 use super::readiness::Readiness;
+use super::restarts::{self, Worker};
 use super::stopping::{self, StopError};
 use super::threads::{ThreadEntry, ThreadMetrics, ThreadRegistry};
 pub use super::wiring::StartError;
 use super::wiring::{self, Lanes, Summary};
+use crate::clock;
 use crate::config::RouterConfig;
 use crate::cpus::pinning::{self, LaneCpus};
-use crate::drops::DropReason;
-use crate::lane::WorkerError;
-use crate::lane::inside::{InsideWorker, OwnAddresses};
-use crate::lane::outside::OutsideWorker;
+use crate::faults;
+use crate::lane::inside::OwnAddresses;
 use crate::lane::peers::Peers;
 use crate::lane::wait::sleep::Sleeper;
 use crate::metrics::Registry;
-use crate::offload::{Lifetime, QueueError};
+use crate::offload::Lifetime;
 use crate::peers::actor::PeerActor;
 use crate::peers::handle::{ActorHandle, Listening};
 use crate::shutdown::Shutdown;
 use crate::underlay::MarkedSockets;
 use crate::wireguard::keys::PublicKey;
-
-/// Restarts of a worker after panics before the router stops.
-const MAX_RESTARTS: u32 = 8;
 
 /// A running router. Dropping it stops it.
 #[derive(Debug)]
@@ -97,6 +94,7 @@ impl Router {
             has_key,
             summary,
             lifetime,
+            custody,
         } = wiring::open(config, tun, &shutdown)?;
         actor.apply(config.update.clone()).map_err(|errno| {
             StartError::Config(format!("cannot apply the configuration of {interface}: {errno}"))
@@ -113,7 +111,7 @@ impl Router {
             summary,
             lanes: lanes.len(),
             ready_peer: config.ready_peer,
-            threads: Arc::default(),
+            threads: Arc::new(ThreadRegistry::new(custody)),
             shutdown,
             failure: Arc::default(),
             handles: Vec::with_capacity(2 * lanes.len() + 1),
@@ -266,14 +264,16 @@ impl Router {
     ) -> io::Result<()> {
         let name = entry.name();
         let end = self.ending(name.clone());
+        let inherited = faults::installed();
         let thread = thread::Builder::new().name(name.clone()).spawn(move || {
+            faults::install(inherited);
             entry.begin();
             if let Some(cpu) = cpu
                 && !pinning::pin(cpu)
             {
                 tracing::warn!("cannot pin {name} to CPU {cpu}; the thread runs unpinned");
             }
-            end.report(supervise(&name, &mut worker));
+            end.report(restarts::supervise(&name, &mut worker, clock::now));
         })?;
         self.handles.push(thread);
         Ok(())
@@ -312,68 +312,6 @@ impl InterfaceUpdates {
     }
 }
 
-/// A worker as the supervisor runs it.
-trait Worker: Send + 'static {
-    /// Runs the worker until the router stops.
-    fn run(&mut self) -> Result<(), WorkerError>;
-    /// Discards unfinished work after a panic and counts the lost packets.
-    fn recover(&mut self);
-    /// Counts a restart.
-    fn count_restart(&mut self);
-}
-
-impl Worker for InsideWorker {
-    fn run(&mut self) -> Result<(), WorkerError> {
-        InsideWorker::run(self)
-    }
-
-    fn recover(&mut self) {
-        let lost = InsideWorker::recover(self);
-        self.metrics.outbound_drops.add(DropReason::WorkerRestart, lost);
-    }
-
-    fn count_restart(&mut self) {
-        self.metrics.restarts.add(1);
-    }
-}
-
-impl Worker for OutsideWorker {
-    fn run(&mut self) -> Result<(), WorkerError> {
-        OutsideWorker::run(self)
-    }
-
-    fn recover(&mut self) {
-        let lost = OutsideWorker::recover(self);
-        self.metrics.inbound_drops.add(DropReason::WorkerRestart, lost);
-    }
-
-    fn count_restart(&mut self) {
-        self.metrics.restarts.add(1);
-    }
-}
-
-/// Runs a worker and restarts it after a panic, up to [`MAX_RESTARTS`] times.
-fn supervise(name: &str, worker: &mut impl Worker) -> Result<(), String> {
-    for restart in 1.. {
-        match catch_unwind(AssertUnwindSafe(|| worker.run())) {
-            Ok(Ok(())) => return Ok(()),
-            // Not a failure: `ip link del` is the usual way to stop a WireGuard interface.
-            Ok(Err(WorkerError::Queue(QueueError::Closed))) => {
-                tracing::info!("stopping: the TUN interface was deleted");
-                return Ok(());
-            }
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(_) => worker.recover(),
-        }
-        if restart > MAX_RESTARTS {
-            break;
-        }
-        tracing::error!("{name} panicked; restart {restart} of {MAX_RESTARTS}. Please report this");
-        worker.count_restart();
-    }
-    Err(format!("panicked again after {MAX_RESTARTS} restarts; please report this"))
-}
-
 /// Reports the end of a thread: stops the router and records the first failure.
 struct Ending {
     name: String,
@@ -388,50 +326,5 @@ impl Ending {
             failure.get_or_insert_with(|| format!("{} stopped: {error}", self.name));
         }
         self.shutdown.signal();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A worker that panics in its first `panics` runs.
-    #[derive(Default)]
-    struct Failing {
-        panics: u32,
-        runs: u32,
-        recoveries: u32,
-        restarts: u32,
-    }
-
-    impl Worker for Failing {
-        fn run(&mut self) -> Result<(), WorkerError> {
-            self.runs += 1;
-            assert!(self.runs > self.panics, "a panic, as the test intends");
-            Ok(())
-        }
-
-        fn recover(&mut self) {
-            self.recoveries += 1;
-        }
-
-        fn count_restart(&mut self) {
-            self.restarts += 1;
-        }
-    }
-
-    #[test]
-    fn a_worker_that_panics_is_restarted() {
-        let mut worker = Failing { panics: MAX_RESTARTS, ..Failing::default() };
-        assert_eq!(supervise("test", &mut worker), Ok(()));
-        assert_eq!((worker.recoveries, worker.restarts), (MAX_RESTARTS, MAX_RESTARTS));
-    }
-
-    #[test]
-    fn a_worker_that_keeps_panicking_is_given_up() {
-        let mut worker = Failing { panics: u32::MAX, ..Failing::default() };
-        assert!(supervise("test", &mut worker).is_err());
-        assert_eq!(worker.runs, MAX_RESTARTS + 1);
-        assert_eq!((worker.recoveries, worker.restarts), (MAX_RESTARTS + 1, MAX_RESTARTS));
     }
 }

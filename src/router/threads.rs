@@ -1,4 +1,4 @@
-//! Registry of a router's threads: their names, kernel thread ids and heartbeats.
+//! Registry of a router's threads: their names, kernel thread ids and heartbeats, and the batches they hold.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,13 +6,17 @@ use std::time::Duration;
 
 use procfs::process::Process;
 
+use crate::lane::ring::custody::Custody;
 use crate::lane::wait::heartbeat::Heartbeat;
 use crate::metrics::{Collector, Page};
 use crate::units::Nanos;
 
 /// The threads of one router.
 #[derive(Debug, Default)]
-pub struct ThreadRegistry(Mutex<Vec<Arc<ThreadEntry>>>);
+pub struct ThreadRegistry {
+    entries: Mutex<Vec<Arc<ThreadEntry>>>,
+    custody: Custody,
+}
 
 /// One registered thread.
 #[derive(Debug)]
@@ -28,6 +32,16 @@ pub struct ThreadEntry {
 }
 
 impl ThreadRegistry {
+    /// Creates a registry without threads. `custody` are the batches that the workers hold.
+    pub fn new(custody: Custody) -> Self {
+        Self { entries: Mutex::default(), custody }
+    }
+
+    /// Returns the record of the batches that the workers hold.
+    pub fn custody(&self) -> &Custody {
+        &self.custody
+    }
+
     /// Registers a thread that is about to start and then calls [`ThreadEntry::begin`].
     pub fn register(
         &self,
@@ -36,13 +50,13 @@ impl ThreadRegistry {
         heartbeat: Option<Arc<Heartbeat>>,
     ) -> Arc<ThreadEntry> {
         let entry = Arc::new(ThreadEntry { queue, worker, heartbeat, thread: AtomicI32::new(0) });
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&entry));
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&entry));
         entry
     }
 
     /// Returns all registered threads.
     pub fn entries(&self) -> Vec<Arc<ThreadEntry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Requests a heartbeat from every thread.

@@ -24,7 +24,8 @@ use crate::lane::inside::{self, InsideWorker, OwnAddresses};
 use crate::lane::outside::{self, OutsideWorker};
 use crate::lane::peer_metrics::PeerMetrics;
 use crate::lane::peers::{Peers, Snapshot};
-use crate::lane::ring::batch::{InboundBatch, OutboundBatch};
+use crate::lane::ring::batch::{Home, InboundBatch, OutboundBatch};
+use crate::lane::ring::custody::{Custody, Holdings, LaneCustody};
 use crate::lane::ring::doorbell::Doorbell;
 use crate::lane::ring::metrics::{LaneRings, RingMetrics};
 use crate::lane::ring::{Pool, Ring};
@@ -33,8 +34,8 @@ use crate::lane::sockets::LaneSockets;
 use crate::lane::wait::quiesce::Quiesce;
 use crate::lane::wait::sleep::Sleeper;
 use crate::metrics::{
-    ActorMetrics, InsideMetrics, OutsideMetrics, ProcessMetrics, Registry, SentShortcuts, SocketMetrics,
-    WrittenShortcuts,
+    self, ActorMetrics, InsideMetrics, OutsideMetrics, ProcessMetrics, Registry, SentShortcuts,
+    SocketMetrics, WrittenShortcuts,
 };
 use crate::netlink;
 use crate::offload::{self, Lifetime, Offload, Offloads, OpenError, QueueShortcut, TunDevice};
@@ -97,6 +98,7 @@ pub(crate) struct Wiring {
     pub(crate) has_key: Arc<AtomicBool>,
     pub(crate) summary: Summary,
     pub(crate) lifetime: Lifetime,
+    pub(crate) custody: Custody,
 }
 
 /// State shared by all lanes.
@@ -121,9 +123,22 @@ struct Ends {
     inbound_pool: Pool<InboundBatch>,
     outbound_pool: Pool<OutboundBatch>,
     commands: Arc<CommandChannel>,
+    inside_holdings: Arc<Holdings>,
+    outside_holdings: Arc<Holdings>,
 }
 
 impl Ends {
+    fn custody(&self) -> LaneCustody {
+        LaneCustody {
+            inside: Arc::clone(&self.inside_holdings),
+            outside: Arc::clone(&self.outside_holdings),
+            inbound: Arc::clone(&self.inbound),
+            outbound: Arc::clone(&self.outbound),
+            inbound_returns: Arc::clone(self.inbound_pool.returns()),
+            outbound_returns: Arc::clone(self.outbound_pool.returns()),
+        }
+    }
+
     fn rings(&self) -> LaneRings {
         LaneRings { inside: Arc::clone(&self.inbound), outside: Arc::clone(&self.outbound) }
     }
@@ -179,8 +194,11 @@ pub(crate) fn open(
         own: Arc::new(ArcSwap::from_pointee(config.addresses.iter().map(IpNet::addr).collect())),
         shutdown: Arc::clone(shutdown),
     };
-    let ends = (0..lanes).map(|lane| lane_ends(config, lane, lanes)).collect::<Result<Vec<_>, _>>()?;
+    let ends = (0..lanes)
+        .map(|lane| lane_ends(config, &shared.registry, lane, lanes))
+        .collect::<Result<Vec<_>, _>>()?;
     let rings = ends.iter().map(Ends::rings).collect();
+    let custody = Custody::new(ends.iter().map(Ends::custody).collect());
     let (listening, heard) = watch::channel(Listening { port, mark: options.fwmark });
     let (device, requests) = ActorHandle::new(Arc::clone(&actor_bell), Arc::clone(&shared.registry), heard);
     let drops: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
@@ -213,11 +231,8 @@ pub(crate) fn open(
     let Shared { registry, mtu, own, peers, .. } = shared;
     registry.collect_from(SocketMetrics::new(lanes.iter().map(|(_, outside, _)| &outside.socket_drops)));
     registry.collect_from(RingMetrics(rings));
-    registry.collect_from(PeerMetrics {
-        interface: tun.name.clone(),
-        peers: Arc::clone(&peers),
-        limit: config.metrics_peers,
-    });
+    let (interface, limit) = (tun.name.clone(), config.metrics_peers);
+    registry.collect_from(PeerMetrics { interface, peers: Arc::clone(&peers), limit });
     registry.collect_from(ProcessMetrics);
     let (lifetime, marked) = (tun.lifetime, Arc::clone(&actor.marked));
     Ok(Wiring {
@@ -233,6 +248,7 @@ pub(crate) fn open(
         has_key,
         summary,
         lifetime,
+        custody,
     })
 }
 
@@ -289,20 +305,25 @@ pub(crate) fn interface_setup(config: &RouterConfig) -> netlink::Setup {
     }
 }
 
-fn lane_ends(config: &RouterConfig, lane: usize, lanes: usize) -> std::io::Result<Ends> {
+fn lane_ends(config: &RouterConfig, registry: &Registry, lane: usize, lanes: usize) -> std::io::Result<Ends> {
     let depth = config.inbox_depth.unwrap_or(RING_DEPTH);
     let inside_bell = Arc::new(Doorbell::new()?);
     let outside_bell = Arc::new(Doorbell::new()?);
     let arriving = bounds::inbound_pool(depth, lanes);
     let leaving = bounds::outbound_pool(depth);
+    let lost = |direction| metrics::lost_in_panics(registry, lane, direction);
     Ok(Ends {
         inbound: Arc::new(Ring::new(depth, Arc::clone(&inside_bell))),
         outbound: Arc::new(Ring::new(leaving, Arc::clone(&outside_bell))),
-        inbound_pool: Pool::new(arriving, Arc::clone(&outside_bell), || InboundBatch::new(lane)),
-        outbound_pool: Pool::new(leaving, Arc::clone(&inside_bell), OutboundBatch::new),
+        inbound_pool: Pool::new(arriving, Arc::clone(&outside_bell), || InboundBatch::new(lane))
+            .adopting(|batch, returns| batch.set_home(Home::new(returns, lost("inbound")))),
+        outbound_pool: Pool::new(leaving, Arc::clone(&inside_bell), OutboundBatch::new)
+            .adopting(|batch, returns| batch.set_home(Home::new(returns, lost("outbound")))),
         commands: Arc::new(CommandChannel::new(Arc::clone(&outside_bell))),
         inside_bell,
         outside_bell,
+        inside_holdings: Arc::default(),
+        outside_holdings: Arc::default(),
     })
 }
 
@@ -338,6 +359,8 @@ fn wire(
                 Arc::clone(&shared.mtu),
                 config.dscp,
             ),
+            unstaged: inside::Unstaged::default(),
+            holdings: Arc::clone(&ends.inside_holdings),
             rejecter: inside::Rejecter::new(queue.rejecter, config.reject, Arc::clone(&shared.own)),
             peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
             sleeper: sleeper(&ends.inside_bell),
@@ -363,6 +386,8 @@ fn wire(
             ),
             socket_drops,
             sockets,
+            holdings: Arc::clone(&ends.outside_holdings),
+            sends_control: false,
             commands: ends.commands,
             peers: arc_swap::Cache::new(Arc::clone(&shared.peers)),
             sleeper: sleeper(&ends.outside_bell),

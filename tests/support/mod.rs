@@ -8,6 +8,7 @@ pub mod addresses;
 pub mod background;
 pub mod binary;
 pub mod boringtun;
+pub mod bottleneck;
 pub mod echo;
 pub mod flood;
 pub mod folder;

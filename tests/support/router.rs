@@ -4,6 +4,7 @@ use ipnet::IpNet;
 use laneway::cli::demo::lab::{Lab, Side};
 use laneway::config::update::{AllowedIpChange, PeerEndpoint, PeerUpdate};
 use laneway::config::{Queues, RouterConfig};
+use laneway::faults;
 use laneway::router::start::Router;
 use laneway::wireguard::keys::{OsEntropy, PrivateKey, PublicKey};
 
@@ -35,12 +36,17 @@ pub fn peer(key: PublicKey, allowed_ips: &[&str]) -> PeerUpdate {
     PeerUpdate { allowed_ips: allowed_ips.iter().map(allow).collect(), ..PeerUpdate::new(key) }
 }
 
-/// Starts a router in one side of the lab.
+/// Starts a router in one side of the lab, with the faults of the calling thread.
 ///
 /// # Panics
 /// If the router does not start.
 pub fn start(side: &Side, config: &RouterConfig) -> Router {
-    let started = side.namespace.run(|| Router::start(config, None)).expect("enter a namespace");
+    let faults = faults::installed();
+    let start = || {
+        faults::install(faults);
+        Router::start(config, None)
+    };
+    let started = side.namespace.run(start).expect("enter a namespace");
     started.unwrap_or_else(|error| panic!("{error}"))
 }
 

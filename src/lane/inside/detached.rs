@@ -6,10 +6,12 @@ use std::sync::atomic::AtomicUsize;
 
 use arc_swap::ArcSwap;
 
+use super::seal::Unstaged;
 use super::{PacketWriter, RejectPolicy, Rejecter, Sealer, Turn};
 use crate::lane::channels::ActorChannel;
 use crate::lane::peers::Snapshot;
 use crate::lane::ring::batch::OutboundBatch;
+use crate::lane::ring::custody::Holdings;
 use crate::lane::ring::doorbell::Doorbell;
 use crate::lane::ring::{Pool, Ring};
 use crate::lane::shortcut::SendShortcut;
@@ -25,9 +27,11 @@ use crate::units::Nanos;
 /// The sealing half of an inside worker. What it would write to the TUN is discarded.
 pub(crate) struct Detached {
     sealer: Sealer,
+    unstaged: Unstaged,
     writer: PacketWriter,
     rejecter: Rejecter,
     sleeper: Sleeper,
+    holdings: Holdings,
     metrics: InsideMetrics,
     ring: Arc<Ring<OutboundBatch>>,
     returns: Arc<Ring<OutboundBatch>>,
@@ -52,7 +56,9 @@ impl Detached {
             sealer: Sealer::new(pool, Arc::clone(&ring), shortcut, actor, Arc::new(AtomicUsize::new(1420)), Dscp::default()),
             writer: PacketWriter::new(writer, Arc::new(Ring::new(1, bell())), Vec::new()),
             rejecter: Rejecter::new(rejecter, RejectPolicy::Drop, own),
+            unstaged: Unstaged::default(),
             sleeper: Sleeper::new(bell(), shutdown),
+            holdings: Holdings::default(),
             metrics: InsideMetrics::register(registry, 0),
             ring,
             returns,
@@ -62,10 +68,10 @@ impl Detached {
     /// Runs a turn with this snapshot: seals staged packets that can be sent, then `packets`, which were
     /// read from the TUN.
     pub(crate) fn turn(&mut self, snapshot: &Snapshot, now: Nanos, packets: &[Superpacket<'_>]) {
-        let Self { sealer, writer, rejecter, sleeper, metrics, .. } = self;
-        let mut turn = Turn { now, snapshot, writer, rejecter, sleeper, metrics };
+        let Self { sealer, unstaged, writer, rejecter, sleeper, holdings, metrics, .. } = self;
+        let mut turn = Turn { now, snapshot, writer, rejecter, sleeper, holdings, metrics };
         let never = "the router runs";
-        while sealer.release_staged(&mut turn).expect(never) {}
+        while sealer.release_staged(unstaged, &mut turn).expect(never) {}
         for packet in packets {
             sealer.forward(packet, &mut turn).expect(never);
         }

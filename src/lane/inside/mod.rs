@@ -21,13 +21,14 @@ use nix::poll::PollFlags;
 #[cfg(any(test, fuzzing))]
 pub(crate) use detached::Detached;
 pub use reject::{OwnAddresses, REJECT_BURST, REJECTS_PER_SECOND, RejectPolicy, Rejecter};
-pub use seal::Sealer;
+pub use seal::{Sealer, Unstaged};
 pub use write::PacketWriter;
 
 use super::WorkerError;
 use super::peers::{Peers, Snapshot};
 use super::ring::Pool;
 use super::ring::batch::OutboundBatch;
+use super::ring::custody::Holdings;
 use super::ring::doorbell::Awaited;
 use super::wait::quiesce::{self, Quiesce, Served};
 use super::wait::sleep::{Sleeper, Spin, Stopped};
@@ -46,10 +47,14 @@ pub struct InsideWorker {
     pub writer: PacketWriter,
     /// Seals packets from the TUN queue for the outside worker.
     pub sealer: Sealer,
+    /// Holds the staged packet that is being sealed.
+    pub unstaged: Unstaged,
     /// Answers packets that are not sent.
     pub rejecter: Rejecter,
     /// The current peers and allowed IPs.
     pub peers: arc_swap::Cache<Arc<Peers>, Arc<Snapshot>>,
+    /// The batches held while the worker sleeps.
+    pub holdings: Arc<Holdings>,
     /// Blocks the thread while there is no work.
     pub sleeper: Sleeper,
     /// The shutdown protocol.
@@ -102,9 +107,13 @@ impl InsideWorker {
         metrics.publish();
     }
 
-    /// Discards unfinished work after a panic. Returns the number of sealed datagrams lost.
-    pub fn recover(&mut self) -> u64 {
-        self.sealer.abandon()
+    /// Discards the packets in hand after a panic and counts them as lost.
+    pub fn recover(&mut self) {
+        self.holdings.rise();
+        let outbound = self.reader.recover() + self.sealer.recover();
+        let inbound = self.writer.recover(&mut self.metrics);
+        self.metrics.outbound_drops.add(DropReason::WorkerRestart, outbound);
+        self.metrics.inbound_drops.add(DropReason::WorkerRestart, inbound);
     }
 
     /// Runs one turn. Returns whether there was anything to do.
@@ -124,10 +133,22 @@ impl InsideWorker {
     /// Both use the same snapshot. With two, a packet could overtake an earlier one of its flow that is
     /// still staged for the previous owner of the allowed IPs.
     fn seal(&mut self) -> Result<bool, WorkerError> {
-        let Self { reader, writer, sealer, rejecter, peers, sleeper, metrics, drain_cap, .. } = self;
+        let Self {
+            reader,
+            writer,
+            sealer,
+            unstaged,
+            rejecter,
+            peers,
+            sleeper,
+            holdings,
+            metrics,
+            drain_cap,
+            ..
+        } = self;
         let snapshot = peers.load();
-        let mut turn = Turn { now: clock::now(), snapshot, writer, rejecter, sleeper, metrics };
-        let released = sealer.release_staged(&mut turn)?;
+        let mut turn = Turn { now: clock::now(), snapshot, writer, rejecter, sleeper, holdings, metrics };
+        let released = sealer.release_staged(unstaged, &mut turn)?;
         let mut packets = 0;
         let end = loop {
             if packets == *drain_cap {
@@ -167,11 +188,14 @@ impl InsideWorker {
         let awaited = if starved { Awaited::ANY } else { Awaited::WORK };
         let awaited = if self.sealer.has_staged() { awaited.with(Awaited::ROUTES) } else { awaited };
         let peers = self.peers.arc_swap();
-        self.sleeper.sleep(awaited, queue, None, || {
+        self.holdings.rest(0, self.sealer.batches());
+        let slept = self.sleeper.sleep(awaited, queue, None, || {
             self.writer.is_empty()
                 && starved == self.sealer.is_starved()
-                && (starved || !self.sealer.has_releasable(&peers.load()))
-        })?;
+                && (starved || !self.sealer.has_releasable(&peers.load(), clock::now()))
+        });
+        self.holdings.rise();
+        slept?;
         self.metrics.wakeups.add(1);
         Ok(())
     }
@@ -184,6 +208,7 @@ struct Turn<'w> {
     writer: &'w mut PacketWriter,
     rejecter: &'w mut Rejecter,
     sleeper: &'w Sleeper,
+    holdings: &'w Holdings,
     metrics: &'w mut InsideMetrics,
 }
 
@@ -209,10 +234,13 @@ impl Turn<'_> {
                 return self.last_batch(pool);
             }
             if !self.writer.serve(self.metrics) {
-                // The loop checks for a stop itself.
+                // The worker holds no batch here: its pool is empty, and the full one was handed over. The loop
+                // checks for a stop itself.
+                self.holdings.rest(0, pool.kept());
                 let _ = self
                     .sleeper
                     .sleep(Awaited::ANY, None, None, || self.writer.is_empty() && pool.is_empty());
+                self.holdings.rise();
             }
         }
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 
+use crate::faults::{self, Stage};
 use crate::metrics::{InsideMetrics, RejectKind};
 use crate::offload::{QueueRejecter, Superpacket};
 use crate::packet::reject::{self, Answer, Cause, MAX_REJECT};
@@ -85,6 +86,7 @@ impl Rejecter {
         now: Nanos,
         metrics: &mut InsideMetrics,
     ) {
+        faults::point(Stage::Reject);
         let (cause, bucket) = match (cause, self.policy) {
             (Cause::TooBig(_), _) => (cause, &mut self.too_big),
             (_, RejectPolicy::Drop) => return,

@@ -15,6 +15,7 @@
 //! the queue is not read. If the outside worker sleeps, a lone datagram is sent directly
 //! ([`crate::lane::shortcut`]).
 
+use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,6 +24,7 @@ use arrayvec::ArrayVec;
 
 use super::Turn;
 use crate::drops::DropReason;
+use crate::faults::{self, Stage};
 use crate::lane::bounds::SLAB_BYTES;
 use crate::lane::channels::ActorChannel;
 use crate::lane::path_limit::told_mtu;
@@ -57,7 +59,17 @@ pub struct Sealer {
     staging: Staging,
     /// The version of the snapshot that the staged packets were routed by.
     routed_by: u64,
-    restored: Box<[u8]>,
+    /// Packets taken over that are neither staged nor in a sealed run nor counted as dropped.
+    in_hand: u64,
+}
+
+/// A buffer for the packet that leaves the staging.
+pub struct Unstaged(Box<[u8]>);
+
+impl Default for Unstaged {
+    fn default() -> Self {
+        Self(vec![0; VirtioHeader::LONG + MAX_PACKET].into_boxed_slice())
+    }
 }
 
 /// The run that the next segment may be appended to.
@@ -113,7 +125,7 @@ impl Sealer {
             open: None,
             staging: Staging::new(),
             routed_by: 0,
-            restored: vec![0; VirtioHeader::LONG + MAX_PACKET].into_boxed_slice(),
+            in_hand: 0,
         }
     }
 
@@ -122,14 +134,27 @@ impl Sealer {
         self.batch.is_none() && self.pool.is_empty()
     }
 
+    /// Returns the number of batches held, those on the return ring excluded.
+    pub(super) fn batches(&self) -> usize {
+        self.pool.kept() + usize::from(self.batch.is_some())
+    }
+
     /// Routes, segments and seals a superpacket, or stages it.
     pub(super) fn forward(&mut self, packet: &Superpacket<'_>, turn: &mut Turn<'_>) -> Result<(), Stopped> {
+        self.in_hand += packet.segments() as u64;
+        self.route(packet, turn)
+    }
+
+    /// Does the same for a packet in hand.
+    fn route(&mut self, packet: &Superpacket<'_>, turn: &mut Turn<'_>) -> Result<(), Stopped> {
         if turn.rejecter.self_forward(packet, turn.metrics) {
+            self.put_down(packet.segments());
             return Ok(());
         }
+        faults::point(Stage::Route);
         let snapshot = turn.snapshot;
         let Some(peer) = snapshot.routes.lookup(packet.destination()) else {
-            turn.refuse(packet, DropReason::NoRoute, Cause::NotAllowed);
+            self.refuse(packet, DropReason::NoRoute, Cause::NotAllowed, turn);
             return Ok(());
         };
         // Staged packets go first, so later packets to the same peer queue behind them.
@@ -140,6 +165,18 @@ impl Sealer {
         }
         self.stage(packet, peer, turn);
         Ok(())
+    }
+
+    /// Notes that `packets` packets are no longer in hand.
+    #[inline]
+    fn put_down(&mut self, packets: usize) {
+        self.in_hand -= packets as u64;
+    }
+
+    /// Drops a packet in hand; see [`Turn::refuse`].
+    fn refuse(&mut self, packet: &Superpacket<'_>, reason: DropReason, cause: Cause, turn: &mut Turn<'_>) {
+        self.put_down(packet.segments());
+        turn.refuse(packet, reason, cause);
     }
 
     /// Closes the open run, and hands over or sends the current batch.
@@ -159,9 +196,9 @@ impl Sealer {
     }
 
     /// Returns whether [`release_staged`](Self::release_staged) would find work.
-    pub(super) fn has_releasable(&self, snapshot: &Snapshot) -> bool {
+    pub(super) fn has_releasable(&self, snapshot: &Snapshot, now: Nanos) -> bool {
         !self.staging.is_empty()
-            && (self.routed_by != snapshot.version || self.next_releasable(snapshot).is_some())
+            && (self.routed_by != snapshot.version || self.next_releasable(snapshot, now).is_some())
     }
 
     /// Seals, in order, the staged packets of one peer that now has a session, or drops those whose
@@ -169,36 +206,43 @@ impl Sealer {
     ///
     /// If peers or allowed IPs have changed, routes all staged packets again first: packets of removed
     /// peers are dropped, and packets whose destination now belongs to another peer move to that peer.
-    pub(super) fn release_staged(&mut self, turn: &mut Turn<'_>) -> Result<bool, Stopped> {
+    ///
+    /// `unstaged` is scratch space.
+    pub(super) fn release_staged(
+        &mut self,
+        unstaged: &mut Unstaged,
+        turn: &mut Turn<'_>,
+    ) -> Result<bool, Stopped> {
         if self.staging.is_empty() {
             return Ok(false);
         }
         let changed = self.routed_by != turn.snapshot.version;
         if changed {
-            self.route_staged_again(turn)?;
+            self.route_staged_again(unstaged, turn)?;
         }
-        let Some(peer) = self.next_releasable(turn.snapshot) else { return Ok(changed) };
+        let Some(peer) = self.next_releasable(turn.snapshot, turn.now) else { return Ok(changed) };
         let id = peer.id;
         let Some(session) = usable_session(peer, turn.now) else {
             let lost = self.staging.clear(id);
             turn.metrics.outbound_drops.add(DropReason::HandshakeFailed, lost);
             return Ok(true);
         };
-        while self.with_staged(id, turn, |sealer, packet, turn| sealer.seal(packet, peer, &session, turn))? {}
+        let seal = |sealer: &mut Self, packet: &Superpacket<'_>, turn: &mut Turn<'_>| {
+            sealer.seal(packet, peer, &session, turn)
+        };
+        while self.with_staged(id, unstaged, turn, seal)? {}
         Ok(true)
     }
 
     /// Finds a peer with staged packets whose handshake has completed or failed.
-    fn next_releasable<'s>(&self, snapshot: &'s Snapshot) -> Option<&'s Arc<PeerRecord>> {
-        self.staging.peers().find_map(|(id, attempt)| {
-            let peer = snapshot.peer(id)?;
-            let failed = peer.failed_handshakes.load(Ordering::Acquire) != attempt;
-            (failed || peer.sending.load().is_some()).then_some(peer)
-        })
+    fn next_releasable<'s>(&self, snapshot: &'s Snapshot, now: Nanos) -> Option<&'s Arc<PeerRecord>> {
+        self.staging
+            .peers()
+            .find_map(|(id, attempt)| snapshot.peer(id).filter(|peer| is_releasable(peer, attempt, now)))
     }
 
     /// Routes every staged packet by the current snapshot.
-    fn route_staged_again(&mut self, turn: &mut Turn<'_>) -> Result<(), Stopped> {
+    fn route_staged_again(&mut self, unstaged: &mut Unstaged, turn: &mut Turn<'_>) -> Result<(), Stopped> {
         self.routed_by = turn.snapshot.version;
         let queues: ArrayVec<_, { staging::MAX_QUEUES }> = self.staging.peers().collect();
         for (id, attempt) in queues {
@@ -209,11 +253,11 @@ impl Sealer {
             }
             // Each packet moves to the end of a queue, mostly the same one, so one pass keeps the order.
             for _ in 0..self.staging.packets(id) {
-                self.with_staged(id, turn, |sealer, packet, turn| {
+                self.with_staged(id, unstaged, turn, |sealer, packet, turn| {
                     let owner = turn.snapshot.routes.lookup(packet.destination());
                     match owner.filter(|owner| owner.id == id) {
                         Some(_) => sealer.stage_for(id, attempt, packet, turn),
-                        None => sealer.forward(packet, turn)?,
+                        None => sealer.route(packet, turn)?,
                     }
                     Ok(())
                 })?;
@@ -226,31 +270,25 @@ impl Sealer {
     fn with_staged(
         &mut self,
         id: PeerId,
+        Unstaged(buffer): &mut Unstaged,
         turn: &mut Turn<'_>,
         act: impl FnOnce(&mut Self, &Superpacket<'_>, &mut Turn<'_>) -> Result<(), Stopped>,
     ) -> Result<bool, Stopped> {
-        let mut staged = std::mem::take(&mut self.restored);
-        let outcome = match self.staging.pop(id, &mut staged) {
-            None => Ok(false),
-            Some(len) => {
-                let (header, packet) = staged[..len].split_first_chunk_mut().expect("staged with its header");
-                let header = VirtioHeader::decode_long(header);
-                let packet = Superpacket::parse(header, packet).expect("it was parsed before it was staged");
-                act(self, &packet, turn).map(|()| true)
-            }
-        };
-        self.restored = staged;
-        outcome
+        let Some(len) = self.staging.pop(id, buffer) else { return Ok(false) };
+        let (header, packet) = buffer[..len].split_first_chunk_mut().expect("staged with its header");
+        let packet = Superpacket::parse(VirtioHeader::decode_long(header), packet);
+        let packet = packet.expect("it was parsed before it was staged");
+        self.in_hand += packet.segments() as u64;
+        faults::point(Stage::Release);
+        act(self, &packet, turn).map(|()| true)
     }
 
-    /// Discards unfinished work after a panic. Returns the number of datagrams of finished runs lost.
-    pub(super) fn abandon(&mut self) -> u64 {
+    /// Discards the packets in hand after a panic. Returns their number. Sealed runs and staged packets are kept.
+    pub(super) fn recover(&mut self) -> u64 {
         self.open = None;
-        let Some(mut batch) = self.batch.take() else { return 0 };
-        let lost = batch.runs.iter().map(|run| u64::from(run.len.div_ceil(u32::from(run.stride)))).sum();
-        batch.runs.clear();
-        self.pool.put_back(batch);
-        lost
+        // If it panicked while it routed staged packets again, some still wait for a previous owner.
+        self.routed_by = u64::MAX;
+        mem::take(&mut self.in_hand) + self.staging.repair()
     }
 
     /// Drops all staged packets. Returns their number.
@@ -271,16 +309,17 @@ impl Sealer {
         turn: &mut Turn<'_>,
     ) -> Result<(), Stopped> {
         let Some(to) = peer.endpoint() else {
-            turn.refuse(packet, DropReason::NoEndpoint, Cause::Unreachable);
+            self.refuse(packet, DropReason::NoEndpoint, Cause::Unreachable, turn);
             return Ok(());
         };
         if self.drop_if_looped(packet, peer, &to, Some(session), turn) {
+            self.put_down(packet.segments());
             return Ok(());
         }
         let limit = peer.path_limit.get(turn.now).unwrap_or(MAX_INNER).min(MAX_INNER);
         if does_not_fit(packet, limit) {
             let mtu = told_mtu(limit, packet.packet()) as u16;
-            turn.refuse(packet, DropReason::TooBig, Cause::TooBig(mtu));
+            self.refuse(packet, DropReason::TooBig, Cause::TooBig(mtu), turn);
             return Ok(());
         }
         let way = Way { to, class: self.dscp.outer(traffic_class(packet.packet())) };
@@ -290,15 +329,17 @@ impl Sealer {
             let len = packet.segment_len(index);
             let padded = padded_len(len, mtu);
             let datagram = padded + DATA_OVERHEAD;
-            if !self.open.as_ref().is_some_and(|run| run.takes(datagram, session, &way)) {
-                self.begin_run(datagram, peer, session, way, turn).inspect_err(|_| {
-                    let unsealed = (segments - index) as u64;
-                    turn.metrics.outbound_drops.add(DropReason::Shutdown, unsealed);
-                })?;
+            if !self.open.as_ref().is_some_and(|run| run.takes(datagram, session, &way))
+                && let Err(stopped) = self.begin_run(datagram, peer, session, way, turn)
+            {
+                self.put_down(segments - index);
+                turn.metrics.outbound_drops.add(DropReason::Shutdown, (segments - index) as u64);
+                return Err(stopped);
             }
             let (Some(run), Some(batch)) = (&mut self.open, &mut self.batch) else {
                 unreachable!("a run was just begun")
             };
+            faults::point(Stage::Cut);
             let plaintext = run.bytes.end + DATA_HEADER;
             let room = &mut batch.data[plaintext..plaintext + padded];
             packet.write_segment(index, &mut room[..len]);
@@ -349,10 +390,12 @@ impl Sealer {
         let batch = self.batch.as_mut().expect("an open run lies in a batch");
         let datagrams = bytes.len().div_ceil(stride) as u32;
         let Some(first) = session.reserve(datagrams) else {
+            self.put_down(datagrams as usize);
             metrics.outbound_drops.add(DropReason::SessionExpired, u64::from(datagrams));
             self.actor.want_handshake(&peer);
             return;
         };
+        faults::point(Stage::Seal);
         session.seal_run(first, &mut batch.data[bytes.clone()], stride);
         batch.runs.push(Run {
             start: bytes.start as u32,
@@ -362,10 +405,12 @@ impl Sealer {
             to: way.to,
             peer: peer.id,
         });
+        self.put_down(datagrams as usize);
     }
 
     fn hand_over(&mut self) {
         if let Some(batch) = self.batch.take() {
+            faults::point(Stage::HandOver);
             assert!(self.ring.push(batch).is_ok(), "the ring holds every batch of its pool");
         }
     }
@@ -394,10 +439,10 @@ impl Sealer {
     /// Stages a superpacket until its peer has a session, and requests a handshake.
     fn stage(&mut self, packet: &Superpacket<'_>, peer: &PeerRecord, turn: &mut Turn<'_>) {
         let Some(to) = peer.endpoint() else {
-            return turn.refuse(packet, DropReason::NoEndpoint, Cause::Unreachable);
+            return self.refuse(packet, DropReason::NoEndpoint, Cause::Unreachable, turn);
         };
         if self.drop_if_looped(packet, peer, &to, None, turn) {
-            return;
+            return self.put_down(packet.segments());
         }
         if self.staging.is_empty() {
             self.routed_by = turn.snapshot.version;
@@ -406,8 +451,10 @@ impl Sealer {
         self.actor.want_handshake(peer);
     }
 
+    /// Stages a packet in hand for `id`.
     fn stage_for(&mut self, id: PeerId, attempt: u32, packet: &Superpacket<'_>, turn: &mut Turn<'_>) {
         let dropped = self.staging.push(id, attempt, [&packet.header().encode_long(), packet.packet()]);
+        self.put_down(packet.segments());
         turn.metrics.outbound_drops.add(DropReason::StagingFull, dropped);
     }
 }
@@ -424,7 +471,35 @@ fn does_not_fit(packet: &Superpacket<'_>, limit: usize) -> bool {
             || longest > told_mtu(limit, packet.packet()) && must_not_be_fragmented(packet.packet()))
 }
 
+/// Returns whether packets staged for `peer` during the handshake `attempt` need not wait any longer. A session
+/// that has expired is none, although the peer actor may not have withdrawn it yet.
+fn is_releasable(peer: &PeerRecord, attempt: u32, now: Nanos) -> bool {
+    peer.failed_handshakes.load(Ordering::Acquire) != attempt || usable_session(peer, now).is_some()
+}
+
 /// Returns the session to seal with, if there is one that may still be used.
 fn usable_session(peer: &PeerRecord, now: Nanos) -> Option<Arc<Session>> {
     peer.sending.load_full().filter(|session| session.can_send(now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wireguard::keys::PublicKey;
+    use crate::wireguard::session::Role;
+    use crate::wireguard::tests::sessions;
+    use std::time::Duration;
+
+    #[test]
+    fn packets_wait_for_the_next_session_while_an_expired_one_is_not_withdrawn_yet() {
+        let created = Nanos(1 << 40);
+        let peer = PeerRecord::new(PeerId(0), PublicKey::from_bytes([0; 32]), false);
+        assert!(!is_releasable(&peer, 0, created));
+        peer.sending.store(Some(sessions::session(PeerId(0), Role::Initiator, 1, created)));
+        assert!(is_releasable(&peer, 0, created.after(Duration::from_secs(179))));
+        let expired = created.after(Duration::from_secs(180));
+        assert!(!is_releasable(&peer, 0, expired), "would be dropped as if their handshake had failed");
+        peer.failed_handshakes.store(1, Ordering::Release);
+        assert!(is_releasable(&peer, 0, expired) && !is_releasable(&peer, 1, expired));
+    }
 }

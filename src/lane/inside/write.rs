@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
+use crate::faults::{self, Stage};
 use crate::lane::bounds::WINDOW_BATCHES;
 use crate::lane::ring::Ring;
 use crate::lane::ring::batch::InboundBatch;
@@ -22,6 +23,8 @@ pub struct PacketWriter {
     writer: QueueWriter,
     ring: Arc<Ring<InboundBatch>>,
     returns: Vec<Arc<Ring<InboundBatch>>>,
+    /// Packets taken out of batches since the writer's counts were last published.
+    taken: u64,
 }
 
 impl PacketWriter {
@@ -32,7 +35,7 @@ impl PacketWriter {
         ring: Arc<Ring<InboundBatch>>,
         returns: Vec<Arc<Ring<InboundBatch>>>,
     ) -> Self {
-        Self { writer, ring, returns }
+        Self { writer, ring, returns, taken: 0 }
     }
 
     /// Returns whether no batch waits.
@@ -60,30 +63,47 @@ impl PacketWriter {
         if batches.is_empty() {
             return false;
         }
-        self.write(&batches);
-        metrics.note_writes(self.writer.tally());
-        for mut batch in batches {
-            batch.segments.clear();
+        faults::point(Stage::Take);
+        self.write(&mut batches);
+        faults::point(Stage::Return);
+        self.publish(metrics);
+        for batch in batches {
             let returns = &self.returns[batch.returns];
             assert!(returns.push(batch).is_ok(), "a return ring holds every batch of its pool");
         }
         true
     }
 
+    /// Publishes the writer's counts after a panic. Returns the number of packets that were neither written nor
+    /// counted as dropped.
+    pub(super) fn recover(&mut self, metrics: &mut InsideMetrics) -> u64 {
+        let tally = self.writer.tally();
+        let lost = self.taken.saturating_sub(tally.packets + tally.drops.total());
+        self.publish(metrics);
+        lost
+    }
+
+    fn publish(&mut self, metrics: &mut InsideMetrics) {
+        self.taken = 0;
+        metrics.note_writes(self.writer.tally());
+    }
+
     /// Drops the waiting batches. Returns the number of packets dropped.
     pub(super) fn drop_waiting(&mut self) -> u64 {
         let mut lost = 0;
-        while let Some(batch) = self.ring.pop() {
+        while let Some(mut batch) = self.ring.pop() {
             lost += batch.segments.len() as u64;
+            batch.segments.clear();
         }
         lost
     }
 
-    /// Coalesces and writes the packets of `batches`, in order.
-    fn write(&mut self, batches: &[Box<InboundBatch>]) {
+    /// Coalesces and writes the packets of `batches`, in order, and empties the batches.
+    fn write(&mut self, batches: &mut [Box<InboundBatch>]) {
         let mut window = Window::new(self.writer.limits());
         for batch in batches {
-            for packet in batch.packets() {
+            self.taken += batch.segments.len() as u64;
+            for packet in batch.drain() {
                 if window.is_full() {
                     window.flush(&mut self.writer);
                 }

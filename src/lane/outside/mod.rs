@@ -7,6 +7,7 @@
 mod open;
 mod send;
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,12 +18,14 @@ pub use send::{BatchSender, HANDSHAKE_CLASS};
 use super::WorkerError;
 use super::channels::{CommandChannel, OutsideCommand};
 use super::peers::{Peers, Snapshot};
+use super::ring::custody::Holdings;
 use super::ring::doorbell::Awaited;
 use super::sockets::LaneSockets;
 use super::wait::quiesce::{Quiesce, Served};
 use super::wait::sleep::{Sleeper, Spin, Stopped};
 use crate::clock;
 use crate::drops::DropReason;
+use crate::faults::{self, Stage};
 use crate::metrics::OutsideMetrics;
 use crate::underlay::DropWatch;
 
@@ -35,12 +38,16 @@ pub struct OutsideWorker {
     pub sender: BatchSender,
     /// Receives and opens datagrams for the inside workers.
     pub opener: Opener,
+    /// Whether a control message is being sent. Initially none is.
+    pub sends_control: bool,
     /// The channel of commands from the peer actor.
     pub commands: Arc<CommandChannel>,
     /// The current peers and allowed IPs.
     pub peers: arc_swap::Cache<Arc<Peers>, Arc<Snapshot>>,
     /// Reads the socket's drop counter. It must be told of every new socket.
     pub socket_drops: Arc<DropWatch>,
+    /// The batches held while the worker sleeps.
+    pub holdings: Arc<Holdings>,
     /// Blocks the thread while there is no work.
     pub sleeper: Sleeper,
     /// The shutdown protocol.
@@ -95,14 +102,18 @@ impl OutsideWorker {
             }
         });
         quiesce.close();
-        metrics.inbound_drops.add(DropReason::Shutdown, opener.abandon());
+        metrics.inbound_drops.add(DropReason::Shutdown, opener.drop_waiting());
         metrics.outbound_drops.add(DropReason::Shutdown, sender.drop_waiting());
         metrics.publish();
     }
 
-    /// Discards unfinished work after a panic. Returns the number of packets lost.
-    pub fn recover(&mut self) -> u64 {
-        self.opener.abandon() + self.sender.abandon()
+    /// Discards the packets in hand after a panic and counts them as lost.
+    pub fn recover(&mut self) {
+        self.holdings.rise();
+        let outbound = self.sender.recover() + u64::from(mem::take(&mut self.sends_control));
+        let inbound = self.opener.recover();
+        self.metrics.outbound_drops.add(DropReason::WorkerRestart, outbound);
+        self.metrics.inbound_drops.add(DropReason::WorkerRestart, inbound);
     }
 
     /// Runs one turn. Returns whether there was anything to do.
@@ -127,6 +138,8 @@ impl OutsideWorker {
         let mut obeyed = false;
         while let Some(command) = self.commands.pop() {
             obeyed = true;
+            self.sends_control = matches!(command, OutsideCommand::Send { .. });
+            faults::point(Stage::Command);
             match command {
                 OutsideCommand::Send { message, to, peer } => {
                     let (sockets, snapshot) = (self.sockets.load(), self.peers.load());
@@ -144,6 +157,7 @@ impl OutsideWorker {
                     }
                 }
             }
+            self.sends_control = false;
         }
         obeyed
     }
@@ -159,11 +173,14 @@ impl OutsideWorker {
         let events = sockets.events(!starved && !held, blocked);
         let awaited = if starved || held { Awaited::ANY } else { Awaited::WORK };
         let limit = held.then_some(open::OFFER_AGAIN);
-        self.sleeper.sleep(awaited, events, limit, || {
+        self.holdings.rest(self.opener.batches(), self.sender.batches());
+        let slept = self.sleeper.sleep(awaited, events, limit, || {
             (blocked.is_some() || self.sender.is_empty())
                 && self.commands.is_empty()
                 && starved == self.opener.is_starved()
-        })?;
+        });
+        self.holdings.rise();
+        slept?;
         self.metrics.wakeups.add(1);
         Ok(())
     }

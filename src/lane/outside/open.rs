@@ -19,6 +19,7 @@
 //! [`inbound_pool`](crate::lane::bounds::inbound_pool).
 
 use std::collections::VecDeque;
+use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,6 +29,7 @@ use arrayvec::ArrayVec;
 
 use crate::clock;
 use crate::drops::DropReason;
+use crate::faults::{self, Stage};
 use crate::lane::bounds::{COPY_BELOW, batches_per_message};
 use crate::lane::channels::{ActorChannel, HandshakeDatagram};
 use crate::lane::peers::{PeerRecord, Snapshot};
@@ -66,9 +68,12 @@ pub struct Opener {
     held_since: Nanos,
     sessions: Arc<SessionTable>,
     actor: Arc<ActorChannel>,
-    /// Scratch: the accepted packets of one run, each with the lane of its flow.
-    accepted: Vec<(usize, Range<usize>)>,
+    /// Datagrams received that are neither in a batch's list nor counted as dropped nor used up.
+    in_hand: u64,
 }
+
+/// The accepted packets of one run, each with the lane of its flow.
+type Accepted = ArrayVec<(usize, Range<usize>), MAX_RUN>;
 
 /// The context of one received message.
 struct Context<'w> {
@@ -104,13 +109,18 @@ impl Opener {
             held_since: Nanos::NEVER,
             sessions,
             actor,
-            accepted: Vec::with_capacity(MAX_RUN),
+            in_hand: 0,
         }
     }
 
     /// Returns whether there are too few free batches to receive into.
     pub fn is_starved(&self) -> bool {
         self.pool.available() < batches_per_message(self.rings.len())
+    }
+
+    /// Returns the number of batches held, those on the return ring excluded.
+    pub(super) fn batches(&self) -> usize {
+        self.pool.kept() + self.pending.iter().flatten().count() + self.held.len()
     }
 
     /// Returns whether batches wait for room in a ring.
@@ -143,6 +153,8 @@ impl Opener {
         let received = self.receiver.receive(socket, batches.iter_mut().map(|batch| &mut batch.data[..]));
         metrics.note_receives(self.receiver.tally());
         let received = received.inspect_err(|_| batches.clear())?;
+        self.in_hand = (0..received).map(|index| self.receiver.message(index).segments().max(1) as u64).sum();
+        faults::point(Stage::Receive);
         // Put back in reverse order, so that the next receive starts with the same batch.
         for batch in batches.drain(received..).rev() {
             self.pool.put_back(batch);
@@ -153,12 +165,14 @@ impl Opener {
                 Context { now, from: message.from, ecn: message.class & ECN, snapshot, metrics };
             match message.drop_reason() {
                 Some(reason) => {
+                    self.in_hand -= message.segments().max(1) as u64;
                     context.metrics.inbound_drops.add(reason, 1);
                     self.pool.put_back(batch);
                 }
                 None => self.open_message(batch, message.len, message.stride, &mut context),
             }
         }
+        debug_assert_eq!(self.in_hand, 0, "each datagram is placed, used up or counted as dropped");
         for lane in 0..self.pending.len() {
             self.hand_over(lane, metrics);
         }
@@ -178,6 +192,7 @@ impl Opener {
     ) {
         let mut batch = self.pool.take().expect("a free batch");
         batch.data[..message.len()].copy_from_slice(message);
+        self.in_hand = message.len().div_ceil(stride) as u64;
         let mut context = Context { now, from, ecn: 0, snapshot, metrics };
         self.open_message(batch, message.len(), stride, &mut context);
         for lane in 0..self.pending.len() {
@@ -185,8 +200,19 @@ impl Opener {
         }
     }
 
-    /// Drops all batches in hand, after a panic or on shutdown. Returns the number of packets dropped.
-    pub fn abandon(&mut self) -> u64 {
+    /// Discards the datagrams in hand after a panic. Returns their number. Packets that are already in batches are
+    /// kept for the next turn.
+    pub(super) fn recover(&mut self) -> u64 {
+        if self.held.is_empty() {
+            self.held_since = clock::now();
+        }
+        let pending = self.pending.iter_mut().enumerate();
+        self.held.extend(pending.filter_map(|(lane, batch)| Some((lane, batch.take()?))));
+        mem::take(&mut self.in_hand)
+    }
+
+    /// Drops all batches in hand on shutdown. Returns the number of packets dropped.
+    pub(super) fn drop_waiting(&mut self) -> u64 {
         let mut lost = 0;
         let held = self.held.drain(..).map(|(_, batch)| batch);
         for mut batch in self.pending.iter_mut().filter_map(Option::take).chain(held) {
@@ -216,7 +242,7 @@ impl Opener {
                     let receiver = data_receiver(datagram);
                     let run = at..data_run_end(&claim.bytes()[..len], at, stride, receiver);
                     at = run.end;
-                    let mut accepted = std::mem::take(&mut self.accepted);
+                    let mut accepted = Accepted::new();
                     self.open_run(
                         &mut claim.batch.data[run.clone()],
                         stride,
@@ -224,15 +250,17 @@ impl Opener {
                         &mut accepted,
                         context,
                     );
-                    for (lane, packet) in accepted.drain(..) {
+                    for (lane, packet) in accepted {
                         let packet = run.start + packet.start..run.start + packet.end;
                         self.place(&mut claim, lane, packet, context.metrics);
                     }
-                    self.accepted = accepted;
                     continue;
                 }
                 Some(_) => self.hand_up(datagram, context),
-                None => context.metrics.inbound_drops.add(DropReason::NotWireGuard, 1),
+                None => {
+                    self.in_hand -= 1;
+                    context.metrics.inbound_drops.add(DropReason::NotWireGuard, 1);
+                }
             }
             at = end;
         }
@@ -246,29 +274,39 @@ impl Opener {
         run: &mut [u8],
         stride: usize,
         receiver: u32,
-        accepted: &mut Vec<(usize, Range<usize>)>,
+        accepted: &mut Accepted,
         context: &mut Context<'_>,
     ) {
         let datagrams = run.len().div_ceil(stride) as u64;
         let drops = &mut context.metrics.inbound_drops;
         let Some(session) = self.sessions.get(receiver) else {
+            self.in_hand -= datagrams;
             return drops.add(DropReason::UnknownIndex, datagrams);
         };
         let Some(peer) = context.snapshot.peer(session.peer()) else {
+            self.in_hand -= datagrams;
             return drops.add(DropReason::UnknownIndex, datagrams);
         };
         if !session.can_receive(context.now) {
+            self.in_hand -= datagrams;
             return drops.add(DropReason::SessionExpired, datagrams);
         }
         let mut opened = OpenedRun::new();
         session.open_run(run, stride, &mut opened, drops.tally());
+        self.in_hand -= datagrams - opened.len() as u64;
         if opened.is_empty() {
             return;
         }
+        faults::point(Stage::Open);
         self.note_authentic(&session, peer, &opened, context);
         // Consecutive packets usually have the same source, so one lookup covers them.
         let mut allowed = None;
-        for packet in opened.iter().filter(|packet| packet.len > 0) {
+        for packet in &opened {
+            // Unless the packet is accepted.
+            self.in_hand -= 1;
+            if packet.len == 0 {
+                continue;
+            }
             let start = packet.offset as usize;
             let Some(packet) = ip::trimmed(&run[start..start + packet.len as usize]) else {
                 context.metrics.inbound_drops.add(DropReason::InnerPacket, 1);
@@ -288,6 +326,7 @@ impl Opener {
                 context.metrics.inbound_drops.add(DropReason::EcnNotCapable, 1);
                 continue;
             }
+            self.in_hand += 1;
             accepted.push((flow::lane_of(&run[packet.clone()], self.rings.len()), packet));
         }
         context.metrics.segments.add(accepted.len() as u64);
@@ -309,7 +348,7 @@ impl Opener {
             session.activity().received_keepalive(context.now);
         }
         if !peer.is_at(context.from) {
-            peer.move_to(context.from);
+            peer.roam(context.from, context.now);
         }
         if session.awaits_confirmation() {
             let session = session.to_arc();
@@ -322,9 +361,11 @@ impl Opener {
     }
 
     /// Sends a handshake message to the peer actor.
-    fn hand_up(&self, datagram: &[u8], context: &mut Context<'_>) {
+    fn hand_up(&mut self, datagram: &[u8], context: &mut Context<'_>) {
+        faults::point(Stage::Handshake);
         let message = datagram.try_into().expect("Kind::of checks the length");
-        let handed = HandshakeDatagram { message, from: context.from, lane: self.lane };
+        let handed = HandshakeDatagram { message, from: context.from, at: context.now, lane: self.lane };
+        self.in_hand -= 1;
         if !self.actor.handshake(handed) {
             context.metrics.inbound_drops.add(DropReason::PeerInboxFull, 1);
         }
@@ -333,6 +374,7 @@ impl Opener {
     /// Places a packet of `claim` for `lane`: in place if its batch can be passed to that lane, otherwise
     /// as a copy.
     fn place(&mut self, claim: &mut Claim, lane: usize, packet: Range<usize>, metrics: &mut OutsideMetrics) {
+        faults::point(Stage::Place);
         if claim.lane.is_none() && (claim.whole || self.pending[lane].is_none()) {
             // Packets collected earlier for this lane must go before this batch.
             self.hand_over(lane, metrics);
@@ -341,24 +383,29 @@ impl Opener {
         if claim.lane == Some(lane) && !claim.batch.segments.is_full() {
             let segment = Segment { start: packet.start as u32, len: packet.len() as u32 };
             claim.batch.segments.push(segment);
+            self.in_hand -= 1;
             return;
         }
         let packet = &claim.bytes()[packet];
         if self.pending[lane].as_mut().is_some_and(|batch| batch.append(packet)) {
+            self.in_hand -= 1;
             return;
         }
         self.hand_over(lane, metrics);
         // Only a message of hundreds of tiny datagrams needs more batches than were reserved.
         let Some(mut batch) = self.pool.take() else {
+            self.in_hand -= 1;
             metrics.inbound_drops.add(DropReason::InboxFull, 1);
             return;
         };
         assert!(batch.append(packet), "an empty batch holds any packet");
+        self.in_hand -= 1;
         self.pending[lane] = Some(batch);
     }
 
     /// Finishes a message: hands over its batch, keeps it to be filled further, or frees it.
     fn settle(&mut self, claim: Claim, metrics: &mut OutsideMetrics) {
+        faults::point(Stage::Settle);
         let Some(lane) = claim.lane else { return self.pool.put_back(claim.batch) };
         // Copies for the batch's own lane exist only if its segment list was full, so they follow it.
         let followers = self.pending[lane].replace(claim.batch);
@@ -371,6 +418,7 @@ impl Opener {
     /// Pushes the batch collected for `lane` to its ring, or writes it directly to the TUN queue.
     fn hand_over(&mut self, lane: usize, metrics: &mut OutsideMetrics) {
         let Some(mut batch) = self.pending[lane].take() else { return };
+        faults::point(Stage::Push);
         if self.shortcuts[lane].write(&batch, &self.pool, &self.rings[lane]) {
             batch.segments.clear();
             return self.pool.put_back(batch);

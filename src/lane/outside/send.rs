@@ -3,10 +3,12 @@
 //! If the socket's buffer is full, the current batch waits for room and later batches wait behind it, so
 //! nothing is reordered.
 
+use std::mem;
 use std::sync::Arc;
 
 use crate::clock;
 use crate::drops::DropReason;
+use crate::faults::{self, Stage};
 use crate::lane::peers::{PeerRecord, Snapshot};
 use crate::lane::ring::Ring;
 use crate::lane::ring::batch::{OutboundBatch, Run};
@@ -39,6 +41,8 @@ struct Progress {
     sent: usize,
     /// The socket whose buffer is full, if any.
     blocked: Option<Port>,
+    /// Whether the current run is being sent.
+    sending: bool,
 }
 
 impl BatchSender {
@@ -57,6 +61,11 @@ impl BatchSender {
     /// Returns whether no batch waits.
     pub fn is_empty(&self) -> bool {
         self.current.is_none() && self.ring.is_empty()
+    }
+
+    /// Returns the number of batches held.
+    pub(super) fn batches(&self) -> usize {
+        usize::from(self.current.is_some())
     }
 
     /// Returns the socket whose buffer is full, if any.
@@ -120,24 +129,28 @@ impl BatchSender {
         }
     }
 
-    /// Discards the current batch after a panic. Returns the number of datagrams not sent.
-    pub fn abandon(&mut self) -> u64 {
-        let unsent = self.current.as_ref().map_or(0, |batch| {
-            let runs = batch.runs.iter().skip(self.progress.run);
-            runs.map(|run| u64::from(run.len.div_ceil(u32::from(run.stride)))).sum()
-        });
-        if self.current.is_some() {
-            self.finish_batch();
+    /// Skips the run that was being sent when the worker panicked. Returns the number of its datagrams not sent.
+    pub(super) fn recover(&mut self) -> u64 {
+        let progress = &mut self.progress;
+        if !mem::take(&mut progress.sending) {
+            return 0;
         }
+        let run = self.current.as_ref().and_then(|batch| batch.runs.get(progress.run));
+        let unsent = run.map_or(0, |run| run.datagrams() - (progress.sent / usize::from(run.stride)) as u64);
+        progress.run += 1;
+        progress.sent = 0;
         unsent
     }
 
     /// Drops the current batch and all waiting ones. Returns the number of datagrams dropped.
     pub(super) fn drop_waiting(&mut self) -> u64 {
-        let mut unsent = self.abandon();
-        while let Some(batch) = self.ring.pop() {
+        let mut unsent = 0;
+        while let Some(batch) = self.current.take().or_else(|| self.ring.pop()) {
+            let Progress { run, sent, .. } = self.progress;
+            unsent += batch.runs.iter().skip(run).map(Run::datagrams).sum::<u64>();
+            unsent -= batch.runs.get(run).map_or(0, |run| (sent / usize::from(run.stride)) as u64);
             self.current = Some(batch);
-            unsent += self.abandon();
+            self.finish_batch();
         }
         unsent
     }
@@ -156,7 +169,20 @@ impl BatchSender {
                     peer.note_sent(bytes);
                 }
             };
-            match self.sender.send_run(socket, bytes, usize::from(run.stride), &run.to, run.class) {
+            progress.sending = true;
+            faults::point(Stage::Send);
+            let outcome = self.sender.send_run(socket, bytes, usize::from(run.stride), &run.to, run.class);
+            // From here on a panic does not cost this run.
+            progress.sending = false;
+            if let Err(SendFailure::WouldBlock { sent, .. }) = outcome {
+                progress.sent += sent;
+                progress.blocked = Some(port);
+            } else {
+                progress.run += 1;
+                progress.sent = 0;
+            }
+            faults::point(Stage::Sent);
+            match outcome {
                 Ok(notices) => {
                     note_sent(bytes.len());
                     take_notice(notices, run, socket, snapshot);
@@ -164,19 +190,15 @@ impl BatchSender {
                 Err(SendFailure::WouldBlock { sent, notices }) => {
                     note_sent(sent);
                     take_notice(notices, run, socket, snapshot);
-                    progress.sent += sent;
-                    progress.blocked = Some(port);
                     return;
                 }
                 Err(SendFailure::Refused { sent, lost, notices, .. }) => {
                     note_sent(sent);
-                    take_notice(notices, run, socket, snapshot);
                     let reason = if notices.over_mtu { DropReason::TooBig } else { DropReason::SendError };
                     metrics.outbound_drops.add(reason, lost as u64);
+                    take_notice(notices, run, socket, snapshot);
                 }
             }
-            progress.run += 1;
-            progress.sent = 0;
         }
     }
 
@@ -184,6 +206,7 @@ impl BatchSender {
         self.progress = Progress::default();
         if let Some(mut batch) = self.current.take() {
             batch.runs.clear();
+            faults::point(Stage::Finish);
             assert!(self.returns.push(batch).is_ok(), "a return ring holds every batch of its pool");
         }
     }
@@ -216,7 +239,7 @@ fn learn_path(peer: &PeerRecord, to: &Endpoint, socket: &UdpSocket) {
     match socket.path_mtu(to) {
         Ok(mtu) => {
             tracing::debug!("path MTU to {} is {mtu} bytes", to.address);
-            peer.path_limit.learn(mtu, to.address, now);
+            peer.learn_path(to.address, mtu, now);
         }
         Err(error) => tracing::debug!("path MTU to {} is unknown: {error}", to.address),
     }

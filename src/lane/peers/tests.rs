@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::*;
+use crate::underlay::LocalSource;
 use crate::wireguard::keys::{Entropy, OsEntropy, PrivateKey};
 use crate::wireguard::outputs::{Output, Outputs};
 use crate::wireguard::protocol::{Protocol, Settings};
@@ -266,14 +267,21 @@ fn however_a_promotion_races_with_our_own_handshake_the_current_session_is_sent_
     }
 }
 
+fn somebody() -> PeerRecord {
+    PeerRecord::new(PeerId(0), PublicKey::from_bytes([0; 32]), false)
+}
+
+/// Returns an endpoint with a source.
+fn at(address: &str) -> Endpoint {
+    Endpoint {
+        source: Some(LocalSource { ip: "192.0.2.9".parse().unwrap(), ifindex: 1 }),
+        ..Endpoint::new(address.parse().unwrap())
+    }
+}
+
 #[test]
 fn a_lost_source_does_not_undo_a_move() {
-    use crate::underlay::LocalSource;
-    let record = PeerRecord::new(PeerId(0), PublicKey::from_bytes([0; 32]), false);
-    let at = |text: &str| Endpoint {
-        source: Some(LocalSource { ip: "192.0.2.9".parse().unwrap(), ifindex: 1 }),
-        ..Endpoint::new(text.parse().unwrap())
-    };
+    let record = somebody();
     let (before, after) = (at("192.0.2.1:1"), at("192.0.2.2:2"));
     record.move_to(before);
     record.forget_source(&before);
@@ -281,4 +289,63 @@ fn a_lost_source_does_not_undo_a_move() {
     record.move_to(after);
     record.forget_source(&before);
     assert_eq!(record.endpoint(), Some(after));
+}
+
+#[test]
+fn a_handshake_message_that_waited_does_not_undo_a_move() {
+    let record = somebody();
+    let (old, new) = (at("192.0.2.1:1"), at("192.0.2.2:2"));
+    record.roam(old, later(1));
+    record.roam(new, later(3));
+    record.roam(old, later(2));
+    assert_eq!(record.endpoint(), Some(new), "received before the data that moved the peer");
+    record.roam(old, later(3));
+    assert_eq!(record.endpoint(), Some(old), "datagrams of one receive are in order");
+}
+
+#[test]
+fn an_address_found_for_a_name_does_not_undo_a_move() {
+    let record = somebody();
+    let [configured, roamed, found] = ["192.0.2.1:1", "192.0.2.2:2", "192.0.2.3:3"].map(at);
+    record.move_from(None, configured);
+    assert_eq!(record.endpoint(), Some(configured));
+    record.path_limit.learn(1280, configured.address, NOW);
+    record.roam(roamed, NOW);
+    assert_eq!(record.path_limit.get(NOW), None);
+    record.move_from(Some(configured), found);
+    assert_eq!(record.endpoint(), Some(roamed));
+    record.path_limit.learn(1280, roamed.address, NOW);
+    record.move_from(Some(roamed), found);
+    assert_eq!((record.endpoint(), record.path_limit.get(NOW)), (Some(found), None));
+}
+
+#[test]
+fn the_mtu_of_the_path_before_a_move_is_not_that_of_the_path_after_it() {
+    let record = somebody();
+    let (before, after) = (at("192.0.2.1:1"), at("192.0.2.2:2"));
+    record.move_to(before);
+    record.learn_path(before.address, 1280, NOW);
+    assert!(record.path_limit.get(NOW).is_some());
+    record.move_to(after);
+    record.learn_path(before.address, 1280, NOW);
+    assert_eq!(record.path_limit.get(NOW), None, "refused a datagram that was sealed before the move");
+}
+
+#[test]
+fn however_a_path_is_learned_while_the_peer_moves_its_limit_does_not_stay() {
+    let (before, after) = (at("192.0.2.1:1"), at("192.0.2.2:2"));
+    for _ in 0..300 {
+        let record = somebody();
+        record.move_to(before);
+        let start = Barrier::new(2);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                start.wait();
+                record.learn_path(before.address, 1280, NOW);
+            });
+            start.wait();
+            record.move_to(after);
+        });
+        assert_eq!(record.path_limit.get(NOW), None);
+    }
 }

@@ -1,8 +1,17 @@
 //! Batches: the unit that rings carry. A batch is one slab of bytes plus the list of its runs or
 //! segments.
+//!
+//! A batch that is dropped, which happens if a worker panics with it in a local variable, goes back to its
+//! pool, and the packets in it are counted as lost ([`Home`]). Workers that are done with a batch return it
+//! explicitly, which is cheaper.
+
+use std::mem;
+use std::sync::{Arc, Weak};
 
 use arrayvec::ArrayVec;
+use metrics::Counter;
 
+use super::Ring;
 use crate::lane::bounds::{BATCH_RUNS, BATCH_SEGMENTS, SLAB_BYTES};
 use crate::underlay::Endpoint;
 use crate::units::PeerId;
@@ -12,6 +21,28 @@ fn slab() -> Box<[u8]> {
     vec![0; SLAB_BYTES].into_boxed_slice()
 }
 
+/// The pool that a batch goes back to when it is dropped.
+#[derive(Debug)]
+pub struct Home<T> {
+    returns: Weak<Ring<T>>,
+    /// Counts packets in dropped batches.
+    lost: Counter,
+}
+
+impl<T> Home<T> {
+    /// Creates a reference to the pool with the return ring `returns`. `lost` counts packets in dropped batches.
+    pub fn new(returns: &Arc<Ring<T>>, lost: Counter) -> Self {
+        Self { returns: Arc::downgrade(returns), lost }
+    }
+
+    /// Returns the return ring with the home itself, unless the router is gone.
+    #[cold]
+    fn open(self) -> Option<(Self, Arc<Ring<T>>)> {
+        let returns = self.returns.upgrade()?;
+        Some((self, returns))
+    }
+}
+
 /// Sealed datagrams, passed from an inside worker to its outside worker.
 #[derive(Debug)]
 pub struct OutboundBatch {
@@ -19,6 +50,7 @@ pub struct OutboundBatch {
     pub data: Box<[u8]>,
     /// The runs, in sending order.
     pub runs: ArrayVec<Run, BATCH_RUNS>,
+    home: Option<Home<OutboundBatch>>,
 }
 
 /// The datagrams of one GSO send: one destination and traffic class, each `stride` bytes long except the last, which may
@@ -39,15 +71,44 @@ pub struct Run {
     pub peer: PeerId,
 }
 
+impl Run {
+    /// Returns the number of datagrams.
+    pub fn datagrams(&self) -> u64 {
+        self.len.div_ceil(self.stride.into()).into()
+    }
+}
+
 impl OutboundBatch {
     /// Creates an empty batch.
     pub fn new() -> Self {
-        Self { data: slab(), runs: ArrayVec::new() }
+        Self { data: slab(), runs: ArrayVec::new(), home: None }
+    }
+
+    /// Sets the pool that the batch goes back to when it is dropped.
+    pub fn set_home(&mut self, home: Home<Self>) {
+        self.home = Some(home);
+    }
+
+    /// Returns the number of datagrams in all runs.
+    pub fn datagrams(&self) -> u64 {
+        self.runs.iter().map(Run::datagrams).sum()
     }
 
     /// Returns how many bytes of the slab are in use.
     pub fn used(&self) -> usize {
         self.runs.last().map_or(0, |run| (run.start + run.len) as usize)
+    }
+}
+
+impl Drop for OutboundBatch {
+    fn drop(&mut self) {
+        let Some((home, returns)) = self.home.take().and_then(Home::open) else { return };
+        home.lost.increment(self.datagrams());
+        let renewed = Self { data: mem::take(&mut self.data), runs: ArrayVec::new(), home: Some(home) };
+        if let Err(mut surplus) = returns.push(Box::new(renewed)) {
+            // Not reached: the ring holds every batch of the pool.
+            surplus.home = None;
+        }
     }
 }
 
@@ -66,6 +127,7 @@ pub struct InboundBatch {
     pub segments: ArrayVec<Segment, BATCH_SEGMENTS>,
     /// The lane whose outside worker owns the batch.
     pub returns: usize,
+    home: Option<Home<InboundBatch>>,
 }
 
 /// One inner IP packet, without WireGuard's padding.
@@ -80,7 +142,18 @@ pub struct Segment {
 impl InboundBatch {
     /// Creates an empty batch owned by lane `returns`.
     pub fn new(returns: usize) -> Self {
-        Self { data: slab(), segments: ArrayVec::new(), returns }
+        Self { data: slab(), segments: ArrayVec::new(), returns, home: None }
+    }
+
+    /// Sets the pool that the batch goes back to when it is dropped.
+    pub fn set_home(&mut self, home: Home<Self>) {
+        self.home = Some(home);
+    }
+
+    /// Removes the packets from the list and iterates over them, in order.
+    pub fn drain(&mut self) -> impl Iterator<Item = &[u8]> {
+        let data = &self.data;
+        self.segments.drain(..).map(|s| &data[s.start as usize..(s.start + s.len) as usize])
     }
 
     /// Iterates over the packets, in order.
@@ -102,9 +175,59 @@ impl InboundBatch {
     }
 }
 
+impl Drop for InboundBatch {
+    fn drop(&mut self) {
+        let Some((home, returns)) = self.home.take().and_then(Home::open) else { return };
+        home.lost.increment(self.segments.len() as u64);
+        let data = mem::take(&mut self.data);
+        let renewed = Self { data, segments: ArrayVec::new(), returns: self.returns, home: Some(home) };
+        if let Err(mut surplus) = returns.push(Box::new(renewed)) {
+            // Not reached: the ring holds every batch of the pool.
+            surplus.home = None;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lane::ring::Pool;
+    use crate::lane::ring::doorbell::Doorbell;
+    use crate::metrics::exposition::Exposition;
+    use crate::metrics::{Registry, lost_in_panics};
+
+    #[test]
+    fn a_dropped_batch_goes_back_to_its_pool_and_what_it_held_is_counted() {
+        let registry = Registry::new();
+        let lost = || lost_in_panics(&registry, 0, "inbound");
+        let bell = || Arc::new(Doorbell::new().unwrap());
+        let mut inbound = Pool::new(2, bell(), || InboundBatch::new(0))
+            .adopting(|batch, returns| batch.set_home(Home::new(returns, lost())));
+        let mut outbound = Pool::new(2, bell(), OutboundBatch::new)
+            .adopting(|batch, returns| batch.set_home(Home::new(returns, lost())));
+        for _ in 0..5 {
+            let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let (mut inward, mut outward) = (inbound.take().unwrap(), outbound.take().unwrap());
+                assert!(inward.append(&[1]) && inward.append(&[2]));
+                let to = Endpoint::new(([192, 0, 2, 1], 9).into());
+                outward.runs.push(Run { start: 0, len: 250, stride: 100, class: 0, to, peer: PeerId(0) });
+                panic!("as the test intends");
+            }));
+            assert!(panic.is_err());
+            assert_eq!((inbound.available(), outbound.available()), (2, 2));
+        }
+        let kept = inbound.take().unwrap();
+        assert!(kept.segments.is_empty() && kept.data.len() == SLAB_BYTES);
+        let shown = Exposition::parse(&registry.render()).unwrap();
+        assert!(
+            (shown.sum("laneway_dropped_packets_total", &[("reason", "worker_restart")]) - 25.0).abs() < 0.5
+        );
+        // A batch that outlives its router is freed.
+        let weak = Arc::downgrade(inbound.returns());
+        drop(inbound);
+        drop(kept);
+        assert_eq!(weak.strong_count(), 0);
+    }
 
     #[test]
     fn an_inbound_batch_takes_packets_until_it_is_full() {

@@ -1,6 +1,7 @@
 //! Rings: how whole batches change hands, and what a batch is.
 
 pub mod batch;
+pub mod custody;
 pub mod doorbell;
 pub mod metrics;
 mod pool;

@@ -20,6 +20,13 @@ impl<T> Pool<T> {
         }
     }
 
+    /// Calls `adopt` with every batch and the return ring, before the first batch leaves the pool.
+    #[must_use]
+    pub fn adopting(mut self, mut adopt: impl FnMut(&mut T, &Arc<Ring<T>>)) -> Self {
+        self.free.iter_mut().for_each(|batch| adopt(batch, &self.returns));
+        self
+    }
+
     /// The return ring, on which others return batches to this pool.
     pub fn returns(&self) -> &Arc<Ring<T>> {
         &self.returns
@@ -43,6 +50,11 @@ impl<T> Pool<T> {
     /// The number of batches the pool owns, free or not.
     pub fn size(&self) -> usize {
         self.returns.depth()
+    }
+
+    /// Returns the number of free batches, without those on the return ring.
+    pub fn kept(&self) -> usize {
+        self.free.len()
     }
 
     /// Returns the number of free batches.

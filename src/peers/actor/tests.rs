@@ -51,7 +51,8 @@ fn a_cookie_that_finds_its_queue_full_is_counted() {
     let from = Endpoint::new("192.0.2.9:4000".parse().unwrap());
     let mut count = |initiations: usize| {
         for _ in 0..initiations {
-            actor.receive(&HandshakeDatagram { message: message.clone(), from, lane: FIRST_LANE });
+            let message = message.clone();
+            actor.receive(&HandshakeDatagram { message, from, at: clock::now(), lane: FIRST_LANE });
         }
         actor.metrics.publish();
         let metrics = Exposition::parse(&registry.render()).unwrap();
@@ -82,7 +83,8 @@ fn an_initiation_that_may_be_a_replay_does_not_move_a_known_endpoint() {
         let Wiring { mut actor, lanes: _lanes, .. } = open(&config);
 
         let message = initiation(peer, key.public_key());
-        actor.receive(&HandshakeDatagram { message, from: Endpoint::new(elsewhere), lane: FIRST_LANE });
+        let from = Endpoint::new(elsewhere);
+        actor.receive(&HandshakeDatagram { message, from, at: clock::now(), lane: FIRST_LANE });
         let snapshot = actor.peers.load();
         let record = snapshot.peers[0].as_ref().unwrap();
         assert!(record.received_bytes.load(Ordering::Relaxed) > 0, "the initiation was not accepted");
