@@ -200,6 +200,27 @@ impl Opener {
         }
     }
 
+    /// Opens a copy of `message`, made of datagrams of `stride` bytes, as if it had just been received.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn open_copy(
+        &mut self,
+        message: &[u8],
+        stride: usize,
+        from: Endpoint,
+        snapshot: &Snapshot,
+        now: Nanos,
+        metrics: &mut OutsideMetrics,
+    ) {
+        let mut batch = self.pool.take().expect("a free batch");
+        batch.data[..message.len()].copy_from_slice(message);
+        self.in_hand = message.len().div_ceil(stride) as u64;
+        let mut context = Context { now, from, ecn: 0, snapshot, metrics };
+        self.open_message(batch, message.len(), stride, &mut context);
+        for lane in 0..self.pending.len() {
+            self.hand_over(lane, metrics);
+        }
+    }
+
     /// Discards the datagrams in hand after a panic. Returns their number. Packets that are already in batches are
     /// kept for the next turn.
     pub(super) fn recover(&mut self) -> u64 {
