@@ -60,12 +60,7 @@ fn every_thread_keeps_what_a_router_needs_and_nothing_else() {
 
 /// Starts a program with no limit on the size of its core in an empty directory, and ends it with `signal` once it is
 /// `ready`. Returns whether the kernel dumped core, and how many files are in the directory then.
-fn dumps_core(
-    side: &Side,
-    program: &[&str],
-    signal: Signal,
-    ready: impl Fn(&mut Process),
-) -> (bool, usize) {
+fn dumps_core(side: &Side, program: &[&str], signal: Signal, ready: impl Fn(&mut Process)) -> (bool, usize) {
     let folder = Folder::new();
     let directory = folder.join("");
     let mut command = command_in(&side.namespace, "prlimit");

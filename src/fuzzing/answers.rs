@@ -1,7 +1,7 @@
 //! Answers: those of the kernel over netlink that this crate parses itself, and those of name servers.
 
 use crate::netlink::{acknowledgements, sockets_in};
-use crate::peers::resolver::message::{RecordKind, Query, Reply};
+use crate::peers::resolver::message::{Query, RecordKind, Reply};
 
 /// Parses an answer as a list of sockets and as acknowledgements.
 ///

@@ -34,9 +34,9 @@ use tokio::runtime;
 pub use addresses::AddressWatch;
 pub use losses::LossWatch;
 pub use moved::OtherNamespaces;
-pub use port_rules::{PortRule, Ports, ReversePath, change_port_rules, port_rules, probe_reverse_path};
 #[cfg(any(test, fuzzing))]
 pub(crate) use nftables::acknowledgements;
+pub use port_rules::{PortRule, Ports, ReversePath, change_port_rules, port_rules, probe_reverse_path};
 pub use remains::{Remains, TunState, delete, remains, tun_state};
 pub use rules::{DefaultRule, IpVersion, MAIN_TABLE};
 pub use tables::{TableLock, free_table};

@@ -29,6 +29,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("prlimit", "util-linux"),
     ("prometheus", "prometheus"),
     ("setpriv", "util-linux"),
+    ("unshare", "util-linux"),
     ("wg", "wireguard-tools"),
     ("wg-quick", "wireguard-tools"),
     ("wireguard-go", "wireguard-go"),

@@ -62,7 +62,8 @@ impl Router {
         let commands = Arc::new(CommandChannel::new(bell()));
         let (listening, heard) = watch::channel(Listening { port: 51820, last_port: 51820, mark: 0 });
         let interface = Arc::new(InterfaceState::default());
-        let (_, requests) = ActorHandle::new(Arc::clone(&actor_bell), Arc::clone(&registry), heard, Arc::clone(&interface));
+        let (_, requests) =
+            ActorHandle::new(Arc::clone(&actor_bell), Arc::clone(&registry), heard, Arc::clone(&interface));
         let drops: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
         let actor = PeerActor {
             protocol: Protocol::new(None, Arc::clone(&sessions), Settings::default()),

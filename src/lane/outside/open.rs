@@ -213,12 +213,10 @@ impl Opener {
     ) {
         let mut batch = self.pool.take().expect("a free batch");
         batch.data[..message.len()].copy_from_slice(message);
+        batch.message = Message { len: message.len(), stride, from, ecn: 0, begun: 0 };
         self.in_hand = message.len().div_ceil(stride) as u64;
-        let mut context = Context { now, from, ecn: 0, snapshot, metrics };
-        self.open_message(batch, message.len(), stride, &mut context);
-        for lane in 0..self.pending.len() {
-            self.hand_over(lane, metrics);
-        }
+        self.open_message(batch, &mut Context { now, snapshot, metrics });
+        self.hand_over_all(metrics);
     }
 
     /// Discards the datagrams in hand after a panic. Returns their number. Packets that are already in batches are
