@@ -22,7 +22,8 @@ use crate::wireguard::aead::Backend;
 use crate::wireguard::keys::PublicKey;
 use crate::wireguard::messages::{DATA_HEADER, DATA_OVERHEAD};
 use crate::wireguard::replay::WINDOW;
-use crate::wireguard::session::{MessageLimits, Role, Session, SessionKeys, SessionParts};
+use crate::wireguard::session::{Role, Session, SessionKeys, SessionParts};
+use crate::wireguard::settings::MessageLimits;
 use crate::wireguard::suite::Suite;
 use crate::wireguard::table::SessionTable;
 

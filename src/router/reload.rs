@@ -17,7 +17,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 
 use super::kill_switch::{KillSwitch, waits_for_names};
 use super::mtu::{self, ChosenMtu};
-use super::wiring::interface_setup;
+use super::wiring::device::interface_setup;
 use crate::config::changes::{Changes, Outline};
 use crate::config::env::Environment;
 use crate::config::update::PeerEndpoint;

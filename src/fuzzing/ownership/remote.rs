@@ -10,8 +10,9 @@ use crate::units::{Nanos, PeerId};
 use crate::wireguard::keys::{Entropy, PresharedKey, PrivateKey, PublicKey};
 use crate::wireguard::messages::{DATA_HEADER, DATA_OVERHEAD, Kind, data_receiver, padded_len};
 use crate::wireguard::outputs::{Output, Outputs};
-use crate::wireguard::protocol::{Protocol, Settings};
+use crate::wireguard::protocol::Protocol;
 use crate::wireguard::session::{OpenedRun, Session};
+use crate::wireguard::settings::Settings;
 use crate::wireguard::table::SessionTable;
 
 /// Bytes that do not repeat, the same in every run.

@@ -21,9 +21,9 @@ use crate::lane::shortcut::WriteShortcut;
 use crate::lane::wait::sleep::Sleeper;
 use crate::metrics::{ActorMetrics, OutsideMetrics, Registry, WrittenShortcuts};
 use crate::offload::{self, Superpacket, VirtioHeader};
+use crate::peers::actor::link::LinkState;
 use crate::peers::actor::{ListenState, PeerActor};
-use crate::peers::handle::{ActorHandle, Listening};
-use crate::peers::link::{InterfaceState, LinkState};
+use crate::peers::handle::{ActorHandle, InterfaceState, Listening};
 use crate::peers::lookups::Lookups;
 use crate::peers::names::Names;
 use crate::peers::reports::Reports;
@@ -33,7 +33,8 @@ use crate::shutdown::Shutdown;
 use crate::underlay::{Endpoint, MarkedSockets, SocketOptions};
 use crate::units::Nanos;
 use crate::wireguard::outputs::{HandshakeDrop, Outputs};
-use crate::wireguard::protocol::{Protocol, Settings};
+use crate::wireguard::protocol::Protocol;
+use crate::wireguard::settings::Settings;
 use crate::wireguard::table::SessionTable;
 
 /// Batches of each direction.
