@@ -115,7 +115,9 @@ fn a_router_with_a_user_of_its_own_shares_its_port_with_no_process_of_root() {
     );
     let file = folder.write(&format!("{device}.conf"), &text);
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-    [&node, &sockets].into_iter().for_each(|directory| fs::create_dir(directory).unwrap());
+    for directory in [&node, &sockets] {
+        fs::create_dir(directory).unwrap();
+    }
     for path in [&file, &sockets] {
         chown(path, Some(65_532), Some(65_532)).unwrap();
     }

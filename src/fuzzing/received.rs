@@ -136,8 +136,10 @@ impl Ends {
                     let text = usize::from(take.byte());
                     let text = take.bytes(text.min(len));
                     datagram[..text.len()].copy_from_slice(text);
-                    if kind & 0x18 == 0x18 {
-                        datagram[..4].copy_from_slice(&[1, 0, 0, 0]);
+                    if kind & 0x18 == 0x18
+                        && let Some(start) = datagram.first_chunk_mut()
+                    {
+                        *start = [1, 0, 0, 0];
                     }
                 }
             }

@@ -6,10 +6,11 @@
 //! sessions expire, workers go on with a snapshot that is no longer current. Every packet carries a number, by which
 //! a plain list of the configurations knows its owner:
 //!
-//! - what a remote peer can decrypt was for one of its allowed IPs when it was sealed,
+//! - what a remote peer can decrypt was for one of its allowed IPs when it was sealed, and has not waited for a peer
+//!   that was removed meanwhile,
 //! - what the router accepts from a remote peer had one of that peer's allowed IPs as its source when it was opened.
 //!
-//! A worker's turn judges by the snapshot it began with, so any configuration between then and the turn's end counts.
+//! A worker's turn seals by the snapshot it began with, and opens by that or a later one.
 //! The network is hostile: it loses, repeats, delays and reorders datagrams and delivers them to the wrong peer.
 
 mod config;

@@ -44,7 +44,7 @@ pub(super) struct Router {
     actor: PeerActor,
     inside: Detached,
     opener: Opener,
-    opened: Arc<Ring<InboundBatch>>,
+    packets: Arc<Ring<InboundBatch>>,
     returns: Arc<Ring<InboundBatch>>,
     commands: Arc<CommandChannel>,
     peers: Arc<Peers>,
@@ -93,13 +93,14 @@ impl Router {
         };
         let inside = Detached::new(BATCHES, Arc::clone(&channel), &registry);
         let pool = Pool::new(BATCHES, bell(), || InboundBatch::new(0));
-        let opened = Arc::new(Ring::new(BATCHES, bell()));
+        let packets = Arc::new(Ring::new(BATCHES, bell()));
         let returns = Arc::clone(pool.returns());
         let shortcut =
             WriteShortcut::new(offload::discarding(&shutdown).2, WrittenShortcuts::register(&registry, 0));
-        let opener = Opener::new(0, pool, None, vec![Arc::clone(&opened)], vec![shortcut], sessions, channel);
+        let opener =
+            Opener::new(0, pool, None, vec![Arc::clone(&packets)], vec![shortcut], sessions, channel);
         let metrics = OutsideMetrics::register(&registry, 0);
-        Router { actor, inside, opener, opened, returns, commands, peers, metrics }
+        Router { actor, inside, opener, packets, returns, commands, peers, metrics }
     }
 
     pub(super) fn apply(&mut self, update: DeviceUpdate) {
@@ -144,7 +145,7 @@ impl Router {
     ) {
         let now = clock::now();
         self.opener.open_copy(datagram, datagram.len(), from, snapshot, now, &mut self.metrics);
-        while let Some(mut batch) = self.opened.pop() {
+        while let Some(mut batch) = self.packets.pop() {
             batch.packets().for_each(&mut accept);
             batch.segments.clear();
             assert!(self.returns.push(batch).is_ok(), "a return ring holds every batch of its pool");

@@ -43,6 +43,8 @@ pub(crate) enum Step {
     Settle,
     /// Time passes.
     Wait { seconds: u16 },
+    /// The network loses everything until handshakes are given up.
+    Silence,
     /// A remote moves to another address.
     Roam { remote: usize },
     /// A remote restarts: its sessions are gone.
@@ -53,8 +55,7 @@ pub(crate) enum Step {
     Send { remote: usize, address: usize },
 }
 
-/// What passes at once: nothing is due, a keepalive, a retry, a new session, an expiry, an attempt given up, the
-/// erasure of keys.
+/// What passes at once, in seconds: nothing is due, a keepalive, a retry, a new session, an expiry, the erasure of keys.
 const WAITS: [u16; 8] = [0, 1, 5, 11, 26, 95, 121, 541];
 
 impl Step {
@@ -95,6 +96,7 @@ impl Step {
             47 => Step::Lose { which: a },
             48 => Step::Misdeliver { which: b, remote },
             49..=52 => Step::Settle,
+            53 if a >= 192 => Step::Silence,
             53..=54 => Step::Wait { seconds: WAITS[usize::from(a) % WAITS.len()] },
             55 => Step::Roam { remote },
             56 => {

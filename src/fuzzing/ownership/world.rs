@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{ADDRESSES, Config, NETS, REMOTES};
+use super::config::{ADDRESSES, Config, Holder, NETS, REMOTES};
 use super::remote::{Counting, Remote};
 use super::router::Router;
 use super::steps::Step;
@@ -16,6 +16,7 @@ use crate::lane::peers::Snapshot;
 use crate::underlay::Endpoint;
 use crate::units::Nanos;
 use crate::wireguard::keys::{PresharedKey, PrivateKey, PublicKey};
+use crate::wireguard::timers::{MAX_ATTEMPTS, MAX_JITTER, REKEY_TIMEOUT};
 
 /// Datagrams that the network holds at most; it loses the oldest.
 const IN_FLIGHT: usize = 64;
@@ -73,6 +74,27 @@ struct Written {
     to: IpAddr,
     /// The number of the configuration in which it was written.
     at: usize,
+    /// From which turn of the inside worker on it waits for, or has gone to, whom.
+    held: Vec<(usize, Option<Holder>)>,
+}
+
+impl Written {
+    /// Notes that the inside worker takes a turn in which `config` holds.
+    fn note_turn(&mut self, turn: usize, config: &Config) {
+        let before = self.held.last().map(|(_, holder)| *holder);
+        let now = match before {
+            None => config.holder(self.to),
+            Some(holder) => holder.and_then(|holder| config.next_holder(holder, self.to)),
+        };
+        if before != Some(now) {
+            self.held.push((turn, now));
+        }
+    }
+
+    /// Returns whom it may go to in a turn.
+    fn holder(&self, turn: usize) -> Option<Holder> {
+        self.held.iter().rev().find(|(since, _)| *since <= turn).and_then(|(_, holder)| *holder)
+    }
 }
 
 /// A packet from a remote, by its number.
@@ -84,8 +106,8 @@ struct Sent {
 /// A datagram on its way.
 #[derive(Clone)]
 enum Datagram {
-    /// To a remote. Data was sealed in one of these configurations.
-    Out { to: SocketAddr, bytes: Vec<u8>, sealed: [usize; 2] },
+    /// To a remote. Data was sealed in this turn of the inside worker.
+    Out { to: SocketAddr, bytes: Vec<u8>, turn: usize },
     /// To the router.
     In { from: SocketAddr, bytes: Vec<u8> },
 }
@@ -99,6 +121,8 @@ pub(crate) struct World {
     configs: Vec<Config>,
     own: PublicKey,
     keys: u64,
+    /// The configurations in which each turn of the inside worker began and ended.
+    turns: Vec<[usize; 2]>,
     /// Packets that the TUN holds.
     tun: Vec<Vec<u8>>,
     written: Vec<Written>,
@@ -125,6 +149,7 @@ impl World {
             configs: vec![Config::default()],
             own,
             keys: 0,
+            turns: Vec::new(),
             tun: Vec::new(),
             written: Vec::new(),
             sent: Vec::new(),
@@ -170,6 +195,13 @@ impl World {
             }
             Step::Settle => return self.settle(),
             Step::Wait { seconds } => self.pass(Duration::from_secs(seconds.into())),
+            Step::Silence => {
+                for _ in 0..=MAX_ATTEMPTS {
+                    self.pass(REKEY_TIMEOUT + MAX_JITTER);
+                    self.turn_actor();
+                    self.network.clear();
+                }
+            }
             Step::Roam { remote } => {
                 let address = &mut self.remotes[remote].address;
                 address.set_port(address.port() + 1);
@@ -222,15 +254,15 @@ impl World {
                 config.give(net(number), by);
             }
             Step::Give { remote, net: number, only } => {
-                let given = PeerUpdate {
+                let change = PeerUpdate {
                     update_only: true,
                     replace_allowed_ips: only,
                     allowed_ips: gives(number),
                     endpoint: None,
                     ..peer(self, remote)
                 };
-                update.peers = vec![given];
-                if config.peers[remote] {
+                update.peers = vec![change];
+                if config.has(remote) {
                     if only {
                         config.take_all(remote);
                     }
@@ -243,7 +275,7 @@ impl World {
                 config.take(net(number), remote);
             }
             Step::Reload { remotes, net: number } => {
-                config = Config::default();
+                config.keep(remotes);
                 update.replace_peers = true;
                 update.keep_endpoints = remotes & 16 != 0;
                 for remote in (0..REMOTES).filter(|remote| remotes & 1 << remote != 0) {
@@ -286,21 +318,23 @@ impl World {
         let to: IpAddr = ADDRESSES[address].parse().expect("an address");
         for _ in 0..=count {
             self.tun.push(packet(None, to, self.written.len()));
-            self.written.push(Written { to, at: self.current() });
+            self.written.push(Written { to, at: self.current(), held: Vec::new() });
         }
     }
 
     fn turn_inside(&mut self) {
-        let begun = self.inside.take();
-        let (snapshot, begin) = begun.unwrap_or_else(|| (self.router.snapshot(), self.current()));
-        let sealed = [begin, self.current()];
+        let loaded = self.inside.take();
+        let (snapshot, begin) = loaded.unwrap_or_else(|| (self.router.snapshot(), self.current()));
+        let turn = self.turns.len();
+        self.turns.push([begin, self.current()]);
+        self.written.iter_mut().for_each(|written| written.note_turn(turn, &self.configs[begin]));
         let packets = std::mem::take(&mut self.tun);
         let network = &mut self.network;
         self.router.seal(&snapshot, packets, |batch| {
             for run in &batch.runs {
                 let bytes = &batch.data[run.start as usize..(run.start + run.len) as usize];
                 for datagram in bytes.chunks(run.stride.into()) {
-                    network.push_back(Datagram::Out { to: run.to.address, bytes: datagram.to_vec(), sealed });
+                    network.push_back(Datagram::Out { to: run.to.address, bytes: datagram.to_vec(), turn });
                 }
             }
         });
@@ -308,10 +342,10 @@ impl World {
     }
 
     fn turn_actor(&mut self) -> bool {
-        let sealed = [self.configs.len(); 2];
+        let turn = self.turns.len();
         let network = &mut self.network;
         let worked = self.router.act(|message, to| {
-            network.push_back(Datagram::Out { to: to.address, bytes: message.to_vec(), sealed });
+            network.push_back(Datagram::Out { to: to.address, bytes: message.to_vec(), turn });
         });
         for number in 0..REMOTES {
             let datagrams = self.remotes[number].poll(self.now);
@@ -349,38 +383,41 @@ impl World {
     fn deliver(&mut self, at: usize, wrongly: Option<usize>) -> Result<(), String> {
         match self.network.remove(at).expect("it was just picked") {
             Datagram::In { from, bytes } => self.deliver_in(from, &bytes),
-            Datagram::Out { to, bytes, sealed } => {
+            Datagram::Out { to, bytes, turn } => {
                 let at_address = self.remotes.iter().position(|remote| remote.address == to);
                 let Some(number) = wrongly.or(at_address) else { return Ok(()) };
                 self.coverage.misdelivered += u64::from(Some(number) != at_address);
                 let (packets, answers) = self.remotes[number].receive(self.now, &bytes);
                 self.from_remote(number, answers);
-                packets.iter().try_for_each(|packet| self.check_delivered(number, packet, sealed))
+                packets.iter().try_for_each(|packet| self.check_delivered(number, packet, turn))
             }
         }
     }
 
-    fn check_delivered(&mut self, remote: usize, packet: &[u8], sealed: [usize; 2]) -> Result<(), String> {
+    fn check_delivered(&mut self, remote: usize, packet: &[u8], turn: usize) -> Result<(), String> {
         let number = mark(packet);
-        let Written { to, at } = self.written[number];
-        let owned = |config: &Config| config.owner(to) == Some(remote);
-        if !self.configs[sealed[0]..=sealed[1]].iter().any(owned) {
-            let owner = self.configs[sealed[1]].owner(to);
+        let written = &self.written[number];
+        let [begin, end] = self.turns[turn];
+        let before = self.configs[written.at].owner(written.to);
+        if written.holder(turn).is_none_or(|holder| holder.remote != remote) {
             return Err(format!(
-                "packet {number} for {to} was sealed for remote {remote}; its owner then was {owner:?}, and when it was \
-                 written {:?}",
-                self.configs[at].owner(to)
+                "packet {number} for {} was sealed for remote {remote}; it was for {:?} then, its address belonged to {:?} \
+                 when it was written, and to {:?} when it was sealed",
+                written.to,
+                written.holder(turn),
+                before,
+                self.configs[begin].owner(written.to),
             ));
         }
         self.coverage.delivered += 1;
-        self.coverage.moved += u64::from(!owned(&self.configs[at]));
-        self.coverage.stale += u64::from(sealed[0] != sealed[1]);
+        self.coverage.moved += u64::from(before != Some(remote));
+        self.coverage.stale += u64::from(begin != end);
         Ok(())
     }
 
     fn deliver_in(&mut self, from: SocketAddr, datagram: &[u8]) -> Result<(), String> {
-        let begun = self.outside.take();
-        let (snapshot, begin) = begun.unwrap_or_else(|| (self.router.snapshot(), self.current()));
+        let loaded = self.outside.take();
+        let (snapshot, begin) = loaded.unwrap_or_else(|| (self.router.snapshot(), self.current()));
         let mut accepted = Vec::new();
         let from = Endpoint::new(from);
         self.router.open(&snapshot, datagram, from, |packet| accepted.push(mark(packet)));
