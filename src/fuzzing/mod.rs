@@ -38,7 +38,9 @@ mod tests {
 
     /// Runs a target over its corpus, and over this many mutations.
     fn test(name: &str, target: fn(&[u8]), runs: u64) {
-        runner::corpus(name).iter().for_each(|seed| target(seed));
+        for seed in runner::corpus(name) {
+            target(&seed);
+        }
         runner::mutate(name, target, runs);
     }
 

@@ -55,7 +55,7 @@ mod tests {
     /// Steps of a run.
     const STEPS: usize = 160;
 
-    /// The numbers of SplitMix64 (Steele et al., "Fast Splittable Pseudorandom Number Generators").
+    /// The numbers of `SplitMix64` (Steele et al., "Fast Splittable Pseudorandom Number Generators").
     struct Random(u64);
 
     impl Random {
@@ -84,12 +84,11 @@ mod tests {
         let mut total = Coverage::default();
         for seed in first..first + runs {
             let steps = steps(seed);
-            match run(&steps) {
-                Ok(coverage) => total.add(&coverage),
-                Err(_) => {
-                    let (fewest, violation) = shrink(&steps, |steps| run(steps).err()).unwrap();
-                    panic!("seed {seed}: {violation}, after {fewest:#?}");
-                }
+            if let Ok(coverage) = run(&steps) {
+                total.add(&coverage);
+            } else {
+                let (fewest, violation) = shrink(&steps, |steps| run(steps).err()).unwrap();
+                panic!("seed {seed}: {violation}, after {fewest:#?}");
             }
         }
         eprintln!("{runs} runs: {total:?}");

@@ -172,7 +172,7 @@ impl World {
         self.pass(STEP);
         match step {
             Step::Add { .. } | Step::Remove { .. } | Step::Replace { .. } | Step::Give { .. } => {
-                self.configure(step)
+                self.configure(step);
             }
             Step::Take { .. } | Step::Reload { .. } => self.configure(step),
             Step::ChangeKey => self.change_key(),
@@ -209,7 +209,7 @@ impl World {
             Step::Restart { remote } => self.remotes[remote].restart(self.own),
             Step::Initiate { remote } => {
                 let datagrams = self.remotes[remote].initiate(self.now);
-                self.from_remote(remote, datagrams);
+                self.transmit(remote, datagrams);
             }
             Step::Send { remote, address } => self.send(remote, address),
         }
@@ -349,7 +349,7 @@ impl World {
         });
         for number in 0..REMOTES {
             let datagrams = self.remotes[number].poll(self.now);
-            self.from_remote(number, datagrams);
+            self.transmit(number, datagrams);
         }
         self.bound_network();
         worked
@@ -360,11 +360,11 @@ impl World {
         let packet = packet(Some(claims), claims, self.sent.len());
         if let Some(datagram) = self.remotes[remote].seal(self.now, &packet) {
             self.sent.push(Sent { remote, claims });
-            self.from_remote(remote, vec![datagram]);
+            self.transmit(remote, vec![datagram]);
         }
     }
 
-    fn from_remote(&mut self, remote: usize, datagrams: Vec<Vec<u8>>) {
+    fn transmit(&mut self, remote: usize, datagrams: Vec<Vec<u8>>) {
         let from = self.remotes[remote].address;
         self.network.extend(datagrams.into_iter().map(|bytes| Datagram::In { from, bytes }));
         self.bound_network();
@@ -388,7 +388,7 @@ impl World {
                 let Some(number) = wrongly.or(at_address) else { return Ok(()) };
                 self.coverage.misdelivered += u64::from(Some(number) != at_address);
                 let (packets, answers) = self.remotes[number].receive(self.now, &bytes);
-                self.from_remote(number, answers);
+                self.transmit(number, answers);
                 packets.iter().try_for_each(|packet| self.check_delivered(number, packet, turn))
             }
         }

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 
 use super::seal::Unstaged;
 use super::{OwnAddresses, PacketWriter, RejectPolicy, Rejecter, Sealer, Turn};
+use crate::drops::DropReason;
 use crate::lane::channels::ActorChannel;
 use crate::lane::peers::Snapshot;
 use crate::lane::ring::batch::OutboundBatch;
@@ -89,7 +90,7 @@ impl Detached {
     }
 
     /// Returns how many packets were dropped for `reason` since the last call.
-    pub(crate) fn take_drops(&mut self, mut count: impl FnMut(crate::drops::DropReason, u64)) {
-        self.metrics.outbound_drops.tally().take(|reason, packets| count(reason, packets));
+    pub(crate) fn take_drops(&mut self, count: impl FnMut(DropReason, u64)) {
+        self.metrics.outbound_drops.tally().take(count);
     }
 }
