@@ -315,7 +315,8 @@ pub(crate) fn respond_to(request: &[u8]) -> Vec<u8> {
             let _ = writer.shutdown().await;
             let _ = reader.read_to_end(&mut response).await;
         };
-        let _ = tokio::join!(converse(far, false, &Settings::default(), routes(shown, true), client), talk);
+        let settings = Settings::default();
+        let _ = tokio::join!(converse(far, false, &settings, routes(shown, true), client), talk);
         response
     })
 }
