@@ -148,7 +148,7 @@ pub fn launch(
     mtu::choose(&mut config, &[]);
     let switch = Arc::new(KillSwitch::close(&config).map_err(StartError::Netlink)?);
     drop(lock);
-    let opened = open(&config, tun, &shutdown, metrics.as_ref(), &signals);
+    let opened = open(&config, tun, &shutdown, metrics.as_ref(), &signals, &switch);
     let (router, masquerading) = opened.inspect_err(|_| switch.end(kill_switch::End::NotStarted))?;
     let (directory, interface) = (config.uapi_dir.clone(), router.interface().to_owned());
     let noted = Arc::clone(&signals);
@@ -157,19 +157,10 @@ pub fn launch(
         server.file().cloned().into_iter().for_each(|file| noted.note_socket(file));
         Ok(server)
     };
-    let device = router.device().clone();
     let (seccomp, persist) = (config.seccomp, config.persist);
     let up = format!("{} is up", router.interface());
     let summary = router.summary().clone();
-    let reloader = Reloader::new(
-        router.interface().to_owned(),
-        config,
-        environment,
-        device,
-        shutdown,
-        Arc::clone(&switch),
-        Arc::clone(router.chosen_mtu()),
-    );
+    let reloader = Reloader::new(&router, config, environment, Arc::clone(&switch));
     let told = Arc::clone(&manager);
     let ready = Box::new(move || {
         ready()?;
@@ -210,8 +201,10 @@ fn open(
     shutdown: &Arc<Shutdown>,
     metrics: Option<&Http>,
     signals: &Signals,
+    switch: &KillSwitch,
 ) -> Result<(Router, Option<Masquerading>), LaunchError> {
-    let router = Router::start_with(config, tun, Arc::clone(shutdown))?;
+    let admit = |listening| switch.admit_first(config, listening);
+    let router = Router::start_with(config, tun, Arc::clone(shutdown), admit)?;
     if let Some(http) = metrics {
         router.marked().add(http.bound.as_fd().try_clone_to_owned().map_err(StartError::System)?);
     }
@@ -243,7 +236,7 @@ fn attend(
     ready: OnReady,
 ) -> Result<End, LaunchError> {
     let shutdown = Arc::clone(router.shutdown());
-    let up = reloader.setup().up;
+    let (up, readiness) = (reloader.setup().up, reloader.readiness());
     let reloader = Arc::new(Mutex::new(reloader));
     let (restoring, admitting, resizing) =
         (Arc::clone(&reloader), Arc::clone(&reloader), Arc::clone(&reloader));
@@ -268,7 +261,7 @@ fn attend(
     let admin = Admin {
         registry: Arc::clone(router.registry()),
         threads: Arc::clone(router.threads()),
-        readiness: Arc::new(router.readiness()),
+        readiness,
         device: Arc::new(router.device().clone()),
         shutdown: Arc::clone(&shutdown),
         metrics,

@@ -78,6 +78,11 @@ impl ActorHandle {
         self.interface.doubted.notified().await;
     }
 
+    /// Waits until a name lookup has given a peer another endpoint.
+    pub async fn located(&self) {
+        self.interface.located.notified().await;
+    }
+
     /// Tells the actor that the routes to these peers have changed. Does not block. Returns false if too many
     /// requests wait.
     pub fn rerouted(&self, peers: Vec<PeerId>) -> bool {

@@ -30,6 +30,8 @@ pub struct InterfaceState {
     is_down: AtomicBool,
     /// Notified when packets come from an interface that counts as down, so it may be up by now.
     pub doubted: Notify,
+    /// Notified when a name lookup has given a peer another endpoint.
+    pub located: Notify,
 }
 
 impl InterfaceState {

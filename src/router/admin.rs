@@ -25,7 +25,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::runtime::{self, Runtime};
 use tokio::sync::{Notify, watch};
 use tokio::task;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::http::{self, Shown};
 use super::listen::Bound;
@@ -51,6 +51,9 @@ const WAITING: usize = uapi::MAX_ANSWERS + 3;
 /// Pause before what was removed is restored, and thus the shortest time between two attempts. Long enough to handle
 /// the events of one command together, short enough for a program not to notice.
 const SETTLE: Duration = Duration::from_millis(20);
+
+/// Pause before another attempt, if restoring failed.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// How often the state of an interface in another network namespace is asked for. The kernel does not report it.
 const ELSEWHERE: Duration = Duration::from_secs(1);
@@ -121,7 +124,7 @@ pub struct Link {
     pub on_addresses: OnAddresses,
     /// Called with the largest MTU of the routes to the peers in bytes, after changes of the network, if it is given.
     pub on_path_mtu: Option<OnPathMtu>,
-    /// Called after addresses, routes or rules may have been removed, if it is given.
+    /// Called after addresses, routes or rules may have been removed, and again until it succeeds, if it is given.
     pub on_loss: Option<OnLoss>,
     /// Called after changes of the router's ports or of the network, if it is given.
     pub on_ports: Option<OnPorts>,
@@ -424,7 +427,7 @@ async fn follow(link: Option<Watched>, readiness: &Readiness) {
         tokio::join!(
             follow_state(state, &link, readiness),
             follow_addresses(addresses, &link.on_addresses),
-            follow_losses(losses, on_loss),
+            follow_losses(losses, on_loss, readiness),
             follow_tunnels(&link.interface, &link.tunnels)
         );
     }
@@ -514,10 +517,22 @@ async fn follow_addresses(mut watch: AddressWatch, on_addresses: &OnAddresses) {
     }
 }
 
-async fn follow_losses(mut watch: LossWatch, on_loss: Option<OnLoss>) {
+async fn follow_losses(mut watch: LossWatch, on_loss: Option<OnLoss>, readiness: &Readiness) {
     let Some(mut restore) = on_loss else { return };
-    while watch.next().await.is_some() {
-        tokio::time::sleep(SETTLE).await;
+    let mut incomplete = readiness.incomplete();
+    loop {
+        let failed = async {
+            let is_followed = incomplete.wait_for(Option::is_some).await.is_ok();
+            debug_assert!(is_followed, "the conditions for readiness outlive this");
+            sleep(AGAIN).await;
+        };
+        tokio::select! {
+            lost = watch.next() => match lost {
+                Some(()) => sleep(SETTLE).await,
+                None => return,
+            },
+            () = failed => {}
+        }
         let restored = task::spawn_blocking(move || {
             restore();
             restore

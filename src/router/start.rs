@@ -61,10 +61,11 @@ impl Router {
     /// # Errors
     /// See [`StartError`].
     pub fn start(config: &RouterConfig, tun: Option<OwnedFd>) -> Result<Router, StartError> {
-        Self::start_with(config, tun, Arc::new(Shutdown::new()?))
+        Self::start_with(config, tun, Arc::new(Shutdown::new()?), |_| {})
     }
 
-    /// Like [`start`](Self::start), for a router that `shutdown` can stop at any time, even while it starts.
+    /// Like [`start`](Self::start), for a router that `shutdown` can stop at any time, even while it starts. Calls
+    /// `bound` once the interface exists and the sockets are bound, before anything is sent.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -72,8 +73,10 @@ impl Router {
         config: &RouterConfig,
         tun: Option<OwnedFd>,
         shutdown: Arc<Shutdown>,
+        bound: impl FnOnce(Listening),
     ) -> Result<Router, StartError> {
         let Wiring { lanes, mut actor, custody, access } = wiring::open(config, tun, &shutdown)?;
+        bound(*access.device.listening().borrow());
         let chosen_mtu = Arc::new(ChosenMtu::new(config, Arc::clone(&access.mtu)));
         access.registry.collect_from(MtuMetrics(Arc::clone(&chosen_mtu)));
         actor.apply(config.update.clone()).map_err(|errno| {

@@ -24,6 +24,7 @@ use super::wait_until;
 const PACKAGES: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("nft", "nftables"),
+    ("nstat", "iproute2"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),
     ("prometheus", "prometheus"),
