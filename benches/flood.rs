@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use laneway::cli::demo::lab::Lab;
-use laneway::cli::demo::traffic::{self, Limit, PATIENCE, Plan};
+use laneway::cli::demo::traffic::{self, Limit, PATIENCE, TrafficPlan};
 use laneway::netns::may_administer;
 use laneway::router::start::Router;
 use support::flood::{Flood, target};
@@ -66,7 +66,7 @@ fn main() {
 fn bulk(lab: &Lab) -> f64 {
     let (from, to) = (&lab.left.namespace, &lab.right.namespace);
     let limit = Limit::Time(SECONDS);
-    let plan = Plan { from, to, address: Family::V4.inside(2), streams: 2, limit, patience: PATIENCE };
+    let plan = TrafficPlan { from, to, address: Family::V4.inside(2), streams: 2, limit, patience: PATIENCE };
     let outcome = traffic::run(&plan, &AtomicBool::new(false), |_| {});
     outcome.unwrap_or_else(|error| panic!("{error}")).gbit_per_second
 }

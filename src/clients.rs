@@ -26,11 +26,11 @@ struct Places<S> {
     /// The number of the next client.
     next: u64,
     /// The client that entered its class first comes first.
-    taken: Vec<Place<S>>,
+    taken: Vec<ClientPlace<S>>,
 }
 
 #[derive(Debug)]
-struct Place<S> {
+struct ClientPlace<S> {
     client: u64,
     source: S,
     class: usize,
@@ -57,7 +57,7 @@ impl<S: Copy + Eq, const CLASSES: usize> Clients<S, CLASSES> {
         let mut places = self.places();
         let number = places.next;
         places.next += 1;
-        places.taken.push(Place { client: number, source, class, _ender: ender });
+        places.taken.push(ClientPlace { client: number, source, class, _ender: ender });
         places.bound(class, self.limits[class]);
         (Client { number, clients: Arc::clone(self) }, displaced)
     }

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use laneway::cli::demo::lab::{Lab, Side};
 use laneway::netns::Namespace;
-use laneway::sys::tun::{self, Flags};
+use laneway::sys::tun::{self, DeviceFlags};
 use laneway::uapi::client;
 use nix::sys::signal::Signal;
 use support::background::{self, Background};
@@ -164,7 +164,7 @@ fn a_device_and_a_socket_that_another_program_has_opened_are_taken_over() {
     let open = || fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun").expect("a TUN");
     let tun = lab.left.namespace.run(|| {
         let tun = open();
-        tun::set_interface(&tun, &device, Flags::QUEUE).expect("an interface");
+        tun::set_interface(&tun, &device, DeviceFlags::QUEUE).expect("an interface");
         tun
     });
     let socket = control_socket(&device);

@@ -45,7 +45,7 @@ pub fn run(args: &CheckArgs) -> Result<(), Failure> {
     };
     let text = match read() {
         Ok(config) => {
-            let plan = Plan { config: &config };
+            let plan = CheckedPlan { config: &config };
             if args.json { format!("{:#}\n", plan.json()) } else { plan.to_string() }
         }
         Err(error) => {
@@ -65,11 +65,11 @@ fn print(text: &str) {
 }
 
 /// What a router with this configuration would do.
-struct Plan<'a> {
+struct CheckedPlan<'a> {
     config: &'a RouterConfig,
 }
 
-impl Plan<'_> {
+impl CheckedPlan<'_> {
     fn public_key(&self) -> Option<String> {
         let key = self.config.update.private_key.iter().flatten().next();
         key.map(|key| key.public_key().to_string())
@@ -116,7 +116,7 @@ impl Plan<'_> {
     }
 }
 
-impl fmt::Display for Plan<'_> {
+impl fmt::Display for CheckedPlan<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let config = self.config;
         let none = || "(none)".to_owned();

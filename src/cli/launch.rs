@@ -20,7 +20,9 @@ use crate::config::env::Environment;
 use crate::config::{LogFormat, RouterConfig, Switch};
 use crate::netlink;
 use crate::netlink::masquerade::{MasqueradeError, Masquerading};
-use crate::router::admin::{self, Admin, AdminError, End, Hangups, Http, Link, OnLoss, OnPorts, OpenUapi};
+use crate::router::admin::{
+    self, Admin, AdminEnd, AdminError, Hangups, Http, Link, OnLoss, OnPorts, OpenUapi,
+};
 use crate::router::kill_switch::{self, KillSwitch};
 use crate::router::mtu;
 use crate::router::paths::OnPathMtu;
@@ -68,7 +70,7 @@ pub enum LaunchError {
 
 /// Why a router stopped without a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stopped {
+pub enum StopReason {
     /// A signal told it to.
     Signal,
     /// Another process deleted the interface.
@@ -114,7 +116,7 @@ pub fn launch(
     mut config: RouterConfig,
     environment: Environment,
     ready: OnReady,
-) -> Result<Stopped, LaunchError> {
+) -> Result<StopReason, LaunchError> {
     if let Err(error) = memory::seclude() {
         tracing::warn!("cannot forbid core dumps, which would contain keys: {error}");
     }
@@ -149,7 +151,7 @@ pub fn launch(
     let switch = Arc::new(KillSwitch::close(&config).map_err(StartError::Netlink)?);
     drop(lock);
     let opened = open(&config, tun, &shutdown, metrics.as_ref(), &signals, &switch);
-    let (router, masquerading) = opened.inspect_err(|_| switch.end(kill_switch::End::NotStarted))?;
+    let (router, masquerading) = opened.inspect_err(|_| switch.end(kill_switch::ProcessEnd::NotStarted))?;
     let (directory, interface) = (config.uapi_dir.clone(), router.interface().to_owned());
     let noted = Arc::clone(&signals);
     let open_uapi = move || {
@@ -173,23 +175,23 @@ pub fn launch(
     drop(masquerading);
     switch.end(match &outcome {
         // The service manager starts it again.
-        Ok(_) if persist && !signals.told_to_stop() => kill_switch::End::Failed,
-        Ok(_) | Err(LaunchError::Stop(StopError::Stuck(_))) => kill_switch::End::Ordered,
-        Err(LaunchError::Stop(StopError::Failed(_))) => kill_switch::End::Failed,
-        Err(_) => kill_switch::End::NotStarted,
+        Ok(_) if persist && !signals.told_to_stop() => kill_switch::ProcessEnd::Failed,
+        Ok(_) | Err(LaunchError::Stop(StopError::Stuck(_))) => kill_switch::ProcessEnd::Ordered,
+        Err(LaunchError::Stop(StopError::Failed(_))) => kill_switch::ProcessEnd::Failed,
+        Err(_) => kill_switch::ProcessEnd::NotStarted,
     });
     signals.remove_socket();
     let stopped = match outcome? {
-        _ if signals.told_to_stop() => Stopped::Signal,
+        _ if signals.told_to_stop() => StopReason::Signal,
         // Besides a signal and a failure, only the end of the interface stops the workers.
-        End::Stopped => Stopped::InterfaceDeleted,
-        End::SocketGone => Stopped::SocketRemoved,
+        AdminEnd::Stopped => StopReason::InterfaceDeleted,
+        AdminEnd::SocketGone => StopReason::SocketRemoved,
     };
     match stopped {
-        Stopped::Signal => tracing::info!("stopping: received a signal"),
+        StopReason::Signal => tracing::info!("stopping: received a signal"),
         // Logged by the worker that noticed.
-        Stopped::InterfaceDeleted => {}
-        Stopped::SocketRemoved => tracing::info!("stopping: control socket removed"),
+        StopReason::InterfaceDeleted => {}
+        StopReason::SocketRemoved => tracing::info!("stopping: control socket removed"),
     }
     Ok(stopped)
 }
@@ -234,7 +236,7 @@ fn attend(
     signals: &Signals,
     manager: &Arc<ServiceManager>,
     ready: OnReady,
-) -> Result<End, LaunchError> {
+) -> Result<AdminEnd, LaunchError> {
     let shutdown = Arc::clone(router.shutdown());
     let (up, readiness) = (reloader.setup().up, reloader.readiness());
     let reloader = Arc::new(Mutex::new(reloader));

@@ -24,7 +24,7 @@ use crate::config::{ConfigError, LogFormat};
 use crate::router::start::StartError;
 use crate::router::stopping::StopError;
 use check::CheckArgs;
-use demo::{DemoArgs, DemoError, Ending};
+use demo::{DemoArgs, DemoEnd, DemoError};
 use doctor::DoctorArgs;
 use documents::{DocumentsArgs, DocumentsError};
 use down::{DownArgs, DownError};
@@ -164,7 +164,7 @@ impl Cli {
             (Some(Command::Doctor(args)), _) => return Ok(doctor::run(&args)),
             (Some(Command::Demo(args)), _) => {
                 launch::init_log("warn", LogFormat::Text);
-                if demo::routers::run(&args)? == Ending::Interrupted {
+                if demo::routers::run(&args)? == DemoEnd::Interrupted {
                     return Ok(demo::interrupt::EXIT_STATUS);
                 }
             }

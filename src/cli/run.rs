@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::launch::Stopped;
+use super::launch::StopReason;
 use super::{Failure, launch};
 use crate::config::RouterConfig;
 use crate::config::env::Environment;
@@ -30,8 +30,8 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     signals::hold().map_err(Failure::Signals)?;
     launch::init_log(&config.log, config.log_format);
     match launch::launch(config, environment, Box::new(|| Ok(())))? {
-        Stopped::Signal => Ok(()),
-        Stopped::InterfaceDeleted => Err(Failure::Removed("the interface")),
-        Stopped::SocketRemoved => Err(Failure::Removed("the control socket")),
+        StopReason::Signal => Ok(()),
+        StopReason::InterfaceDeleted => Err(Failure::Removed("the interface")),
+        StopReason::SocketRemoved => Err(Failure::Removed("the control socket")),
     }
 }

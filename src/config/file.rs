@@ -38,12 +38,12 @@ pub struct FileConfig {
     /// Warnings to log about single lines.
     pub warnings: Vec<Warning>,
     /// Where the sections are.
-    pub lines: Lines,
+    pub lines: SectionLines,
 }
 
 /// Line numbers of the sections of a file, from 1.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Lines {
+pub struct SectionLines {
     /// The first `[Interface]` section, if there is one.
     pub interface: Option<usize>,
     /// The `PublicKey` of each peer, in the order of [`DeviceUpdate::peers`].
@@ -85,7 +85,7 @@ struct Parser<'a> {
     file: FileConfig,
     section: Section<'a>,
     /// A name in the comments directly above, whose peer is not known yet.
-    name: Option<comments::Name>,
+    name: Option<comments::PeerName>,
 }
 
 impl<'a> Parser<'a> {
@@ -202,7 +202,7 @@ impl FileConfig {
         Ok(())
     }
 
-    fn set_peer(&mut self, peer: &mut Peer, at: At<'_>, entry: &Entry<'_>) -> Result<(), ConfigError> {
+    fn set_peer(&mut self, peer: &mut PeerSection, at: At<'_>, entry: &Entry<'_>) -> Result<(), ConfigError> {
         match entry.name.as_str() {
             "publickey" => {
                 peer.public_key = Some(entry.key_value()?);
@@ -243,7 +243,7 @@ impl FileConfig {
 enum Section<'a> {
     Before,
     Interface,
-    Peer { at: At<'a>, peer: Box<Peer> },
+    Peer { at: At<'a>, peer: Box<PeerSection> },
 }
 
 impl<'a> Section<'a> {
@@ -259,7 +259,7 @@ impl<'a> Section<'a> {
 
 /// Settings of the `[Peer]` section being parsed.
 #[derive(Default)]
-struct Peer {
+struct PeerSection {
     public_key: Option<PublicKey>,
     /// The line of the public key.
     line: usize,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
-use super::file::Lines;
+use super::file::SectionLines;
 use super::update::DeviceUpdate;
 use crate::wireguard::keys::{PrivateKey, PublicKey};
 
@@ -43,7 +43,7 @@ impl fmt::Display for Warning {
 
 /// Returns the warnings about the configuration as a whole, `update`, which was read from the file at `path` and
 /// from the environment. `lines` says where its parts are in the file.
-pub(super) fn about(path: &Path, lines: &Lines, update: &DeviceUpdate) -> Vec<Warning> {
+pub(super) fn about(path: &Path, lines: &SectionLines, update: &DeviceUpdate) -> Vec<Warning> {
     let mut warnings = Vec::new();
     let mut warn = |line, text: String| warnings.push(Warning { path: path.to_owned(), line, text });
     let own = update.private_key.iter().flatten().next().map(PrivateKey::public_key);

@@ -33,7 +33,7 @@ pub struct LaneSockets {
 
 /// One of the sockets of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::lane) enum Port {
+pub(in crate::lane) enum SendSocket {
     Shared,
     Own,
 }
@@ -75,15 +75,19 @@ impl LaneSockets {
 
     /// Returns the port to send data for `peer` from.
     #[inline]
-    pub(in crate::lane) fn towards(&self, peer: Option<&PeerRecord>) -> Port {
-        if self.own.is_some() && peer.is_some_and(|peer| peer.spreads) { Port::Own } else { Port::Shared }
+    pub(in crate::lane) fn towards(&self, peer: Option<&PeerRecord>) -> SendSocket {
+        if self.own.is_some() && peer.is_some_and(|peer| peer.spreads) {
+            SendSocket::Own
+        } else {
+            SendSocket::Shared
+        }
     }
 
     /// Returns the socket on `port`.
     #[inline]
-    pub(in crate::lane) fn on(&self, port: Port) -> &UdpSocket {
+    pub(in crate::lane) fn on(&self, port: SendSocket) -> &UdpSocket {
         match (port, &self.own) {
-            (Port::Own, Some(own)) => own,
+            (SendSocket::Own, Some(own)) => own,
             _ => &self.shared,
         }
     }
@@ -106,9 +110,9 @@ impl LaneSockets {
     pub(super) fn events(
         &self,
         receive: bool,
-        full: Option<Port>,
+        full: Option<SendSocket>,
     ) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
-        [Port::Shared, Port::Own].into_iter().zip(self.iter()).map(move |(port, socket)| {
+        [SendSocket::Shared, SendSocket::Own].into_iter().zip(self.iter()).map(move |(port, socket)| {
             let mut events = PollFlags::empty();
             events.set(PollFlags::POLLIN, receive);
             events.set(PollFlags::POLLOUT, full == Some(port));

@@ -3,7 +3,7 @@
 
 /// The Prometheus type of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum MetricKind {
     /// A value that only grows.
     Counter,
     /// A value that can go up and down.
@@ -14,15 +14,15 @@ pub(super) enum Kind {
 
 /// One metric family.
 #[derive(Debug)]
-pub(super) struct Family {
+pub(super) struct MetricFamily {
     pub(super) name: &'static str,
-    pub(super) kind: Kind,
+    pub(super) kind: MetricKind,
     pub(super) help: &'static str,
 }
 
 /// All families, in the order of the data path.
 #[rustfmt::skip]
-pub(super) const FAMILIES: &[Family] = &[
+pub(super) const FAMILIES: &[MetricFamily] = &[
     histogram("laneway_drain_packets", "TUN reads per wake-up"),
     counter("laneway_drain_end_total", "Drains of the TUN queue by reason they ended"),
     counter("laneway_wakeups_total", "Times a worker woke from sleeping in poll"),
@@ -80,7 +80,8 @@ pub(super) const FAMILIES: &[Family] = &[
 /// # Panics
 /// If the table has no counter or gauge of that name.
 pub(super) fn position(name: &str) -> usize {
-    let found = FAMILIES.iter().position(|family| family.name == name && family.kind != Kind::Histogram);
+    let found =
+        FAMILIES.iter().position(|family| family.name == name && family.kind != MetricKind::Histogram);
     found.unwrap_or_else(|| panic!("metric family {name} is not in the table"))
 }
 
@@ -88,21 +89,21 @@ pub(super) fn position(name: &str) -> usize {
 ///
 /// # Panics
 /// If the table has no family of that name and type.
-pub(super) fn family(name: &str, kind: Kind) -> &'static Family {
+pub(super) fn family(name: &str, kind: MetricKind) -> &'static MetricFamily {
     let found = FAMILIES.iter().find(|family| family.name == name && family.kind == kind);
     found.unwrap_or_else(|| panic!("metric family {name} ({kind:?}) is not in the table"))
 }
 
-const fn counter(name: &'static str, help: &'static str) -> Family {
-    Family { name, kind: Kind::Counter, help }
+const fn counter(name: &'static str, help: &'static str) -> MetricFamily {
+    MetricFamily { name, kind: MetricKind::Counter, help }
 }
 
-const fn gauge(name: &'static str, help: &'static str) -> Family {
-    Family { name, kind: Kind::Gauge, help }
+const fn gauge(name: &'static str, help: &'static str) -> MetricFamily {
+    MetricFamily { name, kind: MetricKind::Gauge, help }
 }
 
-const fn histogram(name: &'static str, help: &'static str) -> Family {
-    Family { name, kind: Kind::Histogram, help }
+const fn histogram(name: &'static str, help: &'static str) -> MetricFamily {
+    MetricFamily { name, kind: MetricKind::Histogram, help }
 }
 
 #[cfg(test)]
@@ -112,7 +113,12 @@ mod tests {
     #[test]
     fn counters_and_only_counters_end_in_total() {
         for family in FAMILIES {
-            assert_eq!(family.name.ends_with("_total"), family.kind == Kind::Counter, "{}", family.name);
+            assert_eq!(
+                family.name.ends_with("_total"),
+                family.kind == MetricKind::Counter,
+                "{}",
+                family.name
+            );
         }
     }
 }

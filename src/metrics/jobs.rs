@@ -1,6 +1,6 @@
 //! Metrics of shared jobs, for workers of both kinds.
 
-use super::registry::{Labels, Registry};
+use super::registry::{LabelPairs, Registry};
 use super::tally::Tally;
 
 /// Counts of one worker's jobs.
@@ -15,7 +15,7 @@ pub struct JobTally {
 
 impl JobTally {
     /// Registers the counts of the worker with the labels `worker`.
-    pub(super) fn register(registry: &Registry, worker: Labels<'_>) -> Self {
+    pub(super) fn register(registry: &Registry, worker: LabelPairs<'_>) -> Self {
         let by = |by| Tally::register(registry, "laneway_jobs_total", &[worker, &[("by", by)]].concat());
         JobTally {
             by_owner: by("owner"),

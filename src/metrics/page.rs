@@ -3,7 +3,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use super::families::{FAMILIES, Kind, position};
+use super::families::{FAMILIES, MetricKind, position};
 
 /// A source of values that no worker publishes.
 pub trait Collector: Send + Sync {
@@ -45,7 +45,7 @@ impl Page {
     /// Appends the collected samples in the Prometheus text format.
     pub(super) fn render(&self, out: &mut String) {
         for (family, lines) in FAMILIES.iter().zip(&self.lines).filter(|(_, lines)| !lines.is_empty()) {
-            let kind = if family.kind == Kind::Counter { "counter" } else { "gauge" };
+            let kind = if family.kind == MetricKind::Counter { "counter" } else { "gauge" };
             let _ = write!(out, "# HELP {0} {1}\n# TYPE {0} {kind}\n{lines}\n", family.name, family.help);
         }
     }

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
-use super::families::{FAMILIES, Kind, family};
+use super::families::{FAMILIES, MetricKind, family};
 use super::histogram::{Bins, ExactHistogram, histogram, writer};
 use super::page::{Collector, Page};
 
 /// Label names and values of one series.
-pub(super) type Labels<'a> = &'a [(&'static str, &'a str)];
+pub(super) type LabelPairs<'a> = &'a [(&'static str, &'a str)];
 
 /// The `metrics` crate's metadata for all our registrations.
 const METADATA: Metadata<'static> = Metadata::new("laneway", Level::INFO, None);
@@ -36,9 +36,11 @@ impl Registry {
         let recorder = PrometheusBuilder::new().build_recorder();
         for family in FAMILIES {
             match family.kind {
-                Kind::Counter => recorder.describe_counter(family.name.into(), None, family.help.into()),
-                Kind::Gauge => recorder.describe_gauge(family.name.into(), None, family.help.into()),
-                Kind::Histogram => {}
+                MetricKind::Counter => {
+                    recorder.describe_counter(family.name.into(), None, family.help.into())
+                }
+                MetricKind::Gauge => recorder.describe_gauge(family.name.into(), None, family.help.into()),
+                MetricKind::Histogram => {}
             }
         }
         let registry = Registry { recorder, histograms: Mutex::default(), collectors: Mutex::default() };
@@ -73,18 +75,18 @@ impl Registry {
 
     /// Registers a counter, initially zero. The same name and labels give another handle to the same
     /// series.
-    pub(super) fn counter(&self, name: &'static str, labels: Labels<'_>) -> Counter {
-        self.recorder.register_counter(&key(family(name, Kind::Counter).name, labels), &METADATA)
+    pub(super) fn counter(&self, name: &'static str, labels: LabelPairs<'_>) -> Counter {
+        self.recorder.register_counter(&key(family(name, MetricKind::Counter).name, labels), &METADATA)
     }
 
     /// Registers a gauge, initially zero.
-    pub(super) fn gauge(&self, name: &'static str, labels: Labels<'_>) -> Gauge {
-        self.recorder.register_gauge(&key(family(name, Kind::Gauge).name, labels), &METADATA)
+    pub(super) fn gauge(&self, name: &'static str, labels: LabelPairs<'_>) -> Gauge {
+        self.recorder.register_gauge(&key(family(name, MetricKind::Gauge).name, labels), &METADATA)
     }
 
     /// Registers a histogram. The same name and labels give another writer to the same series.
-    pub(super) fn histogram(&self, name: &'static str, labels: Labels<'_>) -> ExactHistogram {
-        let name = family(name, Kind::Histogram).name;
+    pub(super) fn histogram(&self, name: &'static str, labels: LabelPairs<'_>) -> ExactHistogram {
+        let name = family(name, MetricKind::Histogram).name;
         let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
         let labels = labels.join(",");
         let mut histograms = self.histograms.lock().unwrap_or_else(PoisonError::into_inner);
@@ -110,7 +112,7 @@ impl fmt::Debug for Registry {
     }
 }
 
-fn key(name: &'static str, labels: Labels<'_>) -> Key {
+fn key(name: &'static str, labels: LabelPairs<'_>) -> Key {
     let labels: Vec<_> = labels.iter().map(|(key, value)| Label::new(*key, (*value).to_owned())).collect();
     Key::from_parts(name, labels)
 }

@@ -2,7 +2,7 @@
 
 use metrics::Counter;
 
-use super::registry::{Labels, Registry};
+use super::registry::{LabelPairs, Registry};
 use crate::drops::{DropReason, DropTally};
 
 /// A count not yet published, and its counter.
@@ -12,7 +12,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    pub(super) fn register(registry: &Registry, name: &'static str, labels: Labels<'_>) -> Self {
+    pub(super) fn register(registry: &Registry, name: &'static str, labels: LabelPairs<'_>) -> Self {
         Tally { count: 0, counter: registry.counter(name, labels) }
     }
 
@@ -39,7 +39,7 @@ impl LabelledTally {
     pub(super) fn register<'a>(
         registry: &Registry,
         name: &'static str,
-        common: Labels<'_>,
+        common: LabelPairs<'_>,
         by: &'static str,
         values: impl IntoIterator<Item = &'a str>,
     ) -> Self {
@@ -71,7 +71,7 @@ pub struct PublishedDrops {
 }
 
 impl PublishedDrops {
-    pub(super) fn register(registry: &Registry, direction: &'static str, common: Labels<'_>) -> Self {
+    pub(super) fn register(registry: &Registry, direction: &'static str, common: LabelPairs<'_>) -> Self {
         let counter = |reason: &DropReason| {
             let labels = [common, &[("direction", direction), ("reason", reason.label())]].concat();
             registry.counter("laneway_dropped_packets_total", &labels)

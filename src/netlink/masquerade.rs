@@ -7,7 +7,7 @@ use std::fs;
 
 use nix::errno::Errno;
 
-use super::nftables::{Chain, Expression, Table};
+use super::nftables::{Expression, HookChain, RuleTable};
 
 /// Which packets from the tunnel are translated.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ const PRIORITY: i32 = 100;
 
 /// Rules in force. Dropping them removes them.
 #[derive(Debug)]
-pub struct Masquerading(#[expect(dead_code, reason = "removes the table on drop")] Table);
+pub struct Masquerading(#[expect(dead_code, reason = "removes the table on drop")] RuleTable);
 
 /// The kernel refused the rules.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +53,7 @@ impl Masquerading {
             leaves_by,
             Expression::masquerade(),
         ];
-        let chain = Chain {
+        let chain = HookChain {
             name: "postrouting",
             kind: "nat",
             hook: POST_ROUTING,
@@ -61,7 +61,7 @@ impl Masquerading {
             rules: vec![rule],
         };
         let refused = |errno| MasqueradeError { interface: interface.to_owned(), errno };
-        Table::add(&format!("laneway-{interface}"), &[chain]).map(Masquerading).map_err(refused)
+        RuleTable::add(&format!("laneway-{interface}"), &[chain]).map(Masquerading).map_err(refused)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Tables of nftables over netlink (nfnetlink; Linux's `include/uapi/linux/netfilter/nf_tables.h`).
 //!
-//! A [`Table`] holds base chains with rules, all added at once or not at all. Where the kernel supports it (Linux 5.12
+//! A [`RuleTable`] holds base chains with rules, all added at once or not at all. Where the kernel supports it (Linux 5.12
 //! and later), the table belongs to the netlink socket that made it, so that it is gone with the process, however that
 //! ends.
 
@@ -56,7 +56,7 @@ mod attribute {
 
 /// A base chain with its rules.
 #[derive(Clone, Debug)]
-pub(super) struct Chain {
+pub(super) struct HookChain {
     /// The chain's name.
     pub(super) name: &'static str,
     /// `nat` or `filter`.
@@ -112,23 +112,23 @@ impl Expression {
 
 /// A table in the kernel. Dropping it removes it.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct RuleTable {
     socket: OwnedFd,
     name: String,
     owned: bool,
 }
 
-impl Table {
+impl RuleTable {
     /// Adds a table of the family `inet`, in the calling thread's network namespace. Replaces one that a killed process
     /// left behind.
     ///
     /// # Errors
     /// The kernel's error. Nothing was added.
-    pub(super) fn add(name: &str, chains: &[Chain]) -> Result<Self, Errno> {
+    pub(super) fn add(name: &str, chains: &[HookChain]) -> Result<Self, Errno> {
         let kind = (SockType::Raw, SockFlag::SOCK_CLOEXEC);
         let socket = socket(AddressFamily::Netlink, kind.0, kind.1, SockProtocol::NetlinkNetFilter)?;
         setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(PATIENCE))?;
-        let mut table = Table { socket, name: name.to_owned(), owned: true };
+        let mut table = RuleTable { socket, name: name.to_owned(), owned: true };
         let added = match table.fill(chains) {
             // A kernel before 5.12 does not know the flag.
             Err(Errno::EOPNOTSUPP | Errno::EINVAL) => {
@@ -147,7 +147,7 @@ impl Table {
         }
     }
 
-    fn fill(&self, chains: &[Chain]) -> Result<(), Errno> {
+    fn fill(&self, chains: &[HookChain]) -> Result<(), Errno> {
         let mut batch = Batch::begin();
         // Deleting a table that does not exist would fail, so it is created first.
         batch.message(NEW_TABLE, CREATE, &self.name_only());
@@ -190,7 +190,7 @@ impl Table {
     }
 }
 
-impl Drop for Table {
+impl Drop for RuleTable {
     fn drop(&mut self) {
         if !self.owned {
             let mut batch = Batch::begin();

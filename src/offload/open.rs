@@ -16,7 +16,7 @@ use super::reader::{QueueReader, TunnelsSeen};
 use super::virtio::HeaderForm;
 use super::writer::{QueueRejecter, QueueShortcut, QueueWriter};
 use crate::shutdown::Shutdown;
-use crate::sys::tun::{self, Flags, offload};
+use crate::sys::tun::{self, DeviceFlags, offload};
 
 const CLONE_DEVICE: &str = "/dev/net/tun";
 
@@ -183,7 +183,7 @@ pub fn open_queues(
     check(name, queues)?;
     let first = clone_device()?;
     // Exclusive, so that a second process cannot attach to the interface and silently take its packets.
-    let name = attach(&first, name, Flags::QUEUE.with(Flags::EXCLUSIVE))?;
+    let name = attach(&first, name, DeviceFlags::QUEUE.with(DeviceFlags::EXCLUSIVE))?;
     restrict(&first)?;
     finish(first, name, queues, offload, shutdown, false)
 }
@@ -207,7 +207,7 @@ pub fn open_or_take_over(
         result => return result,
     }
     let first = clone_device()?;
-    let name = attach(&first, name, Flags::QUEUE)?;
+    let name = attach(&first, name, DeviceFlags::QUEUE)?;
     restrict(&first)?;
     let device = finish(first, name, queues, offload, shutdown, true)?;
     if attached(&device.name) == Some(queues) {
@@ -254,7 +254,7 @@ fn finish(
     let mut fds = vec![first];
     while fds.len() < queues {
         let fd = clone_device()?;
-        attach(&fd, &name, Flags::QUEUE)?;
+        attach(&fd, &name, DeviceFlags::QUEUE)?;
         fds.push(fd);
     }
     let offloads = negotiate(&fds, offload, |fd, rung| {
@@ -341,7 +341,7 @@ fn clone_device() -> Result<OwnedFd, OpenError> {
     }
 }
 
-fn attach(fd: &OwnedFd, name: &str, flags: Flags) -> Result<String, OpenError> {
+fn attach(fd: &OwnedFd, name: &str, flags: DeviceFlags) -> Result<String, OpenError> {
     tun::set_interface(fd, name, flags).map_err(|errno| match errno {
         Errno::EPERM | Errno::EACCES => OpenError::NoPermission,
         // Not a command of a file or another device.

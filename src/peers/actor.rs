@@ -15,9 +15,9 @@ use arrayvec::ArrayVec;
 use crossbeam::channel::Receiver;
 use tokio::sync::watch;
 
-use super::handle::{Listening, Request};
+use super::handle::{ActorRequest, Listening};
 use super::link::{InterfaceState, LinkState};
-use super::lookups::{Answer, Lookups};
+use super::lookups::{LookupResult, Lookups};
 use super::names::Names;
 use super::reports::{Named, Reports};
 use super::schedule::Schedule;
@@ -64,7 +64,7 @@ pub(crate) struct PeerActor {
     /// Channel of handshake messages and events from the workers.
     pub(crate) channel: Arc<ActorChannel>,
     /// Requests from the UAPI socket and from reloads.
-    pub(crate) requests: Receiver<Request>,
+    pub(crate) requests: Receiver<ActorRequest>,
     /// The command channel to each outside worker, by lane.
     pub(crate) commands: Vec<Arc<CommandChannel>>,
     /// The doorbell of each inside worker, rung when its staged packets may be sendable.
@@ -172,12 +172,12 @@ impl PeerActor {
         Listening { port, last_port: port + (lanes - 1) as u16, mark: options.fwmark }
     }
 
-    fn answer(&mut self, request: Request) {
+    fn answer(&mut self, request: ActorRequest) {
         // The requester may be gone.
         match request {
-            Request::Apply(update, answer) => drop(answer.send(self.apply(update))),
-            Request::Status(answer) => drop(answer.send(self.status())),
-            Request::Rerouted(peers) => self.rerouted(&peers),
+            ActorRequest::Apply(update, answer) => drop(answer.send(self.apply(update))),
+            ActorRequest::Status(answer) => drop(answer.send(self.status())),
+            ActorRequest::Rerouted(peers) => self.rerouted(&peers),
         }
     }
 
@@ -225,7 +225,7 @@ impl PeerActor {
     }
 
     /// Applies the result of a name lookup.
-    fn take_answer(&mut self, answer: Answer) {
+    fn take_answer(&mut self, answer: LookupResult) {
         let snapshot = self.peers.load_full();
         // A removed peer has no name either, so its answer can be ignored.
         let Some(record) = snapshot.peer(answer.question.peer) else { return };

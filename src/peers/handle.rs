@@ -19,7 +19,7 @@ const REQUESTS: usize = 64;
 
 /// A request to the peer actor, with the channel for its answer.
 #[derive(Debug)]
-pub enum Request {
+pub enum ActorRequest {
     /// Changes the configuration.
     Apply(DeviceUpdate, Sender<Result<(), Errno>>),
     /// Returns the current configuration and statistics.
@@ -43,7 +43,7 @@ pub struct Listening {
 /// once the router has stopped.
 #[derive(Clone, Debug)]
 pub struct ActorHandle {
-    requests: Sender<Request>,
+    requests: Sender<ActorRequest>,
     bell: Arc<Doorbell>,
     registry: Arc<Registry>,
     listening: watch::Receiver<Listening>,
@@ -58,7 +58,7 @@ impl ActorHandle {
         registry: Arc<Registry>,
         listening: watch::Receiver<Listening>,
         interface: Arc<InterfaceState>,
-    ) -> (Self, Receiver<Request>) {
+    ) -> (Self, Receiver<ActorRequest>) {
         let (requests, receiver) = channel::bounded(REQUESTS);
         (Self { requests, bell, registry, listening, interface }, receiver)
     }
@@ -86,12 +86,12 @@ impl ActorHandle {
     /// Tells the actor that the routes to these peers have changed. Does not block. Returns false if too many
     /// requests wait.
     pub fn rerouted(&self, peers: Vec<PeerId>) -> bool {
-        let taken = self.requests.try_send(Request::Rerouted(peers)).is_ok();
+        let taken = self.requests.try_send(ActorRequest::Rerouted(peers)).is_ok();
         self.bell.ring(Awaited::WORK);
         taken
     }
 
-    fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Result<T, Errno> {
+    fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> ActorRequest) -> Result<T, Errno> {
         let (answer, answered) = channel::bounded(1);
         self.requests.send(request(answer)).map_err(|_| Errno::ENODEV)?;
         self.bell.ring(Awaited::WORK);
@@ -101,11 +101,11 @@ impl ActorHandle {
 
 impl Device for ActorHandle {
     fn apply(&self, update: DeviceUpdate) -> Result<(), Errno> {
-        self.ask(|answer| Request::Apply(update, answer))?
+        self.ask(|answer| ActorRequest::Apply(update, answer))?
     }
 
     fn status(&self) -> Result<DeviceStatus, Errno> {
-        self.ask(Request::Status)
+        self.ask(ActorRequest::Status)
     }
 
     fn metrics(&self) -> String {

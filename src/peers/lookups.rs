@@ -35,7 +35,7 @@ pub(crate) struct Question {
 
 /// The result of a lookup.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct LookupResult {
     /// The question that this answers.
     pub(crate) question: Question,
     /// The name's addresses in order of preference, at least one.
@@ -46,8 +46,8 @@ pub(crate) struct Answer {
 #[derive(Debug)]
 pub(crate) struct Lookups {
     running: usize,
-    answers: Receiver<Answer>,
-    sender: Sender<Answer>,
+    answers: Receiver<LookupResult>,
+    sender: Sender<LookupResult>,
     bell: Arc<Doorbell>,
 }
 
@@ -76,16 +76,16 @@ impl Lookups {
             let resolved = panic::catch_unwind(|| resolver::resolve(&asked.host, asked.port, mark));
             let addresses = resolved.unwrap_or_else(|_| Err(io::Error::other("the lookup panicked")));
             // The channel has room for every lookup, so sending fails only once the router has stopped.
-            let _ = sender.send(Answer { question: asked, addresses });
+            let _ = sender.send(LookupResult { question: asked, addresses });
             bell.ring(Awaited::WORK);
         });
         if let Err(error) = started {
-            let _ = self.sender.send(Answer { question, addresses: Err(error) });
+            let _ = self.sender.send(LookupResult { question, addresses: Err(error) });
         }
     }
 
     /// Takes the next answer.
-    pub(crate) fn next(&mut self) -> Option<Answer> {
+    pub(crate) fn next(&mut self) -> Option<LookupResult> {
         let answer = self.answers.try_recv().ok()?;
         self.running -= 1;
         Some(answer)
@@ -105,7 +105,7 @@ mod tests {
         Question { peer: PeerId(3), revision: 1, host: host.into(), port: 51820 }
     }
 
-    fn wait(lookups: &mut Lookups) -> Answer {
+    fn wait(lookups: &mut Lookups) -> LookupResult {
         loop {
             if let Some(answer) = lookups.next() {
                 return answer;

@@ -14,7 +14,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::lookups::{Answer, Question};
+use super::lookups::{LookupResult, Question};
 use super::schedule::Schedule;
 use crate::lane::channels::ControlMessage;
 use crate::units::{Nanos, PeerId};
@@ -38,14 +38,14 @@ const SILENT_AFTER: u32 = 2;
 /// The host names of all peers that have one.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
-    by_peer: HashMap<PeerId, Name>,
+    by_peer: HashMap<PeerId, WatchedName>,
     due: Schedule,
     /// Number of names set so far. Identifies answers to lookups of names that have since been replaced.
     revision: u64,
 }
 
 #[derive(Debug)]
-struct Name {
+struct WatchedName {
     host: String,
     port: u16,
     revision: u64,
@@ -79,7 +79,7 @@ impl Names {
     /// Sets the peer's endpoint to `host`, which becomes due for lookup at `now` even if it is unchanged.
     pub(crate) fn set(&mut self, peer: PeerId, host: String, port: u16, now: Nanos) {
         self.revision += 1;
-        let name = Name {
+        let name = WatchedName {
             host,
             port,
             revision: self.revision,
@@ -167,8 +167,8 @@ impl Names {
 
     /// Applies the result of a lookup. Returns the peer's new address if it differs from `current`, the one
     /// in use. Ignores answers about names that were replaced or removed.
-    pub(crate) fn answered(&mut self, answer: Answer, current: Option<SocketAddr>) -> Option<Found> {
-        let Answer { question: Question { peer, revision, .. }, addresses } = answer;
+    pub(crate) fn answered(&mut self, answer: LookupResult, current: Option<SocketAddr>) -> Option<Found> {
+        let LookupResult { question: Question { peer, revision, .. }, addresses } = answer;
         let name = self.by_peer.get_mut(&peer).filter(|name| name.revision == revision)?;
         name.under_way = false;
         match addresses {
@@ -191,7 +191,7 @@ impl Names {
     }
 }
 
-impl Name {
+impl WatchedName {
     fn is_silent(&self) -> bool {
         self.unanswered >= SILENT_AFTER
     }

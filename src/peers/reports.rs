@@ -42,10 +42,10 @@ impl fmt::Display for Named<'_> {
 
 /// What was reported of the peers.
 #[derive(Debug, Default)]
-pub(crate) struct Reports(HashMap<PeerId, Report>);
+pub(crate) struct Reports(HashMap<PeerId, PeerReport>);
 
 #[derive(Debug, Default)]
-struct Report {
+struct PeerReport {
     /// The address at the latest report.
     at: Option<SocketAddr>,
     /// When a move was last reported.
@@ -115,7 +115,7 @@ impl Reports {
         } else if !report.reached {
             tracing::info!("{name} is reached{at_text}");
         }
-        *report = Report { at, reached: true, moved: report.moved, ..Report::default() };
+        *report = PeerReport { at, reached: true, moved: report.moved, ..PeerReport::default() };
     }
 
     /// Reports that a peer sends from another address.

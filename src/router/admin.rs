@@ -27,7 +27,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::http::{self, Shown};
+use super::http::{self, HttpState};
 use super::listen::Bound;
 use super::paths::{OnPathMtu, Paths};
 use super::port_watch::PortWatch;
@@ -149,7 +149,7 @@ pub type OnReload = Box<dyn FnMut() + Send>;
 
 /// Reason that the admin thread ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum AdminEnd {
     /// The router stopped.
     Stopped,
     /// The UAPI socket's file was removed.
@@ -195,7 +195,7 @@ impl Admin {
     /// # Errors
     /// Fails if the interface does not exist, if the UAPI socket cannot be opened, or if a thread or
     /// descriptor cannot be created.
-    pub fn spawn(self) -> Result<JoinHandle<End>, AdminError> {
+    pub fn spawn(self) -> Result<JoinHandle<AdminEnd>, AdminError> {
         let entry = self.threads.register(None, "admin", None);
         let shutdown = Arc::clone(&self.shutdown);
         let runtime = runtime::Builder::new_current_thread()
@@ -225,7 +225,7 @@ impl fmt::Debug for Admin {
     }
 }
 
-fn run(runtime: Runtime, admin: Admin, ready: &SyncSender<Result<(), AdminError>>) -> End {
+fn run(runtime: Runtime, admin: Admin, ready: &SyncSender<Result<(), AdminError>>) -> AdminEnd {
     // Must happen after a panic too: the caller waits for the shutdown signal only.
     let stops = Stops(Arc::clone(&admin.shutdown));
     let end = runtime.block_on(async {
@@ -234,9 +234,9 @@ fn run(runtime: Runtime, admin: Admin, ready: &SyncSender<Result<(), AdminError>
             // A stopping router removes the interface, so errors are expected.
             Err(error) if stops.0.is_signalled() => {
                 tracing::debug!("the router stopped while the admin thread started: {error}");
-                (Ok(()), Break(End::Stopped))
+                (Ok(()), Break(AdminEnd::Stopped))
             }
-            Err(error) => (Err(error), Break(End::Stopped)),
+            Err(error) => (Err(error), Break(AdminEnd::Stopped)),
         };
         // The receiver is gone only once the router is told to stop, and then the shutdown signal ends this
         // thread.
@@ -266,7 +266,7 @@ struct Duties {
     device: Arc<dyn Device>,
     uapi: Option<uapi::Server>,
     stopped: AsyncFd<OwnedFd>,
-    link: Option<Watched>,
+    link: Option<WatchedInterface>,
     paths: Option<FollowedPaths>,
     ports: Option<FollowedPorts>,
     port: Option<PortWatch>,
@@ -275,7 +275,7 @@ struct Duties {
 }
 
 /// A watched interface.
-struct Watched {
+struct WatchedInterface {
     link: Link,
     state: LinkWatch,
     addresses: AddressWatch,
@@ -304,7 +304,7 @@ struct Heard {
 
 impl Duties {
     /// Opens all event sources, unless the router is told to stop first.
-    async fn begin(admin: Admin) -> Result<ControlFlow<End, Self>, AdminError> {
+    async fn begin(admin: Admin) -> Result<ControlFlow<AdminEnd, Self>, AdminError> {
         let mut link = admin.link;
         let (mut paths, mut ports) = (None, None);
         if let (Some(to_peers), Some(link)) = (admin.paths, &mut link) {
@@ -314,7 +314,7 @@ impl Duties {
             paths = Some(FollowedPaths { paths: to_peers, watch, on_mtu: link.on_path_mtu.take() });
         }
         let link = match link {
-            Some(link) => Some(Watched {
+            Some(link) => Some(WatchedInterface {
                 state: LinkWatch::open(&link.interface).await?,
                 addresses: AddressWatch::open(&link.interface).await?,
                 losses: LossWatch::open(&link.interface).await?,
@@ -329,7 +329,7 @@ impl Duties {
         let stopped = wake::readable(admin.shutdown.as_fd().try_clone_to_owned()?)?;
         // The probes answer while the rest of the start waits for name servers.
         if let Some(Http { bound, from_tunnel }) = admin.metrics {
-            let shown = Shown {
+            let shown = HttpState {
                 registry: Arc::clone(&admin.registry),
                 threads: admin.threads,
                 readiness: Arc::clone(&admin.readiness),
@@ -347,7 +347,7 @@ impl Duties {
         }
         // Do not open a socket only to close it at once.
         if admin.shutdown.is_signalled() {
-            return Ok(Break(End::Stopped));
+            return Ok(Break(AdminEnd::Stopped));
         }
         let watch = |port| PortWatch::open(port, &admin.registry, Arc::clone(&admin.readiness));
         let port = admin.shared_port.and_then(watch);
@@ -357,12 +357,12 @@ impl Duties {
         Ok(Continue(Duties { device, uapi, stopped, link, paths, ports, port, readiness, hangups }))
     }
 
-    async fn fulfil(self) -> End {
+    async fn fulfil(self) -> AdminEnd {
         let Duties { device, uapi, stopped, link, paths, ports, port, readiness, hangups } = self;
         tokio::select! {
             // Also ends if the descriptor fails: the thread could no longer be told to stop.
-            _ = stopped.readable() => End::Stopped,
-            () = socket_gone(uapi, device) => End::SocketGone,
+            _ = stopped.readable() => AdminEnd::Stopped,
+            () = socket_gone(uapi, device) => AdminEnd::SocketGone,
             () = follow(link, &readiness) => unreachable!("follow never returns"),
             () = follow_paths(paths) => unreachable!("follow_paths never returns"),
             () = follow_ports(ports) => unreachable!("follow_ports never returns"),
@@ -421,8 +421,8 @@ async fn follow_ports(ports: Option<FollowedPorts>) {
 }
 
 /// Passes changes of the interface to the callbacks and to `readiness`. Never returns.
-async fn follow(link: Option<Watched>, readiness: &Readiness) {
-    if let Some(Watched { mut link, state, addresses, losses }) = link {
+async fn follow(link: Option<WatchedInterface>, readiness: &Readiness) {
+    if let Some(WatchedInterface { mut link, state, addresses, losses }) = link {
         let on_loss = link.on_loss.take();
         tokio::join!(
             follow_state(state, &link, readiness),

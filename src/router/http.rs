@@ -59,7 +59,7 @@ const LOOK: Duration = Duration::from_millis(1);
 
 /// State shared by the request handlers.
 #[derive(Clone, Debug)]
-pub(crate) struct Shown {
+pub(crate) struct HttpState {
     pub(crate) registry: Arc<Registry>,
     pub(crate) threads: Arc<ThreadRegistry>,
     pub(crate) readiness: Arc<Readiness>,
@@ -70,7 +70,7 @@ pub(crate) struct Shown {
 ///
 /// # Errors
 /// Fails if the address was taken meanwhile or the listener cannot be registered with the runtime.
-pub(crate) fn spawn(bound: Bound, refused: Option<u32>, shown: Shown) -> io::Result<()> {
+pub(crate) fn spawn(bound: Bound, refused: Option<u32>, shown: HttpState) -> io::Result<()> {
     let listener = bound.listen(refused)?;
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -176,7 +176,7 @@ async fn landing() -> Html<&'static str> {
 }
 
 /// Serves the metrics in the Prometheus text format, or in OpenMetrics if the client prefers that.
-async fn metrics(State(shown): State<Shown>, headers: HeaderMap) -> Response {
+async fn metrics(State(shown): State<HttpState>, headers: HeaderMap) -> Response {
     let text = shown.registry.render();
     let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     if prefers_openmetrics(accepted) {
@@ -206,7 +206,7 @@ fn prefers_openmetrics<'a>(headers: impl Iterator<Item = &'a str>) -> bool {
 
 /// Responds 200 if every thread answers its heartbeat and no lane has lost batches, otherwise 503 with the names of the
 /// stuck threads, or what is lost.
-async fn healthz(State(shown): State<Shown>) -> (StatusCode, String) {
+async fn healthz(State(shown): State<HttpState>) -> (StatusCode, String) {
     // Before the heartbeats, which wake all workers.
     for _ in 0..AUDITS {
         if shown.threads.custody().audit() {
@@ -236,7 +236,7 @@ async fn healthz(State(shown): State<Shown>) -> (StatusCode, String) {
 }
 
 /// Responds 200 if the router is ready for traffic, otherwise 503 with the reason.
-async fn readyz(State(shown): State<Shown>) -> (StatusCode, String) {
+async fn readyz(State(shown): State<HttpState>) -> (StatusCode, String) {
     match shown.readiness.check(clock::now()) {
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
         Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n")),

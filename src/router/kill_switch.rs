@@ -61,7 +61,7 @@ impl KillSwitch {
             None => Ok(()),
         });
         if let Err(error) = closed {
-            switch.end(End::NotStarted);
+            switch.end(ProcessEnd::NotStarted);
             return Err(error);
         }
         Ok(switch)
@@ -119,7 +119,7 @@ impl KillSwitch {
 
     /// Removes rules, unreachable routes and a persistent interface, or leaves them, depending on how the process
     /// ends.
-    pub fn end(&self, end: End) {
+    pub fn end(&self, end: ProcessEnd) {
         let Self { interface, .. } = self;
         let own = self.own().clone();
         // Nothing is received any more. Removed even if the rest stays, since a port may get another owner.
@@ -128,12 +128,12 @@ impl KillSwitch {
             tracing::warn!("{error}; `laneway down {interface}` removes it");
         }
         let stays = match end {
-            End::Ordered => self.keep,
-            End::NotStarted => self.existed,
-            End::Failed => self.persist,
+            ProcessEnd::Ordered => self.keep,
+            ProcessEnd::NotStarted => self.existed,
+            ProcessEnd::Failed => self.persist,
         };
         if stays {
-            if self.keep && end == End::Ordered {
+            if self.keep && end == ProcessEnd::Ordered {
                 tracing::info!(
                     "{interface} stays and rejects packets; `laneway down {interface}` removes it"
                 );
@@ -171,7 +171,7 @@ pub(super) fn waits_for_names(config: &RouterConfig) -> bool {
 
 /// How a router's process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum ProcessEnd {
     /// The router was told to stop.
     Ordered,
     /// The router did not start.

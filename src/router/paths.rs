@@ -37,7 +37,7 @@ pub type OnPathMtu = Box<dyn FnMut(u32) + Send>;
 
 /// What was last known of the path to a peer.
 #[derive(Debug)]
-struct Path {
+struct PeerPath {
     address: SocketAddr,
     route: Result<SelectedRoute, Errno>,
     /// The source that was dropped and whose interface is avoided.
@@ -53,7 +53,7 @@ impl Paths {
             self.changed.notify_one();
             let listening = *self.actor.listening().borrow();
             let rerouted = self.compare(&watch, listening, &mut known).await;
-            let mtu = |path: &Path| watch.outer_mtu(path.route.as_ref().ok()?);
+            let mtu = |path: &PeerPath| watch.outer_mtu(path.route.as_ref().ok()?);
             if let Some(mtu) = known.values().filter_map(mtu).max()
                 && let Some(mut tell) = on_mtu.take()
             {
@@ -80,7 +80,7 @@ impl Paths {
         &self,
         watch: &UnderlayWatch,
         listening: Listening,
-        known: &mut HashMap<PeerId, Path>,
+        known: &mut HashMap<PeerId, PeerPath>,
     ) -> Vec<PeerId> {
         let snapshot = self.peers.load_full();
         known.retain(|peer, _| snapshot.peer(*peer).is_some());
@@ -107,8 +107,8 @@ async fn look(
     watch: &UnderlayWatch,
     Listening { port, mark, .. }: Listening,
     record: &PeerRecord,
-    before: Option<Path>,
-) -> Option<(Path, Option<bool>)> {
+    before: Option<PeerPath>,
+) -> Option<(PeerPath, Option<bool>)> {
     let endpoint = record.endpoint()?;
     let to = endpoint.address;
     let lookup = async |source| watch.route(to, source, port, mark).await;
@@ -146,7 +146,7 @@ async fn look(
             changed = Some(true);
         }
     }
-    Some((Path { address: to, route, avoided }, changed))
+    Some((PeerPath { address: to, route, avoided }, changed))
 }
 
 /// Returns whether the kernel selected `source` before and selects another address now.

@@ -19,7 +19,7 @@ pub const MAX_RESTARTS: usize = 8;
 pub const SPAN: Duration = Duration::from_secs(60);
 
 /// A worker as the supervisor runs it.
-pub(super) trait Worker: Send + 'static {
+pub(super) trait RestartedWorker: Send + 'static {
     /// Runs the worker until the router stops.
     fn run(&mut self) -> Result<(), WorkerError>;
     /// Discards the packets in hand after a panic and counts them as lost.
@@ -28,7 +28,7 @@ pub(super) trait Worker: Send + 'static {
     fn count_restart(&mut self);
 }
 
-impl Worker for InsideWorker {
+impl RestartedWorker for InsideWorker {
     fn run(&mut self) -> Result<(), WorkerError> {
         InsideWorker::run(self)
     }
@@ -43,7 +43,7 @@ impl Worker for InsideWorker {
     }
 }
 
-impl Worker for OutsideWorker {
+impl RestartedWorker for OutsideWorker {
     fn run(&mut self) -> Result<(), WorkerError> {
         OutsideWorker::run(self)
     }
@@ -64,7 +64,7 @@ impl Worker for OutsideWorker {
 /// Returns the worker's error, or that it panics too often.
 pub(super) fn supervise(
     name: &str,
-    worker: &mut impl Worker,
+    worker: &mut impl RestartedWorker,
     mut now: impl FnMut() -> Nanos,
 ) -> Result<(), String> {
     let mut restarts: ArrayVec<Nanos, MAX_RESTARTS> = ArrayVec::new();
@@ -111,7 +111,7 @@ mod tests {
         restarts: usize,
     }
 
-    impl Worker for Failing {
+    impl RestartedWorker for Failing {
         fn run(&mut self) -> Result<(), WorkerError> {
             self.runs += 1;
             assert!(self.runs > self.panics, "a panic, as the test intends");

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use super::mtu::{ChosenMtu, MtuMetrics};
 use super::paths::Paths;
 use super::readiness::Readiness;
-use super::restarts::{self, Worker};
+use super::restarts::{self, RestartedWorker};
 use super::stopping::{self, StopError};
 use super::threads::{ThreadEntry, ThreadMetrics, ThreadRegistry};
 pub use super::wiring::StartError;
@@ -256,7 +256,7 @@ impl Router {
         &mut self,
         entry: Arc<ThreadEntry>,
         cpu: Option<usize>,
-        mut worker: impl Worker,
+        mut worker: impl RestartedWorker,
     ) -> io::Result<()> {
         let name = entry.name();
         let end = self.ending(name.clone());
@@ -275,8 +275,8 @@ impl Router {
         Ok(())
     }
 
-    fn ending(&self, name: String) -> Ending {
-        Ending { name, shutdown: Arc::clone(&self.shutdown), failure: Arc::clone(&self.failure) }
+    fn ending(&self, name: String) -> ThreadEnd {
+        ThreadEnd { name, shutdown: Arc::clone(&self.shutdown), failure: Arc::clone(&self.failure) }
     }
 }
 
@@ -309,13 +309,13 @@ impl InterfaceUpdates {
 }
 
 /// Reports the end of a thread: stops the router and records the first failure.
-struct Ending {
+struct ThreadEnd {
     name: String,
     shutdown: Arc<Shutdown>,
     failure: Arc<Mutex<Option<String>>>,
 }
 
-impl Ending {
+impl ThreadEnd {
     fn report(self, outcome: Result<(), String>) {
         if let Err(error) = outcome {
             let mut failure = self.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -114,7 +114,7 @@ pub(crate) struct Access {
 }
 
 /// State shared by all lanes.
-struct Shared {
+struct LaneShared {
     peers: Arc<Peers>,
     sessions: Arc<SessionTable>,
     actor: Arc<ActorChannel>,
@@ -191,7 +191,7 @@ pub(crate) fn open(
 
     let actor_bell = Arc::new(Doorbell::new()?);
     let mut entropy = OsEntropy::new().map_err(std::io::Error::from)?;
-    let shared = Shared {
+    let shared = LaneShared {
         peers: Arc::new(Peers::from_pointee(Snapshot::default())),
         sessions: Arc::new(SessionTable::new(&random(&mut entropy))),
         actor: Arc::new(ActorChannel::new(Arc::clone(&actor_bell))),
@@ -245,7 +245,7 @@ pub(crate) fn open(
         outputs: Outputs::default(),
     };
     let lanes = wire(config, &shared, ends, tun.queues, sockets, cpus)?;
-    let Shared { registry, mtu, own, peers, .. } = shared;
+    let LaneShared { registry, mtu, own, peers, .. } = shared;
     registry.collect_from(SocketMetrics::new(lanes.iter().map(|(_, outside, _)| &outside.socket_drops)));
     registry.collect_from(RingMetrics(rings));
     let (interface, limit) = (tun.name.clone(), config.metrics_peers);
@@ -358,7 +358,7 @@ fn lane_ends(
 
 fn wire(
     config: &RouterConfig,
-    shared: &Shared,
+    shared: &LaneShared,
     ends: Vec<Ends>,
     queues: Vec<Offload>,
     sockets: Vec<Arc<LaneSockets>>,

@@ -20,34 +20,34 @@ pub mod offload {
 
 /// Flags of a TUN interface (`IFF_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Flags(u16);
+pub struct DeviceFlags(u16);
 
-impl Flags {
+impl DeviceFlags {
     /// Multiqueue, with a virtio header before each IP packet.
-    pub const QUEUE: Flags =
-        Flags((libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE) as u16);
+    pub const QUEUE: DeviceFlags =
+        DeviceFlags((libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE) as u16);
     /// Fail if the interface exists.
-    pub const EXCLUSIVE: Flags = Flags(libc::IFF_TUN_EXCL as u16);
+    pub const EXCLUSIVE: DeviceFlags = DeviceFlags(libc::IFF_TUN_EXCL as u16);
 
     /// Returns the union of these flags and `others`.
     #[must_use]
-    pub const fn with(self, others: Flags) -> Flags {
-        Flags(self.0 | others.0)
+    pub const fn with(self, others: DeviceFlags) -> DeviceFlags {
+        DeviceFlags(self.0 | others.0)
     }
 
     /// Returns whether all of `others` are set.
-    pub const fn has(self, others: Flags) -> bool {
+    pub const fn has(self, others: DeviceFlags) -> bool {
         self.0 & others.0 == others.0
     }
 
     /// Returns whether each packet is preceded by a virtio header and nothing else.
     pub const fn has_virtio_header(self) -> bool {
-        self.has(Flags((libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as u16))
+        self.has(DeviceFlags((libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as u16))
     }
 
     /// Returns whether further queues can be attached.
     pub const fn is_multi_queue(self) -> bool {
-        self.has(Flags(libc::IFF_MULTI_QUEUE as u16))
+        self.has(DeviceFlags(libc::IFF_MULTI_QUEUE as u16))
     }
 }
 
@@ -56,7 +56,7 @@ impl Flags {
 ///
 /// # Errors
 /// `ENAMETOOLONG` if the name is longer than 15 bytes, `EINVAL` if it contains a NUL, or the kernel's error.
-pub fn set_interface(fd: impl AsFd, name: &str, flags: Flags) -> Result<String, Errno> {
+pub fn set_interface(fd: impl AsFd, name: &str, flags: DeviceFlags) -> Result<String, Errno> {
     let mut request = request();
     let bytes = name.as_bytes();
     if bytes.contains(&0) {
@@ -81,7 +81,7 @@ pub fn set_interface(fd: impl AsFd, name: &str, flags: Flags) -> Result<String, 
 ///
 /// # Errors
 /// `EBADFD` if `fd` is not attached to an interface, `ENOTTY` if it is not a TUN descriptor.
-pub fn interface(fd: impl AsFd) -> Result<(String, Flags), Errno> {
+pub fn interface(fd: impl AsFd) -> Result<(String, DeviceFlags), Errno> {
     let mut request = request();
     // SAFETY: TUNGETIFF writes one `struct ifreq`. `request` is one, outlives the call and is not borrowed
     // elsewhere.
@@ -89,7 +89,7 @@ pub fn interface(fd: impl AsFd) -> Result<(String, Flags), Errno> {
     Errno::result(result)?;
     // SAFETY: the kernel has set the flags, and every bit pattern is a valid c_short.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
-    Ok((interface_name(&request), Flags(flags.cast_unsigned())))
+    Ok((interface_name(&request), DeviceFlags(flags.cast_unsigned())))
 }
 
 /// Returns the network namespace that the interface is in (`TUNGETDEVNETNS`, since Linux 5.2).

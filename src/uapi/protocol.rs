@@ -40,10 +40,10 @@ pub struct NotARequest;
 
 /// Assembles requests from lines.
 #[derive(Debug, Default)]
-pub struct RequestParser(State);
+pub struct RequestParser(ParserState);
 
 #[derive(Debug, Default)]
-enum State {
+enum ParserState {
     #[default]
     Idle,
     Get {
@@ -75,31 +75,33 @@ impl RequestParser {
     /// [`NotARequest`] if the line should begin a request and does not.
     pub fn line(&mut self, line: &str) -> Result<Option<Request>, NotARequest> {
         match &mut self.0 {
-            State::Idle => {
+            ParserState::Idle => {
                 self.0 = match line {
-                    "get=1" => State::Get { what: Subject::Device, has_lines: false },
-                    "get=metrics" => State::Get { what: Subject::Metrics, has_lines: false },
-                    "set=1" => State::Set(Box::default()),
+                    "get=1" => ParserState::Get { what: Subject::Device, has_lines: false },
+                    "get=metrics" => ParserState::Get { what: Subject::Metrics, has_lines: false },
+                    "set=1" => ParserState::Set(Box::default()),
                     _ => return Err(NotARequest),
                 };
                 Ok(None)
             }
-            State::Get { has_lines, .. } if !line.is_empty() => {
+            ParserState::Get { has_lines, .. } if !line.is_empty() => {
                 *has_lines = true;
                 Ok(None)
             }
-            State::Set(setting) if !line.is_empty() => {
+            ParserState::Set(setting) if !line.is_empty() => {
                 if setting.mistake.is_none() {
                     setting.mistake = setting.update.set(line).err();
                 }
                 Ok(None)
             }
             _ => Ok(match std::mem::take(&mut self.0) {
-                State::Idle => None,
-                State::Get { has_lines: true, .. } => Some(Request::BadGet),
-                State::Get { what: Subject::Device, .. } => Some(Request::Get),
-                State::Get { what: Subject::Metrics, .. } => Some(Request::GetMetrics),
-                State::Set(setting) => Some(Request::Set(setting.mistake.map_or(Ok(setting.update), Err))),
+                ParserState::Idle => None,
+                ParserState::Get { has_lines: true, .. } => Some(Request::BadGet),
+                ParserState::Get { what: Subject::Device, .. } => Some(Request::Get),
+                ParserState::Get { what: Subject::Metrics, .. } => Some(Request::GetMetrics),
+                ParserState::Set(setting) => {
+                    Some(Request::Set(setting.mistake.map_or(Ok(setting.update), Err)))
+                }
             }),
         }
     }

@@ -12,10 +12,10 @@ use crate::sys::udp;
 /// The kernel counts per socket, so this holds a duplicate of the socket's descriptor, only to read the
 /// count. The lock is taken for metrics and when the socket is replaced, never on the data path.
 #[derive(Debug)]
-pub struct DropWatch(Mutex<Watched>);
+pub struct DropWatch(Mutex<WatchedSocket>);
 
 #[derive(Debug)]
-struct Watched {
+struct WatchedSocket {
     socket: OwnedFd,
     /// Drops of this socket and all previous ones.
     total: u64,
@@ -30,7 +30,7 @@ impl DropWatch {
     /// Fails if the process or the host has no file descriptors left.
     pub fn new(socket: &UdpSocket) -> io::Result<Self> {
         let socket = socket.as_fd().try_clone_to_owned()?;
-        Ok(DropWatch(Mutex::new(Watched { socket, total: 0, seen: 0 })))
+        Ok(DropWatch(Mutex::new(WatchedSocket { socket, total: 0, seen: 0 })))
     }
 
     /// Continues with `socket`, which replaces the lane's previous socket, and closes the duplicate of the
@@ -51,12 +51,12 @@ impl DropWatch {
         watched.total
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Watched> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, WatchedSocket> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Watched {
+impl WatchedSocket {
     fn look(&mut self) {
         // Kernels before 4.12 do not report drops; the count then stays unchanged.
         if let Ok(drops) = udp::drops(self.socket.as_fd()) {

@@ -23,13 +23,13 @@ pub(super) enum Family {
 }
 
 /// The bytes of one socket name.
-pub(super) type Name = ArrayVec<u8, NAME_SPACE>;
+pub(super) type SocketName = ArrayVec<u8, NAME_SPACE>;
 
 /// Encodes `address` as a name for a socket of `family`. Returns `None` if such a socket cannot reach
 /// the address.
-pub(super) fn encode(family: Family, address: SocketAddr) -> Option<Name> {
+pub(super) fn encode(family: Family, address: SocketAddr) -> Option<SocketName> {
     let port = address.port().to_be_bytes();
-    let mut name = Name::new();
+    let mut name = SocketName::new();
     match (family, address) {
         (Family::V4, SocketAddr::V4(v4)) => {
             put(&mut name, &AF_INET.to_ne_bytes());
@@ -79,7 +79,7 @@ pub(super) fn decode(name: &[u8]) -> Option<SocketAddr> {
 }
 
 /// Appends `bytes`. The layouts above never exceed the capacity.
-fn put(name: &mut Name, bytes: &[u8]) {
+fn put(name: &mut SocketName, bytes: &[u8]) {
     name.try_extend_from_slice(bytes).expect("a socket name fits NAME_SPACE bytes");
 }
 

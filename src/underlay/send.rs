@@ -132,7 +132,7 @@ impl<K: Transmit> Sender<K> {
             run.len()
         );
 
-        let mut path = Path { socket, address: to.address, class, source: to.source, source_gone: false };
+        let mut path = SendPath { socket, address: to.address, class, source: to.source, source_gone: false };
         let mut suspect = None;
         let mut over_mtu = false;
         if self.gso && segments > 1 {
@@ -176,7 +176,7 @@ impl<K: Transmit> Sender<K> {
 
     /// Sends once, and again without the source address if the failure may be due to it. Clears the
     /// source from `path` if that succeeds.
-    fn send(&mut self, path: &mut Path<'_>, payload: &[u8], segment: Option<u16>) -> Result<(), Errno> {
+    fn send(&mut self, path: &mut SendPath<'_>, payload: &[u8], segment: Option<u16>) -> Result<(), Errno> {
         let sent = self.send_with_patience(path, payload, segment);
         let Some(source) = path.source else { return sent };
         match sent {
@@ -196,7 +196,7 @@ impl<K: Transmit> Sender<K> {
     /// Sends once, with retries after `ENOBUFS`, each after a pause.
     fn send_with_patience(
         &mut self,
-        path: &Path<'_>,
+        path: &SendPath<'_>,
         payload: &[u8],
         segment: Option<u16>,
     ) -> Result<(), Errno> {
@@ -234,7 +234,7 @@ impl<K: Transmit> Sender<K> {
 }
 
 /// Destination, traffic class and source of one run, and what its sends revealed about them.
-struct Path<'a> {
+struct SendPath<'a> {
     socket: &'a UdpSocket,
     address: SocketAddr,
     class: u8,
@@ -242,7 +242,7 @@ struct Path<'a> {
     source_gone: bool,
 }
 
-impl Path<'_> {
+impl SendPath<'_> {
     fn notices(&self, over_mtu: bool) -> Notices {
         Notices { source_gone: self.source_gone, over_mtu }
     }
@@ -251,21 +251,21 @@ impl Path<'_> {
 /// The system calls of a [`Sender`], which tests replace.
 trait Transmit {
     /// Sends `payload` along `path`, split every `segment` bytes. Sends all of it or nothing.
-    fn transmit(&mut self, path: &Path<'_>, payload: &[u8], segment: Option<u16>) -> Result<(), Errno>;
+    fn transmit(&mut self, path: &SendPath<'_>, payload: &[u8], segment: Option<u16>) -> Result<(), Errno>;
 
     /// Returns whether a datagram of `len` bytes is known to exceed the MTU of `path`.
-    fn is_over_mtu(&mut self, path: &Path<'_>, len: usize) -> bool;
+    fn is_over_mtu(&mut self, path: &SendPath<'_>, len: usize) -> bool;
 }
 
 /// The real kernel.
 pub struct Kernel;
 
 impl Transmit for Kernel {
-    fn transmit(&mut self, path: &Path<'_>, payload: &[u8], segment: Option<u16>) -> Result<(), Errno> {
+    fn transmit(&mut self, path: &SendPath<'_>, payload: &[u8], segment: Option<u16>) -> Result<(), Errno> {
         transmit(path, payload, segment)
     }
 
-    fn is_over_mtu(&mut self, path: &Path<'_>, len: usize) -> bool {
+    fn is_over_mtu(&mut self, path: &SendPath<'_>, len: usize) -> bool {
         const UDP_HEADER: usize = 8;
         let ip_header = if path.address.is_ipv4() { 20 } else { 40 };
         let endpoint = Endpoint { address: path.address, source: path.source };
@@ -280,14 +280,15 @@ impl UdpSocket {
     /// # Errors
     /// Returns the kernel's error. Nothing was sent.
     pub fn send_one(&self, datagram: &[u8], to: &Endpoint, class: u8) -> Result<(), Errno> {
-        let path = Path { socket: self, address: to.address, class, source: to.source, source_gone: false };
+        let path =
+            SendPath { socket: self, address: to.address, class, source: to.source, source_gone: false };
         transmit(&path, datagram, None)
     }
 }
 
 /// Sends `payload` along `path`, split every `segment` bytes. Sends all of it or nothing.
-fn transmit(path: &Path<'_>, payload: &[u8], segment: Option<u16>) -> Result<(), Errno> {
-    let Path { socket, address, class, source, .. } = *path;
+fn transmit(path: &SendPath<'_>, payload: &[u8], segment: Option<u16>) -> Result<(), Errno> {
+    let SendPath { socket, address, class, source, .. } = *path;
     let family = socket.family();
     let name = name::encode(family, address).ok_or(Errno::EAFNOSUPPORT)?;
     let control = control::encode(family, address.ip(), segment, class, source);

@@ -14,13 +14,13 @@ use crate::units::Nanos;
 /// Times of a peer's traffic, across all its sessions.
 #[derive(Debug, Default)]
 pub struct Activity {
-    sent: CachePadded<Direction>,
-    received: CachePadded<Direction>,
+    sent: CachePadded<LastData>,
+    received: CachePadded<LastData>,
 }
 
 /// One direction, mostly written by the workers that serve it.
 #[derive(Debug, Default)]
-struct Direction {
+struct LastData {
     last: AtomicU64,
     /// Time of the first data since the last authenticated packet in the other direction; 0 if none.
     waiting_since: AtomicU64,
@@ -95,7 +95,7 @@ impl Activity {
     }
 }
 
-impl Direction {
+impl LastData {
     // Both load before storing: steady traffic in both directions then writes nothing, and the cache
     // line stays with the worker that serves this direction.
 

@@ -2,7 +2,7 @@
 //! variant for another [`Suite`].
 //!
 //! The Noise library runs the pattern. This module selects the primitives and encodes the protocol
-//! state in types: an [`Initiation`] waits for a response, a [`Received`] initiation can be answered
+//! state in types: an [`OwnInitiation`] waits for a response, a [`PeerInitiation`] initiation can be answered
 //! once.
 //!
 //! The static private key, the ephemeral keys, the random bytes they are made of and the split keys
@@ -42,13 +42,13 @@ const PSK_PLACE: u8 = 2;
 pub(super) struct Refused;
 
 /// An initiation that was sent and awaits its response.
-pub(super) struct Initiation {
+pub(super) struct OwnInitiation {
     // Boxed, so that its memory is freed with it and not kept by the peer.
     state: Box<HandshakeState>,
     suite: Suite,
 }
 
-impl Initiation {
+impl OwnInitiation {
     /// Starts a handshake with `remote` and returns it with the Noise part of message 1.
     ///
     /// # Errors
@@ -67,7 +67,7 @@ impl Initiation {
         let mut message = [0; INITIATION_NOISE];
         let written = state.write_message(stamp.as_bytes(), &mut message).map_err(|_| Refused)?;
         assert_eq!(written, INITIATION_NOISE, "the pattern fixes the length of message 1");
-        Ok((Initiation { state: Box::new(state), suite }, message))
+        Ok((OwnInitiation { state: Box::new(state), suite }, message))
     }
 
     /// Reads the Noise part of message 2 and returns the transport keys. After an error, the
@@ -96,14 +96,14 @@ impl Initiation {
 }
 
 /// A received initiation that authenticates. The caller checks its timestamp against replays.
-pub(super) struct Received {
+pub(super) struct PeerInitiation {
     state: Box<HandshakeState>,
     suite: Suite,
     remote: PublicKey,
     stamp: Tai64n,
 }
 
-impl Received {
+impl PeerInitiation {
     /// Reads the Noise part of message 1. `entropy` provides the ephemeral key of the response.
     ///
     /// # Errors
@@ -121,7 +121,12 @@ impl Received {
         state.read_message(message, &mut stamp).map_err(|_| Refused)?;
         let remote = state.get_remote_static().and_then(|key| key.try_into().ok()).ok_or(Refused)?;
         let state = Box::new(state);
-        Ok(Received { state, suite, remote: PublicKey::from_bytes(remote), stamp: Tai64n::from_bytes(stamp) })
+        Ok(PeerInitiation {
+            state,
+            suite,
+            remote: PublicKey::from_bytes(remote),
+            stamp: Tai64n::from_bytes(stamp),
+        })
     }
 
     /// Returns the sender's static public key.

@@ -12,7 +12,7 @@ use super::cookie::CookieJar;
 use super::indices::Indices;
 use super::keys::{Entropy, PresharedKey, PrivateKey, PublicKey};
 use super::messages::{self, CookieReply, Response};
-use super::noise::{Initiation, Received};
+use super::noise::{OwnInitiation, PeerInitiation};
 use super::outputs::{HandshakeDrop, Output, Outputs, SendTo};
 use super::protocol::Settings;
 use super::rotation::{Answered, Retired, Rotation};
@@ -68,7 +68,7 @@ pub(super) struct Peer {
 
 /// An initiated handshake that awaits its response.
 struct Attempt {
-    noise: Initiation,
+    noise: OwnInitiation,
     local_index: u32,
     /// Number of initiations sent since the handshake was last requested.
     tries: u32,
@@ -147,7 +147,7 @@ impl Peer {
     pub(super) fn answer(
         &mut self,
         step: &mut Step<'_>,
-        received: Received,
+        received: PeerInitiation,
         remote_index: u32,
         out: &mut Outputs,
     ) -> Result<(), HandshakeDrop> {
@@ -393,7 +393,7 @@ impl Peer {
         self.jitter = jitter(step.entropy);
         let stamp = self.stamps.next(step.unix);
         let Ok((noise, message)) =
-            Initiation::start(step.private, &self.public, self.suite, stamp, step.entropy)
+            OwnInitiation::start(step.private, &self.public, self.suite, stamp, step.entropy)
         else {
             // The configured public key is a low-order point.
             out.push(Output::HandshakeFailed { peer: self.id });

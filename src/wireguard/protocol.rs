@@ -20,7 +20,7 @@ use super::indices::Indices;
 use super::keys::{Entropy, PresharedKey, PrivateKey, PublicKey};
 use super::limiter::{LoadGauge, LoadLimits, RateLimiter};
 use super::messages::{CookieReply, Handshake, Initiation, Kind, Response};
-use super::noise::Received;
+use super::noise::PeerInitiation;
 use super::outputs::{HandshakeDrop, Output, Outputs, SendTo};
 use super::peer::{MAX_INDICES, Peer, Step};
 use super::replay::WINDOW;
@@ -319,7 +319,7 @@ impl Protocol {
         let message = Initiation::new_checked(datagram).ok_or(HandshakeDrop::NotHandshake)?;
         let suite = self.admit(message.handshake(), now, entropy, from, out)?;
         let private = self.private_key().ok_or(HandshakeDrop::NoPrivateKey)?;
-        let received = Received::read(private, suite, message.noise(), entropy)
+        let received = PeerInitiation::read(private, suite, message.noise(), entropy)
             .map_err(|_| HandshakeDrop::Authentication)?;
         let peer = self.peer_by_key(received.remote()).ok_or(HandshakeDrop::UnknownPeer)?;
         let (peer, mut step) = self.step(now, unix, entropy, peer).ok_or(HandshakeDrop::UnknownPeer)?;

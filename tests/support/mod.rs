@@ -33,7 +33,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use laneway::cli::demo::lab::{CABLE, Lab, Side};
-use laneway::cli::demo::traffic::{self, Limit, Outcome, Plan};
+use laneway::cli::demo::traffic::{self, Limit, Outcome, TrafficPlan};
 
 use self::ping::ping;
 use self::process::output;
@@ -134,7 +134,7 @@ impl Drop for Finally<'_> {
 /// If a byte is wrong or missing.
 pub fn bulk(from: &Side, to: &Side, address: IpAddr, streams: u16, bytes: u64) -> Outcome {
     let (from, to) = (&from.namespace, &to.namespace);
-    let plan = Plan { from, to, address, streams, limit: Limit::Bytes(bytes), patience: SILENCE };
+    let plan = TrafficPlan { from, to, address, streams, limit: Limit::Bytes(bytes), patience: SILENCE };
     let outcome =
         traffic::run(&plan, &AtomicBool::new(false), |_| {}).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(outcome.verified, u64::from(streams) * bytes);

@@ -16,11 +16,11 @@ pub const EXIT_STATUS: u8 = 130;
 /// Request to stop the demo. The default value receives no signals.
 #[derive(Debug, Default)]
 pub struct Interrupt {
-    shared: Arc<Shared>,
+    shared: Arc<InterruptState>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct InterruptState {
     raised: AtomicBool,
     lock: Mutex<()>,
     change: Condvar,
@@ -35,7 +35,7 @@ impl Interrupt {
     pub fn listen() -> io::Result<Interrupt> {
         let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
         signals.thread_block()?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(InterruptState::default());
         let raise = Arc::clone(&shared);
         thread::Builder::new().name("signals".into()).spawn(move || {
             while let Ok(_signal) = signals.wait() {
@@ -70,7 +70,7 @@ impl Interrupt {
     }
 }
 
-impl Shared {
+impl InterruptState {
     fn raise(&self) {
         let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         self.raised.store(true, Relaxed);

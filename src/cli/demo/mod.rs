@@ -29,8 +29,8 @@ use self::interrupt::Interrupt;
 use self::lab::{Lab, LabError};
 use self::progress::Display;
 use self::report::Report;
-use self::table::Table;
-use self::traffic::{Limit, Outcome, PATIENCE, Plan, Progress, TrafficError};
+use self::table::ReportTable;
+use self::traffic::{Limit, Outcome, PATIENCE, Progress, TrafficError, TrafficPlan};
 use crate::metrics::exposition::{Exposition, ExpositionError};
 
 /// Names of the two routers in the table and JSON. Traffic goes from the first to the second, then back.
@@ -74,14 +74,14 @@ pub struct DemoArgs {
 }
 
 /// A running router as the demo sees it. Dropping it stops the router.
-pub trait Router {
+pub trait LabRouter {
     /// Returns the metrics in the Prometheus text format, up to date with the last packet handled.
     fn metrics_text(&self) -> String;
 }
 
 /// How a successful demo ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum DemoEnd {
     /// The demo ran to its end, and all data arrived.
     Done,
     /// A signal, such as Ctrl-C, ended the demo early.
@@ -143,9 +143,9 @@ impl DemoArgs {
 pub fn run<R, E>(
     args: &DemoArgs,
     start: impl FnOnce(&Lab, &DemoArgs, Option<TcpListener>) -> Result<[R; 2], E>,
-) -> Result<Ending, DemoError>
+) -> Result<DemoEnd, DemoError>
 where
-    R: Router,
+    R: LabRouter,
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let listener = args
@@ -166,24 +166,24 @@ where
     }
     eprintln!("both routers stay up for {} s; press Ctrl-C to stop them", args.hold);
     interrupt.wait(Duration::from_secs(args.hold.into()));
-    Ok(if interrupt.is_raised() { Ending::Interrupted } else { Ending::Done })
+    Ok(if interrupt.is_raised() { DemoEnd::Interrupted } else { DemoEnd::Done })
 }
 
 /// Runs traffic through the routers and writes the result to `out`.
-fn measure<R: Router>(
+fn measure<R: LabRouter>(
     args: &DemoArgs,
     interrupt: &Interrupt,
     lab: &Lab,
     routers: &[R; 2],
     out: &mut impl Write,
-) -> Result<Ending, DemoError> {
+) -> Result<DemoEnd, DemoError> {
     let time = Duration::from_secs(args.seconds.into());
     let mut display = Display::new(time);
     let outcome = there_and_back(args, interrupt, lab, time, |progress| display.show(progress));
     display.finish();
     let outcome = match outcome {
         // An interrupt before the first connection is up is not a failure.
-        Err(TrafficError::Connect { .. }) if interrupt.is_raised() => return Ok(Ending::Interrupted),
+        Err(TrafficError::Connect { .. }) if interrupt.is_raised() => return Ok(DemoEnd::Interrupted),
         outcome => outcome?,
     };
     if outcome.verified == 0 && !interrupt.is_raised() {
@@ -197,10 +197,10 @@ fn measure<R: Router>(
         serde_json::to_writer(&mut *out, &report).map_err(io::Error::from)?;
         writeln!(out)?;
     } else {
-        write!(out, "{}", Table(&report))?;
+        write!(out, "{}", ReportTable(&report))?;
     }
     out.flush()?;
-    Ok(if interrupt.is_raised() { Ending::Interrupted } else { Ending::Done })
+    Ok(if interrupt.is_raised() { DemoEnd::Interrupted } else { DemoEnd::Done })
 }
 
 /// Sends left to right for half of `time`, then right to left for the other half.
@@ -211,7 +211,7 @@ fn there_and_back(
     time: Duration,
     mut watch: impl FnMut(Progress),
 ) -> Result<Outcome, TrafficError> {
-    let there = Plan {
+    let there = TrafficPlan {
         from: &lab.left.namespace,
         to: &lab.right.namespace,
         address: IpAddr::V4(INSIDE4[1]),
@@ -219,7 +219,7 @@ fn there_and_back(
         limit: Limit::Time(time / 2),
         patience: PATIENCE,
     };
-    let back = Plan { from: there.to, to: there.from, address: IpAddr::V4(INSIDE4[0]), ..there };
+    let back = TrafficPlan { from: there.to, to: there.from, address: IpAddr::V4(INSIDE4[0]), ..there };
     let outcome = traffic::run(&there, interrupt.flag(), &mut watch)?;
     if interrupt.is_raised() {
         return Ok(outcome);

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 use super::lab::{Lab, Side};
-use super::{DemoArgs, DemoError, Ending, INSIDE4, INSIDE6, ROUTERS};
+use super::{DemoArgs, DemoEnd, DemoError, INSIDE4, INSIDE6, ROUTERS};
 use crate::config::update::{AllowedIpChange, DeviceUpdate, PeerEndpoint, PeerUpdate};
 use crate::config::{Queues, RouterConfig};
 use crate::router::admin::{Admin, AdminError, Http};
@@ -77,7 +77,7 @@ fn config(args: &DemoArgs, own: usize, keys: &[PrivateKey; 2], other_side: &Side
 ///
 /// # Errors
 /// The lab or the routers cannot be set up, or traffic was lost or corrupted.
-pub fn run(args: &DemoArgs) -> Result<Ending, DemoError> {
+pub fn run(args: &DemoArgs) -> Result<DemoEnd, DemoError> {
     super::run(args, |lab, args, listener| -> Result<_, DemoStartError> {
         let routers = start(lab, args)?;
         if let Some(listener) = listener {
@@ -87,7 +87,7 @@ pub fn run(args: &DemoArgs) -> Result<Ending, DemoError> {
     })
 }
 
-impl super::Router for Router {
+impl super::LabRouter for Router {
     fn metrics_text(&self) -> String {
         Router::metrics_text(self)
     }

@@ -19,9 +19,9 @@ const COLUMNS: [(&str, &str, usize); 8] = [
 
 /// Formats a report as a table.
 #[derive(Clone, Copy, Debug)]
-pub struct Table<'a>(pub &'a Report);
+pub struct ReportTable<'a>(pub &'a Report);
 
-impl fmt::Display for Table<'_> {
+impl fmt::Display for ReportTable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let report = self.0;
         writeln!(
@@ -121,7 +121,7 @@ mod tests {
             ],
         };
         assert_eq!(
-            Table(&report).to_string(),
+            ReportTable(&report).to_string(),
             "\
 3.21 Gbit/s over 4 TCP streams in 5.0 s. All 2,008,743,936 bytes verified.
 
@@ -150,7 +150,9 @@ Read and write: superpackets at the TUN device. Send: UDP GSO sends. -: none.
             routers: vec![report],
         };
         assert!(
-            Table(&report).to_string().contains("sender, outside the queues: replay 1,234, no_route 2\n")
+            ReportTable(&report)
+                .to_string()
+                .contains("sender, outside the queues: replay 1,234, no_route 2\n")
         );
     }
 

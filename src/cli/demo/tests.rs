@@ -5,7 +5,7 @@ use crate::cli::demo::*;
 use clap::Parser;
 
 #[derive(Parser)]
-struct Command {
+struct Invocation {
     #[command(flatten)]
     demo: DemoArgs,
 }
@@ -13,7 +13,7 @@ struct Command {
 /// A fake router with one queue and fixed metrics.
 struct Bare;
 
-impl Router for Bare {
+impl LabRouter for Bare {
     fn metrics_text(&self) -> String {
         "laneway_drain_packets_sum{queue=\"0\"} 30\nlaneway_drain_packets_count{queue=\"0\"} 4\n".to_owned()
     }
@@ -25,7 +25,7 @@ fn the_json_result_is_one_object_on_one_line() {
     let args = arguments(&["--seconds", "1", "--streams", "3", "--json"]);
     let mut out = Vec::new();
     let ending = measure(&args, &Interrupt::default(), &lab, &[Bare, Bare], &mut out).unwrap();
-    assert_eq!(ending, Ending::Done);
+    assert_eq!(ending, DemoEnd::Done);
 
     let text = String::from_utf8(out).unwrap();
     assert_eq!(text.lines().count(), 1);
@@ -55,14 +55,14 @@ fn ctrl_c_ends_it_early_and_still_says_what_crossed() {
     let mut out = Vec::new();
     let args = arguments(&["--seconds", "3600", "--json"]);
     let ending = measure(&args, &interrupt, &lab, &[Bare, Bare], &mut out).unwrap();
-    assert_eq!(ending, Ending::Interrupted);
+    assert_eq!(ending, DemoEnd::Interrupted);
     assert_eq!(String::from_utf8(out).unwrap().lines().count(), 1);
 }
 
 #[test]
 fn a_wrong_number_is_refused_before_anything_is_made() {
     for wrong in [["--streams", "0"], ["--seconds", "0"], ["--queues", "65"], ["--metrics-addr", "here"]] {
-        assert!(Command::try_parse_from(["demo"].iter().chain(&wrong)).is_err(), "{wrong:?}");
+        assert!(Invocation::try_parse_from(["demo"].iter().chain(&wrong)).is_err(), "{wrong:?}");
     }
 }
 
@@ -86,5 +86,5 @@ fn cable() -> Option<Lab> {
 }
 
 fn arguments(words: &[&str]) -> DemoArgs {
-    Command::try_parse_from(["demo"].iter().chain(words)).unwrap().demo
+    Invocation::try_parse_from(["demo"].iter().chain(words)).unwrap().demo
 }

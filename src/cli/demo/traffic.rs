@@ -18,7 +18,7 @@ use thiserror::Error;
 use super::pattern::{PIECE, Pattern};
 use crate::netns::Namespace;
 
-/// Default for [`Plan::patience`]: enough for a handshake, and for TCP to recover from losses.
+/// Default for [`TrafficPlan::patience`]: enough for a handshake, and for TCP to recover from losses.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Socket timeout of the threads, and the interval at which `watch` is called.
@@ -26,7 +26,7 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// What to send, and between which namespaces.
 #[derive(Debug)]
-pub struct Plan<'a> {
+pub struct TrafficPlan<'a> {
     /// The namespace that connects and sends.
     pub from: &'a Namespace,
     /// The namespace that listens and verifies.
@@ -119,7 +119,7 @@ pub enum TrafficError {
         /// Bytes the receiver verified before the end of the stream.
         received: u64,
     },
-    /// No byte arrived within [`Plan::patience`].
+    /// No byte arrived within [`TrafficPlan::patience`].
     #[error("stream {stream} stalled: no byte in {} s after {received} bytes", patience.as_secs())]
     Stalled {
         /// The stream's number, from 0.
@@ -148,7 +148,7 @@ pub enum TrafficError {
 /// # Errors
 /// A byte was wrong, missing or late, or sockets or threads could not be created.
 pub fn run(
-    plan: &Plan<'_>,
+    plan: &TrafficPlan<'_>,
     stop: &AtomicBool,
     mut watch: impl FnMut(Progress),
 ) -> Result<Outcome, TrafficError> {
@@ -221,7 +221,7 @@ struct Wire {
 }
 
 /// Opens the connections one at a time, so that they are accepted in the order of their numbers.
-fn connect(plan: &Plan<'_>, stop: &AtomicBool) -> Result<Vec<(TcpStream, TcpStream)>, TrafficError> {
+fn connect(plan: &TrafficPlan<'_>, stop: &AtomicBool) -> Result<Vec<(TcpStream, TcpStream)>, TrafficError> {
     let listener = plan.to.run(|| TcpListener::bind((plan.address, 0)))??;
     // On Linux, a listener's receive timeout also applies to accept(2).
     SockRef::from(&listener).set_read_timeout(Some(plan.patience))?;

@@ -37,7 +37,7 @@ pub struct DoctorArgs {
 
 /// All checks and the verdict.
 #[derive(Clone, Debug, Serialize)]
-struct Report {
+struct Findings {
     /// Whether a router can run here.
     runs: bool,
     checks: Vec<Check>,
@@ -53,7 +53,7 @@ pub fn run(args: &DoctorArgs) -> u8 {
     u8::from(!report.runs)
 }
 
-fn examine(args: &DoctorArgs) -> Report {
+fn examine(args: &DoctorArgs) -> Findings {
     let (config, configuration) = configuration::check(args.config.as_deref());
     let mut checks = vec![configuration, host::kernel(), host::capabilities()];
     checks.extend(tun::check());
@@ -65,14 +65,14 @@ fn examine(args: &DoctorArgs) -> Report {
     checks.push(host::reverse_path_filter());
     checks.extend(host::injection(&config));
     checks.push(host::forwarding());
-    Report { runs: checks.iter().all(|check| check.verdict != Verdict::Missing), checks }
+    Findings { runs: checks.iter().all(|check| check.verdict != Verdict::Missing), checks }
 }
 
-fn json(report: &Report) -> String {
+fn json(report: &Findings) -> String {
     format!("{:#}\n", serde_json::json!(report))
 }
 
-fn text(report: &Report) -> String {
+fn text(report: &Findings) -> String {
     let worst = report.checks.iter().map(|check| check.verdict).max();
     let summary = match worst {
         Some(Verdict::Missing) => "A router cannot run here yet.",
@@ -92,10 +92,10 @@ fn text(report: &Report) -> String {
 mod tests {
     use super::*;
 
-    fn report(verdicts: &[Verdict]) -> Report {
+    fn report(verdicts: &[Verdict]) -> Findings {
         let check = |verdict: &Verdict| Check::new("a thing", *verdict, "it is so");
         let checks: Vec<_> = verdicts.iter().map(check).collect();
-        Report { runs: true, checks }
+        Findings { runs: true, checks }
     }
 
     #[test]

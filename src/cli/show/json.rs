@@ -2,11 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
-use super::text::{Device, Secrets};
+use super::text::{Secrets, ShownInterface};
 use crate::config::update::ScopedByName;
 
 /// Formats one device. Secrets that are hidden are left out, and so is what is not set.
-pub(super) fn device(device: &Device<'_>) -> Value {
+pub(super) fn device(device: &ShownInterface<'_>) -> Value {
     let status = device.status;
     let secret = |text: &str| (device.secrets == Secrets::Shown).then(|| json!(text));
     let peers = status.peers.iter().map(|peer| {
@@ -38,7 +38,7 @@ pub(super) fn device(device: &Device<'_>) -> Value {
     ])
 }
 
-fn queue(device: &Device<'_>, queue: &str) -> Value {
+fn queue(device: &ShownInterface<'_>, queue: &str) -> Value {
     let counts = device.counts(queue);
     json!({
         "queue": queue.parse::<u32>().ok(),
@@ -77,8 +77,13 @@ mod tests {
         let text = "laneway_segments_total{queue=\"2\",direction=\"outbound\"} 5\n";
         let metrics = Exposition::parse(text).unwrap();
         let now = std::time::Duration::ZERO;
-        let shown =
-            Device { interface: "w", status: &status, metrics: &metrics, now, secrets: Secrets::Hidden };
+        let shown = ShownInterface {
+            interface: "w",
+            status: &status,
+            metrics: &metrics,
+            now,
+            secrets: Secrets::Hidden,
+        };
         let expected = json!({
             "publicKey": own,
             "listenPort": 7,
@@ -88,7 +93,7 @@ mod tests {
             "peers": { public.clone(): { "transferRx": 0, "transferTx": 3, "allowedIps": ["10.0.0.0/24"] } },
         });
         assert_eq!(device(&shown), expected);
-        let open = device(&Device { secrets: Secrets::Shown, ..shown });
+        let open = device(&ShownInterface { secrets: Secrets::Shown, ..shown });
         assert_eq!(open["peers"][&public]["presharedKey"], json!(*peer.preshared_key.to_base64()));
     }
 }

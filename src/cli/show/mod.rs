@@ -16,7 +16,7 @@ use crate::config::update::DeviceStatus;
 use crate::config::{ConfigError, RouterConfig};
 use crate::metrics::exposition::Exposition;
 use crate::uapi::client::{self, ClientError};
-use text::{Device, Secrets};
+use text::{Secrets, ShownInterface};
 
 /// Show the keys, peers and traffic of interfaces, and the counters of each queue
 #[derive(Clone, Debug, Args)]
@@ -88,7 +88,7 @@ pub fn run(args: &ShowArgs) -> Result<(), ShowError> {
     }
     let mut shown = Vec::new();
     for interface in &interfaces {
-        match Shown::read(&directory, interface) {
+        match InterfaceState::read(&directory, interface) {
             Ok(device) => shown.push(device),
             // Continue with the other interfaces.
             Err(error) if args.what == "all" => eprintln!("laneway: {error}"),
@@ -98,11 +98,11 @@ pub fn run(args: &ShowArgs) -> Result<(), ShowError> {
     let prefix = args.what == "all";
     print(&match args.form {
         Some(Form::Dump) => {
-            let dump = |shown: &Shown| dump::dump(&shown.status, prefix.then_some(&shown.interface));
+            let dump = |shown: &InterfaceState| dump::dump(&shown.status, prefix.then_some(&shown.interface));
             shown.iter().map(dump).collect()
         }
         None if args.json => {
-            let entry = |shown: &Shown| (shown.interface.clone(), json::device(&shown.device()));
+            let entry = |shown: &InterfaceState| (shown.interface.clone(), json::device(&shown.device()));
             format!("{:#}\n", serde_json::Value::Object(shown.iter().map(entry).collect()))
         }
         None => shown.iter().map(|shown| shown.device().to_string()).collect::<Vec<_>>().join("\n"),
@@ -124,25 +124,31 @@ fn names(interfaces: &[String]) -> String {
 }
 
 /// What an interface has answered.
-struct Shown {
+struct InterfaceState {
     interface: String,
     status: DeviceStatus,
     metrics: Exposition,
 }
 
-impl Shown {
+impl InterfaceState {
     fn read(directory: &Path, interface: &str) -> Result<Self, ClientError> {
         let status = client::status(directory, interface)?;
         let metrics = client::metrics(directory, interface)?;
         let metrics = metrics.and_then(|text| Exposition::parse(&text).ok()).unwrap_or_default();
-        Ok(Shown { interface: interface.to_owned(), status, metrics })
+        Ok(InterfaceState { interface: interface.to_owned(), status, metrics })
     }
 
-    fn device(&self) -> Device<'_> {
+    fn device(&self) -> ShownInterface<'_> {
         // The same variable as in `wg` (wg(8), "ENVIRONMENT VARIABLES").
         let never = env::var_os("WG_HIDE_KEYS").is_some_and(|value| value == "never");
         let secrets = if never { Secrets::Shown } else { Secrets::Hidden };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Device { interface: &self.interface, status: &self.status, metrics: &self.metrics, now, secrets }
+        ShownInterface {
+            interface: &self.interface,
+            status: &self.status,
+            metrics: &self.metrics,
+            now,
+            secrets,
+        }
     }
 }

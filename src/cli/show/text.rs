@@ -9,7 +9,7 @@ use crate::wireguard::suite::Suite;
 
 /// Everything shown about one device.
 #[derive(Clone, Copy)]
-pub(super) struct Device<'a> {
+pub(super) struct ShownInterface<'a> {
     /// The interface name.
     pub(super) interface: &'a str,
     /// Configuration and counters.
@@ -46,7 +46,7 @@ pub(super) struct Counts {
     pub(super) dropped: u64,
 }
 
-impl fmt::Display for Device<'_> {
+impl fmt::Display for ShownInterface<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "interface: {}", self.interface)?;
         if let Some(key) = &self.status.private_key {
@@ -75,7 +75,7 @@ impl fmt::Display for Device<'_> {
     }
 }
 
-impl Device<'_> {
+impl ShownInterface<'_> {
     fn secret<'s>(&self, text: &'s str) -> &'s str {
         if self.secrets == Secrets::Shown { text } else { "(hidden)" }
     }
@@ -244,8 +244,13 @@ mod tests {
         )
         .unwrap();
         let now = Duration::from_secs(1000 + 3661);
-        let device =
-            Device { interface: "wg0", status: &status, metrics: &metrics, now, secrets: Secrets::Hidden };
+        let device = ShownInterface {
+            interface: "wg0",
+            status: &status,
+            metrics: &metrics,
+            now,
+            secrets: Secrets::Hidden,
+        };
         let [first, second, third] = [3, 2, 1].map(|byte| PublicKey::from_bytes([byte; 32]));
         let expected = format!(
             "interface: wg0\n  public key: {}\n  private key: (hidden)\n  listening port: 51820\n  fwmark: 0xca6c\n  \
@@ -259,7 +264,7 @@ mod tests {
             key.public_key()
         );
         assert_eq!(device.to_string(), expected);
-        let shown = Device { secrets: Secrets::Shown, ..device }.to_string();
+        let shown = ShownInterface { secrets: Secrets::Shown, ..device }.to_string();
         assert!(shown.contains(&format!("private key: {}\n", *key.to_base64())), "{shown}");
     }
 

@@ -17,7 +17,7 @@ const PAGE: isize = 10;
 
 /// A table on the screen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Table {
+pub(super) enum View {
     Queues = 0,
     Drops = 1,
     #[default]
@@ -38,7 +38,7 @@ pub(super) struct Moment {
 
 /// Figures, and those of the last minutes; the newest come first.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Shown {
+pub(super) struct FigureHistory {
     pub(super) figures: Figures,
     pub(super) history: VecDeque<Moment>,
 }
@@ -53,15 +53,15 @@ pub(super) struct App {
     pub(super) order: Order,
     pub(super) reversed: bool,
     /// The table that arrow keys scroll.
-    pub(super) focus: Table,
+    pub(super) focus: View,
     /// The first row shown of each table.
     pub(super) offsets: [usize; 3],
     /// Why the last reading failed.
     pub(super) error: Option<String>,
     last: Totals,
-    live: Shown,
+    live: FigureHistory,
     /// What was shown when the user paused.
-    frozen: Option<Shown>,
+    frozen: Option<FigureHistory>,
 }
 
 /// What a key asks of the caller.
@@ -85,10 +85,10 @@ impl App {
             interval,
             order: Order::default(),
             reversed: false,
-            focus: Table::default(),
+            focus: View::default(),
             offsets: [0; 3],
             error: None,
-            live: Shown { figures: Figures::between(&first, &first), history: VecDeque::new() },
+            live: FigureHistory { figures: Figures::between(&first, &first), history: VecDeque::new() },
             last: first,
             frozen: None,
         };
@@ -97,7 +97,7 @@ impl App {
     }
 
     /// Returns what is on the screen.
-    pub(super) fn shown(&self) -> &Shown {
+    pub(super) fn shown(&self) -> &FigureHistory {
         self.frozen.as_ref().unwrap_or(&self.live)
     }
 
@@ -145,9 +145,9 @@ impl App {
             KeyCode::Char('-') => return self.step(|other, own| other < own, INTERVALS.into_iter().rev()),
             KeyCode::Tab => {
                 self.focus = match self.focus {
-                    Table::Queues => Table::Drops,
-                    Table::Drops => Table::Peers,
-                    Table::Peers => Table::Queues,
+                    View::Queues => View::Drops,
+                    View::Drops => View::Peers,
+                    View::Peers => View::Queues,
                 }
             }
             KeyCode::Up | KeyCode::Char('k') => self.scroll(-1),

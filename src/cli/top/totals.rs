@@ -85,7 +85,7 @@ impl Totals {
             peers: Vec::new(),
             configured: 0.0,
         };
-        let mut peers = Peers::default();
+        let mut peers = PeerIndex::default();
         for sample in metrics.samples() {
             totals.take(sample);
             peers.take(sample);
@@ -150,13 +150,13 @@ impl QueueTotals {
 
 /// Collects peers from the series they have in the metrics.
 #[derive(Default)]
-struct Peers {
+struct PeerIndex {
     found: Vec<PeerTotals>,
     /// Indices in `found` by public key.
     index: HashMap<String, usize>,
 }
 
-impl Peers {
+impl PeerIndex {
     fn take(&mut self, sample: &Sample) {
         let counter: fn(&mut PeerTotals, f64) = match sample.name.as_str() {
             "wireguard_sent_bytes_total" => |peer, value| peer.sent = value,

@@ -6,7 +6,7 @@ use ratatui::style::{Color, Style, Stylize as _};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Paragraph, RenderDirection, Row, Sparkline};
 
-use super::app::{App, Moment, Shown, Table};
+use super::app::{App, FigureHistory, Moment, View};
 use super::text::{
     DROP_HEADS, PEER_HEADS, QUEUE_HEADS, age, drop_cells, peer_cells, peer_count, process, queue_cells,
     scaled, spaced, summary,
@@ -62,11 +62,11 @@ fn draw_head(frame: &mut Frame<'_>, app: &App, area: Rect) {
 }
 
 /// Name, unit and value of a sparkline.
-type Kind = (&'static str, &'static str, fn(&Moment) -> f64);
+type SparklineKind = (&'static str, &'static str, fn(&Moment) -> f64);
 
-fn draw_sparklines(frame: &mut Frame<'_>, shown: &Shown, area: Rect) {
+fn draw_sparklines(frame: &mut Frame<'_>, shown: &FigureHistory, area: Rect) {
     let columns = Layout::horizontal([Constraint::Fill(1); 3]).spacing(2).areas::<3>(area);
-    let kinds: [Kind; 3] = [
+    let kinds: [SparklineKind; 3] = [
         ("in", "bit/s", |moment| moment.received),
         ("out", "bit/s", |moment| moment.sent),
         ("drops", "/s", |moment| moment.dropped),
@@ -103,7 +103,7 @@ fn draw_queues(frame: &mut Frame<'_>, app: &mut App, area: Rect) {
         .collect();
     let heads = [QUEUE_HEADS.map(|head| head.0), QUEUE_HEADS.map(|head| head.1)];
     let heads: Vec<&[&str]> = heads.iter().map(<[&str; 10]>::as_slice).collect();
-    Grid { heads: &heads, columns: &QUEUE_COLUMNS, left: 0, rows }.draw(frame, app, Table::Queues, area);
+    Grid { heads: &heads, columns: &QUEUE_COLUMNS, left: 0, rows }.draw(frame, app, View::Queues, area);
 }
 
 fn draw_drops(frame: &mut Frame<'_>, app: &mut App, area: Rect) {
@@ -114,12 +114,7 @@ fn draw_drops(frame: &mut Frame<'_>, app: &mut App, area: Rect) {
         .iter()
         .map(|drops| (drop_cells(drops).to_vec(), drops.rate > 0.0))
         .collect();
-    Grid { heads: &[&DROP_HEADS], columns: &DROP_COLUMNS, left: 2, rows }.draw(
-        frame,
-        app,
-        Table::Drops,
-        area,
-    );
+    Grid { heads: &[&DROP_HEADS], columns: &DROP_COLUMNS, left: 2, rows }.draw(frame, app, View::Drops, area);
 }
 
 fn draw_peers(frame: &mut Frame<'_>, app: &mut App, area: Rect) {
@@ -138,7 +133,7 @@ fn draw_peers(frame: &mut Frame<'_>, app: &mut App, area: Rect) {
     // Names are cut before other columns are left out.
     let others: u16 = columns[1..].iter().map(|(width, _)| width + 1).sum();
     columns[0].0 = columns[0].0.min(area.width.saturating_sub(others).max(NAME));
-    Grid { heads: &[&PEER_HEADS], columns: &columns, left: 3, rows }.draw(frame, app, Table::Peers, area);
+    Grid { heads: &[&PEER_HEADS], columns: &columns, left: 3, rows }.draw(frame, app, View::Peers, area);
 }
 
 fn draw_foot(frame: &mut Frame<'_>, app: &App, area: Rect) {
@@ -161,9 +156,9 @@ struct Grid<'a> {
 }
 
 impl Grid<'_> {
-    fn draw(mut self, frame: &mut Frame<'_>, app: &mut App, table: Table, area: Rect) {
+    fn draw(mut self, frame: &mut Frame<'_>, app: &mut App, table: View, area: Rect) {
         let heads = self.heads.len();
-        let visible = usize::from(area.height).saturating_sub(heads + usize::from(table != Table::Peers));
+        let visible = usize::from(area.height).saturating_sub(heads + usize::from(table != View::Peers));
         let offset = &mut app.offsets[table as usize];
         *offset = (*offset).min(self.rows.len().saturating_sub(visible));
         let end = self.rows.len().min(*offset + visible);

@@ -9,7 +9,7 @@ const LONGEST: usize = 64;
 
 /// A name in a comment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Name {
+pub(super) struct PeerName {
     /// The name.
     pub(super) text: String,
     /// Whether the comment may also stand inside the section, rather than only above its header.
@@ -17,13 +17,13 @@ pub(super) struct Name {
 }
 
 /// Returns the name in the comment line `line`, if it holds one.
-pub(super) fn name(line: &str) -> Option<Name> {
+pub(super) fn name(line: &str) -> Option<PeerName> {
     let comment = line.trim().strip_prefix('#')?;
     let cut = |text: &str| text.trim().chars().take(LONGEST).collect::<String>();
     if let Some((key, text)) = comment.split_once('=')
         && key.trim() == "friendly_name"
     {
-        return Some(Name { text: cut(text), inside: true });
+        return Some(PeerName { text: cut(text), inside: true });
     }
     let comment = comment.trim_start_matches('#').trim();
     let text = match comment.strip_prefix("Client: ") {
@@ -34,5 +34,5 @@ pub(super) fn name(line: &str) -> Option<Name> {
         None if line.trim().starts_with("###") => comment.strip_prefix("Client ")?,
         None => return None,
     };
-    Some(Name { text: cut(text), inside: false })
+    Some(PeerName { text: cut(text), inside: false })
 }

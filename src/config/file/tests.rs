@@ -42,7 +42,7 @@ fn a_file_as_wg_quick_has_it_is_read() {
     assert_eq!(peer.persistent_keepalive, Some(25));
     let warned: Vec<_> = file.warnings.iter().map(ToString::to_string).collect();
     assert_eq!(warned, ["lw0.conf:13: AllowedIPs: 10.9.9.9/8 has host bits set; 10.0.0.0/8 is used"]);
-    assert_eq!(file.lines, Lines { interface: Some(2), peers: vec![12] });
+    assert_eq!(file.lines, SectionLines { interface: Some(2), peers: vec![12] });
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::faults::{self, Stage};
 use crate::lane::peers::{PeerRecord, Snapshot};
 use crate::lane::ring::Ring;
 use crate::lane::ring::batch::{OutboundBatch, Run};
-use crate::lane::sockets::{LaneSockets, Port};
+use crate::lane::sockets::{LaneSockets, SendSocket};
 use crate::metrics::OutsideMetrics;
 use crate::packet::class::Dscp;
 use crate::underlay::{Endpoint, Notices, SendFailure, Sender, UdpSocket};
@@ -28,19 +28,19 @@ pub struct BatchSender {
     ring: Arc<Ring<OutboundBatch>>,
     returns: Arc<Ring<OutboundBatch>>,
     current: Option<Box<OutboundBatch>>,
-    progress: Progress,
+    progress: SendProgress,
     keepalive_class: u8,
 }
 
 /// The progress of sending the current batch.
 #[derive(Clone, Copy, Default)]
-struct Progress {
+struct SendProgress {
     /// Index of the current run.
     run: usize,
     /// Bytes of the current run already sent.
     sent: usize,
     /// The socket whose buffer is full, if any.
-    blocked: Option<Port>,
+    blocked: Option<SendSocket>,
     /// Whether the current run is being sent.
     sending: bool,
 }
@@ -55,7 +55,7 @@ impl BatchSender {
         dscp: Dscp,
     ) -> Self {
         let keepalive_class = dscp.outer(0);
-        Self { sender, ring, returns, current: None, progress: Progress::default(), keepalive_class }
+        Self { sender, ring, returns, current: None, progress: SendProgress::default(), keepalive_class }
     }
 
     /// Returns whether no batch waits.
@@ -69,7 +69,7 @@ impl BatchSender {
     }
 
     /// Returns the socket whose buffer is full, if any.
-    pub(super) fn blocked(&self) -> Option<Port> {
+    pub(super) fn blocked(&self) -> Option<SendSocket> {
         self.progress.blocked
     }
 
@@ -150,7 +150,7 @@ impl BatchSender {
     pub(super) fn drop_waiting(&mut self) -> u64 {
         let mut unsent = 0;
         while let Some(batch) = self.current.take().or_else(|| self.ring.pop()) {
-            let Progress { run, sent, .. } = self.progress;
+            let SendProgress { run, sent, .. } = self.progress;
             unsent += batch.runs.iter().skip(run).map(Run::datagrams).sum::<u64>();
             unsent -= batch.runs.get(run).map_or(0, |run| (sent / usize::from(run.stride)) as u64);
             self.current = Some(batch);
@@ -207,7 +207,7 @@ impl BatchSender {
     }
 
     fn finish_batch(&mut self) {
-        self.progress = Progress::default();
+        self.progress = SendProgress::default();
         if let Some(mut batch) = self.current.take() {
             batch.runs.clear();
             faults::point(Stage::Finish);

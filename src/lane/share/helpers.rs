@@ -50,14 +50,14 @@ impl JobsOf {
 
 /// A worker that may be called.
 #[derive(Debug)]
-struct Worker {
+struct SharingWorker {
     bell: Arc<Doorbell>,
     jobs: JobsOf,
-    state: CachePadded<State>,
+    state: CachePadded<WorkerState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct WorkerState {
     called: AtomicBool,
     /// When the worker last began to sleep, in nanoseconds.
     asleep_since: AtomicU64,
@@ -66,7 +66,7 @@ struct State {
 /// The workers that share their jobs.
 #[derive(Debug)]
 struct Helpers {
-    workers: Box<[Worker]>,
+    workers: Box<[SharingWorker]>,
     /// Number of workers that have been called and have not stopped helping.
     helping: CachePadded<AtomicUsize>,
 }
@@ -83,7 +83,7 @@ impl Helper {
     pub fn of_workers(workers: impl IntoIterator<Item = (Arc<Doorbell>, JobsOf)>) -> Vec<Helper> {
         let workers: Box<[_]> = workers
             .into_iter()
-            .map(|(bell, jobs)| Worker { bell, jobs, state: CachePadded::default() })
+            .map(|(bell, jobs)| SharingWorker { bell, jobs, state: CachePadded::default() })
             .collect();
         let helpers = Arc::new(Helpers { workers, helping: CachePadded::default() });
         (0..helpers.workers.len()).map(|me| Helper { helpers: Arc::clone(&helpers), me }).collect()
@@ -163,18 +163,18 @@ impl Helper {
         true
     }
 
-    fn me(&self) -> &Worker {
+    fn me(&self) -> &SharingWorker {
         &self.helpers.workers[self.me]
     }
 
     /// Iterates over the workers that this one calls: at most the [`LOOK_AT`] after it.
-    fn callable(&self) -> impl Iterator<Item = &Worker> {
+    fn callable(&self) -> impl Iterator<Item = &SharingWorker> {
         let workers = &self.helpers.workers;
         (1..workers.len()).take(LOOK_AT).map(|n| &workers[(self.me + n) % workers.len()])
     }
 
     /// Iterates over the workers that call this one: at most the [`LOOK_AT`] before it.
-    fn owners(&self) -> impl Iterator<Item = &Worker> {
+    fn owners(&self) -> impl Iterator<Item = &SharingWorker> {
         let workers = &self.helpers.workers;
         (1..workers.len()).take(LOOK_AT).map(|n| &workers[(self.me + workers.len() - n) % workers.len()])
     }

@@ -15,7 +15,7 @@ pub(super) const END: u16 = u16::MAX;
 
 /// Whether a chain accepts further segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum ChainState {
     /// Accepts the next segment of its flow.
     Open,
     /// Closed for this reason.
@@ -26,7 +26,7 @@ pub(super) enum State {
 
 /// One packet and the index of the next entry in its chain.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Entry<'b> {
+pub(super) struct ChainEntry<'b> {
     pub(super) packet: &'b [u8],
     pub(super) next: u16,
 }
@@ -36,7 +36,7 @@ pub(super) struct Entry<'b> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chain {
     pub(super) key: FlowKey,
-    pub(super) state: State,
+    pub(super) state: ChainState,
     pub(super) first: u16,
     last: u16,
     segments: usize,
@@ -60,7 +60,7 @@ impl Chain {
     pub(super) fn verbatim(entry: u16) -> Chain {
         Chain {
             key: FlowKey::default(),
-            state: State::Verbatim,
+            state: ChainState::Verbatim,
             first: entry,
             last: entry,
             segments: 1,
@@ -80,7 +80,7 @@ impl Chain {
     pub(super) fn start(entry: u16, candidate: &Candidate) -> Chain {
         Chain {
             key: candidate.key,
-            state: if candidate.push { State::Closed(CloseReason::Push) } else { State::Open },
+            state: if candidate.push { ChainState::Closed(CloseReason::Push) } else { ChainState::Open },
             kind: candidate.kind,
             transport: candidate.transport,
             header_len: candidate.header_len,
@@ -95,8 +95,8 @@ impl Chain {
 
     /// Closes the chain for this reason, if it is open.
     pub(super) fn close(&mut self, reason: CloseReason) {
-        if self.state == State::Open {
-            self.state = State::Closed(reason);
+        if self.state == ChainState::Open {
+            self.state = ChainState::Closed(reason);
         }
     }
 
@@ -154,7 +154,7 @@ impl Chain {
     }
 
     /// Returns the chain as a superpacket, or `None` if it is a single packet.
-    pub(super) fn coalesced<'w, 'b>(&self, entries: &'w [Entry<'b>]) -> Option<Coalesced<'w, 'b>> {
+    pub(super) fn coalesced<'w, 'b>(&self, entries: &'w [ChainEntry<'b>]) -> Option<Coalesced<'w, 'b>> {
         (self.segments > 1).then(|| Coalesced {
             kind: self.kind,
             header: self.header(entries[usize::from(self.first)].packet),
@@ -234,7 +234,7 @@ impl<'w, 'b> Coalesced<'w, 'b> {
 /// Iterator over the packets of a chain, in order.
 #[derive(Clone, Debug)]
 pub struct Packets<'w, 'b> {
-    entries: &'w [Entry<'b>],
+    entries: &'w [ChainEntry<'b>],
     next: u16,
 }
 

@@ -11,14 +11,14 @@ mod random;
 
 /// Collects all output and checks that each superpacket segments into its original packets.
 #[derive(Default)]
-struct Collector {
+struct Written {
     /// The packets of each write.
     writes: Vec<Vec<Vec<u8>>>,
     headers: Vec<Vec<u8>>,
     closes: Vec<CloseReason>,
 }
 
-impl Sink for Collector {
+impl Sink for Written {
     fn packet(&mut self, packet: &[u8]) {
         self.writes.push(vec![packet.to_vec()]);
         self.headers.push(Vec::new());
@@ -62,8 +62,8 @@ fn cut_again(superpacket: &Coalesced<'_, '_>) -> Vec<Vec<u8>> {
     (0..whole.segments()).map(cut).collect()
 }
 
-fn coalesce_within(limits: Limits, packets: &[Vec<u8>]) -> Collector {
-    let mut collector = Collector::default();
+fn coalesce_within(limits: Limits, packets: &[Vec<u8>]) -> Written {
+    let mut collector = Written::default();
     let mut window = Window::new(limits);
     for packet in packets {
         if window.is_full() {
@@ -76,7 +76,7 @@ fn coalesce_within(limits: Limits, packets: &[Vec<u8>]) -> Collector {
     collector
 }
 
-fn coalesce(packets: &[Vec<u8>]) -> Collector {
+fn coalesce(packets: &[Vec<u8>]) -> Written {
     coalesce_within(Limits::SAFE, packets)
 }
 

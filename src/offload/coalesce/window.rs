@@ -6,7 +6,7 @@
 use arrayvec::ArrayVec;
 
 use super::candidate::{Candidate, Class, checksum_is_right, classify};
-use super::chain::{Chain, END, Entry, Sink, State};
+use super::chain::{Chain, ChainEntry, ChainState, END, Sink};
 use super::close::CloseReason;
 use crate::offload::Limits;
 use crate::packet::flow::FlowKey;
@@ -19,7 +19,7 @@ use crate::packet::ip;
 #[derive(Debug)]
 pub struct Window<'b> {
     limits: Limits,
-    entries: ArrayVec<Entry<'b>, CAPACITY>,
+    entries: ArrayVec<ChainEntry<'b>, CAPACITY>,
     chains: ArrayVec<Chain, CAPACITY>,
     /// Flow hashes of the chains, stored contiguously so that a search touches few cache lines.
     hashes: ArrayVec<u32, CAPACITY>,
@@ -93,9 +93,9 @@ impl<'b> Window<'b> {
     pub fn flush(&mut self, sink: &mut impl Sink) {
         for chain in &self.chains {
             match chain.state {
-                State::Open => sink.closed(CloseReason::BatchEnd),
-                State::Closed(reason) => sink.closed(reason),
-                State::Verbatim => {}
+                ChainState::Open => sink.closed(CloseReason::BatchEnd),
+                ChainState::Closed(reason) => sink.closed(reason),
+                ChainState::Verbatim => {}
             }
             match chain.coalesced(&self.entries) {
                 Some(coalesced) => sink.superpacket(&coalesced),
@@ -117,7 +117,7 @@ impl<'b> Window<'b> {
             return;
         }
         if let Some(found) = self.find(&candidate.key)
-            && self.chains[found].state == State::Open
+            && self.chains[found].state == ChainState::Open
         {
             let chain = &mut self.chains[found];
             let head = self.entries[usize::from(chain.first)].packet;
@@ -126,7 +126,7 @@ impl<'b> Window<'b> {
                     let entry = self.entries.len() as u16;
                     let before = chain.append(entry, candidate, &self.limits);
                     self.entries[usize::from(before)].next = entry;
-                    self.entries.push(Entry { packet, next: END });
+                    self.entries.push(ChainEntry { packet, next: END });
                     self.latest = found;
                     return;
                 }
@@ -141,13 +141,13 @@ impl<'b> Window<'b> {
         self.latest = self.chains.len();
         self.chains.push(Chain::start(self.entries.len() as u16, candidate));
         self.hashes.push(candidate.key.hash());
-        self.entries.push(Entry { packet, next: END });
+        self.entries.push(ChainEntry { packet, next: END });
     }
 
     fn add_verbatim(&mut self, packet: &'b [u8]) {
         self.chains.push(Chain::verbatim(self.entries.len() as u16));
         self.hashes.push(0);
-        self.entries.push(Entry { packet, next: END });
+        self.entries.push(ChainEntry { packet, next: END });
     }
 
     /// Returns the index of the newest chain of a flow.

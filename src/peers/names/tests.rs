@@ -21,12 +21,12 @@ fn one_name() -> Names {
 }
 
 /// Answers `question` with these hosts, or with an error if there are none.
-fn answer(question: Question, hosts: &[u8]) -> Answer {
+fn answer(question: Question, hosts: &[u8]) -> LookupResult {
     let addresses = match hosts {
         [] => Err(io::ErrorKind::NotFound.into()),
         hosts => Ok(hosts.iter().map(|host| address(*host)).collect()),
     };
-    Answer { question, addresses }
+    LookupResult { question, addresses }
 }
 
 /// Looks up the name that is due. Returns the address that replaces `current`.

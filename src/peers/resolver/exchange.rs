@@ -7,7 +7,7 @@ use std::time::Instant;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::conf::Conf;
-use super::message::{Kind, Query, Reply};
+use super::message::{Query, RecordKind, Reply};
 
 /// Largest answer that is read from a datagram, in bytes.
 const DATAGRAM: usize = 4096;
@@ -25,7 +25,8 @@ impl NameServers<'_> {
     /// # Errors
     /// No server answered, or the name cannot be asked for.
     pub(super) fn addresses(&self, name: &str) -> io::Result<Vec<IpAddr>> {
-        let kinds: &[Kind] = if self.conf.no_ipv6 { &[Kind::V4] } else { &[Kind::V6, Kind::V4] };
+        let kinds: &[RecordKind] =
+            if self.conf.no_ipv6 { &[RecordKind::V4] } else { &[RecordKind::V6, RecordKind::V4] };
         let queries = kinds.iter().map(|kind| Query::new(name, *kind)).collect::<io::Result<Vec<_>>>()?;
         let messages = queries.iter().map(Query::encode).collect::<io::Result<Vec<_>>>()?;
         let asked: Vec<_> =

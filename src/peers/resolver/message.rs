@@ -11,7 +11,7 @@ const ALIASES: usize = 16;
 
 /// The kind of address to ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum RecordKind {
     /// IPv4 (`A`).
     V4,
     /// IPv6 (`AAAA`).
@@ -23,7 +23,7 @@ pub(super) enum Kind {
 pub(super) struct Query {
     id: u16,
     name: String,
-    kind: Kind,
+    kind: RecordKind,
 }
 
 /// What a server answered.
@@ -42,7 +42,7 @@ impl Query {
     ///
     /// # Errors
     /// The name is not valid, or there is no randomness.
-    pub(super) fn new(name: &str, kind: Kind) -> io::Result<Query> {
+    pub(super) fn new(name: &str, kind: RecordKind) -> io::Result<Query> {
         if !is_valid(name) {
             return Err(invalid());
         }
@@ -98,8 +98,8 @@ impl Query {
         }
         let records = packet.answers.iter().filter(|record| lowercase(&record.name) == name);
         let addresses = records.filter_map(|record| match (&record.rdata, self.kind) {
-            (RData::A(a), Kind::V4) => Some(Ipv4Addr::from_bits(a.address).into()),
-            (RData::AAAA(aaaa), Kind::V6) => Some(Ipv6Addr::from_bits(aaaa.address).into()),
+            (RData::A(a), RecordKind::V4) => Some(Ipv4Addr::from_bits(a.address).into()),
+            (RData::AAAA(aaaa), RecordKind::V6) => Some(Ipv6Addr::from_bits(aaaa.address).into()),
             _ => None,
         });
         addresses.collect()
@@ -107,8 +107,8 @@ impl Query {
 
     fn wanted(&self) -> TYPE {
         match self.kind {
-            Kind::V4 => TYPE::A,
-            Kind::V6 => TYPE::AAAA,
+            RecordKind::V4 => TYPE::A,
+            RecordKind::V6 => TYPE::AAAA,
         }
     }
 }
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn aliases_are_followed_and_records_of_other_names_are_not_believed() {
-        let query = Query::new("GW.Example", Kind::V4).unwrap();
+        let query = Query::new("GW.Example", RecordKind::V4).unwrap();
         let a = |host: u32| RData::A(A { address: 0xc000_0200 + host });
         let alias = RData::CNAME(CNAME(Name::new("Real.example").unwrap()));
         let records =
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_kind_that_was_not_asked_for_is_no_address() {
-        let query = Query::new("gw.example", Kind::V6).unwrap();
+        let query = Query::new("gw.example", RecordKind::V6).unwrap();
         let records = [
             ("gw.example", RData::A(A { address: 1 })),
             ("gw.example", RData::AAAA(AAAA { address: 0x2001_0db8 << 96 | 7 })),
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_name_that_does_not_exist_is_told_from_a_server_that_fails() {
-        let query = Query::new("gw.example", Kind::V4).unwrap();
+        let query = Query::new("gw.example", RecordKind::V4).unwrap();
         let reply = |code| query.read(&answer(&query, code, &[])).unwrap();
         assert_eq!(reply(RCODE::NameError), Reply::Addresses(Vec::new()));
         assert_eq!(reply(RCODE::ServerFailure), Reply::Failed);
@@ -192,8 +192,8 @@ mod tests {
 
     #[test]
     fn answers_to_other_questions_and_garbage_are_ignored() {
-        let query = Query::new("gw.example", Kind::V4).unwrap();
-        let mut other = Query { kind: Kind::V6, ..query.clone() };
+        let query = Query::new("gw.example", RecordKind::V4).unwrap();
+        let mut other = Query { kind: RecordKind::V6, ..query.clone() };
         assert_eq!(query.read(&answer(&other, RCODE::NoError, &[])), None);
         other = Query { name: "x.example".into(), ..query.clone() };
         assert_eq!(query.read(&answer(&other, RCODE::NoError, &[])), None);
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn a_name_that_cannot_be_asked_for_is_refused() {
         for name in ["", "a..b", &"x".repeat(64), &"abcdefgh.".repeat(32)] {
-            assert!(Query::new(name, Kind::V4).is_err(), "{name}");
+            assert!(Query::new(name, RecordKind::V4).is_err(), "{name}");
         }
     }
 }

@@ -8,7 +8,7 @@ use super::exchange::marked;
 
 /// How good an address is, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
+enum AddressRank {
     /// IPv6, from a source address of the same kind.
     V6,
     /// IPv4.
@@ -40,12 +40,12 @@ fn source(to: SocketAddr, mark: u32) -> Option<IpAddr> {
     Some(socket.local_addr().ok()?.as_socket()?.ip())
 }
 
-fn rank(to: IpAddr, source: Option<IpAddr>) -> Rank {
+fn rank(to: IpAddr, source: Option<IpAddr>) -> AddressRank {
     match (to, source) {
-        (_, None) => Rank::Unreachable,
-        (IpAddr::V4(_), Some(_)) => Rank::V4,
-        (IpAddr::V6(to), Some(IpAddr::V6(source))) if kind(to) == kind(source) => Rank::V6,
-        (IpAddr::V6(_), Some(_)) => Rank::OtherKind,
+        (_, None) => AddressRank::Unreachable,
+        (IpAddr::V4(_), Some(_)) => AddressRank::V4,
+        (IpAddr::V6(to), Some(IpAddr::V6(source))) if kind(to) == kind(source) => AddressRank::V6,
+        (IpAddr::V6(_), Some(_)) => AddressRank::OtherKind,
     }
 }
 
@@ -68,11 +68,15 @@ mod tests {
     fn ipv6_is_best_where_it_leads_somewhere() {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         let [v6, v4, own, local] = ["2001:db8::1", "192.0.2.1", "2001:db8::2", "fd00::2"].map(ip);
-        assert_eq!(rank(v6, Some(own)), Rank::V6);
-        assert_eq!(rank(v4, Some(v4)), Rank::V4);
-        assert_eq!(rank(v6, Some(local)), Rank::OtherKind);
-        assert_eq!(rank(ip("fd00::1"), Some(local)), Rank::V6);
-        assert_eq!(rank(v6, None), Rank::Unreachable);
-        assert!(Rank::V6 < Rank::V4 && Rank::V4 < Rank::OtherKind && Rank::OtherKind < Rank::Unreachable);
+        assert_eq!(rank(v6, Some(own)), AddressRank::V6);
+        assert_eq!(rank(v4, Some(v4)), AddressRank::V4);
+        assert_eq!(rank(v6, Some(local)), AddressRank::OtherKind);
+        assert_eq!(rank(ip("fd00::1"), Some(local)), AddressRank::V6);
+        assert_eq!(rank(v6, None), AddressRank::Unreachable);
+        assert!(
+            AddressRank::V6 < AddressRank::V4
+                && AddressRank::V4 < AddressRank::OtherKind
+                && AddressRank::OtherKind < AddressRank::Unreachable
+        );
     }
 }

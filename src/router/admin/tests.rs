@@ -78,7 +78,7 @@ fn metrics_are_served_until_the_router_stops() {
     assert!(request(address, "/").contains("href=\"/metrics\""));
     assert!(request(address, "/nothing").starts_with("HTTP/1.1 404 "));
     shutdown.signal();
-    assert_eq!(thread.join().unwrap(), End::Stopped);
+    assert_eq!(thread.join().unwrap(), AdminEnd::Stopped);
     assert!(TcpStream::connect(address).is_err(), "the listener is still open");
 }
 
@@ -98,7 +98,7 @@ fn removing_the_control_socket_stops_the_router() {
     let shutdown = Arc::clone(&admin.shutdown);
     let thread = admin.spawn().unwrap();
     std::fs::remove_file(directory.join("lw0.sock")).unwrap();
-    assert_eq!(thread.join().unwrap(), End::SocketGone);
+    assert_eq!(thread.join().unwrap(), AdminEnd::SocketGone);
     assert!(shutdown.is_signalled());
     std::fs::remove_dir(&directory).unwrap();
 }

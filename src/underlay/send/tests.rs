@@ -28,7 +28,7 @@ struct Refusing {
 }
 
 impl Transmit for Refusing {
-    fn transmit(&mut self, path: &Path<'_>, payload: &[u8], segment: Option<u16>) -> Result<(), Errno> {
+    fn transmit(&mut self, path: &SendPath<'_>, payload: &[u8], segment: Option<u16>) -> Result<(), Errno> {
         self.asked.push((segment, path.source.is_some()));
         let refusal = self
             .script
@@ -42,7 +42,7 @@ impl Transmit for Refusing {
         }
     }
 
-    fn is_over_mtu(&mut self, path: &Path<'_>, len: usize) -> bool {
+    fn is_over_mtu(&mut self, path: &SendPath<'_>, len: usize) -> bool {
         self.narrow || Kernel.is_over_mtu(path, len)
     }
 }
@@ -195,7 +195,7 @@ fn a_datagram_is_over_the_mtu_when_its_headers_make_it_so() {
     // The loopback MTU is 65,536 bytes, but an IPv4 packet is at most 65,535.
     let rig = Rig::scripted(&[]);
     let (socket, address) = (&rig.from, rig.endpoint.address);
-    let path = Path { socket, address, class: 0, source: None, source_gone: false };
+    let path = SendPath { socket, address, class: 0, source: None, source_gone: false };
     assert!(!Kernel.is_over_mtu(&path, MAX_RUN_BYTES));
     assert!(Kernel.is_over_mtu(&path, MAX_RUN_BYTES + 1));
 }

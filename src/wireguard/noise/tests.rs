@@ -31,8 +31,8 @@ fn both_ends_come_to_the_same_keys() {
     let psk = PresharedKey::from_bytes([9; 32]);
     let stamp = Tai64n::from_bytes([5; 12]);
     let (mut initiation, message1) =
-        Initiation::start(&a, &b.public_key(), SUITE, stamp, &mut entropy).unwrap();
-    let received = Received::read(&b, SUITE, &message1, &mut entropy).unwrap();
+        OwnInitiation::start(&a, &b.public_key(), SUITE, stamp, &mut entropy).unwrap();
+    let received = PeerInitiation::read(&b, SUITE, &message1, &mut entropy).unwrap();
     assert_eq!((received.remote(), received.stamp()), (&a.public_key(), stamp));
     let (message2, theirs) = received.answer(&psk).unwrap();
     let ours = initiation.finish(&psk, &message2).unwrap();
@@ -46,8 +46,8 @@ fn a_wrong_response_does_not_end_the_wait_for_the_right_one() {
     let psk = PresharedKey::none();
     let stamp = Tai64n::default();
     let (mut initiation, message1) =
-        Initiation::start(&a, &b.public_key(), SUITE, stamp, &mut entropy).unwrap();
-    let received = Received::read(&b, SUITE, &message1, &mut entropy).unwrap();
+        OwnInitiation::start(&a, &b.public_key(), SUITE, stamp, &mut entropy).unwrap();
+    let received = PeerInitiation::read(&b, SUITE, &message1, &mut entropy).unwrap();
     let (message2, theirs) = received.answer(&psk).unwrap();
     for at in 0..RESPONSE_NOISE {
         let mut forged = message2;
@@ -67,20 +67,20 @@ fn a_wrong_response_does_not_end_the_wait_for_the_right_one() {
 fn a_changed_initiation_is_refused() {
     let (a, b, mut entropy) = keys();
     let (_, message) =
-        Initiation::start(&a, &b.public_key(), SUITE, Tai64n::default(), &mut entropy).unwrap();
+        OwnInitiation::start(&a, &b.public_key(), SUITE, Tai64n::default(), &mut entropy).unwrap();
     for at in 0..INITIATION_NOISE {
         let mut forged = message;
         forged[at] ^= 1;
-        assert!(Received::read(&b, SUITE, &forged, &mut entropy).is_err(), "byte {at}");
+        assert!(PeerInitiation::read(&b, SUITE, &forged, &mut entropy).is_err(), "byte {at}");
     }
-    assert!(Received::read(&a, SUITE, &message, &mut entropy).is_err(), "not for us");
+    assert!(PeerInitiation::read(&a, SUITE, &message, &mut entropy).is_err(), "not for us");
 }
 
 #[test]
 fn low_order_static_keys_are_refused() {
     let (a, _, mut entropy) = keys();
     for point in low_order() {
-        assert!(Initiation::start(&a, &point, SUITE, Tai64n::default(), &mut entropy).is_err(), "{point}");
+        assert!(OwnInitiation::start(&a, &point, SUITE, Tai64n::default(), &mut entropy).is_err(), "{point}");
     }
 }
 
@@ -172,7 +172,7 @@ fn an_initiator_with_a_low_order_ephemeral_key_is_refused_though_all_else_is_rig
         let mut message = [0; INITIATION_NOISE];
         liar.write_message(&[5; 12], &mut message).unwrap();
         assert_eq!(&message[..KEY], point.as_bytes());
-        assert_eq!(Received::read(&b, SUITE, &message, &mut entropy).err(), Some(Refused), "{point}");
+        assert_eq!(PeerInitiation::read(&b, SUITE, &message, &mut entropy).err(), Some(Refused), "{point}");
         let mut who_does_not_look = careless(&b, None).build_responder().unwrap();
         assert_eq!(who_does_not_look.read_message(&message, &mut [0; 12]), Ok(12), "{point}");
     }
@@ -185,7 +185,7 @@ fn a_responder_with_a_low_order_ephemeral_key_is_refused_though_all_else_is_righ
     let psk = PresharedKey::none();
     for point in low_order() {
         let (mut ours, message1) =
-            Initiation::start(&a, &b.public_key(), SUITE, Tai64n::default(), &mut entropy).unwrap();
+            OwnInitiation::start(&a, &b.public_key(), SUITE, Tai64n::default(), &mut entropy).unwrap();
         let builder = careless(&a, None).remote_public_key(theirs.as_bytes()).unwrap();
         let mut who_does_not_look = builder.build_initiator().unwrap();
         let mut other_message1 = [0; INITIATION_NOISE];
