@@ -10,6 +10,7 @@ mod superpacket;
 mod support;
 mod switched;
 mod tunnelled;
+mod wrapped;
 
 use laneway::netns::Namespace;
 use laneway::packet::ip;
