@@ -1,6 +1,7 @@
 //! Cost of a handshake message for the peer actor, by how far it gets. The load threshold in
 //! `wireguard::limiter` is based on it.
 
+use laneway::wireguard::settings::{LoadLimits, Settings};
 use std::hint::black_box;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,9 +10,8 @@ use std::time::Duration;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use laneway::units::{Nanos, PeerId};
 use laneway::wireguard::keys::{OsEntropy, PrivateKey, PublicKey};
-use laneway::wireguard::limiter::LoadLimits;
 use laneway::wireguard::outputs::{Output, Outputs};
-use laneway::wireguard::protocol::{Protocol, Settings};
+use laneway::wireguard::protocol::Protocol;
 use laneway::wireguard::table::SessionTable;
 
 const START: Nanos = Nanos(1_000_000_000);

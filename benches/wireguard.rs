@@ -1,5 +1,6 @@
 //! Cost of sealing and opening a superpacket: one run of 45 segments of 1,420 bytes.
 
+use laneway::wireguard::settings::MessageLimits;
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use laneway::units::{Nanos, PeerId};
 use laneway::wireguard::aead::Backend;
 use laneway::wireguard::messages::DATA_OVERHEAD;
 use laneway::wireguard::replay::WINDOW;
-use laneway::wireguard::session::{MessageLimits, OpenedRun, Role, Session, SessionKeys, SessionParts};
+use laneway::wireguard::session::{OpenedRun, Role, Session, SessionKeys, SessionParts};
 use laneway::wireguard::suite::Suite;
 use zeroize::Zeroizing;
 

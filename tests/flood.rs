@@ -4,6 +4,7 @@
 
 mod support;
 
+use laneway::wireguard::settings::LoadLimits;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Instant;
@@ -13,7 +14,6 @@ use laneway::config::update::DeviceUpdate;
 use laneway::router::start::Router;
 use laneway::uapi::Device as _;
 use laneway::wireguard::keys::PublicKey;
-use laneway::wireguard::limiter::LoadLimits;
 use laneway::wireguard::timers::REKEY_AFTER_TIME;
 use support::flood::{Flood, RATE, target};
 use support::metrics::total;

@@ -1,5 +1,6 @@
 //! Input from anyone on the network: datagrams to the UDP port.
 
+use laneway::wireguard::settings::{LoadLimits, MessageLimits, Settings};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,12 +9,11 @@ use laneway::drops::DropTally;
 use laneway::units::{Nanos, PeerId};
 use laneway::wireguard::aead::Backend;
 use laneway::wireguard::keys::{Entropy, PrivateKey};
-use laneway::wireguard::limiter::LoadLimits;
 use laneway::wireguard::messages::{COOKIE_REPLY, DATA_HEADER, DATA_OVERHEAD, INITIATION};
 use laneway::wireguard::outputs::{Output, Outputs};
-use laneway::wireguard::protocol::{Protocol, Settings};
+use laneway::wireguard::protocol::Protocol;
 use laneway::wireguard::replay::WINDOW;
-use laneway::wireguard::session::{MessageLimits, OpenedRun, Role, Session, SessionKeys, SessionParts};
+use laneway::wireguard::session::{OpenedRun, Role, Session, SessionKeys, SessionParts};
 use laneway::wireguard::suite::Suite;
 use laneway::wireguard::table::SessionTable;
 use laneway::wireguard::timers::{MAX_JITTER, REKEY_TIMEOUT};

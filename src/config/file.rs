@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::Table;
 use super::error::ConfigError;
 use super::update::{AllowedIpChange, DeviceUpdate, PeerEndpoint, PeerUpdate};
-use super::warnings::Warning;
+use super::warnings::{SectionLines, Warning};
 use crate::wireguard::keys::{PresharedKey, PublicKey};
 use crate::wireguard::suite::{Suite, UnknownSuite};
 use entry::{At, Entry};
@@ -39,15 +39,6 @@ pub struct FileConfig {
     pub warnings: Vec<Warning>,
     /// Where the sections are.
     pub lines: SectionLines,
-}
-
-/// Line numbers of the sections of a file, from 1.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SectionLines {
-    /// The first `[Interface]` section, if there is one.
-    pub interface: Option<usize>,
-    /// The `PublicKey` of each peer, in the order of [`DeviceUpdate::peers`].
-    pub peers: Vec<usize>,
 }
 
 impl FileConfig {

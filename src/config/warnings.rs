@@ -9,9 +9,17 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
-use super::file::SectionLines;
 use super::update::DeviceUpdate;
 use crate::wireguard::keys::{PrivateKey, PublicKey};
+
+/// Line numbers of the sections of a file, from 1.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SectionLines {
+    /// The first `[Interface]` section, if there is one.
+    pub interface: Option<usize>,
+    /// The `PublicKey` of each peer, in the order of [`DeviceUpdate::peers`].
+    pub peers: Vec<usize>,
+}
 
 /// A warning about a configuration, to be logged.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -37,7 +37,7 @@ impl Registry {
         for family in FAMILIES {
             match family.kind {
                 MetricKind::Counter => {
-                    recorder.describe_counter(family.name.into(), None, family.help.into())
+                    recorder.describe_counter(family.name.into(), None, family.help.into());
                 }
                 MetricKind::Gauge => recorder.describe_gauge(family.name.into(), None, family.help.into()),
                 MetricKind::Histogram => {}

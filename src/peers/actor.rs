@@ -7,16 +7,18 @@
 //! Timers: after each call about a peer, the protocol returns when it is next due for that peer. A peer
 //! without sessions has no timer and costs nothing.
 
+pub(crate) mod link;
+mod outputs;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use arrayvec::ArrayVec;
 use crossbeam::channel::Receiver;
 use tokio::sync::watch;
 
-use super::handle::{ActorRequest, Listening};
-use super::link::{InterfaceState, LinkState};
+use self::link::LinkState;
+use super::handle::{ActorRequest, InterfaceState, Listening};
 use super::lookups::{LookupResult, Lookups};
 use super::names::Names;
 use super::reports::{Named, Reports};
@@ -24,7 +26,6 @@ use super::schedule::Schedule;
 use super::snapshot_builder::BuilderState;
 use crate::clock;
 use crate::config::SpreadPorts;
-use crate::drops::DropReason;
 use crate::lane::channels::{ActorChannel, CommandChannel, ControlMessage, HandshakeDatagram, PeerEvent};
 use crate::lane::peers::{PeerRecord, Peers};
 use crate::lane::ring::doorbell::{Awaited, Doorbell};
@@ -35,9 +36,8 @@ use crate::underlay::{Endpoint, MarkedSockets, SocketOptions};
 use crate::units::{Nanos, PeerId};
 use crate::wireguard::keys::OsEntropy;
 use crate::wireguard::messages::DATA_OVERHEAD;
-use crate::wireguard::outputs::{MAX_OUTPUTS, Output, Outputs, SendTo};
+use crate::wireguard::outputs::Outputs;
 use crate::wireguard::protocol::Protocol;
-use crate::wireguard::session::Role;
 
 /// Maximum number of handshake messages taken from each queue, `priority` and `unverified`, before events and
 /// timers are handled again. One message costs up to some hundred microseconds of elliptic curve arithmetic.
@@ -303,93 +303,6 @@ impl PeerActor {
         self.settle(Some(datagram));
     }
 
-    /// Carries out the protocol's outputs and runs the timers of the peers concerned.
-    fn settle(&mut self, cause: Option<&HandshakeDatagram>) {
-        for peer in self.carry_out(cause) {
-            self.look_at(peer);
-        }
-    }
-
-    /// Carries out the protocol's outputs. `cause` is the datagram that led to them, if any. Returns the
-    /// peers concerned.
-    fn carry_out(&mut self, cause: Option<&HandshakeDatagram>) -> ArrayVec<PeerId, MAX_OUTPUTS> {
-        let mut concerned = ArrayVec::new();
-        let mut outputs = std::mem::take(&mut self.outputs);
-        for output in outputs.drain() {
-            concerned.extend(self.act(output, cause));
-        }
-        self.outputs = outputs;
-        concerned
-    }
-
-    /// Carries out one output. Returns the peer concerned, if any.
-    fn act(&mut self, output: Output, cause: Option<&HandshakeDatagram>) -> Option<PeerId> {
-        match output {
-            Output::Send { to, datagram, peer } => {
-                self.send_handshake(to, datagram, peer, cause);
-                peer
-            }
-            Output::SendKeepalive { peer } => {
-                self.send_keepalive(peer);
-                Some(peer)
-            }
-            Output::Use { peer, session } => {
-                self.with_record(peer, |record| record.sending.store(Some(session)));
-                self.wake_inside();
-                Some(peer)
-            }
-            Output::Stop { peer } => {
-                self.with_record(peer, |record| record.stop_if_expired(clock::now()));
-                Some(peer)
-            }
-            Output::Unanswered { peer } => {
-                self.report_silence(peer);
-                // The peer may be unreachable from the source address.
-                self.with_record(peer, PeerRecord::drop_source);
-                Some(peer)
-            }
-            Output::Initiated { peer } | Output::Roamed { peer } => {
-                let cause = cause.expect("only a received datagram is authenticated");
-                let moves = matches!(output, Output::Roamed { .. });
-                self.with_record(peer, |record| {
-                    if moves || record.endpoint().is_none() {
-                        record.roam(cause.from, cause.at);
-                    }
-                    record.received_bytes.fetch_add(cause.message.len() as u64, Ordering::Relaxed);
-                });
-                self.hear(PeerEvent::Moved(peer));
-                Some(peer)
-            }
-            Output::HandshakeFailed { peer } => {
-                self.report_silence(peer);
-                self.metrics.given_up.add(1);
-                self.with_record(peer, |record| {
-                    record.failed_handshakes.fetch_add(1, Ordering::AcqRel);
-                });
-                self.wake_inside();
-                Some(peer)
-            }
-            Output::HandshakeDone { peer, role, unix } => {
-                self.names.heard(peer);
-                self.report(peer, |reports, name, record| {
-                    reports.completed(peer, name, record.endpoint().map(|to| to.address), role);
-                });
-                self.with_record(peer, |record| {
-                    record.last_handshake.store(unix.as_secs(), Ordering::Relaxed);
-                });
-                match role {
-                    Role::Initiator => self.metrics.initiated.add(1),
-                    Role::Responder => self.metrics.responded.add(1),
-                }
-                Some(peer)
-            }
-            Output::MessageDropped { reason } => {
-                self.metrics.messages_dropped.add(reason as usize, 1);
-                None
-            }
-        }
-    }
-
     /// Reports on a peer in the log.
     fn report(&mut self, peer: PeerId, report: impl FnOnce(&mut Reports, Named<'_>, &PeerRecord)) {
         if let Some(record) = self.peers.load().peer(peer) {
@@ -424,48 +337,6 @@ impl PeerActor {
     fn with_record(&self, peer: PeerId, act: impl FnOnce(&PeerRecord)) {
         if let Some(record) = self.peers.load().peer(peer) {
             act(record);
-        }
-    }
-
-    fn send_handshake(
-        &mut self,
-        to: SendTo,
-        datagram: ControlMessage,
-        peer: Option<PeerId>,
-        cause: Option<&HandshakeDatagram>,
-    ) {
-        let snapshot = self.peers.load_full();
-        let record = peer.and_then(|peer| snapshot.peer(peer));
-        let to = match to {
-            SendTo::Source => {
-                cause.map(|datagram| record.map_or(datagram.from, |record| record.usable(datagram.from)))
-            }
-            SendTo::Endpoint(peer) => {
-                self.names.initiated(peer, clock::now());
-                let endpoint = snapshot.peer(peer).and_then(|record| record.endpoint());
-                self.report(peer, |reports, name, _| {
-                    reports.initiates(peer, name, endpoint.map(|to| to.address));
-                });
-                if endpoint.is_none() {
-                    self.names.keep_unsent(peer, datagram.clone());
-                }
-                endpoint
-            }
-        };
-        if let Some(record) = record {
-            record.loop_watch.note_sent(&datagram);
-        }
-        if let Some(to) = to {
-            self.send(cause.map_or(FIRST_LANE, |datagram| datagram.lane), datagram, to, record);
-        }
-    }
-
-    fn send(&mut self, lane: usize, message: ControlMessage, to: Endpoint, record: Option<&Arc<PeerRecord>>) {
-        if self.link.is_down() {
-            return;
-        }
-        if !self.commands[lane].send(message, to, record.map(|record| record.id)) {
-            self.metrics.outbound_drops.add(DropReason::ControlQueueFull, 1);
         }
     }
 

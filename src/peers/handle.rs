@@ -1,12 +1,12 @@
 //! Requests to the peer actor from other threads.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam::channel::{self, Receiver, Sender};
 use nix::errno::Errno;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
-use super::link::InterfaceState;
 use crate::config::update::{DeviceStatus, DeviceUpdate};
 use crate::lane::ring::doorbell::{Awaited, Doorbell};
 use crate::metrics::Registry;
@@ -37,6 +37,29 @@ pub struct Listening {
     pub last_port: u16,
     /// The firewall mark (`SO_MARK`), 0 for none.
     pub mark: u32,
+}
+
+/// Whether the interface is up, as the admin thread tells the peer actor. Initially it counts as up.
+#[derive(Debug, Default)]
+pub struct InterfaceState {
+    is_down: AtomicBool,
+    /// Notified when packets come from an interface that counts as down, so it may be up by now.
+    pub doubted: Notify,
+    /// Notified when a name lookup has given a peer another endpoint.
+    pub located: Notify,
+}
+
+impl InterfaceState {
+    /// Returns whether the interface is down, as last reported.
+    pub(super) fn is_down(&self) -> bool {
+        self.is_down.load(Ordering::Acquire)
+    }
+
+    /// Records the state and wakes the actor that waits on `bell`.
+    pub(super) fn set_up(&self, up: bool, bell: &Doorbell) {
+        self.is_down.store(!up, Ordering::Release);
+        bell.ring(Awaited::WORK);
+    }
 }
 
 /// Handle for requests to the peer actor. Each call blocks until the actor answers, and fails with `ENODEV`

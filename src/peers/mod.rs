@@ -3,7 +3,6 @@
 pub(crate) mod actor;
 pub(crate) mod apply;
 pub mod handle;
-pub mod link;
 pub(crate) mod lookups;
 pub(crate) mod names;
 pub(crate) mod reports;

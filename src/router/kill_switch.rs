@@ -8,7 +8,7 @@
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::wiring::interface_setup;
+use super::wiring::device::interface_setup;
 use crate::config::RouterConfig;
 use crate::netlink::{self, IpVersion, NetlinkError, PortRule, Ports, Setup};
 use crate::peers::handle::Listening;

@@ -19,7 +19,7 @@ use super::kill_switch::{KillSwitch, waits_for_names};
 use super::mtu::{self, ChosenMtu};
 use super::readiness::Readiness;
 use super::start::Router;
-use super::wiring::interface_setup;
+use super::wiring::device::interface_setup;
 use crate::config::changes::{Changes, Outline};
 use crate::config::env::Environment;
 use crate::config::update::PeerEndpoint;

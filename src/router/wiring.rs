@@ -4,6 +4,10 @@
 //! owns its sockets and the pool of inbound batches. Everything shared is created here: doorbells, rings,
 //! return rings, channels, the session table and the snapshot.
 
+pub(super) mod device;
+pub(super) mod summary;
+
+use crate::wireguard::settings::Settings;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -15,7 +19,9 @@ use tokio::sync::watch;
 
 use thiserror::Error;
 
-use crate::config::{MtuFrom, RouterConfig};
+use self::device::{open_tun, set_up};
+use self::summary::Summary;
+use crate::config::RouterConfig;
 use crate::cpus::pinning::{self, LaneCpus, NotAllowed};
 use crate::cpus::topology::Topology;
 use crate::lane::bounds::{self, RING_DEPTH};
@@ -40,11 +46,10 @@ use crate::metrics::{
     self, ActorMetrics, InsideMetrics, OutsideMetrics, ProcessMetrics, Registry, SentShortcuts,
     SocketMetrics, WrittenShortcuts,
 };
-use crate::netlink;
-use crate::offload::{self, Lifetime, Offload, Offloads, OpenError, QueueShortcut, TunDevice, TunnelsSeen};
+use crate::offload::{Lifetime, Offload, OpenError, QueueShortcut, TunnelsSeen};
+use crate::peers::actor::link::LinkState;
 use crate::peers::actor::{ListenState, PeerActor};
-use crate::peers::handle::{ActorHandle, Listening};
-use crate::peers::link::{InterfaceState, LinkState};
+use crate::peers::handle::{ActorHandle, InterfaceState, Listening};
 use crate::peers::lookups::Lookups;
 use crate::peers::names::Names;
 use crate::peers::reports::Reports;
@@ -55,11 +60,10 @@ use crate::underlay::{
     self, BindError, DropWatch, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, MarkedSockets, SocketOptions,
 };
 use crate::units::Nanos;
-use crate::wireguard::aead::Backend;
 use crate::wireguard::keys::{Entropy as _, OsEntropy};
 use crate::wireguard::messages::{DATA_OVERHEAD, padded_len};
 use crate::wireguard::outputs::{HandshakeDrop, Outputs};
-use crate::wireguard::protocol::{Protocol, Settings};
+use crate::wireguard::protocol::Protocol;
 use crate::wireguard::replay;
 use crate::wireguard::table::SessionTable;
 
@@ -264,64 +268,11 @@ fn random(entropy: &mut OsEntropy) -> [u8; 8] {
     bytes
 }
 
-/// Opens the TUN device, or takes over the queue `tun`.
-fn open_tun(
-    config: &RouterConfig,
-    tun: Option<OwnedFd>,
-    lanes: usize,
-    shutdown: &Arc<Shutdown>,
-) -> Result<TunDevice, OpenError> {
-    let offload = config.tun_offload.is_on();
-    let mut tun = match tun {
-        Some(fd) => offload::inherit_queue(fd, lanes, offload, shutdown)?,
-        None if config.persist => {
-            offload::open_or_take_over(&config.interface, lanes, offload, shutdown, attached)?
-        }
-        None => offload::open_queues(&config.interface, lanes, offload, shutdown)?,
-    };
-    for queue in &mut tun.queues {
-        queue.writer.fill_checksums(config.tunnel_merge.is_on());
-    }
-    Ok(tun)
-}
-
-/// Returns the number of queues of a persistent multiqueue TUN.
-fn attached(interface: &str) -> Option<usize> {
-    let state = netlink::tun_state(interface).ok().flatten()?;
-    state.persistent.then_some(state.queues as usize)
-}
-
 /// Returns how many segments of `mtu` bytes a superpacket may hold so that one GSO send carries them after
 /// encryption. At MTU 1420 that is one less than fit in 64 KiB; one more would need a second send.
 pub(crate) fn segments_per_run(mtu: u16) -> usize {
     let mtu = usize::from(mtu);
     (MAX_RUN_BYTES / (padded_len(mtu, mtu) + DATA_OVERHEAD)).clamp(1, MAX_RUN_SEGMENTS)
-}
-
-/// Gives the interface its addresses and routes. Rules and unreachable routes are added earlier: see `KillSwitch`.
-fn set_up(config: &RouterConfig, tun: &TunDevice) -> Result<(), StartError> {
-    let setup = netlink::Setup { rules: Vec::new(), unreachable: Vec::new(), ..interface_setup(config) };
-    if tun.lifetime.taken_over() && config.persist {
-        let found = netlink::remains(&tun.name)?.setup;
-        let before = netlink::Setup { rules: Vec::new(), unreachable: Vec::new(), ..found };
-        netlink::change(&tun.name, &before, &setup)?;
-    } else {
-        netlink::set_up(&tun.name, &setup)?;
-    }
-    Ok(())
-}
-
-/// Returns the interface settings that `config` asks of the kernel.
-pub(crate) fn interface_setup(config: &RouterConfig) -> netlink::Setup {
-    netlink::Setup {
-        mtu: config.mtu,
-        gso_max_segs: segments_per_run(config.mtu) as u32,
-        addresses: config.addresses.clone(),
-        routes: config.routes(),
-        rules: config.rules(),
-        unreachable: config.unreachable(),
-        up: config.up,
-    }
 }
 
 fn lane_ends(
@@ -455,61 +406,4 @@ fn shortcuts_to(queues: &[QueueShortcut], registry: &Registry) -> Vec<WriteShort
         WriteShortcut::new(queue.clone(), WrittenShortcuts::register(registry, lane))
     };
     queues.iter().enumerate().map(counted).collect()
-}
-
-/// What the log says about a router once it is up.
-#[derive(Clone, Debug)]
-pub struct Summary {
-    interface: String,
-    cpus: Vec<String>,
-    offloads: Offloads,
-    gso: bool,
-    gro: bool,
-    aead: Backend,
-    mtu: u16,
-    mtu_from: MtuFrom,
-    addresses: Vec<String>,
-    port: u16,
-}
-
-impl Summary {
-    fn of(config: &RouterConfig, tun: &TunDevice, sockets: &[Arc<LaneSockets>], cpus: &[LaneCpus]) -> Self {
-        let pinned = |cpu: Option<usize>| cpu.map_or_else(|| "any".into(), |cpu| cpu.to_string());
-        let socket = &sockets.first().expect("a router has a lane").shared;
-        Summary {
-            interface: tun.name.clone(),
-            cpus: cpus
-                .iter()
-                .map(|lane| format!("{}+{}", pinned(lane.inside), pinned(lane.outside)))
-                .collect(),
-            offloads: tun.offloads,
-            gso: socket.gso(),
-            gro: socket.gro(),
-            aead: config.aead,
-            mtu: config.mtu,
-            mtu_from: config.mtu_from,
-            addresses: config.addresses.iter().map(ToString::to_string).collect(),
-            port: socket.port(),
-        }
-    }
-
-    /// Logs it, on one line.
-    pub fn log(&self) {
-        tracing::info!(
-            interface = self.interface,
-            queues = self.cpus.len(),
-            cpus = self.cpus.join(","),
-            tso = self.offloads.tcp,
-            uso = self.offloads.udp,
-            udp_tunnel = self.offloads.udp_tunnel,
-            gso = self.gso,
-            gro = self.gro,
-            aead = %self.aead,
-            mtu = self.mtu,
-            mtu_from = %self.mtu_from,
-            addresses = self.addresses.join(","),
-            port = self.port,
-            "router is up"
-        );
-    }
 }

@@ -7,25 +7,8 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+use super::settings::LoadLimits;
 use crate::units::Nanos;
-
-/// Load thresholds, in handshake messages with a valid first MAC per second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LoadLimits {
-    /// Load begins with the message that exceeds this count within one second.
-    pub begins_over: u32,
-    /// Load ends after a full second with at most this many messages.
-    pub ends_at: u32,
-}
-
-impl Default for LoadLimits {
-    /// Load begins at a tenth of one core. An answered handshake costs 0.29 ms of CPU time, one from
-    /// an unknown peer 0.14 ms, an initiation answered with a cookie 0.0035 ms, and one with a wrong
-    /// first MAC 0.0004 ms (`cargo bench --bench handshake` on a 2.6 GHz AMD EPYC).
-    fn default() -> Self {
-        LoadLimits { begins_over: 350, ends_at: 175 }
-    }
-}
 
 /// Detects whether handshake messages arrive faster than they should be processed. The two
 /// thresholds differ, so that a rate near one of them does not toggle the state.

@@ -32,6 +32,7 @@ pub mod protocol;
 pub mod replay;
 mod rotation;
 pub mod session;
+pub mod settings;
 pub mod suite;
 pub mod table;
 mod tai64n;

@@ -8,23 +8,22 @@
 //! Call [`Protocol::poll`] for a peer after any other call that concerns the peer, and again at the
 //! time that `poll` returned.
 
+use super::settings::Settings;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::activity::Activity;
-use super::aead::Backend;
 use super::cookie::CookieJudge;
 use super::indices::Indices;
 use super::keys::{Entropy, PresharedKey, PrivateKey, PublicKey};
-use super::limiter::{LoadGauge, LoadLimits, RateLimiter};
+use super::limiter::{LoadGauge, RateLimiter};
 use super::messages::{CookieReply, Handshake, Initiation, Kind, Response};
 use super::noise::PeerInitiation;
 use super::outputs::{HandshakeDrop, Output, Outputs, SendTo};
 use super::peer::{MAX_INDICES, Peer, Step};
-use super::replay::WINDOW;
-use super::session::{MessageLimits, Session};
+use super::session::Session;
 use super::suite::Suite;
 use super::table::{PLACES, SessionTable};
 use crate::units::{Nanos, PeerId};
@@ -33,30 +32,6 @@ use crate::units::{Nanos, PeerId};
 pub const MAX_PEERS: usize = PLACES / MAX_INDICES;
 
 const _: () = assert!(MAX_PEERS <= 1 << PeerId::SLOT_BITS);
-
-/// Protocol settings.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// Message limits of a session. Only tests lower them.
-    pub messages: MessageLimits,
-    /// Thresholds for being under load.
-    pub load: LoadLimits,
-    /// Implementation that seals and opens transport data.
-    pub backend: Backend,
-    /// Length of the replay window, in counters ([`window_for`](super::replay::window_for)).
-    pub window: u64,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Settings {
-            messages: MessageLimits::default(),
-            load: LoadLimits::default(),
-            backend: Backend::default(),
-            window: WINDOW,
-        }
-    }
-}
 
 /// Errors when adding a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

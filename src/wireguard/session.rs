@@ -8,7 +8,8 @@
 //! runs come from the UDP socket, and opened payloads go to the check of their inner source.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrayvec::ArrayVec;
@@ -19,11 +20,9 @@ use super::activity::Activity;
 use super::aead::{Backend, MAX_RUN, TransportKey, Verdicts};
 use super::messages::{DATA_HEADER, DATA_OVERHEAD, data_counter, write_data_header};
 use super::replay::ReplayWindow;
+use super::settings::MessageLimits;
 use super::suite::Suite;
-use super::timers::{
-    REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME,
-    REKEY_AFTER_TIME_RECEIVING,
-};
+use super::timers::{REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_AFTER_TIME_RECEIVING};
 use crate::drops::{DropReason, DropTally};
 use crate::units::{Nanos, PeerId};
 
@@ -34,22 +33,6 @@ pub enum Role {
     Initiator,
     /// This end sent message 2.
     Responder,
-}
-
-/// Limits on the number of messages of a session. The defaults are the protocol's; tests lower them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MessageLimits {
-    /// Sending this counter or a greater one requests a new session.
-    pub rekey_after: u64,
-    /// This counter and greater ones are neither sent nor accepted. At most
-    /// [`REJECT_AFTER_MESSAGES`].
-    pub reject_after: u64,
-}
-
-impl Default for MessageLimits {
-    fn default() -> Self {
-        MessageLimits { rekey_after: REKEY_AFTER_MESSAGES, reject_after: REJECT_AFTER_MESSAGES }
-    }
 }
 
 /// Transport keys derived by a handshake (section 5.4.5).

@@ -1,5 +1,6 @@
 //! Floods of handshake messages, as an attacker sends them to keep a router busy.
 
+use laneway::wireguard::settings::Settings;
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd as _;
@@ -12,7 +13,7 @@ use laneway::cli::demo::lab::Side;
 use laneway::units::Nanos;
 use laneway::wireguard::keys::{OsEntropy, PublicKey};
 use laneway::wireguard::outputs::{Output, Outputs};
-use laneway::wireguard::protocol::{Protocol, Settings};
+use laneway::wireguard::protocol::Protocol;
 use laneway::wireguard::table::SessionTable;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
 

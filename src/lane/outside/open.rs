@@ -19,11 +19,11 @@
 //! forever. With one lane the ring is never full; see
 //! [`inbound_pool`](crate::lane::bounds::inbound_pool).
 
+mod judge;
+
 use std::collections::VecDeque;
 use std::mem;
-use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
@@ -33,16 +33,14 @@ use crate::drops::DropReason;
 use crate::faults::{self, Stage};
 use crate::lane::bounds::{COPY_BELOW, batches_per_message};
 use crate::lane::channels::{ActorChannel, HandshakeDatagram};
-use crate::lane::peers::{PeerRecord, Snapshot};
-use crate::lane::ring::batch::{InboundBatch, Message, Segment};
+use crate::lane::peers::Snapshot;
+use crate::lane::ring::batch::{InboundBatch, Message};
 use crate::lane::ring::doorbell::Awaited;
 use crate::lane::ring::{Pool, Ring};
-use crate::lane::share::opening::Content;
 use crate::lane::share::{SHARE_FROM, Share};
 use crate::lane::shortcut::WriteShortcut;
 use crate::metrics::OutsideMetrics;
-use crate::packet::class::{self, ECN};
-use crate::packet::ip;
+use crate::packet::class::ECN;
 use crate::underlay::{DEPTH, Endpoint, Received, Receiver, UdpSocket};
 use crate::units::Nanos;
 use crate::wireguard::aead::MAX_RUN;
@@ -242,26 +240,6 @@ impl Opener {
         }
     }
 
-    /// Judges the messages that are opened, up to the oldest one that is not. Returns whether there were
-    /// any.
-    fn judge_opened(&mut self, context: &mut Context<'_>) -> bool {
-        let mut judged = false;
-        while self.can_judge()
-            && let Some(share) = &mut self.share
-            && let Some(batch) = share.complete(&mut context.metrics.jobs)
-        {
-            self.in_hand += batch.unjudged();
-            self.open_message(batch, context);
-            judged = true;
-        }
-        judged
-    }
-
-    /// Returns whether there are enough free batches to copy the packets of a message for other lanes.
-    fn can_judge(&self) -> bool {
-        !self.is_held() && self.pool.available() >= batches_per_message(self.rings.len())
-    }
-
     /// Opens the oldest message that no other worker has taken, and judges what is
     /// opened. Returns whether there was anything to do.
     pub(super) fn work(&mut self, snapshot: &Snapshot, now: Nanos, metrics: &mut OutsideMetrics) -> bool {
@@ -369,129 +347,6 @@ impl Opener {
         Ok(session.to_arc())
     }
 
-    /// Judges the opened payloads of a message, by replay window and source, and places the packets.
-    fn judge(&mut self, claim: &mut Claim, context: &mut Context<'_>) {
-        let runs = mem::take(&mut claim.batch.opening.runs);
-        let mut end = 0;
-        for run in runs {
-            let payloads = end..end + usize::from(run.payloads);
-            end = payloads.end;
-            let drops = &mut context.metrics.inbound_drops;
-            self.in_hand -= u64::from(run.too_short) + u64::from(run.forged);
-            drops.add(DropReason::NotWireGuard, run.too_short.into());
-            drops.add(DropReason::Authentication, run.forged.into());
-            let Some(peer) = context.snapshot.peer(run.session.peer()) else {
-                self.in_hand -= u64::from(run.payloads);
-                drops.add(DropReason::UnknownIndex, run.payloads.into());
-                continue;
-            };
-            if self.admit(&run.session, peer, claim, payloads.clone(), context) {
-                self.place_packets(peer, claim, payloads, context);
-            }
-        }
-        claim.batch.opening.clear();
-    }
-
-    /// Checks the counters of authentic `payloads`. Updates timers, metrics, the endpoint and the session to
-    /// send with by those that are not replayed. Returns whether there are any.
-    fn admit(
-        &mut self,
-        session: &Arc<Session>,
-        peer: &PeerRecord,
-        claim: &mut Claim,
-        payloads: Range<usize>,
-        context: &mut Context<'_>,
-    ) -> bool {
-        let InboundBatch { opening, message: Message { from, .. }, .. } = &mut *claim.batch;
-        let (mut admitted, mut bytes, mut data) = (false, 0, false);
-        let mut counters = session.counters();
-        for payload in &mut opening.payloads[payloads] {
-            if let Some(reason) = counters.refuse(payload.counter) {
-                self.in_hand -= 1;
-                context.metrics.inbound_drops.add(reason, 1);
-                payload.refused = true;
-                continue;
-            }
-            admitted = true;
-            bytes += u64::from(payload.datagram);
-            data |= payload.content != Content::Nothing;
-        }
-        drop(counters);
-        if !admitted {
-            return false;
-        }
-        faults::point(Stage::Open);
-        peer.received_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if data {
-            session.activity().received_data(context.now);
-        } else {
-            session.activity().received_keepalive(context.now);
-        }
-        if !peer.is_at(*from) {
-            peer.roam(*from, context.now);
-            self.actor.moved(peer);
-        }
-        if session.awaits_confirmation() {
-            peer.promote(session);
-            self.actor.confirmed(Arc::clone(session));
-        }
-        if session.rekey_due_on_receive(context.now) {
-            self.actor.want_handshake(peer);
-        }
-        true
-    }
-
-    /// Places the packets among `payloads` whose source belongs to `peer`.
-    fn place_packets(
-        &mut self,
-        peer: &PeerRecord,
-        claim: &mut Claim,
-        payloads: Range<usize>,
-        context: &mut Context<'_>,
-    ) {
-        // Consecutive packets usually have the same source, so one lookup covers them.
-        let mut belongs = None;
-        let mut placed = 0;
-        for index in payloads {
-            let payload = claim.batch.opening.payloads[index];
-            let Content::Packet { same_source } = payload.content else {
-                if !payload.refused {
-                    self.in_hand -= 1;
-                    let invalid = payload.content == Content::Invalid;
-                    context.metrics.inbound_drops.add(DropReason::InnerPacket, invalid.into());
-                }
-                continue;
-            };
-            if !same_source {
-                belongs = None;
-            }
-            if payload.refused {
-                continue;
-            }
-            let start = payload.start as usize;
-            let range = start..start + usize::from(payload.len);
-            let packet = &mut claim.batch.data[range.clone()];
-            let belongs = *belongs.get_or_insert_with(|| {
-                let owner = ip::source(packet).and_then(|source| context.snapshot.routes.lookup(source));
-                owner.is_some_and(|owner| owner.id == peer.id)
-            });
-            if !belongs {
-                self.in_hand -= 1;
-                context.metrics.inbound_drops.add(DropReason::SourceNotAllowed, 1);
-                continue;
-            }
-            if !class::decapsulate(packet, claim.batch.message.ecn) {
-                self.in_hand -= 1;
-                context.metrics.inbound_drops.add(DropReason::EcnNotCapable, 1);
-                continue;
-            }
-            placed += 1;
-            let lane = payload.flow as usize % self.rings.len();
-            self.place(claim, lane, range, context.metrics);
-        }
-        context.metrics.segments.add(placed);
-    }
-
     /// Sends a handshake message to the peer actor.
     fn hand_up(&mut self, datagram: &[u8], from: Endpoint, context: &mut Context<'_>) {
         faults::point(Stage::Handshake);
@@ -500,50 +355,6 @@ impl Opener {
         self.in_hand -= 1;
         if !self.actor.handshake(handed) {
             context.metrics.inbound_drops.add(DropReason::PeerInboxFull, 1);
-        }
-    }
-
-    /// Places a packet of `claim` for `lane`: in place if its batch can be passed to that lane, otherwise
-    /// as a copy.
-    fn place(&mut self, claim: &mut Claim, lane: usize, packet: Range<usize>, metrics: &mut OutsideMetrics) {
-        faults::point(Stage::Place);
-        if claim.lane.is_none() && (claim.whole || self.pending[lane].is_none()) {
-            // Packets collected earlier for this lane must go before this batch.
-            self.hand_over(lane, metrics);
-            claim.lane = Some(lane);
-        }
-        if claim.lane == Some(lane) && !claim.batch.segments.is_full() {
-            let segment = Segment { start: packet.start as u32, len: packet.len() as u32 };
-            claim.batch.segments.push(segment);
-            self.in_hand -= 1;
-            return;
-        }
-        let packet = &claim.bytes()[packet];
-        if self.pending[lane].as_mut().is_some_and(|batch| batch.append(packet)) {
-            self.in_hand -= 1;
-            return;
-        }
-        self.hand_over(lane, metrics);
-        // Only a message of hundreds of tiny datagrams needs more batches than were reserved.
-        let Some(mut batch) = self.pool.take() else {
-            self.in_hand -= 1;
-            metrics.inbound_drops.add(DropReason::InboxFull, 1);
-            return;
-        };
-        assert!(batch.append(packet), "an empty batch holds any packet");
-        self.in_hand -= 1;
-        self.pending[lane] = Some(batch);
-    }
-
-    /// Finishes a message: hands over its batch, keeps it to be filled further, or frees it.
-    fn settle(&mut self, claim: Claim, metrics: &mut OutsideMetrics) {
-        faults::point(Stage::Settle);
-        let Some(lane) = claim.lane else { return self.pool.put_back(claim.batch) };
-        // Copies for the batch's own lane exist only if its segment list was full, so they follow it.
-        let followers = self.pending[lane].replace(claim.batch);
-        if claim.whole || followers.is_some() {
-            self.hand_over(lane, metrics);
-            self.pending[lane] = followers;
         }
     }
 
@@ -588,6 +399,13 @@ impl Opener {
     }
 }
 
+/// Returns the end of the run of data messages for session index `receiver` that begins at `at`.
+fn data_run_end(message: &[u8], at: usize, stride: usize, receiver: u32) -> usize {
+    let same =
+        |datagram: &&[u8]| Kind::of(datagram) == Some(Kind::Data) && data_receiver(datagram) == receiver;
+    message[at..].chunks(stride).take(MAX_RUN).take_while(same).fold(at, |end, datagram| end + datagram.len())
+}
+
 /// A received message in its batch, while its datagrams are processed.
 struct Claim {
     batch: Box<InboundBatch>,
@@ -602,11 +420,4 @@ impl Claim {
     fn bytes(&self) -> &[u8] {
         &self.batch.data
     }
-}
-
-/// Returns the end of the run of data messages for session index `receiver` that begins at `at`.
-fn data_run_end(message: &[u8], at: usize, stride: usize, receiver: u32) -> usize {
-    let same =
-        |datagram: &&[u8]| Kind::of(datagram) == Some(Kind::Data) && data_receiver(datagram) == receiver;
-    message[at..].chunks(stride).take(MAX_RUN).take_while(same).fold(at, |end, datagram| end + datagram.len())
 }

@@ -1,5 +1,6 @@
 //! Promotion: who sends with which session, whatever the peer actor decides at the same time.
 
+use crate::wireguard::settings::Settings;
 use std::net::SocketAddr;
 use std::sync::Barrier;
 use std::thread;
@@ -9,7 +10,7 @@ use super::*;
 use crate::underlay::LocalSource;
 use crate::wireguard::keys::{Entropy, OsEntropy, PrivateKey};
 use crate::wireguard::outputs::{Output, Outputs};
-use crate::wireguard::protocol::{Protocol, Settings};
+use crate::wireguard::protocol::Protocol;
 use crate::wireguard::suite::Suite;
 use crate::wireguard::table::SessionTable;
 

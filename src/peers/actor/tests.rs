@@ -11,7 +11,8 @@ use crate::router::wiring::{self, Wiring};
 use crate::shutdown::Shutdown;
 use crate::testing;
 use crate::wireguard::keys::{PrivateKey, PublicKey};
-use crate::wireguard::protocol::Settings;
+use crate::wireguard::outputs::Output;
+use crate::wireguard::settings::Settings;
 use crate::wireguard::table::SessionTable;
 
 /// Opens a router whose workers do not run.

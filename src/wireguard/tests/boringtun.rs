@@ -1,5 +1,6 @@
 //! Interoperability with boringtun, which shares no code with Laneway.
 
+use crate::wireguard::settings::{LoadLimits, Settings};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -9,9 +10,7 @@ use ::boringtun::x25519::{PublicKey, StaticSecret};
 
 use super::world::{End, at, private};
 use crate::drops::DropTally;
-use crate::wireguard::limiter::LoadLimits;
 use crate::wireguard::messages::{DATA_HEADER, DATA_OVERHEAD, INITIATION, Kind};
-use crate::wireguard::protocol::Settings;
 use crate::wireguard::session::OpenedRun;
 
 /// An IPv4 packet of 100 bytes with a header that boringtun accepts.

@@ -1,13 +1,13 @@
 //! Handshakes: both roles, replays, authentication failures, and cookies under load.
 
+use crate::wireguard::settings::{LoadLimits, Settings};
 use std::net::SocketAddr;
 
 use super::world::{End, at, connected, exchange, pair, private, send};
 use crate::wireguard::keys::{KeyError, PresharedKey, PublicKey};
-use crate::wireguard::limiter::LoadLimits;
 use crate::wireguard::messages::{COOKIE_REPLY, Kind};
 use crate::wireguard::outputs::HandshakeDrop;
-use crate::wireguard::protocol::{AddPeerError, Settings};
+use crate::wireguard::protocol::AddPeerError;
 
 /// Settings under load from the first message on.
 fn loaded() -> Settings {

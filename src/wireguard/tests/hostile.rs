@@ -1,12 +1,12 @@
 //! Arbitrary input neither panics nor changes the state of a peer.
 
+use crate::wireguard::settings::Settings;
 use proptest::prelude::*;
 
 use super::world::{at, connected, pair, send};
 use crate::drops::DropReason;
 use crate::wireguard::messages::{COOKIE_REPLY, INITIATION, RESPONSE};
 use crate::wireguard::outputs::HandshakeDrop;
-use crate::wireguard::protocol::Settings;
 
 #[test]
 fn truncated_and_oversized_handshake_messages_are_dropped() {

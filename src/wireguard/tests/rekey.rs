@@ -1,13 +1,12 @@
 //! Timers: sessions are replaced before they expire, silence is detected, and handshakes with an
 //! absent peer are abandoned (whitepaper, section 6).
 
+use crate::wireguard::settings::{MessageLimits, Settings};
 use std::time::Duration;
 
 use super::world::{at, connected, exchange, pair, private, send};
 use crate::drops::DropReason;
 use crate::wireguard::messages::{DATA_OVERHEAD, INITIATION, Kind};
-use crate::wireguard::protocol::Settings;
-use crate::wireguard::session::MessageLimits;
 use crate::wireguard::timers::{MAX_ATTEMPTS, MAX_JITTER, REKEY_TIMEOUT};
 use proptest::prelude::*;
 

@@ -1,5 +1,6 @@
 //! Sessions for tests that do not seal or open.
 
+use crate::wireguard::settings::MessageLimits;
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -7,7 +8,7 @@ use zeroize::Zeroizing;
 use crate::units::{Nanos, PeerId};
 use crate::wireguard::aead::Backend;
 use crate::wireguard::replay::WINDOW;
-use crate::wireguard::session::{MessageLimits, Role, Session, SessionKeys, SessionParts};
+use crate::wireguard::session::{Role, Session, SessionKeys, SessionParts};
 use crate::wireguard::suite::Suite;
 
 /// Returns a session with `peer` whose keys are zero.

@@ -1,5 +1,6 @@
 //! The AES-256-GCM suite: two ends configured for it can talk, and WireGuard peers reject it.
 
+use crate::wireguard::settings::Settings;
 use std::net::IpAddr;
 
 use ::boringtun::noise::errors::WireGuardError;
@@ -8,7 +9,6 @@ use ::boringtun::x25519::{PublicKey, StaticSecret};
 
 use super::world::{End, at, connected, exchange, pair, private, send};
 use crate::wireguard::outputs::HandshakeDrop;
-use crate::wireguard::protocol::Settings;
 use crate::wireguard::suite::Suite;
 
 const AES: Suite = Suite::Aes256Gcm;

@@ -1,5 +1,6 @@
 //! Test harness: two ends of a tunnel with a simulated clock.
 
+use crate::wireguard::settings::Settings;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use crate::units::{Nanos, PeerId};
 use crate::wireguard::keys::{Entropy, PresharedKey, PrivateKey, PublicKey};
 use crate::wireguard::messages::{DATA_HEADER, DATA_OVERHEAD, Kind, data_receiver};
 use crate::wireguard::outputs::{HandshakeDrop, Output, Outputs};
-use crate::wireguard::protocol::{Protocol, Settings};
+use crate::wireguard::protocol::Protocol;
 use crate::wireguard::session::{OpenedRun, Session};
 use crate::wireguard::table::SessionTable;
 

@@ -6,16 +6,13 @@
 //! worker's staging, and handshake messages of the last second are answered.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::Notify;
-
-use super::actor::PeerActor;
-use super::reports::Reports;
+use super::PeerActor;
 use crate::clock;
 use crate::lane::channels::{HandshakeDatagram, PeerEvent};
-use crate::lane::ring::doorbell::{Awaited, Doorbell};
+use crate::peers::reports::Reports;
 use crate::wireguard::outputs::HandshakeDrop;
 
 /// Maximum number of handshake messages kept while the interface is down.
@@ -23,24 +20,6 @@ const HELD: usize = 16;
 
 /// The age up to which a kept message is answered once the interface is up.
 const FRESH: Duration = Duration::from_secs(1);
-
-/// Whether the interface is up, as the admin thread tells the peer actor. Initially it counts as up.
-#[derive(Debug, Default)]
-pub struct InterfaceState {
-    is_down: AtomicBool,
-    /// Notified when packets come from an interface that counts as down, so it may be up by now.
-    pub doubted: Notify,
-    /// Notified when a name lookup has given a peer another endpoint.
-    pub located: Notify,
-}
-
-impl InterfaceState {
-    /// Records the state and wakes the actor that waits on `bell`.
-    pub(super) fn set_up(&self, up: bool, bell: &Doorbell) {
-        self.is_down.store(!up, Ordering::Release);
-        bell.ring(Awaited::WORK);
-    }
-}
 
 /// The state that the actor has acted on.
 #[derive(Debug, Default)]
@@ -60,7 +39,7 @@ impl LinkState {
 impl PeerActor {
     /// Acts on a change of the interface. Returns whether there was one.
     pub(super) fn follow_interface(&mut self) -> bool {
-        let is_down = self.interface.is_down.load(Ordering::Acquire);
+        let is_down = self.interface.is_down();
         if is_down == self.link.is_down {
             return false;
         }
