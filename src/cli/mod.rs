@@ -5,6 +5,7 @@ pub mod demo;
 pub mod doctor;
 pub mod documents;
 pub mod down;
+pub mod drops;
 mod injection;
 pub mod interface;
 pub mod keys;
@@ -28,6 +29,7 @@ use demo::{DemoArgs, DemoEnd, DemoError};
 use doctor::DoctorArgs;
 use documents::{DocumentsArgs, DocumentsError};
 use down::{DownArgs, DownError};
+use drops::{DropsArgs, DropsError};
 use keys::KeysError;
 use launch::LaunchError;
 use run::RunArgs;
@@ -60,6 +62,7 @@ enum Command {
     Doctor(DoctorArgs),
     Show(ShowArgs),
     Top(TopArgs),
+    Drops(DropsArgs),
     Down(DownArgs),
     // For packages.
     #[command(hide = true)]
@@ -113,6 +116,9 @@ pub enum Failure {
     /// `laneway top` failed.
     #[error(transparent)]
     Top(#[from] TopError),
+    /// `laneway drops` failed.
+    #[error(transparent)]
+    Drops(#[from] DropsError),
     /// `laneway down` failed.
     #[error(transparent)]
     Down(#[from] DownError),
@@ -134,6 +140,7 @@ impl Failure {
             | Failure::Mistyped { .. }
             | Failure::Show(ShowError::Config(_))
             | Failure::Top(TopError::Config(_))
+            | Failure::Drops(DropsError::Config(_))
             | Failure::Launch(LaunchError::Start(StartError::Pinning(_))) => 2,
             Failure::Launch(LaunchError::Stop(StopError::Stuck(_))) => EXIT_STUCK,
             Failure::Background(_)
@@ -143,6 +150,7 @@ impl Failure {
             | Failure::Demo(_)
             | Failure::Show(_)
             | Failure::Top(_)
+            | Failure::Drops(_)
             | Failure::Down(_)
             | Failure::Documents(_)
             | Failure::Keys(_) => 1,
@@ -170,6 +178,7 @@ impl Cli {
             }
             (Some(Command::Show(args)), _) => show::run(&args)?,
             (Some(Command::Top(args)), _) => top::run(&args)?,
+            (Some(Command::Drops(args)), _) => drops::run(&args)?,
             (Some(Command::Down(args)), _) => down::run(&args)?,
             (Some(Command::Documents(args)), _) => documents::run(&args)?,
             (Some(Command::Genkey), _) => keys::genkey()?,

@@ -3,11 +3,12 @@
 use super::Failure;
 
 /// Words that people type for a command, and the command.
-const WORDS: [(&str, &str); 16] = [
+const WORDS: [(&str, &str); 17] = [
     ("run", "run"),
     ("demo", "demo"),
     ("doctor", "doctor"),
     ("show", "show"),
+    ("drops", "drops"),
     ("check", "check"),
     ("genkey", "genkey"),
     ("genpsk", "genpsk"),
@@ -61,6 +62,7 @@ mod tests {
             ("version", "--version"),
             ("docter", "doctor"),
             ("shwo", "show"),
+            ("drop", "drops"),
             ("up", "run"),
             ("genkye", "genkey"),
         ] {

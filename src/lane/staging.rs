@@ -137,6 +137,18 @@ impl Staging {
         Some(len)
     }
 
+    /// Copies the oldest packet of `peer`, or as much of it as fits, to `out`. Returns its length in bytes.
+    pub fn peek(&self, peer: PeerId, out: &mut [u8]) -> Option<usize> {
+        let mut queue = *self.queues.get(&peer)?;
+        let len = self.read_length(&mut queue);
+        let mut done = 0;
+        self.advance(&mut queue, len.min(out.len()), |piece| {
+            out[done..done + piece.len()].copy_from_slice(piece);
+            done += piece.len();
+        });
+        Some(len)
+    }
+
     /// Drops all packets of `peer`. Returns their number.
     pub fn clear(&mut self, peer: PeerId) -> u64 {
         let Some(queue) = self.queues.remove(&peer) else { return 0 };
@@ -341,7 +353,11 @@ mod tests {
                     queue.push_back(packet);
                     queue.drain(..dropped as usize);
                 } else {
+                    let mut head = [0; 100];
+                    let peeked = staging.peek(PeerId(peer), &mut head);
                     let got = staging.pop(PeerId(peer), &mut out).map(|len| out[..len].to_vec());
+                    prop_assert_eq!(peeked, got.as_ref().map(Vec::len));
+                    prop_assert!(got.iter().all(|got| got.iter().zip(head).all(|(byte, peeked)| *byte == peeked)));
                     prop_assert_eq!(got, queue.pop_front());
                 }
             }

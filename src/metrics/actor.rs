@@ -1,6 +1,7 @@
 //! Metrics of the peer actor: handshakes and drops.
 
 use super::registry::Registry;
+use super::samples::DropDirection;
 use super::tally::{LabelledTally, PublishedDrops, Tally};
 
 /// Metrics of the peer actor. Add to the fields, then call [`publish`](Self::publish).
@@ -37,8 +38,8 @@ impl ActorMetrics {
                 "reason",
                 drop_reasons.iter().copied(),
             ),
-            outbound_drops: PublishedDrops::register(registry, "outbound", &[]),
-            inbound_drops: PublishedDrops::register(registry, "inbound", &[]),
+            outbound_drops: PublishedDrops::register(registry, DropDirection::Outbound, &[]),
+            inbound_drops: PublishedDrops::register(registry, DropDirection::Inbound, &[]),
         }
     }
 

@@ -5,6 +5,7 @@ use metrics::Gauge;
 use super::histogram::ExactHistogram;
 use super::jobs::JobTally;
 use super::registry::Registry;
+use super::samples::DropDirection;
 use super::tally::{LabelledTally, PublishedDrops, Tally};
 use crate::errnos::ErrnoCounts;
 use crate::offload::{CloseReason, DrainEnd, Superpacket, SuperpacketKind, WriteTally};
@@ -155,8 +156,8 @@ impl InsideMetrics {
             pool_exhausted: Tally::register(registry, "laneway_pool_exhausted_total", &worker),
             jobs: JobTally::register(registry, &worker),
             restarts: Tally::register(registry, "laneway_worker_restarts_total", &worker),
-            outbound_drops: PublishedDrops::register(registry, "outbound", &lane),
-            inbound_drops: PublishedDrops::register(registry, "inbound", &lane),
+            outbound_drops: PublishedDrops::register(registry, DropDirection::Outbound, &lane),
+            inbound_drops: PublishedDrops::register(registry, DropDirection::Inbound, &lane),
         }
     }
 

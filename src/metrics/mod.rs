@@ -29,6 +29,7 @@ mod outside;
 mod page;
 mod process;
 mod registry;
+mod samples;
 mod shortcuts;
 mod tally;
 
@@ -41,5 +42,6 @@ pub use outside::OutsideMetrics;
 pub use page::{Collector, Page};
 pub use process::{ProcessMetrics, SocketMetrics};
 pub use registry::Registry;
+pub use samples::{DropDirection, DropSample, DropSamples, Dropped};
 pub use shortcuts::{SentShortcuts, WrittenShortcuts};
 pub use tally::{LabelledTally, PublishedDrops, Tally, lost_in_panics};

@@ -3,6 +3,7 @@
 use super::histogram::ExactHistogram;
 use super::jobs::JobTally;
 use super::registry::Registry;
+use super::samples::DropDirection;
 use super::tally::{LabelledTally, PublishedDrops, Tally};
 use crate::errnos::ErrnoCounts;
 use crate::underlay::{ReceiveTally, SendTally};
@@ -69,8 +70,8 @@ impl OutsideMetrics {
             pool_exhausted: of_worker("laneway_pool_exhausted_total"),
             jobs: JobTally::register(registry, &worker),
             restarts: of_worker("laneway_worker_restarts_total"),
-            outbound_drops: PublishedDrops::register(registry, "outbound", &lane),
-            inbound_drops: PublishedDrops::register(registry, "inbound", &lane),
+            outbound_drops: PublishedDrops::register(registry, DropDirection::Outbound, &lane),
+            inbound_drops: PublishedDrops::register(registry, DropDirection::Inbound, &lane),
         }
     }
 

@@ -9,6 +9,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use super::families::{FAMILIES, MetricKind, family};
 use super::histogram::{Bins, ExactHistogram, histogram, writer};
 use super::page::{Collector, Page};
+use super::samples::DropSamples;
 
 /// Label names and values of one series.
 pub(super) type LabelPairs<'a> = &'a [(&'static str, &'a str)];
@@ -21,6 +22,7 @@ pub struct Registry {
     recorder: PrometheusRecorder,
     histograms: Mutex<Vec<Series>>,
     collectors: Mutex<Vec<Box<dyn Collector>>>,
+    drop_samples: Arc<DropSamples>,
 }
 
 /// One series of a histogram family.
@@ -43,9 +45,19 @@ impl Registry {
                 MetricKind::Histogram => {}
             }
         }
-        let registry = Registry { recorder, histograms: Mutex::default(), collectors: Mutex::default() };
+        let registry = Registry {
+            recorder,
+            histograms: Mutex::default(),
+            collectors: Mutex::default(),
+            drop_samples: Arc::default(),
+        };
         registry.gauge("laneway_build_info", &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
         registry
+    }
+
+    /// Returns the samples of dropped packets.
+    pub fn drop_samples(&self) -> &Arc<DropSamples> {
+        &self.drop_samples
     }
 
     /// Adds `collector`, which every scrape then calls.

@@ -1,8 +1,11 @@
 //! Unpublished counts of a worker, each with the counter it is published to.
 
+use std::sync::Arc;
+
 use metrics::Counter;
 
 use super::registry::{LabelPairs, Registry};
+use super::samples::{DropDirection, DropSample, DropSamples, Dropped};
 use crate::drops::{DropReason, DropTally};
 
 /// A count not yet published, and its counter.
@@ -68,17 +71,21 @@ impl LabelledTally {
 pub struct PublishedDrops {
     tally: DropTally,
     counters: Box<[Counter]>,
+    direction: DropDirection,
+    samples: Arc<DropSamples>,
 }
 
 impl PublishedDrops {
-    pub(super) fn register(registry: &Registry, direction: &'static str, common: LabelPairs<'_>) -> Self {
+    pub(super) fn register(registry: &Registry, direction: DropDirection, common: LabelPairs<'_>) -> Self {
         let counter = |reason: &DropReason| {
-            let labels = [common, &[("direction", direction), ("reason", reason.label())]].concat();
+            let labels = [common, &[("direction", direction.label()), ("reason", reason.label())]].concat();
             registry.counter("laneway_dropped_packets_total", &labels)
         };
         PublishedDrops {
             tally: DropTally::default(),
             counters: DropReason::ALL.iter().map(counter).collect(),
+            direction,
+            samples: Arc::clone(registry.drop_samples()),
         }
     }
 
@@ -86,6 +93,21 @@ impl PublishedDrops {
     #[inline]
     pub fn add(&mut self, reason: DropReason, packets: u64) {
         self.tally.add(reason, packets);
+    }
+
+    /// Adds `packets` dropped together for `reason`, and a sample if one is wanted: `describe` returns the first of them.
+    #[inline]
+    pub fn add_described(&mut self, reason: DropReason, packets: u64, describe: impl FnOnce() -> Dropped) {
+        self.add(reason, packets);
+        if packets > 0 && self.samples.wanted(reason) {
+            let direction = self.direction;
+            self.samples.push(DropSample { direction, reason, packets, what: describe() });
+        }
+    }
+
+    /// Returns whether a sample of a packet dropped for `reason` is wanted.
+    pub fn wants(&self, reason: DropReason) -> bool {
+        self.samples.wanted(reason)
     }
 
     /// The unpublished counts, for code that adds to a [`DropTally`].

@@ -30,6 +30,8 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     /// UDP (RFC 768).
     pub const UDP: u8 = 17;
+    /// DCCP (RFC 4340).
+    pub const DCCP: u8 = 33;
     /// IPv6 routing header (RFC 8200, section 4.4).
     pub const ROUTING: u8 = 43;
     /// IPv6 fragment header (RFC 8200, section 4.5).
@@ -38,8 +40,14 @@ pub mod protocol {
     pub const AUTHENTICATION: u8 = 51;
     /// ICMPv6 (RFC 4443).
     pub const ICMPV6: u8 = 58;
+    /// "No next header" (RFC 8200, section 4.7).
+    pub const NO_NEXT_HEADER: u8 = 59;
     /// IPv6 destination options (RFC 8200, section 4.6).
     pub const DESTINATION_OPTIONS: u8 = 60;
+    /// SCTP (RFC 9260).
+    pub const SCTP: u8 = 132;
+    /// UDP-Lite (RFC 3828).
+    pub const UDP_LITE: u8 = 136;
 }
 
 /// Reads the big-endian number at byte offset `at`.

@@ -134,4 +134,8 @@ impl Device for ActorHandle {
     fn metrics(&self) -> String {
         self.registry.render()
     }
+
+    fn drops(&self, after: u64) -> String {
+        self.registry.drop_samples().read(after)
+    }
 }

@@ -95,6 +95,18 @@ pub fn interfaces(directory: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
+/// Returns the only interface with a live socket in `directory`, or the names of all if there is not exactly one.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn only_interface(directory: &Path) -> io::Result<Result<String, Vec<String>>> {
+    let mut interfaces = interfaces(directory)?;
+    Ok(match interfaces.pop() {
+        Some(only) if interfaces.is_empty() => Ok(only),
+        last => Err(interfaces.into_iter().chain(last).collect()),
+    })
+}
+
 /// Returns the configuration and counters of `interface`.
 ///
 /// # Errors
@@ -116,11 +128,26 @@ pub fn status(directory: &Path, interface: &str) -> Result<DeviceStatus, ClientE
 /// # Errors
 /// No process serves the interface, or the request cannot be sent.
 pub fn metrics(directory: &Path, interface: &str) -> Result<Option<String>, ClientError> {
-    let stream = ask(&directory.join(format!("{interface}.sock")), "get=metrics\n\n")?;
+    text(directory, interface, "get=metrics\n\n")
+}
+
+/// Begins to sample the packets that `interface` drops, or returns the samples after number `after`: `next=NUMBER`, from
+/// where the next call continues, then a line for each. Returns `None` if it is not served by a Laneway that can tell, or
+/// the connection was lost.
+///
+/// # Errors
+/// No process serves the interface, or the request cannot be sent.
+pub fn drops(directory: &Path, interface: &str, after: Option<u64>) -> Result<Option<String>, ClientError> {
+    let after = after.map(|after| format!("after={after}\n")).unwrap_or_default();
+    text(directory, interface, &format!("get=drops\n{after}\n"))
+}
+
+fn text(directory: &Path, interface: &str, request: &str) -> Result<Option<String>, ClientError> {
+    let stream = ask(&directory.join(format!("{interface}.sock")), request)?;
     let mut answer = String::new();
     let read = stream.take(MAX_ANSWER).read_to_string(&mut answer);
-    let metrics = answer.strip_suffix("errno=0\n\n").filter(|text| !text.is_empty());
-    Ok(metrics.filter(|_| read.is_ok()).map(str::to_owned))
+    let text = answer.strip_suffix("errno=0\n\n").filter(|text| !text.is_empty());
+    Ok(text.filter(|_| read.is_ok()).map(str::to_owned))
 }
 
 fn ask(path: &Path, request: &str) -> Result<UnixStream, ClientError> {

@@ -29,4 +29,8 @@ pub trait Device: Send + Sync {
 
     /// Returns the metrics in the Prometheus text format.
     fn metrics(&self) -> String;
+
+    /// Begins or continues to sample dropped packets. Returns `next=NUMBER` and the samples after number `after`, a line
+    /// each; the number continues from there.
+    fn drops(&self, after: u64) -> String;
 }

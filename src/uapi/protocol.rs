@@ -5,8 +5,10 @@
 //! last of them `errno=N`, then an empty line. The errno is negative for a failed `set` and positive for a failed
 //! `get`.
 //!
-//! `get=metrics` is a Laneway extension. Its answer is the metrics in the Prometheus text format without blank
-//! lines, then `errno=0`. Other implementations close the connection on it.
+//! `get=metrics` and `get=drops` are Laneway extensions; other implementations close the connection on them. The answer
+//! to `get=metrics` is the metrics in the Prometheus text format without blank lines, then `errno=0`. The answer to
+//! `get=drops` is `next=N`, a line for each sample of a dropped packet, then `errno=0`. With a line `after=N`, the
+//! samples continue where a previous answer ended; without one, they begin after this request.
 
 use std::fmt::Write as _;
 use std::str::FromStr;
@@ -28,9 +30,14 @@ pub enum Request {
     Get,
     /// Read the metrics.
     GetMetrics,
+    /// Read the samples of dropped packets after this number.
+    GetDrops {
+        /// The number; `u64::MAX` for no samples yet.
+        after: u64,
+    },
     /// Change the configuration, or the error in the request, in which case nothing is changed.
     Set(Result<DeviceUpdate, Errno>),
-    /// A `get` followed by lines, which is invalid.
+    /// A `get` followed by lines that it does not have.
     BadGet,
 }
 
@@ -58,6 +65,8 @@ enum ParserState {
 enum Subject {
     Device,
     Metrics,
+    /// Samples of dropped packets after this number.
+    Drops(u64),
 }
 
 /// A `set` being read.
@@ -79,13 +88,17 @@ impl RequestParser {
                 self.0 = match line {
                     "get=1" => ParserState::Get { what: Subject::Device, has_lines: false },
                     "get=metrics" => ParserState::Get { what: Subject::Metrics, has_lines: false },
+                    "get=drops" => ParserState::Get { what: Subject::Drops(u64::MAX), has_lines: false },
                     "set=1" => ParserState::Set(Box::default()),
                     _ => return Err(NotARequest),
                 };
                 Ok(None)
             }
-            ParserState::Get { has_lines, .. } if !line.is_empty() => {
-                *has_lines = true;
+            ParserState::Get { what, has_lines } if !line.is_empty() => {
+                match (what, line.strip_prefix("after=").and_then(|number| number.parse().ok())) {
+                    (Subject::Drops(after), Some(number)) => *after = number,
+                    _ => *has_lines = true,
+                }
                 Ok(None)
             }
             ParserState::Set(setting) if !line.is_empty() => {
@@ -99,6 +112,7 @@ impl RequestParser {
                 ParserState::Get { has_lines: true, .. } => Some(Request::BadGet),
                 ParserState::Get { what: Subject::Device, .. } => Some(Request::Get),
                 ParserState::Get { what: Subject::Metrics, .. } => Some(Request::GetMetrics),
+                ParserState::Get { what: Subject::Drops(after), .. } => Some(Request::GetDrops { after }),
                 ParserState::Set(setting) => {
                     Some(Request::Set(setting.mistake.map_or(Ok(setting.update), Err)))
                 }
@@ -190,17 +204,13 @@ pub fn get_answer(result: Result<DeviceStatus, Errno>) -> Zeroizing<String> {
     }
 }
 
-/// Formats the answer to a `get=metrics`.
-pub fn metrics_answer(metrics: &str) -> String {
+/// Formats the answer to a `get=metrics` or `get=drops`.
+pub fn text_answer(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 16);
     // An empty line would end the answer.
-    let mut out: String = metrics.lines().filter(|line| !line.is_empty()).fold(
-        String::with_capacity(metrics.len() + 16),
-        |mut out, line| {
-            out.push_str(line);
-            out.push('\n');
-            out
-        },
-    );
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        out.extend([line, "\n"]);
+    }
     out.push_str("errno=0\n\n");
     out
 }

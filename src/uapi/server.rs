@@ -336,7 +336,8 @@ async fn answer(
 fn reply(request: Request, device: &dyn Device) -> Zeroizing<String> {
     match request {
         Request::Get => protocol::get_answer(device.status()),
-        Request::GetMetrics => Zeroizing::new(protocol::metrics_answer(&device.metrics())),
+        Request::GetMetrics => Zeroizing::new(protocol::text_answer(&device.metrics())),
+        Request::GetDrops { after } => Zeroizing::new(protocol::text_answer(&device.drops(after))),
         Request::BadGet => protocol::get_answer(Err(nix::errno::Errno::EINVAL)),
         Request::Set(update) => {
             let result = update.and_then(|update| device.apply(update));

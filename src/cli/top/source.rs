@@ -27,15 +27,13 @@ impl Source {
     /// The directory cannot be read, or there is not exactly one interface.
     pub(super) fn socket(directory: Option<PathBuf>, interface: Option<&str>) -> Result<Source, TopError> {
         let directory = directory.unwrap_or_else(|| RouterConfig::named("").uapi_dir);
-        if let Some(interface) = interface {
-            return Ok(Source::Socket(directory, interface.to_owned()));
-        }
-        let mut interfaces = client::interfaces(&directory)
-            .map_err(|source| TopError::Directory { path: directory.clone(), source })?;
-        match interfaces.pop() {
-            Some(only) if interfaces.is_empty() => Ok(Source::Socket(directory, only)),
-            last => Err(TopError::Choose(interfaces.into_iter().chain(last).collect())),
-        }
+        let interface = match interface {
+            Some(interface) => interface.to_owned(),
+            None => client::only_interface(&directory)
+                .map_err(|source| TopError::Directory { path: directory.clone(), source })?
+                .map_err(TopError::Choose)?,
+        };
+        Ok(Source::Socket(directory, interface))
     }
 
     /// Takes a reading.

@@ -23,7 +23,7 @@ pub use seal::{Sealer, Unstaged};
 pub use write::PacketWriter;
 
 use super::WorkerError;
-use super::peers::{Peers, Snapshot};
+use super::peers::{PeerRecord, Peers, Snapshot};
 use super::ring::Pool;
 use super::ring::batch::OutboundBatch;
 use super::ring::custody::Holdings;
@@ -33,7 +33,7 @@ use super::wait::quiesce::{self, Quiesce, Served};
 use super::wait::sleep::{Sleeper, Spin, Stopped};
 use crate::clock;
 use crate::drops::DropReason;
-use crate::metrics::InsideMetrics;
+use crate::metrics::{Dropped, InsideMetrics};
 use crate::offload::{DrainEnd, QueueReader, Read, Superpacket};
 use crate::packet::reject::Cause;
 use crate::units::Nanos;
@@ -233,9 +233,22 @@ struct Turn<'w> {
 }
 
 impl Turn<'_> {
+    /// Counts `packet`, to `peer` if there is one, as dropped for `reason`.
+    fn note_drop(&mut self, packet: &Superpacket<'_>, reason: DropReason, peer: Option<&PeerRecord>) {
+        self.metrics.outbound_drops.add_described(reason, packet.segments() as u64, || {
+            Dropped::packet(packet.packet()).with_peer(peer.map(|peer| peer.public_key))
+        });
+    }
+
     /// Drops `packet`, counted under `reason`, and answers its sender with `cause`.
-    fn refuse(&mut self, packet: &Superpacket<'_>, reason: DropReason, cause: Cause) {
-        self.metrics.outbound_drops.add(reason, packet.segments() as u64);
+    fn refuse(
+        &mut self,
+        packet: &Superpacket<'_>,
+        reason: DropReason,
+        peer: Option<&PeerRecord>,
+        cause: Cause,
+    ) {
+        self.note_drop(packet, reason, peer);
         self.rejecter.reject(packet, cause, self.now, self.metrics);
     }
 

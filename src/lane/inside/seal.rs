@@ -40,7 +40,7 @@ use crate::lane::share::{SHARE_FROM, Share};
 use crate::lane::shortcut::SendShortcut;
 use crate::lane::staging::Staging;
 use crate::lane::wait::sleep::Stopped;
-use crate::metrics::InsideMetrics;
+use crate::metrics::{Dropped, InsideMetrics};
 use crate::offload::Superpacket;
 use crate::packet::class::{Dscp, traffic_class};
 use crate::packet::reject::{Cause, must_not_be_fragmented};
@@ -152,7 +152,7 @@ impl Sealer {
         faults::point(Stage::Route);
         let snapshot = turn.snapshot;
         let Some(peer) = snapshot.routes.lookup(packet.destination()) else {
-            self.refuse(packet, DropReason::NoRoute, Cause::NotAllowed, turn);
+            self.refuse(packet, DropReason::NoRoute, None, Cause::NotAllowed, turn);
             return Ok(());
         };
         // Staged packets go first, so later packets to the same peer queue behind them.
@@ -172,9 +172,16 @@ impl Sealer {
     }
 
     /// Drops a packet in hand; see [`Turn::refuse`].
-    fn refuse(&mut self, packet: &Superpacket<'_>, reason: DropReason, cause: Cause, turn: &mut Turn<'_>) {
+    fn refuse(
+        &mut self,
+        packet: &Superpacket<'_>,
+        reason: DropReason,
+        peer: Option<&PeerRecord>,
+        cause: Cause,
+        turn: &mut Turn<'_>,
+    ) {
         self.put_down(packet.segments());
-        turn.refuse(packet, reason, cause);
+        turn.refuse(packet, reason, peer, cause);
     }
 
     /// Closes the open run, and hands over or sends the current batch.
@@ -230,7 +237,7 @@ impl Sealer {
         turn: &mut Turn<'_>,
     ) -> Result<(), Stopped> {
         let Some(to) = peer.endpoint() else {
-            self.refuse(packet, DropReason::NoEndpoint, Cause::Unreachable, turn);
+            self.refuse(packet, DropReason::NoEndpoint, Some(peer), Cause::Unreachable, turn);
             return Ok(());
         };
         if self.drop_if_looped(packet, peer, &to, Some(session), turn) {
@@ -240,7 +247,7 @@ impl Sealer {
         let limit = peer.path_limit.get(turn.now).unwrap_or(MAX_INNER).min(MAX_INNER);
         if does_not_fit(packet, limit) {
             let mtu = told_mtu(limit, packet.packet()) as u16;
-            self.refuse(packet, DropReason::TooBig, Cause::TooBig(mtu), turn);
+            self.refuse(packet, DropReason::TooBig, Some(peer), Cause::TooBig(mtu), turn);
             return Ok(());
         }
         let way = Way { to, class: self.dscp.outer(traffic_class(packet.packet())) };
@@ -254,7 +261,8 @@ impl Sealer {
                 && let Err(stopped) = self.begin_run(datagram, peer, session, way, turn)
             {
                 self.put_down(segments - index);
-                turn.metrics.outbound_drops.add(DropReason::Shutdown, (segments - index) as u64);
+                let lost = (segments - index) as u64;
+                turn.metrics.outbound_drops.add(DropReason::Shutdown, lost);
                 return Err(stopped);
             }
             let (Some(run), Some(batch)) = (&mut self.open, &mut self.batch) else {
@@ -312,7 +320,9 @@ impl Sealer {
         let datagrams = bytes.len().div_ceil(stride) as u32;
         let Some(first) = session.reserve(datagrams) else {
             self.put_down(datagrams as usize);
-            metrics.outbound_drops.add(DropReason::SessionExpired, u64::from(datagrams));
+            metrics.outbound_drops.add_described(DropReason::SessionExpired, u64::from(datagrams), || {
+                Dropped::datagram_to(way.to.address, stride).with_peer(peer.public_key)
+            });
             self.actor.want_handshake(&peer);
             return;
         };
@@ -354,7 +364,7 @@ impl Sealer {
         if packet.destination() != to.address.ip() || !peer.loop_watch.is_own(packet.packet(), to, session) {
             return false;
         }
-        turn.metrics.outbound_drops.add(DropReason::RoutingLoop, packet.segments() as u64);
+        turn.note_drop(packet, DropReason::RoutingLoop, Some(peer));
         if peer.loop_watch.may_tell(turn.now) {
             self.actor.loops(peer.id);
         }

@@ -39,7 +39,7 @@ use crate::lane::ring::doorbell::Awaited;
 use crate::lane::ring::{Pool, Ring};
 use crate::lane::share::{SHARE_FROM, Share};
 use crate::lane::shortcut::WriteShortcut;
-use crate::metrics::OutsideMetrics;
+use crate::metrics::{Dropped, OutsideMetrics};
 use crate::packet::class::ECN;
 use crate::underlay::{DEPTH, Endpoint, Received, Receiver, UdpSocket};
 use crate::units::Nanos;
@@ -168,7 +168,10 @@ impl Opener {
             let message = self.receiver.message(index);
             if let Some(reason) = message.drop_reason() {
                 self.in_hand -= message.segments().max(1) as u64;
-                context.metrics.inbound_drops.add(reason, 1);
+                context
+                    .metrics
+                    .inbound_drops
+                    .add_described(reason, 1, || Dropped::datagram_from(message.from.address, message.len));
                 self.pool.put_back(batch);
                 continue;
             }
@@ -321,14 +324,19 @@ impl Opener {
                         Err(reason) => {
                             let datagrams = (end - at).div_ceil(stride) as u64;
                             self.in_hand -= datagrams;
-                            context.metrics.inbound_drops.add(reason, datagrams);
+                            context.metrics.inbound_drops.add_described(reason, datagrams, || {
+                                let len = stride.min(end - at);
+                                Dropped::datagram_from(from.address, len)
+                            });
                         }
                     }
                 }
                 Some(_) => self.hand_up(datagram, from, context),
                 None => {
                     self.in_hand -= 1;
-                    context.metrics.inbound_drops.add(DropReason::NotWireGuard, 1);
+                    context.metrics.inbound_drops.add_described(DropReason::NotWireGuard, 1, || {
+                        Dropped::datagram_from(from.address, datagram.len())
+                    });
                 }
             }
             batch.message.begun = end;
@@ -354,7 +362,9 @@ impl Opener {
         let handed = HandshakeDatagram { message, from, at: context.now, lane: self.lane };
         self.in_hand -= 1;
         if !self.actor.handshake(handed) {
-            context.metrics.inbound_drops.add(DropReason::PeerInboxFull, 1);
+            context.metrics.inbound_drops.add_described(DropReason::PeerInboxFull, 1, || {
+                Dropped::datagram_from(from.address, datagram.len())
+            });
         }
     }
 
@@ -392,7 +402,9 @@ impl Opener {
             }
             let segments = batch.segments.len() as u64;
             metrics.inbox_dropped_segments.add(segments);
-            metrics.inbound_drops.add(DropReason::InboxFull, segments);
+            metrics.inbound_drops.add_described(DropReason::InboxFull, segments, || {
+                Dropped::packet(batch.packets().next().unwrap_or_default())
+            });
             batch.segments.clear();
             self.pool.put_back(batch);
         }

@@ -13,7 +13,7 @@ use crate::lane::peers::{PeerRecord, Snapshot};
 use crate::lane::ring::Ring;
 use crate::lane::ring::batch::{OutboundBatch, Run};
 use crate::lane::sockets::{LaneSockets, SendSocket};
-use crate::metrics::OutsideMetrics;
+use crate::metrics::{Dropped, OutsideMetrics};
 use crate::packet::class::Dscp;
 use crate::underlay::{Endpoint, Notices, SendFailure, Sender, UdpSocket};
 use crate::wireguard::messages::Kind;
@@ -123,7 +123,10 @@ impl BatchSender {
         };
         if let Err(failure) = self.sender.send_run(socket, message, message.len(), to, class) {
             tracing::trace!("dropped a control message to {}: {failure}", to.address);
-            metrics.outbound_drops.add(DropReason::SendError, 1);
+            metrics.outbound_drops.add_described(DropReason::SendError, 1, || {
+                let peer = peer.map(|peer| peer.public_key);
+                Dropped::datagram_to(to.address, message.len()).with_peer(peer)
+            });
             if let (Some(peer), SendFailure::Refused { errno, .. }) = (peer, failure) {
                 peer.note_control_refusal(Some(errno));
             }
@@ -199,7 +202,10 @@ impl BatchSender {
                 Err(SendFailure::Refused { sent, lost, notices, .. }) => {
                     note_sent(sent);
                     let reason = if notices.over_mtu { DropReason::TooBig } else { DropReason::SendError };
-                    metrics.outbound_drops.add(reason, lost as u64);
+                    metrics.outbound_drops.add_described(reason, lost as u64, || {
+                        let peer = peer.map(|peer| peer.public_key);
+                        Dropped::datagram_to(run.to.address, usize::from(run.stride)).with_peer(peer)
+                    });
                     take_notice(notices, run, socket, snapshot);
                 }
             }

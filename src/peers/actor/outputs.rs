@@ -11,6 +11,7 @@ use crate::clock;
 use crate::drops::DropReason;
 use crate::lane::channels::{ControlMessage, HandshakeDatagram, PeerEvent};
 use crate::lane::peers::PeerRecord;
+use crate::metrics::Dropped;
 use crate::underlay::Endpoint;
 use crate::units::PeerId;
 use crate::wireguard::outputs::{MAX_OUTPUTS, Output, SendTo};
@@ -147,8 +148,11 @@ impl PeerActor {
         if self.link.is_down() {
             return;
         }
+        let len = message.len();
         if !self.commands[lane].send(message, to, record.map(|record| record.id)) {
-            self.metrics.outbound_drops.add(DropReason::ControlQueueFull, 1);
+            self.metrics.outbound_drops.add_described(DropReason::ControlQueueFull, 1, || {
+                Dropped::datagram_to(to.address, len).with_peer(record.map(|record| record.public_key))
+            });
         }
     }
 }

@@ -25,6 +25,10 @@ impl Device for Stopping {
     fn metrics(&self) -> String {
         String::new()
     }
+
+    fn drops(&self, _: u64) -> String {
+        String::new()
+    }
 }
 
 fn admin() -> Admin {

@@ -32,6 +32,10 @@ impl Device for Remembering {
     fn metrics(&self) -> String {
         "# HELP a_total A\na_total{queue=\"0\"} 1\n\nb 2\n".into()
     }
+
+    fn drops(&self, after: u64) -> String {
+        format!("next=9\nsamples after {after}\n")
+    }
 }
 
 /// Returns a directory that no other test uses.
@@ -77,6 +81,14 @@ fn several_requests_on_one_connection_are_answered_in_order() {
     let get = "listen_port=7\nerrno=0\n\n";
     let set = format!("errno=-{}\n\nerrno=-{}\n\n", Errno::EADDRINUSE as i32, Errno::EINVAL as i32);
     assert_eq!(answers, format!("errno=0\n\n{get}{set}{get}"));
+}
+
+#[test]
+fn samples_of_drops_continue_where_the_client_says() {
+    let answers =
+        with_server(|path| ask(&path, b"get=drops\n\nget=drops\nafter=7\n\nget=drops\nbefore=7\n\n"));
+    let said = |after: u64| format!("next=9\nsamples after {after}\nerrno=0\n\n");
+    assert_eq!(answers, format!("{}{}errno=22\n\n", said(u64::MAX), said(7)));
 }
 
 #[test]

@@ -14,9 +14,13 @@ use crate::lane::inside::Turn;
 use crate::lane::peers::{PeerRecord, Snapshot};
 use crate::lane::staging;
 use crate::lane::wait::sleep::Stopped;
+use crate::metrics::Dropped;
 use crate::offload::{Superpacket, VirtioHeader};
 use crate::packet::reject::Cause;
 use crate::units::{MAX_PACKET, Nanos, PeerId};
+
+/// Number of bytes that describe a staged packet: an IPv6 header with extensions, and ports.
+const DESCRIBED: usize = 128;
 
 /// A buffer for the packet that leaves the staging.
 pub struct Unstaged(Box<[u8]>);
@@ -61,8 +65,7 @@ impl Sealer {
         let Some(peer) = self.next_releasable(turn.snapshot, turn.now) else { return Ok(changed) };
         let id = peer.id;
         let Some(session) = usable_session(peer, turn.now) else {
-            let lost = self.staging.clear(id);
-            turn.metrics.outbound_drops.add(DropReason::HandshakeFailed, lost);
+            self.drop_staged_for(id, DropReason::HandshakeFailed, Some(peer), turn);
             return Ok(true);
         };
         let seal = |sealer: &mut Self, packet: &Superpacket<'_>, turn: &mut Turn<'_>| {
@@ -93,8 +96,7 @@ impl Sealer {
         let queues: ArrayVec<_, { staging::MAX_QUEUES }> = self.staging.peers().collect();
         for (id, attempt) in queues {
             if turn.snapshot.peer(id).is_none() {
-                let lost = self.staging.clear(id);
-                turn.metrics.outbound_drops.add(DropReason::PeerRemoved, lost);
+                self.drop_staged_for(id, DropReason::PeerRemoved, None, turn);
                 continue;
             }
             // Each packet moves to the end of a queue, mostly the same one, so one pass keeps the order.
@@ -138,10 +140,37 @@ impl Sealer {
         lost
     }
 
+    /// Drops the packets staged for the peer with this id.
+    fn drop_staged_for(
+        &mut self,
+        id: PeerId,
+        reason: DropReason,
+        peer: Option<&PeerRecord>,
+        turn: &mut Turn<'_>,
+    ) {
+        let drops = &mut turn.metrics.outbound_drops;
+        let oldest = drops.wants(reason).then(|| self.describe_oldest(id, peer)).flatten();
+        let lost = self.staging.clear(id);
+        match oldest {
+            Some(oldest) => drops.add_described(reason, lost, || oldest),
+            None => drops.add(reason, lost),
+        }
+    }
+
+    /// Describes the oldest packet staged for the peer with this id.
+    #[cold]
+    fn describe_oldest(&self, id: PeerId, peer: Option<&PeerRecord>) -> Option<Dropped> {
+        let mut head = [0; VirtioHeader::LONG + DESCRIBED];
+        let len = self.staging.peek(id, &mut head)?;
+        let packet = len.saturating_sub(VirtioHeader::LONG);
+        let headers = &head[VirtioHeader::LONG..][..packet.min(DESCRIBED)];
+        Some(Dropped::packet_of(headers, packet).with_peer(peer.map(|peer| peer.public_key)))
+    }
+
     /// Stages a superpacket until its peer has a session, and requests a handshake.
     pub(super) fn stage(&mut self, packet: &Superpacket<'_>, peer: &PeerRecord, turn: &mut Turn<'_>) {
         let Some(to) = peer.endpoint() else {
-            return self.refuse(packet, DropReason::NoEndpoint, Cause::Unreachable, turn);
+            return self.refuse(packet, DropReason::NoEndpoint, Some(peer), Cause::Unreachable, turn);
         };
         if self.drop_if_looped(packet, peer, &to, None, turn) {
             return self.put_down(packet.segments());
@@ -161,9 +190,17 @@ impl Sealer {
         packet: &Superpacket<'_>,
         turn: &mut Turn<'_>,
     ) {
+        let drops = &mut turn.metrics.outbound_drops;
+        let peer = turn.snapshot.peer(id).map(Arc::as_ref);
+        let oldest = drops.wants(DropReason::StagingFull).then(|| self.describe_oldest(id, peer)).flatten();
         let dropped = self.staging.push(id, attempt, [&packet.header().encode_long(), packet.packet()]);
         self.put_down(packet.segments());
-        turn.metrics.outbound_drops.add(DropReason::StagingFull, dropped);
+        drops.add_described(DropReason::StagingFull, dropped, || {
+            // With nothing older, the packet itself was dropped.
+            oldest.unwrap_or_else(|| {
+                Dropped::packet(packet.packet()).with_peer(peer.map(|peer| peer.public_key))
+            })
+        });
     }
 }
 

@@ -14,7 +14,7 @@ use crate::lane::bounds::batches_per_message;
 use crate::lane::peers::PeerRecord;
 use crate::lane::ring::batch::{InboundBatch, Message, Segment};
 use crate::lane::share::opening::Content;
-use crate::metrics::OutsideMetrics;
+use crate::metrics::{Dropped, OutsideMetrics};
 use crate::packet::{class, ip};
 use crate::wireguard::session::Session;
 
@@ -47,12 +47,16 @@ impl Opener {
             let payloads = end..end + usize::from(run.payloads);
             end = payloads.end;
             let drops = &mut context.metrics.inbound_drops;
+            let peer = context.snapshot.peer(run.session.peer());
+            let Message { from, stride, .. } = claim.batch.message;
+            let datagram =
+                || Dropped::datagram_from(from.address, stride).with_peer(peer.map(|peer| peer.public_key));
             self.in_hand -= u64::from(run.too_short) + u64::from(run.forged);
-            drops.add(DropReason::NotWireGuard, run.too_short.into());
-            drops.add(DropReason::Authentication, run.forged.into());
-            let Some(peer) = context.snapshot.peer(run.session.peer()) else {
+            drops.add_described(DropReason::NotWireGuard, run.too_short.into(), datagram);
+            drops.add_described(DropReason::Authentication, run.forged.into(), datagram);
+            let Some(peer) = peer else {
                 self.in_hand -= u64::from(run.payloads);
-                drops.add(DropReason::UnknownIndex, run.payloads.into());
+                drops.add_described(DropReason::UnknownIndex, run.payloads.into(), datagram);
                 continue;
             };
             if self.admit(&run.session, peer, claim, payloads.clone(), context) {
@@ -78,7 +82,10 @@ impl Opener {
         for payload in &mut opening.payloads[payloads] {
             if let Some(reason) = counters.refuse(payload.counter) {
                 self.in_hand -= 1;
-                context.metrics.inbound_drops.add(reason, 1);
+                context.metrics.inbound_drops.add_described(reason, 1, || {
+                    let len = usize::from(payload.datagram);
+                    Dropped::datagram_from(from.address, len).with_peer(peer.public_key)
+                });
                 payload.refused = true;
                 continue;
             }
@@ -128,7 +135,15 @@ impl Opener {
                 if !payload.refused {
                     self.in_hand -= 1;
                     let invalid = payload.content == Content::Invalid;
-                    context.metrics.inbound_drops.add(DropReason::InnerPacket, invalid.into());
+                    context.metrics.inbound_drops.add_described(
+                        DropReason::InnerPacket,
+                        invalid.into(),
+                        || {
+                            let start = payload.start as usize;
+                            let packet = &claim.bytes()[start..start + usize::from(payload.len)];
+                            Dropped::packet(packet).with_peer(peer.public_key)
+                        },
+                    );
                 }
                 continue;
             };
@@ -147,12 +162,16 @@ impl Opener {
             });
             if !belongs {
                 self.in_hand -= 1;
-                context.metrics.inbound_drops.add(DropReason::SourceNotAllowed, 1);
+                context.metrics.inbound_drops.add_described(DropReason::SourceNotAllowed, 1, || {
+                    Dropped::packet(packet).with_peer(peer.public_key)
+                });
                 continue;
             }
             if !class::decapsulate(packet, claim.batch.message.ecn) {
                 self.in_hand -= 1;
-                context.metrics.inbound_drops.add(DropReason::EcnNotCapable, 1);
+                context.metrics.inbound_drops.add_described(DropReason::EcnNotCapable, 1, || {
+                    Dropped::packet(packet).with_peer(peer.public_key)
+                });
                 continue;
             }
             placed += 1;
@@ -192,7 +211,7 @@ impl Opener {
         // Only a message of hundreds of tiny datagrams needs more batches than were reserved.
         let Some(mut batch) = self.pool.take() else {
             self.in_hand -= 1;
-            metrics.inbound_drops.add(DropReason::InboxFull, 1);
+            metrics.inbound_drops.add_described(DropReason::InboxFull, 1, || Dropped::packet(packet));
             return;
         };
         assert!(batch.append(packet), "an empty batch holds any packet");
