@@ -138,7 +138,10 @@ fn a_file_or_a_folder_in_place_of_the_device_is_called_that() {
         let (report, status) = report(&lab, &["unshare", "--mount", "sh", "-c", &script, "sh"], &[]);
         assert_eq!(status, Some(1));
         let tun = check(&report, "TUN device");
-        assert!(tun["found"].as_str().unwrap().contains("is not the TUN device but a file, a folder"), "{tun:#}");
+        assert!(
+            tun["found"].as_str().unwrap().contains("is not the TUN device but a file, a folder"),
+            "{tun:#}"
+        );
         assert!(tun["remedy"]["host"].as_str().unwrap().starts_with("rm -r /dev/net/tun; "), "{tun:#}");
     }
 }

@@ -315,7 +315,11 @@ fn what_peers_send_passes_a_strict_reverse_path_filter_and_nothing_else_gets_out
     guarded.wait_for_tunnel("the tunnel");
     // Not even the answer to the first handshake message was dropped, which would take 5 s.
     let dropped = guarded.left("nstat -az TcpExtIPReversePathFilter");
-    assert_eq!(dropped.lines().last().and_then(|line| line.split_whitespace().nth(1)), Some("0"), "{dropped}");
+    assert_eq!(
+        dropped.lines().last().and_then(|line| line.split_whitespace().nth(1)),
+        Some("0"),
+        "{dropped}"
+    );
     let rules = || guarded.left("ip -4 rule");
     let has = |words: &str| rules().lines().any(|rule| rule.ends_with(words));
     let inside = Family::V4.inside(2);

@@ -149,7 +149,10 @@ fn it_is_not_ready_while_routes_are_missing_that_cannot_be_added() {
     ipv6("1");
     wait_until("the loss to be seen", || get(&lab.left, "/readyz").0 == 503);
     let (_, body) = get(&lab.left, "/readyz");
-    assert!(body.contains("cannot add the address fd09::1/64") && body.contains("IPv6 is disabled"), "{body}");
+    assert!(
+        body.contains("cannot add the address fd09::1/64") && body.contains("IPv6 is disabled"),
+        "{body}"
+    );
     assert!(process.said().contains("lost addresses, routes or rules"), "{}", process.said());
     // Nothing tells the router that it could add them now.
     ipv6("0");

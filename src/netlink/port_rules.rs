@@ -27,7 +27,6 @@ use futures_util::TryStreamExt as _;
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use rtnetlink::Handle;
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange, RuleUidRange};
 use rtnetlink::packet_route::{AddressFamily, IpProtocol};
 
@@ -38,8 +37,8 @@ use super::{MAIN_TABLE, NetlinkError, added, find, refused, talk, unless};
 const SOURCE_PORT: u32 = 32_695;
 const DESTINATION_PORT: u32 = 32_696;
 const FRAGMENTS: u32 = 32_697;
-const READ_PORTS: u32 = 32_698;
-const TO_MAIN: u32 = 32_699;
+pub(super) const READ_PORTS: u32 = 32_698;
+pub(super) const TO_MAIN: u32 = 32_699;
 
 /// Maximum number of addresses with rules of their own. More are covered by rules for prefixes, since each rule costs
 /// every route lookup a comparison.
@@ -47,8 +46,6 @@ const MAX_ADDRESSES: usize = 16;
 
 /// The ports that a rule can name.
 const ANY_PORT: Ports = Ports { first: 1, last: 65_534 };
-
-const UDP: u8 = 17;
 
 /// UDP ports of a router.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,21 +79,6 @@ enum Purpose {
     Fragments(Ipv4Net),
 }
 
-/// Result of [`probe_reverse_path`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReversePath {
-    /// There is no IPv4 route to the internet, or it does not lead back, so nothing can be tried.
-    NoRoute,
-    /// The filter does not drop datagrams, with or without rules.
-    Open,
-    /// The filter drops datagrams from peers, and the rules prevent it.
-    Cured,
-    /// The filter drops datagrams from peers. The rules prevent it, except for fragments.
-    CuredButFragments,
-    /// The filter drops datagrams from peers despite the rules.
-    Closed,
-}
-
 /// Returns the rules for datagrams to `ports` at the IPv4 addresses of other interfaces than `interface`. `mark` is that
 /// of the router's own datagrams.
 ///
@@ -111,7 +93,7 @@ pub fn port_rules(interface: &str, mark: u32, ports: Ports) -> Result<Vec<PortRu
 }
 
 /// Returns the rules for datagrams to `ports` at local addresses in `nets`, in the order in which they are added.
-fn rules_for(mark: u32, ports: Ports, nets: &[Ipv4Net]) -> Vec<PortRule> {
+pub(super) fn rules_for(mark: u32, ports: Ports, nets: &[Ipv4Net]) -> Vec<PortRule> {
     // A rule that jumps has no effect without its target, so the target comes first, and rules for fragments last.
     let admitted = nets.iter().map(|net| Purpose::Admit(ports, *net));
     let jumps = [Purpose::SourcePort, Purpose::DestinationPort];
@@ -186,95 +168,21 @@ pub(super) async fn of_marks(handle: &Handle, marks: &[u32]) -> Result<Vec<PortR
     Ok(rules)
 }
 
-/// Tries whether the reverse path filter of this network namespace lets datagrams to a router's port pass while
-/// everything is routed through a tunnel. Asks the kernel for the way of packets from an address that is reserved for
-/// documentation (RFC 5737), with rules that only apply to this address and are removed again.
-///
-/// # Errors
-/// The kernel refused a request.
-///
-/// # Panics
-/// If called inside an async runtime, since it runs its own.
-pub fn probe_reverse_path() -> Result<ReversePath, NetlinkError> {
-    talk(async |handle| {
-        for far in [[192, 0, 2, 1], [198, 51, 100, 1], [203, 0, 113, 1]] {
-            let found = probe_from(&handle, far.into()).await?;
-            // An address may be in use here nevertheless.
-            if found != ReversePath::NoRoute {
-                return Ok(found);
-            }
-        }
-        Ok(ReversePath::NoRoute)
-    })
-}
-
-async fn probe_from(handle: &Handle, far: Ipv4Addr) -> Result<ReversePath, NetlinkError> {
-    /// The discard service (RFC 863), on which no router listens.
-    const PORT: u16 = 9;
-    let to_far = |mut message: RuleMessage| {
-        message.header.dst_len = 32;
-        message.attributes.push(RuleAttribute::Destination(far.into()));
-        message
-    };
-    let plain = |priority, action| {
-        let mut message = RuleMessage::default();
-        message.header.family = AddressFamily::Inet;
-        message.header.action = action;
-        message.attributes = vec![RuleAttribute::Priority(priority)];
-        to_far(message)
-    };
-    // The way without a tunnel, even if there is one.
-    let mut main = plain(READ_PORTS, RuleAction::ToTable);
-    main.attributes.push(RuleAttribute::Table(MAIN_TABLE));
-    add(handle, main.clone()).await?;
-    let way = way_to(handle, far).await;
-    let open = match way {
-        Some((interface, local)) => arrives(handle, far, local, interface, PORT).await,
-        None => false,
-    };
-    delete(handle, main).await?;
-    let Some((interface, local)) = way.filter(|_| open) else { return Ok(ReversePath::NoRoute) };
-
-    let ports = Ports { first: PORT, last: PORT };
-    let tunnel = plain(TO_MAIN, RuleAction::Unreachable);
-    let rules = rules_for(0, ports, &[local.into()]).into_iter().map(|rule| to_far(message(rule)));
-    let rules: Vec<_> = rules.chain([tunnel]).collect();
-    let mut done = Ok(());
-    for rule in &rules {
-        done = done.and(add(handle, rule.clone()).await);
-    }
-    let cured = arrives(handle, far, local, interface, PORT).await;
-    let fragments = arrives(handle, far, local, interface, 0).await;
-    let open = arrives(handle, far, local, interface, PORT + 1).await;
-    for rule in rules.into_iter().rev() {
-        done = done.and(delete(handle, rule).await);
-    }
-    done.map(|()| match (cured, fragments, open) {
-        (_, _, true) => ReversePath::Open,
-        (true, true, false) => ReversePath::Cured,
-        (true, false, false) => ReversePath::CuredButFragments,
-        (false, _, false) => ReversePath::Closed,
-    })
-}
-
-async fn add(handle: &Handle, message: RuleMessage) -> Result<(), NetlinkError> {
+pub(super) async fn add(handle: &Handle, message: RuleMessage) -> Result<(), NetlinkError> {
     let mut request = handle.rule().add();
     *request.message_mut() = message;
     let what = || "add a rule for a UDP port".to_owned();
     added(request.execute().await).map(drop).map_err(|error| refused(what(), &error))
 }
 
-async fn delete(handle: &Handle, message: RuleMessage) -> Result<(), NetlinkError> {
+pub(super) async fn delete(handle: &Handle, message: RuleMessage) -> Result<(), NetlinkError> {
     let what = || "remove a rule for a UDP port".to_owned();
     unless(Errno::ENOENT, handle.rule().del(message).execute().await).map_err(|error| refused(what(), &error))
 }
 
 /// Returns the IPv4 addresses of all interfaces but `interface` and the loopback interface, and those of `interface`,
 /// both sorted.
-async fn addresses(
-    handle: &Handle,
-    interface: &str,
-) -> Result<(Vec<Ipv4Addr>, Vec<Ipv4Addr>), NetlinkError> {
+async fn addresses(handle: &Handle, interface: &str) -> Result<(Vec<Ipv4Addr>, Vec<Ipv4Addr>), NetlinkError> {
     let own_index = match find(handle, interface).await {
         // Moved to another network namespace.
         Err(NetlinkError::Refused { errno: Errno::ENODEV, .. }) => 0,
@@ -303,7 +211,7 @@ async fn listed(handle: &Handle) -> Result<Vec<PortRule>, NetlinkError> {
     rules.map_err(|error| refused("list the routing rules".to_owned(), &error))
 }
 
-fn message(PortRule { mark, purpose }: PortRule) -> RuleMessage {
+pub(super) fn message(PortRule { mark, purpose }: PortRule) -> RuleMessage {
     let range = |ports: Ports| RulePortRange { start: ports.first, end: ports.last };
     let at = |net: Ipv4Net| {
         [
@@ -388,45 +296,6 @@ fn read(message: &RuleMessage) -> Option<PortRule> {
     (holds && message.header.action == expected.header.action).then_some(rule)
 }
 
-/// Returns the interface and the local address of packets to `far`.
-async fn way_to(handle: &Handle, far: Ipv4Addr) -> Option<(u32, Ipv4Addr)> {
-    let request = route_request(vec![RouteAttribute::Destination(RouteAddress::Inet(far))]);
-    let route = handle.route().get(request).execute().try_next().await.ok()??;
-    let interface = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Oif(index) => Some(*index),
-        _ => None,
-    });
-    let local = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::PrefSource(RouteAddress::Inet(address)) => Some(*address),
-        _ => None,
-    });
-    interface.zip(local)
-}
-
-/// Returns whether the kernel accepts a datagram from `far` to `local` on `interface`; with `port` 0, a fragment.
-async fn arrives(handle: &Handle, far: Ipv4Addr, local: Ipv4Addr, interface: u32, port: u16) -> bool {
-    let mut request = route_request(vec![
-        RouteAttribute::Destination(RouteAddress::Inet(local)),
-        RouteAttribute::Source(RouteAddress::Inet(far)),
-        RouteAttribute::Iif(interface),
-        RouteAttribute::IpProto(UDP),
-        RouteAttribute::Sport(port),
-        RouteAttribute::Dport(port),
-    ]);
-    request.header.source_prefix_length = 32;
-    let found = handle.route().get(request).execute().try_next().await;
-    // The filter's refusal is EXDEV, or EINVAL in newer kernels.
-    found.is_ok_and(|route| route.is_some())
-}
-
-fn route_request(attributes: Vec<RouteAttribute>) -> RouteMessage {
-    let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
-    message.header.destination_prefix_length = 32;
-    message.attributes = attributes;
-    message
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -434,7 +303,8 @@ mod tests {
 
     fn addresses(most: usize) -> impl Strategy<Value = Vec<Ipv4Addr>> {
         // Few distinct addresses, so that inside and outside ones are close to each other.
-        let address = (0_u32..4, 1_u32..60).prop_map(|(net, host)| Ipv4Addr::from(0x0a00_0000 | net << 20 | host));
+        let address =
+            (0_u32..4, 1_u32..60).prop_map(|(net, host)| Ipv4Addr::from(0x0a00_0000 | net << 20 | host));
         prop::collection::btree_set(address, 0..most).prop_map(|all| all.into_iter().collect())
     }
 
@@ -460,7 +330,9 @@ mod tests {
     #[test]
     fn rules_are_read_as_they_are_written() {
         let ports = Ports { first: 7001, last: 7004 };
-        for rule in rules_for(51_820, ports, &["10.0.0.0/8".parse().unwrap(), "192.0.2.1/32".parse().unwrap()]) {
+        for rule in
+            rules_for(51_820, ports, &["10.0.0.0/8".parse().unwrap(), "192.0.2.1/32".parse().unwrap()])
+        {
             assert_eq!(read(&message(rule)), Some(rule));
             let mut other = message(rule);
             other.attributes.retain(|attribute| !matches!(attribute, RuleAttribute::IpProtocol(_)));

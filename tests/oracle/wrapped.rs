@@ -98,7 +98,10 @@ pub(super) fn compare(random: &mut Random) {
             tunnels += 1;
         }
     }
-    println!("{} superpackets in {tunnels} tunnels made by hand, {total} segments are equal", tunnels * CASES);
+    println!(
+        "{} superpackets in {tunnels} tunnels made by hand, {total} segments are equal",
+        tunnels * CASES
+    );
 }
 
 impl Tunnel {

@@ -102,7 +102,7 @@ mod tests {
     fn a_remedy_is_told_once() {
         let check = |name| Check::missing(name, "it is so", remedies::NET_ADMIN);
         let other = Check::missing("another", "it is so", remedies::TUN_DEVICE);
-        let said = text(&DoctorReport { runs: false, checks: vec![check("a thing"), other, check("a third")] });
+        let said = text(&Findings { runs: false, checks: vec![check("a thing"), other, check("a third")] });
         assert_eq!(said.matches(remedies::NET_ADMIN.compose).count(), 1, "{said}");
         assert_eq!(said.matches(remedies::TUN_DEVICE.compose).count(), 1, "{said}");
         assert!(said.contains("as for a thing\n"), "{said}");
