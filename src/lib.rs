@@ -35,23 +35,28 @@
 //! | Question | File |
 //! |---|---|
 //! | Is a session too old to use? Must it be renewed? | `wireguard/session.rs` (`can_send`, `rekey_due_on_send`, …), with constants from `wireguard/timers.rs` |
-//! | What starts, repeats and ends a handshake? | `wireguard/peer.rs`, asked by lanes through `lane/channels.rs` |
+//! | What starts, repeats and ends a handshake? | `wireguard/peer.rs`; what is due when: `wireguard/peer/due.rs`; asked by lanes through `lane/channels.rs` |
 //! | Which session replaces which? | `wireguard/rotation.rs` |
 //! | What happens when a ring, pool or channel is full? | the table in `lane/mod.rs`; in code, `hand_over` and `hand_on_held` in `lane/outside/open.rs`, `batch` in `lane/inside/mod.rs` |
 //! | How large are rings, pools and channels? | `lane/bounds.rs` |
-//! | Who seals and opens, and who is woken for it? | `lane/share/helpers.rs`; `lane/inside/handover.rs`, `lane/outside/open.rs` |
-//! | Packets that wait for a session | `lane/staging.rs` |
+//! | Which worker is woken to seal or open for another? | `lane/share/helpers.rs`; batches leave in order by `lane/inside/handover.rs` and `lane/outside/open.rs` |
+//! | Packets that wait for a session | kept in `lane/staging.rs`; staged, routed again and released by `lane/inside/seal/release.rs` |
+//! | Replays and inner sources | `lane/outside/open/judge.rs`, with the window in `wireguard/replay.rs` |
 //! | What does `auto` stand for? | `config/choices.rs`; CPUs for pinning in `cpus/pinning.rs`; offloads are tried in `offload/open.rs` and `underlay/socket.rs` |
-//! | What keeps packets in when the router is gone? | `router/kill_switch.rs`, `netlink/barrier.rs` |
+//! | What sends all traffic into the tunnel? | policy rules: `netlink/rules.rs`, with tables and marks from `netlink/tables.rs` |
+//! | What keeps packets in when the router is gone? | `router/kill_switch.rs` decides; `netlink/barrier.rs` adds the unreachable routes |
 //! | What lets received datagrams pass a reverse path filter? | `netlink/port_rules.rs` |
-//! | What happens when a route, an address or the interface changes? | `router/paths.rs` for the underlay, `router/admin.rs` for the interface, `netlink/moved.rs` in another namespace |
-//! | What happens while the interface is down? | `peers/link.rs` |
+//! | What happens when a route, an address or the interface changes? | `router/paths.rs` for the underlay (drops sticky sources), `router/admin/duties.rs` for the interface, `netlink/moved.rs` in another namespace |
+//! | What happens while the interface is down? | `peers/actor/link.rs` |
 //! | What does the log say of a peer? | `peers/reports.rs` |
-//! | What changes on a reload? | `router/reload.rs` compares files and settings, `peers/apply.rs` peers, `netlink/mod.rs` addresses and routes |
-//! | Where does ECN go? | `offload/segment.rs` (CWR), `offload/coalesce/candidate.rs` (what may be merged) |
+//! | What changes on a reload? | `router/reload.rs` compares files and settings, `peers/apply.rs` peers, `netlink/mod.rs` addresses and routes; `config/changes.rs` only counts for the log |
+//! | Where does ECN go? | outer header to packet and back: `packet/class.rs`; CWR: `offload/segment.rs`; what may be merged: `offload/coalesce/candidate.rs` |
 //! | ICMP errors and TCP resets | `packet/reject/`, rate limited by `lane/inside/reject.rs` |
 //! | Path MTU | `lane/path_limit.rs`, learned in `lane/outside/send.rs` |
 //! | Sends that the kernel refuses | `underlay/send.rs` |
+//! | Names of endpoints | `peers/names.rs` decides when, `peers/resolver/` asks and parses answers |
+//! | The control socket | `uapi/server.rs` accepts, `uapi/protocol.rs` parses requests |
+//! | `/readyz`, `/healthz` | `router/readiness.rs`, `router/threads.rs` |
 //! | Panics and restarts of a worker | `router/restarts.rs`; batches it held: `lane/ring/batch.rs` |
 //!
 //! # Invariants
@@ -60,31 +65,31 @@
 //!   of a flow take one ring, and nothing overtakes a waiting batch: a lone packet is passed directly only if the
 //!   other worker sleeps and all earlier batches have been returned ([`lane::shortcut`]).
 //!   Batches that several workers seal or open are passed on in the order in which they were read ([`lane::share`]).
-//!   Held by `tests/order.rs`, `tests/model`.
+//!   Held by `tests/system/order.rs`, `tests/model`.
 //!   Exception: with several lanes, IP fragments may be reordered with whole packets of their flow, since both the
 //!   kernel's queue selection and [`packet::flow`] lack their ports.
 //! - **Isolation.** A packet is sealed only for the peer that owns its destination now, and accepted only from the
-//!   peer that owns its source. Held by `tests/isolation.rs`, `tests/abuse.rs`.
-//! - **The kernel's own bytes.** Segments and superpackets are those the kernel would make. Held by `tests/oracle`.
+//!   peer that owns its source. Held by `tests/system/isolation.rs`, `tests/system/abuse.rs`.
+//! - **The kernel's own bytes.** Segments and superpackets are those the kernel would make. Held by `tests/system/oracle`.
 //! - **Bounds.** Batches, rings and tables are created at start, with sizes from [`lane::bounds`]. A full queue has
-//!   one documented meaning ([`lane`]) and a counter. Held by assertions in `bounds.rs` and by `tests/flood.rs`.
+//!   one documented meaning ([`lane`]) and a counter. Held by assertions in `bounds.rs` and by `tests/system/flood.rs`.
 //! - **No allocation and no lock on the data path.** The exceptions: a peer that roams allocates its new endpoint,
 //!   and the replay window has a lock, taken once a run and practically uncontended.
 //!   Held by `tests/allocation.rs`.
 //! - **No silent loss.** Every packet that goes no further has a [`drops::DropReason`], a label of
-//!   `laneway_dropped_packets_total`. Held by `tests/drain.rs` and the unit tests of each stage.
+//!   `laneway_dropped_packets_total`. Held by `tests/system/drain.rs` and the unit tests of each stage.
 //! - **Three kinds of failure.** Invalid bytes are dropped and counted (`tests/fuzz.rs`). System and configuration
 //!   trouble is a typed error that says what to do. A broken invariant is a panic, and the worker is restarted on
 //!   its open descriptors ([`router::restarts`]). What it had in hand is lost and counted, nothing else
 //!   (`tests/panics.rs`).
 //! - **A bounded stop.** Once the router stops, nothing waits without a time limit, and the thread that handles
-//!   signals waits for nobody ([`router::stopping`]). Held by `tests/stopping.rs`.
+//!   signals waits for nobody ([`router::stopping`]). Held by `tests/system/stopping.rs`.
 //! - **One owner per descriptor.** Only its owner reads a TUN queue or socket, or changes it; the lane's other
 //!   worker may write single packets while the owner sleeps.
 //! - **A protocol without IO.** [`wireguard`] has no clock, socket or randomness of its own. Held by its
 //!   unit tests, which run on a simulated clock.
 //! - **Least privilege.** A running router has only the capabilities and system calls it needs.
-//!   Held by `tests/sandbox.rs`.
+//!   Held by `tests/system/sandbox.rs`.
 //! - **Unsafe code in [`sys`] only**, with a `SAFETY` argument for each block. Held by the lint `unsafe_code`.
 //!
 //! # How to add
@@ -108,7 +113,7 @@
 //! anyone on the network can cause it at will, add it to both lists of reasons in `deploy/prometheus/rules.yml`.
 //!
 //! **A system call.** Wrap it in `sys`. If a running router makes it, add it to `ALLOWED` in
-//! `router/sandbox/syscalls.rs`; otherwise it fails with `ENOSYS`. `tests/sandbox.rs` runs a router under the filter.
+//! `router/sandbox/syscalls.rs`; otherwise it fails with `ENOSYS`. `tests/system/sandbox.rs` runs a router under the filter.
 //!
 //! # Glossary
 //!

@@ -45,7 +45,7 @@ fn every_variable_that_a_manifest_sets_is_one_that_the_router_takes() {
 }
 
 #[test]
-fn the_configuration_of_the_sidecar_is_whole_once_its_gaps_are_filled() {
+fn the_sidecars_configuration_is_valid_once_its_placeholders_are_filled() {
     let path = repository("deploy/kubernetes/sidecar/sidecar.yaml");
     let text = fs::read_to_string(&path).expect("the manifest");
     let file = text.lines().skip_while(|line| line.trim() != "lw0.conf: |").skip(1);
@@ -63,7 +63,7 @@ fn the_configuration_of_the_sidecar_is_whole_once_its_gaps_are_filled() {
 }
 
 #[test]
-fn systemd_finds_nothing_wrong_with_the_unit_and_little_that_it_leaves_open() {
+fn systemd_analyze_accepts_the_unit_and_rates_its_exposure_low() {
     let unit = fs::read_to_string(repository("deploy/systemd/laneway@.service")).expect("the unit");
     // The program may not be installed.
     let installed = "/usr/local/bin/laneway";

@@ -41,7 +41,7 @@ fn what_is_coalesced_and_cut_again_is_what_it_was() {
 }
 
 #[test]
-fn a_packet_that_goes_no_further_is_answered_once_or_not_at_all() {
+fn a_dropped_packet_is_answered_at_most_once() {
     mutate("rejects", RUNS);
 }
 
