@@ -302,7 +302,8 @@ fn what_peers_send_passes_a_strict_reverse_path_filter_and_nothing_else_gets_out
     require_root!();
     let mut guarded = Guarded::new(EVERYTHING);
     // More addresses than get rules of their own, all before the one that the peer sends to.
-    let many: String = (1..=40).map(|host| format!("addr add 1.2.3.{host}/32 dev lo\n")).collect();
+    let many: Vec<_> = (1..=40).map(|host| format!("addr add 1.2.3.{host}/32 dev lo\n")).collect();
+    let many = many.concat();
     output(&guarded.lab.left.namespace, &["ip", "-batch", "-"], &many);
     sysctl(&guarded.lab.left, "ipv4/conf/all/rp_filter", "1");
     // Otherwise the right end asks for the left one's hardware address in the name of an address behind the filter.
