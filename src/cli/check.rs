@@ -13,6 +13,7 @@ use crate::config::update::PeerUpdate;
 use crate::config::{ConfigError, RouterConfig, Table};
 use crate::netlink::{self, IpVersion};
 use crate::router::mtu;
+use crate::router::web::Web;
 
 /// Check a configuration and print what `run` would do with it
 #[derive(Clone, Debug, Args)]
@@ -43,7 +44,12 @@ pub fn run(args: &CheckArgs) -> Result<(), Failure> {
         mtu::choose(&mut config, &[]);
         Ok(config)
     };
-    let text = match read() {
+    let checked = || -> Result<RouterConfig, Failure> {
+        let config = read()?;
+        config.metrics_config.as_deref().map(Web::read).transpose()?;
+        Ok(config)
+    };
+    let text = match checked() {
         Ok(config) => {
             let plan = CheckedPlan { config: &config };
             if args.json { format!("{:#}\n", plan.json()) } else { plan.to_string() }
@@ -52,7 +58,7 @@ pub fn run(args: &CheckArgs) -> Result<(), Failure> {
             if args.json {
                 print(&format!("{:#}\n", json!({ "valid": false, "error": error.to_string() })));
             }
-            return Err(error.into());
+            return Err(error);
         }
     };
     print(&text);

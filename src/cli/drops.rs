@@ -96,8 +96,8 @@ pub fn run(args: &DropsArgs) -> Result<(), DropsError> {
             .map_err(|source| DropsError::Directory { path: directory.clone(), source })?
             .map_err(DropsError::Choose)?,
     };
-    let router = Source { directory: &directory, interface: &interface };
-    let filter = |cause: &Cause| args.reason.is_empty() || args.reason.contains(&cause.reason);
+    let router = SampledRouter { directory: &directory, interface: &interface };
+    let filter = |cause: &DropCause| args.reason.is_empty() || args.reason.contains(&cause.reason);
     if args.follow {
         return follow(&router, filter);
     }
@@ -110,7 +110,7 @@ pub fn run(args: &DropsArgs) -> Result<(), DropsError> {
 }
 
 /// Prints drops until standard output is closed.
-fn follow(router: &Source<'_>, filter: impl Fn(&Cause) -> bool) -> Result<(), DropsError> {
+fn follow(router: &SampledRouter<'_>, filter: impl Fn(&DropCause) -> bool) -> Result<(), DropsError> {
     // In this order, what is dropped in between counts as not shown.
     let mut account = Account::new(router.counts()?);
     let mut next = router.samples(None)?.0;
@@ -150,12 +150,12 @@ fn print(text: &str) -> Result<bool, DropsError> {
 }
 
 /// A router to ask.
-struct Source<'a> {
+struct SampledRouter<'a> {
     directory: &'a Path,
     interface: &'a str,
 }
 
-impl Source<'_> {
+impl SampledRouter<'_> {
     fn foreign(&self) -> DropsError {
         DropsError::Foreign(self.interface.to_owned())
     }
@@ -168,13 +168,13 @@ impl Source<'_> {
     }
 
     /// Returns the number of packets dropped since the start.
-    fn counts(&self) -> Result<Counts, DropsError> {
+    fn counts(&self) -> Result<DropCounts, DropsError> {
         let metrics = client::metrics(self.directory, self.interface)?.ok_or_else(|| self.foreign())?;
         let metrics = Exposition::parse(&metrics).map_err(|_| self.foreign())?;
-        let mut counts = Counts::new();
+        let mut counts = DropCounts::new();
         for sample in metrics.select("laneway_dropped_packets_total", &[]) {
             let label = |name| sample.label(name).unwrap_or_default().to_owned();
-            let cause = Cause { direction: label("direction"), reason: label("reason") };
+            let cause = DropCause { direction: label("direction"), reason: label("reason") };
             // Counters are whole numbers and never negative.
             *counts.entry(cause).or_default() += (sample.value as i64).cast_unsigned();
         }
@@ -190,38 +190,38 @@ fn continued(answer: &str) -> Option<(u64, &str)> {
 
 /// Direction and reason of drops.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Cause {
+struct DropCause {
     direction: String,
     reason: String,
 }
 
-impl fmt::Display for Cause {
+impl fmt::Display for DropCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.direction, self.reason)
     }
 }
 
 /// Dropped packets by cause.
-type Counts = BTreeMap<Cause, u64>;
+type DropCounts = BTreeMap<DropCause, u64>;
 
 /// Finds the packets that were counted and not shown.
 struct Account {
-    before: Counts,
+    before: DropCounts,
     /// Packets counted less packets shown; negative while the counters lag behind.
-    open: BTreeMap<Cause, i64>,
+    open: BTreeMap<DropCause, i64>,
 }
 
 impl Account {
-    fn new(before: Counts) -> Self {
+    fn new(before: DropCounts) -> Self {
         Account { before, open: BTreeMap::new() }
     }
 
-    fn shown(&mut self, cause: Cause, packets: i64) {
+    fn shown(&mut self, cause: DropCause, packets: i64) {
         *self.open.entry(cause).or_default() -= packets;
     }
 
     /// Takes the current counts. Returns the packets counted before them and not shown.
-    fn settle(&mut self, counts: Counts) -> Counts {
+    fn settle(&mut self, counts: DropCounts) -> DropCounts {
         for (cause, count) in &counts {
             let before = self.before.get(cause).copied().unwrap_or_default();
             *self.open.entry(cause.clone()).or_default() += count.saturating_sub(before).cast_signed();
@@ -233,20 +233,20 @@ impl Account {
 }
 
 /// Returns the cause and the number of packets of a sample.
-fn read(line: &str) -> Option<(Cause, i64)> {
+fn read(line: &str) -> Option<(DropCause, i64)> {
     let (cause, packet) = line.split_once(": ")?;
     let (direction, reason) = cause.split_once(' ')?;
     let packets = packet.rsplit_once(", ").and_then(|(_, last)| last.strip_suffix(" packets"));
     let packets = packets.map_or(Ok(1), str::parse).ok()?;
-    Some((Cause { direction: direction.to_owned(), reason: reason.to_owned() }, packets))
+    Some((DropCause { direction: direction.to_owned(), reason: reason.to_owned() }, packets))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn cause(direction: &str, reason: &str) -> Cause {
-        Cause { direction: direction.to_owned(), reason: reason.to_owned() }
+    fn cause(direction: &str, reason: &str) -> DropCause {
+        DropCause { direction: direction.to_owned(), reason: reason.to_owned() }
     }
 
     #[test]
@@ -265,14 +265,14 @@ mod tests {
     #[test]
     fn what_is_not_shown_is_told_once_and_lagging_counters_are_no_loss() {
         let replay = || cause("inbound", "replay");
-        let counts = |packets| Counts::from([(replay(), packets)]);
+        let counts = |packets| DropCounts::from([(replay(), packets)]);
         let mut account = Account::new(counts(10));
         account.shown(replay(), 3);
-        assert_eq!(account.settle(counts(11)), Counts::new(), "two of the three are not counted yet");
+        assert_eq!(account.settle(counts(11)), DropCounts::new(), "two of the three are not counted yet");
         account.shown(replay(), 1);
         assert_eq!(account.settle(counts(19)), counts(5));
-        assert_eq!(account.settle(counts(19)), Counts::new());
-        assert_eq!(account.settle(counts(2)), Counts::new(), "a restarted router");
+        assert_eq!(account.settle(counts(19)), DropCounts::new());
+        assert_eq!(account.settle(counts(2)), DropCounts::new(), "a restarted router");
         assert_eq!(account.settle(counts(3)), counts(1));
     }
 }

@@ -30,6 +30,7 @@ use crate::router::reload::{self, Reloader};
 use crate::router::sandbox::{capabilities, files, memory, syscalls};
 use crate::router::start::{Router, StartError};
 use crate::router::stopping::{self, StopError};
+use crate::router::web::{Web, WebError};
 use crate::service::ServiceManager;
 use crate::shutdown::Shutdown;
 use crate::sys::inherited;
@@ -47,6 +48,9 @@ pub enum LaunchError {
     /// The admin thread cannot serve metrics, handle signals or watch the interface.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The certificates or logins of the metrics are invalid.
+    #[error(transparent)]
+    Web(#[from] WebError),
     /// Masquerading cannot be set up.
     #[error(transparent)]
     Masquerade(#[from] MasqueradeError),
@@ -132,14 +136,16 @@ pub fn launch(
     if !config.rules().is_empty() {
         tracing::warn!("{}", injection::warning(&config));
     }
-    give_up_capabilities(&config);
+    let web = config.metrics_config.as_deref().map(Web::read).transpose()?.map(Arc::new);
+    give_up_capabilities(&config, web.as_deref());
     restrict_files(&config);
     let manager = Arc::new(ServiceManager::of_process());
     let uapi = adopt("WG_UAPI_FD", config.uapi_fd)?.map(uapi::Server::inherited).transpose()?;
     let shutdown = Arc::new(Shutdown::new().map_err(StartError::System)?);
     let signals = Signals::watch(&shutdown).map_err(StartError::System)?;
     let from_tunnel = config.metrics_from_tunnel;
-    let metrics = config.metrics_addr.map(admin::bind).transpose()?.map(|bound| Http { bound, from_tunnel });
+    let metrics =
+        config.metrics_addr.map(admin::bind).transpose()?.map(|bound| Http { bound, from_tunnel, web });
     // Before the interface is created: a router in another network namespace may serve one of this name. One that exists
     // here is refused below.
     if uapi.is_none() && if_nametoindex(config.interface.as_str()).is_err() {
@@ -316,8 +322,9 @@ fn wait_for(shutdown: &Shutdown) {
 }
 
 /// Drops capabilities the router does not need. Must be called before threads are started.
-fn give_up_capabilities(config: &RouterConfig) {
-    let files = config.file.iter().chain(&config.private_key_file);
+fn give_up_capabilities(config: &RouterConfig, web: Option<&Web>) {
+    let web = web.map(Web::files).unwrap_or_default();
+    let files = config.file.iter().chain(&config.private_key_file).chain(&web);
     if let Err(error) = capabilities::give_up(files.map(PathBuf::as_path)) {
         tracing::warn!("cannot drop unneeded capabilities: {error}");
     }

@@ -24,6 +24,7 @@ use clap::{Parser, Subcommand};
 use crate::config::{ConfigError, LogFormat};
 use crate::router::start::StartError;
 use crate::router::stopping::StopError;
+use crate::router::web::WebError;
 use check::CheckArgs;
 use demo::{DemoArgs, DemoEnd, DemoError};
 use doctor::DoctorArgs;
@@ -81,6 +82,9 @@ pub enum Failure {
     /// The file, environment or arguments are invalid. Nothing was created.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The certificates or logins of the metrics are invalid.
+    #[error(transparent)]
+    Web(#[from] WebError),
     /// The interface name is missing.
     #[error("the interface name is missing; usage: laneway [-f] IFNAME")]
     NoInterface,
@@ -141,7 +145,8 @@ impl Failure {
             | Failure::Show(ShowError::Config(_))
             | Failure::Top(TopError::Config(_))
             | Failure::Drops(DropsError::Config(_))
-            | Failure::Launch(LaunchError::Start(StartError::Pinning(_))) => 2,
+            | Failure::Web(_)
+            | Failure::Launch(LaunchError::Web(_) | LaunchError::Start(StartError::Pinning(_))) => 2,
             Failure::Launch(LaunchError::Stop(StopError::Stuck(_))) => EXIT_STUCK,
             Failure::Background(_)
             | Failure::Signals(_)

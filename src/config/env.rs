@@ -23,7 +23,7 @@ use crate::packet::class::Dscp;
 use crate::wireguard::keys::PublicKey;
 
 /// All known variables that start with [`PREFIX`].
-const NAMES: [&str; 31] = [
+const NAMES: [&str; 32] = [
     "LANEWAY_CONFIG",
     "LANEWAY_INTERFACE",
     "LANEWAY_QUEUES",
@@ -42,6 +42,7 @@ const NAMES: [&str; 31] = [
     "LANEWAY_PRIVATE_KEY_FILE",
     "LANEWAY_SOCKET_BUFFER",
     "LANEWAY_METRICS_ADDR",
+    "LANEWAY_METRICS_CONFIG",
     "LANEWAY_METRICS_PEERS",
     "LANEWAY_METRICS_FROM_TUNNEL",
     "LANEWAY_READY_PEER",
@@ -97,6 +98,8 @@ pub struct Environment {
     pub socket_buffer: Option<usize>,
     /// `LANEWAY_METRICS_ADDR`: address on which `/metrics` is served; `Some(None)` for `off`.
     pub metrics_addr: Option<Option<SocketAddr>>,
+    /// `LANEWAY_METRICS_CONFIG`: a file that turns on HTTPS and logins for the metrics.
+    pub metrics_config: Option<PathBuf>,
     /// `LANEWAY_METRICS_PEERS`: number of peers that have their own series.
     pub metrics_peers: Option<usize>,
     /// `LANEWAY_METRICS_FROM_TUNNEL`: whether HTTP is served to peers, through the tunnel.
@@ -188,6 +191,7 @@ impl Environment {
                 self.socket_buffer = Some(value.number(4096, 1 << 30, "bytes")? as usize);
             }
             "LANEWAY_METRICS_ADDR" => self.metrics_addr = Some(value.metrics_addr()?),
+            "LANEWAY_METRICS_CONFIG" => self.metrics_config = Some(value.path()?),
             "LANEWAY_METRICS_PEERS" => {
                 self.metrics_peers = Some(value.number(0, 1 << 20, "peers")? as usize);
             }

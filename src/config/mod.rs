@@ -102,6 +102,8 @@ pub struct RouterConfig {
     pub spread_ports: SpreadPorts,
     /// Address on which `/metrics` is served; `None` for no metrics.
     pub metrics_addr: Option<SocketAddr>,
+    /// File that turns on HTTPS and logins for the metrics.
+    pub metrics_config: Option<PathBuf>,
     /// Number of peers that have their own series in the metrics.
     pub metrics_peers: usize,
     /// Whether `/metrics` and the probes are served to packets that arrive through the interface.
@@ -161,6 +163,7 @@ impl RouterConfig {
             aead: Backend::fastest(),
             spread_ports: SpreadPorts::default(),
             metrics_addr: None,
+            metrics_config: None,
             metrics_peers: PEER_LIMIT,
             metrics_from_tunnel: false,
             ready_peer: None,
@@ -358,6 +361,7 @@ impl RouterConfig {
         self.update.listen_port = e.listen_port.or(self.update.listen_port);
         self.socket_buffer = e.socket_buffer.unwrap_or(self.socket_buffer);
         self.metrics_addr = e.metrics_addr.unwrap_or(self.metrics_addr);
+        self.metrics_config = e.metrics_config.clone().or(self.metrics_config.take());
         self.metrics_peers = e.metrics_peers.unwrap_or(self.metrics_peers);
         self.metrics_from_tunnel = e.metrics_from_tunnel.unwrap_or(self.metrics_from_tunnel);
         self.ready_peer = e.ready_peer;

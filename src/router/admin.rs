@@ -33,6 +33,7 @@ use super::port_watch::PortWatch;
 use super::readiness::Readiness;
 use super::stopping;
 use super::threads::ThreadRegistry;
+use super::web::Web;
 use crate::metrics::Registry;
 use crate::netlink::{AddressWatch, LinkWatch, LossWatch, NetlinkError, UnderlayWatch};
 use crate::offload::{Lifetime, TunnelsSeen};
@@ -42,8 +43,8 @@ use crate::sys::wake;
 use crate::uapi::{self, Device, UapiError};
 
 /// Maximum number of threads that wait for the peer actor or netlink: one for each UAPI request, one for a reload, one
-/// that restores what was removed from the interface, and one that follows ports and addresses.
-const WAITING: usize = uapi::MAX_ANSWERS + 3;
+/// that restores what was removed from the interface, one that follows ports and addresses, and one that checks a login.
+const WAITING: usize = uapi::MAX_ANSWERS + 4;
 
 /// How often [`Admin::spawn`] checks whether the router was told to stop while it waits for the thread.
 const LOOK: Duration = Duration::from_millis(100);
@@ -85,6 +86,8 @@ pub struct Http {
     pub bound: Bound,
     /// Whether packets that arrive through the interface are served, that is, requests from peers.
     pub from_tunnel: bool,
+    /// HTTPS and logins, if there are any.
+    pub web: Option<Arc<Web>>,
 }
 
 /// Reload requests (`SIGHUP`).
@@ -313,7 +316,7 @@ impl Duties {
         };
         let stopped = wake::readable(admin.shutdown.as_fd().try_clone_to_owned()?)?;
         // The probes answer while the rest of the start waits for name servers.
-        if let Some(Http { bound, from_tunnel }) = admin.metrics {
+        if let Some(Http { bound, from_tunnel, web }) = admin.metrics {
             let shown = HttpState {
                 registry: Arc::clone(&admin.registry),
                 threads: admin.threads,
@@ -321,7 +324,7 @@ impl Duties {
             };
             let tunnel = link.as_ref().map(|link| link.state.index());
             let address = bound.local_addr()?;
-            http::spawn(bound, tunnel.filter(|_| !from_tunnel), shown)
+            http::spawn(bound, tunnel.filter(|_| !from_tunnel), web, shown)
                 .map_err(|source| AdminError::Metrics { address, source })?;
         }
         if let Some(before) = admin.before {

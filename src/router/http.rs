@@ -1,5 +1,8 @@
 //! HTTP server for monitoring: `/metrics`, `/healthz`, `/readyz`, and a page at `/` that links to them.
 //!
+//! With [`Web`], it speaks HTTPS and asks for client certificates and logins, but never for the probes, `/healthz` and
+//! `/readyz`: they tell nothing but the router's state, and an orchestrator that has no login still must see it.
+//!
 //! It may be reachable from a network, so it bounds the number of concurrent connections, the requests for
 //! each connection (one) and the duration of a connection. Connections over the limit displace older ones
 //! ([`Clients`]), so neither idle clients nor one source can keep probes out. Packets from the tunnel do not
@@ -13,7 +16,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header::{ACCEPT, CONTENT_TYPE, HOST};
+use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
@@ -23,13 +26,16 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 
 use super::listen::Bound;
 use super::readiness::Readiness;
 use super::threads::ThreadRegistry;
+use super::web::{Settings, Web};
 use crate::clients::{Client, Clients};
 use crate::clock;
 use crate::metrics::{Registry, openmetrics};
@@ -44,6 +50,8 @@ const PROBES: usize = 2;
 const CLIENTS: [usize; 3] = [64, 8, 64];
 /// Time limit for a client to send its request header.
 const HEADER: Duration = Duration::from_secs(1);
+/// Time limit for a TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(3);
 /// Time limit for a connection.
 const CONNECTION: Duration = Duration::from_secs(20);
 /// Delay before the next accept after one failed, for example because descriptors ran out.
@@ -65,12 +73,17 @@ pub(crate) struct HttpState {
     pub(crate) readiness: Arc<Readiness>,
 }
 
-/// Serves `bound` on the current runtime until that runtime is shut down. Packets from the interface with the
-/// index `refused` do not reach it.
+/// Serves `bound` on the current runtime until that runtime is shut down, protected as `web` says. Packets from the
+/// interface with the index `refused` do not reach it.
 ///
 /// # Errors
 /// Fails if the address was taken meanwhile or the listener cannot be registered with the runtime.
-pub(crate) fn spawn(bound: Bound, refused: Option<u32>, shown: HttpState) -> io::Result<()> {
+pub(crate) fn spawn(
+    bound: Bound,
+    refused: Option<u32>,
+    web: Option<Arc<Web>>,
+    shown: HttpState,
+) -> io::Result<()> {
     let listener = bound.listen(refused)?;
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -83,17 +96,18 @@ pub(crate) fn spawn(bound: Bound, refused: Option<u32>, shown: HttpState) -> io:
     if listener.local_addr()?.ip().is_loopback() {
         router = router.layer(middleware::from_fn(refuse_names));
     }
-    tokio::spawn(serve(listener, router));
+    tokio::spawn(serve(listener, web, router));
     Ok(())
 }
 
-async fn serve(listener: tokio::net::TcpListener, router: Router) -> Infallible {
+async fn serve(listener: tokio::net::TcpListener, web: Option<Arc<Web>>, router: Router) -> Infallible {
     let clients = Clients::new(CLIENTS);
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {
                 let (client, displaced) = clients.admit(source(from.ip()), IDLE);
-                let answered = answer(stream, router.clone(), client);
+                let settings = web.as_ref().map(|web| web.current()).unwrap_or_default();
+                let answered = answer(stream, settings, router.clone(), client);
                 tokio::spawn(async move {
                     tokio::select! {
                         // Errors here are the client's: a malformed request, a timeout or a lost connection.
@@ -121,19 +135,39 @@ fn source(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Serves one request on `stream`.
+/// Serves one request on `stream`. Errors are the client's.
 async fn answer<const CLASSES: usize>(
     stream: TcpStream,
+    settings: Arc<Settings>,
+    router: Router,
+    client: Client<IpAddr, CLASSES>,
+) {
+    let Some(tls) = settings.tls.clone() else {
+        let _ = converse(stream, false, &settings, router, client).await;
+        return;
+    };
+    if let Ok(Ok(stream)) = timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(stream)).await {
+        let identified = stream.get_ref().1.peer_certificates().is_some();
+        let _ = converse(stream, identified, &settings, router, client).await;
+    }
+}
+
+/// Serves one request of a client that has, or has not, `identified` itself with a certificate.
+async fn converse<const CLASSES: usize>(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    identified: bool,
+    settings: &Settings,
     router: Router,
     client: Client<IpAddr, CLASSES>,
 ) -> hyper::Result<()> {
     let router = TowerToHyperService::new(router);
-    let service = service_fn(|request: hyper::Request<_>| {
-        client.enter(match request.uri().path() {
-            "/healthz" | "/readyz" => PROBES,
-            _ => METRICS,
-        });
-        router.call(request)
+    let service = service_fn(async |request: hyper::Request<_>| {
+        let is_probe = matches!(request.uri().path(), "/healthz" | "/readyz");
+        client.enter(if is_probe { PROBES } else { METRICS });
+        if !is_probe && let Some(refusal) = refusal(settings, identified, request.headers()).await {
+            return Ok(refusal);
+        }
+        router.call(request).await
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
@@ -141,6 +175,21 @@ async fn answer<const CLASSES: usize>(
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .await
+}
+
+/// Returns the answer to a client that lacks a certificate or login, or `None` if it may ask.
+async fn refusal(settings: &Settings, identified: bool, headers: &HeaderMap) -> Option<Response> {
+    if settings.needs_certificate && !identified {
+        return Some((StatusCode::FORBIDDEN, "a client certificate is needed\n").into_response());
+    }
+    let logins = settings.logins.as_ref()?;
+    if let Some(header) = headers.get(AUTHORIZATION)
+        && logins.admits(header.as_bytes()).await
+    {
+        return None;
+    }
+    let challenge = [(WWW_AUTHENTICATE, "Basic realm=\"laneway\", charset=\"UTF-8\"")];
+    Some((StatusCode::UNAUTHORIZED, challenge, "a login is needed\n").into_response())
 }
 
 /// Refuses requests that were made to a host name other than `localhost`. A web page may have its name

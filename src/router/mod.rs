@@ -16,4 +16,5 @@ pub mod sandbox;
 pub mod start;
 pub mod stopping;
 pub mod threads;
+pub mod web;
 pub(crate) mod wiring;

@@ -77,7 +77,7 @@ pub(super) struct Ancillary {
 /// Decodes the control messages of one receive. Skips unknown messages and stops at a malformed one.
 pub(super) fn decode(mut control: &[u8]) -> Ancillary {
     let mut found = Ancillary::default();
-    while let Some((ControlMessage { level, kind, data }, rest)) = split_message(control) {
+    while let Some((Cmsg { level, kind, data }, rest)) = split_message(control) {
         match (level, kind) {
             (libc::SOL_UDP, libc::UDP_GRO) => {
                 found.gro_size = data.first_chunk().copied().map(i32::from_ne_bytes);
@@ -116,7 +116,7 @@ fn local_source(ip: IpAddr, ifindex: [u8; 4]) -> Option<LocalSource> {
 }
 
 /// One control message.
-struct ControlMessage<'a> {
+struct Cmsg<'a> {
     level: i32,
     kind: i32,
     data: &'a [u8],
@@ -124,12 +124,12 @@ struct ControlMessage<'a> {
 
 /// Splits off the first message. Returns it and the remaining bytes, or `None` if it is malformed or
 /// there is none.
-fn split_message(control: &[u8]) -> Option<(ControlMessage<'_>, &[u8])> {
+fn split_message(control: &[u8]) -> Option<(Cmsg<'_>, &[u8])> {
     let (header, _) = control.split_first_chunk::<HEADER>()?;
     let (len, header) = header.split_first_chunk::<WORD>()?;
     let (level, kind) = header.split_first_chunk::<4>()?;
     let len = usize::from_ne_bytes(*len);
-    let message = ControlMessage {
+    let message = Cmsg {
         level: i32::from_ne_bytes(*level),
         kind: i32::from_ne_bytes(*kind.first_chunk()?),
         data: control.get(HEADER..len)?,

@@ -22,6 +22,7 @@ use super::wait_until;
 
 /// The external programs that tests run, with their Debian packages.
 const PACKAGES: &[(&str, &str)] = &[
+    ("curl", "curl"),
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("nstat", "iproute2"),

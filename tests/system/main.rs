@@ -41,3 +41,4 @@ mod switches;
 mod top;
 mod uapi;
 mod underlay;
+mod web;

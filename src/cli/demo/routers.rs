@@ -110,7 +110,7 @@ fn serve_metrics(router: &Router, listener: TcpListener) -> Result<(), AdminErro
         readiness: Arc::new(router.readiness()),
         device: Arc::new(router.device().clone()),
         shutdown: Arc::clone(router.shutdown()),
-        metrics: Some(Http { bound: listener.into(), from_tunnel: false }),
+        metrics: Some(Http { bound: listener.into(), from_tunnel: false, web: None }),
         before: None,
         uapi: None,
         link: None,

@@ -88,7 +88,7 @@ pub fn run(args: &ShowArgs) -> Result<(), ShowError> {
     }
     let mut shown = Vec::new();
     for interface in &interfaces {
-        match InterfaceState::read(&directory, interface) {
+        match InterfaceAnswer::read(&directory, interface) {
             Ok(device) => shown.push(device),
             // Continue with the other interfaces.
             Err(error) if args.what == "all" => eprintln!("laneway: {error}"),
@@ -98,11 +98,12 @@ pub fn run(args: &ShowArgs) -> Result<(), ShowError> {
     let prefix = args.what == "all";
     print(&match args.form {
         Some(Form::Dump) => {
-            let dump = |shown: &InterfaceState| dump::dump(&shown.status, prefix.then_some(&shown.interface));
+            let dump =
+                |shown: &InterfaceAnswer| dump::dump(&shown.status, prefix.then_some(&shown.interface));
             shown.iter().map(dump).collect()
         }
         None if args.json => {
-            let entry = |shown: &InterfaceState| (shown.interface.clone(), json::device(&shown.device()));
+            let entry = |shown: &InterfaceAnswer| (shown.interface.clone(), json::device(&shown.device()));
             format!("{:#}\n", serde_json::Value::Object(shown.iter().map(entry).collect()))
         }
         None => shown.iter().map(|shown| shown.device().to_string()).collect::<Vec<_>>().join("\n"),
@@ -124,18 +125,18 @@ fn names(interfaces: &[String]) -> String {
 }
 
 /// What an interface has answered.
-struct InterfaceState {
+struct InterfaceAnswer {
     interface: String,
     status: DeviceStatus,
     metrics: Exposition,
 }
 
-impl InterfaceState {
+impl InterfaceAnswer {
     fn read(directory: &Path, interface: &str) -> Result<Self, ClientError> {
         let status = client::status(directory, interface)?;
         let metrics = client::metrics(directory, interface)?;
         let metrics = metrics.and_then(|text| Exposition::parse(&text).ok()).unwrap_or_default();
-        Ok(InterfaceState { interface: interface.to_owned(), status, metrics })
+        Ok(InterfaceAnswer { interface: interface.to_owned(), status, metrics })
     }
 
     fn device(&self) -> ShownInterface<'_> {

@@ -17,7 +17,7 @@ use crate::wireguard::table::SessionTable;
 const NOW: Nanos = Nanos(1_000_000_000);
 
 /// One end of a tunnel: the protocol, and the record that the workers see.
-struct Side {
+struct PeerEnd {
     protocol: Protocol,
     table: Arc<SessionTable>,
     peer: PeerId,
@@ -27,14 +27,14 @@ struct Side {
     confirmed: usize,
 }
 
-impl Side {
+impl PeerEnd {
     fn new(private: &PrivateKey, remote: &PublicKey) -> Self {
         let table = Arc::new(SessionTable::new(&[7; 8]));
         let mut protocol = Protocol::new(Some(private.clone()), Arc::clone(&table), Settings::default());
         let peer = protocol.add_peer(*remote).unwrap();
         let record = PeerRecord::new(peer, *remote, false);
         let (entropy, out) = (OsEntropy::new().unwrap(), Outputs::new());
-        Side { protocol, table, peer, record, entropy, out, confirmed: 0 }
+        PeerEnd { protocol, table, peer, record, entropy, out, confirmed: 0 }
     }
 
     /// Carries out the outputs as the actor does. Returns the messages to send.
@@ -72,7 +72,7 @@ impl Side {
     }
 
     /// Answers the initiation of `other`. Returns the response and the session that awaits confirmation.
-    fn answer(&mut self, now: Nanos, other: &mut Side) -> (Vec<u8>, Arc<Session>) {
+    fn answer(&mut self, now: Nanos, other: &mut PeerEnd) -> (Vec<u8>, Arc<Session>) {
         let response = self.receive(now, &other.initiate(now)).remove(0);
         let index = u32::from_le_bytes(response[4..8].try_into().unwrap());
         (response, self.table.get(index).unwrap().to_arc())
@@ -84,7 +84,7 @@ impl Side {
 
     /// Forgets all sessions and handshakes, as a program does that is started anew.
     fn restart(&mut self) {
-        *self = Side::new(&self.protocol.private_key().unwrap().clone(), &self.record.public_key);
+        *self = PeerEnd::new(&self.protocol.private_key().unwrap().clone(), &self.record.public_key);
     }
 
     fn remove(&mut self) {
@@ -97,10 +97,10 @@ fn key(entropy: &mut dyn Entropy) -> PrivateKey {
     PrivateKey::generate(entropy)
 }
 
-fn pair() -> [Side; 2] {
+fn pair() -> [PeerEnd; 2] {
     let mut entropy = OsEntropy::new().unwrap();
     let keys = [key(&mut entropy), key(&mut entropy)];
-    [Side::new(&keys[0], &keys[1].public_key()), Side::new(&keys[1], &keys[0].public_key())]
+    [PeerEnd::new(&keys[0], &keys[1].public_key()), PeerEnd::new(&keys[1], &keys[0].public_key())]
 }
 
 fn later(seconds: u64) -> Nanos {
@@ -165,9 +165,9 @@ fn a_promoted_session_is_current_when_the_next_one_is_answered() {
 
 #[test]
 fn nothing_is_promoted_that_was_withdrawn() {
-    type Withdraw = fn(&mut Side);
+    type Withdraw = fn(&mut PeerEnd);
     let ways: [(&str, Withdraw); 4] = [
-        ("removal", Side::remove),
+        ("removal", PeerEnd::remove),
         ("key", |end| {
             let new = key(&mut end.entropy);
             end.protocol.set_private_key(Some(new));

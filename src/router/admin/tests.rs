@@ -66,7 +66,7 @@ fn request(address: SocketAddr, path: &str) -> String {
 fn metrics_are_served_until_the_router_stops() {
     let bound = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let address = bound.local_addr().unwrap();
-    let admin = Admin { metrics: Some(Http { bound, from_tunnel: false }), ..admin() };
+    let admin = Admin { metrics: Some(Http { bound, from_tunnel: false, web: None }), ..admin() };
     let shutdown = Arc::clone(&admin.shutdown);
     let thread = admin.spawn().unwrap();
     let answer = request(address, "/metrics");
@@ -131,7 +131,8 @@ fn with_http(admin: Admin, test: impl FnOnce(SocketAddr)) {
     let bound = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let address = bound.local_addr().unwrap();
     let shutdown = Arc::clone(&admin.shutdown);
-    let thread = Admin { metrics: Some(Http { bound, from_tunnel: false }), ..admin }.spawn().unwrap();
+    let thread =
+        Admin { metrics: Some(Http { bound, from_tunnel: false, web: None }), ..admin }.spawn().unwrap();
     test(address);
     shutdown.signal();
     thread.join().unwrap();
