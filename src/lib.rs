@@ -150,6 +150,8 @@ pub mod cpus;
 pub mod drops;
 pub mod errnos;
 pub mod faults;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod lane;
 pub mod metrics;
 pub mod netlink;

@@ -244,25 +244,25 @@ impl Batch {
         let mut answer = vec![0; 1 << 16];
         while awaited > 0 {
             let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-            let mut rest = &answer[..length];
-            while let Some((errno, next)) = acknowledgement(rest) {
+            for errno in acknowledgements(&answer[..length]) {
                 if errno != 0 {
-                    return Err(Errno::from_raw(-errno));
+                    return Err(Errno::from_raw(errno.wrapping_neg()));
                 }
                 awaited = awaited.saturating_sub(1);
-                rest = next;
             }
         }
         Ok(())
     }
 }
 
-/// Returns the error number of the acknowledgement that `bytes` begins with (netlink(7), `NLMSG_ERROR`), and what
-/// follows it.
-fn acknowledgement(bytes: &[u8]) -> Option<(i32, &[u8])> {
-    let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
-    let errno = bytes.get(16..20).map(|field| i32::from_ne_bytes(field.try_into().expect("four bytes")))?;
-    Some((errno, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
+/// Returns the error numbers of acknowledgements (netlink(7), `NLMSG_ERROR`). Ends at one that is incomplete.
+pub(crate) fn acknowledgements(mut bytes: &[u8]) -> impl Iterator<Item = i32> {
+    std::iter::from_fn(move || {
+        let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
+        let errno = bytes.get(..length)?.get(16..20)?.first_chunk().copied().map(i32::from_ne_bytes)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(errno)
+    })
 }
 
 /// Netlink attributes, each padded to four bytes.

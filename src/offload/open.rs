@@ -242,6 +242,15 @@ pub fn inherit_queue(
     finish(fd, name, queues, offload, shutdown, true)
 }
 
+/// Returns the writing parts of a queue that discards everything.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn discarding(shutdown: &Arc<Shutdown>) -> (QueueWriter, QueueRejecter, QueueShortcut) {
+    let null = std::fs::File::options().write(true).open("/dev/null").expect("a null device");
+    let port = Port::new(Arc::new(null.into()), Arc::clone(shutdown), super::virtio::HeaderForm::Short);
+    let writer = QueueWriter::new(port.clone(), Limits::NONE);
+    (writer, QueueRejecter::new(port.clone()), QueueShortcut::new(port))
+}
+
 /// Attaches the remaining queues and enables offloads.
 fn finish(
     first: OwnedFd,

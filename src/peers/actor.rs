@@ -34,7 +34,7 @@ use crate::metrics::ActorMetrics;
 use crate::sys::wipe;
 use crate::underlay::{Endpoint, MarkedSockets, SocketOptions};
 use crate::units::{Nanos, PeerId};
-use crate::wireguard::keys::OsEntropy;
+use crate::wireguard::keys::Entropy;
 use crate::wireguard::messages::DATA_OVERHEAD;
 use crate::wireguard::outputs::Outputs;
 use crate::wireguard::protocol::Protocol;
@@ -83,7 +83,7 @@ pub(crate) struct PeerActor {
     /// Blocks the thread until there is work.
     pub(crate) sleeper: Sleeper,
     /// Source of randomness for keys.
-    pub(crate) entropy: OsEntropy,
+    pub(crate) entropy: Box<dyn Entropy + Send>,
     /// The actor's counters.
     pub(crate) metrics: ActorMetrics,
     /// Whether the router has a private key, for other threads.
@@ -137,7 +137,7 @@ impl PeerActor {
             return;
         }
         let now = clock::now();
-        let next = self.protocol.poll(now, clock::unix_now(), &mut self.entropy, peer, &mut self.outputs);
+        let next = self.protocol.poll(now, clock::unix_now(), &mut *self.entropy, peer, &mut self.outputs);
         self.schedule.set(peer, next);
         self.carry_out(None);
     }
@@ -183,7 +183,7 @@ impl PeerActor {
 
     // Not inlined, so that its frame is below that of `run`, which wipes it.
     #[inline(never)]
-    fn turn(&mut self) -> bool {
+    pub(crate) fn turn(&mut self) -> bool {
         self.sleeper.beat();
         let mut worked = false;
         while let Ok(request) = self.requests.try_recv() {
@@ -248,7 +248,7 @@ impl PeerActor {
                 self.protocol.data_waits(
                     clock::now(),
                     clock::unix_now(),
-                    &mut self.entropy,
+                    &mut *self.entropy,
                     peer,
                     &mut self.outputs,
                 );
@@ -295,7 +295,7 @@ impl PeerActor {
         self.protocol.handle_datagram(
             clock::now(),
             clock::unix_now(),
-            &mut self.entropy,
+            &mut *self.entropy,
             datagram.from.address,
             &datagram.message,
             &mut self.outputs,

@@ -241,7 +241,7 @@ pub(crate) fn open(
         names: Names::default(),
         lookups: Lookups::new(Arc::clone(&actor_bell)),
         sleeper: Sleeper::new(actor_bell, Arc::clone(shutdown)),
-        entropy,
+        entropy: Box::new(entropy),
         metrics: ActorMetrics::register(&shared.registry, &drops),
         reports: Reports::default(),
         schedule: Schedule::default(),

@@ -5,6 +5,8 @@
 //! sleeps. The ring comes first because nothing else empties it, while the kernel's queue pushes back on
 //! its senders.
 
+#[cfg(any(test, fuzzing))]
+mod detached;
 mod handover;
 mod reject;
 mod seal;
@@ -17,6 +19,8 @@ use std::time::Duration;
 
 use nix::poll::PollFlags;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use detached::Detached;
 use handover::Handover;
 pub use reject::{OwnAddresses, REJECT_BURST, REJECTS_PER_SECOND, RejectPolicy, Rejecter};
 pub use seal::{Sealer, Unstaged};

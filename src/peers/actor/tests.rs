@@ -10,7 +10,7 @@ use crate::peers::actor::*;
 use crate::router::wiring::{self, Wiring};
 use crate::shutdown::Shutdown;
 use crate::testing;
-use crate::wireguard::keys::{PrivateKey, PublicKey};
+use crate::wireguard::keys::{OsEntropy, PrivateKey, PublicKey};
 use crate::wireguard::outputs::Output;
 use crate::wireguard::settings::Settings;
 use crate::wireguard::table::SessionTable;
