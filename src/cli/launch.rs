@@ -167,7 +167,7 @@ pub fn launch(
     };
     let switch = Arc::new(switch);
     drop(lock);
-    let opened = open(&config, &mut inheritance, &shutdown, metrics.as_ref(), &signals);
+    let opened = open(&config, &mut inheritance, &shutdown, metrics.as_ref(), &signals, &switch);
     let (router, masquerading) = opened.inspect_err(|_| switch.end(kill_switch::ProcessEnd::NotStarted))?;
     if takes_over && let Err(error) = switch.close_again(&config) {
         tracing::error!("rules and unreachable routes are those of the router before: {error}");
@@ -181,19 +181,10 @@ pub fn launch(
         offering.note_control(&server);
         Ok(server)
     };
-    let device = router.device().clone();
     let (seccomp, persist) = (config.seccomp, config.persist);
     let up = format!("{} is up", router.interface());
     let summary = router.summary().clone();
-    let reloader = Reloader::new(
-        router.interface().to_owned(),
-        config,
-        environment,
-        device,
-        shutdown,
-        Arc::clone(&switch),
-        Arc::clone(router.chosen_mtu()),
-    );
+    let reloader = Reloader::new(&router, config, environment, Arc::clone(&switch));
     let (told, keeping) = (Arc::clone(&manager), Arc::clone(&keeper));
     let ready = Box::new(move || {
         ready()?;
@@ -244,9 +235,17 @@ fn open(
     shutdown: &Arc<Shutdown>,
     metrics: Option<&Http>,
     signals: &Signals,
+    switch: &KillSwitch,
 ) -> Result<(Router, Option<Masquerading>), LaunchError> {
     let origin = mem::replace(&mut inheritance.origin, Origin::Nothing);
-    let router = Router::start_from(config, origin, Arc::clone(shutdown))?;
+    let takes_over = matches!(origin, Origin::Predecessor(_));
+    // The rules of a router that is taken over are in force.
+    let admit = |listening| {
+        if !takes_over {
+            switch.admit_first(config, listening);
+        }
+    };
+    let router = Router::start_from(config, origin, Arc::clone(shutdown), admit)?;
     if let Some(http) = metrics {
         router.marked().add(http.bound.as_fd().try_clone_to_owned().map_err(StartError::System)?);
     }
@@ -282,7 +281,7 @@ fn attend(
 ) -> Result<AdminEnd, LaunchError> {
     let manager = keeper.manager();
     let shutdown = Arc::clone(router.shutdown());
-    let up = reloader.setup().up;
+    let (up, readiness) = (reloader.setup().up, reloader.readiness());
     let reloader = Arc::new(Mutex::new(reloader));
     let (restoring, admitting, resizing) =
         (Arc::clone(&reloader), Arc::clone(&reloader), Arc::clone(&reloader));
@@ -313,7 +312,7 @@ fn attend(
     let admin = Admin {
         registry: Arc::clone(router.registry()),
         threads: Arc::clone(router.threads()),
-        readiness: Arc::new(router.readiness()),
+        readiness,
         device: Arc::clone(keeper.router()) as Arc<dyn Device>,
         shutdown: Arc::clone(&shutdown),
         metrics,

@@ -112,6 +112,13 @@ pub enum OpenError {
          /dev/net/tun as a hostPath of type CharDevice. Elsewhere: modprobe tun"
     )]
     NoDevice,
+    /// `/dev/net/tun` is a file, a folder or another device.
+    #[error(
+        "{CLONE_DEVICE} is not the TUN device but a file, a folder or another device. Docker makes a folder of a \
+         --volume that is missing on the host: use --device /dev/net/tun. Elsewhere: rm -r {CLONE_DEVICE}; modprobe \
+         tun; mknod {CLONE_DEVICE} c 10 200"
+    )]
+    NotTun,
     /// The file mode of `/dev/net/tun` denies access to this user.
     #[error(
         "no permission to open {CLONE_DEVICE}: its file mode denies access to this user. Run as root, or \
@@ -384,6 +391,7 @@ fn clone_device() -> Result<OwnedFd, OpenError> {
             // EPERM comes from the device cgroup: the container was started without --device.
             Some(Errno::ENOENT | Errno::ENXIO | Errno::ENODEV | Errno::EPERM) => OpenError::NoDevice,
             Some(Errno::EACCES) => OpenError::Forbidden,
+            Some(Errno::EISDIR) => OpenError::NotTun,
             _ => OpenError::Os { operation: "opening /dev/net/tun", source: error },
         }),
     }
@@ -392,6 +400,8 @@ fn clone_device() -> Result<OwnedFd, OpenError> {
 fn attach(fd: &OwnedFd, name: &str, flags: DeviceFlags) -> Result<String, OpenError> {
     tun::set_interface(fd, name, flags).map_err(|errno| match errno {
         Errno::EPERM | Errno::EACCES => OpenError::NoPermission,
+        // Not a command of a file or another device.
+        Errno::ENOTTY => OpenError::NotTun,
         Errno::EBUSY | Errno::EEXIST => OpenError::Busy { name: name.to_owned() },
         Errno::ENAMETOOLONG => OpenError::Name { name: name.to_owned() },
         _ => os("TUNSETIFF", errno),

@@ -234,6 +234,7 @@ impl PeerActor {
         let before = record.endpoint();
         if let Some(found) = self.names.answered(answer, before.map(|endpoint| endpoint.address)) {
             record.move_from(before, Endpoint::new(found.address));
+            self.interface.located.notify_one();
             if let (Some(message), Some(to)) = (found.unsent, record.endpoint()) {
                 self.send(FIRST_LANE, message, to, Some(record));
             }

@@ -48,6 +48,8 @@ pub struct InterfaceState {
     is_down: AtomicBool,
     /// Notified when packets come from an interface that counts as down, so it may be up by now.
     pub doubted: Notify,
+    /// Notified when a name lookup has given a peer another endpoint.
+    pub located: Notify,
 }
 
 impl InterfaceState {
@@ -100,6 +102,11 @@ impl ActorHandle {
     /// Waits until packets come from an interface that counts as down.
     pub async fn interface_doubted(&self) {
         self.interface.doubted.notified().await;
+    }
+
+    /// Waits until a name lookup has given a peer another endpoint.
+    pub async fn located(&self) {
+        self.interface.located.notified().await;
     }
 
     /// Tells the actor that the routes to these peers have changed. Does not block. Returns false if too many

@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::wiring::device::interface_setup;
 use crate::config::RouterConfig;
 use crate::netlink::{self, IpVersion, NetlinkError, PortRule, Ports, Setup};
+use crate::peers::handle::Listening;
 use crate::peers::resolver;
 
 /// The rules and unreachable routes of one router.
@@ -132,6 +133,18 @@ impl KillSwitch {
         netlink::change_port_rules(&before, &after)?;
         *self.port_rules() = after;
         Ok(())
+    }
+
+    /// Like [`admit`](Self::admit), for a router that has sent nothing yet: an answer to its first handshake message
+    /// that the filter drops delays the tunnel by the 5 s until the next one. Leaves errors to later calls.
+    ///
+    /// # Panics
+    /// If called inside an async runtime.
+    pub fn admit_first(&self, config: &RouterConfig, Listening { port, last_port, .. }: Listening) {
+        let ports = Ports { first: port, last: last_port };
+        if let Err(error) = self.admit(&interface_setup(config), ports) {
+            tracing::debug!("{error}");
+        }
     }
 
     /// Removes rules, unreachable routes and a persistent interface, or leaves them, depending on how the process

@@ -83,10 +83,11 @@ impl Router {
     /// # Errors
     /// See [`StartError`].
     pub fn start(config: &RouterConfig, tun: Option<OwnedFd>) -> Result<Router, StartError> {
-        Self::start_with(config, tun, Arc::new(Shutdown::new()?))
+        Self::start_with(config, tun, Arc::new(Shutdown::new()?), |_| {})
     }
 
-    /// Like [`start`](Self::start), for a router that `shutdown` can stop at any time, even while it starts.
+    /// Like [`start`](Self::start), for a router that `shutdown` can stop at any time, even while it starts. Calls
+    /// `bound` once the interface exists and the sockets are bound, before anything is sent.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -94,8 +95,9 @@ impl Router {
         config: &RouterConfig,
         tun: Option<OwnedFd>,
         shutdown: Arc<Shutdown>,
+        bound: impl FnOnce(Listening),
     ) -> Result<Router, StartError> {
-        Self::start_from(config, tun.map_or(Origin::Nothing, Origin::Queue), shutdown)
+        Self::start_from(config, tun.map_or(Origin::Nothing, Origin::Queue), shutdown, bound)
     }
 
     /// Like [`start_with`](Self::start_with), for a router that may continue another one. If it does so with its
@@ -107,6 +109,7 @@ impl Router {
         config: &RouterConfig,
         origin: Origin,
         shutdown: Arc<Shutdown>,
+        bound: impl FnOnce(Listening),
     ) -> Result<Router, StartError> {
         let (given, mut successor) = match origin {
             Origin::Nothing => (Given::Nothing, None),
@@ -118,6 +121,7 @@ impl Router {
             }
         };
         let Wiring { mut lanes, mut actor, custody, access } = wiring::open(config, given, &shutdown)?;
+        bound(*access.device.listening().borrow());
         let chosen_mtu = Arc::new(ChosenMtu::new(config, Arc::clone(&access.mtu)));
         access.registry.collect_from(MtuMetrics(Arc::clone(&chosen_mtu)));
         let mut paused = None;

@@ -194,7 +194,7 @@ pub(crate) fn open(
     let lanes = config.queues.count(topology.cpus.len());
     let pinning::Plan { lanes: cpus, unpinned } = pinning::plan(&topology, lanes, config.pinning())?;
     if let Some(too_few) = unpinned {
-        tracing::info!("{too_few}");
+        tracing::debug!("{too_few}");
     }
 
     let options = socket_options(config);

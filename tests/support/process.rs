@@ -25,6 +25,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("ip", "iproute2"),
     ("nft", "nftables"),
+    ("nstat", "iproute2"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),
     ("prlimit", "util-linux"),
