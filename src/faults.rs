@@ -143,6 +143,86 @@ pub fn point(stage: Stage) {
     let _ = stage;
 }
 
+/// A step of a take-over ([`takeover`](crate::router::takeover)) at which a test can end the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Predecessor: it was asked.
+    Asked,
+    /// Predecessor: it has sent the offer.
+    Offered,
+    /// Predecessor: its workers are paused.
+    Paused,
+    /// Predecessor: the state is written.
+    Frozen,
+    /// Predecessor: the state is sent.
+    StateSent,
+    /// Predecessor: the successor has accepted.
+    Accepted,
+    /// Predecessor: it has said `go`.
+    Gone,
+    /// Successor: it has asked.
+    Connected,
+    /// Successor: it has the descriptors.
+    Received,
+    /// Successor: it is ready.
+    Prepared,
+    /// Successor: it has read the state.
+    Read,
+    /// Successor: it has imported the state.
+    Imported,
+    /// Successor: it has accepted.
+    Said,
+    /// Successor: the predecessor has said `go`.
+    Going,
+    /// Successor: its threads run.
+    Started,
+    /// Successor: it has said so.
+    Running,
+}
+
+impl Step {
+    /// The steps of the predecessor, in order.
+    pub const OF_PREDECESSOR: [Step; 7] =
+        [Step::Asked, Step::Offered, Step::Paused, Step::Frozen, Step::StateSent, Step::Accepted, Step::Gone];
+
+    /// The steps of the successor, in order.
+    pub const OF_SUCCESSOR: [Step; 9] = [
+        Step::Connected,
+        Step::Received,
+        Step::Prepared,
+        Step::Read,
+        Step::Imported,
+        Step::Said,
+        Step::Going,
+        Step::Started,
+        Step::Running,
+    ];
+}
+
+/// The variable that names the [`Step`] at which a process kills itself.
+pub const DIES_AT: &str = "TAKE_OVER_TEST_DIES_AT";
+
+/// The variable with the version of the state that a process understands.
+pub const UNDERSTANDS: &str = "TAKE_OVER_TEST_VERSION";
+
+/// Kills the process if a test wants it to die at `step`. Does nothing in a release build.
+pub fn step(step: Step) {
+    #[cfg(debug_assertions)]
+    if std::env::var(DIES_AT).is_ok_and(|name| name == format!("{step:?}")) {
+        let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+    }
+    #[cfg(not(debug_assertions))]
+    let _ = step;
+}
+
+/// Returns `version`, or the version that a test sets. Always `version` in a release build.
+pub fn understood_version(version: u32) -> u32 {
+    #[cfg(debug_assertions)]
+    return std::env::var(UNDERSTANDS).ok().and_then(|text| text.parse().ok()).unwrap_or(version);
+    #[cfg(not(debug_assertions))]
+    version
+}
+
 #[cfg(test)]
 mod tests {
     use std::panic::catch_unwind;

@@ -49,6 +49,7 @@
 //! | What happens when a route, an address or the interface changes? | `router/paths.rs` for the underlay (drops sticky sources), `router/admin/duties.rs` for the interface, `netlink/moved.rs` in another namespace |
 //! | What happens while the interface is down? | `peers/actor/link.rs` |
 //! | What does the log say of a peer? | `peers/reports.rs` |
+//! | How does another process take a router over? | `router/takeover/mod.rs` has the course and who carries on; workers stop in `lane/wait/pause.rs`, and `wireguard/carry.rs` and `peers/actor/carry.rs` have the state |
 //! | What changes on a reload? | `router/reload.rs` compares files and settings, `peers/apply.rs` peers, `netlink/mod.rs` addresses and routes; `config/changes.rs` only counts for the log |
 //! | Where does ECN go? | outer header to packet and back: `packet/class.rs`; CWR: `offload/segment.rs`; what may be merged: `offload/coalesce/candidate.rs` |
 //! | ICMP errors and TCP resets | `packet/reject/`, rate limited by `lane/inside/reject.rs` |
@@ -84,6 +85,8 @@
 //!   (`tests/panics.rs`).
 //! - **A bounded stop.** Once the router stops, nothing waits without a time limit, and the thread that handles
 //!   signals waits for nobody ([`router::stopping`]). Held by `tests/system/stopping.rs`.
+//! - **No counter twice.** Of a router and its successor, one sends with a session, and whichever process dies, one
+//!   carries on ([`router::takeover`]). Held by `tests/takeover`.
 //! - **One owner per descriptor.** Only its owner reads a TUN queue or socket, or changes it; the lane's other
 //!   worker may write single packets while the owner sleeps.
 //! - **A protocol without IO.** [`wireguard`] has no clock, socket or randomness of its own. Held by its
@@ -150,6 +153,8 @@ pub mod cpus;
 pub mod drops;
 pub mod errnos;
 pub mod faults;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod lane;
 pub mod metrics;
 pub mod netlink;

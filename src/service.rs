@@ -3,18 +3,51 @@
 //!
 //! Each message is one datagram to the Unix socket that `NOTIFY_SOCKET` names. Without that variable, nothing
 //! is sent.
+//!
+//! The manager also keeps descriptors for the next process (`FileDescriptorStoreMax=` in systemd.service(5)), and passes
+//! them on when it starts one after a crash (`sd_listen_fds_with_names(3)`).
 
 use std::env;
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::time::{ClockId, clock_gettime};
+
+use crate::sys::{inherited, rights};
 
 /// The environment variable that names the manager's socket.
 const VARIABLE: &str = "NOTIFY_SOCKET";
+
+/// The environment variable with the number of descriptors that the manager keeps, since systemd 254.
+const ROOM: &str = "FDSTORE";
+
+/// The first descriptor that the manager passes on (`SD_LISTEN_FDS_START`).
+const FIRST: i32 = 3;
+
+/// How long the manager may take to carry out what it was told.
+const PATIENCE: u16 = 5000;
+
+/// Returns the descriptors that the manager has kept for this process, with their names. A second call returns none.
+///
+/// # Errors
+/// A descriptor is not open, or the variables contradict each other.
+pub fn kept_descriptors() -> io::Result<Vec<(String, OwnedFd)>> {
+    let number = |name| env::var(name).ok().and_then(|text| text.parse::<i32>().ok());
+    if number("LISTEN_PID") != i32::try_from(std::process::id()).ok() {
+        return Ok(Vec::new());
+    }
+    let count = number("LISTEN_FDS").unwrap_or(0);
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    (FIRST..FIRST.saturating_add(count))
+        .zip(names.split(':'))
+        .map(|(fd, name)| Ok((name.to_owned(), inherited::adopt(fd)?)))
+        .collect()
+}
 
 /// The service manager that started this process, if any.
 #[derive(Debug)]
@@ -33,6 +66,37 @@ impl ServiceManager {
                 tracing::warn!("cannot notify the service manager: {VARIABLE}={}: {error}", name.display());
                 ServiceManager { socket: None }
             }
+        }
+    }
+
+    /// Returns how many descriptors the manager keeps for this process.
+    pub fn room(&self) -> usize {
+        let room = env::var(ROOM).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+        if self.socket.is_some() { room } else { 0 }
+    }
+
+    /// Has the manager keep a duplicate of `descriptor` for the next process.
+    pub fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) {
+        let Some(socket) = &self.socket else { return };
+        // Without polling: a socket with an error, such as one from ICMP, would be forgotten.
+        let message = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0");
+        if let Err(errno) = rights::send(socket, message.as_bytes(), &[descriptor]) {
+            tracing::warn!("the service manager cannot keep {name}: {errno}");
+        }
+    }
+
+    /// Has the manager close the descriptors of this name.
+    pub fn forget(&self, name: &str) {
+        self.tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}"));
+    }
+
+    /// Waits until the manager has carried out what it was told, 5 s at most (`sd_notify_barrier(3)`).
+    pub fn await_manager(&self) {
+        let Some(socket) = &self.socket else { return };
+        let Ok((reader, writer)) = io::pipe() else { return };
+        if rights::send(socket, b"BARRIER=1", &[writer.as_fd()]).is_ok() {
+            drop(writer);
+            let _ = poll(&mut [PollFd::new(reader.as_fd(), PollFlags::empty())], PATIENCE);
         }
     }
 

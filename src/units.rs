@@ -3,13 +3,15 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// The longest IP packet, and the longest superpacket a TUN hands over, in bytes.
 pub const MAX_PACKET: usize = 65_535;
 
 /// A moment on the clock that never steps back and that counts suspended time (`CLOCK_BOOTTIME`),
 /// in nanoseconds since an origin of its own. Zero is before every moment that a clock returns,
 /// so atomics use it for "never".
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Nanos(pub u64);
 
 impl Nanos {
@@ -34,7 +36,7 @@ impl Nanos {
 ///
 /// The low [`SLOT_BITS`](Self::SLOT_BITS) bits are a slot, which is reused and indexes tables; the bits
 /// above count how many peers the slot held before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PeerId(pub u64);
 
 impl PeerId {

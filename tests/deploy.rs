@@ -88,6 +88,36 @@ fn systemd_analyze_accepts_the_unit_and_rates_its_exposure_low() {
     fs::remove_dir_all(&folder).expect("remove the folder");
 }
 
+#[test]
+fn the_sbom_tells_what_is_in_the_binary_from_what_builds_it_and_leaves_out_tests() {
+    let sbom = || {
+        let mut sbom = Command::new(repository("deploy/sbom"));
+        sbom.args(["x86_64-unknown-linux-gnu", "Cargo.toml"]).env("SOURCE_DATE_EPOCH", "0");
+        let done = sbom.current_dir(repository("")).output().expect("deploy/sbom, a Python program");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        done.stdout
+    };
+    let text = sbom();
+    assert_eq!(text, sbom(), "two runs differ");
+    let bom: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    let scope = |name: &str| {
+        let components = bom["components"].as_array().expect("components");
+        let component = components.iter().find(|component| component["name"] == name)?;
+        assert!(component["hashes"][0]["content"].is_string(), "{component}");
+        Some(component["scope"].as_str().expect("a scope").to_owned())
+    };
+    for (name, expected) in [
+        ("aws-lc-sys", Some("required")),
+        ("tokio", Some("required")),
+        ("clap_derive", Some("excluded")),
+        ("cc", Some("excluded")),
+        ("boringtun", None),
+        ("proptest", None),
+    ] {
+        assert_eq!(scope(name).as_deref(), expected, "{name}");
+    }
+}
+
 /// Returns path and content of the YAML files in deploy/ that run containers.
 fn manifests() -> Vec<(PathBuf, String)> {
     let folders =

@@ -12,13 +12,17 @@ use laneway::router::sandbox::syscalls;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
-/// Maps one page of `file` with the protection `PROT_*`.
+/// Maps one page of `file` with the protection `PROT_*`, then changes its protection.
 #[allow(unsafe_code)]
-fn map(file: &File, protection: libc::c_int) -> Result<(), Errno> {
+fn map(file: &File, protection: libc::c_int, then: libc::c_int) -> Result<(), Errno> {
     // SAFETY: the kernel picks an unused address, and nothing reads or writes the mapping.
     let mapped =
         unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, libc::MAP_PRIVATE, file.as_raw_fd(), 0) };
-    if mapped == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(()) }
+    if mapped == libc::MAP_FAILED {
+        return Err(Errno::last());
+    }
+    // SAFETY: the page was mapped above and is not used.
+    Errno::result(unsafe { libc::mprotect(mapped, 4096, then) }).map(drop)
 }
 
 #[test]
@@ -49,9 +53,10 @@ fn a_filtered_process_starts_no_program_and_does_everything_else() {
     let routes = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::empty(), protocol).unwrap();
     assert_eq!(laneway::sys::tun::set_offload(&routes, 0).unwrap_err(), Errno::ENOSYS);
     let file = File::open("/proc/self/exe").unwrap();
-    let map = |protection| map(&file, protection);
-    assert_eq!(map(libc::PROT_READ), Ok(()));
-    assert_eq!(map(libc::PROT_READ | libc::PROT_EXEC), Err(Errno::ENOSYS));
+    let (data, code) = (libc::PROT_READ | libc::PROT_WRITE, libc::PROT_READ | libc::PROT_EXEC);
+    assert_eq!(map(&file, data, libc::PROT_READ), Ok(()));
+    assert_eq!(map(&file, code, libc::PROT_READ), Err(Errno::ENOSYS));
+    assert_eq!(map(&file, data, code), Err(Errno::ENOSYS));
 
     // New threads, name lookups, sockets, files, and the output of a panic.
     assert_eq!(thread::spawn(|| 7).join().unwrap(), 7);

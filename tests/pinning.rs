@@ -57,7 +57,7 @@ fn workers_are_pinned_by_themselves_where_there_are_cpus_enough_and_nowhere_else
     require_root!();
     let lab = lab();
     let topology = Topology::of_this_thread();
-    let laneway = Laneway::start(&lab.left, &[("LANEWAY_QUEUES", "1")]);
+    let laneway = Laneway::start(&lab.left, &[("LANEWAY_QUEUES", "1"), ("LANEWAY_LOG", "debug")]);
     if topology.cpus.len() > 2 {
         wait_until("workers on a CPU of their own", || {
             let found = affinities(&laneway);

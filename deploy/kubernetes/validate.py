@@ -26,6 +26,7 @@ OPERATOR = {"PodMonitor": PodMonitor, "PrometheusRule": PrometheusRule}
 
 OVERLAYS = {
     "sidecar": {"Secret", "ConfigMap", "Deployment", "NetworkPolicy", "PodMonitor", "PrometheusRule"},
+    "sidecar-own-user": {"Secret", "ConfigMap", "Deployment", "NetworkPolicy", "PodMonitor", "PrometheusRule"},
     "gateway": {"DaemonSet", "PodMonitor", "PrometheusRule"},
     "mesh": {"DaemonSet", "PodMonitor", "PrometheusRule"},
 }
@@ -34,6 +35,7 @@ EVERYTHING = "podMonitor.enabled=true,prometheusRule.enabled=true,forwarding=tru
 VALUES = {
     "mode=gateway": {"DaemonSet"},
     "mode=mesh,interface=kilo0": {"DaemonSet"},
+    f"mode=pods,image.digest=sha256:{64 * 'a'}": {"StatefulSet", "Service", "NetworkPolicy"},
     "mode=pods": {"StatefulSet", "Service", "NetworkPolicy"},
     f"mode=gateway,masquerade=auto,{EVERYTHING}": {"DaemonSet", "PodMonitor", "PrometheusRule"},
     f"mode=pods,{EVERYTHING}": {
@@ -41,7 +43,7 @@ VALUES = {
     },
 }
 # Values that the schema must refuse.
-REFUSED = ("moed=pods", "mode=both", "replicas=many", "environment.QUEUES=2", "interface=much-too-long-a-name")
+REFUSED = ("moed=pods", "mode=both", "image.digest=latest", "replicas=many", "environment.QUEUES=2", "interface=much-too-long-a-name")
 
 
 def tools(folder):

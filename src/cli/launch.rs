@@ -1,11 +1,15 @@
 //! Starts a router from a configuration and runs it until it is told to stop; shared by `laneway run` and
 //! `laneway IFNAME`.
 
+mod inheritance;
+
 use std::fs;
 use std::io::{self, IsTerminal as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::mem;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -14,27 +18,27 @@ use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing_subscriber::EnvFilter;
 
+use self::inheritance::{Inheritance, bequeath};
 use super::injection;
 use super::signals::Signals;
 use crate::config::env::Environment;
 use crate::config::{LogFormat, RouterConfig, Switch};
 use crate::netlink;
 use crate::netlink::masquerade::{MasqueradeError, Masquerading};
-use crate::router::admin::{
-    self, Admin, AdminEnd, AdminError, Hangups, Http, Link, OnLoss, OnPorts, OpenUapi,
-};
+use crate::router::admin::{Admin, AdminEnd, AdminError, Hangups, Http, Link, OnLoss, OnPorts, OpenUapi};
 use crate::router::kill_switch::{self, KillSwitch};
 use crate::router::mtu;
 use crate::router::paths::OnPathMtu;
 use crate::router::reload::{self, Reloader};
 use crate::router::sandbox::{capabilities, files, memory, syscalls};
-use crate::router::start::{Router, StartError};
+use crate::router::start::{Origin, Router, StartError};
 use crate::router::stopping::{self, StopError};
+use crate::router::takeover::kept::Keeper;
 use crate::router::web::{Web, WebError};
 use crate::service::ServiceManager;
 use crate::shutdown::Shutdown;
 use crate::sys::inherited;
-use crate::uapi::{self, UapiError};
+use crate::uapi::{self, Device, UapiError};
 
 /// Errors when starting, running or stopping a router.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +85,8 @@ pub enum StopReason {
     InterfaceDeleted,
     /// Another process removed the control socket's file.
     SocketRemoved,
+    /// Another process has taken the router over.
+    HandedOver,
 }
 
 /// Called once, when the interface and its control socket exist, unless the router is told to stop before that.
@@ -143,51 +149,62 @@ pub fn launch(
     let uapi = adopt("WG_UAPI_FD", config.uapi_fd)?.map(uapi::Server::inherited).transpose()?;
     let shutdown = Arc::new(Shutdown::new().map_err(StartError::System)?);
     let signals = Signals::watch(&shutdown).map_err(StartError::System)?;
-    let from_tunnel = config.metrics_from_tunnel;
-    let metrics =
-        config.metrics_addr.map(admin::bind).transpose()?.map(|bound| Http { bound, from_tunnel, web });
+    let mut inheritance = Inheritance::find(&config, &manager, tun)?;
+    let takes_over = inheritance.takes_over();
+    let metrics = inheritance.bind_http(&config, web)?;
     // Before the interface is created: a router in another network namespace may serve one of this name. One that exists
     // here is refused below.
-    if uapi.is_none() && if_nametoindex(config.interface.as_str()).is_err() {
+    if uapi.is_none() && !takes_over && if_nametoindex(config.interface.as_str()).is_err() {
         uapi::Server::check(&config.uapi_dir, &config.interface)?;
     }
 
     let lock = reload::choose_table(&mut config, None).map_err(StartError::Netlink)?;
     mtu::choose(&mut config, &[]);
-    let switch = Arc::new(KillSwitch::close(&config).map_err(StartError::Netlink)?);
+    let switch = if takes_over {
+        KillSwitch::inherit(&config)
+    } else {
+        KillSwitch::close(&config).map_err(StartError::Netlink)?
+    };
+    let switch = Arc::new(switch);
     drop(lock);
-    let opened = open(&config, tun, &shutdown, metrics.as_ref(), &signals);
+    let opened = open(&config, &mut inheritance, &shutdown, metrics.as_ref(), &signals, &switch);
     let (router, masquerading) = opened.inspect_err(|_| switch.end(kill_switch::ProcessEnd::NotStarted))?;
-    let (directory, interface) = (config.uapi_dir.clone(), router.interface().to_owned());
-    let noted = Arc::clone(&signals);
+    if takes_over && let Err(error) = switch.close_again(&config) {
+        tracing::error!("rules and unreachable routes are those of the router before: {error}");
+    }
+    let keeper = bequeath(&router, metrics.as_ref(), masquerading.as_ref(), &signals, &manager)?;
+    let open = inheritance.control_of(uapi, &config, router.interface());
+    let (noted, offering) = (Arc::clone(&signals), Arc::clone(keeper.router()));
     let open_uapi = move || {
-        let server = uapi.map_or_else(|| uapi::Server::bind(&directory, &interface), Ok)?;
+        let server = open()?;
         server.file().cloned().into_iter().for_each(|file| noted.note_socket(file));
+        offering.note_control(&server);
         Ok(server)
     };
-    let device = router.device().clone();
     let (seccomp, persist) = (config.seccomp, config.persist);
     let up = format!("{} is up", router.interface());
     let summary = router.summary().clone();
-    let reloader = Reloader::new(
-        router.interface().to_owned(),
-        config,
-        environment,
-        device,
-        shutdown,
-        Arc::clone(&switch),
-        Arc::clone(router.chosen_mtu()),
-    );
-    let told = Arc::clone(&manager);
+    let reloader = Reloader::new(&router, config, environment, Arc::clone(&switch));
+    let (told, keeping) = (Arc::clone(&manager), Arc::clone(&keeper));
     let ready = Box::new(move || {
         ready()?;
         restrict_system_calls(seccomp);
         summary.log();
+        keeping.keep();
         told.ready(&up);
         Ok(())
     });
-    let outcome = attend(router, metrics, Box::new(open_uapi), reloader, &signals, &manager, ready);
+    let outcome = attend(router, metrics, Box::new(open_uapi), reloader, &signals, &keeper, ready);
+    if signals.handed_over().load(Ordering::Acquire) {
+        // Everything is the successor's now.
+        masquerading.into_iter().for_each(Masquerading::leave);
+        outcome?;
+        return Ok(StopReason::HandedOver);
+    }
     drop(masquerading);
+    if signals.told_to_stop() {
+        keeper.forget();
+    }
     switch.end(match &outcome {
         // The service manager starts it again.
         Ok(_) if persist && !signals.told_to_stop() => kill_switch::ProcessEnd::Failed,
@@ -205,7 +222,7 @@ pub fn launch(
     match stopped {
         StopReason::Signal => tracing::info!("stopping: received a signal"),
         // Logged by the worker that noticed.
-        StopReason::InterfaceDeleted => {}
+        StopReason::InterfaceDeleted | StopReason::HandedOver => {}
         StopReason::SocketRemoved => tracing::info!("stopping: control socket removed"),
     }
     Ok(stopped)
@@ -214,12 +231,21 @@ pub fn launch(
 /// Starts the router and masquerading.
 fn open(
     config: &RouterConfig,
-    tun: Option<OwnedFd>,
+    inheritance: &mut Inheritance,
     shutdown: &Arc<Shutdown>,
     metrics: Option<&Http>,
     signals: &Signals,
+    switch: &KillSwitch,
 ) -> Result<(Router, Option<Masquerading>), LaunchError> {
-    let router = Router::start_with(config, tun, Arc::clone(shutdown))?;
+    let origin = mem::replace(&mut inheritance.origin, Origin::Nothing);
+    let takes_over = matches!(origin, Origin::Predecessor(_));
+    // The rules of a router that is taken over are in force.
+    let admit = |listening| {
+        if !takes_over {
+            switch.admit_first(config, listening);
+        }
+    };
+    let router = Router::start_from(config, origin, Arc::clone(shutdown), admit)?;
     if let Some(http) = metrics {
         router.marked().add(http.bound.as_fd().try_clone_to_owned().map_err(StartError::System)?);
     }
@@ -229,7 +255,10 @@ fn open(
             signals.note_interface(lifetime.clone());
         }
     }
-    let masquerade = |to| Masquerading::begin(router.interface(), to);
+    let masquerade = |to| match inheritance.rules.take() {
+        Some(rules) => Ok(Masquerading::inherit(router.interface(), rules)),
+        None => Masquerading::begin(router.interface(), to),
+    };
     let masquerading = config.masquerade.as_ref().map(masquerade).transpose()?;
     if masquerading.is_some() && !netlink::masquerade::forwards_ipv4() {
         tracing::warn!(
@@ -247,14 +276,16 @@ fn attend(
     open_uapi: OpenUapi,
     reloader: Reloader,
     signals: &Signals,
-    manager: &Arc<ServiceManager>,
+    keeper: &Arc<Keeper>,
     ready: OnReady,
 ) -> Result<AdminEnd, LaunchError> {
+    let manager = keeper.manager();
     let shutdown = Arc::clone(router.shutdown());
-    let up = reloader.setup().up;
+    let (up, readiness) = (reloader.setup().up, reloader.readiness());
     let reloader = Arc::new(Mutex::new(reloader));
     let (restoring, admitting, resizing) =
         (Arc::clone(&reloader), Arc::clone(&reloader), Arc::clone(&reloader));
+    let keeping = Arc::clone(keeper);
     let (of_mtu, of_addresses) = (router.interface_updates(), router.interface_updates());
     let link = Link {
         interface: router.interface().to_owned(),
@@ -264,7 +295,12 @@ fn attend(
         on_addresses: Box::new(move |own| of_addresses.set_addresses(own)),
         on_path_mtu: up.then(|| Box::new(move |path| lock(&resizing).follow_mtu(path)) as OnPathMtu),
         on_loss: up.then(|| Box::new(move || lock(&restoring).restore()) as OnLoss),
-        on_ports: up.then(|| Box::new(move || lock(&admitting).admit_ports()) as OnPorts),
+        on_ports: up.then(|| {
+            Box::new(move || {
+                lock(&admitting).admit_ports();
+                keeping.keep();
+            }) as OnPorts
+        }),
         tunnels: router.tunnels(),
     };
     let leading = Arc::clone(&reloader);
@@ -276,8 +312,8 @@ fn attend(
     let admin = Admin {
         registry: Arc::clone(router.registry()),
         threads: Arc::clone(router.threads()),
-        readiness: Arc::new(router.readiness()),
-        device: Arc::new(router.device().clone()),
+        readiness,
+        device: Arc::clone(keeper.router()) as Arc<dyn Device>,
         shutdown: Arc::clone(&shutdown),
         metrics,
         before: Some(Box::new(move || {

@@ -16,6 +16,9 @@ pub struct RunArgs {
     /// Configuration file [default: `LANEWAY_CONFIG`]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Continue a running router with its sessions, without losing packets; start as usual if none runs
+    #[arg(long)]
+    take_over: bool,
 }
 
 /// Runs a router until it is told to stop. SIGHUP reloads the file.
@@ -26,11 +29,12 @@ pub struct RunArgs {
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     signals::end_at_once().map_err(Failure::Signals)?;
     let environment = Environment::of_process()?;
-    let config = RouterConfig::for_run(args.config.as_deref(), &environment)?;
+    let mut config = RouterConfig::for_run(args.config.as_deref(), &environment)?;
+    config.take_over = args.take_over;
     signals::hold().map_err(Failure::Signals)?;
     launch::init_log(&config.log, config.log_format);
     match launch::launch(config, environment, Box::new(|| Ok(())))? {
-        StopReason::Signal => Ok(()),
+        StopReason::Signal | StopReason::HandedOver => Ok(()),
         StopReason::InterfaceDeleted => Err(Failure::Removed("the interface")),
         StopReason::SocketRemoved => Err(Failure::Removed("the control socket")),
     }

@@ -34,6 +34,8 @@ const LAST_WORDS: &[u8] =
 pub struct Signals {
     /// Whether a signal has told the router to stop.
     told: AtomicBool,
+    /// Whether another process has taken the router over, with its interface and control socket.
+    handed_over: Arc<AtomicBool>,
     /// Readable after a SIGHUP.
     hangup: EventFd,
     /// The control socket's file, once it exists.
@@ -54,6 +56,7 @@ impl Signals {
         let hangup = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let shared = Arc::new(Signals {
             told: AtomicBool::new(false),
+            handed_over: Arc::default(),
             hangup,
             socket: OnceLock::new(),
             interface: OnceLock::new(),
@@ -70,6 +73,11 @@ impl Signals {
     /// Returns whether a signal has told the router to stop.
     pub fn told_to_stop(&self) -> bool {
         self.told.load(Ordering::Acquire)
+    }
+
+    /// Returns whether another process has taken the router over. Whoever hands it over sets this.
+    pub fn handed_over(&self) -> &Arc<AtomicBool> {
+        &self.handed_over
     }
 
     /// Returns a descriptor that becomes readable on SIGHUP.
@@ -121,7 +129,7 @@ impl Signals {
     /// Rules and unreachable routes stay if the main thread has not removed them.
     fn end_by_force(&self) -> ! {
         self.remove_socket();
-        if let Some(interface) = self.interface.get() {
+        if let Some(interface) = self.interface.get().filter(|_| !self.handed_over.load(Ordering::Acquire)) {
             // If the kernel refuses, the interface stays, without a way out.
             let _ = interface.end_with_process();
         }

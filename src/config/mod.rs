@@ -58,6 +58,8 @@ pub struct RouterConfig {
     /// Whether the interface, its routes and rules stay when the router stops, and packets for the tunnel are
     /// rejected until it starts again.
     pub keep: bool,
+    /// Whether to take over from a router that serves the interface.
+    pub take_over: bool,
     /// MTU of the interface in bytes.
     pub mtu: u16,
     /// What sets the MTU.
@@ -141,6 +143,7 @@ impl RouterConfig {
             up: false,
             persist: false,
             keep: false,
+            take_over: false,
             mtu: 1420,
             mtu_from: MtuFrom::Default,
             addresses: Vec::new(),

@@ -56,6 +56,16 @@ impl PathLimit {
             && self.asked.compare_exchange(asked, now.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
+    /// Returns the limit and its expiry time as a word; 0 for none.
+    pub fn word(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Sets what [`word`](Self::word) has returned.
+    pub fn set_word(&self, word: u64) {
+        self.limit.store(word, Ordering::Relaxed);
+    }
+
     /// Clears the limit, because the peer has moved to another address.
     pub fn forget(&self) {
         self.limit.store(0, Ordering::Relaxed);

@@ -185,6 +185,11 @@ impl PeerRecord {
         }
     }
 
+    /// Returns when the latest datagram was received that changed the endpoint.
+    pub fn moved(&self) -> Nanos {
+        Nanos(self.moved.load(Relaxed))
+    }
+
     /// Replaces the endpoint `before`, for a decision that took time. Does nothing if the peer has moved
     /// meanwhile.
     pub fn move_from(&self, before: Option<Endpoint>, endpoint: Endpoint) {

@@ -12,7 +12,7 @@
 //! else who got a datagram from such a port would reply to it, so its socket is read too.
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use nix::poll::PollFlags;
 
@@ -73,6 +73,21 @@ impl LaneSockets {
         }
     }
 
+    /// Takes over the sockets of each lane, on the router's port and on the lane's own, from another process.
+    ///
+    /// # Errors
+    /// One is not a bound UDP socket.
+    pub fn inherit(
+        descriptors: Vec<(OwnedFd, Option<OwnedFd>)>,
+        options: SocketOptions,
+    ) -> io::Result<Vec<Self>> {
+        let inherit = |fd| UdpSocket::inherit(fd, options);
+        let lane = |(shared, own): (_, Option<_>)| {
+            Ok(LaneSockets { shared: inherit(shared)?, own: own.map(inherit).transpose()? })
+        };
+        descriptors.into_iter().map(lane).collect()
+    }
+
     /// Returns the port to send data for `peer` from.
     #[inline]
     pub(in crate::lane) fn towards(&self, peer: Option<&PeerRecord>) -> SendSocket {
@@ -101,7 +116,7 @@ impl LaneSockets {
     ///
     /// # Errors
     /// If the kernel refuses the mark. Setting it needs `CAP_NET_ADMIN`.
-    pub(super) fn set_fwmark(&self, mark: u32) -> io::Result<()> {
+    pub fn set_fwmark(&self, mark: u32) -> io::Result<()> {
         self.iter().try_for_each(|socket| socket.set_fwmark(mark))
     }
 

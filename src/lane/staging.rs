@@ -29,8 +29,19 @@ const NIL: u16 = u16::MAX;
 const LENGTH: usize = 4;
 const _: () = assert!(CHUNKS < NIL as usize);
 
+/// A staged packet as plain data, for a process that takes over.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct StagedPacket {
+    /// The peer.
+    pub peer: PeerId,
+    /// The peer's count of failed handshakes when the packet was staged.
+    pub attempt: u32,
+    /// The virtio header in its long form, and the packet.
+    pub bytes: Vec<u8>,
+}
+
 /// The packets of one lane that wait for a handshake.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Staging {
     bytes: Box<[u8]>,
     next: Box<[u16]>,
@@ -135,6 +146,22 @@ impl Staging {
         });
         self.finish_packet(peer, &before, queue);
         Some(len)
+    }
+
+    /// Returns copies of all packets, those of each peer in order.
+    pub fn copies(&self) -> Vec<StagedPacket> {
+        let mut copies = Vec::new();
+        if self.is_empty() {
+            return copies;
+        }
+        let mut rest = self.clone();
+        let mut buffer = vec![0; CHUNK * CHUNKS];
+        for (peer, attempt) in self.peers() {
+            while let Some(len) = rest.pop(peer, &mut buffer) {
+                copies.push(StagedPacket { peer, attempt, bytes: buffer[..len].to_vec() });
+            }
+        }
+        copies
     }
 
     /// Copies the oldest packet of `peer`, or as much of it as fits, to `out`. Returns its length in bytes.
@@ -335,6 +362,26 @@ mod tests {
         }
         assert!(staging.is_empty());
         assert_eq!(staging.free_chunks, CHUNKS);
+    }
+
+    #[test]
+    fn copies_can_be_staged_again_in_the_same_order() {
+        let mut staging = Staging::new();
+        for n in 0..20_u8 {
+            staging.push(PeerId(u64::from(n % 2)), 7, [&[n], &[n; 5000]]);
+        }
+        let mut again = Staging::new();
+        for StagedPacket { peer, attempt, bytes } in staging.copies() {
+            assert_eq!((attempt, again.push(peer, attempt, [&bytes, &[]])), (7, 0));
+        }
+        let mut out = [0; 5001];
+        for n in 0..20_u8 {
+            let peer = PeerId(u64::from(n % 2));
+            for staging in [&mut staging, &mut again] {
+                assert_eq!(staging.pop(peer, &mut out), Some(5001));
+                assert_eq!(out, [n; 5001]);
+            }
+        }
     }
 
     proptest! {

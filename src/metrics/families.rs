@@ -54,6 +54,8 @@ pub(super) const FAMILIES: &[MetricFamily] = &[
     counter("laneway_worker_cpu_seconds_total", "CPU time used by a thread, in user and kernel mode"),
     gauge("laneway_worker_cpu", "CPU a thread last ran on"),
     counter("laneway_worker_restarts_total", "Times a worker was restarted after a panic"),
+    counter("laneway_take_overs_total", "Take-overs by or of this process, by result"),
+    gauge("laneway_take_over_gap_seconds", "How long packets waited when this process took over; 0 if it did not"),
     counter("laneway_dropped_packets_total", "Packets dropped, by direction and reason"),
     counter("laneway_handshakes_total", "Handshakes by our role and result"),
     counter("laneway_handshake_messages_dropped_total", "Handshake messages dropped by the peer actor, by reason"),

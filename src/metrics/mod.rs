@@ -31,6 +31,7 @@ mod process;
 mod registry;
 mod samples;
 mod shortcuts;
+mod take_over;
 mod tally;
 
 pub use actor::ActorMetrics;
@@ -44,4 +45,5 @@ pub use process::{ProcessMetrics, SocketMetrics};
 pub use registry::Registry;
 pub use samples::{DropDirection, DropSample, DropSamples, Dropped};
 pub use shortcuts::{SentShortcuts, WrittenShortcuts};
+pub use take_over::TakeOverMetrics;
 pub use tally::{LabelledTally, PublishedDrops, Tally, lost_in_panics};

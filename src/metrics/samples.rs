@@ -1,6 +1,7 @@
 //! Samples of dropped packets, for `laneway drops --follow`.
 //!
-//! While nobody listens, a dropped packet costs one relaxed load and a carried packet nothing. Each request allows a
+//! While nobody listens, a dropped packet costs one relaxed load, one that waits for a handshake another, and a carried
+//! packet nothing. Each request allows a
 //! number of samples per reason, so that a flood dropped for one reason does not hide others, and sampling ends by
 //! itself when no more requests come. Workers put their samples in a bounded queue, which requests move to a bounded
 //! history that several listeners can read. What finds no room is lost; the counters still tell its number.

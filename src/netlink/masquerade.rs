@@ -4,6 +4,7 @@
 //! The rules are in a table of nftables of our own, named after the interface, which is gone when the router ends.
 
 use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
@@ -24,7 +25,7 @@ const PRIORITY: i32 = 100;
 
 /// Rules in force. Dropping them removes them.
 #[derive(Debug)]
-pub struct Masquerading(#[expect(dead_code, reason = "removes the table on drop")] RuleTable);
+pub struct Masquerading(RuleTable);
 
 /// The kernel refused the rules.
 #[derive(Debug, thiserror::Error)]
@@ -61,8 +62,31 @@ impl Masquerading {
             rules: vec![rule],
         };
         let refused = |errno| MasqueradeError { interface: interface.to_owned(), errno };
-        RuleTable::add(&format!("laneway-{interface}"), &[chain]).map(Masquerading).map_err(refused)
+        RuleTable::add(&table_name(interface), &[chain]).map(Masquerading).map_err(refused)
     }
+}
+
+impl Masquerading {
+    /// Takes over the rules that another process has for `interface`, with the socket that they belong to.
+    pub fn inherit(interface: &str, socket: OwnedFd) -> Self {
+        Masquerading(RuleTable::inherit(socket, table_name(interface)))
+    }
+
+    /// Leaves the rules to a process that has taken them over.
+    pub fn leave(self) {
+        self.0.leave();
+    }
+}
+
+impl AsFd for Masquerading {
+    /// Returns the socket that the rules belong to.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.socket()
+    }
+}
+
+fn table_name(interface: &str) -> String {
+    format!("laneway-{interface}")
 }
 
 /// Returns whether the calling thread's network namespace forwards IPv4 packets.

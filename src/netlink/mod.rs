@@ -11,6 +11,7 @@ mod moved;
 mod nftables;
 mod port_rules;
 mod remains;
+mod reverse_path;
 mod rules;
 mod tables;
 mod udp_sockets;
@@ -34,10 +35,15 @@ use tokio::runtime;
 pub use addresses::AddressWatch;
 pub use losses::LossWatch;
 pub use moved::OtherNamespaces;
-pub use port_rules::{PortRule, Ports, ReversePath, change_port_rules, port_rules, probe_reverse_path};
+#[cfg(any(test, fuzzing))]
+pub(crate) use nftables::acknowledgements;
+pub use port_rules::{PortRule, Ports, change_port_rules, port_rules};
 pub use remains::{Remains, TunState, delete, remains, tun_state};
+pub use reverse_path::{ReversePath, probe_reverse_path};
 pub use rules::{DefaultRule, IpVersion, MAIN_TABLE};
 pub use tables::{TableLock, free_table};
+#[cfg(any(test, fuzzing))]
+pub(crate) use udp_sockets::take as sockets_in;
 pub use udp_sockets::{UdpSocketInfo, UdpSockets};
 pub use underlay::{SelectedRoute, UnderlayWatch, path_mtu};
 pub use watch::{LinkEvent, LinkWatch};

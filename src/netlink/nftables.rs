@@ -4,7 +4,7 @@
 //! and later), the table belongs to the netlink socket that made it, so that it is gone with the process, however that
 //! ends.
 
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::ReceiveTimeout;
@@ -190,6 +190,24 @@ impl RuleTable {
     }
 }
 
+impl RuleTable {
+    /// Takes over the table that another process has added through `socket`.
+    pub(super) fn inherit(socket: OwnedFd, name: String) -> Self {
+        // Deletes it when dropped also if it belongs to the socket, which the other process may have open.
+        RuleTable { socket, name, owned: false }
+    }
+
+    /// Returns the netlink socket that the table belongs to.
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Leaves the table to a process that has taken it over.
+    pub(super) fn leave(mut self) {
+        self.owned = true;
+    }
+}
+
 impl Drop for RuleTable {
     fn drop(&mut self) {
         if !self.owned {
@@ -244,25 +262,25 @@ impl Batch {
         let mut answer = vec![0; 1 << 16];
         while awaited > 0 {
             let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-            let mut rest = &answer[..length];
-            while let Some((errno, next)) = acknowledgement(rest) {
+            for errno in acknowledgements(&answer[..length]) {
                 if errno != 0 {
-                    return Err(Errno::from_raw(-errno));
+                    return Err(Errno::from_raw(errno.wrapping_neg()));
                 }
                 awaited = awaited.saturating_sub(1);
-                rest = next;
             }
         }
         Ok(())
     }
 }
 
-/// Returns the error number of the acknowledgement that `bytes` begins with (netlink(7), `NLMSG_ERROR`), and what
-/// follows it.
-fn acknowledgement(bytes: &[u8]) -> Option<(i32, &[u8])> {
-    let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
-    let errno = bytes.get(16..20).map(|field| i32::from_ne_bytes(field.try_into().expect("four bytes")))?;
-    Some((errno, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
+/// Returns the error numbers of acknowledgements (netlink(7), `NLMSG_ERROR`). Ends at one that is incomplete.
+pub(crate) fn acknowledgements(mut bytes: &[u8]) -> impl Iterator<Item = i32> {
+    std::iter::from_fn(move || {
+        let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
+        let errno = bytes.get(..length)?.get(16..20)?.first_chunk().copied().map(i32::from_ne_bytes)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(errno)
+    })
 }
 
 /// Netlink attributes, each padded to four bytes.

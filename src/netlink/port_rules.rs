@@ -13,14 +13,20 @@
 //!
 //! The kernel reads the ports of received packets only if a rule needs them, and does not count rules for `iif lo`
 //! (`fib_rule_requires_fldissect` in `include/net/fib_rules.h`), so there is one more rule, which does nothing else.
-//! Fragments have no ports and are still dropped. IPv6 has no reverse path filter.
+//!
+//! Fragments have no ports: the kernel looks them up with ports of 0, also the first one (`__skb_flow_dissect` in
+//! `net/core/flow_dissector.c`), and no rule can name port 0. Two rules jump over a third one if there is a source or a
+//! destination port; the third sends what is left to the main table, again only for a local address and user 0. Of
+//! the packets that leave, only those of root's raw sockets for UDP that are bound to such an address match it.
+//!
+//! IPv6 has no reverse path filter.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::TryStreamExt as _;
+use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use rtnetlink::Handle;
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange, RuleUidRange};
 use rtnetlink::packet_route::{AddressFamily, IpProtocol};
 
@@ -28,13 +34,18 @@ use super::addresses::own;
 use super::{MAIN_TABLE, NetlinkError, added, find, refused, talk, unless};
 
 /// Priorities: before the rules that lead into the tunnel ([`rules`](super::rules)).
-const READ_PORTS: u32 = 32_698;
-const TO_MAIN: u32 = 32_699;
+const SOURCE_PORT: u32 = 32_695;
+const DESTINATION_PORT: u32 = 32_696;
+const FRAGMENTS: u32 = 32_697;
+pub(super) const READ_PORTS: u32 = 32_698;
+pub(super) const TO_MAIN: u32 = 32_699;
 
-/// Maximum number of addresses with a rule. Each rule costs every route lookup a comparison.
-const MAX_ADDRESSES: usize = 32;
+/// Maximum number of addresses with rules of their own. More are covered by rules for prefixes, since each rule costs
+/// every route lookup a comparison.
+const MAX_ADDRESSES: usize = 16;
 
-const UDP: u8 = 17;
+/// The ports that a rule can name.
+const ANY_PORT: Ports = Ports { first: 1, last: 65_534 };
 
 /// UDP ports of a router.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,26 +61,26 @@ pub struct Ports {
 pub struct PortRule {
     /// The mark of the router's own datagrams. It only names the router whose rule this is: the rule's mask is 0.
     mark: u32,
-    ports: Ports,
-    /// The local address. `None` for the rule that makes the kernel read ports.
-    address: Option<Ipv4Addr>,
+    purpose: Purpose,
 }
 
-/// Result of [`probe_reverse_path`].
+/// What a rule does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReversePath {
-    /// There is no IPv4 route to the internet, or it does not lead back, so nothing can be tried.
-    NoRoute,
-    /// The filter does not drop datagrams, with or without rules.
-    Open,
-    /// The filter drops datagrams from peers, and the rules prevent it.
-    Cured,
-    /// The filter drops datagrams from peers despite the rules.
-    Closed,
+enum Purpose {
+    /// Makes the kernel read ports.
+    ReadPorts(Ports),
+    /// Sends datagrams to these ports at local addresses to the main table.
+    Admit(Ports, Ipv4Net),
+    /// Jumps over rules for fragments if there is a source port.
+    SourcePort,
+    /// Jumps over rules for fragments if there is a destination port.
+    DestinationPort,
+    /// Sends fragments for local addresses to the main table.
+    Fragments(Ipv4Net),
 }
 
-/// Returns the rules for datagrams to `ports`: one for each IPv4 address of other interfaces than `interface`, and one
-/// that makes the kernel read ports. `mark` is that of the router's own datagrams.
+/// Returns the rules for datagrams to `ports` at the IPv4 addresses of other interfaces than `interface`. `mark` is that
+/// of the router's own datagrams.
 ///
 /// # Errors
 /// A netlink request failed.
@@ -77,9 +88,41 @@ pub enum ReversePath {
 /// # Panics
 /// If called inside an async runtime, since it runs its own.
 pub fn port_rules(interface: &str, mark: u32, ports: Ports) -> Result<Vec<PortRule>, NetlinkError> {
-    let addresses = talk(async |handle| outside(&handle, interface).await)?;
-    let addresses = [None].into_iter().chain(addresses.into_iter().map(Some));
-    Ok(addresses.map(|address| PortRule { mark, ports, address }).collect())
+    let (outside, inside) = talk(async |handle| addresses(&handle, interface).await)?;
+    Ok(rules_for(mark, ports, &prefixes(&outside, &inside)))
+}
+
+/// Returns the rules for datagrams to `ports` at local addresses in `nets`, in the order in which they are added.
+pub(super) fn rules_for(mark: u32, ports: Ports, nets: &[Ipv4Net]) -> Vec<PortRule> {
+    // A rule that jumps has no effect without its target, so the target comes first, and rules for fragments last.
+    let admitted = nets.iter().map(|net| Purpose::Admit(ports, *net));
+    let jumps = [Purpose::SourcePort, Purpose::DestinationPort];
+    let fragments = nets.iter().map(|net| Purpose::Fragments(*net));
+    let all = [Purpose::ReadPorts(ports)].into_iter().chain(admitted).chain(jumps).chain(fragments);
+    all.map(|purpose| PortRule { mark, purpose }).collect()
+}
+
+/// Returns prefixes that contain all addresses of `outside`, and none of `inside` that is not also in `outside`. Both
+/// are sorted. No prefix contains 0.0.0.0, the source of packets that have none yet.
+fn prefixes(outside: &[Ipv4Addr], inside: &[Ipv4Addr]) -> Vec<Ipv4Net> {
+    if outside.len() <= MAX_ADDRESSES {
+        return outside.iter().map(|address| Ipv4Net::from(*address)).collect();
+    }
+    let inside = inside.iter().filter(|address| outside.binary_search(address).is_err());
+    let without: Vec<_> = [Ipv4Addr::UNSPECIFIED].into_iter().chain(inside.copied()).collect();
+    let mut found = Vec::new();
+    let mut left = vec![Ipv4Net::default()];
+    while let Some(net) = left.pop() {
+        if !outside.iter().any(|address| net.contains(address)) {
+            continue;
+        }
+        if without.iter().any(|address| net.contains(address)) {
+            left.extend(net.subnets(net.prefix_len() + 1).into_iter().flatten());
+        } else {
+            found.push(net);
+        }
+    }
+    found
 }
 
 /// Adds the rules `after` unless they exist, then removes those of `before` that are not among them.
@@ -98,13 +141,13 @@ pub fn change_port_rules(before: &[PortRule], after: &[PortRule]) -> Result<(), 
         for rule in after {
             add(&handle, message(*rule)).await?;
             // A kernel that ignores ports would apply the other rules to all packets.
-            if rule.address.is_none() && !listed(&handle).await?.contains(rule) {
+            if matches!(rule.purpose, Purpose::ReadPorts(_)) && !listed(&handle).await?.contains(rule) {
                 delete(&handle, message(*rule)).await?;
                 let what = "add a rule for a UDP port".to_owned();
                 return Err(NetlinkError::Refused { what, errno: Errno::EOPNOTSUPP });
             }
         }
-        for rule in before.iter().filter(|rule| !after.contains(rule)) {
+        for rule in before.iter().rev().filter(|rule| !after.contains(rule)) {
             delete(&handle, message(*rule)).await?;
         }
         Ok(())
@@ -115,111 +158,50 @@ pub fn change_port_rules(before: &[PortRule], after: &[PortRule]) -> Result<(), 
 pub(super) async fn of_marks(handle: &Handle, marks: &[u32]) -> Result<Vec<PortRule>, NetlinkError> {
     let mut rules = listed(handle).await?;
     rules.retain(|rule| marks.contains(&rule.mark));
+    // As they were added. The kernel lists them by priority, the jumps first.
+    rules.sort_by_key(|rule| match rule.purpose {
+        Purpose::ReadPorts(_) => 0,
+        Purpose::Admit(..) => 1,
+        Purpose::SourcePort | Purpose::DestinationPort => 2,
+        Purpose::Fragments(_) => 3,
+    });
     Ok(rules)
 }
 
-/// Tries whether the reverse path filter of this network namespace lets datagrams to a router's port pass while
-/// everything is routed through a tunnel. Asks the kernel for the way of packets from an address that is reserved for
-/// documentation (RFC 5737), with rules that only apply to this address and are removed again.
-///
-/// # Errors
-/// The kernel refused a request.
-///
-/// # Panics
-/// If called inside an async runtime, since it runs its own.
-pub fn probe_reverse_path() -> Result<ReversePath, NetlinkError> {
-    talk(async |handle| {
-        for far in [[192, 0, 2, 1], [198, 51, 100, 1], [203, 0, 113, 1]] {
-            let found = probe_from(&handle, far.into()).await?;
-            // An address may be in use here nevertheless.
-            if found != ReversePath::NoRoute {
-                return Ok(found);
-            }
-        }
-        Ok(ReversePath::NoRoute)
-    })
-}
-
-async fn probe_from(handle: &Handle, far: Ipv4Addr) -> Result<ReversePath, NetlinkError> {
-    /// The discard service (RFC 863), on which no router listens.
-    const PORT: u16 = 9;
-    let to_far = |mut message: RuleMessage| {
-        message.header.dst_len = 32;
-        message.attributes.push(RuleAttribute::Destination(far.into()));
-        message
-    };
-    let plain = |priority, action| {
-        let mut message = RuleMessage::default();
-        message.header.family = AddressFamily::Inet;
-        message.header.action = action;
-        message.attributes = vec![RuleAttribute::Priority(priority)];
-        to_far(message)
-    };
-    // The way without a tunnel, even if there is one.
-    let mut main = plain(READ_PORTS, RuleAction::ToTable);
-    main.attributes.push(RuleAttribute::Table(MAIN_TABLE));
-    add(handle, main.clone()).await?;
-    let way = way_to(handle, far).await;
-    let open = match way {
-        Some((interface, local)) => arrives(handle, far, local, interface, PORT).await,
-        None => false,
-    };
-    delete(handle, main).await?;
-    let Some((interface, local)) = way.filter(|_| open) else { return Ok(ReversePath::NoRoute) };
-
-    let ports = Ports { first: PORT, last: PORT };
-    let rule = |address| to_far(message(PortRule { mark: 0, ports, address }));
-    let tunnel = plain(TO_MAIN, RuleAction::Unreachable);
-    let rules = [rule(None), rule(Some(local)), tunnel];
-    let mut done = Ok(());
-    for rule in &rules {
-        done = done.and(add(handle, rule.clone()).await);
-    }
-    let cured = arrives(handle, far, local, interface, PORT).await;
-    let open = arrives(handle, far, local, interface, PORT + 1).await;
-    for rule in rules {
-        done = done.and(delete(handle, rule).await);
-    }
-    done.map(|()| match (cured, open) {
-        (_, true) => ReversePath::Open,
-        (true, false) => ReversePath::Cured,
-        (false, false) => ReversePath::Closed,
-    })
-}
-
-async fn add(handle: &Handle, message: RuleMessage) -> Result<(), NetlinkError> {
+pub(super) async fn add(handle: &Handle, message: RuleMessage) -> Result<(), NetlinkError> {
     let mut request = handle.rule().add();
     *request.message_mut() = message;
     let what = || "add a rule for a UDP port".to_owned();
     added(request.execute().await).map(drop).map_err(|error| refused(what(), &error))
 }
 
-async fn delete(handle: &Handle, message: RuleMessage) -> Result<(), NetlinkError> {
+pub(super) async fn delete(handle: &Handle, message: RuleMessage) -> Result<(), NetlinkError> {
     let what = || "remove a rule for a UDP port".to_owned();
     unless(Errno::ENOENT, handle.rule().del(message).execute().await).map_err(|error| refused(what(), &error))
 }
 
-/// Returns the IPv4 addresses of all interfaces but `interface` and the loopback interface.
-async fn outside(handle: &Handle, interface: &str) -> Result<Vec<Ipv4Addr>, NetlinkError> {
-    let inside = match find(handle, interface).await {
+/// Returns the IPv4 addresses of all interfaces but `interface` and the loopback interface, and those of `interface`,
+/// both sorted.
+async fn addresses(handle: &Handle, interface: &str) -> Result<(Vec<Ipv4Addr>, Vec<Ipv4Addr>), NetlinkError> {
+    let own_index = match find(handle, interface).await {
         // Moved to another network namespace.
         Err(NetlinkError::Refused { errno: Errno::ENODEV, .. }) => 0,
         link => link?.header.index,
     };
     let listed = handle.address().get().execute().try_filter_map(async |message| {
-        let address = own(&message).filter(|_| message.header.index != inside);
-        Ok(match address {
-            Some(IpAddr::V4(address)) if !address.is_loopback() => Some(address),
+        let is_inside = message.header.index == own_index;
+        Ok(match own(&message) {
+            Some(IpAddr::V4(address)) if !address.is_loopback() => Some((address, is_inside)),
             _ => None,
         })
     });
-    let listed = listed.try_collect().await;
-    let mut addresses: Vec<Ipv4Addr> =
-        listed.map_err(|error| refused("list the addresses".to_owned(), &error))?;
-    addresses.sort_unstable();
-    addresses.dedup();
-    addresses.truncate(MAX_ADDRESSES);
-    Ok(addresses)
+    let mut listed: Vec<_> =
+        listed.try_collect().await.map_err(|error| refused("list the addresses".to_owned(), &error))?;
+    listed.sort_unstable();
+    listed.dedup();
+    let (inside, outside): (Vec<_>, Vec<_>) = listed.into_iter().partition(|(_, is_inside)| *is_inside);
+    let addresses = |pairs: Vec<(Ipv4Addr, bool)>| pairs.into_iter().map(|(address, _)| address).collect();
+    Ok((addresses(outside), addresses(inside)))
 }
 
 /// Returns all rules of this kind.
@@ -229,84 +211,132 @@ async fn listed(handle: &Handle) -> Result<Vec<PortRule>, NetlinkError> {
     rules.map_err(|error| refused("list the routing rules".to_owned(), &error))
 }
 
-fn message(PortRule { mark, ports, address }: PortRule) -> RuleMessage {
+pub(super) fn message(PortRule { mark, purpose }: PortRule) -> RuleMessage {
+    let range = |ports: Ports| RulePortRange { start: ports.first, end: ports.last };
+    let at = |net: Ipv4Net| {
+        [
+            RuleAttribute::Table(MAIN_TABLE),
+            RuleAttribute::Source(net.addr().into()),
+            RuleAttribute::UidRange(RuleUidRange { start: 0, end: 0 }),
+        ]
+    };
     let mut message = RuleMessage::default();
-    message.header.family = AddressFamily::Inet;
-    message.header.action = RuleAction::Nop;
-    message.attributes = vec![
-        RuleAttribute::Priority(READ_PORTS),
+    let mut attributes = Vec::new();
+    let (priority, action) = match purpose {
+        Purpose::ReadPorts(ports) => {
+            attributes.push(RuleAttribute::SourcePortRange(range(ports)));
+            (READ_PORTS, RuleAction::Nop)
+        }
+        Purpose::Admit(ports, net) => {
+            attributes.push(RuleAttribute::SourcePortRange(range(ports)));
+            attributes.extend(at(net));
+            message.header.src_len = net.prefix_len();
+            (TO_MAIN, RuleAction::ToTable)
+        }
+        Purpose::SourcePort => {
+            attributes.push(RuleAttribute::SourcePortRange(range(ANY_PORT)));
+            (SOURCE_PORT, RuleAction::Goto)
+        }
+        Purpose::DestinationPort => {
+            attributes.push(RuleAttribute::DestinationPortRange(range(ANY_PORT)));
+            (DESTINATION_PORT, RuleAction::Goto)
+        }
+        Purpose::Fragments(net) => {
+            attributes.extend(at(net));
+            message.header.src_len = net.prefix_len();
+            (FRAGMENTS, RuleAction::ToTable)
+        }
+    };
+    if action == RuleAction::Goto {
+        attributes.push(RuleAttribute::Goto(READ_PORTS));
+    }
+    // Packets of this machine, and lookups of the filter.
+    if action != RuleAction::Nop {
+        attributes.push(RuleAttribute::Iifname("lo".to_owned()));
+    }
+    attributes.extend([
+        RuleAttribute::Priority(priority),
         RuleAttribute::FwMark(mark),
         RuleAttribute::FwMask(0),
         RuleAttribute::IpProtocol(IpProtocol::Udp),
-        RuleAttribute::SourcePortRange(RulePortRange { start: ports.first, end: ports.last }),
-    ];
-    if let Some(address) = address {
-        message.header.action = RuleAction::ToTable;
-        message.header.src_len = 32;
-        message.attributes[0] = RuleAttribute::Priority(TO_MAIN);
-        message.attributes.extend([
-            RuleAttribute::Table(MAIN_TABLE),
-            RuleAttribute::Iifname("lo".to_owned()),
-            RuleAttribute::Source(address.into()),
-            RuleAttribute::UidRange(RuleUidRange { start: 0, end: 0 }),
-        ]);
-    }
+    ]);
+    message.header.family = AddressFamily::Inet;
+    message.header.action = action;
+    message.attributes = attributes;
     message
 }
 
 /// The reverse of [`message`]. Returns `None` for other rules.
 fn read(message: &RuleMessage) -> Option<PortRule> {
-    let mut rule = PortRule { mark: 0, ports: Ports::default(), address: None };
+    let (mut priority, mut mark, mut ports, mut net) = (0, 0, Ports::default(), Ipv4Net::default());
     for attribute in &message.attributes {
         match attribute {
-            RuleAttribute::FwMark(mark) => rule.mark = *mark,
+            RuleAttribute::Priority(number) => priority = *number,
+            RuleAttribute::FwMark(number) => mark = *number,
             RuleAttribute::SourcePortRange(range) => {
-                rule.ports = Ports { first: range.start, last: range.end };
+                ports = Ports { first: range.start, last: range.end };
             }
-            RuleAttribute::Source(IpAddr::V4(address)) => rule.address = Some(*address),
+            RuleAttribute::Source(IpAddr::V4(address)) => {
+                net = Ipv4Net::new(*address, message.header.src_len).ok()?;
+            }
             _ => {}
         }
     }
+    let purpose = match priority {
+        READ_PORTS => Purpose::ReadPorts(ports),
+        TO_MAIN => Purpose::Admit(ports, net),
+        SOURCE_PORT => Purpose::SourcePort,
+        DESTINATION_PORT => Purpose::DestinationPort,
+        FRAGMENTS => Purpose::Fragments(net),
+        _ => return None,
+    };
+    let rule = PortRule { mark, purpose };
     let expected = self::message(rule);
     let holds = expected.attributes.iter().all(|attribute| message.attributes.contains(attribute));
     (holds && message.header.action == expected.header.action).then_some(rule)
 }
 
-/// Returns the interface and the local address of packets to `far`.
-async fn way_to(handle: &Handle, far: Ipv4Addr) -> Option<(u32, Ipv4Addr)> {
-    let request = route_request(vec![RouteAttribute::Destination(RouteAddress::Inet(far))]);
-    let route = handle.route().get(request).execute().try_next().await.ok()??;
-    let interface = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Oif(index) => Some(*index),
-        _ => None,
-    });
-    let local = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::PrefSource(RouteAddress::Inet(address)) => Some(*address),
-        _ => None,
-    });
-    interface.zip(local)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
 
-/// Returns whether the kernel accepts a datagram from `far` to `local` on `interface`.
-async fn arrives(handle: &Handle, far: Ipv4Addr, local: Ipv4Addr, interface: u32, port: u16) -> bool {
-    let mut request = route_request(vec![
-        RouteAttribute::Destination(RouteAddress::Inet(local)),
-        RouteAttribute::Source(RouteAddress::Inet(far)),
-        RouteAttribute::Iif(interface),
-        RouteAttribute::IpProto(UDP),
-        RouteAttribute::Sport(port),
-        RouteAttribute::Dport(port),
-    ]);
-    request.header.source_prefix_length = 32;
-    let found = handle.route().get(request).execute().try_next().await;
-    // The filter's refusal is EXDEV, or EINVAL in newer kernels.
-    found.is_ok_and(|route| route.is_some())
-}
+    fn addresses(most: usize) -> impl Strategy<Value = Vec<Ipv4Addr>> {
+        // Few distinct addresses, so that inside and outside ones are close to each other.
+        let address =
+            (0_u32..4, 1_u32..60).prop_map(|(net, host)| Ipv4Addr::from(0x0a00_0000 | net << 20 | host));
+        prop::collection::btree_set(address, 0..most).prop_map(|all| all.into_iter().collect())
+    }
 
-fn route_request(attributes: Vec<RouteAttribute>) -> RouteMessage {
-    let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
-    message.header.destination_prefix_length = 32;
-    message.attributes = attributes;
-    message
+    proptest! {
+        #[test]
+        fn prefixes_contain_every_address_outside_and_none_inside(
+            outside in addresses(100),
+            inside in addresses(4),
+        ) {
+            let found = prefixes(&outside, &inside);
+            let holding = |address: &Ipv4Addr| found.iter().filter(|net| net.contains(address)).count();
+            for address in &outside {
+                prop_assert_eq!(holding(address), 1, "{} in {:?}", address, found);
+            }
+            for address in inside.iter().filter(|address| !outside.contains(address)) {
+                prop_assert_eq!(holding(address), 0, "{} in {:?}", address, found);
+            }
+            prop_assert_eq!(holding(&Ipv4Addr::UNSPECIFIED), 0);
+            prop_assert!(found.len() <= MAX_ADDRESSES.max(32 * (1 + inside.len())), "{:?}", found);
+        }
+    }
+
+    #[test]
+    fn rules_are_read_as_they_are_written() {
+        let ports = Ports { first: 7001, last: 7004 };
+        for rule in
+            rules_for(51_820, ports, &["10.0.0.0/8".parse().unwrap(), "192.0.2.1/32".parse().unwrap()])
+        {
+            assert_eq!(read(&message(rule)), Some(rule));
+            let mut other = message(rule);
+            other.attributes.retain(|attribute| !matches!(attribute, RuleAttribute::IpProtocol(_)));
+            assert_eq!(read(&other), None, "{rule:?}");
+        }
+    }
 }

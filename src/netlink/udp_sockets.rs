@@ -83,7 +83,7 @@ fn request(family: u8, port: u16) -> [u8; HEADER + REQUEST] {
 }
 
 /// Takes the sockets from one read. Returns whether more follow.
-fn take(mut bytes: &[u8], found: &mut Vec<UdpSocketInfo>) -> io::Result<bool> {
+pub(crate) fn take(mut bytes: &[u8], found: &mut Vec<UdpSocketInfo>) -> io::Result<bool> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidData);
     while !bytes.is_empty() {
         let length = u32_at(bytes, 0).ok_or_else(invalid)? as usize;

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::stream::BoxStream;
@@ -127,13 +128,14 @@ impl UnderlayWatch {
         Ok(watch)
     }
 
-    /// Waits for changes. Returns 100 ms after the last of several, but at most 1 s after the first. Returns `None`
-    /// if the socket failed.
-    pub async fn next(&mut self) -> Option<()> {
+    /// Waits for changes, or for `told`. Returns 100 ms after the last of several, but at most 1 s after the first.
+    /// Returns `None` if the socket failed.
+    pub async fn next(&mut self, told: impl Future<Output = ()>) -> Option<()> {
+        let mut told = pin!(told);
         loop {
-            let message = self.messages.next().await?;
-            if self.takes(message).await {
-                break;
+            tokio::select! {
+                message = self.messages.next() => if self.takes(message?).await { break },
+                () = &mut told => break,
             }
         }
         let end = Instant::now() + PATIENCE;

@@ -34,6 +34,8 @@ pub struct TunDevice {
     pub queues: Vec<Offload>,
     /// Decides whether the interface outlives the process.
     pub lifetime: Lifetime,
+    /// The descriptor of each queue.
+    pub descriptors: Vec<Arc<OwnedFd>>,
 }
 
 /// Decides whether an interface outlives the process that has its queues open.
@@ -110,6 +112,13 @@ pub enum OpenError {
          /dev/net/tun as a hostPath of type CharDevice. Elsewhere: modprobe tun"
     )]
     NoDevice,
+    /// `/dev/net/tun` is a file, a folder or another device.
+    #[error(
+        "{CLONE_DEVICE} is not the TUN device but a file, a folder or another device. Docker makes a folder of a \
+         --volume that is missing on the host: use --device /dev/net/tun. Elsewhere: rm -r {CLONE_DEVICE}; modprobe \
+         tun; mknod {CLONE_DEVICE} c 10 200"
+    )]
+    NotTun,
     /// The file mode of `/dev/net/tun` denies access to this user.
     #[error(
         "no permission to open {CLONE_DEVICE}: its file mode denies access to this user. Run as root, or \
@@ -235,6 +244,43 @@ pub fn inherit_queue(
     finish(fd, name, queues, offload, shutdown, true)
 }
 
+/// Takes over all queues of an interface that another process has opened. If that process still reads them, `offloads`
+/// are those of the interface, and nothing about it is changed. Otherwise offloads are requested if `offload` is true.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn inherit_queues(
+    fds: Vec<OwnedFd>,
+    offloads: Option<Offloads>,
+    offload: bool,
+    shutdown: &Arc<Shutdown>,
+) -> Result<TunDevice, OpenError> {
+    let mut name = None;
+    for fd in &fds {
+        let (of, flags) = tun::interface(fd).map_err(|_| OpenError::Inherited)?;
+        let same = *name.get_or_insert_with(|| of.clone()) == of;
+        if !same || !flags.has_virtio_header() || (fds.len() > 1 && !flags.is_multi_queue()) {
+            return Err(OpenError::Inherited);
+        }
+    }
+    let name = name.ok_or(OpenError::Queues { queues: 0 })?;
+    check(&name, fds.len())?;
+    let offloads = match offloads {
+        Some(offloads) => offloads,
+        None => negotiated(&fds, offload)?,
+    };
+    Ok(assemble(fds, name, offloads, shutdown, true))
+}
+
+/// Returns the writing parts of a queue that discards everything.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn discarding(shutdown: &Arc<Shutdown>) -> (QueueWriter, QueueRejecter, QueueShortcut) {
+    let null = std::fs::File::options().write(true).open("/dev/null").expect("a null device");
+    let port = Port::new(Arc::new(null.into()), Arc::clone(shutdown), super::virtio::HeaderForm::Short);
+    let writer = QueueWriter::new(port.clone(), Limits::NONE);
+    (writer, QueueRejecter::new(port.clone()), QueueShortcut::new(port))
+}
+
 /// Attaches the remaining queues and enables offloads.
 fn finish(
     first: OwnedFd,
@@ -250,11 +296,27 @@ fn finish(
         attach(&fd, &name, DeviceFlags::QUEUE)?;
         fds.push(fd);
     }
-    let offloads = negotiate(&fds, offload, |fd, rung| {
+    let offloads = negotiated(&fds, offload)?;
+    Ok(assemble(fds, name, offloads, shutdown, taken_over))
+}
+
+/// Enables as many offloads of the interface as the kernel accepts.
+fn negotiated(fds: &[OwnedFd], offload: bool) -> Result<Offloads, OpenError> {
+    negotiate(fds, offload, |fd, rung| {
         // The kernel grants tunnel offloads only with the long header.
         tun::set_header_len(fd, rung.header().len())?;
         tun::set_offload(fd, rung.mask())
-    })?;
+    })
+}
+
+/// Builds the parts of an interface with these queues.
+fn assemble(
+    fds: Vec<OwnedFd>,
+    name: String,
+    offloads: Offloads,
+    shutdown: &Arc<Shutdown>,
+    taken_over: bool,
+) -> TunDevice {
     let header = offloads.header();
     let limits = Limits::for_kernel(&kernel_release(), offloads.tcp, offloads.udp);
     let fds: Vec<_> = fds.into_iter().map(Arc::new).collect();
@@ -269,8 +331,9 @@ fn finish(
             shortcut: QueueShortcut::new(port),
         }
     };
+    let descriptors = fds.clone();
     let queues = fds.into_iter().map(queue).collect();
-    Ok(TunDevice { name, offloads, tunnels, queues, lifetime })
+    TunDevice { name, offloads, tunnels, queues, lifetime, descriptors }
 }
 
 /// Enables as many offloads as the kernel accepts. The mask belongs to the interface and the last one
@@ -328,6 +391,7 @@ fn clone_device() -> Result<OwnedFd, OpenError> {
             // EPERM comes from the device cgroup: the container was started without --device.
             Some(Errno::ENOENT | Errno::ENXIO | Errno::ENODEV | Errno::EPERM) => OpenError::NoDevice,
             Some(Errno::EACCES) => OpenError::Forbidden,
+            Some(Errno::EISDIR) => OpenError::NotTun,
             _ => OpenError::Os { operation: "opening /dev/net/tun", source: error },
         }),
     }
@@ -336,6 +400,8 @@ fn clone_device() -> Result<OwnedFd, OpenError> {
 fn attach(fd: &OwnedFd, name: &str, flags: DeviceFlags) -> Result<String, OpenError> {
     tun::set_interface(fd, name, flags).map_err(|errno| match errno {
         Errno::EPERM | Errno::EACCES => OpenError::NoPermission,
+        // Not a command of a file or another device.
+        Errno::ENOTTY => OpenError::NotTun,
         Errno::EBUSY | Errno::EEXIST => OpenError::Busy { name: name.to_owned() },
         Errno::ENAMETOOLONG => OpenError::Name { name: name.to_owned() },
         _ => os("TUNSETIFF", errno),

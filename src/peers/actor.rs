@@ -7,6 +7,7 @@
 //! Timers: after each call about a peer, the protocol returns when it is next due for that peer. A peer
 //! without sessions has no timer and costs nothing.
 
+mod carry;
 pub(crate) mod link;
 mod outputs;
 
@@ -34,7 +35,7 @@ use crate::metrics::ActorMetrics;
 use crate::sys::wipe;
 use crate::underlay::{Endpoint, MarkedSockets, SocketOptions};
 use crate::units::{Nanos, PeerId};
-use crate::wireguard::keys::OsEntropy;
+use crate::wireguard::keys::Entropy;
 use crate::wireguard::messages::DATA_OVERHEAD;
 use crate::wireguard::outputs::Outputs;
 use crate::wireguard::protocol::Protocol;
@@ -83,7 +84,7 @@ pub(crate) struct PeerActor {
     /// Blocks the thread until there is work.
     pub(crate) sleeper: Sleeper,
     /// Source of randomness for keys.
-    pub(crate) entropy: OsEntropy,
+    pub(crate) entropy: Box<dyn Entropy + Send>,
     /// The actor's counters.
     pub(crate) metrics: ActorMetrics,
     /// Whether the router has a private key, for other threads.
@@ -137,7 +138,7 @@ impl PeerActor {
             return;
         }
         let now = clock::now();
-        let next = self.protocol.poll(now, clock::unix_now(), &mut self.entropy, peer, &mut self.outputs);
+        let next = self.protocol.poll(now, clock::unix_now(), &mut *self.entropy, peer, &mut self.outputs);
         self.schedule.set(peer, next);
         self.carry_out(None);
     }
@@ -178,12 +179,13 @@ impl PeerActor {
             ActorRequest::Apply(update, answer) => drop(answer.send(self.apply(update))),
             ActorRequest::Status(answer) => drop(answer.send(self.status())),
             ActorRequest::Rerouted(peers) => self.rerouted(&peers),
+            ActorRequest::Freeze(answer, thaw) => self.freeze(&answer, &thaw),
         }
     }
 
     // Not inlined, so that its frame is below that of `run`, which wipes it.
     #[inline(never)]
-    fn turn(&mut self) -> bool {
+    pub(crate) fn turn(&mut self) -> bool {
         self.sleeper.beat();
         let mut worked = false;
         while let Ok(request) = self.requests.try_recv() {
@@ -232,6 +234,7 @@ impl PeerActor {
         let before = record.endpoint();
         if let Some(found) = self.names.answered(answer, before.map(|endpoint| endpoint.address)) {
             record.move_from(before, Endpoint::new(found.address));
+            self.interface.located.notify_one();
             if let (Some(message), Some(to)) = (found.unsent, record.endpoint()) {
                 self.send(FIRST_LANE, message, to, Some(record));
             }
@@ -247,7 +250,7 @@ impl PeerActor {
                 self.protocol.data_waits(
                     clock::now(),
                     clock::unix_now(),
-                    &mut self.entropy,
+                    &mut *self.entropy,
                     peer,
                     &mut self.outputs,
                 );
@@ -294,7 +297,7 @@ impl PeerActor {
         self.protocol.handle_datagram(
             clock::now(),
             clock::unix_now(),
-            &mut self.entropy,
+            &mut *self.entropy,
             datagram.from.address,
             &datagram.message,
             &mut self.outputs,

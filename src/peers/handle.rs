@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
 use nix::errno::Errno;
 use tokio::sync::{Notify, watch};
 
+use super::state::{ActorState, Thaw};
 use crate::config::update::{DeviceStatus, DeviceUpdate};
 use crate::lane::ring::doorbell::{Awaited, Doorbell};
 use crate::metrics::Registry;
@@ -18,7 +20,6 @@ use crate::units::PeerId;
 const REQUESTS: usize = 64;
 
 /// A request to the peer actor, with the channel for its answer.
-#[derive(Debug)]
 pub enum ActorRequest {
     /// Changes the configuration.
     Apply(DeviceUpdate, Sender<Result<(), Errno>>),
@@ -26,6 +27,8 @@ pub enum ActorRequest {
     Status(Sender<DeviceStatus>),
     /// The routes to these peers have changed.
     Rerouted(Vec<PeerId>),
+    /// Stops until told how to go on, and returns the state.
+    Freeze(Sender<ActorState>, Receiver<Thaw>),
 }
 
 /// What tells the router's datagrams from others.
@@ -45,6 +48,8 @@ pub struct InterfaceState {
     is_down: AtomicBool,
     /// Notified when packets come from an interface that counts as down, so it may be up by now.
     pub doubted: Notify,
+    /// Notified when a name lookup has given a peer another endpoint.
+    pub located: Notify,
 }
 
 impl InterfaceState {
@@ -99,12 +104,26 @@ impl ActorHandle {
         self.interface.doubted.notified().await;
     }
 
+    /// Waits until a name lookup has given a peer another endpoint.
+    pub async fn located(&self) {
+        self.interface.located.notified().await;
+    }
+
     /// Tells the actor that the routes to these peers have changed. Does not block. Returns false if too many
     /// requests wait.
     pub fn rerouted(&self, peers: Vec<PeerId>) -> bool {
         let taken = self.requests.try_send(ActorRequest::Rerouted(peers)).is_ok();
         self.bell.ring(Awaited::WORK);
         taken
+    }
+
+    /// Stops the actor and returns its state. It then goes on as `thaw` says, also if it has not stopped within `limit`,
+    /// in which case this returns `None`.
+    pub fn freeze(&self, thaw: Receiver<Thaw>, limit: Duration) -> Option<ActorState> {
+        let (answer, answered) = channel::bounded(1);
+        self.requests.try_send(ActorRequest::Freeze(answer, thaw)).ok()?;
+        self.bell.ring(Awaited::WORK);
+        answered.recv_timeout(limit).ok()
     }
 
     fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> ActorRequest) -> Result<T, Errno> {

@@ -9,3 +9,4 @@ pub(crate) mod reports;
 pub(crate) mod resolver;
 pub(crate) mod schedule;
 pub(crate) mod snapshot_builder;
+pub mod state;

@@ -112,7 +112,7 @@ pub struct Link {
     pub on_addresses: OnAddresses,
     /// Called with the largest MTU of the routes to the peers in bytes, after changes of the network, if it is given.
     pub on_path_mtu: Option<OnPathMtu>,
-    /// Called after addresses, routes or rules may have been removed, if it is given.
+    /// Called after addresses, routes or rules may have been removed, and again until it succeeds, if it is given.
     pub on_loss: Option<OnLoss>,
     /// Called after changes of the router's ports or of the network, if it is given.
     pub on_ports: Option<OnPorts>,

@@ -87,17 +87,20 @@ pub(crate) fn spawn(
     let listener = bound.listen(refused)?;
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let mut router = Router::new()
+    let router = routes(shown, listener.local_addr()?.ip().is_loopback());
+    tokio::spawn(serve(listener, web, router));
+    Ok(())
+}
+
+/// Returns the pages of the server, on a loopback address or not.
+fn routes(shown: HttpState, loopback: bool) -> Router {
+    let router = Router::new()
         .route("/", get(landing))
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(shown);
-    if listener.local_addr()?.ip().is_loopback() {
-        router = router.layer(middleware::from_fn(refuse_names));
-    }
-    tokio::spawn(serve(listener, web, router));
-    Ok(())
+    if loopback { router.layer(middleware::from_fn(refuse_names)) } else { router }
 }
 
 async fn serve(listener: tokio::net::TcpListener, web: Option<Arc<Web>>, router: Router) -> Infallible {
@@ -290,6 +293,32 @@ async fn readyz(State(shown): State<HttpState>) -> (StatusCode, String) {
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
         Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n")),
     }
+}
+
+/// Returns the answer of a server on a loopback address to a client that sends `request` and closes its side.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn respond_to(request: &[u8]) -> Vec<u8> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let shutdown = Arc::new(crate::shutdown::Shutdown::new().expect("a descriptor"));
+    let readiness = Arc::new(Readiness::new(Arc::default(), None, Arc::default(), shutdown));
+    let shown = HttpState { registry: Arc::default(), threads: Arc::default(), readiness };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    runtime.block_on(async {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let (client, _displaced) = Clients::new(CLIENTS).admit(IpAddr::from([127, 0, 0, 1]), IDLE);
+        let (mut reader, mut writer) = tokio::io::split(near);
+        let mut response = Vec::new();
+        let talk = async {
+            // The server may close before it has read everything.
+            let _ = writer.write_all(request).await;
+            let _ = writer.shutdown().await;
+            let _ = reader.read_to_end(&mut response).await;
+        };
+        let settings = Settings::default();
+        let _ = tokio::join!(converse(far, false, &settings, routes(shown, true), client), talk);
+        response
+    })
 }
 
 #[cfg(test)]

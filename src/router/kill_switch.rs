@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::wiring::device::interface_setup;
 use crate::config::RouterConfig;
 use crate::netlink::{self, IpVersion, NetlinkError, PortRule, Ports, Setup};
+use crate::peers::handle::Listening;
 use crate::peers::resolver;
 
 /// The rules and unreachable routes of one router.
@@ -66,6 +67,36 @@ impl KillSwitch {
         Ok(switch)
     }
 
+    /// Creates the record of a router that takes over from another process. Nothing changes before
+    /// [`close_again`](Self::close_again).
+    pub fn inherit(config: &RouterConfig) -> KillSwitch {
+        KillSwitch {
+            interface: config.interface.clone(),
+            keep: config.keep,
+            persist: config.persist,
+            existed: true,
+            own: Mutex::default(),
+            port_rules: Mutex::default(),
+        }
+    }
+
+    /// Adds what is missing of the rules and unreachable routes of `config`, after the interface was taken over, and
+    /// removes those that `config` does not contain. Rules for the ports stay until [`admit`](Self::admit) replaces them.
+    ///
+    /// # Errors
+    /// The kernel refused a request.
+    ///
+    /// # Panics
+    /// If called inside an async runtime.
+    pub fn close_again(&self, config: &RouterConfig) -> Result<(), NetlinkError> {
+        let found = netlink::remains(&config.interface)?;
+        let setup = interface_setup(config);
+        self.record(&setup);
+        *self.port_rules() = found.port_rules;
+        netlink::shut(&config.interface, &setup)?;
+        netlink::clean_up(&config.interface, &without(found.setup, &setup))
+    }
+
     /// Records what is about to be added.
     pub(super) fn record(&self, setup: &Setup) {
         let mut own = self.own();
@@ -102,6 +133,18 @@ impl KillSwitch {
         netlink::change_port_rules(&before, &after)?;
         *self.port_rules() = after;
         Ok(())
+    }
+
+    /// Like [`admit`](Self::admit), for a router that has sent nothing yet: an answer to its first handshake message
+    /// that the filter drops delays the tunnel by the 5 s until the next one. Leaves errors to later calls.
+    ///
+    /// # Panics
+    /// If called inside an async runtime.
+    pub fn admit_first(&self, config: &RouterConfig, Listening { port, last_port, .. }: Listening) {
+        let ports = Ports { first: port, last: last_port };
+        if let Err(error) = self.admit(&interface_setup(config), ports) {
+            tracing::debug!("{error}");
+        }
     }
 
     /// Removes rules, unreachable routes and a persistent interface, or leaves them, depending on how the process

@@ -3,7 +3,7 @@
 //! No packet passes through this module; forwarding is in [`crate::lane`].
 
 pub mod admin;
-mod http;
+pub(crate) mod http;
 pub mod kill_switch;
 pub mod listen;
 pub mod mtu;
@@ -15,6 +15,7 @@ pub mod restarts;
 pub mod sandbox;
 pub mod start;
 pub mod stopping;
+pub mod takeover;
 pub mod threads;
 pub mod web;
 pub(crate) mod wiring;

@@ -45,11 +45,11 @@ struct PeerPath {
 }
 
 impl Paths {
-    /// Follows changes of the network until `watch` fails. Returns then. Calls `on_mtu` with the largest MTU of the
+    /// Follows changes of the network and of endpoints until `watch` fails. Returns then. Calls `on_mtu` with the largest MTU of the
     /// routes to the peers, in bytes, after each change, on a thread that may block.
     pub(super) async fn follow(self, mut watch: UnderlayWatch, mut on_mtu: Option<OnPathMtu>) {
         let mut known = HashMap::new();
-        while watch.next().await.is_some() {
+        while watch.next(self.actor.located()).await.is_some() {
             self.changed.notify_one();
             let listening = *self.actor.listening().borrow();
             let rerouted = self.compare(&watch, listening, &mut known).await;

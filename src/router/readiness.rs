@@ -1,11 +1,14 @@
 //! Readiness for traffic, as `/readyz` reports it.
 //!
 //! A router that answers `/readyz` has its device, sockets and configuration, because these are set up first.
-//! It is ready once its interface is up and it has a private key, which may be other programs' tasks, while it is
-//! alone on its UDP port, and once it has a session with the peer that `LANEWAY_READY_PEER` names, if any.
+//! It is ready once its interface is up and it has a private key, which may be other programs' tasks, while its
+//! addresses, routes and rules are in place and it is alone on its UDP port, and once it has a session with the peer
+//! that `LANEWAY_READY_PEER` names, if any.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::watch;
 
 use crate::lane::peers::Peers;
 use crate::shutdown::Shutdown;
@@ -24,10 +27,12 @@ pub struct Readiness {
     started: AtomicBool,
     interface_down: AtomicBool,
     port_shared: AtomicBool,
+    /// Why addresses, routes or rules are missing, if they are.
+    incomplete: watch::Sender<Option<Arc<String>>>,
 }
 
 /// Reasons why the router is not ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotReady {
     /// The router was told to stop.
     #[error("the router is stopping")]
@@ -38,6 +43,9 @@ pub enum NotReady {
     /// The interface is down.
     #[error("the interface is down")]
     InterfaceDown,
+    /// Addresses, routes or rules of the interface are missing and cannot be added.
+    #[error("addresses, routes or rules of the interface are missing: {0}")]
+    Incomplete(Arc<String>),
     /// The router has no private key.
     #[error("the router has no private key")]
     NoKey,
@@ -69,6 +77,7 @@ impl Readiness {
             started: AtomicBool::new(false),
             interface_down: AtomicBool::new(false),
             port_shared: AtomicBool::new(false),
+            incomplete: watch::Sender::new(None),
         }
     }
 
@@ -87,6 +96,16 @@ impl Readiness {
         self.port_shared.store(shared, Ordering::Relaxed);
     }
 
+    /// Records why addresses, routes or rules of the interface are missing, or that none is. Initially none is.
+    pub fn set_incomplete(&self, reason: Option<String>) {
+        self.incomplete.send_replace(reason.map(Arc::new));
+    }
+
+    /// Returns why addresses, routes or rules of the interface are missing, and follows it.
+    pub(crate) fn incomplete(&self) -> watch::Receiver<Option<Arc<String>>> {
+        self.incomplete.subscribe()
+    }
+
     /// Checks whether the router is ready.
     ///
     /// # Errors
@@ -100,6 +119,9 @@ impl Readiness {
         }
         if self.interface_down.load(Ordering::Relaxed) {
             return Err(NotReady::InterfaceDown);
+        }
+        if let Some(reason) = &*self.incomplete.borrow() {
+            return Err(NotReady::Incomplete(Arc::clone(reason)));
         }
         if self.port_shared.load(Ordering::Relaxed) {
             return Err(NotReady::PortShared);
@@ -151,6 +173,9 @@ mod tests {
         ready.set_interface_up(false);
         assert_eq!(check(), Err(NotReady::InterfaceDown));
         ready.set_interface_up(true);
+        ready.set_incomplete(Some("no route".to_owned()));
+        assert_eq!(check(), Err(NotReady::Incomplete(Arc::new("no route".to_owned()))));
+        ready.set_incomplete(None);
         ready.set_port_shared(true);
         assert_eq!(check(), Err(NotReady::PortShared));
         ready.set_port_shared(false);

@@ -17,12 +17,14 @@ use nix::poll::{PollFd, PollFlags, poll};
 
 use super::kill_switch::{KillSwitch, waits_for_names};
 use super::mtu::{self, ChosenMtu};
+use super::readiness::Readiness;
+use super::start::Router;
 use super::wiring::device::interface_setup;
 use crate::config::changes::{Changes, Outline};
 use crate::config::env::Environment;
 use crate::config::update::PeerEndpoint;
 use crate::config::{ConfigError, RouterConfig, Table};
-use crate::netlink::{self, NetlinkError, Ports, Setup, TableLock};
+use crate::netlink::{self, IpVersion, NetlinkError, Ports, Setup, TableLock};
 use crate::peers::handle::{ActorHandle, Listening};
 use crate::shutdown::Shutdown;
 use crate::uapi::Device as _;
@@ -80,6 +82,7 @@ pub struct Reloader {
     shutdown: Arc<Shutdown>,
     switch: Arc<KillSwitch>,
     chosen: Arc<ChosenMtu>,
+    readiness: Arc<Readiness>,
     /// When a removal was last reported.
     reported: Option<Instant>,
     /// What was last logged of rules for the router's ports.
@@ -112,34 +115,37 @@ pub enum ReloadError {
 }
 
 impl Reloader {
-    /// Creates a reloader for the router at `device`, which was started on `interface` with `config`. No rules are
-    /// added once `shutdown` is signalled.
+    /// Creates a reloader for `router`, which was started with `config`. No rules are added once the router is told to
+    /// stop.
     pub fn new(
-        interface: String,
+        router: &Router,
         mut config: RouterConfig,
         environment: Environment,
-        device: ActorHandle,
-        shutdown: Arc<Shutdown>,
         switch: Arc<KillSwitch>,
-        chosen: Arc<ChosenMtu>,
     ) -> Self {
         let hasher = RandomState::new();
         let outline = Outline::of(&config.update, &hasher);
         // The peer actor has the keys. They may be replaced, and then must not be here.
         config.update.forget_secrets();
         Reloader {
-            interface,
+            interface: router.interface().to_owned(),
             config,
             environment,
-            device,
-            shutdown,
+            device: router.device().clone(),
+            shutdown: Arc::clone(router.shutdown()),
             switch,
-            chosen,
+            chosen: Arc::clone(router.chosen_mtu()),
+            readiness: Arc::new(router.readiness()),
             reported: None,
             not_admitted: None,
             hasher,
             outline,
         }
+    }
+
+    /// Returns the conditions for readiness, one of which is that the interface is as configured.
+    pub fn readiness(&self) -> Arc<Readiness> {
+        Arc::clone(&self.readiness)
     }
 
     /// Adds the rules if they have [waited](waits_for_names) for endpoint names to be looked up, 12 s at most. Adds no
@@ -206,6 +212,10 @@ impl Reloader {
         for warning in next.warnings.iter().filter(|new| !old.iter().any(|old| new.repeats(old))) {
             tracing::warn!("{warning}");
         }
+        // Before peers are sent to that need it.
+        if next.rules().iter().any(|rule| rule.version == IpVersion::V4) {
+            self.switch.admit_first(&next, *self.device.listening().borrow());
+        }
         self.device.apply(next.update.clone()).map_err(|errno| {
             let file = next.file.clone().unwrap_or_default();
             ReloadError::Refused { file, errno }
@@ -231,7 +241,9 @@ impl Reloader {
             return Ok(());
         }
         self.switch.record(after);
-        netlink::change(&self.interface, before, after)?;
+        let changed = netlink::change(&self.interface, before, after);
+        self.readiness.set_incomplete(changed.as_ref().err().map(ToString::to_string));
+        changed?;
         self.switch.set(after);
         Ok(())
     }
@@ -297,7 +309,9 @@ impl Reloader {
             return;
         }
         let interface = &self.interface;
-        let message = match netlink::restore(interface, &self.setup()) {
+        let restored = netlink::restore(interface, &self.setup());
+        self.readiness.set_incomplete(restored.as_ref().err().map(ToString::to_string));
+        let message = match restored {
             Ok(0) => return,
             Ok(missing) => format!(
                 "{missing} addresses, routes or rules of {interface} had been removed, by a program or because it \

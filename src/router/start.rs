@@ -8,6 +8,7 @@
 //! hands, which are counted as lost; batches go back to their pools ([`batch`](crate::lane::ring::batch)). A worker whose device or socket is gone stops the router. A thread that
 //! does not end when told to stop is left behind ([`stopping`]).
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,12 +25,17 @@ use super::paths::Paths;
 use super::readiness::Readiness;
 use super::restarts::{self, RestartedWorker};
 use super::stopping::{self, StopError};
+use super::takeover::RESERVE;
+use super::takeover::predecessor::Estate;
+use super::takeover::state::State;
+use super::takeover::successor::{Carried, Inherited, Successor, TakeOverError};
 use super::threads::{ThreadEntry, ThreadMetrics, ThreadRegistry};
 pub use super::wiring::StartError;
 use super::wiring::summary::Summary;
-use super::wiring::{self, Access, Lanes, Wiring};
+use super::wiring::{self, Access, Given, Lanes, Wiring};
 use crate::clock;
 use crate::config::RouterConfig;
+use crate::config::update::{DeviceUpdate, PeerEndpoint};
 use crate::cpus::pinning::{self, LaneCpus};
 use crate::faults;
 use crate::lane::inside::OwnAddresses;
@@ -39,8 +45,23 @@ use crate::offload::{Lifetime, TunnelsSeen};
 use crate::peers::actor::PeerActor;
 use crate::peers::handle::{ActorHandle, Listening};
 use crate::shutdown::Shutdown;
+use crate::uapi::Device as _;
 use crate::underlay::MarkedSockets;
+use crate::units::Nanos;
 use crate::wireguard::keys::PublicKey;
+
+/// What a router starts from.
+#[derive(Debug)]
+pub enum Origin {
+    /// Its configuration.
+    Nothing,
+    /// A TUN queue that another program created.
+    Queue(OwnedFd),
+    /// The descriptors of a router that has ended.
+    Inherited(Inherited),
+    /// A running router, which it takes over.
+    Predecessor(Successor),
+}
 
 /// A running router. Dropping it stops it.
 #[derive(Debug)]
@@ -62,10 +83,11 @@ impl Router {
     /// # Errors
     /// See [`StartError`].
     pub fn start(config: &RouterConfig, tun: Option<OwnedFd>) -> Result<Router, StartError> {
-        Self::start_with(config, tun, Arc::new(Shutdown::new()?))
+        Self::start_with(config, tun, Arc::new(Shutdown::new()?), |_| {})
     }
 
-    /// Like [`start`](Self::start), for a router that `shutdown` can stop at any time, even while it starts.
+    /// Like [`start`](Self::start), for a router that `shutdown` can stop at any time, even while it starts. Calls
+    /// `bound` once the interface exists and the sockets are bound, before anything is sent.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -73,14 +95,54 @@ impl Router {
         config: &RouterConfig,
         tun: Option<OwnedFd>,
         shutdown: Arc<Shutdown>,
+        bound: impl FnOnce(Listening),
     ) -> Result<Router, StartError> {
-        let Wiring { lanes, mut actor, custody, access } = wiring::open(config, tun, &shutdown)?;
+        Self::start_from(config, tun.map_or(Origin::Nothing, Origin::Queue), shutdown, bound)
+    }
+
+    /// Like [`start_with`](Self::start_with), for a router that may continue another one. If it does so with its
+    /// sessions, errors in applying `config` are only logged.
+    ///
+    /// # Errors
+    /// See [`StartError`]. A router that was to be taken over goes on.
+    pub fn start_from(
+        config: &RouterConfig,
+        origin: Origin,
+        shutdown: Arc<Shutdown>,
+        bound: impl FnOnce(Listening),
+    ) -> Result<Router, StartError> {
+        let (given, mut successor) = match origin {
+            Origin::Nothing => (Given::Nothing, None),
+            Origin::Queue(queue) => (Given::Queue(queue), None),
+            Origin::Inherited(inherited) => (Given::Inherited(inherited), None),
+            Origin::Predecessor(mut successor) => {
+                successor.check(config)?;
+                (Given::Inherited(mem::take(successor.descriptors())), Some(successor))
+            }
+        };
+        let Wiring { mut lanes, mut actor, custody, access } = wiring::open(config, given, &shutdown)?;
+        bound(*access.device.listening().borrow());
         let chosen_mtu = Arc::new(ChosenMtu::new(config, Arc::clone(&access.mtu)));
         access.registry.collect_from(MtuMetrics(Arc::clone(&chosen_mtu)));
-        actor.apply(config.update.clone()).map_err(|errno| {
-            let interface = &access.interface;
-            StartError::Config(format!("cannot apply the configuration of {interface}: {errno}"))
-        })?;
+        let mut paused = None;
+        match successor.as_mut().map(Successor::take_state).transpose()? {
+            Some(Carried::State(state)) => {
+                paused = Some(state.paused);
+                continue_from(*state, &mut actor, &mut lanes)?;
+            }
+            fresh => {
+                if let Some(Carried::Fresh(why)) = fresh {
+                    tracing::warn!("sessions with peers start again: {why}");
+                }
+                actor.apply(config.update.clone()).map_err(|errno| {
+                    let interface = &access.interface;
+                    StartError::Config(format!("cannot apply the configuration of {interface}: {errno}"))
+                })?;
+            }
+        }
+        if let Some(successor) = &mut successor {
+            successor.accept(paused.is_none())?;
+        }
         let threads = Arc::new(ThreadRegistry::new(custody));
         access.registry.collect_from(ThreadMetrics(Arc::clone(&threads)));
         let mut router = Router {
@@ -96,7 +158,57 @@ impl Router {
         // After this point an error drops the router, which stops the threads that already run.
         router.spawn_lanes(lanes)?;
         router.spawn_actor(actor)?;
+        if let Some(successor) = successor {
+            router.took_over(config, successor, paused);
+        }
         Ok(router)
+    }
+
+    /// Lets the predecessor end, and applies `config` as a reload does. `paused` is when the predecessor stopped, if its
+    /// sessions go on.
+    fn took_over(&self, config: &RouterConfig, mut successor: Successor, paused: Option<Nanos>) {
+        successor.running();
+        let metrics = &self.access.estate.metrics;
+        let interface = &self.access.interface;
+        if let Some(paused) = paused {
+            let gap = clock::now().since(paused);
+            metrics.continued.increment(1);
+            metrics.set_gap(gap);
+            tracing::info!(
+                "{interface} was taken over with its sessions; packets waited {:.1} ms",
+                gap.as_secs_f64() * 1e3
+            );
+        } else {
+            metrics.fresh.increment(1);
+            tracing::info!("{interface} was taken over without sessions");
+        }
+        if let Err(error) = wiring::device::set_up_interface(config, interface, true) {
+            tracing::error!("{interface} was taken over, but does not follow its configuration: {error}");
+        }
+        if paused.is_some()
+            && let Err(errno) = self.access.device.apply(self.without_known_endpoints(config.update.clone()))
+        {
+            tracing::error!(
+                "{interface} was taken over, but its peers do not follow the configuration: {errno}"
+            );
+        }
+    }
+
+    /// Returns `update` without endpoints that peers have already, so that they keep the source address.
+    fn without_known_endpoints(&self, mut update: DeviceUpdate) -> DeviceUpdate {
+        let snapshot = self.access.peers.load();
+        let known: HashMap<_, _> = snapshot
+            .peers
+            .iter()
+            .flatten()
+            .filter_map(|record| Some((record.public_key, record.endpoint()?.address)))
+            .collect();
+        update.keep_endpoints = true;
+        for peer in &mut update.peers {
+            let has = known.get(&peer.public_key);
+            peer.endpoint.take_if(|to| matches!(to, PeerEndpoint::Address(to) if has == Some(to)));
+        }
+        update
     }
 
     /// Returns the interface's name.
@@ -134,6 +246,11 @@ impl Router {
     /// of the same user can bind it too.
     pub fn shared_port(&self) -> Option<watch::Receiver<Listening>> {
         (self.lanes > 1).then(|| self.access.device.listening())
+    }
+
+    /// Returns what a successor continues with.
+    pub(crate) fn estate(&self) -> &Estate {
+        &self.access.estate
     }
 
     /// Returns the MTU that the router has set.
@@ -285,6 +402,17 @@ impl Drop for Router {
             tracing::error!("{}", StopError::Stuck(stuck));
         }
     }
+}
+
+/// Continues with the peers, sessions and staged packets of `state`.
+fn continue_from(state: State, actor: &mut PeerActor, lanes: &mut Lanes) -> Result<(), StartError> {
+    let ids = actor.import(state.actor, RESERVE).map_err(TakeOverError::from)?;
+    let ids: HashMap<_, _> = ids.into_iter().collect();
+    for ((inside, _, _), mut packets) in lanes.iter_mut().zip(state.staged) {
+        packets.retain_mut(|packet| ids.get(&packet.peer).map(|id| packet.peer = *id).is_some());
+        inside.sealer.stage_again(packets);
+    }
+    Ok(())
 }
 
 /// Tells a running router of changes to its interface.

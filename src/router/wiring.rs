@@ -19,8 +19,11 @@ use tokio::sync::watch;
 
 use thiserror::Error;
 
-use self::device::{open_tun, set_up};
+use self::device::{inherit_tun, open_tun, set_up};
 use self::summary::Summary;
+use super::takeover::Offer;
+use super::takeover::predecessor::Estate;
+use super::takeover::successor::{Inherited, TakeOverError};
 use crate::config::RouterConfig;
 use crate::cpus::pinning::{self, LaneCpus, NotAllowed};
 use crate::cpus::topology::Topology;
@@ -40,13 +43,14 @@ use crate::lane::share::helpers::{Helper, JobsOf};
 use crate::lane::share::jobs::OwnJobs;
 use crate::lane::shortcut::{SendShortcut, WriteShortcut};
 use crate::lane::sockets::LaneSockets;
+use crate::lane::wait::pause::Pause;
 use crate::lane::wait::quiesce::Quiesce;
 use crate::lane::wait::sleep::Sleeper;
 use crate::metrics::{
     self, ActorMetrics, InsideMetrics, OutsideMetrics, ProcessMetrics, Registry, SentShortcuts,
-    SocketMetrics, WrittenShortcuts,
+    SocketMetrics, TakeOverMetrics, WrittenShortcuts,
 };
-use crate::offload::{Lifetime, Offload, OpenError, QueueShortcut, TunnelsSeen};
+use crate::offload::{Lifetime, Offload, OpenError, QueueShortcut, TunDevice, TunnelsSeen};
 use crate::peers::actor::link::LinkState;
 use crate::peers::actor::{ListenState, PeerActor};
 use crate::peers::handle::{ActorHandle, InterfaceState, Listening};
@@ -85,6 +89,9 @@ pub enum StartError {
     /// The configuration cannot be applied.
     #[error("{0}")]
     Config(String),
+    /// The running router was not taken over.
+    #[error(transparent)]
+    TakeOver(#[from] TakeOverError),
     /// A thread or descriptor cannot be created, or no randomness is available.
     #[error("cannot start the router: {0}")]
     System(#[from] io::Error),
@@ -101,6 +108,17 @@ pub(crate) struct Wiring {
     pub(crate) access: Access,
 }
 
+/// The descriptors that a router starts with instead of opening them.
+#[derive(Debug)]
+pub(crate) enum Given {
+    /// None.
+    Nothing,
+    /// A TUN queue that another program created.
+    Queue(OwnedFd),
+    /// All that another router process had.
+    Inherited(Inherited),
+}
+
 /// What a router shares with the threads that watch and control it.
 #[derive(Debug)]
 pub(crate) struct Access {
@@ -115,6 +133,7 @@ pub(crate) struct Access {
     pub(crate) summary: Summary,
     pub(crate) tunnels: TunnelsSeen,
     pub(crate) lifetime: Lifetime,
+    pub(crate) estate: Estate,
 }
 
 /// State shared by all lanes.
@@ -168,36 +187,28 @@ impl Ends {
 /// See [`StartError`].
 pub(crate) fn open(
     config: &RouterConfig,
-    tun: Option<OwnedFd>,
+    given: Given,
     shutdown: &Arc<Shutdown>,
 ) -> Result<Wiring, StartError> {
     let topology = Topology::of_this_thread();
     let lanes = config.queues.count(topology.cpus.len());
     let pinning::Plan { lanes: cpus, unpinned } = pinning::plan(&topology, lanes, config.pinning())?;
     if let Some(too_few) = unpinned {
-        tracing::info!("{too_few}");
+        tracing::debug!("{too_few}");
     }
 
-    let tun = open_tun(config, tun, lanes, shutdown)?;
-    let udp_offload = config.udp_offload.is_on();
-    let options = SocketOptions {
-        buffer: config.socket_buffer,
-        fwmark: config.update.fwmark.unwrap_or(0),
-        gso: udp_offload,
-        gro: udp_offload,
-    };
+    let options = socket_options(config);
     let spread = config.spread_ports.is_on();
-    let sockets = LaneSockets::open(config.update.listen_port.unwrap_or(0), lanes, spread, options)?;
-    let sockets: Vec<_> = sockets.into_iter().map(Arc::new).collect();
+    let (tun, sockets, secret) = open_or_inherit(config, given, lanes, options, shutdown)?;
     let port = sockets.first().map_or(0, |sockets| sockets.shared.port());
-    set_up(config, &tun)?;
     let summary = Summary::of(config, &tun, &sockets, &cpus);
 
     let actor_bell = Arc::new(Doorbell::new()?);
     let mut entropy = OsEntropy::new().map_err(std::io::Error::from)?;
+    let secret = secret.unwrap_or_else(|| random(&mut entropy));
     let shared = LaneShared {
         peers: Arc::new(Peers::from_pointee(Snapshot::default())),
-        sessions: Arc::new(SessionTable::new(&random(&mut entropy))),
+        sessions: Arc::new(SessionTable::new(&secret)),
         actor: Arc::new(ActorChannel::new(Arc::clone(&actor_bell))),
         registry: Arc::new(Registry::new()),
         mtu: Arc::new(AtomicUsize::new(config.mtu.into())),
@@ -209,6 +220,8 @@ pub(crate) fn open(
         .map(|lane| lane_ends(config, &shared.registry, lane, lanes, sharing))
         .collect::<Result<Vec<_>, _>>()?;
     let rings = ends.iter().map(Ends::rings).collect();
+    let bells = ends.iter().map(|ends| (Arc::clone(&ends.inside_bell), Arc::clone(&ends.outside_bell)));
+    let pause = Pause::new(bells);
     let custody = Custody::new(ends.iter().map(Ends::custody).collect());
     let last_port = if spread { port + (lanes - 1) as u16 } else { port };
     let interface = Arc::<InterfaceState>::default();
@@ -220,12 +233,10 @@ pub(crate) fn open(
         Arc::clone(&interface),
     );
     let drops: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
-    let settings =
-        Settings { backend: config.aead, window: replay::window_for(lanes), ..Settings::default() };
     let has_key = Arc::new(AtomicBool::new(false));
     let actor = PeerActor {
         has_key: Arc::clone(&has_key),
-        protocol: Protocol::new(None, Arc::clone(&shared.sessions), settings),
+        protocol: Protocol::new(None, Arc::clone(&shared.sessions), settings(config, lanes)),
         peers: Arc::clone(&shared.peers),
         builder_state: BuilderState::default(),
         channel: Arc::clone(&shared.actor),
@@ -241,14 +252,23 @@ pub(crate) fn open(
         names: Names::default(),
         lookups: Lookups::new(Arc::clone(&actor_bell)),
         sleeper: Sleeper::new(actor_bell, Arc::clone(shutdown)),
-        entropy,
+        entropy: Box::new(entropy),
         metrics: ActorMetrics::register(&shared.registry, &drops),
         reports: Reports::default(),
         schedule: Schedule::default(),
         loop_warning: Nanos::NEVER,
         outputs: Outputs::default(),
     };
-    let lanes = wire(config, &shared, ends, tun.queues, sockets, cpus)?;
+    let lanes = wire(config, &shared, ends, &pause, tun.queues, sockets, cpus)?;
+    let estate = Estate {
+        offer: Offer::of(tun.name.clone(), lanes.len(), spread, tun.offloads, secret),
+        queues: tun.descriptors,
+        sockets: lanes.iter().map(|(_, outside, _)| Arc::clone(&outside.sockets)).collect(),
+        pause,
+        actor: device.clone(),
+        metrics: TakeOverMetrics::register(&shared.registry),
+        shutdown: Arc::clone(shutdown),
+    };
     let LaneShared { registry, mtu, own, peers, .. } = shared;
     registry.collect_from(SocketMetrics::new(lanes.iter().map(|(_, outside, _)| &outside.socket_drops)));
     registry.collect_from(RingMetrics(rings));
@@ -257,9 +277,75 @@ pub(crate) fn open(
     registry.collect_from(ProcessMetrics);
     let (tunnels, lifetime, marked) = (tun.tunnels, tun.lifetime, Arc::clone(&actor.marked));
     let interface = tun.name;
-    let access =
-        Access { interface, device, registry, mtu, own, peers, marked, has_key, summary, tunnels, lifetime };
+    let access = Access {
+        interface,
+        device,
+        registry,
+        mtu,
+        own,
+        peers,
+        marked,
+        has_key,
+        summary,
+        tunnels,
+        lifetime,
+        estate,
+    };
     Ok(Wiring { lanes, actor, custody, access })
+}
+
+fn settings(config: &RouterConfig, lanes: usize) -> Settings {
+    Settings { backend: config.aead, window: replay::window_for(lanes), ..Settings::default() }
+}
+
+fn socket_options(config: &RouterConfig) -> SocketOptions {
+    let offload = config.udp_offload.is_on();
+    SocketOptions {
+        buffer: config.socket_buffer,
+        fwmark: config.update.fwmark.unwrap_or(0),
+        gso: offload,
+        gro: offload,
+    }
+}
+
+/// The TUN device, the sockets of each lane, and the secret of the receiver indices if sessions are to be continued.
+type Opened = (TunDevice, Vec<Arc<LaneSockets>>, Option<[u8; 8]>);
+
+/// Opens the TUN device and the sockets, or takes those that are `given`, and sets the interface up.
+fn open_or_inherit(
+    config: &RouterConfig,
+    given: Given,
+    lanes: usize,
+    options: SocketOptions,
+    shutdown: &Arc<Shutdown>,
+) -> Result<Opened, StartError> {
+    let shared = |sockets: Vec<LaneSockets>| sockets.into_iter().map(Arc::new).collect();
+    let queue = match given {
+        Given::Nothing => None,
+        Given::Queue(queue) => Some(queue),
+        Given::Inherited(Inherited { queues, offloads, sockets, secret, .. }) => {
+            let tun = inherit_tun(config, queues, offloads, shutdown)?;
+            let sockets = LaneSockets::inherit(sockets, options)?;
+            // While a predecessor runs, interface and sockets are its own.
+            if secret.is_none() {
+                set_marks(&sockets, options.fwmark)?;
+                set_up(config, &tun)?;
+            }
+            return Ok((tun, shared(sockets), secret));
+        }
+    };
+    let tun = open_tun(config, queue, lanes, shutdown)?;
+    let (port, spread) = (config.update.listen_port.unwrap_or(0), config.spread_ports.is_on());
+    let sockets = LaneSockets::open(port, lanes, spread, options)?;
+    set_up(config, &tun)?;
+    Ok((tun, shared(sockets), None))
+}
+
+/// Gives sockets of another process this router's mark. They rarely have another, so a process that may not set it can
+/// mostly go on.
+fn set_marks(sockets: &[LaneSockets], fwmark: u32) -> Result<(), BindError> {
+    let set = sockets.iter().try_for_each(|sockets| sockets.set_fwmark(fwmark));
+    if set.is_err() && fwmark != 0 { Err(BindError::MarkForbidden { fwmark }) } else { Ok(()) }
 }
 
 fn random(entropy: &mut OsEntropy) -> [u8; 8] {
@@ -311,6 +397,7 @@ fn wire(
     config: &RouterConfig,
     shared: &LaneShared,
     ends: Vec<Ends>,
+    pause: &Arc<Pause>,
     queues: Vec<Offload>,
     sockets: Vec<Arc<LaneSockets>>,
     cpus: Vec<LaneCpus>,
@@ -325,6 +412,7 @@ fn wire(
     for (lane, ((((ends, queue), sockets), cpus), (inside_quiesce, outside_quiesce))) in
         ends.into_iter().zip(queues).zip(sockets).zip(cpus).zip(quiesces).enumerate()
     {
+        let (inside_paused, outside_paused) = pause.of_lane(lane);
         let (inside_helper, outside_helper) = (helpers.next(), helpers.next());
         let (inbound_jobs, outbound_jobs) = ends.jobs.unzip();
         let outgoing_returns = Arc::clone(ends.outbound_pool.returns());
@@ -350,6 +438,7 @@ fn wire(
             helper: inside_helper,
             sleeper: sleeper(&ends.inside_bell),
             quiesce: inside_quiesce,
+            paused: inside_paused,
             drain_cap: config.drain_cap,
             spin: config.spin,
             metrics: InsideMetrics::register(&shared.registry, lane),
@@ -379,6 +468,7 @@ fn wire(
             helper: outside_helper,
             sleeper: sleeper(&ends.outside_bell),
             quiesce: outside_quiesce,
+            paused: outside_paused,
             spin: config.spin,
             metrics: OutsideMetrics::register(&shared.registry, lane),
         };

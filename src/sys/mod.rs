@@ -11,6 +11,7 @@ pub mod inherited;
 pub mod memory;
 pub mod names;
 pub mod reuseport;
+pub mod rights;
 pub mod seccomp;
 pub mod signals;
 pub mod tun;

@@ -52,6 +52,11 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         }
     }
 
+    /// Returns the stream. What was read ahead is wiped.
+    pub(super) fn into_stream(self) -> R {
+        self.stream
+    }
+
     fn move_to_front(&mut self) {
         let moved = self.filled.len();
         self.buffer.copy_within(self.filled.clone(), 0);

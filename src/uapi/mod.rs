@@ -5,6 +5,8 @@ mod lines;
 pub mod protocol;
 mod server;
 
+use std::os::unix::net::UnixStream;
+
 use nix::errno::Errno;
 
 pub use server::{MAX_ANSWERS, Server, SocketFile, UapiError};
@@ -26,6 +28,12 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// The errno for `wg` to print; `ENODEV` if the router is stopping.
     fn status(&self) -> Result<DeviceStatus, Errno>;
+
+    /// Hands the router over to the process at the other end of `stream`, if it can. Blocks meanwhile. By default the
+    /// connection is closed.
+    fn hand_over(&self, stream: UnixStream) {
+        drop(stream);
+    }
 
     /// Returns the metrics in the Prometheus text format.
     fn metrics(&self) -> String;

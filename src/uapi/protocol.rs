@@ -8,7 +8,8 @@
 //! `get=metrics` and `get=drops` are Laneway extensions; other implementations close the connection on them. The answer
 //! to `get=metrics` is the metrics in the Prometheus text format without blank lines, then `errno=0`. The answer to
 //! `get=drops` is `next=N`, a line for each sample of a dropped packet, then `errno=0`. With a line `after=N`, the
-//! samples continue where a previous answer ended; without one, they begin after this request.
+//! samples continue where a previous answer ended; without one, they begin after this request. `take_over=1` is
+//! another extension, after which the connection has its own protocol ([`takeover`](crate::router::takeover)).
 
 use std::fmt::Write as _;
 use std::str::FromStr;
@@ -39,6 +40,8 @@ pub enum Request {
     Set(Result<DeviceUpdate, Errno>),
     /// A `get` followed by lines that it does not have.
     BadGet,
+    /// Hand the router over to the process that asks.
+    TakeOver,
 }
 
 /// The line does not begin a request. The start of the next request cannot be found, so the connection is closed.
@@ -58,6 +61,7 @@ enum ParserState {
         has_lines: bool,
     },
     Set(Box<Setting>),
+    TakeOver,
 }
 
 /// What a `get` reads.
@@ -87,6 +91,7 @@ impl RequestParser {
             ParserState::Idle => {
                 self.0 = match line {
                     "get=1" => ParserState::Get { what: Subject::Device, has_lines: false },
+                    "take_over=1" => ParserState::TakeOver,
                     "get=metrics" => ParserState::Get { what: Subject::Metrics, has_lines: false },
                     "get=drops" => ParserState::Get { what: Subject::Drops(u64::MAX), has_lines: false },
                     "set=1" => ParserState::Set(Box::default()),
@@ -101,6 +106,7 @@ impl RequestParser {
                 }
                 Ok(None)
             }
+            ParserState::TakeOver if !line.is_empty() => Err(NotARequest),
             ParserState::Set(setting) if !line.is_empty() => {
                 if setting.mistake.is_none() {
                     setting.mistake = setting.update.set(line).err();
@@ -109,6 +115,7 @@ impl RequestParser {
             }
             _ => Ok(match std::mem::take(&mut self.0) {
                 ParserState::Idle => None,
+                ParserState::TakeOver => Some(Request::TakeOver),
                 ParserState::Get { has_lines: true, .. } => Some(Request::BadGet),
                 ParserState::Get { what: Subject::Device, .. } => Some(Request::Get),
                 ParserState::Get { what: Subject::Metrics, .. } => Some(Request::GetMetrics),

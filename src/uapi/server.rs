@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
@@ -57,14 +58,21 @@ pub struct Server {
 pub struct SocketFile {
     path: PathBuf,
     inode: u64,
+    /// Whether another process is responsible for the file.
+    left: AtomicBool,
 }
 
 impl SocketFile {
     /// Removes the file if it still exists. A different file of the same name belongs to a successor and is kept.
     pub fn remove(&self) {
-        if self.is_there() {
+        if !self.left.load(Ordering::Acquire) && self.is_there() {
             let _ = fs::remove_file(&self.path);
         }
+    }
+
+    /// Leaves the file to another process, which serves the same socket.
+    pub fn leave(&self) {
+        self.left.store(true, Ordering::Release);
     }
 
     fn is_there(&self) -> bool {
@@ -150,7 +158,10 @@ impl Server {
         fs::set_permissions(&unnamed, fs::Permissions::from_mode(0o600)).map_err(os("set the mode"))?;
         let inode = fs::symlink_metadata(&unnamed).map_err(os("read its inode number"))?.ino();
         fs::rename(&unnamed, &path).map_err(os("rename the socket into place"))?;
-        Ok(Server { listener, file: Some(Arc::new(SocketFile { path, inode })) })
+        Ok(Server {
+            listener,
+            file: Some(Arc::new(SocketFile { path, inode, left: AtomicBool::new(false) })),
+        })
     }
 
     /// Serves a socket that is already listening (`WG_UAPI_FD`). Whoever created its file is responsible for it.
@@ -166,6 +177,19 @@ impl Server {
             Ok(false) => Err(UapiError::Inherited(io::ErrorKind::InvalidInput.into())),
             Err(errno) => Err(UapiError::Inherited(errno.into())),
         }
+    }
+
+    /// Serves the socket of another process, which leaves `directory/interface.sock` to this one.
+    ///
+    /// # Errors
+    /// The descriptor is not a listening UNIX socket.
+    pub fn take_over(fd: OwnedFd, directory: &Path, interface: &str) -> Result<Self, UapiError> {
+        let path = directory.join(format!("{interface}.sock"));
+        let mut server = Self::inherited(fd)?;
+        server.file = fs::symlink_metadata(&path)
+            .ok()
+            .map(|file| Arc::new(SocketFile { path, inode: file.ino(), left: AtomicBool::new(false) }));
+        Ok(server)
     }
 
     /// Returns the file created for the socket; `None` for an inherited socket.
@@ -222,6 +246,12 @@ impl Server {
                 return;
             }
         }
+    }
+}
+
+impl AsFd for Server {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 }
 
@@ -309,6 +339,13 @@ async fn converse<const CLASSES: usize>(
         let Ok(text) = std::str::from_utf8(text) else { return Ok(()) };
         match parser.line(text) {
             Ok(None) => continue,
+            Ok(Some(Request::TakeOver)) => {
+                let Ok(stream) = lines.into_stream().reunite(writer) else { return Ok(()) };
+                let (stream, device) = (stream.into_std()?, Arc::clone(device));
+                // Not counted among the answers: the router may end with it.
+                let _ = task::spawn_blocking(move || device.hand_over(stream)).await;
+                return Ok(());
+            }
             Ok(Some(request)) => {
                 client.enter(ASKED);
                 let said = answer(request, device, &bounds.answers).await?;
@@ -338,7 +375,7 @@ fn reply(request: Request, device: &dyn Device) -> Zeroizing<String> {
         Request::Get => protocol::get_answer(device.status()),
         Request::GetMetrics => Zeroizing::new(protocol::text_answer(&device.metrics())),
         Request::GetDrops { after } => Zeroizing::new(protocol::text_answer(&device.drops(after))),
-        Request::BadGet => protocol::get_answer(Err(nix::errno::Errno::EINVAL)),
+        Request::BadGet | Request::TakeOver => protocol::get_answer(Err(nix::errno::Errno::EINVAL)),
         Request::Set(update) => {
             let result = update.and_then(|update| device.apply(update));
             Zeroizing::new(protocol::set_answer(result))

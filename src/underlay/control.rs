@@ -20,7 +20,7 @@ const WORD: usize = size_of::<usize>();
 const HEADER: usize = WORD + 2 * size_of::<libc::c_int>();
 
 /// The encoded control messages of one send.
-pub(super) type Control = ArrayVec<u8, CONTROL_SPACE>;
+pub(crate) type Control = ArrayVec<u8, CONTROL_SPACE>;
 
 /// Encodes the control messages of one send to `to`: split the payload every `segment` bytes (GSO), set
 /// the traffic class of the IP headers, and send from `source`.
@@ -63,19 +63,25 @@ pub(super) fn encode(
     control
 }
 
+/// Encodes the control message of a dual-stack socket that sends from `source`.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn encode_source(source: LocalSource) -> Control {
+    encode(Family::Dual, source.ip, None, 0, Some(source))
+}
+
 /// Decoded control messages of one receive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Ancillary {
+pub(crate) struct Ancillary {
     /// Bytes of each datagram according to GRO, unvalidated.
-    pub(super) gro_size: Option<i32>,
+    pub(crate) gro_size: Option<i32>,
     /// The local address to reply from.
-    pub(super) source: Option<LocalSource>,
+    pub(crate) source: Option<LocalSource>,
     /// The traffic class of the IP header; 0 if it was not reported.
     pub(super) class: u8,
 }
 
 /// Decodes the control messages of one receive. Skips unknown messages and stops at a malformed one.
-pub(super) fn decode(mut control: &[u8]) -> Ancillary {
+pub(crate) fn decode(mut control: &[u8]) -> Ancillary {
     let mut found = Ancillary::default();
     while let Some((Cmsg { level, kind, data }, rest)) = split_message(control) {
         match (level, kind) {

@@ -30,9 +30,15 @@ mod send;
 mod socket;
 mod tally;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use control::{Ancillary, decode as decode_control, encode_source};
 pub use drop_watch::DropWatch;
 pub use endpoint::{Endpoint, LocalSource};
 pub use marked::MarkedSockets;
+#[cfg(any(test, fuzzing))]
+pub(crate) use name::decode as decode_name;
+#[cfg(any(test, fuzzing))]
+pub(crate) use receive::stride;
 pub use receive::{DEPTH, Received, Receiver};
 pub use send::{MAX_RUN_BYTES, MAX_RUN_SEGMENTS, Notices, SendFailure, Sender, max_run};
 pub use socket::{BindError, BufferSizes, SocketOptions, UdpSocket, bind, steer};

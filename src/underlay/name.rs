@@ -55,7 +55,7 @@ pub(super) fn encode(family: Family, address: SocketAddr) -> Option<SocketName> 
 
 /// Decodes the address in `name`, converting a v4-mapped address to plain IPv4. Returns `None` if the
 /// name is of another family or truncated.
-pub(super) fn decode(name: &[u8]) -> Option<SocketAddr> {
+pub(crate) fn decode(name: &[u8]) -> Option<SocketAddr> {
     let (family, rest) = name.split_first_chunk::<2>()?;
     let (port, rest) = rest.split_first_chunk::<2>()?;
     let port = u16::from_be_bytes(*port);

@@ -160,7 +160,7 @@ fn read(slot: &Slot) -> Received {
 
 /// Returns the stride of a message of `len` bytes with this `gro_size`. Treats the message as one
 /// datagram if the size is absent or invalid.
-fn stride(len: usize, gro_size: Option<i32>) -> usize {
+pub(crate) fn stride(len: usize, gro_size: Option<i32>) -> usize {
     match gro_size.map(usize::try_from) {
         Some(Ok(size)) if 0 < size && size < len => size,
         _ => len.max(1),

@@ -7,7 +7,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -164,6 +164,24 @@ pub struct BufferSizes {
 }
 
 impl UdpSocket {
+    /// Takes over a bound socket that another process has opened with [`bind`]. Its options stay as they are; `options`
+    /// only says whether GSO may be used.
+    ///
+    /// # Errors
+    /// It is not such a socket.
+    pub fn inherit(fd: OwnedFd, options: SocketOptions) -> io::Result<Self> {
+        let socket = Socket::from(fd);
+        let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
+        if socket.r#type()? != Type::DGRAM || address.port() == 0 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        socket.set_nonblocking(true)?;
+        let family = if address.is_ipv6() { Family::Dual } else { Family::V4 };
+        let gso = options.gso && IntOption::UDP_SEGMENT.get(socket.as_fd()).is_ok();
+        let gro = IntOption::UDP_GRO.get(socket.as_fd()).is_ok_and(|on| on != 0);
+        Ok(UdpSocket { socket, family, port: address.port(), gso, gro })
+    }
+
     /// Returns the local port.
     pub fn port(&self) -> u16 {
         self.port

@@ -27,7 +27,7 @@ struct LastData {
 }
 
 /// A snapshot of [`Activity`]. [`Nanos::NEVER`] stands for "has not happened".
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ActivityTimes {
     /// When data was first sent since the last authenticated message was received.
     pub unanswered_since: Nanos,
@@ -76,6 +76,14 @@ impl Activity {
             last_sent: Nanos(self.sent.last.load(Relaxed)),
             last_received: Nanos(self.received.last.load(Relaxed)),
         }
+    }
+
+    /// Sets the recorded times to those of `times`.
+    pub(super) fn restore(&self, times: ActivityTimes) {
+        self.sent.waiting_since.store(times.unanswered_since.0, Relaxed);
+        self.received.waiting_since.store(times.unacknowledged_since.0, Relaxed);
+        self.sent.last.store(times.last_sent.0, Relaxed);
+        self.received.last.store(times.last_received.0, Relaxed);
     }
 
     /// Records that a handshake message was sent. It acknowledges received data as data would.

@@ -122,6 +122,16 @@ impl CookieJar {
         }
     }
 
+    /// Returns the stored cookie, and when it came.
+    pub(super) fn cookie(&self) -> Option<(Zeroizing<Mac>, Nanos)> {
+        self.cookie.clone()
+    }
+
+    /// Stores a cookie that came earlier.
+    pub(super) fn put_back(&mut self, cookie: Option<(Zeroizing<Mac>, Nanos)>) {
+        self.cookie = cookie;
+    }
+
     /// Writes both MACs of `message`, a complete message 1 or 2 with the sender index `sender`. The
     /// second MAC stays zero without a cookie.
     pub(super) fn sign(&mut self, message: &mut [u8], sender: u32, now: Nanos) {

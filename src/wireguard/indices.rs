@@ -48,6 +48,25 @@ impl Indices {
         Some(index)
     }
 
+    /// Allocates `index`, which another process has allocated under the same secret. Returns whether its place was
+    /// free. [`end_adoption`](Self::end_adoption) must be called before another index is allocated.
+    pub(super) fn adopt(&mut self, index: u32, peer: PeerId) -> bool {
+        let place = self.table.place(index);
+        if self.taken.len() <= place {
+            self.taken.resize(place + 1, (0, None));
+        }
+        let slot = &mut self.taken[place];
+        let was_free = slot.1.is_none();
+        *slot = (index, Some(peer));
+        was_free
+    }
+
+    /// Makes the places between adopted indices available.
+    pub(super) fn end_adoption(&mut self) {
+        let places = (0..).zip(&self.taken);
+        self.free = places.filter(|(_, (_, owner))| owner.is_none()).map(|(place, _)| place).collect();
+    }
+
     /// Returns the peer that holds `index`.
     pub(super) fn owner(&self, index: u32) -> Option<PeerId> {
         let &(taken, owner) = self.taken.get(self.table.place(index))?;

@@ -11,7 +11,8 @@
 //! - **Handshakes** ([`protocol`] → `cookie`, [`limiter`] → `peer` → `noise`, `tai64n`): one
 //!   thread owns the [`Protocol`](protocol::Protocol). It creates and retires sessions and reports
 //!   what to send as [`outputs`]. `rotation` decides which session replaces which, `indices`
-//!   allocates receiver indices, and [`timers`] holds the timer constants and rules.
+//!   allocates receiver indices, and [`timers`] holds the timer constants and rules. [`carry`] exports and
+//!   imports its [`state`].
 //!
 //! Not in this module: packets waiting for a session (the lane stages them), endpoints (the caller
 //! knows where a datagram came from) and allowed IPs. Data workers arm no timers; deadlines are
@@ -19,6 +20,7 @@
 
 pub mod activity;
 pub mod aead;
+pub mod carry;
 mod cookie;
 mod indices;
 pub mod keys;
@@ -33,6 +35,7 @@ pub mod replay;
 mod rotation;
 pub mod session;
 pub mod settings;
+pub mod state;
 pub mod suite;
 pub mod table;
 mod tai64n;

@@ -19,6 +19,7 @@ use super::noise::{OwnInitiation, PeerInitiation};
 use super::outputs::{HandshakeDrop, Output, Outputs, SendTo};
 use super::rotation::{Answered, Retired, Rotation};
 use super::session::{Role, Session, SessionKeys, SessionParts};
+use super::state::{self, Contradiction, PeerState, SessionState};
 use super::suite::Suite;
 use super::tai64n::{StampGuard, Stamps};
 use super::timers::{INITIATION_INTERVAL, MAX_JITTER, REKEY_TIMEOUT};
@@ -97,6 +98,92 @@ impl Peer {
             stamps: Stamps::default(),
             guard: StampGuard::default(),
         }
+    }
+
+    /// Returns the peer's state.
+    pub(super) fn export(&self) -> PeerState {
+        let sessions = self.rotation.places();
+        PeerState {
+            public_key: *self.public.as_bytes(),
+            preshared_key: zeroize::Zeroizing::new(*self.psk.as_bytes()),
+            suite: self.suite as u8,
+            last_handshake: self.last_handshake,
+            activity: self.activity.snapshot(),
+            sending: self.sending || sessions[1].is_some_and(|current| current.is_promoted()),
+            sessions: sessions.map(|session| session.map(|session| session.export())),
+            // A handshake in progress starts again at once.
+            handshake_wanted: self.attempt.as_ref().map(|_| Nanos::NEVER).or(self.handshake_wanted),
+            initiation_sent: self.initiation_sent.filter(|_| self.attempt.is_none()),
+            initiation_taken: self.initiation_taken,
+            jitter: self.jitter,
+            persistent_keepalive: self.persistent_keepalive,
+            keepalive_asked: self.keepalive_asked,
+            keepalive_wanted: self.keepalive_wanted,
+            last_stamp: self.stamps.last(),
+            greatest_stamp: self.guard.greatest(),
+            cookie: self.jar.cookie(),
+        }
+    }
+
+    /// Continues from `state`. Returns the session to send with.
+    pub(super) fn restore(
+        &mut self,
+        state: PeerState,
+        reserve: u64,
+        indices: &mut Indices,
+        settings: Settings,
+    ) -> Result<Option<Arc<Session>>, Contradiction> {
+        let mut places = [None, None, None];
+        for (place, session) in places.iter_mut().zip(state.sessions) {
+            let Some(session) = session else { continue };
+            if !indices.adopt(session.local_index, self.id) {
+                return Err(Contradiction);
+            }
+            let session = self.restored_session(&session, reserve, settings)?;
+            indices.install(Arc::clone(&session));
+            *place = Some(session);
+        }
+        self.rotation = Rotation::of_places(places);
+        self.activity.restore(state.activity);
+        self.last_handshake = state.last_handshake;
+        self.sending = state.sending && self.rotation.current().is_some();
+        self.handshake_wanted = state.handshake_wanted;
+        self.initiation_sent = state.initiation_sent;
+        self.initiation_taken = state.initiation_taken;
+        self.jitter = state.jitter;
+        self.persistent_keepalive = state.persistent_keepalive;
+        self.keepalive_asked = state.keepalive_asked;
+        self.keepalive_wanted = state.keepalive_wanted;
+        self.jar.put_back(state.cookie);
+        self.stamps = Stamps::after(state.last_stamp);
+        self.guard = StampGuard::above(state.greatest_stamp);
+        Ok(self.rotation.current().filter(|_| self.sending).cloned())
+    }
+
+    fn restored_session(
+        &self,
+        state: &SessionState,
+        reserve: u64,
+        settings: Settings,
+    ) -> Result<Arc<Session>, Contradiction> {
+        let keys = SessionKeys {
+            suite: state::suite(state.suite)?,
+            send: state.send_key.clone(),
+            receive: state.receive_key.clone(),
+        };
+        let parts = SessionParts {
+            peer: self.id,
+            activity: Arc::clone(&self.activity),
+            role: if state.initiator { Role::Initiator } else { Role::Responder },
+            local_index: state.local_index,
+            remote_index: state.remote_index,
+            created: state.created,
+            keys,
+            limits: settings.messages,
+            backend: settings.backend,
+            window: settings.window,
+        };
+        Ok(Arc::new(Session::restored(parts, state, reserve)))
     }
 
     pub(super) fn activity(&self) -> &Arc<Activity> {

@@ -24,6 +24,7 @@ use super::noise::PeerInitiation;
 use super::outputs::{HandshakeDrop, Output, Outputs, SendTo};
 use super::peer::{MAX_INDICES, Peer, Step};
 use super::session::Session;
+use super::state::{Contradiction, PeerState};
 use super::suite::Suite;
 use super::table::{PLACES, SessionTable};
 use crate::units::{Nanos, PeerId};
@@ -344,6 +345,27 @@ impl Protocol {
             return Err(HandshakeDrop::CookieDemanded);
         }
         if self.limiter.allow(from.ip(), now) { Ok(suite) } else { Err(HandshakeDrop::RateLimited) }
+    }
+
+    /// Returns all peers, ordered by slot.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.iter().flatten().map(Box::as_ref)
+    }
+
+    /// Continues `peer` from `state`. Returns the session to send with.
+    pub(super) fn restore(
+        &mut self,
+        peer: PeerId,
+        state: PeerState,
+        reserve: u64,
+    ) -> Result<Option<Arc<Session>>, Contradiction> {
+        let found = self.peers.get_mut(peer.slot()).and_then(Option::as_deref_mut).ok_or(Contradiction)?;
+        found.restore(state, reserve, &mut self.indices, self.settings)
+    }
+
+    /// Must be called once all peers are restored.
+    pub(super) fn end_import(&mut self) {
+        self.indices.end_adoption();
     }
 
     /// Returns a peer and the context for a step of it; `None` without the peer or without a private

@@ -3,6 +3,8 @@
 //! The window is consulted only after a datagram has been authenticated (whitepaper, section 5.4.6),
 //! so only holders of the key can move it.
 
+use super::state::ReplayState;
+
 /// Window per lane, in counters: how far a counter may lie behind the greatest one seen and still be
 /// accepted. The sender's lanes share one counter, and a lane that waits for a CPU sends late, so
 /// each lane adds this much, up to [`LARGEST`].
@@ -33,6 +35,27 @@ impl ReplayWindow {
     pub(super) fn new(window: u64) -> Self {
         let words = (window.div_ceil(64) + 1).next_power_of_two();
         ReplayWindow { window, next: 0, seen: vec![0; words as usize].into_boxed_slice() }
+    }
+
+    /// Returns the window's state.
+    pub(super) fn export(&self) -> ReplayState {
+        ReplayState { next: self.next, seen: self.seen.to_vec() }
+    }
+
+    /// Creates a window over `window` counters that has seen what `state` has. If the state's window was of another
+    /// size, the new one refuses all counters below the greatest seen.
+    pub(super) fn restored(window: u64, state: &ReplayState) -> Self {
+        let mut restored = Self::new(window);
+        restored.next = state.next;
+        if state.seen.len() == restored.seen.len() {
+            restored.seen.copy_from_slice(&state.seen);
+        } else if state.next > 0 {
+            restored.seen.fill(u64::MAX);
+            // `advance` clears the words after this one, and counters above `next` in it are not seen yet.
+            let greatest = state.next - 1;
+            *restored.word(greatest / 64) = u64::MAX >> (63 - greatest % 64);
+        }
+        restored
     }
 
     /// Marks `counter` as seen. Returns whether it is new: not seen before and not behind the window.
@@ -116,6 +139,25 @@ mod tests {
         assert!(!window.accept(u64::MAX));
         assert!((1..WINDOW).all(|behind| window.accept(u64::MAX - 1 - behind)));
         assert!(!window.accept(299));
+    }
+
+    #[test]
+    fn a_restored_window_accepts_nothing_twice_and_everything_new() {
+        for greatest in [0, 5, 63, 64, 8000, 100_000] {
+            let mut before = ReplayWindow::new(WINDOW);
+            let gaps = |counter: &u64| !counter.is_multiple_of(3) || *counter == greatest;
+            (0..=greatest).filter(gaps).for_each(|counter| assert!(before.accept(counter)));
+            let mut same = ReplayWindow::restored(WINDOW, &before.export());
+            let mut other = ReplayWindow::restored(window_for(3), &before.export());
+            for counter in greatest.saturating_sub(WINDOW - 1)..=greatest {
+                assert_eq!(same.accept(counter), !gaps(&counter), "counter {counter} of {greatest}");
+                assert!(!other.accept(counter), "counter {counter} of {greatest}");
+            }
+            for counter in greatest + 1..greatest + 40_000 {
+                assert!(same.accept(counter) && other.accept(counter), "counter {counter} of {greatest}");
+                assert!(!same.accept(counter) && !other.accept(counter));
+            }
+        }
     }
 
     proptest! {

@@ -38,6 +38,19 @@ impl Rotation {
         self.current.as_ref()
     }
 
+    /// Returns the sessions by place: previous, current and next. One that a worker has promoted is current.
+    pub(super) fn places(&self) -> [Option<&Arc<Session>>; 3] {
+        match &self.next {
+            Some(next) if next.is_promoted() => [self.current.as_ref(), Some(next), None],
+            next => [self.previous.as_ref(), self.current.as_ref(), next.as_ref()],
+        }
+    }
+
+    /// Creates the rotation of these sessions: previous, current and next.
+    pub(super) fn of_places([previous, current, next]: [Option<Arc<Session>>; 3]) -> Self {
+        Rotation { previous, current, next }
+    }
+
     /// Returns when the youngest session was created.
     pub(super) fn youngest(&self) -> Option<Nanos> {
         [&self.previous, &self.current, &self.next]

@@ -21,6 +21,7 @@ use super::aead::{Backend, MAX_RUN, TransportKey, Verdicts};
 use super::messages::{DATA_HEADER, DATA_OVERHEAD, data_counter, write_data_header};
 use super::replay::ReplayWindow;
 use super::settings::MessageLimits;
+use super::state::SessionState;
 use super::suite::Suite;
 use super::timers::{REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_AFTER_TIME_RECEIVING};
 use crate::drops::{DropReason, DropTally};
@@ -92,6 +93,8 @@ pub struct Session {
     limits: MessageLimits,
     send_key: TransportKey,
     receive_key: TransportKey,
+    /// The keys themselves, for a process that takes over.
+    keys: SessionKeys,
     /// One of the constants in [`stage`].
     stage: AtomicU8,
     // Padded, because senders write the first and receivers the second.
@@ -132,8 +135,39 @@ impl Session {
                 Role::Initiator => stage::SETTLED,
                 Role::Responder => stage::UNCONFIRMED,
             }),
+            keys: parts.keys,
             next_counter: CachePadded::default(),
             replay: CachePadded::new(Mutex::new(ReplayWindow::new(parts.window))),
+        }
+    }
+
+    /// Creates the session that another process has carried on up to `state`. `parts` are those of `state`; `reserve`
+    /// counters are not sent.
+    pub(super) fn restored(parts: SessionParts, state: &SessionState, reserve: u64) -> Self {
+        let window = parts.window;
+        let session = Self::new(parts);
+        if state.confirmed {
+            session.settle();
+        }
+        session.next_counter.store(state.next_counter.saturating_add(reserve), Relaxed);
+        let received = ReplayWindow::restored(window, &state.received);
+        *session.replay.lock().unwrap_or_else(PoisonError::into_inner) = received;
+        session
+    }
+
+    /// Returns the session's state. No worker may use the session meanwhile.
+    pub(super) fn export(&self) -> SessionState {
+        SessionState {
+            initiator: self.role == Role::Initiator,
+            local_index: self.local_index,
+            remote_index: self.remote_index,
+            created: self.created,
+            confirmed: self.stage.load(Ordering::SeqCst) != stage::UNCONFIRMED,
+            suite: self.keys.suite as u8,
+            send_key: self.keys.send.clone(),
+            receive_key: self.keys.receive.clone(),
+            next_counter: self.sent(),
+            received: self.replay.lock().unwrap_or_else(PoisonError::into_inner).export(),
         }
     }
 

@@ -44,7 +44,7 @@ impl SessionTable {
     }
 
     /// Returns the index of `number`: a place, and random bits above it.
-    pub(super) fn index(&self, number: u32) -> u32 {
+    pub(crate) fn index(&self, number: u32) -> u32 {
         self.numbers.apply(number)
     }
 
@@ -64,7 +64,7 @@ impl SessionTable {
     }
 
     /// Inserts `session` under its local index, replacing any session in the same place.
-    pub(super) fn install(&self, session: Arc<Session>) {
+    pub(crate) fn install(&self, session: Arc<Session>) {
         let (chunk, slot) = split(self.place(session.local_index()));
         let chunk = self.chunks[chunk].get_or_init(|| {
             let slots: Vec<_> = (0..CHUNK).map(|_| ArcSwapOption::empty()).collect();

@@ -62,6 +62,16 @@ pub(super) struct Stamps {
 }
 
 impl Stamps {
+    /// Returns the last timestamp.
+    pub(super) fn last(&self) -> [u8; 12] {
+        self.last.0
+    }
+
+    /// Creates the generator whose last timestamp was `last`.
+    pub(super) fn after(last: [u8; 12]) -> Self {
+        Stamps { last: Tai64n(last) }
+    }
+
     /// Returns a timestamp for `unix`, the time since the UNIX epoch. It is always greater than the
     /// previous one, even if the clock was set back, because the peer would reject it otherwise.
     pub(super) fn next(&mut self, unix: Duration) -> Tai64n {
@@ -77,6 +87,16 @@ pub(super) struct StampGuard {
 }
 
 impl StampGuard {
+    /// Returns the greatest timestamp accepted.
+    pub(super) fn greatest(&self) -> [u8; 12] {
+        self.greatest.0
+    }
+
+    /// Creates the guard that has accepted `greatest`.
+    pub(super) fn above(greatest: [u8; 12]) -> Self {
+        StampGuard { greatest: Tai64n(greatest) }
+    }
+
     /// Returns whether `stamp` is greater than every accepted timestamp.
     pub(super) fn is_new(&self, stamp: Tai64n) -> bool {
         stamp > self.greatest

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use laneway::netns::Namespace;
@@ -25,10 +25,13 @@ const PACKAGES: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("ip", "iproute2"),
     ("nft", "nftables"),
+    ("nstat", "iproute2"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),
+    ("prlimit", "util-linux"),
     ("prometheus", "prometheus"),
     ("setpriv", "util-linux"),
+    ("unshare", "util-linux"),
     ("wg", "wireguard-tools"),
     ("wg-quick", "wireguard-tools"),
     ("wireguard-go", "wireguard-go"),
@@ -165,8 +168,16 @@ impl Process {
     /// # Panics
     /// If it is still running after the deadline.
     pub fn wait(&mut self) -> Option<i32> {
+        self.status().code()
+    }
+
+    /// Waits for its exit and returns the status.
+    ///
+    /// # Panics
+    /// If it is still running after the deadline.
+    pub fn status(&mut self) -> ExitStatus {
         wait_until("a process to exit", || !self.is_running());
-        self.child.wait().expect("wait for a child").code()
+        self.child.wait().expect("wait for a child")
     }
 }
 

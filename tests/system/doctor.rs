@@ -60,7 +60,7 @@ fn a_strict_reverse_path_filter_is_tried_and_nothing_is_left_behind() {
     let before = rules();
     found("not strict");
     sysctl(&lab.left, "ipv4/conf/all/rp_filter", "1");
-    found("a rule lets datagrams to the router's port pass");
+    found("rules let datagrams to the router's port pass");
     assert_eq!(rules(), before);
 }
 
@@ -112,7 +112,7 @@ fn without_the_capability_it_says_how_to_grant_it() {
     let done = doctor(&lab, &WITHOUT_NET_ADMIN, &[], &[]);
     let said = String::from_utf8(done.stdout).unwrap();
     assert_eq!(done.status.code(), Some(1));
-    assert!(said.contains("Docker: --cap-add NET_ADMIN\n"), "{said}");
+    assert_eq!(said.matches("Docker: --cap-add NET_ADMIN\n").count(), 1, "{said}");
     assert!(said.ends_with("A router cannot run here yet.\n"), "{said}");
 }
 
@@ -125,6 +125,23 @@ fn without_the_device_it_says_how_to_pass_it_in() {
     assert_eq!((&tun["verdict"], &tun["found"]), (&"missing".into(), &"/dev/net/tun is missing".into()));
     assert_eq!(tun["remedy"]["docker"], "--device /dev/net/tun");
     assert!(tun["remedy"]["kubernetes"].as_str().unwrap().contains("CharDevice"));
+}
+
+#[test]
+fn a_file_or_a_folder_in_place_of_the_device_is_called_that() {
+    require_root!();
+    let lab = lab();
+    for make in [": > /dev/net/tun", "mkdir /dev/net/tun", "ln -s /dev/null /dev/net/tun"] {
+        let script = format!("mount -t tmpfs none /dev/net && {make} && exec \"$@\"");
+        let (report, status) = report(&lab, &["unshare", "--mount", "sh", "-c", &script, "sh"], &[]);
+        assert_eq!(status, Some(1));
+        let tun = check(&report, "TUN device");
+        assert!(
+            tun["found"].as_str().unwrap().contains("is not the TUN device but a file, a folder"),
+            "{tun:#}"
+        );
+        assert!(tun["remedy"]["host"].as_str().unwrap().starts_with("rm -r /dev/net/tun; "), "{tun:#}");
+    }
 }
 
 #[test]

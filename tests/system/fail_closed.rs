@@ -31,7 +31,7 @@ struct Guarded {
     endpoint: SocketAddr,
     far: [UdpSocket; 2],
     near: [UdpSocket; 2],
-    _right: Laneway,
+    right: Laneway,
 }
 
 impl Guarded {
@@ -58,7 +58,7 @@ impl Guarded {
         let near = ["0.0.0.0:0", "[::]:0"].map(|any| bind(&lab.left, any.to_owned()));
         let (folder, device) = (Folder::new(), device_name("lw"));
         let endpoint = Family::V4.endpoint(&lab.right);
-        Guarded { lab, folder, device, keys, networks, keep: false, endpoint, far, near, _right: right }
+        Guarded { lab, folder, device, keys, networks, keep: false, endpoint, far, near, right }
     }
 
     fn write(&self, interface: &str) -> String {
@@ -164,6 +164,12 @@ impl Guarded {
             .unwrap_or_default()
             .to_owned()
     }
+}
+
+fn sorted(text: &str) -> Vec<&str> {
+    let mut lines: Vec<_> = text.lines().collect();
+    lines.sort_unstable();
+    lines
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -295,6 +301,10 @@ fn only_an_interface_without_a_process_is_taken_over() {
 fn what_peers_send_passes_a_strict_reverse_path_filter_and_nothing_else_gets_out() {
     require_root!();
     let mut guarded = Guarded::new(EVERYTHING);
+    // More addresses than get rules of their own, all before the one that the peer sends to.
+    let many: Vec<_> = (1..=40).map(|host| format!("addr add 1.2.3.{host}/32 dev lo\n")).collect();
+    let many = many.concat();
+    output(&guarded.lab.left.namespace, &["ip", "-batch", "-"], &many);
     sysctl(&guarded.lab.left, "ipv4/conf/all/rp_filter", "1");
     // Otherwise the right end asks for the left one's hardware address in the name of an address behind the filter.
     sysctl(&guarded.lab.right, "ipv4/conf/all/arp_announce", "2");
@@ -302,23 +312,42 @@ fn what_peers_send_passes_a_strict_reverse_path_filter_and_nothing_else_gets_out
     let before = guarded.state();
     let mut process = guarded.start();
     guarded.wait_for_tunnel("the tunnel");
+    // Not even the answer to the first handshake message was dropped, which would take 5 s.
+    let dropped = guarded.left("nstat -az TcpExtIPReversePathFilter");
+    assert_eq!(
+        dropped.lines().last().and_then(|line| line.split_whitespace().nth(1)),
+        Some("0"),
+        "{dropped}"
+    );
     let rules = || guarded.left("ip -4 rule");
     let has = |words: &str| rules().lines().any(|rule| rule.ends_with(words));
     let inside = Family::V4.inside(2);
     wait_until("an answer", || ping::answers(&guarded.lab.left.namespace, inside));
 
+    let port = guarded.left(&format!("wg show {} listen-port", guarded.device));
+    let of_old_port = format!(" sport {} ", port.trim());
+    assert!(rules().contains(&of_old_port), "{}", rules());
     guarded.left(&format!("wg set {} listen-port 40001", guarded.device));
     wait_until("rules for the new port alone", || {
-        has("uidrange 0-0 ipproto udp sport 40001 lookup main") && rules().matches("sport").count() == 2
+        has("uidrange 0-0 ipproto udp sport 40001 lookup main") && !rules().contains(&of_old_port)
     });
     wait_until("an answer to the new port", || ping::answers(&guarded.lab.left.namespace, inside));
+    // The answer is one datagram, which the right end's cable carries as fragments.
+    output(&guarded.lab.right.namespace, &["ip", "link", "set", &guarded.right.device, "mtu", "3000"], "");
+    let large = ["ping", "-n", "-c", "1", "-W", "1", "-s", "2500", &inside.to_string()];
+    wait_until("an answer in fragments", || attempt(&guarded.lab.left.namespace, &large, "").is_ok());
 
     let known = rules();
+    guarded.left("ip addr flush dev lo to 1.2.3.0/24");
     guarded.left("ip addr add 198.51.100.7/32 dev lo");
-    wait_until("a rule for the new address", || rules().contains("from 198.51.100.7 "));
+    wait_until("rules for each address", || rules().matches("from 198.51.100.7 ").count() == 2);
     guarded.left("ip addr del 198.51.100.7/32 dev lo");
-    guarded.left("ip -4 rule del pref 32699");
-    wait_until("the rules as before", || rules() == known);
+    output(&guarded.lab.left.namespace, &["ip", "-batch", "-"], &many);
+    for pref in 32_695..=32_699 {
+        guarded.left(&format!("ip -4 rule del pref {pref}"));
+    }
+    // In any order among those of one priority.
+    wait_until("the rules as before", || sorted(&rules()) == sorted(&known));
 
     process.signal(Signal::SIGKILL);
     process.wait();

@@ -8,6 +8,7 @@ use crate::support::binary::{self, Laneway};
 use crate::support::folder::Folder;
 use crate::support::freeze::Stopped;
 use crate::support::http::{SERVED, get};
+use crate::support::network::sysctl;
 use crate::support::ping::ping;
 use crate::support::process::{Process, output};
 use crate::support::tunnel::{Family, address};
@@ -120,4 +121,40 @@ fn it_is_ready_once_the_interface_is_up_and_the_awaited_peer_has_a_session() {
     address(&lab.right, &right.device, 2);
     ping(&lab.left.namespace, Family::V4.inside(2));
     assert_eq!(get(&lab.left, "/readyz"), (200, "ok\n".to_owned()));
+}
+
+#[test]
+fn it_is_not_ready_while_routes_are_missing_that_cannot_be_added() {
+    require_root!();
+    let lab = lab();
+    let (device, folder, keys) = (device_name("lw"), Folder::new(), KeyPair::generate(&lab.left));
+    let text = format!(
+        "[Interface]\nPrivateKey = {}\nAddress = 10.9.0.1/24, fd09::1/64\n[Peer]\nPublicKey = {}\n\
+         AllowedIPs = 10.10.0.0/16, fd10::/64\n",
+        keys.private,
+        KeyPair::generate(&lab.right).public
+    );
+    let file = folder.write(&format!("{device}.conf"), &text);
+    let mut command = binary::command(&lab.left, &["run", "--config", &file], &[SERVED]);
+    let mut process = Process::start_quietly(&mut command);
+    wait_until("the router", || {
+        assert!(process.is_running(), "it exited during the start: {}", process.said());
+        binary::serves(&device)
+    });
+    assert_eq!(get(&lab.left, "/readyz"), (200, "ok\n".to_owned()));
+
+    let ipv6 = |state| sysctl(&lab.left, &format!("ipv6/conf/{device}/disable_ipv6"), state);
+    ipv6("1");
+    wait_until("the loss to be seen", || get(&lab.left, "/readyz").0 == 503);
+    let (_, body) = get(&lab.left, "/readyz");
+    assert!(
+        body.contains("cannot add the address fd09::1/64") && body.contains("IPv6 is disabled"),
+        "{body}"
+    );
+    assert!(process.said().contains("lost addresses, routes or rules"), "{}", process.said());
+    // Nothing tells the router that it could add them now.
+    ipv6("0");
+    wait_until("the addresses", || get(&lab.left, "/readyz") == (200, "ok\n".to_owned()));
+    let routes = output(&lab.left.namespace, &["ip", "-6", "route", "show", "dev", &device], "");
+    assert!(routes.contains("fd10::/64"), "{routes}");
 }

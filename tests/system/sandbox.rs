@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::process::ExitStatusExt as _;
 
-use crate::support::binary::{Laneway, command, serves};
+use crate::support::binary::{BINARY, Laneway, command, serves};
 use crate::support::folder::Folder;
-use crate::support::process::{Process, output};
+use crate::support::process::{Process, attempt, command_in, output};
 use crate::support::wg::{KeyPair, control_socket};
 use crate::support::{device_name, lab, require_root, wait_until};
 use laneway::cli::demo::lab::Side;
@@ -55,15 +56,75 @@ fn every_thread_keeps_what_a_router_needs_and_nothing_else() {
     assert_eq!(mode & 0o777, 0o600, "the control socket is accessible to others");
 }
 
+/// Starts a program with no limit on the size of its core in an empty directory, and ends it with `signal` once it is
+/// `ready`. Returns whether the kernel dumped core, and how many files are in the directory then.
+fn dumps_core(side: &Side, program: &[&str], signal: Signal, ready: impl Fn(&mut Process)) -> (bool, usize) {
+    let folder = Folder::new();
+    let directory = folder.join("");
+    let mut command = command_in(&side.namespace, "prlimit");
+    command.arg("--core=unlimited:unlimited").args(program).current_dir(&directory);
+    let mut process = Process::start_quietly(&mut command);
+    ready(&mut process);
+    // Rust's handler of SIGSEGV only restores the default action if the fault is not a stack overflow.
+    wait_until("the end", || {
+        let ended = !process.is_running();
+        if !ended {
+            process.signal(signal);
+        }
+        ended
+    });
+    let status = process.status();
+    assert_eq!(status.signal(), Some(signal as i32), "{}", process.said());
+    (status.core_dumped(), fs::read_dir(&directory).unwrap().count())
+}
+
 #[test]
-fn no_core_dump_gets_the_memory() {
+fn a_signal_that_dumps_core_leaves_none_of_a_router() {
     require_root!();
     let lab = lab();
+    let (control, _) = dumps_core(&lab.left, &["sleep", "60"], Signal::SIGABRT, |process| {
+        let program = format!("/proc/{}/exe", process.id());
+        wait_until("sleep", || fs::read_link(&program).is_ok_and(|path| path.ends_with("sleep")));
+    });
+    if !control {
+        eprintln!("this host dumps no core of any process (/proc/sys/kernel/core_pattern)");
+    }
+    for signal in [Signal::SIGSEGV, Signal::SIGABRT] {
+        let device = device_name("lw");
+        let dumped = dumps_core(&lab.left, &[BINARY, "-f", &device], signal, |process| {
+            wait_until("laneway", || {
+                assert!(process.is_running(), "{}", process.said());
+                serves(&device)
+            });
+            let limits = fs::read_to_string(format!("/proc/{}/limits", process.id())).unwrap();
+            let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+            assert_eq!(core.split_whitespace().collect::<Vec<_>>(), ["0", "0", "bytes"]);
+        });
+        let _ = fs::remove_file(control_socket(&device));
+        assert_eq!(dumped, (false, 0), "{signal}");
+    }
+}
+
+#[test]
+fn a_process_with_the_same_privileges_cannot_read_the_memory() {
+    require_root!();
+    let lab = lab();
+    let capabilities = ["--bounding-set=-all,+net_admin,+net_bind_service", "--inh-caps=-all"];
     let laneway = Laneway::start(&lab.left, &[]);
-    let proc = format!("/proc/{}", laneway.process.id());
-    let limits = fs::read_to_string(format!("{proc}/limits")).unwrap();
-    let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
-    assert_eq!(core.split_whitespace().collect::<Vec<_>>(), ["0", "0", "bytes"]);
+    let mut sleep = command_in(&lab.left.namespace, "setpriv");
+    let sleep = Process::start(sleep.args(capabilities).args(["sleep", "60"]));
+    // The list of mappings may be read by whoever may read the memory and trace the process.
+    let read = |process: &Process, user: &[&str]| {
+        let maps = format!("/proc/{}/maps", process.id());
+        let words = [&["setpriv"], &capabilities[..], user, &["cat", &maps]].concat();
+        attempt(&lab.left.namespace, &words, "")
+    };
+    let other = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    wait_until("sleep", || read(&sleep, &[]).is_ok_and(|maps| maps.contains("/sleep")));
+    for user in [&[][..], &other] {
+        let refused = read(&laneway.process, user).unwrap_err();
+        assert!(refused.contains("Permission denied"), "{user:?}: {refused}");
+    }
 }
 
 #[test]

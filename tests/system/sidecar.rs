@@ -171,14 +171,21 @@ fn a_peer_that_moves_is_found_by_its_name_again() {
     let sidecar = Sidecar::new();
     let zone = Zone::serve(&sidecar.lab.left, Ipv4Addr::LOCALHOST);
     let peer = format!("Endpoint = peer.example:{PORT}\nAllowedIPs = {}", allowed_ips(2));
+    sidecar.left(&format!("ip route add {}/32 dev underlay mtu 1450", sidecar.lab.right.underlay4));
     let mut process = sidecar.start(&mut with_names(&sidecar, Ipv4Addr::LOCALHOST, &peer));
     let left = || wg::peers(&sidecar.lab.left, &sidecar.device).remove(0);
+    let mtu_is = |mtu: u32| {
+        let shown = sidecar.left(&format!("ip link show {}", sidecar.device));
+        shown.contains(&format!(" mtu {mtu} "))
+    };
+    assert!(mtu_is(1420), "without a route to the peer");
 
     // The name does not exist yet: the router keeps trying, and later packets get through.
     wait_until("a query", || zone.asked() > 1);
     assert_eq!(left().endpoint, "(none)");
     zone.set("peer.example", sidecar.lab.right.underlay4);
     wait_until("an address", || left().endpoint == format!("{}:{PORT}", sidecar.lab.right.underlay4));
+    wait_until("the MTU of the route there", || mtu_is(1370));
     ping(&sidecar.lab.left.namespace, Family::V4.inside(2));
 
     // The peer moves, and only its DNS name says so.
@@ -202,6 +209,7 @@ fn a_peer_that_moves_is_found_by_its_name_again() {
     });
     assert_eq!(left().endpoint, format!("{moved}:{PORT}"));
     assert!(zone.asked() > asked);
+    wait_until("the MTU of the route to its new address", || mtu_is(1420));
 
     // A silent name server blocks nothing.
     zone.fall_silent();
@@ -245,8 +253,14 @@ fn a_name_is_looked_up_past_a_tunnel_that_takes_everything() {
     let zone = Zone::serve(&sidecar.lab.right, server);
     zone.set("peer.example", sidecar.lab.right.underlay4);
     let peer = |name: &str| format!("Endpoint = {name}:{PORT}\nAllowedIPs = 0.0.0.0/0");
-    let process = sidecar.start(&mut with_names(&sidecar, server, &peer("peer.example")));
+    let mut process = sidecar.start(&mut with_names(&sidecar, server, &peer("peer.example")));
     assert!(sidecar.left(&format!("ip route get {server}")).contains(&sidecar.device));
+    ping::once(&sidecar.lab.left.namespace, Family::V4.inside(2));
+    // The rules of a killed router stay.
+    process.signal(Signal::SIGKILL);
+    process.wait();
+    let process = sidecar.start(&mut with_names(&sidecar, server, &peer("peer.example")));
+    ping::once(&sidecar.lab.left.namespace, Family::V4.inside(2));
     right(&format!("wg set {} peer {} remove", sidecar.right.device, sidecar.keys[0].public));
     sidecar.write(&addresses(), &peer("other.example"));
     process.signal(Signal::SIGHUP);

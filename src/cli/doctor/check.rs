@@ -55,15 +55,25 @@ impl Check {
     }
 }
 
-impl fmt::Display for Check {
+/// Prints a check: its verdict and, unless `told` names an earlier check with the same remedy, how to fix it.
+pub(super) struct Text<'c> {
+    pub(super) check: &'c Check,
+    pub(super) told: Option<&'static str>,
+}
+
+impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verdict = match self.verdict {
+        let Text { check, told } = self;
+        let verdict = match check.verdict {
             Verdict::Good => "good",
             Verdict::Limited => "limited",
             Verdict::Missing => "missing",
         };
-        writeln!(f, "{verdict:8} {:20} {}", self.name, self.found)?;
-        let Some(Remedy { docker, compose, kubernetes, systemd, host }) = self.remedy else { return Ok(()) };
+        writeln!(f, "{verdict:8} {:20} {}", check.name, check.found)?;
+        let Some(Remedy { docker, compose, kubernetes, systemd, host }) = check.remedy else { return Ok(()) };
+        if let Some(told) = told {
+            return writeln!(f, "{:9}{:20} as for {told}", "", "");
+        }
         let places = [
             ("Docker", docker),
             ("Compose", compose),

@@ -49,8 +49,12 @@ pub(super) fn reverse_path_filter() -> Check {
     match netlink::probe_reverse_path() {
         Ok(ReversePath::Open) => Check::good(name, "not strict (tried)"),
         Ok(ReversePath::Cured) => {
-            Check::good(name, "strict, but a rule lets datagrams to the router's port pass (tried)")
+            Check::good(name, "strict, but rules let datagrams to the router's port pass (tried)")
         }
+        Ok(ReversePath::CuredButFragments) => limited(
+            "strict; rules let datagrams to the router's port pass, but not if they are fragments (tried)"
+                .to_owned(),
+        ),
         Ok(ReversePath::NoRoute) => Check::good(name, "not tried: there is no IPv4 route to other networks"),
         Ok(ReversePath::Closed) => limited(
             "strict, and it drops what peers send to the router with AllowedIPs = 0.0.0.0/0 (tried)"

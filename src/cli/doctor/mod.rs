@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use check::{Check, Verdict};
+use check::{Check, Text, Verdict};
 
 /// Check whether this machine can run a router, and how to fix what is missing
 #[derive(Clone, Debug, Args)]
@@ -79,7 +79,12 @@ fn text(report: &Findings) -> String {
         Some(Verdict::Limited) => "A router can run here, with limitations.",
         _ => "A router can run here, with every feature.",
     };
-    let checks: String = report.checks.iter().map(ToString::to_string).collect();
+    let print = |(place, check): (usize, &Check)| {
+        let same = |earlier: &&Check| check.remedy.is_some() && earlier.remedy == check.remedy;
+        let told = report.checks[..place].iter().find(same).map(|earlier| earlier.name);
+        Text { check, told }.to_string()
+    };
+    let checks: String = report.checks.iter().enumerate().map(print).collect();
     format!("{checks}\n{summary}\n")
 }
 
@@ -91,6 +96,16 @@ mod tests {
         let check = |verdict: &Verdict| Check::new("a thing", *verdict, "it is so");
         let checks: Vec<_> = verdicts.iter().map(check).collect();
         Findings { runs: true, checks }
+    }
+
+    #[test]
+    fn a_remedy_is_told_once() {
+        let check = |name| Check::missing(name, "it is so", remedies::NET_ADMIN);
+        let other = Check::missing("another", "it is so", remedies::TUN_DEVICE);
+        let said = text(&Findings { runs: false, checks: vec![check("a thing"), other, check("a third")] });
+        assert_eq!(said.matches(remedies::NET_ADMIN.compose).count(), 1, "{said}");
+        assert_eq!(said.matches(remedies::TUN_DEVICE.compose).count(), 1, "{said}");
+        assert!(said.contains("as for a thing\n"), "{said}");
     }
 
     #[test]

@@ -18,6 +18,15 @@ pub(super) const TUN_DEVICE: Remedy = Remedy {
     host: "modprobe tun",
 };
 
+/// Docker makes a folder of a bind mount's missing source.
+pub(super) const NOT_TUN: Remedy = Remedy {
+    docker: "on the host: rm -r /dev/net/tun; modprobe tun; mknod /dev/net/tun c 10 200. Then --device /dev/net/tun, no --volume",
+    compose: "on the host: rm -r /dev/net/tun; modprobe tun; mknod /dev/net/tun c 10 200. Then devices: [/dev/net/tun], no volumes:",
+    kubernetes: "on the node: rm -r /dev/net/tun; modprobe tun; mknod /dev/net/tun c 10 200. Then a hostPath of type CharDevice",
+    systemd: "rm -r /dev/net/tun; modprobe tun; mknod /dev/net/tun c 10 200",
+    host: "rm -r /dev/net/tun; modprobe tun; mknod /dev/net/tun c 10 200",
+};
+
 pub(super) const TUN_MODE: Remedy = Remedy {
     docker: "run as root (--user 0), or on the host: chmod 0666 /dev/net/tun",
     compose: "user: \"0\", or on the host: chmod 0666 /dev/net/tun",

@@ -39,6 +39,10 @@ fn make() -> Result<Offloads, OpenError> {
 fn refused(error: &OpenError) -> Check {
     let (found, remedy) = match error {
         OpenError::NoDevice => ("/dev/net/tun is missing".to_owned(), remedies::TUN_DEVICE),
+        OpenError::NotTun => (
+            "/dev/net/tun is not the TUN device but a file, a folder or another device".to_owned(),
+            remedies::NOT_TUN,
+        ),
         OpenError::Forbidden => {
             ("/dev/net/tun: its mode denies this user access".to_owned(), remedies::TUN_MODE)
         }

@@ -5,6 +5,8 @@
 //! sleeps. The ring comes first because nothing else empties it, while the kernel's queue pushes back on
 //! its senders.
 
+#[cfg(any(test, fuzzing))]
+mod detached;
 mod handover;
 mod reject;
 mod seal;
@@ -17,6 +19,8 @@ use std::time::Duration;
 
 use nix::poll::PollFlags;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use detached::Detached;
 use handover::Handover;
 pub use reject::{OwnAddresses, REJECT_BURST, REJECTS_PER_SECOND, RejectPolicy, Rejecter};
 pub use seal::{Sealer, Unstaged};
@@ -29,6 +33,7 @@ use super::ring::batch::OutboundBatch;
 use super::ring::custody::Holdings;
 use super::ring::doorbell::Awaited;
 use super::share::helpers::Helper;
+use super::wait::pause::{Look, Paused};
 use super::wait::quiesce::{self, Quiesce, Served};
 use super::wait::sleep::{Sleeper, Spin, Stopped};
 use crate::clock;
@@ -60,6 +65,8 @@ pub struct InsideWorker {
     pub sleeper: Sleeper,
     /// The shutdown protocol.
     pub quiesce: Quiesce,
+    /// Pauses the worker.
+    pub paused: Paused,
     /// Maximum number of TUN reads per wake.
     pub drain_cap: usize,
     /// How long to poll for work before sleeping.
@@ -86,7 +93,9 @@ impl InsideWorker {
         let mut spin = Spin::new(self.spin);
         self.metrics.gso_enabled.set(f64::from(u8::from(self.writer.merges())));
         while !self.sleeper.stopped() {
-            if self.turn()? || self.help() {
+            if self.paused.is_wanted() {
+                self.hold();
+            } else if self.turn()? || self.help() {
                 spin.worked();
             } else if !spin.goes_on() {
                 self.sleep()?;
@@ -94,6 +103,28 @@ impl InsideWorker {
             }
         }
         Ok(())
+    }
+
+    /// Stops reading, passes on what was read and writes what the ring brings, until the pause ends.
+    #[cold]
+    fn hold(&mut self) {
+        let Self { writer, sealer, peers, metrics, paused, sleeper, .. } = self;
+        sealer.flush(peers.load(), metrics);
+        let sealer = std::cell::RefCell::new(sealer);
+        paused.hold(
+            || {
+                sleeper.beat();
+                if sleeper.stopped() {
+                    return None;
+                }
+                let mut sealer = sealer.borrow_mut();
+                let handover = sealer.handover();
+                let worked = handover.work(metrics) | writer.serve(metrics);
+                metrics.publish();
+                Some(Look { worked, closed: handover.is_empty(), empty: writer.is_empty() })
+            },
+            || sealer.borrow().staged(),
+        );
     }
 
     /// Stops reading, and writes what the ring brings until the outside workers have closed.

@@ -22,6 +22,7 @@ use super::ring::custody::Holdings;
 use super::ring::doorbell::Awaited;
 use super::share::helpers::Helper;
 use super::sockets::LaneSockets;
+use super::wait::pause::{Look, Paused};
 use super::wait::quiesce::{Quiesce, Served};
 use super::wait::sleep::{Sleeper, Spin, Stopped};
 use crate::clock;
@@ -55,6 +56,8 @@ pub struct OutsideWorker {
     pub sleeper: Sleeper,
     /// The shutdown protocol.
     pub quiesce: Quiesce,
+    /// Pauses the worker.
+    pub paused: Paused,
     /// How long to poll for work before sleeping.
     pub spin: Duration,
     /// The worker's metrics.
@@ -78,7 +81,9 @@ impl OutsideWorker {
     fn work(&mut self) -> Result<(), WorkerError> {
         let mut spin = Spin::new(self.spin);
         while !self.sleeper.stopped() {
-            if self.turn()? || self.help() {
+            if self.paused.is_wanted() {
+                self.hold();
+            } else if self.turn()? || self.help() {
                 spin.worked();
             } else if !spin.goes_on() {
                 self.sleep()?;
@@ -86,6 +91,35 @@ impl OutsideWorker {
             }
         }
         Ok(())
+    }
+
+    /// Stops receiving, passes on what was received and sends what the ring brings, until the pause ends. Carries out
+    /// commands meanwhile.
+    #[cold]
+    fn hold(&mut self) {
+        let paused = self.paused.clone();
+        paused.hold(
+            || {
+                self.sleeper.beat();
+                if self.sleeper.stopped() {
+                    return None;
+                }
+                let commanded = self.obey();
+                let sockets = self.sockets.load();
+                let Self { opener, sender, peers, metrics, commands, .. } = self;
+                let now = clock::now();
+                opener.hand_on_held(now, metrics);
+                let opened = opener.work(peers.load(), now, metrics);
+                let sent = sender.serve(&sockets, peers.load(), metrics);
+                metrics.publish();
+                Some(Look {
+                    worked: commanded || opened || sent,
+                    closed: !opener.is_held() && opener.is_idle(),
+                    empty: sender.is_empty() && commands.is_empty(),
+                })
+            },
+            Vec::new,
+        );
     }
 
     /// Stops receiving, and sends what the ring brings until the inside workers have closed.

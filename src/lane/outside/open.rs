@@ -201,6 +201,25 @@ impl Opener {
         }
     }
 
+    /// Opens a copy of `message`, made of datagrams of `stride` bytes, as if it had just been received.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn open_copy(
+        &mut self,
+        message: &[u8],
+        stride: usize,
+        from: Endpoint,
+        snapshot: &Snapshot,
+        now: Nanos,
+        metrics: &mut OutsideMetrics,
+    ) {
+        let mut batch = self.pool.take().expect("a free batch");
+        batch.data[..message.len()].copy_from_slice(message);
+        batch.message = Message { len: message.len(), stride, from, ecn: 0, begun: 0 };
+        self.in_hand = message.len().div_ceil(stride) as u64;
+        self.open_message(batch, &mut Context { now, snapshot, metrics });
+        self.hand_over_all(metrics);
+    }
+
     /// Discards the datagrams in hand after a panic. Returns their number. Packets that are already in batches are
     /// kept for the next turn.
     pub(super) fn recover(&mut self) -> u64 {

@@ -10,7 +10,7 @@ use crate::peers::actor::*;
 use crate::router::wiring::{self, Wiring};
 use crate::shutdown::Shutdown;
 use crate::testing;
-use crate::wireguard::keys::{PrivateKey, PublicKey};
+use crate::wireguard::keys::{OsEntropy, PrivateKey, PublicKey};
 use crate::wireguard::outputs::Output;
 use crate::wireguard::settings::Settings;
 use crate::wireguard::table::SessionTable;
@@ -18,7 +18,7 @@ use crate::wireguard::table::SessionTable;
 /// Opens a router whose workers do not run.
 fn open(config: &RouterConfig) -> Wiring {
     let shutdown = Arc::new(Shutdown::new().unwrap());
-    let opened = Namespace::create().unwrap().run(|| wiring::open(config, None, &shutdown));
+    let opened = Namespace::create().unwrap().run(|| wiring::open(config, wiring::Given::Nothing, &shutdown));
     let mut wiring = opened.unwrap().unwrap();
     wiring.actor.apply(config.update.clone()).unwrap();
     wiring

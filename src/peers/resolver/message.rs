@@ -11,7 +11,7 @@ const ALIASES: usize = 16;
 
 /// The kind of address to ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RecordKind {
+pub(crate) enum RecordKind {
     /// IPv4 (`A`).
     V4,
     /// IPv6 (`AAAA`).
@@ -20,7 +20,7 @@ pub(super) enum RecordKind {
 
 /// A question for one kind of address.
 #[derive(Clone, Debug)]
-pub(super) struct Query {
+pub(crate) struct Query {
     id: u16,
     name: String,
     kind: RecordKind,
@@ -28,7 +28,7 @@ pub(super) struct Query {
 
 /// What a server answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Reply {
+pub(crate) enum Reply {
     /// The name's addresses; none if it does not exist or has none of this kind.
     Addresses(Vec<IpAddr>),
     /// The answer did not fit a datagram.
@@ -51,6 +51,12 @@ impl Query {
         Ok(Query { id: u16::from_be_bytes(id), name: name.to_ascii_lowercase(), kind })
     }
 
+    /// Creates a query with this identifier, for a fuzz target.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn with_id(id: u16, name: &str, kind: RecordKind) -> Query {
+        Query { id, name: name.to_owned(), kind }
+    }
+
     /// Returns the message to send.
     pub(super) fn encode(&self) -> io::Result<Vec<u8>> {
         let mut packet = Packet::new_query(self.id);
@@ -66,7 +72,7 @@ impl Query {
     }
 
     /// Reads a message. Returns `None` if it does not answer this query.
-    pub(super) fn read(&self, message: &[u8]) -> Option<Reply> {
+    pub(crate) fn read(&self, message: &[u8]) -> Option<Reply> {
         let packet = Packet::parse(message).ok()?;
         let is_asked = |question: &Question<'_>| {
             question.qtype == QTYPE::TYPE(self.wanted()) && self.name == lowercase(&question.qname)

@@ -7,7 +7,7 @@
 
 mod conf;
 mod exchange;
-mod message;
+pub(crate) mod message;
 mod order;
 
 use std::fs;

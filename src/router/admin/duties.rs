@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use tokio::task;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::{FollowedPaths, FollowedPorts, Heard, Link, OnAddresses, OnLoss, WatchedInterface};
 use crate::netlink::{AddressWatch, LinkEvent, LinkWatch, LossWatch, NetlinkError, OtherNamespaces};
@@ -22,6 +22,9 @@ use crate::{netlink, uapi};
 /// Pause before what was removed is restored, and thus the shortest time between two attempts. Long enough to handle
 /// the events of one command together, short enough for a program not to notice.
 const SETTLE: Duration = Duration::from_millis(20);
+
+/// Pause before another attempt, if restoring failed.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// How often the state of an interface in another network namespace is asked for. The kernel does not report it.
 const ELSEWHERE: Duration = Duration::from_secs(1);
@@ -84,7 +87,7 @@ pub(super) async fn follow(link: Option<WatchedInterface>, readiness: &Readiness
         tokio::join!(
             follow_state(state, &link, readiness),
             follow_addresses(addresses, &link.on_addresses),
-            follow_losses(losses, on_loss),
+            follow_losses(losses, on_loss, readiness),
             follow_tunnels(&link.interface, &link.tunnels)
         );
     }
@@ -174,10 +177,22 @@ pub(super) async fn follow_addresses(mut watch: AddressWatch, on_addresses: &OnA
     }
 }
 
-pub(super) async fn follow_losses(mut watch: LossWatch, on_loss: Option<OnLoss>) {
+pub(super) async fn follow_losses(mut watch: LossWatch, on_loss: Option<OnLoss>, readiness: &Readiness) {
     let Some(mut restore) = on_loss else { return };
-    while watch.next().await.is_some() {
-        tokio::time::sleep(SETTLE).await;
+    let mut incomplete = readiness.incomplete();
+    loop {
+        let failed = async {
+            let is_followed = incomplete.wait_for(Option::is_some).await.is_ok();
+            debug_assert!(is_followed, "the conditions for readiness outlive this");
+            sleep(AGAIN).await;
+        };
+        tokio::select! {
+            lost = watch.next() => match lost {
+                Some(()) => sleep(SETTLE).await,
+                None => return,
+            },
+            () = failed => {}
+        }
         let restored = task::spawn_blocking(move || {
             restore();
             restore

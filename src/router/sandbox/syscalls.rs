@@ -49,6 +49,8 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_faccessat, libc::SYS_faccessat2, libc::SYS_readlinkat, libc::SYS_getdents64,
     libc::SYS_getcwd, libc::SYS_unlinkat, libc::SYS_fcntl, libc::SYS_dup,
     libc::SYS_dup3,
+    // The state for a successor that takes over.
+    libc::SYS_memfd_create, libc::SYS_pwrite64, libc::SYS_ftruncate,
     // Memory. mmap(2) and mprotect(2) are handled in `filter`.
     libc::SYS_munmap, libc::SYS_mremap, libc::SYS_madvise,
     libc::SYS_brk, libc::SYS_membarrier, libc::SYS_getrandom,

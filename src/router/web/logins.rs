@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr as _;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::Instant;
 
 use aws_lc_rs::hmac;
@@ -17,8 +16,9 @@ use aws_lc_rs::rand::SystemRandom;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bcrypt::HashParts;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task;
+use tokio::time::sleep;
 use zeroize::Zeroizing;
 
 /// Highest cost: a check takes about one second.
@@ -77,18 +77,20 @@ impl Logins {
         let (exists, hash) = (hash.is_some(), hash.unwrap_or(&self.costliest).clone());
         let turn = Arc::clone(&self.turn).acquire_owned().await.expect("the semaphore is never closed");
         let password = Zeroizing::new(login[colon + 1..].to_vec());
-        // The turn ends with the check, not with the client, which may leave before.
-        let checked = task::spawn_blocking(move || {
+        let (answer, answered) = oneshot::channel();
+        // A task of its own: the turn ends with the pause, not with the client, which may leave before.
+        task::spawn(async move {
             let start = Instant::now();
-            // Compares in constant time.
-            let right = bcrypt::verify(&*password, &hash).unwrap_or(false) && exists;
+            // Compares in constant time. A check that panics or finds no thread admits nobody.
+            let check = move || bcrypt::verify(&*password, &hash).unwrap_or(false) && exists;
+            let right = task::spawn_blocking(check).await.unwrap_or(false);
+            let _ = answer.send(right);
             if !right {
-                thread::sleep(start.elapsed() * PAUSE);
+                sleep(start.elapsed() * PAUSE).await;
             }
             drop(turn);
-            right
         });
-        let right = checked.await.unwrap_or(false);
+        let right = answered.await.unwrap_or(false);
         if right {
             self.remember(&login);
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{StartError, segments_per_run};
 use crate::config::RouterConfig;
-use crate::offload::{OpenError, TunDevice};
+use crate::offload::{Offloads, OpenError, TunDevice};
 use crate::shutdown::Shutdown;
 use crate::{netlink, offload};
 
@@ -24,10 +24,26 @@ pub(super) fn open_tun(
         }
         None => offload::open_queues(&config.interface, lanes, offload, shutdown)?,
     };
+    fill_checksums(config, &mut tun);
+    Ok(tun)
+}
+
+/// Takes over all queues of a router's interface. With `offloads`, those that it has, nothing about it is changed.
+pub(super) fn inherit_tun(
+    config: &RouterConfig,
+    queues: Vec<OwnedFd>,
+    offloads: Option<Offloads>,
+    shutdown: &Arc<Shutdown>,
+) -> Result<TunDevice, OpenError> {
+    let mut tun = offload::inherit_queues(queues, offloads, config.tun_offload.is_on(), shutdown)?;
+    fill_checksums(config, &mut tun);
+    Ok(tun)
+}
+
+fn fill_checksums(config: &RouterConfig, tun: &mut TunDevice) {
     for queue in &mut tun.queues {
         queue.writer.fill_checksums(config.tunnel_merge.is_on());
     }
-    Ok(tun)
 }
 
 /// Returns the number of queues of a persistent multiqueue TUN.
@@ -38,13 +54,22 @@ pub(super) fn attached(interface: &str) -> Option<usize> {
 
 /// Gives the interface its addresses and routes. Rules and unreachable routes are added earlier: see `KillSwitch`.
 pub(super) fn set_up(config: &RouterConfig, tun: &TunDevice) -> Result<(), StartError> {
+    set_up_interface(config, &tun.name, tun.lifetime.taken_over())
+}
+
+/// Gives `interface` its addresses and routes, and removes those of a router before, if it was `taken_over`.
+pub(crate) fn set_up_interface(
+    config: &RouterConfig,
+    interface: &str,
+    taken_over: bool,
+) -> Result<(), StartError> {
     let setup = netlink::Setup { rules: Vec::new(), unreachable: Vec::new(), ..interface_setup(config) };
-    if tun.lifetime.taken_over() && config.persist {
-        let found = netlink::remains(&tun.name)?.setup;
+    if taken_over && config.persist {
+        let found = netlink::remains(interface)?.setup;
         let before = netlink::Setup { rules: Vec::new(), unreachable: Vec::new(), ..found };
-        netlink::change(&tun.name, &before, &setup)?;
+        netlink::change(interface, &before, &setup)?;
     } else {
-        netlink::set_up(&tun.name, &setup)?;
+        netlink::set_up(interface, &setup)?;
     }
     Ok(())
 }

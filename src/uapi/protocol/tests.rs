@@ -93,6 +93,7 @@ fn what_does_not_begin_a_request_closes_the_connection() {
         assert_eq!(RequestParser::default().line(line), Err(NotARequest), "{line}");
     }
     assert_eq!(requests("get=1\nx=1\n\n"), [Request::BadGet]);
+    assert_eq!(requests("take_over=1\n\n"), [Request::TakeOver]);
 }
 
 fn status() -> DeviceStatus {

@@ -87,6 +87,16 @@ impl End {
         }
     }
 
+    /// Returns the end in a process that takes over.
+    pub(super) fn successor(self, reserve: u64) -> Self {
+        let mut next = End::new(3, &private(9).public_key(), Settings::default());
+        let mut protocol = Protocol::new(None, Arc::clone(&next.table), Settings::default());
+        let imported = protocol.import(self.protocol.export(), reserve).unwrap().remove(0);
+        next.protocol = protocol;
+        (next.peer, next.sending) = (imported.id, imported.sending);
+        next
+    }
+
     /// Reports that data waits for a session. Returns the datagrams to send.
     pub(super) fn wants_to_send(&mut self, now: Nanos) -> Vec<Vec<u8>> {
         self.protocol.data_waits(now, unix(now), &mut self.entropy, self.peer, &mut self.out);

@@ -8,6 +8,7 @@ mod random;
 mod superpacket;
 mod switched;
 mod tunnelled;
+mod wrapped;
 
 use laneway::netns::Namespace;
 use laneway::packet::ip;

@@ -19,6 +19,7 @@ use super::device::{self, write};
 use super::random::Random;
 use super::same;
 use super::superpacket::Case;
+use super::wrapped;
 use crate::support::process::output;
 use crate::support::{DEADLINE, skip};
 
@@ -72,9 +73,9 @@ pub(super) fn compare(random: &mut Random) {
             let frame = case.frame();
             write(&ours.feed, &frame);
             write(&kernels.feed, &frame);
-            let (expected, _) = kernels.read(case.segments(), &what);
-            let (found, read) = ours.read(case.segments(), &what);
-            superpackets += read;
+            let (expected, _) = read(&mut kernels.under, case.segments(), &what);
+            let (found, seen) = read(&mut ours.under, case.segments(), &what);
+            superpackets += seen;
             total += found.len();
             same(&found, &expected, &what);
         }
@@ -82,6 +83,7 @@ pub(super) fn compare(random: &mut Random) {
         assert!(superpackets > CASES / 2, "{superpackets} superpackets in {tunnel:?}");
     }
     println!("{} superpackets in {count} tunnels, {total} segments are equal", count * CASES);
+    wrapped::compare(random);
 }
 
 /// Returns whether this kernel has interfaces of this kind, and reports them as skipped if not.
@@ -153,39 +155,39 @@ impl Path {
         ip(&format!("route add fd00:2::/32 via fd09::2 dev {inner}"));
         Path { _namespace: namespace, feed, under }
     }
+}
 
-    /// Reads the next `count` segments. Returns them with outer identifications relative to that of the first, and
-    /// the number of superpackets that were read.
-    fn read(&mut self, count: usize, what: &str) -> (Vec<Vec<u8>>, usize) {
-        let (mut segments, mut superpackets) = (Vec::new(), 0);
-        while segments.len() < count {
-            let queue = &mut self.under.queues[0];
-            match queue.reader.read().unwrap() {
-                Read::Packet(packet) if carries_case(packet.packet()) => {
-                    superpackets += usize::from(packet.kind() == SuperpacketKind::UdpTunnel);
-                    for i in 0..packet.segments() {
-                        let mut segment = vec![0; packet.segment_len(i)];
-                        packet.write_segment(i, &mut segment);
-                        segments.push(segment);
-                    }
-                }
-                Read::Packet(_) => {}
-                Read::Malformed(reason) => {
-                    panic!("the kernel wrote a bad packet: {}, {what}", reason.label())
-                }
-                Read::Empty => {
-                    let mut fds = [PollFd::new(queue.reader.as_fd(), PollFlags::POLLIN)];
-                    let ready = poll(&mut fds, PollTimeout::try_from(DEADLINE).unwrap()).unwrap();
-                    assert!(ready > 0, "{} of {count} segments arrived: {what}", segments.len());
+/// Reads the next `count` segments. Returns them with outer identifications relative to that of the first, and
+/// the number of superpackets that were read.
+pub(super) fn read(under: &mut TunDevice, count: usize, what: &str) -> (Vec<Vec<u8>>, usize) {
+    let (mut segments, mut superpackets) = (Vec::new(), 0);
+    while segments.len() < count {
+        let queue = &mut under.queues[0];
+        match queue.reader.read().unwrap() {
+            Read::Packet(packet) if carries_case(packet.packet()) => {
+                superpackets += usize::from(packet.kind() == SuperpacketKind::UdpTunnel);
+                for i in 0..packet.segments() {
+                    let mut segment = vec![0; packet.segment_len(i)];
+                    packet.write_segment(i, &mut segment);
+                    segments.push(segment);
                 }
             }
+            Read::Packet(_) => {}
+            Read::Malformed(reason) => {
+                panic!("the kernel wrote a bad packet: {}, {what}", reason.label())
+            }
+            Read::Empty => {
+                let mut fds = [PollFd::new(queue.reader.as_fd(), PollFlags::POLLIN)];
+                let ready = poll(&mut fds, PollTimeout::try_from(DEADLINE).unwrap()).unwrap();
+                assert!(ready > 0, "{} of {count} segments arrived: {what}", segments.len());
+            }
         }
-        let first = segments.first().map_or(0, |segment| id(segment));
-        for segment in &mut segments {
-            rebase(segment, first);
-        }
-        (segments, superpackets)
     }
+    let first = segments.first().map_or(0, |segment| id(segment));
+    for segment in &mut segments {
+        rebase(segment, first);
+    }
+    (segments, superpackets)
 }
 
 /// Returns whether a packet of the tunnel carries one of a case, rather than one of the kernel's own.
@@ -194,7 +196,7 @@ fn carries_case(packet: &[u8]) -> bool {
     ip::transport(packet).is_some_and(|transport| transport.protocol == 17)
         && inner
             .iter()
-            .any(|source| packet[..packet.len().min(140)].windows(source.len()).any(|at| at == *source))
+            .any(|source| packet[..packet.len().min(180)].windows(source.len()).any(|at| at == *source))
 }
 
 /// Returns the outer IPv4 identification; zero for IPv6.

@@ -12,7 +12,7 @@ use crate::faults;
 use crate::faults::Stage;
 use crate::lane::inside::Turn;
 use crate::lane::peers::{PeerRecord, Snapshot};
-use crate::lane::staging;
+use crate::lane::staging::{self, StagedPacket};
 use crate::lane::wait::sleep::Stopped;
 use crate::metrics::Dropped;
 use crate::offload::{Superpacket, VirtioHeader};
@@ -32,6 +32,20 @@ impl Default for Unstaged {
 }
 
 impl Sealer {
+    /// Returns copies of the staged packets.
+    pub(in crate::lane::inside) fn staged(&self) -> Vec<StagedPacket> {
+        self.staging.copies()
+    }
+
+    /// Stages packets that another process had staged. They are routed again.
+    pub fn stage_again(&mut self, packets: Vec<StagedPacket>) {
+        for StagedPacket { peer, attempt, bytes } in packets {
+            // They fitted before.
+            self.staging.push(peer, attempt, [&bytes, &[]]);
+        }
+        self.routed_by = u64::MAX;
+    }
+
     /// Returns whether packets wait for handshakes.
     pub(in crate::lane::inside) fn has_staged(&self) -> bool {
         !self.staging.is_empty()

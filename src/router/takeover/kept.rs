@@ -1,0 +1,208 @@
+//! The descriptors that the service manager keeps for the next process, so that packets wait in the kernel's queues after
+//! a crash. Sessions with peers start again.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::Descriptor;
+use super::predecessor::Predecessor;
+use super::successor::Inherited;
+use crate::config::RouterConfig;
+use crate::cpus::topology::Topology;
+use crate::service::{self, ServiceManager};
+use crate::sys::tun;
+use crate::underlay::{SocketOptions, UdpSocket};
+
+/// How often the workers are looked at after a change of the port, and the pause in between.
+const LOOKS: usize = 100;
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Has the service manager keep the descriptors of one router.
+#[derive(Debug)]
+pub struct Keeper {
+    manager: Arc<ServiceManager>,
+    router: Arc<Predecessor>,
+    /// The descriptors that are kept, and the port of the sockets among them.
+    kept: Mutex<(Vec<Descriptor>, u16)>,
+}
+
+impl Keeper {
+    /// Creates the keeper of `router`'s descriptors. Nothing is kept yet.
+    pub fn new(manager: Arc<ServiceManager>, router: Arc<Predecessor>) -> Self {
+        Keeper { manager, router, kept: Mutex::default() }
+    }
+
+    /// Returns the router.
+    pub fn router(&self) -> &Arc<Predecessor> {
+        &self.router
+    }
+
+    /// Returns the service manager.
+    pub fn manager(&self) -> &Arc<ServiceManager> {
+        &self.manager
+    }
+
+    /// Has the manager keep the current descriptors. Must be called again after a change of the port. Does nothing if the
+    /// manager has too little room.
+    pub fn keep(&self) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let port = self.router.port();
+        if kept.1 == port && !kept.0.is_empty() {
+            return;
+        }
+        // The workers change their sockets one after the other.
+        for _ in 0..LOOKS {
+            if self.router.has_port(port) {
+                break;
+            }
+            thread::sleep(LOOK);
+        }
+        let room = self.manager.room();
+        let forgotten = std::mem::take(&mut kept.0);
+        for kind in forgotten {
+            self.manager.forget(&kind.name());
+        }
+        self.router.with_descriptors(|descriptors| {
+            let of_process = [Descriptor::Life, Descriptor::Masquerade];
+            let descriptors = descriptors.iter().filter(|(kind, _)| !of_process.contains(kind));
+            if descriptors.clone().count() > room {
+                return;
+            }
+            for (kind, descriptor) in descriptors {
+                self.manager.keep(&kind.name(), *descriptor);
+                kept.0.push(*kind);
+            }
+        });
+        kept.1 = port;
+    }
+
+    /// Has the manager close everything, before the router removes its interface.
+    pub fn forget(&self) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        for kind in std::mem::take(&mut kept.0) {
+            self.manager.forget(&kind.name());
+        }
+    }
+}
+
+/// Returns what `manager` has kept, if a router with `config` can use it. Otherwise the manager closes it.
+pub fn inherit(manager: &ServiceManager, config: &RouterConfig) -> Option<Inherited> {
+    let named = match service::kept_descriptors() {
+        Ok(named) if named.is_empty() => return None,
+        Ok(named) => named,
+        Err(error) => {
+            tracing::warn!("the descriptors that the service manager has kept cannot be used: {error}");
+            return None;
+        }
+    };
+    let all: Vec<_> = named.iter().map(|(name, _)| name.clone()).collect();
+    match sort(named, config) {
+        Ok(inherited) => {
+            tracing::info!(
+                "{} continues with the queues and sockets of a router that has ended",
+                config.interface
+            );
+            Some(inherited)
+        }
+        Err(why) => {
+            tracing::info!("the queues and sockets of a router that has ended are not used: {why}");
+            for name in all {
+                manager.forget(&name);
+            }
+            // The port is free once the manager has closed its duplicates.
+            manager.await_manager();
+            None
+        }
+    }
+}
+
+/// Sorts descriptors by their names, and checks that they fit `config`.
+fn sort(named: Vec<(String, OwnedFd)>, config: &RouterConfig) -> Result<Inherited, &'static str> {
+    let mut sorted = BTreeMap::new();
+    for (name, descriptor) in named {
+        let kind = Descriptor::named(&name).ok_or("one has an unknown name")?;
+        if sorted.insert(kind, descriptor).is_some() {
+            return Err("there are two of a kind");
+        }
+    }
+    let mut inherited = Inherited::default();
+    for (kind, descriptor) in sorted {
+        inherited.add(kind, descriptor, &mut None).map_err(|_| "some are missing")?;
+    }
+    let lanes = config.queues.count(Topology::of_this_thread().cpus.len());
+    if inherited.queues.len() != lanes || inherited.sockets.len() != lanes {
+        return Err("the number of lanes has changed");
+    }
+    let spread = config.spread_ports.is_on();
+    if inherited.sockets.iter().skip(1).any(|(_, own)| own.is_some() != spread) {
+        return Err("LANEWAY_SPREAD_PORTS has changed");
+    }
+    if inherited
+        .queues
+        .iter()
+        .any(|queue| tun::interface(queue).map(|(name, _)| name).ok().as_ref() != Some(&config.interface))
+    {
+        return Err("the interface is gone or has another name");
+    }
+    for (socket, _) in &inherited.sockets {
+        let socket = socket.as_fd().try_clone_to_owned().map_err(|_| "there are no descriptors left")?;
+        let socket =
+            UdpSocket::inherit(socket, SocketOptions::default()).map_err(|_| "one is no UDP socket")?;
+        if config.update.listen_port.is_some_and(|port| port != 0 && port != socket.port()) {
+            return Err("the port has changed");
+        }
+    }
+    Ok(inherited)
+}
+
+impl Descriptor {
+    /// Returns the name under which the service manager keeps it.
+    fn name(self) -> String {
+        match self {
+            Descriptor::Tun(lane) => format!("tun-{lane}"),
+            Descriptor::Shared(lane) => format!("udp-{lane}"),
+            Descriptor::Own(lane) => format!("own-{lane}"),
+            Descriptor::Http => "http".to_owned(),
+            Descriptor::Control => "control".to_owned(),
+            Descriptor::Masquerade => "masquerade".to_owned(),
+            Descriptor::Life => "life".to_owned(),
+        }
+    }
+
+    /// Returns the kind of the descriptor of this name.
+    fn named(name: &str) -> Option<Self> {
+        let of_lane = |prefix| name.strip_prefix(prefix)?.parse().ok();
+        match name {
+            "http" => Some(Descriptor::Http),
+            "control" => Some(Descriptor::Control),
+            _ => (of_lane("tun-").map(Descriptor::Tun))
+                .or_else(|| of_lane("udp-").map(Descriptor::Shared))
+                .or_else(|| of_lane("own-").map(Descriptor::Own)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_their_kinds() {
+        let kinds = [
+            Descriptor::Tun(0),
+            Descriptor::Shared(12),
+            Descriptor::Own(3),
+            Descriptor::Http,
+            Descriptor::Control,
+        ];
+        for kind in kinds {
+            assert_eq!(Descriptor::named(&kind.name()), Some(kind));
+        }
+        for name in ["", "tun-", "tun-x", "life", "stored"] {
+            assert_eq!(Descriptor::named(name), None, "{name}");
+        }
+    }
+}
