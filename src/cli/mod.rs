@@ -22,6 +22,7 @@ use std::io;
 use clap::{Parser, Subcommand};
 
 use crate::config::{ConfigError, LogFormat};
+use crate::router::sandbox::capabilities;
 use crate::router::start::StartError;
 use crate::router::stopping::StopError;
 use crate::router::web::WebError;
@@ -171,6 +172,7 @@ impl Cli {
     /// # Errors
     /// Returns the command's error.
     pub fn execute(self) -> Result<u8, Failure> {
+        capabilities::raise();
         match (self.command, self.interface) {
             (Some(Command::Run(args)), _) => run::run(&args)?,
             (Some(Command::Check(args)), _) => check::run(&args)?,

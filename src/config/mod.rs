@@ -8,11 +8,11 @@ mod choices;
 pub mod env;
 mod error;
 pub mod file;
+pub(crate) mod reading;
 pub(crate) mod spelling;
 pub mod update;
 pub mod warnings;
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -435,7 +435,7 @@ fn is_interface_name(name: &str) -> bool {
 
 fn read_file(path: &Path, named_by: Option<&'static str>) -> Result<FileConfig, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), named_by, source };
-    let bytes = Zeroizing::new(fs::read(path).map_err(unreadable)?);
+    let bytes = reading::read(path).map_err(unreadable)?;
     // Comments may be in any encoding. Values are ASCII, so a replaced character in one is refused.
     let text = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
     FileConfig::parse(path, &text)
@@ -445,7 +445,8 @@ fn read_key(path: &Path) -> Result<PrivateKey, ConfigError> {
     let named_by = "LANEWAY_PRIVATE_KEY_FILE";
     let unreadable =
         |source| ConfigError::Unreadable { path: path.to_owned(), named_by: Some(named_by), source };
-    let text = Zeroizing::new(fs::read_to_string(path).map_err(unreadable)?);
+    let bytes = reading::read(path).map_err(unreadable)?;
+    let text = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
     text.trim().parse().map_err(|error: KeyError| ConfigError::KeyFile {
         path: path.to_owned(),
         named_by,

@@ -1,5 +1,6 @@
 //! Tests of configuration from files and the environment.
 
+use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use crate::config::*;

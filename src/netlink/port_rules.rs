@@ -104,6 +104,10 @@ pub(super) fn rules_for(mark: u32, ports: Ports, nets: &[Ipv4Net]) -> Vec<PortRu
 
 /// Returns prefixes that contain all addresses of `outside`, and none of `inside` that is not also in `outside`. Both
 /// are sorted. No prefix contains 0.0.0.0, the source of packets that have none yet.
+///
+/// More than [`MAX_ADDRESSES`] addresses share prefixes, which contain other hosts' addresses, too. A strict reverse path
+/// filter on the tunnel's interface then looks up forwarded packets to those hosts in the main table if they are
+/// fragments or go to the router's port.
 fn prefixes(outside: &[Ipv4Addr], inside: &[Ipv4Addr]) -> Vec<Ipv4Net> {
     if outside.len() <= MAX_ADDRESSES {
         return outside.iter().map(|address| Ipv4Net::from(*address)).collect();

@@ -69,6 +69,11 @@ async fn probe_from(handle: &Handle, far: Ipv4Addr) -> Result<ReversePath, Netli
     // The way without a tunnel, even if there is one.
     let mut main = plain(READ_PORTS, RuleAction::ToTable);
     main.attributes.push(RuleAttribute::Table(MAIN_TABLE));
+    let tunnel = plain(TO_MAIN, RuleAction::Unreachable);
+    // A probe that was interrupted may have left them.
+    for rule in [&main, &tunnel] {
+        let _ = delete(handle, rule.clone()).await;
+    }
     add(handle, main.clone()).await?;
     let way = way_to(handle, far).await;
     let open = match way {
@@ -79,7 +84,6 @@ async fn probe_from(handle: &Handle, far: Ipv4Addr) -> Result<ReversePath, Netli
     let Some((interface, local)) = way.filter(|_| open) else { return Ok(ReversePath::NoRoute) };
 
     let ports = Ports { first: PORT, last: PORT };
-    let tunnel = plain(TO_MAIN, RuleAction::Unreachable);
     let rules = rules_for(0, ports, &[local.into()]).into_iter().map(|rule| to_far(message(rule)));
     let rules: Vec<_> = rules.chain([tunnel]).collect();
     let mut done = Ok(());

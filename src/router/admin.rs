@@ -42,9 +42,10 @@ use crate::shutdown::Shutdown;
 use crate::sys::wake;
 use crate::uapi::{self, Device, UapiError};
 
-/// Maximum number of threads that wait for the peer actor or netlink: one for each UAPI request, one for a reload, one
-/// that restores what was removed from the interface, one that follows ports and addresses, and one that checks a login.
-const WAITING: usize = uapi::MAX_ANSWERS + 4;
+/// Maximum number of threads that wait for the peer actor or netlink: one for each UAPI request and one each for a reload,
+/// for restoring what was removed from the interface, for ports and addresses, for the path MTU, for overlays, and for
+/// checking a login.
+const WAITING: usize = uapi::MAX_ANSWERS + 6;
 
 /// How often [`Admin::spawn`] checks whether the router was told to stop while it waits for the thread.
 const LOOK: Duration = Duration::from_millis(100);

@@ -165,7 +165,7 @@ impl KillSwitch {
         if stays {
             if self.keep && end == ProcessEnd::Ordered {
                 tracing::info!(
-                    "{interface} stays and rejects packets; `laneway down {interface}` removes it"
+                    "{interface} stays and lets no packet out; `laneway down {interface}` removes it"
                 );
             } else if !own.rules.is_empty() {
                 tracing::warn!(

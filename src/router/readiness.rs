@@ -27,8 +27,8 @@ pub struct Readiness {
     started: AtomicBool,
     interface_down: AtomicBool,
     port_shared: AtomicBool,
-    /// Why addresses, routes or rules are missing, if they are.
-    incomplete: watch::Sender<Option<Arc<String>>>,
+    /// Whether addresses, routes or rules are missing.
+    incomplete: watch::Sender<bool>,
 }
 
 /// Reasons why the router is not ready.
@@ -44,8 +44,8 @@ pub enum NotReady {
     #[error("the interface is down")]
     InterfaceDown,
     /// Addresses, routes or rules of the interface are missing and cannot be added.
-    #[error("addresses, routes or rules of the interface are missing: {0}")]
-    Incomplete(Arc<String>),
+    #[error("addresses, routes or rules of the interface are missing, as the log says")]
+    Incomplete,
     /// The router has no private key.
     #[error("the router has no private key")]
     NoKey,
@@ -77,7 +77,7 @@ impl Readiness {
             started: AtomicBool::new(false),
             interface_down: AtomicBool::new(false),
             port_shared: AtomicBool::new(false),
-            incomplete: watch::Sender::new(None),
+            incomplete: watch::Sender::new(false),
         }
     }
 
@@ -96,13 +96,13 @@ impl Readiness {
         self.port_shared.store(shared, Ordering::Relaxed);
     }
 
-    /// Records why addresses, routes or rules of the interface are missing, or that none is. Initially none is.
-    pub fn set_incomplete(&self, reason: Option<String>) {
-        self.incomplete.send_replace(reason.map(Arc::new));
+    /// Records whether addresses, routes or rules of the interface are missing. Initially none is.
+    pub fn set_incomplete(&self, incomplete: bool) {
+        self.incomplete.send_replace(incomplete);
     }
 
-    /// Returns why addresses, routes or rules of the interface are missing, and follows it.
-    pub(crate) fn incomplete(&self) -> watch::Receiver<Option<Arc<String>>> {
+    /// Returns whether addresses, routes or rules of the interface are missing, and follows it.
+    pub(crate) fn incomplete(&self) -> watch::Receiver<bool> {
         self.incomplete.subscribe()
     }
 
@@ -120,8 +120,8 @@ impl Readiness {
         if self.interface_down.load(Ordering::Relaxed) {
             return Err(NotReady::InterfaceDown);
         }
-        if let Some(reason) = &*self.incomplete.borrow() {
-            return Err(NotReady::Incomplete(Arc::clone(reason)));
+        if *self.incomplete.borrow() {
+            return Err(NotReady::Incomplete);
         }
         if self.port_shared.load(Ordering::Relaxed) {
             return Err(NotReady::PortShared);
@@ -173,9 +173,9 @@ mod tests {
         ready.set_interface_up(false);
         assert_eq!(check(), Err(NotReady::InterfaceDown));
         ready.set_interface_up(true);
-        ready.set_incomplete(Some("no route".to_owned()));
-        assert_eq!(check(), Err(NotReady::Incomplete(Arc::new("no route".to_owned()))));
-        ready.set_incomplete(None);
+        ready.set_incomplete(true);
+        assert_eq!(check(), Err(NotReady::Incomplete));
+        ready.set_incomplete(false);
         ready.set_port_shared(true);
         assert_eq!(check(), Err(NotReady::PortShared));
         ready.set_port_shared(false);

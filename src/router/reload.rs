@@ -85,6 +85,8 @@ pub struct Reloader {
     readiness: Arc<Readiness>,
     /// When a removal was last reported.
     reported: Option<Instant>,
+    /// The settings that the last change began with, if it failed.
+    unchanged: Option<Setup>,
     /// What was last logged of rules for the router's ports.
     not_admitted: Option<String>,
     hasher: RandomState,
@@ -137,6 +139,7 @@ impl Reloader {
             chosen: Arc::clone(router.chosen_mtu()),
             readiness: Arc::new(router.readiness()),
             reported: None,
+            unchanged: None,
             not_admitted: None,
             hasher,
             outline,
@@ -156,7 +159,7 @@ impl Reloader {
     ///
     /// # Panics
     /// Panics inside an async runtime.
-    pub fn add_rules(&self) -> Result<(), NetlinkError> {
+    pub fn add_rules(&mut self) -> Result<(), NetlinkError> {
         let setup = self.setup();
         if setup.rules.is_empty() {
             return Ok(());
@@ -235,14 +238,16 @@ impl Reloader {
         Ok(changes)
     }
 
-    /// Changes the interface, unless the router is stopping: rules added then might never be removed.
-    fn change(&self, before: &Setup, after: &Setup) -> Result<(), NetlinkError> {
+    /// Changes the interface, unless the router is stopping: rules added then might never be removed. A change that
+    /// fails is tried again by [`restore`](Self::restore).
+    fn change(&mut self, before: &Setup, after: &Setup) -> Result<(), NetlinkError> {
         if self.shutdown.is_signalled() {
             return Ok(());
         }
         self.switch.record(after);
         let changed = netlink::change(&self.interface, before, after);
-        self.readiness.set_incomplete(changed.as_ref().err().map(ToString::to_string));
+        self.readiness.set_incomplete(changed.is_err());
+        self.unchanged = changed.is_err().then(|| before.clone());
         changed?;
         self.switch.set(after);
         Ok(())
@@ -278,7 +283,7 @@ impl Reloader {
         }
         let (before, old) = (self.setup(), self.config.mtu);
         self.config.derive_mtu(path);
-        let (interface, new) = (&self.interface, self.config.mtu);
+        let (interface, new) = (self.interface.clone(), self.config.mtu);
         if new == old {
             return;
         }
@@ -308,9 +313,14 @@ impl Reloader {
         if self.shutdown.is_signalled() {
             return;
         }
+        let setup = self.setup();
+        let changed = match self.unchanged.take() {
+            Some(before) => self.change(&before, &setup),
+            None => Ok(()),
+        };
         let interface = &self.interface;
-        let restored = netlink::restore(interface, &self.setup());
-        self.readiness.set_incomplete(restored.as_ref().err().map(ToString::to_string));
+        let restored = changed.and_then(|()| netlink::restore(interface, &setup));
+        self.readiness.set_incomplete(restored.is_err());
         let message = match restored {
             Ok(0) => return,
             Ok(missing) => format!(

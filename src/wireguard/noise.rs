@@ -2,7 +2,7 @@
 //! variant for another [`Suite`].
 //!
 //! The Noise library runs the pattern. This module selects the primitives and encodes the protocol
-//! state in types: an [`OwnInitiation`] waits for a response, a [`PeerInitiation`] initiation can be answered
+//! state in types: an [`OwnInitiation`] waits for a response, a [`PeerInitiation`] can be answered
 //! once.
 //!
 //! The static private key, the ephemeral keys, the random bytes they are made of and the split keys

@@ -6,7 +6,8 @@
 //! 2. Consecutive datagrams with the same receiver index are opened in one call. With sharing on
 //!    ([`crate::lane::share`]), another worker may do that.
 //! 3. Opened messages are judged in order of arrival. Replayed datagrams are dropped. By longest-prefix
-//!    match, each packet's source must belong to the sender (whitepaper section 2.1). A congestion mark on the outer header moves to the packet ([`crate::packet::class`]).
+//!    match, each packet's source must belong to the sender (whitepaper section 2.1). A congestion mark on the outer
+//!    header moves to the packet ([`crate::packet::class`]).
 //! 4. Handshake messages go to the peer actor.
 //! 5. The batch goes to the inside worker that the first packet's flow hash selects. Packets for other
 //!    workers, and small receives, are copied into a batch that is handed over at the end of this receive.

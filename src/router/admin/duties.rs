@@ -182,7 +182,7 @@ pub(super) async fn follow_losses(mut watch: LossWatch, on_loss: Option<OnLoss>,
     let mut incomplete = readiness.incomplete();
     loop {
         let failed = async {
-            let is_followed = incomplete.wait_for(Option::is_some).await.is_ok();
+            let is_followed = incomplete.wait_for(|incomplete| *incomplete).await.is_ok();
             debug_assert!(is_followed, "the conditions for readiness outlive this");
             sleep(AGAIN).await;
         };

@@ -17,6 +17,16 @@ const KEPT: [Capability; 2] = [Capability::CAP_NET_ADMIN, Capability::CAP_NET_BI
 /// it, as when root runs a router whose file belongs to another user, because SIGHUP reads the file again.
 const READS: Capability = Capability::CAP_DAC_READ_SEARCH;
 
+/// Makes those of the capabilities that a router keeps effective that are only permitted, as in an image whose program
+/// has them as file capabilities. Errors are ignored: what needs the capability says that it is missing.
+pub fn raise() {
+    for capability in KEPT {
+        if caps::has_cap(None, CapSet::Permitted, capability).unwrap_or_default() {
+            let _ = caps::raise(None, CapSet::Effective, capability);
+        }
+    }
+}
+
 /// Drops all capabilities of the calling thread that a router does not need, and sets `no_new_privs` so that
 /// it cannot gain any. Those of `files` that are readable now remain readable. Call this before starting
 /// other threads.
@@ -62,6 +72,18 @@ pub fn effective() -> Result<Vec<String>, CapsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_permitted_capability_is_made_effective() {
+        std::thread::spawn(|| {
+            let permitted = caps::has_cap(None, CapSet::Permitted, Capability::CAP_NET_ADMIN).unwrap();
+            caps::set(None, CapSet::Effective, &CapsHashSet::new()).unwrap();
+            raise();
+            assert_eq!(caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_ADMIN).unwrap(), permitted);
+        })
+        .join()
+        .unwrap();
+    }
 
     #[test]
     fn a_thread_keeps_what_a_router_needs_and_can_gain_no_more() {
