@@ -39,6 +39,7 @@ use super::web::{Settings, Web};
 use crate::clients::{Client, Clients};
 use crate::clock;
 use crate::metrics::{Registry, openmetrics};
+use crate::wireguard::limiter::RateLimiter;
 
 /// Class of clients that have not sent their request header.
 const IDLE: usize = 0;
@@ -105,11 +106,16 @@ fn routes(shown: HttpState, loopback: bool) -> Router {
 
 async fn serve(listener: tokio::net::TcpListener, web: Option<Arc<Web>>, router: Router) -> Infallible {
     let clients = Clients::new(CLIENTS);
+    let mut handshakes = RateLimiter::new();
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {
-                let (client, displaced) = clients.admit(source(from.ip()), IDLE);
                 let settings = web.as_ref().map(|web| web.current()).unwrap_or_default();
+                // A TLS handshake costs milliseconds of this thread, which also answers probes.
+                if settings.tls.is_some() && !handshakes.allow(from.ip(), clock::now()) {
+                    continue;
+                }
+                let (client, displaced) = clients.admit(source(from.ip()), IDLE);
                 let answered = answer(stream, settings, router.clone(), client);
                 tokio::spawn(async move {
                     tokio::select! {
