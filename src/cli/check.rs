@@ -45,8 +45,9 @@ pub fn run(args: &CheckArgs) -> Result<(), Failure> {
         Ok(config)
     };
     let checked = || -> Result<RouterConfig, Failure> {
-        let config = read()?;
-        config.metrics_config.as_deref().map(Web::read).transpose()?;
+        let mut config = read()?;
+        let web = config.metrics_config.as_deref().map(Web::read).transpose()?;
+        config.warnings.extend(web.and_then(|web| web.warning(config.metrics_addr)));
         Ok(config)
     };
     let text = match checked() {

@@ -143,6 +143,9 @@ pub fn launch(
         tracing::warn!("{}", injection::warning(&config));
     }
     let web = config.metrics_config.as_deref().map(Web::read).transpose()?.map(Arc::new);
+    if let Some(warning) = web.as_ref().and_then(|web| web.warning(config.metrics_addr)) {
+        tracing::warn!("{warning}");
+    }
     give_up_capabilities(&config, web.as_deref());
     restrict_files(&config);
     let manager = Arc::new(ServiceManager::of_process());

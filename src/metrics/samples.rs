@@ -1,17 +1,17 @@
 //! Samples of dropped packets, for `laneway drops --follow`.
 //!
 //! While nobody listens, a dropped packet costs one relaxed load, one that waits for a handshake another, and a carried
-//! packet nothing. Each request allows a
-//! number of samples per reason, so that a flood dropped for one reason does not hide others, and sampling ends by
-//! itself when no more requests come. Workers put their samples in a bounded queue, which requests move to a bounded
+//! packet nothing. Each request allows a number of samples per reason, so that a flood dropped for one reason does not
+//! hide others. Sampling ends one to two seconds after the last request. Workers put their samples in a bounded queue, which requests move to a bounded
 //! history that several listeners can read. What finds no room is lost; the counters still tell its number.
 
 use std::array;
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
+use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crossbeam::queue::ArrayQueue;
 
@@ -45,6 +45,10 @@ struct History {
     samples: VecDeque<DropSample>,
     /// Number of the sample after the last one.
     next: u64,
+    /// Whether there was a request since the last [`DropSamples::expire`].
+    read: bool,
+    /// Whether somebody calls [`DropSamples::expire`].
+    watched: bool,
 }
 
 /// The direction of a dropped packet.
@@ -123,7 +127,7 @@ impl DropSamples {
     /// continues from there; 0 returns all that are kept.
     pub fn read(&self, after: u64) -> String {
         let queue = self.queue.get_or_init(|| ArrayQueue::new(CAPACITY));
-        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut history = self.history();
         for sample in std::iter::from_fn(|| queue.pop()).take(CAPACITY) {
             if history.samples.len() == CAPACITY {
                 history.samples.pop_front();
@@ -131,13 +135,41 @@ impl DropSamples {
             history.samples.push_back(sample);
             history.next += 1;
         }
-        self.wanted.iter().for_each(|wanted| wanted.store(ALLOWED, Ordering::Relaxed));
+        self.want(ALLOWED);
+        history.read = true;
         let fresh = history.next.saturating_sub(after).min(history.samples.len() as u64) as usize;
         let mut out = format!("next={}\n", history.next);
         for sample in history.samples.iter().skip(history.samples.len() - fresh) {
             let _ = writeln!(out, "{sample}");
         }
         out
+    }
+}
+
+impl DropSamples {
+    fn want(&self, number: u32) {
+        self.wanted.iter().for_each(|wanted| wanted.store(number, Ordering::Relaxed));
+    }
+
+    /// Returns whether the caller must call [`DropSamples::expire`] once a second, until that returns true. Others do
+    /// not call it meanwhile.
+    pub fn watch(&self) -> bool {
+        !mem::replace(&mut self.history().watched, true)
+    }
+
+    /// Ends sampling if there was no request since the last call. Returns whether it has ended.
+    pub fn expire(&self) -> bool {
+        let mut history = self.history();
+        if mem::take(&mut history.read) {
+            return false;
+        }
+        self.want(0);
+        history.watched = false;
+        true
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -278,6 +310,19 @@ mod tests {
         assert!(samples.wanted(DropReason::Replay), "one reason hides another");
         samples.push(sample(DropReason::Replay));
         assert_eq!(read(&samples, 0), (u64::from(ALLOWED) + 1, ALLOWED as usize + 1));
+    }
+
+    #[test]
+    fn sampling_ends_when_no_more_requests_come() {
+        let samples = DropSamples::default();
+        for _ in 0..2 {
+            read(&samples, 0);
+            assert!(samples.watch() && !samples.watch(), "there is one watch");
+            assert!(!samples.expire());
+            read(&samples, 0);
+            assert!(!samples.expire() && samples.wanted(DropReason::NoRoute), "ended too early");
+            assert!(samples.expire() && !samples.wanted(DropReason::NoRoute), "does not end");
+        }
     }
 
     #[test]

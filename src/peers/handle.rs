@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
 use nix::errno::Errno;
+use tokio::runtime;
 use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
 
 use super::state::{ActorState, Thaw};
 use crate::config::update::{DeviceStatus, DeviceUpdate};
@@ -18,6 +20,9 @@ use crate::units::PeerId;
 /// Capacity of the request channel. Each requester waits for its answer, so UAPI connections and reloads
 /// bound the number of requests.
 const REQUESTS: usize = 64;
+
+/// How often it is checked whether anybody still reads the samples of dropped packets.
+const SAMPLING: Duration = Duration::from_secs(1);
 
 /// A request to the peer actor, with the channel for its answer.
 pub enum ActorRequest {
@@ -148,6 +153,21 @@ impl Device for ActorHandle {
     }
 
     fn drops(&self, after: u64) -> String {
-        self.registry.drop_samples().read(after)
+        let samples = self.registry.drop_samples();
+        let text = samples.read(after);
+        if let Ok(runtime) = runtime::Handle::try_current()
+            && samples.watch()
+        {
+            let samples = Arc::clone(samples);
+            runtime.spawn(async move {
+                loop {
+                    sleep(SAMPLING).await;
+                    if samples.expire() {
+                        break;
+                    }
+                }
+            });
+        }
+        text
     }
 }

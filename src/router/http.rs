@@ -43,12 +43,14 @@ use crate::wireguard::limiter::RateLimiter;
 
 /// Class of clients that have not sent their request header.
 const IDLE: usize = 0;
-/// Class of clients that asked for `/metrics` or something unknown.
+/// Class of clients that asked for `/metrics` or something unknown, and may.
 const METRICS: usize = 1;
 /// Class of clients that asked for `/healthz` or `/readyz`.
 const PROBES: usize = 2;
+/// Class of clients whose certificate or login is missing, wrong or still being checked.
+const LOGINS: usize = 3;
 /// Maximum number of clients in each class. A response with metrics may take a megabyte of memory.
-const CLIENTS: [usize; 3] = [64, 8, 64];
+const CLIENTS: [usize; 4] = [64, 8, 64, 64];
 /// Time limit for a client to send its request header.
 const HEADER: Duration = Duration::from_secs(1);
 /// Time limit for a TLS handshake.
@@ -172,9 +174,12 @@ async fn converse<const CLASSES: usize>(
     let router = TowerToHyperService::new(router);
     let service = service_fn(async |request: hyper::Request<_>| {
         let is_probe = matches!(request.uri().path(), "/healthz" | "/readyz");
-        client.enter(if is_probe { PROBES } else { METRICS });
-        if !is_probe && let Some(refusal) = refusal(settings, identified, request.headers()).await {
-            return Ok(refusal);
+        client.enter(if is_probe { PROBES } else { LOGINS });
+        if !is_probe {
+            if let Some(refusal) = refusal(settings, identified, request.headers()).await {
+                return Ok(refusal);
+            }
+            client.enter(METRICS);
         }
         router.call(request).await
     });
@@ -359,6 +364,45 @@ mod tests {
             assert_eq!(prefers_openmetrics(std::iter::once(accept)), wanted, "{accept}");
         }
         assert!(!prefers_openmetrics(std::iter::empty()));
+    }
+
+    #[test]
+    fn clients_whose_login_is_checked_do_not_displace_those_that_may_ask() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        use tokio::sync::oneshot::error::TryRecvError::Empty;
+
+        let hash = bcrypt::hash("secret", 4).unwrap();
+        let logins = super::super::web::Logins::new([("alice".to_owned(), hash)].into()).unwrap();
+        let settings = Settings { logins: Some(Arc::new(logins)), ..Settings::default() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let clients = Clients::new(CLIENTS);
+            // Of the same source, and the oldest: the first to be displaced.
+            let source = IpAddr::from([127, 0, 0, 1]);
+            let (_scrape, mut displaced) = clients.admit(source, METRICS);
+            let settings = Arc::new(settings);
+            let mut checks = tokio::task::JoinSet::new();
+            for _ in 0..=CLIENTS[METRICS] {
+                let (client, keep) = clients.admit(source, IDLE);
+                let settings = Arc::clone(&settings);
+                checks.spawn(async move {
+                    let _keep = keep;
+                    let (mut near, far) = tokio::io::duplex(1 << 12);
+                    // alice:wrong
+                    let request = b"GET /metrics HTTP/1.1\r\nAuthorization: Basic YWxpY2U6d3Jvbmc=\r\n\r\n";
+                    near.write_all(request).await.unwrap();
+                    let _ = converse(far, false, &settings, Router::new(), client).await;
+                    let mut answer = String::new();
+                    near.read_to_string(&mut answer).await.unwrap();
+                    answer
+                });
+            }
+            while let Some(answer) = checks.join_next().await {
+                let answer = answer.unwrap();
+                assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+            }
+            assert_eq!(displaced.try_recv(), Err(Empty), "a scrape was displaced by logins being checked");
+        });
     }
 
     #[test]

@@ -73,8 +73,10 @@ pub(super) fn settings(path: &Path, files: &mut Files) -> Result<Settings, WebEr
     }
     let text = str::from_utf8(&bytes).map_err(|error| invalid(error.to_string()))?;
     let File { tls_server_config, basic_auth_users } = parse(text).map_err(invalid)?;
-    let logins = basic_auth_users.filter(|users| !users.is_empty());
-    let logins = logins.map(Logins::new).transpose().map_err(invalid)?;
+    if tls_server_config.is_none() && basic_auth_users.is_none() {
+        return Err(invalid("expected tls_server_config or basic_auth_users, or both".to_owned()));
+    }
+    let logins = basic_auth_users.map(Logins::new).transpose().map_err(invalid)?;
     let needs_certificate = tls_server_config
         .as_ref()
         .is_some_and(|tls| tls.client_auth_type == ClientAuth::RequireAndVerifyClientCert);
@@ -90,7 +92,26 @@ fn parse(text: &str) -> Result<File, String> {
         _ => return Err("expected one YAML document".to_owned()),
     };
     let value = if value.is_null() { Value::Object(serde_json::Map::new()) } else { value };
+    expect(&value)?;
     serde_json::from_value(value).map_err(|error| error.to_string())
+}
+
+/// Checks the types of the values. The messages of serde quote values, and these may hold password hashes.
+fn expect(file: &Value) -> Result<(), String> {
+    let Some(file) = file.as_object() else { return Err("expected a map of keys to values".to_owned()) };
+    names(file)?;
+    for part in ["tls_server_config", "basic_auth_users"] {
+        let Some(entries) = file.get(part) else { continue };
+        let Some(entries) = entries.as_object() else {
+            let of = if part == "basic_auth_users" { "users to bcrypt hashes" } else { "keys to values" };
+            return Err(format!("{part}: expected a map of {of}"));
+        };
+        names(entries).map_err(|why| format!("{part}: {why}"))?;
+        if let Some((key, _)) = entries.iter().find(|(_, value)| !value.is_string()) {
+            return Err(format!("{part}: {key}: expected a string"));
+        }
+    }
+    Ok(())
 }
 
 /// Returns a YAML value as one that serde can read. Keys are text, as in the toolkit.
@@ -104,13 +125,21 @@ fn value(yaml: &Yaml) -> Result<Value, String> {
             let entry = |(key, of): (&Yaml, &Yaml)| match value(key)? {
                 Value::String(key) => Ok((key, value(of)?)),
                 Value::Number(key) => Ok((key.to_string(), value(of)?)),
-                key => Err(format!("{key} is not a name")),
+                _ => Err("expected a string as the name of a key".to_owned()),
             };
             Value::Object(hash.iter().map(entry).collect::<Result<_, String>>()?)
         }
         Yaml::Null => Value::Null,
         Yaml::Alias(_) | Yaml::BadValue => return Err("aliases are not supported".to_owned()),
     })
+}
+
+/// Refuses names with a colon or `$`: without the space after the colon, a password hash is part of the name.
+fn names(entries: &serde_json::Map<String, Value>) -> Result<(), String> {
+    match entries.keys().find_map(|key| key.split_once([':', '$'])) {
+        Some((name, _)) => Err(format!("{name}: expected a colon and a space after the name")),
+        None => Ok(()),
+    }
 }
 
 /// Makes the TLS settings.
@@ -215,12 +244,34 @@ mod tests {
                 "RequestClientCert",
             ),
             ("basic_auth_users: [alice]", "map"),
+            ("basic_auth_users:\n", "basic_auth_users: expected a map"),
+            ("tls_server_config:\n", "tls_server_config: expected a map"),
+            ("basic_auth_users: {alice: 1}", "alice: expected a string"),
+            ("tls_server_config: {cert_file: [a], key_file: b}", "cert_file: expected a string"),
+            ("alice", "expected a map"),
             ("a: 1\na: 2\n", "duplicated"),
             ("a: [", "line"),
             ("{}\n---\n{}\n", "one YAML document"),
         ] {
             let why = mistake(text);
             assert!(why.contains(part), "{text}: {why}");
+        }
+    }
+
+    #[test]
+    fn messages_do_not_show_values() {
+        for text in [
+            "basic_auth_users:\n  alice:$2y$10$hash\n",
+            "basic_auth_users: [$2y$10$hash]\n",
+            "basic_auth_users: {alice:$2y$10$hash}\n",
+            "basic_auth_users: {alice: [$2y$10$hash]}\n",
+            "basic_auth_users: {alice: {$2y$10$hash: 1}}\n",
+            "basic_auth_users: {[$2y$10$hash]: alice}\n",
+            "alice:$2y$10$hash\n",
+            "- $2y$10$hash\n",
+        ] {
+            let why = mistake(text);
+            assert!(!why.contains("$10"), "{text}: {why}");
         }
     }
 }

@@ -21,6 +21,9 @@ use tokio::task;
 use tokio::time::sleep;
 use zeroize::Zeroizing;
 
+/// Lowest cost that bcrypt has.
+const MIN_COST: u32 = 4;
+
 /// Highest cost: a check takes about one second.
 const MAX_COST: u32 = 14;
 
@@ -45,17 +48,20 @@ impl Logins {
     /// Takes the users with their bcrypt hashes, at least one.
     ///
     /// # Errors
-    /// Names the user whose hash is invalid or too costly.
+    /// There is no user, or a hash is invalid or its cost out of bounds. Names the user.
     pub(crate) fn new(hashes: BTreeMap<String, String>) -> Result<Self, String> {
+        if hashes.is_empty() {
+            return Err("basic_auth_users: expected at least one user".to_owned());
+        }
         let mut costliest = (0, String::new());
         for (user, hash) in &hashes {
             let parts = HashParts::from_str(hash).map_err(|_| {
                 format!("basic_auth_users: {user}: not a bcrypt hash, as `htpasswd -nB` prints it")
             })?;
             let cost = parts.get_cost();
-            if cost > MAX_COST {
+            if !(MIN_COST..=MAX_COST).contains(&cost) {
                 return Err(format!(
-                    "basic_auth_users: {user}: expected a cost of at most {MAX_COST}, not {cost}"
+                    "basic_auth_users: {user}: expected a cost of at least {MIN_COST} and at most {MAX_COST}, not {cost}"
                 ));
             }
             costliest = costliest.max((cost, hash.clone()));
@@ -64,6 +70,11 @@ impl Logins {
             .map_err(|_| "basic_auth_users: the system has no randomness")?;
         let turn = Arc::new(Semaphore::new(1));
         Ok(Logins { hashes, costliest: costliest.1, turn, key, known: Mutex::default() })
+    }
+
+    /// Returns whether `self` and `other` have the same users with the same hashes.
+    pub(super) fn is_same(&self, other: &Logins) -> bool {
+        self.hashes == other.hashes
     }
 
     /// Returns whether an `Authorization` header is that of a user with the right password.
@@ -187,7 +198,17 @@ mod tests {
         assert!(refusal("secret").contains("alice"));
         let costly = hash().replacen("$04$", "$15$", 1);
         assert!(refusal(&costly).contains("at most 14"), "{}", refusal(&costly));
+        let cheap = hash().replacen("$04$", "$03$", 1);
+        assert!(refusal(&cheap).contains("at least 4"), "{}", refusal(&cheap));
+        assert!(Logins::new(BTreeMap::new()).is_err(), "nobody could log in");
         assert!(!format!("{:?}", logins()).contains("$2"), "hashes are shown");
+    }
+
+    #[test]
+    fn unknown_users_are_checked_against_the_costliest_hash() {
+        let costly = bcrypt::hash("secret", 5).unwrap();
+        let users = [("alice".into(), costly.clone()), ("bob".into(), hash())];
+        assert_eq!(Logins::new(users.into()).unwrap().costliest, costly);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! `docs/web-configuration.md`).
 //!
 //! The file and the certificates are read again when they change, so certificates can be renewed while the router runs.
-//! If what they contain then is invalid, the settings before stay in force.
+//! If what they contain then is invalid, or would turn off TLS, logins or the need of a client certificate, the settings
+//! before stay in force.
 
 mod file;
 mod logins;
@@ -10,11 +11,15 @@ mod logins;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
+
+use crate::config::warnings::Warning;
 
 pub(super) use logins::Logins;
 
@@ -59,6 +64,28 @@ pub(super) struct Settings {
     pub(super) logins: Option<Arc<Logins>>,
 }
 
+impl Settings {
+    /// Returns which protection `next` lacks.
+    fn lost_by(&self, next: &Settings) -> Option<&'static str> {
+        if self.tls.is_some() && next.tls.is_none() {
+            Some("TLS")
+        } else if self.needs_certificate && !next.needs_certificate {
+            Some("the need of a client certificate")
+        } else {
+            (self.logins.is_some() && next.logins.is_none()).then_some("logins")
+        }
+    }
+
+    /// Takes the logins of `before` if they are the same, with those that are recognized again.
+    fn keep_logins_of(&mut self, before: &Settings) {
+        if let (Some(now), Some(before)) = (&mut self.logins, &before.logins)
+            && now.is_same(before)
+        {
+            *now = Arc::clone(before);
+        }
+    }
+}
+
 /// The settings from a file, followed as it changes.
 #[derive(Debug)]
 pub struct Web {
@@ -74,8 +101,9 @@ struct State {
     looked: Instant,
 }
 
-/// Tells one version of a file from the next.
-type Stamp = (SystemTime, u64);
+/// Tells one version of a file from the next: device, inode, length, times of modification and of change. The last is
+/// not kept by tools that copy a file with its times.
+type Stamp = (u64, u64, u64, [i64; 4]);
 
 impl Web {
     /// Reads the file at `path` and the files that it names.
@@ -87,6 +115,19 @@ impl Web {
         let current = Arc::new(file::settings(path, &mut files)?);
         let state = State { current, files: files.0, looked: Instant::now() };
         Ok(Web { path: path.to_owned(), state: Mutex::new(state) })
+    }
+
+    /// Returns a warning if passwords would cross a network in clear on their way to `address`.
+    pub fn warning(&self, address: Option<SocketAddr>) -> Option<Warning> {
+        let settings = Arc::clone(&self.state().current);
+        let exposed = address.filter(|address| !address.ip().to_canonical().is_loopback())?;
+        (settings.logins.is_some() && settings.tls.is_none()).then(|| Warning {
+            path: self.path.clone(),
+            line: None,
+            text: format!(
+                "basic_auth_users without tls_server_config: passwords to {exposed} are not encrypted"
+            ),
+        })
     }
 
     /// Returns the files that were read.
@@ -109,20 +150,28 @@ impl Web {
     fn read_again(&self, state: &mut State) {
         let mut files = Files::default();
         match file::settings(&self.path, &mut files) {
-            Ok(settings) => {
-                tracing::info!("certificates and logins of the metrics read again");
-                state.current = Arc::new(settings);
-                state.files = files.0;
-            }
-            Err(error) => {
-                tracing::error!("{error}; the settings before stay in force");
-                // Keeps watching the files of the settings in force, and reports each mistake once.
-                for path in state.files.keys() {
-                    files.0.entry(path.clone()).or_insert_with(|| Files::stamp(path));
+            Ok(mut settings) => {
+                if let Some(lost) = state.current.lost_by(&settings) {
+                    tracing::warn!(
+                        "LANEWAY_METRICS_CONFIG: {}: {lost} would be turned off; the settings before stay in \
+                         force until a restart",
+                        self.path.display()
+                    );
+                } else {
+                    tracing::info!("certificates and logins of the metrics read again");
+                    settings.keep_logins_of(&state.current);
+                    state.current = Arc::new(settings);
+                    state.files = files.0;
+                    return;
                 }
-                state.files = files.0;
             }
+            Err(error) => tracing::error!("{error}; the settings before stay in force"),
         }
+        // Keeps watching the files of the settings in force, and reports each mistake once.
+        for path in state.files.keys() {
+            files.0.entry(path.clone()).or_insert_with(|| Files::stamp(path));
+        }
+        state.files = files.0;
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -142,7 +191,93 @@ impl Files {
     }
 
     fn stamp(path: &Path) -> Option<Stamp> {
-        let metadata = fs::metadata(path).ok()?;
-        Some((metadata.modified().ok()?, metadata.len()))
+        let file = fs::metadata(path).ok()?;
+        let times = [file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()];
+        Some((file.dev(), file.ino(), file.len(), times))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Hashes of nothing in particular, at cost 10.
+    const USERS: &str =
+        "basic_auth_users:\n  alice: $2y$10$mDwo.lAisC94iLAyP81MCesa29IzH37oigHC/42V2pdJlUprsJPze\n";
+    const MORE: &str = "  bob: $2y$10$mDwo.lAisC94iLAyP81MCesa29IzH37oigHC/42V2pdJlUprsJPze\n";
+
+    /// A folder that is removed when dropped.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(test: &str) -> Folder {
+            let path = std::env::temp_dir().join(format!("laneway-web-{test}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Folder(path)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn protection_is_not_lost_when_the_file_is_read_again() {
+        let folder = Folder::new("again");
+        let path = folder.0.join("web.yml");
+        let write = |text: &str| fs::write(&path, text).unwrap();
+        for empty in ["", "# nothing\n", "{}", "basic_auth_users:\n", "basic_auth_users: {}\n"] {
+            write(empty);
+            assert!(Web::read(&path).is_err(), "{empty:?}");
+        }
+        write(USERS);
+        let web = Web::read(&path).unwrap();
+        let first = web.state().current.logins.clone().unwrap();
+        let again = |text: &str| {
+            write(text);
+            let mut state = web.state();
+            web.read_again(&mut state);
+            state.current.logins.clone().unwrap()
+        };
+        for text in ["", "{}", "basic_auth_users:\n", "basic_auth_users: {}\n", &USERS[..40]] {
+            assert!(Arc::ptr_eq(&first, &again(text)), "{text:?}");
+        }
+        assert!(Arc::ptr_eq(&first, &again(USERS)), "known logins are forgotten");
+        assert!(!Arc::ptr_eq(&first, &again(&format!("{USERS}{MORE}"))), "a new user is not admitted");
+    }
+
+    #[test]
+    fn what_a_change_would_turn_off_is_named() {
+        let certificate = Settings { needs_certificate: true, ..Settings::default() };
+        let none = Settings::default();
+        assert!(certificate.lost_by(&none).is_some_and(|lost| lost.contains("certificate")));
+        assert_eq!(none.lost_by(&certificate), None);
+        assert_eq!(certificate.lost_by(&certificate), None);
+    }
+
+    #[test]
+    fn passwords_in_clear_are_warned_of() {
+        let folder = Folder::new("clear");
+        let path = folder.0.join("web.yml");
+        fs::write(&path, USERS).unwrap();
+        let web = Web::read(&path).unwrap();
+        let warns = |address: &str| web.warning(Some(address.parse().unwrap())).is_some();
+        assert!(warns("0.0.0.0:9586") && warns("[::]:9586") && warns("192.0.2.1:9586"));
+        assert!(!warns("127.0.0.1:9586") && !warns("[::1]:9586") && web.warning(None).is_none());
+    }
+
+    #[test]
+    fn a_replaced_file_of_the_same_time_and_length_is_changed() {
+        let folder = Folder::new("stamp");
+        let (path, new) = (folder.0.join("a"), folder.0.join("b"));
+        fs::write(&path, "1").unwrap();
+        fs::write(&new, "2").unwrap();
+        let time = fs::metadata(&path).unwrap().modified().unwrap();
+        fs::File::options().write(true).open(&new).unwrap().set_modified(time).unwrap();
+        let before = Files::stamp(&path);
+        fs::rename(&new, &path).unwrap();
+        assert_ne!(before, Files::stamp(&path));
     }
 }
