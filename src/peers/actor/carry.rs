@@ -31,15 +31,12 @@ impl PeerActor {
             self.receive(&datagram);
         }
         self.metrics.publish();
-        let frozen = answer.send(self.export());
+        // The requester may be gone.
+        let _ = answer.send(self.export());
         wipe::stack::<STACK>();
         match thaw.recv() {
             Ok(Thaw::GoOn) => {}
             Ok(Thaw::Forget) | Err(_) => self.forget_sessions(),
-        }
-        // The requester is gone, so nobody took the state.
-        if frozen.is_err() {
-            tracing::debug!("nobody waits for the state");
         }
     }
 
@@ -100,13 +97,15 @@ impl PeerActor {
         Ok(ids)
     }
 
-    /// Drops all sessions. Data or a timer starts the next handshake.
+    /// Drops all sessions. Data or a timer starts the next handshake, unless the router stops: its peers are those of
+    /// another process then, so nothing more is sent to them.
     fn forget_sessions(&mut self) {
         self.protocol.interface_down();
+        let next = (!self.sleeper.stopped()).then(clock::now);
         let snapshot = self.peers.load_full();
         for record in snapshot.peers.iter().flatten() {
             record.sending.store(None);
-            self.schedule.set(record.id, Some(clock::now()));
+            self.schedule.set(record.id, next);
         }
         self.wake_inside();
     }
