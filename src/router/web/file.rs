@@ -15,7 +15,6 @@ use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use serde::Deserialize;
 use serde_json::Value;
 use yaml_rust2::{Yaml, YamlLoader};
-use zeroize::Zeroizing;
 
 use super::{Files, Logins, Settings, WebError};
 
@@ -148,7 +147,7 @@ fn server(tls: &Tls, path: &Path, files: &mut Files) -> Result<Arc<ServerConfig>
     let invalid = |why: &str| WebError::invalid(path, why);
     let certificates = certificates(&beside(&tls.cert_file), files)?;
     let key_file = beside(&tls.key_file);
-    let key = PrivateKeyDer::from_pem_slice(&Zeroizing::new(files.read(&key_file)?))
+    let key = PrivateKeyDer::from_pem_slice(&files.read(&key_file)?)
         .map_err(|error| WebError::invalid(&key_file, format!("not a private key in PEM: {error}")))?;
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))

@@ -18,7 +18,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
+use zeroize::Zeroizing;
 
+use crate::config::reading;
 use crate::config::warnings::Warning;
 
 pub(super) use logins::Logins;
@@ -184,10 +186,10 @@ impl Web {
 struct Files(BTreeMap<PathBuf, Option<Stamp>>);
 
 impl Files {
-    fn read(&mut self, path: &Path) -> Result<Vec<u8>, WebError> {
+    fn read(&mut self, path: &Path) -> Result<Zeroizing<Vec<u8>>, WebError> {
         // The stamp comes first: a file that changes meanwhile is read again.
         self.0.insert(path.to_owned(), Self::stamp(path));
-        fs::read(path).map_err(|source| WebError::Read { path: path.to_owned(), source })
+        reading::read(path).map_err(|source| WebError::Read { path: path.to_owned(), source })
     }
 
     fn stamp(path: &Path) -> Option<Stamp> {
