@@ -11,7 +11,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -53,7 +53,9 @@ const LOGINS: usize = 3;
 const CLIENTS: [usize; 4] = [64, 8, 64, 64];
 /// Time limit for a client to send its request header.
 const HEADER: Duration = Duration::from_secs(1);
-/// Time limit for a TLS handshake.
+/// How often a client that waits for its TLS handshake looks whether it may begin.
+const TURN: Duration = Duration::from_millis(50);
+/// Time limit for a TLS handshake, with the wait for it.
 const HANDSHAKE: Duration = Duration::from_secs(3);
 /// Time limit for a connection.
 const CONNECTION: Duration = Duration::from_secs(20);
@@ -108,17 +110,14 @@ fn routes(shown: HttpState, loopback: bool) -> Router {
 
 async fn serve(listener: tokio::net::TcpListener, web: Option<Arc<Web>>, router: Router) -> Infallible {
     let clients = Clients::new(CLIENTS);
-    let mut handshakes = RateLimiter::new();
+    let handshakes = Arc::new(Mutex::new(RateLimiter::new()));
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {
-                let settings = web.as_ref().map(|web| web.current()).unwrap_or_default();
-                // A TLS handshake costs milliseconds of this thread, which also answers probes.
-                if settings.tls.is_some() && !handshakes.allow(from.ip(), clock::now()) {
-                    continue;
-                }
                 let (client, displaced) = clients.admit(source(from.ip()), IDLE);
-                let answered = answer(stream, settings, router.clone(), client);
+                let settings = web.as_ref().map(|web| web.current()).unwrap_or_default();
+                let turn = turn(Arc::clone(&handshakes), from.ip());
+                let answered = answer(stream, turn, settings, router.clone(), client);
                 tokio::spawn(async move {
                     tokio::select! {
                         // Errors here are the client's: a malformed request, a timeout or a lost connection.
@@ -146,9 +145,18 @@ fn source(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Serves one request on `stream`. Errors are the client's.
+/// Waits until `source` may begin a TLS handshake. One costs milliseconds of this thread, which also answers probes.
+async fn turn(handshakes: Arc<Mutex<RateLimiter>>, source: IpAddr) {
+    let may = || handshakes.lock().unwrap_or_else(PoisonError::into_inner).allow(source, clock::now());
+    while !may() {
+        sleep(TURN).await;
+    }
+}
+
+/// Serves one request on `stream`. `turn` ends when a TLS handshake may begin. Errors are the client's.
 async fn answer<const CLASSES: usize>(
     stream: TcpStream,
+    turn: impl Future<Output = ()>,
     settings: Arc<Settings>,
     router: Router,
     client: Client<IpAddr, CLASSES>,
@@ -157,7 +165,11 @@ async fn answer<const CLASSES: usize>(
         let _ = converse(stream, false, &settings, router, client).await;
         return;
     };
-    if let Ok(Ok(stream)) = timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(stream)).await {
+    let handshake = async {
+        turn.await;
+        TlsAcceptor::from(tls).accept(stream).await
+    };
+    if let Ok(Ok(stream)) = timeout(HANDSHAKE, handshake).await {
         let identified = stream.get_ref().1.peer_certificates().is_some();
         let _ = converse(stream, identified, &settings, router, client).await;
     }
