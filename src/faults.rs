@@ -145,7 +145,7 @@ pub fn point(stage: Stage) {
 
 /// A step of a take-over ([`takeover`](crate::router::takeover)) at which a test can end the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum TakeOverStep {
     /// Predecessor: it was asked.
     Asked,
     /// Predecessor: it has sent the offer.
@@ -180,33 +180,40 @@ pub enum Step {
     Running,
 }
 
-impl Step {
+impl TakeOverStep {
     /// The steps of the predecessor, in order.
-    pub const OF_PREDECESSOR: [Step; 7] =
-        [Step::Asked, Step::Offered, Step::Paused, Step::Frozen, Step::StateSent, Step::Accepted, Step::Gone];
+    pub const OF_PREDECESSOR: [TakeOverStep; 7] = [
+        TakeOverStep::Asked,
+        TakeOverStep::Offered,
+        TakeOverStep::Paused,
+        TakeOverStep::Frozen,
+        TakeOverStep::StateSent,
+        TakeOverStep::Accepted,
+        TakeOverStep::Gone,
+    ];
 
     /// The steps of the successor, in order.
-    pub const OF_SUCCESSOR: [Step; 9] = [
-        Step::Connected,
-        Step::Received,
-        Step::Prepared,
-        Step::Read,
-        Step::Imported,
-        Step::Said,
-        Step::Going,
-        Step::Started,
-        Step::Running,
+    pub const OF_SUCCESSOR: [TakeOverStep; 9] = [
+        TakeOverStep::Connected,
+        TakeOverStep::Received,
+        TakeOverStep::Prepared,
+        TakeOverStep::Read,
+        TakeOverStep::Imported,
+        TakeOverStep::Said,
+        TakeOverStep::Going,
+        TakeOverStep::Started,
+        TakeOverStep::Running,
     ];
 }
 
-/// The variable that names the [`Step`] at which a process kills itself.
+/// The variable that names the [`TakeOverStep`] at which a process kills itself.
 pub const DIES_AT: &str = "TAKE_OVER_TEST_DIES_AT";
 
 /// The variable with the version of the state that a process understands.
 pub const UNDERSTANDS: &str = "TAKE_OVER_TEST_VERSION";
 
 /// Kills the process if a test wants it to die at `step`. Does nothing in a release build.
-pub fn step(step: Step) {
+pub fn step(step: TakeOverStep) {
     #[cfg(debug_assertions)]
     if std::env::var(DIES_AT).is_ok_and(|name| name == format!("{step:?}")) {
         let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);

@@ -43,14 +43,14 @@ const INITIATION: usize = 148;
 /// one lane are out of order, or the drops do not add up to the rest.
 pub fn received(bytes: &[u8]) {
     let mut take = Taker(bytes);
-    let mut ends = Ends::new();
+    let mut ends = WorkerEnds::new();
     for _ in 0..2 {
         ends.message(&mut take);
     }
 }
 
 /// A router's receiving half, and two peers that send to it.
-struct Ends {
+struct WorkerEnds {
     opener: Opener,
     rings: Vec<Arc<Ring<InboundBatch>>>,
     returns: Arc<Ring<InboundBatch>>,
@@ -60,7 +60,7 @@ struct Ends {
     remotes: Vec<Session>,
 }
 
-impl Ends {
+impl WorkerEnds {
     fn new() -> Self {
         let bell = || Arc::new(Doorbell::new().expect("a descriptor"));
         let (registry, shutdown) = (Registry::new(), Arc::new(Shutdown::new().expect("a descriptor")));
@@ -85,7 +85,7 @@ impl Ends {
         let shortcuts = (0..LANES).map(shortcut).collect();
         let opener = Opener::new(0, pool, None, rings.clone(), shortcuts, table, Arc::clone(&actor));
         let metrics = OutsideMetrics::register(&registry, 0);
-        Ends { opener, rings, returns, snapshot, actor, metrics, remotes }
+        WorkerEnds { opener, rings, returns, snapshot, actor, metrics, remotes }
     }
 
     /// Makes a message from the input, receives it, and compares what comes of it.

@@ -35,7 +35,7 @@ use tokio_rustls::TlsAcceptor;
 use super::listen::Bound;
 use super::readiness::Readiness;
 use super::threads::ThreadRegistry;
-use super::web::{Settings, Web};
+use super::web::{Web, WebSettings};
 use crate::clients::{Client, Clients};
 use crate::clock;
 use crate::metrics::{Registry, openmetrics};
@@ -157,7 +157,7 @@ async fn turn(handshakes: Arc<Mutex<RateLimiter>>, source: IpAddr) {
 async fn answer<const CLASSES: usize>(
     stream: TcpStream,
     turn: impl Future<Output = ()>,
-    settings: Arc<Settings>,
+    settings: Arc<WebSettings>,
     router: Router,
     client: Client<IpAddr, CLASSES>,
 ) {
@@ -179,7 +179,7 @@ async fn answer<const CLASSES: usize>(
 async fn converse<const CLASSES: usize>(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     identified: bool,
-    settings: &Settings,
+    settings: &WebSettings,
     router: Router,
     client: Client<IpAddr, CLASSES>,
 ) -> hyper::Result<()> {
@@ -204,7 +204,7 @@ async fn converse<const CLASSES: usize>(
 }
 
 /// Returns the answer to a client that lacks a certificate or login, or `None` if it may ask.
-async fn refusal(settings: &Settings, identified: bool, headers: &HeaderMap) -> Option<Response> {
+async fn refusal(settings: &WebSettings, identified: bool, headers: &HeaderMap) -> Option<Response> {
     if settings.needs_certificate && !identified {
         return Some((StatusCode::FORBIDDEN, "a client certificate is needed\n").into_response());
     }
@@ -338,7 +338,7 @@ pub(crate) fn respond_to(request: &[u8]) -> Vec<u8> {
             let _ = writer.shutdown().await;
             let _ = reader.read_to_end(&mut response).await;
         };
-        let settings = Settings::default();
+        let settings = WebSettings::default();
         let _ = tokio::join!(converse(far, false, &settings, routes(shown, true), client), talk);
         response
     })
@@ -385,7 +385,7 @@ mod tests {
 
         let hash = bcrypt::hash("secret", 4).unwrap();
         let logins = super::super::web::Logins::new([("alice".to_owned(), hash)].into()).unwrap();
-        let settings = Settings { logins: Some(Arc::new(logins)), ..Settings::default() };
+        let settings = WebSettings { logins: Some(Arc::new(logins)), ..WebSettings::default() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             let clients = Clients::new(CLIENTS);

@@ -309,7 +309,7 @@ fn socket_options(config: &RouterConfig) -> SocketOptions {
 }
 
 /// The TUN device, the sockets of each lane, and the secret of the receiver indices if sessions are to be continued.
-type Opened = (TunDevice, Vec<Arc<LaneSockets>>, Option<[u8; 8]>);
+type OpenedDevice = (TunDevice, Vec<Arc<LaneSockets>>, Option<[u8; 8]>);
 
 /// Opens the TUN device and the sockets, or takes those that are `given`, and sets the interface up.
 fn open_or_inherit(
@@ -318,7 +318,7 @@ fn open_or_inherit(
     lanes: usize,
     options: SocketOptions,
     shutdown: &Arc<Shutdown>,
-) -> Result<Opened, StartError> {
+) -> Result<OpenedDevice, StartError> {
     let shared = |sockets: Vec<LaneSockets>| sockets.into_iter().map(Arc::new).collect();
     let queue = match given {
         Given::Nothing => None,

@@ -20,7 +20,7 @@ use crate::support::tunnel::{self, Family, PORT, allowed_ips};
 use crate::support::wg::{self, KeyPair, Setting};
 use crate::support::{DEADLINE, Finally, device_name, lab, metrics, require_root, wait_until};
 use laneway::cli::demo::lab::{Lab, Side};
-use laneway::faults::{DIES_AT, Step, UNDERSTANDS};
+use laneway::faults::{DIES_AT, TakeOverStep, UNDERSTANDS};
 use laneway::uapi::client;
 use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimeout};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket};
@@ -386,7 +386,7 @@ fn whoever_dies_at_whatever_step_one_carries_on_and_no_counter_is_sent_twice() {
     // Without GSO each message is a frame.
     let tunnel = Tunnel::new(2, &[("LANEWAY_UDP_OFFLOAD", "off")]);
     let wire = Wire::watch(&tunnel.lab.right);
-    let names: Vec<String> = Step::OF_PREDECESSOR.iter().map(|step| format!("{step:?}")).collect();
+    let names: Vec<String> = TakeOverStep::OF_PREDECESSOR.iter().map(|step| format!("{step:?}")).collect();
     let mut router = tunnel.begin(&[(DIES_AT, &names[0])]);
     let index = tunnel.index();
     let flow = Flow::start(&tunnel, true);
@@ -405,7 +405,7 @@ fn whoever_dies_at_whatever_step_one_carries_on_and_no_counter_is_sent_twice() {
         assert_eq!(sessions_went_on, has_state, "{name}: {}", successor.said());
         router = successor;
     }
-    for step in Step::OF_SUCCESSOR.iter().filter(|step| **step != Step::Running) {
+    for step in TakeOverStep::OF_SUCCESSOR.iter().filter(|step| **step != TakeOverStep::Running) {
         let name = format!("{step:?}");
         let before = tunnel.metric("laneway_handshakes_total");
         let mut successor = tunnel.start(&[(DIES_AT, &name)]);
@@ -413,9 +413,9 @@ fn whoever_dies_at_whatever_step_one_carries_on_and_no_counter_is_sent_twice() {
         tunnel.wait_for_packets();
         assert!(router.is_running(), "{name}: {}", router.said());
         let sessions_went_on = tunnel.metric("laneway_handshakes_total") - before < 0.5;
-        let had_sessions = [Step::Said, Step::Going, Step::Started].contains(step);
+        let had_sessions = [TakeOverStep::Said, TakeOverStep::Going, TakeOverStep::Started].contains(step);
         // A successor that dies with `accept` on its way may or may not get the answer.
-        assert!(*step == Step::Said || sessions_went_on != had_sessions, "{name}: {}", router.said());
+        assert!(*step == TakeOverStep::Said || sessions_went_on != had_sessions, "{name}: {}", router.said());
     }
     assert!(router.said().contains("was not taken over and goes on"), "{}", router.said());
     // And now in peace.

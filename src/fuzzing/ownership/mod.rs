@@ -21,14 +21,14 @@ mod shrink;
 mod steps;
 mod world;
 
-use steps::Step;
+use steps::ModelStep;
 use world::{Coverage, World};
 
 /// Runs the steps in a new world.
 ///
 /// # Errors
 /// If a packet reached, or was accepted from, a peer that does not own it. The error names both.
-fn run(steps: &[Step]) -> Result<Coverage, String> {
+fn run(steps: &[ModelStep]) -> Result<Coverage, String> {
     let mut world = World::new();
     for step in steps {
         world.take(*step)?;
@@ -41,7 +41,7 @@ fn run(steps: &[Step]) -> Result<Coverage, String> {
 /// # Panics
 /// If a packet reached, or was accepted from, a peer that does not own it.
 pub fn ownership(bytes: &[u8]) {
-    let steps = Step::decode(bytes);
+    let steps = ModelStep::decode(bytes);
     if let Err(violation) = run(&steps) {
         panic!("{violation}, after {steps:?}");
     }
@@ -67,10 +67,10 @@ mod tests {
         }
     }
 
-    fn steps(seed: u64) -> Vec<Step> {
+    fn steps(seed: u64) -> Vec<ModelStep> {
         let mut random = Random(seed);
-        let bytes: Vec<u8> = (0..STEPS * Step::BYTES).map(|_| (random.next() >> 56) as u8).collect();
-        Step::decode(&bytes)
+        let bytes: Vec<u8> = (0..STEPS * ModelStep::BYTES).map(|_| (random.next() >> 56) as u8).collect();
+        ModelStep::decode(&bytes)
     }
 
     /// `LANEWAY_MODEL_SEED` repeats one run, `LANEWAY_MODEL_RUNS` sets the number of runs.

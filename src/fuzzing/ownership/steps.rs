@@ -4,7 +4,7 @@ use super::config::{ADDRESSES, NETS, REMOTES};
 
 /// One step. Remotes, prefixes and addresses are numbers in the lists of [`super::config`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum ModelStep {
     /// The configuration: a peer is added, with an endpoint, and gets a prefix.
     Add { remote: usize, net: usize },
     /// A peer is removed.
@@ -58,56 +58,56 @@ pub(crate) enum Step {
 /// What passes at once, in seconds: nothing is due, a keepalive, a retry, a new session, an expiry, the erasure of keys.
 const WAITS: [u16; 8] = [0, 1, 5, 11, 26, 95, 121, 541];
 
-impl Step {
+impl ModelStep {
     /// Bytes that encode a step.
     pub(crate) const BYTES: usize = 3;
 
     /// Returns the steps that `bytes` encode. Any bytes do.
-    pub(crate) fn decode(bytes: &[u8]) -> Vec<Step> {
-        let chunks = bytes.as_chunks::<{ Step::BYTES }>().0;
-        chunks.iter().map(|[kind, a, b]| Step::from(*kind, *a, *b)).collect()
+    pub(crate) fn decode(bytes: &[u8]) -> Vec<ModelStep> {
+        let chunks = bytes.as_chunks::<{ ModelStep::BYTES }>().0;
+        chunks.iter().map(|[kind, a, b]| ModelStep::from(*kind, *a, *b)).collect()
     }
 
-    fn from(kind: u8, a: u8, b: u8) -> Step {
+    fn from(kind: u8, a: u8, b: u8) -> ModelStep {
         let remote = usize::from(a) % REMOTES;
         let net = usize::from(b) % NETS.len();
         let address = usize::from(b) % ADDRESSES.len();
         match kind % 64 {
-            0..=4 => Step::Add { remote, net },
-            5..=6 => Step::Remove { remote },
-            7..=9 => Step::Replace { remote, by: usize::from(a >> 4) % REMOTES, net },
-            10..=12 => Step::Give { remote, net, only: a >= 128 },
-            13 => Step::Take { remote, net },
-            14 => Step::Reload { remotes: a, net },
+            0..=4 => ModelStep::Add { remote, net },
+            5..=6 => ModelStep::Remove { remote },
+            7..=9 => ModelStep::Replace { remote, by: usize::from(a >> 4) % REMOTES, net },
+            10..=12 => ModelStep::Give { remote, net, only: a >= 128 },
+            13 => ModelStep::Take { remote, net },
+            14 => ModelStep::Reload { remotes: a, net },
             15 => {
                 if a < 64 {
-                    Step::ChangeKey
+                    ModelStep::ChangeKey
                 } else {
-                    Step::ChangePreshared { remote }
+                    ModelStep::ChangePreshared { remote }
                 }
             }
-            16..=25 => Step::Write { address, count: a % 3 },
-            26..=27 => Step::BeginInside,
-            28..=33 => Step::Inside,
-            34..=35 => Step::BeginOutside,
-            36..=40 => Step::Actor,
-            41..=45 => Step::Deliver { which: a },
-            46 => Step::Repeat { which: a },
-            47 => Step::Lose { which: a },
-            48 => Step::Misdeliver { which: b, remote },
-            49..=52 => Step::Settle,
-            53 if a >= 192 => Step::Silence,
-            53..=54 => Step::Wait { seconds: WAITS[usize::from(a) % WAITS.len()] },
-            55 => Step::Roam { remote },
+            16..=25 => ModelStep::Write { address, count: a % 3 },
+            26..=27 => ModelStep::BeginInside,
+            28..=33 => ModelStep::Inside,
+            34..=35 => ModelStep::BeginOutside,
+            36..=40 => ModelStep::Actor,
+            41..=45 => ModelStep::Deliver { which: a },
+            46 => ModelStep::Repeat { which: a },
+            47 => ModelStep::Lose { which: a },
+            48 => ModelStep::Misdeliver { which: b, remote },
+            49..=52 => ModelStep::Settle,
+            53 if a >= 192 => ModelStep::Silence,
+            53..=54 => ModelStep::Wait { seconds: WAITS[usize::from(a) % WAITS.len()] },
+            55 => ModelStep::Roam { remote },
             56 => {
                 if a < 128 {
-                    Step::Restart { remote }
+                    ModelStep::Restart { remote }
                 } else {
-                    Step::Initiate { remote }
+                    ModelStep::Initiate { remote }
                 }
             }
-            57..=58 => Step::Initiate { remote },
-            _ => Step::Send { remote, address },
+            57..=58 => ModelStep::Initiate { remote },
+            _ => ModelStep::Send { remote, address },
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::config::{ADDRESSES, Config, Holder, NETS, REMOTES};
 use super::remote::{Counting, Remote};
 use super::router::Router;
-use super::steps::Step;
+use super::steps::ModelStep;
 use crate::clock::simulated;
 use crate::config::update::{AllowedIpChange, DeviceUpdate, PeerEndpoint, PeerUpdate};
 use crate::drops::DropReason;
@@ -20,7 +20,7 @@ use crate::wireguard::timers::{MAX_ATTEMPTS, MAX_JITTER, REKEY_TIMEOUT};
 
 /// Datagrams that the network holds at most; it loses the oldest.
 const IN_FLIGHT: usize = 64;
-/// Rounds of [`Step::Settle`] at most.
+/// Rounds of [`ModelStep::Settle`] at most.
 const ROUNDS: usize = 12;
 /// What a step takes. Handshake timestamps have a resolution of 16 ms.
 const STEP: Duration = Duration::from_millis(40);
@@ -70,7 +70,7 @@ impl Coverage {
 }
 
 /// A packet from the TUN, by its number.
-struct Written {
+struct WrittenPackets {
     to: IpAddr,
     /// The number of the configuration in which it was written.
     at: usize,
@@ -78,7 +78,7 @@ struct Written {
     held: Vec<(usize, Option<Holder>)>,
 }
 
-impl Written {
+impl WrittenPackets {
     /// Notes that the inside worker takes a turn in which `config` holds.
     fn note_turn(&mut self, turn: usize, config: &Config) {
         let before = self.held.last().map(|(_, holder)| *holder);
@@ -125,7 +125,7 @@ pub(crate) struct World {
     turns: Vec<[usize; 2]>,
     /// Packets that the TUN holds.
     tun: Vec<Vec<u8>>,
-    written: Vec<Written>,
+    written: Vec<WrittenPackets>,
     sent: Vec<Sent>,
     /// The snapshots that workers have begun a turn with, and the numbers of their configurations.
     inside: Option<(Arc<Snapshot>, usize)>,
@@ -168,50 +168,55 @@ impl World {
     ///
     /// # Errors
     /// A packet came to another than its owner.
-    pub(crate) fn take(&mut self, step: Step) -> Result<(), String> {
+    pub(crate) fn take(&mut self, step: ModelStep) -> Result<(), String> {
         self.pass(STEP);
         match step {
-            Step::Add { .. } | Step::Remove { .. } | Step::Replace { .. } | Step::Give { .. } => {
+            ModelStep::Add { .. }
+            | ModelStep::Remove { .. }
+            | ModelStep::Replace { .. }
+            | ModelStep::Give { .. } => {
                 self.configure(step);
             }
-            Step::Take { .. } | Step::Reload { .. } => self.configure(step),
-            Step::ChangeKey => self.change_key(),
-            Step::ChangePreshared { remote } => self.change_preshared_key(remote),
-            Step::Write { address, count } => self.write(address, count),
-            Step::BeginInside => self.inside = Some((self.router.snapshot(), self.current())),
-            Step::Inside => self.turn_inside(),
-            Step::BeginOutside => self.outside = Some((self.router.snapshot(), self.current())),
-            Step::Actor => drop(self.turn_actor()),
-            Step::Deliver { which } => return self.pick(which).map_or(Ok(()), |at| self.deliver(at, None)),
-            Step::Repeat { which } => {
+            ModelStep::Take { .. } | ModelStep::Reload { .. } => self.configure(step),
+            ModelStep::ChangeKey => self.change_key(),
+            ModelStep::ChangePreshared { remote } => self.change_preshared_key(remote),
+            ModelStep::Write { address, count } => self.write(address, count),
+            ModelStep::BeginInside => self.inside = Some((self.router.snapshot(), self.current())),
+            ModelStep::Inside => self.turn_inside(),
+            ModelStep::BeginOutside => self.outside = Some((self.router.snapshot(), self.current())),
+            ModelStep::Actor => drop(self.turn_actor()),
+            ModelStep::Deliver { which } => {
+                return self.pick(which).map_or(Ok(()), |at| self.deliver(at, None));
+            }
+            ModelStep::Repeat { which } => {
                 let Some(at) = self.pick(which) else { return Ok(()) };
                 let copy = self.network[at].clone();
                 self.network.push_back(copy);
                 return self.deliver(at, None);
             }
-            Step::Lose { which } => drop(self.pick(which).and_then(|at| self.network.remove(at))),
-            Step::Misdeliver { which, remote } => {
+            ModelStep::Lose { which } => drop(self.pick(which).and_then(|at| self.network.remove(at))),
+            ModelStep::Misdeliver { which, remote } => {
                 return self.pick(which).map_or(Ok(()), |at| self.deliver(at, Some(remote)));
             }
-            Step::Settle => return self.settle(),
-            Step::Wait { seconds } => self.pass(Duration::from_secs(seconds.into())),
-            Step::Silence => {
+            ModelStep::Settle => return self.settle(),
+            ModelStep::Wait { seconds } => self.pass(Duration::from_secs(seconds.into())),
+            ModelStep::Silence => {
                 for _ in 0..=MAX_ATTEMPTS {
                     self.pass(REKEY_TIMEOUT + MAX_JITTER);
                     self.turn_actor();
                     self.network.clear();
                 }
             }
-            Step::Roam { remote } => {
+            ModelStep::Roam { remote } => {
                 let address = &mut self.remotes[remote].address;
                 address.set_port(address.port() + 1);
             }
-            Step::Restart { remote } => self.remotes[remote].restart(self.own),
-            Step::Initiate { remote } => {
+            ModelStep::Restart { remote } => self.remotes[remote].restart(self.own),
+            ModelStep::Initiate { remote } => {
                 let datagrams = self.remotes[remote].initiate(self.now);
                 self.transmit(remote, datagrams);
             }
-            Step::Send { remote, address } => self.send(remote, address),
+            ModelStep::Send { remote, address } => self.send(remote, address),
         }
         Ok(())
     }
@@ -226,7 +231,7 @@ impl World {
     }
 
     /// Applies a step of the configuration to the router, and to the list.
-    fn configure(&mut self, step: Step) {
+    fn configure(&mut self, step: ModelStep) {
         let mut config = self.configs[self.current()].clone();
         let mut update = DeviceUpdate::default();
         let net = |net: usize| NETS[net].parse().expect("a prefix");
@@ -237,23 +242,23 @@ impl World {
             ..PeerUpdate::new(world.remotes[remote].private.public_key())
         };
         match step {
-            Step::Add { remote, net: number } => {
+            ModelStep::Add { remote, net: number } => {
                 update.peers = vec![PeerUpdate { allowed_ips: gives(number), ..peer(self, remote) }];
                 config.add(remote);
                 config.give(net(number), remote);
             }
-            Step::Remove { remote } => {
+            ModelStep::Remove { remote } => {
                 update.peers = vec![PeerUpdate { remove: true, ..peer(self, remote) }];
                 config.remove(remote);
             }
-            Step::Replace { remote, by, net: number } => {
+            ModelStep::Replace { remote, by, net: number } => {
                 let removed = PeerUpdate { remove: true, ..peer(self, remote) };
                 update.peers = vec![removed, PeerUpdate { allowed_ips: gives(number), ..peer(self, by) }];
                 config.remove(remote);
                 config.add(by);
                 config.give(net(number), by);
             }
-            Step::Give { remote, net: number, only } => {
+            ModelStep::Give { remote, net: number, only } => {
                 let change = PeerUpdate {
                     update_only: true,
                     replace_allowed_ips: only,
@@ -269,12 +274,12 @@ impl World {
                     config.give(net(number), remote);
                 }
             }
-            Step::Take { remote, net: number } => {
+            ModelStep::Take { remote, net: number } => {
                 let allowed_ips = vec![AllowedIpChange { net: net(number), remove: true }];
                 update.peers = vec![PeerUpdate { update_only: true, allowed_ips, ..peer(self, remote) }];
                 config.take(net(number), remote);
             }
-            Step::Reload { remotes, net: number } => {
+            ModelStep::Reload { remotes, net: number } => {
                 config.keep(remotes);
                 update.replace_peers = true;
                 update.keep_endpoints = remotes & 16 != 0;
@@ -318,7 +323,7 @@ impl World {
         let to: IpAddr = ADDRESSES[address].parse().expect("an address");
         for _ in 0..=count {
             self.tun.push(packet(None, to, self.written.len()));
-            self.written.push(Written { to, at: self.current(), held: Vec::new() });
+            self.written.push(WrittenPackets { to, at: self.current(), held: Vec::new() });
         }
     }
 

@@ -17,7 +17,7 @@ use super::state::{self, State, StateError};
 use super::{ANSWERING, Descriptor, Offer, PAUSING, PREPARING, STARTING};
 use crate::clock;
 use crate::config::update::{DeviceStatus, DeviceUpdate};
-use crate::faults::{self, Step};
+use crate::faults::{self, TakeOverStep};
 use crate::lane::sockets::LaneSockets;
 use crate::lane::wait::pause::Pause;
 use crate::metrics::TakeOverMetrics;
@@ -114,7 +114,7 @@ impl Predecessor {
             let _ = connection.say("no another take-over is in progress");
             return;
         };
-        faults::step(Step::Asked);
+        faults::step(TakeOverStep::Asked);
         if let Err(failed) = self.hand_over(&mut connection, &mut round) {
             self.estate.metrics.failed.increment(1);
             tracing::warn!("the router was not taken over and goes on: {failed}");
@@ -123,7 +123,7 @@ impl Predecessor {
 
     fn hand_over(&self, connection: &mut Connection, round: &mut u32) -> Result<(), Failed> {
         self.offer(connection)?;
-        faults::step(Step::Offered);
+        faults::step(TakeOverStep::Offered);
         connection.expect("ready", PREPARING)?;
         let (thaw, frozen) = channel::bounded(1);
         let held = Held(&self.estate.pause);
@@ -207,15 +207,15 @@ impl Predecessor {
         let goes_on = |failed: Failed| (failed, Thaw::GoOn);
         // Wiped when this returns, if the successor has not done so.
         let _memory = self.send_state(connection, round, frozen).map_err(goes_on)?;
-        faults::step(Step::StateSent);
+        faults::step(TakeOverStep::StateSent);
         match connection.hear(ANSWERING) {
             Ok(answer) if answer == "accept" || answer == "fresh" => {}
             Ok(answer) => return Err(goes_on(LineError::Unknown(answer).into())),
             Err(error) => return Err(goes_on(error.into())),
         }
-        faults::step(Step::Accepted);
+        faults::step(TakeOverStep::Accepted);
         let gave = connection.say("go");
-        faults::step(Step::Gone);
+        faults::step(TakeOverStep::Gone);
         match gave.and_then(|()| connection.expect("running", STARTING)) {
             Ok(()) => Ok(()),
             // It may have used the sessions.
@@ -239,7 +239,7 @@ impl Predecessor {
         if !pause.settle(round, in_time) {
             return Err(Failed::Here("its workers could not finish what they have read"));
         }
-        faults::step(Step::Paused);
+        faults::step(TakeOverStep::Paused);
         let state = actor.freeze(frozen.clone(), PAUSING);
         let actor = state.ok_or(Failed::Here("its peer actor did not stop in time"))?;
         if !pause.settle(round, in_time) {
@@ -247,7 +247,7 @@ impl Predecessor {
         }
         let state = State { paused, actor, staged: pause.take_staged() };
         let memory = Memory(state::write(&state)?);
-        faults::step(Step::Frozen);
+        faults::step(TakeOverStep::Frozen);
         connection.say_with("state", &[memory.0.as_fd()])?;
         Ok(memory)
     }

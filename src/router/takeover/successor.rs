@@ -16,7 +16,7 @@ use super::state::{self, State, StateError};
 use super::{ANSWERING, Descriptor, Offer, PAUSING, PREPARING, REQUEST};
 use crate::config::RouterConfig;
 use crate::cpus::topology::Topology;
-use crate::faults::{self, Step};
+use crate::faults::{self, TakeOverStep};
 use crate::offload::Offloads;
 
 /// How long the end of a process may become visible after its connection has closed.
@@ -113,7 +113,7 @@ impl Successor {
         if !connection.is_same_user() {
             return Err(TakeOverError::Descriptors("it runs as another user"));
         }
-        faults::step(Step::Connected);
+        faults::step(TakeOverStep::Connected);
         let answer = match connection.hear(PREPARING) {
             Ok(answer) => answer,
             Err(LineError::Closed) => {
@@ -125,7 +125,7 @@ impl Successor {
         let offer: Offer = serde_json::from_str(&answer)
             .map_err(|_| LineError::Unknown("an offer of another form".into()))?;
         let (estate, life) = sort(&offer, &mut connection)?;
-        faults::step(Step::Received);
+        faults::step(TakeOverStep::Received);
         Ok(Some(Successor { connection, offer, estate, life }))
     }
 
@@ -176,7 +176,7 @@ impl Successor {
     /// # Errors
     /// The predecessor goes on.
     pub fn take_state(&mut self) -> Result<Carried, TakeOverError> {
-        faults::step(Step::Prepared);
+        faults::step(TakeOverStep::Prepared);
         let heard = self
             .connection
             .say("ready")
@@ -193,7 +193,7 @@ impl Successor {
         let memory = self.connection.descriptor().ok_or(TakeOverError::Descriptors("it sent no state"))?;
         match state::take(&File::from(memory)) {
             Ok(state) => {
-                faults::step(Step::Read);
+                faults::step(TakeOverStep::Read);
                 Ok(Carried::State(Box::new(state)))
             }
             Err(error @ StateError::Version(_)) => Ok(Carried::Fresh(error.to_string())),
@@ -206,25 +206,25 @@ impl Successor {
     /// # Errors
     /// The predecessor goes on.
     pub fn accept(&mut self, fresh: bool) -> Result<(), TakeOverError> {
-        faults::step(Step::Imported);
+        faults::step(TakeOverStep::Imported);
         let answer = if fresh { "fresh" } else { "accept" };
         let said = self.connection.say(answer);
-        faults::step(Step::Said);
+        faults::step(TakeOverStep::Said);
         match said.and_then(|()| self.connection.expect("go", ANSWERING)) {
             // It has not sent anything since it gave the state away: see the module.
             Err(LineError::Closed) if self.predecessor_ended() => {}
             outcome => outcome?,
         }
-        faults::step(Step::Going);
+        faults::step(TakeOverStep::Going);
         Ok(())
     }
 
     /// Tells the predecessor that this router runs.
     pub fn running(&mut self) {
-        faults::step(Step::Started);
+        faults::step(TakeOverStep::Started);
         // It ends in any case.
         let _ = self.connection.say("running");
-        faults::step(Step::Running);
+        faults::step(TakeOverStep::Running);
     }
 
     /// Returns whether the predecessor's process has ended.

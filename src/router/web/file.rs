@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use yaml_rust2::{Yaml, YamlLoader};
 
-use super::{Files, Logins, Settings, WebError};
+use super::{Files, Logins, WebError, WebSettings};
 
 /// Maximum length of the file in bytes, enough for some 10,000 logins.
 const MAX_FILE: usize = 1 << 20;
@@ -64,7 +64,7 @@ enum ClientAuth {
 }
 
 /// Reads the settings from the file at `path`. Relative paths in it are relative to its directory.
-pub(super) fn settings(path: &Path, files: &mut Files) -> Result<Settings, WebError> {
+pub(super) fn settings(path: &Path, files: &mut Files) -> Result<WebSettings, WebError> {
     let bytes = files.read(path)?;
     let invalid = |why: String| WebError::invalid(path, why);
     if bytes.len() > MAX_FILE {
@@ -80,7 +80,7 @@ pub(super) fn settings(path: &Path, files: &mut Files) -> Result<Settings, WebEr
         .as_ref()
         .is_some_and(|tls| tls.client_auth_type == ClientAuth::RequireAndVerifyClientCert);
     let tls = tls_server_config.map(|tls| server(&tls, path, files)).transpose()?;
-    Ok(Settings { tls, needs_certificate, logins: logins.map(Arc::new) })
+    Ok(WebSettings { tls, needs_certificate, logins: logins.map(Arc::new) })
 }
 
 fn parse(text: &str) -> Result<File, String> {

@@ -57,7 +57,7 @@ impl WebError {
 
 /// How the HTTP server is protected.
 #[derive(Debug, Default)]
-pub(super) struct Settings {
+pub(super) struct WebSettings {
     /// TLS, if it is on.
     pub(super) tls: Option<Arc<ServerConfig>>,
     /// Whether a request needs a client certificate. Those that are sent have been verified.
@@ -66,9 +66,9 @@ pub(super) struct Settings {
     pub(super) logins: Option<Arc<Logins>>,
 }
 
-impl Settings {
+impl WebSettings {
     /// Returns which protection `next` lacks.
-    fn lost_by(&self, next: &Settings) -> Option<&'static str> {
+    fn lost_by(&self, next: &WebSettings) -> Option<&'static str> {
         if self.tls.is_some() && next.tls.is_none() {
             Some("TLS")
         } else if self.needs_certificate && !next.needs_certificate {
@@ -79,7 +79,7 @@ impl Settings {
     }
 
     /// Takes the logins of `before` if they are the same, with those that are recognized again.
-    fn keep_logins_of(&mut self, before: &Settings) {
+    fn keep_logins_of(&mut self, before: &WebSettings) {
         if let (Some(now), Some(before)) = (&mut self.logins, &before.logins)
             && now.is_same(before)
         {
@@ -92,20 +92,20 @@ impl Settings {
 #[derive(Debug)]
 pub struct Web {
     path: PathBuf,
-    state: Mutex<State>,
+    state: Mutex<WebState>,
 }
 
 #[derive(Debug)]
-struct State {
-    current: Arc<Settings>,
+struct WebState {
+    current: Arc<WebSettings>,
     /// Each file that was read and when it was changed last.
-    files: BTreeMap<PathBuf, Option<Stamp>>,
+    files: BTreeMap<PathBuf, Option<FileStamp>>,
     looked: Instant,
 }
 
 /// Tells one version of a file from the next: device, inode, length, times of modification and of change. The last is
 /// not kept by tools that copy a file with its times.
-type Stamp = (u64, u64, u64, [i64; 4]);
+type FileStamp = (u64, u64, u64, [i64; 4]);
 
 impl Web {
     /// Reads the file at `path` and the files that it names.
@@ -115,7 +115,7 @@ impl Web {
     pub fn read(path: &Path) -> Result<Self, WebError> {
         let mut files = Files::default();
         let current = Arc::new(file::settings(path, &mut files)?);
-        let state = State { current, files: files.0, looked: Instant::now() };
+        let state = WebState { current, files: files.0, looked: Instant::now() };
         Ok(Web { path: path.to_owned(), state: Mutex::new(state) })
     }
 
@@ -138,7 +138,7 @@ impl Web {
     }
 
     /// Returns the current settings.
-    pub(super) fn current(&self) -> Arc<Settings> {
+    pub(super) fn current(&self) -> Arc<WebSettings> {
         let mut state = self.state();
         if state.looked.elapsed() >= LOOK {
             state.looked = Instant::now();
@@ -149,7 +149,7 @@ impl Web {
         Arc::clone(&state.current)
     }
 
-    fn read_again(&self, state: &mut State) {
+    fn read_again(&self, state: &mut WebState) {
         let mut files = Files::default();
         match file::settings(&self.path, &mut files) {
             Ok(mut settings) => {
@@ -176,14 +176,14 @@ impl Web {
         state.files = files.0;
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> std::sync::MutexGuard<'_, WebState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Reads files and notes which.
 #[derive(Default)]
-struct Files(BTreeMap<PathBuf, Option<Stamp>>);
+struct Files(BTreeMap<PathBuf, Option<FileStamp>>);
 
 impl Files {
     fn read(&mut self, path: &Path) -> Result<Zeroizing<Vec<u8>>, WebError> {
@@ -192,7 +192,7 @@ impl Files {
         reading::read(path).map_err(|source| WebError::Read { path: path.to_owned(), source })
     }
 
-    fn stamp(path: &Path) -> Option<Stamp> {
+    fn stamp(path: &Path) -> Option<FileStamp> {
         let file = fs::metadata(path).ok()?;
         let times = [file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()];
         Some((file.dev(), file.ino(), file.len(), times))
@@ -252,8 +252,8 @@ mod tests {
 
     #[test]
     fn what_a_change_would_turn_off_is_named() {
-        let certificate = Settings { needs_certificate: true, ..Settings::default() };
-        let none = Settings::default();
+        let certificate = WebSettings { needs_certificate: true, ..WebSettings::default() };
+        let none = WebSettings::default();
         assert!(certificate.lost_by(&none).is_some_and(|lost| lost.contains("certificate")));
         assert_eq!(none.lost_by(&certificate), None);
         assert_eq!(certificate.lost_by(&certificate), None);
