@@ -6,14 +6,15 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use clap::Args;
 
+use super::chosen::{self, ChosenError};
+use crate::config::ConfigError;
 use crate::config::env::Environment;
-use crate::config::{ConfigError, RouterConfig};
 use crate::drops::DropReason;
 use crate::metrics::exposition::Exposition;
 use crate::uapi::client::{self, ClientError};
@@ -44,17 +45,9 @@ pub enum DropsError {
     /// The environment is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The directory of control sockets cannot be read.
-    #[error("{}: cannot list interfaces: {source}", path.display())]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// The system error.
-        source: io::Error,
-    },
-    /// No interface was named, and there is not exactly one.
-    #[error("{}", choice(.0))]
-    Choose(Vec<String>),
+    /// There is not exactly one interface to choose.
+    #[error(transparent)]
+    Chosen(#[from] ChosenError),
     /// The router does not answer on its control socket.
     #[error(transparent)]
     Socket(#[from] ClientError),
@@ -72,14 +65,6 @@ const INTERVAL: Duration = Duration::from_millis(250);
 /// Number of readings of samples for one of the counters, which are a whole page of metrics.
 const READINGS: u32 = 4;
 
-fn choice(interfaces: &[String]) -> String {
-    if interfaces.is_empty() {
-        "no interface is served on this host".to_owned()
-    } else {
-        format!("name one of these interfaces: {}", interfaces.join(", "))
-    }
-}
-
 fn reasons() -> clap::builder::PossibleValuesParser {
     DropReason::ALL.iter().map(|reason| reason.label()).into()
 }
@@ -89,13 +74,8 @@ fn reasons() -> clap::builder::PossibleValuesParser {
 /// # Errors
 /// See [`DropsError`].
 pub fn run(args: &DropsArgs) -> Result<(), DropsError> {
-    let directory = Environment::of_process()?.uapi_dir.unwrap_or_else(|| RouterConfig::named("").uapi_dir);
-    let interface = match &args.interface {
-        Some(interface) => interface.clone(),
-        None => client::only_interface(&directory)
-            .map_err(|source| DropsError::Directory { path: directory.clone(), source })?
-            .map_err(DropsError::Choose)?,
-    };
+    let (directory, interface) =
+        chosen::interface(Environment::of_process()?.uapi_dir, args.interface.as_deref())?;
     let router = SampledRouter { directory: &directory, interface: &interface };
     let filter = |cause: &DropCause| args.reason.is_empty() || args.reason.contains(&cause.reason);
     if args.follow {

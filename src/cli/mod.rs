@@ -1,6 +1,7 @@
 //! Command line: parses the arguments, runs the command and maps its outcome to an exit status.
 
 pub mod check;
+pub mod chosen;
 pub mod demo;
 pub mod doctor;
 pub mod documents;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::cpus::topology::Topology;
 use crate::lane::bounds::MAX_LANES;
 use crate::netlink::MAIN_TABLE;
 use crate::wireguard::aead::Backend;
@@ -28,6 +29,11 @@ impl Queues {
             Queues::Auto => (cpus / 2).clamp(1, Self::MOST),
             Queues::Fixed(queues) => queues,
         }
+    }
+
+    /// Returns the number of queues on the CPUs that this thread may use.
+    pub fn count_here(self) -> usize {
+        self.count(Topology::of_this_thread().cpus.len())
     }
 }
 

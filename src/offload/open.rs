@@ -9,6 +9,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::unistd::Uid;
+use serde::{Deserialize, Serialize};
 
 use super::limits::Limits;
 use super::port::Port;
@@ -92,7 +93,7 @@ pub struct Offload {
 }
 
 /// Segmentation offloads of a TUN interface, in both directions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offloads {
     /// TCP segmentation (TSO), with checksum offload.
     pub tcp: bool,

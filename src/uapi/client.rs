@@ -95,24 +95,12 @@ pub fn interfaces(directory: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Returns the only interface with a live socket in `directory`, or the names of all if there is not exactly one.
-///
-/// # Errors
-/// The directory cannot be read.
-pub fn only_interface(directory: &Path) -> io::Result<Result<String, Vec<String>>> {
-    let mut interfaces = interfaces(directory)?;
-    Ok(match interfaces.pop() {
-        Some(only) if interfaces.is_empty() => Ok(only),
-        last => Err(interfaces.into_iter().chain(last).collect()),
-    })
-}
-
 /// Returns the configuration and counters of `interface`.
 ///
 /// # Errors
 /// See [`ClientError`].
 pub fn status(directory: &Path, interface: &str) -> Result<DeviceStatus, ClientError> {
-    let path = directory.join(format!("{interface}.sock"));
+    let path = super::socket_path(directory, interface);
     let stream = ask(&path, "get=1\n\n")?;
     match read_status(BufReader::new(stream.take(MAX_ANSWER))) {
         Ok(Some(Ok(status))) => Ok(status),
@@ -143,7 +131,7 @@ pub fn drops(directory: &Path, interface: &str, after: Option<u64>) -> Result<Op
 }
 
 fn text(directory: &Path, interface: &str, request: &str) -> Result<Option<String>, ClientError> {
-    let stream = ask(&directory.join(format!("{interface}.sock")), request)?;
+    let stream = ask(&super::socket_path(directory, interface), request)?;
     let mut answer = String::new();
     let read = stream.take(MAX_ANSWER).read_to_string(&mut answer);
     let text = answer.strip_suffix("errno=0\n\n").filter(|text| !text.is_empty());

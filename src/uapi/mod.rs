@@ -6,12 +6,18 @@ pub mod protocol;
 mod server;
 
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
 pub use server::{MAX_ANSWERS, Server, SocketFile, UapiError};
 
 use crate::config::update::{DeviceStatus, DeviceUpdate};
+
+/// Returns the path of the socket of `interface`, where `wg` looks for it.
+pub fn socket_path(directory: &Path, interface: &str) -> PathBuf {
+    directory.join(format!("{interface}.sock"))
+}
 
 /// The router behind the socket. Each client makes one call at a time, on a blocking thread: a call may wait for the
 /// peer actor, but not for the network.

@@ -24,6 +24,9 @@ use crate::config::update::{
 use crate::wireguard::keys::{KeyError, PresharedKey, PrivateKey, PublicKey};
 use crate::wireguard::suite::Suite;
 
+/// The first line of a request for a take-over. An empty line follows.
+pub const TAKE_OVER: &str = "take_over=1";
+
 /// A complete request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -91,7 +94,7 @@ impl RequestParser {
             ParserState::Idle => {
                 self.0 = match line {
                     "get=1" => ParserState::Get { what: Subject::Device, has_lines: false },
-                    "take_over=1" => ParserState::TakeOver,
+                    TAKE_OVER => ParserState::TakeOver,
                     "get=metrics" => ParserState::Get { what: Subject::Metrics, has_lines: false },
                     "get=drops" => ParserState::Get { what: Subject::Drops(u64::MAX), has_lines: false },
                     "set=1" => ParserState::Set(Box::default()),

@@ -108,7 +108,7 @@ impl Server {
     /// # Errors
     /// [`UapiError::Taken`] if one does.
     pub fn check(directory: &Path, interface: &str) -> Result<(), UapiError> {
-        let path = directory.join(format!("{interface}.sock"));
+        let path = super::socket_path(directory, interface);
         if unix::UnixStream::connect(&path).is_ok() { Err(UapiError::Taken(path)) } else { Ok(()) }
     }
 
@@ -118,7 +118,7 @@ impl Server {
     /// # Errors
     /// Another process listens on the socket, or the directory or socket cannot be created.
     pub fn bind(directory: &Path, interface: &str) -> Result<Self, UapiError> {
-        let path = directory.join(format!("{interface}.sock"));
+        let path = super::socket_path(directory, interface);
         let os = |path: &Path, what| {
             let path = path.to_owned();
             move |source| UapiError::Os { path, what, source }
@@ -184,7 +184,7 @@ impl Server {
     /// # Errors
     /// The descriptor is not a listening UNIX socket.
     pub fn take_over(fd: OwnedFd, directory: &Path, interface: &str) -> Result<Self, UapiError> {
-        let path = directory.join(format!("{interface}.sock"));
+        let path = super::socket_path(directory, interface);
         let mut server = Self::inherited(fd)?;
         server.file = fs::symlink_metadata(&path)
             .ok()

@@ -35,7 +35,7 @@ pub(super) fn plan(config: &RouterConfig) -> Check {
 /// Checks whether a CPU quota would throttle the workers.
 pub(super) fn quota(config: &RouterConfig) -> Check {
     let name = "CPU quota";
-    let workers = 2 * config.queues.count(Topology::of_this_thread().cpus.len());
+    let workers = 2 * config.queues.count_here();
     match tightest_quota() {
         None => Check::good(name, "none"),
         Some(cpus) if cpus >= workers as f64 => {

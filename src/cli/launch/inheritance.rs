@@ -94,7 +94,7 @@ impl Inheritance {
         move || match (given, control) {
             (Some(server), _) => Ok(server),
             // Someone may have removed the file while no process served it.
-            (None, Some(control)) if directory.join(format!("{interface}.sock")).exists() => {
+            (None, Some(control)) if uapi::socket_path(&directory, &interface).exists() => {
                 uapi::Server::take_over(control, &directory, &interface)
             }
             (None, _) => uapi::Server::bind(&directory, &interface),

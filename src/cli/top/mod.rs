@@ -13,12 +13,12 @@ mod totals;
 mod view;
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use clap::Args;
 
+use super::chosen::ChosenError;
 use crate::config::ConfigError;
 use crate::config::env::Environment;
 use crate::uapi::client::ClientError;
@@ -54,17 +54,9 @@ pub enum TopError {
     /// The environment is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The directory of control sockets cannot be read.
-    #[error("{}: cannot list interfaces: {source}", path.display())]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// The system error.
-        source: io::Error,
-    },
-    /// No interface was named, and there is not exactly one.
-    #[error("{}", choice(.0))]
-    Choose(Vec<String>),
+    /// There is not exactly one interface to choose.
+    #[error("{}", with_url(.0))]
+    Chosen(#[from] ChosenError),
     /// The router does not answer on its control socket.
     #[error("{0}; with `--url http://127.0.0.1:9586/metrics` any user can watch")]
     Socket(#[from] ClientError),
@@ -84,11 +76,10 @@ pub enum TopError {
     Terminal(#[source] io::Error),
 }
 
-fn choice(interfaces: &[String]) -> String {
-    if interfaces.is_empty() {
-        "no interface is served on this host; name the router's metrics with --url".to_owned()
-    } else {
-        format!("name one of these interfaces: {}", interfaces.join(", "))
+fn with_url(error: &ChosenError) -> String {
+    match error {
+        ChosenError::NoInterface => format!("{error}; name the router's metrics with --url"),
+        _ => error.to_string(),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::TopError;
 use super::http::{self, Url};
 use super::totals::Totals;
-use crate::config::RouterConfig;
+use crate::cli::chosen;
 use crate::metrics::exposition::Exposition;
 use crate::uapi::client;
 
@@ -26,13 +26,7 @@ impl Source {
     /// # Errors
     /// The directory cannot be read, or there is not exactly one interface.
     pub(super) fn socket(directory: Option<PathBuf>, interface: Option<&str>) -> Result<Source, TopError> {
-        let directory = directory.unwrap_or_else(|| RouterConfig::named("").uapi_dir);
-        let interface = match interface {
-            Some(interface) => interface.to_owned(),
-            None => client::only_interface(&directory)
-                .map_err(|source| TopError::Directory { path: directory.clone(), source })?
-                .map_err(TopError::Choose)?,
-        };
+        let (directory, interface) = chosen::interface(directory, interface)?;
         Ok(Source::Socket(directory, interface))
     }
 

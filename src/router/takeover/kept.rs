@@ -11,7 +11,6 @@ use super::Descriptor;
 use super::predecessor::Predecessor;
 use super::successor::Inherited;
 use crate::config::RouterConfig;
-use crate::cpus::topology::Topology;
 use crate::service::{self, ServiceManager};
 use crate::sys::tun;
 use crate::underlay::{SocketOptions, UdpSocket};
@@ -61,10 +60,7 @@ impl Keeper {
             thread::sleep(LOOK);
         }
         let room = self.manager.room();
-        let forgotten = std::mem::take(&mut kept.0);
-        for kind in forgotten {
-            self.manager.forget(&kind.name());
-        }
+        self.forget_all(&mut kept.0);
         self.router.with_descriptors(|descriptors| {
             let of_process = [Descriptor::Life, Descriptor::Masquerade];
             let descriptors = descriptors.iter().filter(|(kind, _)| !of_process.contains(kind));
@@ -81,8 +77,11 @@ impl Keeper {
 
     /// Has the manager close everything, before the router removes its interface.
     pub fn forget(&self) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        for kind in std::mem::take(&mut kept.0) {
+        self.forget_all(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner).0);
+    }
+
+    fn forget_all(&self, kept: &mut Vec<Descriptor>) {
+        for kind in kept.drain(..) {
             self.manager.forget(&kind.name());
         }
     }
@@ -132,7 +131,7 @@ fn sort(named: Vec<(String, OwnedFd)>, config: &RouterConfig) -> Result<Inherite
     for (kind, descriptor) in sorted {
         inherited.add(kind, descriptor, &mut None).map_err(|_| "some are missing")?;
     }
-    let lanes = config.queues.count(Topology::of_this_thread().cpus.len());
+    let lanes = config.queues.count_here();
     if inherited.queues.len() != lanes || inherited.sockets.len() != lanes {
         return Err("the number of lanes has changed");
     }

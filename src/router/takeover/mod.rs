@@ -49,9 +49,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::offload::Offloads;
 
-/// The first line of a request for a take-over. An empty line follows.
-pub const REQUEST: &str = "take_over=1";
-
 /// Counters of each session that a successor does not send. Fewer than the smallest replay window
 /// ([`WINDOW`](crate::wireguard::replay::WINDOW)), so that the other end accepts datagrams that are in flight.
 pub const RESERVE: u64 = 1024;
@@ -79,8 +76,8 @@ pub struct Offer {
     pub lanes: usize,
     /// Whether lanes have ports of their own.
     pub spread: bool,
-    /// Whether the interface has TCP segmentation, UDP segmentation, and both inside UDP tunnels.
-    pub offloads: [bool; 3],
+    /// The offloads of the interface.
+    pub offloads: Offloads,
     /// The secret of the receiver indices.
     pub secret: [u8; 8],
     /// What the descriptors are, in order.
@@ -96,8 +93,6 @@ impl Offer {
         offloads: Offloads,
         secret: [u8; 8],
     ) -> Self {
-        let Offloads { tcp, udp, udp_tunnel } = offloads;
-        let offloads = [tcp, udp, udp_tunnel];
         Offer { interface, lanes, spread, offloads, secret, descriptors: Vec::new() }
     }
 }

@@ -3,21 +3,23 @@
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::net::TcpListener;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
+use procfs::process::Process;
 
 use super::connection::{Connection, LineError};
 use super::state::{self, State, StateError};
-use super::{ANSWERING, Descriptor, Offer, PAUSING, PREPARING, REQUEST};
+use super::{ANSWERING, Descriptor, Offer, PAUSING, PREPARING};
 use crate::config::RouterConfig;
-use crate::cpus::topology::Topology;
 use crate::faults::{self, TakeOverStep};
 use crate::offload::Offloads;
+use crate::uapi;
+use crate::uapi::protocol::TAKE_OVER;
 
 /// How long the end of a process may become visible after its connection has closed.
 const DYING: u16 = 1000;
@@ -98,7 +100,7 @@ impl Successor {
     /// # Errors
     /// It refuses.
     pub fn ask(directory: &Path, interface: &str) -> Result<Option<Self>, TakeOverError> {
-        let path = directory.join(format!("{interface}.sock"));
+        let path = uapi::socket_path(directory, interface);
         let mut stream = match UnixStream::connect(&path) {
             Ok(stream) => stream,
             Err(error)
@@ -108,7 +110,7 @@ impl Successor {
             }
             Err(error) => return Err(error.into()),
         };
-        stream.write_all(format!("{REQUEST}\n\n").as_bytes())?;
+        stream.write_all(format!("{TAKE_OVER}\n\n").as_bytes())?;
         let mut connection = Connection::new(stream)?;
         if !connection.is_same_user() {
             return Err(TakeOverError::Descriptors("it runs as another user"));
@@ -144,9 +146,9 @@ impl Successor {
     /// # Errors
     /// [`TakeOverError::Differs`].
     pub fn check(&self, config: &RouterConfig) -> Result<(), TakeOverError> {
-        let lanes = config.queues.count(Topology::of_this_thread().cpus.len());
+        let lanes = config.queues.count_here();
         let spread = config.spread_ports.is_on();
-        if !config.tun_offload.is_on() && self.offer.offloads != [false; 3] {
+        if !config.tun_offload.is_on() && self.offer.offloads != Offloads::default() {
             return Err(TakeOverError::Differs {
                 there: "offloads".to_owned(),
                 here: "none".to_owned(),
@@ -229,7 +231,6 @@ impl Successor {
 
     /// Returns whether the predecessor's process has ended.
     fn predecessor_ended(&self) -> bool {
-        use std::os::fd::AsFd as _;
         let mut life = [PollFd::new(self.life.as_fd(), PollFlags::POLLIN)];
         poll(&mut life, DYING) == Ok(1)
     }
@@ -238,14 +239,9 @@ impl Successor {
 /// Waits until a process that has closed its connection has closed its other descriptors too, if it is ending.
 fn await_end(process: Option<i32>) {
     let Some(process) = process else { return };
-    let has_ended = || match std::fs::read_to_string(format!("/proc/{process}/stat")) {
-        // The state is the first field after the name, which is in parentheses, and the number of threads the eighteenth
-        // (proc_pid_stat(5)). The first thread may have ended before the others.
-        Ok(stat) => {
-            let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
-            let has_died = fields.next().is_some_and(|state| state.starts_with(['Z', 'X']));
-            has_died && matches!(fields.nth(16), Some("0" | "1"))
-        }
+    // The first thread may have ended before the others.
+    let has_ended = || match Process::new(process).and_then(|process| process.stat()) {
+        Ok(stat) => matches!(stat.state, 'Z' | 'X') && stat.num_threads <= 1,
         Err(_) => true,
     };
     let begin = Instant::now();
@@ -257,12 +253,8 @@ fn await_end(process: Option<i32>) {
 /// Returns what the descriptors of `offer` are.
 fn sort(offer: &Offer, connection: &mut Connection) -> Result<(Inherited, OwnedFd), TakeOverError> {
     const MISSING: TakeOverError = TakeOverError::Descriptors("descriptors are missing");
-    let [tcp, udp, udp_tunnel] = offer.offloads;
-    let mut estate = Inherited {
-        offloads: Some(Offloads { tcp, udp, udp_tunnel }),
-        secret: Some(offer.secret),
-        ..Inherited::default()
-    };
+    let mut estate =
+        Inherited { offloads: Some(offer.offloads), secret: Some(offer.secret), ..Inherited::default() };
     let mut life = None;
     for kind in &offer.descriptors {
         let descriptor = connection.descriptor().ok_or(MISSING)?;
