@@ -4,37 +4,15 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use crate::config::*;
+use crate::testing::Folder;
 
 const FILE: &str = "[Interface]\nPrivateKey = yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=\n\
                     ListenPort = 1000\nMTU = 1300\nAddress = 10.0.0.1/24\n";
 const OTHER_KEY: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
 
-/// A directory for one test, removed on drop.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(test: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("laneway-config-{test}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-
-    fn write(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.0.join(name);
-        fs::write(&path, text).unwrap();
-        path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 #[test]
 fn the_environment_wins_over_the_file() {
-    let folder = Folder::new("wins");
+    let folder = Folder::new("config-wins");
     let path = folder.write("wg7.conf", FILE);
     let key = folder.write("key", &format!("{OTHER_KEY}\n"));
     let environment = Environment {
@@ -53,7 +31,7 @@ fn the_environment_wins_over_the_file() {
 
 #[test]
 fn a_reload_reads_the_file_as_it_is_now() {
-    let folder = Folder::new("reload");
+    let folder = Folder::new("config-reload");
     let path = folder.write("wg8.conf", FILE);
     let environment = Environment::default();
     let router = RouterConfig::for_run(Some(&path), &environment).unwrap();
@@ -72,7 +50,7 @@ fn a_run_without_file_and_key_is_refused() {
 
 #[test]
 fn what_is_valid_but_hardly_meant_is_warned_of_with_its_line() {
-    let folder = Folder::new("warnings");
+    let folder = Folder::new("config-warnings");
     let warned = |name: &str, text: &str| -> Vec<String> {
         let path = folder.write(name, text);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
@@ -137,7 +115,7 @@ fn a_plain_interface_has_no_metrics_and_leaves_the_link_to_others() {
 
 #[test]
 fn routes_lead_to_allowed_ips_once_and_never_take_our_own_datagrams_back_in() {
-    let folder = Folder::new("routes");
+    let folder = Folder::new("config-routes");
     let peers = format!(
         "[Peer]\nPublicKey={OTHER_KEY}\nAllowedIPs=10.0.0.0/24,10.2.0.0/16,10.2.0.0/16,0.0.0.0/0,fd00::/8\n"
     );
@@ -178,7 +156,7 @@ fn a_missing_file_says_who_named_it() {
 
 #[test]
 fn a_key_file_without_a_key_is_named_and_not_shown() {
-    let folder = Folder::new("key");
+    let folder = Folder::new("config-key");
     let environment = Environment {
         private_key_file: Some(folder.write("key", "hunter2hunter2")),
         ..Environment::default()

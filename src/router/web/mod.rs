@@ -202,32 +202,16 @@ impl Files {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Folder;
 
     /// Hashes of nothing in particular, at cost 10.
     const USERS: &str =
         "basic_auth_users:\n  alice: $2y$10$mDwo.lAisC94iLAyP81MCesa29IzH37oigHC/42V2pdJlUprsJPze\n";
     const MORE: &str = "  bob: $2y$10$mDwo.lAisC94iLAyP81MCesa29IzH37oigHC/42V2pdJlUprsJPze\n";
 
-    /// A folder that is removed when dropped.
-    struct Folder(PathBuf);
-
-    impl Folder {
-        fn new(test: &str) -> Folder {
-            let path = std::env::temp_dir().join(format!("laneway-web-{test}-{}", std::process::id()));
-            fs::create_dir_all(&path).unwrap();
-            Folder(path)
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
-
     #[test]
     fn protection_is_not_lost_when_the_file_is_read_again() {
-        let folder = Folder::new("again");
+        let folder = Folder::new("web-again");
         let path = folder.0.join("web.yml");
         let write = |text: &str| fs::write(&path, text).unwrap();
         for empty in ["", "# nothing\n", "{}", "basic_auth_users:\n", "basic_auth_users: {}\n"] {
@@ -261,7 +245,7 @@ mod tests {
 
     #[test]
     fn passwords_in_clear_are_warned_of() {
-        let folder = Folder::new("clear");
+        let folder = Folder::new("web-clear");
         let path = folder.0.join("web.yml");
         fs::write(&path, USERS).unwrap();
         let web = Web::read(&path).unwrap();
@@ -272,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_replaced_file_of_the_same_time_and_length_is_changed() {
-        let folder = Folder::new("stamp");
+        let folder = Folder::new("web-stamp");
         let (path, new) = (folder.0.join("a"), folder.0.join("b"));
         fs::write(&path, "1").unwrap();
         fs::write(&new, "2").unwrap();
