@@ -279,6 +279,21 @@ fn write_hex(key: &[u8; KEY]) -> String {
     text
 }
 
+/// A deterministic source of bytes that do not repeat.
+#[cfg(any(test, fuzzing))]
+pub(crate) struct Counting(pub(crate) u64);
+
+#[cfg(any(test, fuzzing))]
+impl Entropy for Counting {
+    fn fill(&mut self, dest: &mut [u8]) {
+        for chunk in dest.chunks_mut(8) {
+            self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            let mixed = (self.0 ^ self.0 >> 29).to_le_bytes();
+            chunk.copy_from_slice(&mixed[..chunk.len()]);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -35,6 +35,8 @@ pub mod replay;
 mod rotation;
 pub mod session;
 pub mod settings;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod single;
 pub mod state;
 pub mod suite;
 pub mod table;

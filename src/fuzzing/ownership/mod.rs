@@ -51,32 +51,20 @@ pub fn ownership(bytes: &[u8]) {
 mod tests {
     use super::shrink::shrink;
     use super::*;
+    use crate::fuzzing::runner::{Dice, number};
 
     /// Steps of a run.
     const STEPS: usize = 160;
 
-    /// The numbers of `SplitMix64` (Steele et al., "Fast Splittable Pseudorandom Number Generators").
-    struct Random(u64);
-
-    impl Random {
-        fn next(&mut self) -> u64 {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-            mixed ^ mixed >> 31
-        }
-    }
-
     fn steps(seed: u64) -> Vec<ModelStep> {
-        let mut random = Random(seed);
-        let bytes: Vec<u8> = (0..STEPS * ModelStep::BYTES).map(|_| (random.next() >> 56) as u8).collect();
+        let mut dice = Dice(seed);
+        let bytes: Vec<u8> = (0..STEPS * ModelStep::BYTES).map(|_| (dice.roll() >> 56) as u8).collect();
         ModelStep::decode(&bytes)
     }
 
     /// `LANEWAY_MODEL_SEED` repeats one run, `LANEWAY_MODEL_RUNS` sets the number of runs.
     #[test]
     fn no_packet_comes_to_another_than_its_owner() {
-        let number = |name: &str| std::env::var(name).ok().map(|value| value.parse::<u64>().unwrap());
         let (first, runs) = match number("LANEWAY_MODEL_SEED") {
             Some(seed) => (seed, 1),
             None => (0, number("LANEWAY_MODEL_RUNS").unwrap_or(150)),

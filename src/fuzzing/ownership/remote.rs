@@ -4,29 +4,16 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::clock::simulated;
-use crate::drops::DropTally;
 use crate::packet::ip;
 use crate::units::{Nanos, PeerId};
-use crate::wireguard::keys::{Entropy, PresharedKey, PrivateKey, PublicKey};
-use crate::wireguard::messages::{DATA_HEADER, DATA_OVERHEAD, Kind, data_receiver, padded_len};
+use crate::wireguard::keys::{Counting, PresharedKey, PrivateKey, PublicKey};
+use crate::wireguard::messages::{Kind, padded_len};
 use crate::wireguard::outputs::{Output, Outputs};
 use crate::wireguard::protocol::Protocol;
-use crate::wireguard::session::{OpenedRun, Session};
+use crate::wireguard::session::Session;
 use crate::wireguard::settings::Settings;
+use crate::wireguard::single;
 use crate::wireguard::table::SessionTable;
-
-/// Bytes that do not repeat, the same in every run.
-pub(super) struct Counting(pub(super) u64);
-
-impl Entropy for Counting {
-    fn fill(&mut self, dest: &mut [u8]) {
-        for chunk in dest.chunks_mut(8) {
-            self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-            let mixed = (self.0 ^ self.0 >> 29).to_le_bytes();
-            chunk.copy_from_slice(&mixed[..chunk.len()]);
-        }
-    }
-}
 
 /// A remote peer.
 pub(super) struct Remote {
@@ -105,39 +92,13 @@ impl Remote {
     /// Seals a packet, if there is a session to send with.
     pub(super) fn seal(&mut self, now: Nanos, packet: &[u8]) -> Option<Vec<u8>> {
         let session = self.sending.as_ref().filter(|session| session.can_send(now))?;
-        let counter = session.reserve(1)?;
-        let mut datagram = vec![0; padded_len(packet.len(), 1420) + DATA_OVERHEAD];
-        datagram[DATA_HEADER..DATA_HEADER + packet.len()].copy_from_slice(packet);
-        let len = datagram.len();
-        session.seal_run(counter, &mut datagram, len);
-        if packet.is_empty() {
-            session.activity().sent_keepalive(now);
-        } else {
-            session.activity().sent_data(now);
-        }
-        Some(datagram)
+        single::seal(session, now, packet, padded_len(packet.len(), 1420))
     }
 
     fn open(&mut self, now: Nanos, datagram: &[u8]) -> Vec<Vec<u8>> {
-        let Some(session) = self.table.get(data_receiver(datagram)) else { return Vec::new() };
-        if !session.can_receive(now) {
-            return Vec::new();
-        }
-        let (mut run, mut opened, mut drops) = (datagram.to_vec(), OpenedRun::new(), DropTally::default());
-        session.open_run(&mut run, datagram.len(), &mut opened, &mut drops);
-        if opened.is_empty() {
-            return Vec::new();
-        }
-        if session.awaits_confirmation() {
-            self.protocol.confirmed(simulated::unix(now), &session, &mut self.out);
-        }
-        if opened.iter().all(|packet| packet.len == 0) {
-            session.activity().received_keepalive(now);
-        } else {
-            session.activity().received_data(now);
-        }
-        let packets = opened.iter().map(|o| &run[o.offset as usize..][..o.len as usize]);
-        packets.filter_map(ip::trimmed).map(<[u8]>::to_vec).collect()
+        let opened = single::open(&self.table, &mut self.protocol, now, datagram, &mut self.out);
+        let packets = opened.unwrap_or_default();
+        packets.iter().filter_map(|packet| ip::trimmed(packet)).map(<[u8]>::to_vec).collect()
     }
 
     fn look(&mut self, now: Nanos) {

@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicBool;
 
 use tokio::sync::watch;
 
-use super::remote::Counting;
 use crate::clock;
 use crate::config::SpreadPorts;
 use crate::config::update::DeviceUpdate;
@@ -32,6 +31,7 @@ use crate::peers::snapshot_builder::BuilderState;
 use crate::shutdown::Shutdown;
 use crate::underlay::{Endpoint, MarkedSockets, SocketOptions};
 use crate::units::Nanos;
+use crate::wireguard::keys::Counting;
 use crate::wireguard::outputs::{HandshakeDrop, Outputs};
 use crate::wireguard::protocol::Protocol;
 use crate::wireguard::settings::Settings;

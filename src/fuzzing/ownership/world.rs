@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::config::{ADDRESSES, Config, Holder, NETS, REMOTES};
-use super::remote::{Counting, Remote};
+use super::remote::Remote;
 use super::router::Router;
 use super::steps::ModelStep;
 use crate::clock::simulated;
@@ -15,7 +15,7 @@ use crate::drops::DropReason;
 use crate::lane::peers::Snapshot;
 use crate::underlay::Endpoint;
 use crate::units::Nanos;
-use crate::wireguard::keys::{PresharedKey, PrivateKey, PublicKey};
+use crate::wireguard::keys::{Counting, PresharedKey, PrivateKey, PublicKey};
 use crate::wireguard::timers::{MAX_ATTEMPTS, MAX_JITTER, REKEY_TIMEOUT};
 
 /// Datagrams that the network holds at most; it loses the oldest.

@@ -1,31 +1,20 @@
 //! Test harness: two ends of a tunnel with a simulated clock.
 
-use crate::wireguard::settings::Settings;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::drops::{DropReason, DropTally};
+use crate::clock::simulated::unix;
+use crate::drops::DropReason;
 use crate::units::{Nanos, PeerId};
-use crate::wireguard::keys::{Entropy, PresharedKey, PrivateKey, PublicKey};
-use crate::wireguard::messages::{DATA_HEADER, DATA_OVERHEAD, Kind, data_receiver};
+use crate::wireguard::keys::{Counting, PresharedKey, PrivateKey, PublicKey};
+use crate::wireguard::messages::Kind;
 use crate::wireguard::outputs::{HandshakeDrop, Output, Outputs};
 use crate::wireguard::protocol::Protocol;
-use crate::wireguard::session::{OpenedRun, Session};
+use crate::wireguard::session::Session;
+use crate::wireguard::settings::Settings;
+use crate::wireguard::single;
 use crate::wireguard::table::SessionTable;
-
-/// A deterministic source of bytes that do not repeat.
-pub(super) struct Counting(pub(super) u64);
-
-impl Entropy for Counting {
-    fn fill(&mut self, dest: &mut [u8]) {
-        for chunk in dest.chunks_mut(8) {
-            self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-            let mixed = (self.0 ^ self.0 >> 29).to_le_bytes();
-            chunk.copy_from_slice(&mixed[..chunk.len()]);
-        }
-    }
-}
 
 /// The source address of all datagrams.
 pub(super) const ADDRESS: &str = "192.0.2.1:51820";
@@ -49,10 +38,6 @@ pub(super) struct End {
 /// Returns the time `seconds` after the start of the test.
 pub(super) fn at(seconds: f64) -> Nanos {
     Nanos(1_000_000_000).after(Duration::from_secs_f64(seconds))
-}
-
-fn unix(now: Nanos) -> Duration {
-    Duration::from_secs(1_700_000_000) + now.since(Nanos::NEVER)
 }
 
 /// Returns the private key generated from `seed`.
@@ -142,42 +127,14 @@ impl End {
 
     /// Opens a data message as an outside worker does.
     pub(super) fn open(&mut self, now: Nanos, datagram: &[u8]) -> Result<Vec<Vec<u8>>, DropReason> {
-        let session = self.table.get(data_receiver(datagram)).ok_or(DropReason::UnknownIndex)?;
-        if !session.can_receive(now) {
-            return Err(DropReason::SessionExpired);
-        }
-        let (mut run, mut opened, mut drops) = (datagram.to_vec(), OpenedRun::new(), DropTally::default());
-        session.open_run(&mut run, datagram.len(), &mut opened, &mut drops);
-        let mut reason = None;
-        drops.take(|dropped, _| reason = Some(dropped));
-        if let Some(reason) = reason {
-            return Err(reason);
-        }
-        if session.awaits_confirmation() {
-            self.protocol.confirmed(unix(now), &session, &mut self.out);
-        }
-        if opened[0].len == 0 {
-            session.activity().received_keepalive(now);
-        } else {
-            session.activity().received_data(now);
-        }
-        Ok(opened.iter().map(|o| run[o.offset as usize..][..o.len as usize].to_vec()).collect())
+        single::open(&self.table, &mut self.protocol, now, datagram, &mut self.out)
     }
 
     /// Seals a packet as an inside worker does.
     pub(super) fn seal(&mut self, now: Nanos, payload: &[u8]) -> Vec<u8> {
         let session = self.sending.as_ref().expect("there is a session to send with");
         assert!(session.can_send(now));
-        let counter = session.reserve(1).expect("counters are left");
-        let mut datagram = [&[0; DATA_HEADER], payload, &[0; DATA_OVERHEAD - DATA_HEADER]].concat();
-        let len = datagram.len();
-        session.seal_run(counter, &mut datagram, len);
-        if payload.is_empty() {
-            session.activity().sent_keepalive(now);
-        } else {
-            session.activity().sent_data(now);
-        }
-        datagram
+        single::seal(session, now, payload, payload.len()).expect("counters are left")
     }
 
     fn carry_out(&mut self, now: Nanos) -> Vec<Vec<u8>> {
