@@ -2,8 +2,9 @@
 //!
 //! While nobody listens, a dropped packet costs one relaxed load, one that waits for a handshake another, and a carried
 //! packet nothing. Each request allows a number of samples per reason, so that a flood dropped for one reason does not
-//! hide others. Sampling ends one to two seconds after the last request. Workers put their samples in a bounded queue, which requests move to a bounded
-//! history that several listeners can read. What finds no room is lost; the counters still tell its number.
+//! hide others. Sampling ends one to two seconds after the last request. Workers put their samples in a bounded queue,
+//! which requests move to a bounded history that several listeners can read. What finds no room is lost; the counters
+//! still tell its number.
 
 use std::array;
 use std::collections::VecDeque;
@@ -144,9 +145,7 @@ impl DropSamples {
         }
         out
     }
-}
 
-impl DropSamples {
     fn want(&self, number: u32) {
         self.wanted.iter().for_each(|wanted| wanted.store(number, Ordering::Relaxed));
     }
