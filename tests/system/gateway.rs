@@ -27,14 +27,20 @@ fn run(side: &Side, folder: &Folder, device: &str, text: &str, environment: &[(&
     process
 }
 
-#[test]
-fn packets_from_the_tunnel_leave_with_the_gateways_address_and_the_rules_are_gone_with_it() {
-    require_root!();
+/// Returns a client, a gateway and a host beyond the gateway.
+fn hosts() -> [Side; 3] {
     let client = host([192, 0, 2, 1], "::");
     let gateway = host([192, 0, 2, 2], "::");
     let world = host(WORLD, "::");
     cable((&client, "wan", &["192.0.2.1/24"]), (&gateway, "lan", &["192.0.2.2/24"]));
     cable((&gateway, "wan", &["198.51.100.1/24"]), (&world, "wan", &["198.51.100.2/24"]));
+    [client, gateway, world]
+}
+
+#[test]
+fn packets_from_the_tunnel_leave_with_the_gateways_address_and_the_rules_are_gone_with_it() {
+    require_root!();
+    let [client, gateway, world] = hosts();
     let (folder, devices) = (Folder::new(), [device_name("lc"), device_name("lg")]);
     let keys = [KeyPair::generate(&client), KeyPair::generate(&gateway)];
     let text = |own: &KeyPair, host: u8, peer: &KeyPair, more: &str| {
@@ -114,11 +120,7 @@ fn follow(side: &Side, folder: &Folder, commands: &str) -> Process {
 #[test]
 fn the_commands_of_the_readme_make_a_gateway() {
     require_root!();
-    let client = host([192, 0, 2, 1], "::");
-    let gateway = host([192, 0, 2, 2], "::");
-    let world = host(WORLD, "::");
-    cable((&client, "wan", &["192.0.2.1/24"]), (&gateway, "lan", &["192.0.2.2/24"]));
-    cable((&gateway, "wan", &["198.51.100.1/24"]), (&world, "wan", &["198.51.100.2/24"]));
+    let [client, gateway, _world] = hosts();
     if attempt(&gateway.namespace, &["nft", "add", "table", "inet", "probe"], "").is_err() {
         crate::support::skip::report("this kernel has no nftables");
         return;

@@ -142,9 +142,7 @@ fn a_connection_outlives_an_endpoint_that_is_dead_for_a_while() {
     require_root!();
     for other in mobile() {
         let lab = lab();
-        let endpoint = Family::V4.endpoint(&lab.right).to_string();
-        let tunnel = Tunnel::new(&lab.left, &lab.right, other, &endpoint);
-        reaches(&lab.left, 2);
+        let tunnel = Tunnel::up(&lab, other);
         let address = SocketAddr::new(Family::V4.inside(2), 7777);
         let listener = lab.right.namespace.run(|| TcpListener::bind(address)).expect("enter");
         let listener = listener.expect("a listener");
@@ -219,9 +217,7 @@ fn a_device_that_is_down_is_silent_until_it_is_up() {
     require_root!();
     for other in mobile() {
         let lab = lab();
-        let endpoint = Family::V4.endpoint(&lab.right).to_string();
-        let tunnel = Tunnel::new(&lab.left, &lab.right, other, &endpoint);
-        reaches(&lab.left, 2);
+        let tunnel = Tunnel::up(&lab, other);
         let (left, right) = (tunnel.left.device(), tunnel.right.device());
         let back = endpoint_of_peer(&lab.right, right);
         let Running::Laneway(laneway) = &tunnel.left else { unreachable!("the left one is a Laneway") };
@@ -248,6 +244,7 @@ fn a_device_that_is_down_is_silent_until_it_is_up() {
         assert_eq!(laneway.process.said().matches("is reached at").count(), 2);
 
         output(&lab.right.namespace, &["wg", "set", right, "listen-port", "40002"], "");
+        let endpoint = Family::V4.endpoint(&lab.right);
         let moved = format!("{}:40002", lab.right.underlay4);
         wait_until("a move", || {
             let _ = answers(&lab.right.namespace, Family::V4.inside(1));

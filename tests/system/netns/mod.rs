@@ -16,7 +16,7 @@ use crate::support::process::{attempt, output};
 use crate::support::tunnel::{self, Family};
 use crate::support::wg::{self, KeyPair, Setting};
 use crate::support::{lab, require_root, wait_until};
-use laneway::cli::demo::lab::Side;
+use laneway::cli::demo::lab::{Lab, Side};
 
 /// Returns the implementations at the other end.
 fn others() -> Vec<Kind> {
@@ -53,6 +53,14 @@ impl Tunnel {
         tunnel
     }
 
+    /// Creates a Laneway on the left of `lab` and an `other` on the right, and waits until echoes return.
+    fn up(lab: &Lab, other: Kind) -> Self {
+        let endpoint = Family::V4.endpoint(&lab.right).to_string();
+        let tunnel = Tunnel::new(&lab.left, &lab.right, other, &endpoint);
+        reaches(&lab.left, 2);
+        tunnel
+    }
+
     /// Runs `wg set` for the peer of the left one.
     fn tell_left(&self, side: &Side, words: &[&str]) {
         let start = ["wg", "set", self.left.device(), "peer", &self.keys[1].public];
@@ -82,9 +90,7 @@ fn a_new_private_key_and_a_peer_that_is_oneself() {
     require_root!();
     for other in others() {
         let lab = lab();
-        let endpoint = Family::V4.endpoint(&lab.right).to_string();
-        let tunnel = Tunnel::new(&lab.left, &lab.right, other, &endpoint);
-        reaches(&lab.left, 2);
+        let tunnel = Tunnel::up(&lab, other);
         let (left, right) = (tunnel.left.device(), tunnel.right.device());
         let new = KeyPair::generate(&lab.left);
         output(&lab.left.namespace, &["wg", "set", left, "private-key", "/dev/stdin"], &new.private);
