@@ -7,20 +7,25 @@ use crate::packet::checksum::pseudo_header;
 use crate::packet::{Ipv4, Ipv6, Tcp, Udp, ip, protocol};
 use crate::units::MAX_PACKET;
 
+mod tunnel;
+
+pub use tunnel::assemble_tunnel;
+
 /// Length in bytes of the longest superpacket with its virtio header.
 pub const SCRATCH: usize = VirtioHeader::LEN + MAX_PACKET;
 
 /// Errors when assembling a superpacket. All indicate a bug in the caller, not bad network input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AssembleError {
-    /// The header is not exactly one complete IP header followed by one complete TCP or UDP header.
+    /// The header is not exactly one complete IP header followed by one complete TCP or UDP header, or not that
+    /// behind the headers of a tunnel.
     #[error("a superpacket header must be an IP header followed by a TCP or UDP header and nothing else")]
     Header,
     /// The superpacket is longer than 65,535 bytes, or does not fit the output buffer.
     #[error("a superpacket cannot be longer than 65,535 bytes or than the output buffer")]
     TooLong,
-    /// The segment size is zero or does not fit 16 bits.
-    #[error("the segment size must be between 1 and 65,535 bytes")]
+    /// The segment size is zero or does not fit 16 bits, or a superpacket inside a tunnel has a single segment.
+    #[error("the segment size must be between 1 and 65,535 bytes, and shorter than the payload inside a tunnel")]
     SegmentSize,
 }
 
@@ -40,22 +45,17 @@ pub fn assemble<'p>(
     gso_size: usize,
 ) -> Result<usize, AssembleError> {
     let (kind, transport) = shape(header)?;
-    let gso_size = u16::try_from(gso_size).ok().filter(|size| *size > 0).ok_or(AssembleError::SegmentSize)?;
+    let gso_size = segment_size(gso_size)?;
     let room = out.len().min(SCRATCH);
     let start = VirtioHeader::LEN + header.len();
     if start > room {
         return Err(AssembleError::TooLong);
     }
-    let mut end = start;
     let mut payloads = payloads.into_iter().peekable();
     if payloads.peek().is_none() {
         return Ok(0);
     }
-    for payload in payloads {
-        let place = out[..room].get_mut(end..end + payload.len()).ok_or(AssembleError::TooLong)?;
-        place.copy_from_slice(payload);
-        end += payload.len();
-    }
+    let end = append(&mut out[..room], start, payloads)?;
 
     let (virtio, packet) = out[..end].split_at_mut(VirtioHeader::LEN);
     packet[..header.len()].copy_from_slice(header);
@@ -71,6 +71,25 @@ pub fn assemble<'p>(
         ..VirtioHeader::default()
     };
     virtio.copy_from_slice(&described.encode());
+    Ok(end)
+}
+
+fn segment_size(bytes: usize) -> Result<u16, AssembleError> {
+    u16::try_from(bytes).ok().filter(|size| *size > 0).ok_or(AssembleError::SegmentSize)
+}
+
+/// Copies the payloads to `out`, from offset `end` on. Returns the offset of their end.
+#[inline]
+fn append<'p>(
+    out: &mut [u8],
+    mut end: usize,
+    payloads: impl Iterator<Item = &'p [u8]>,
+) -> Result<usize, AssembleError> {
+    for payload in payloads {
+        let place = out.get_mut(end..end + payload.len()).ok_or(AssembleError::TooLong)?;
+        place.copy_from_slice(payload);
+        end += payload.len();
+    }
     Ok(end)
 }
 

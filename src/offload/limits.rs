@@ -13,6 +13,8 @@ pub struct Limits {
     pub tcp_segments: usize,
     /// Maximum UDP segments.
     pub udp_segments: usize,
+    /// Maximum TCP segments inside a UDP tunnel. Has no effect without UDP superpackets.
+    pub tunnel_segments: usize,
     /// Maximum bytes, IP and transport headers included.
     pub bytes: usize,
     /// Whether UDP datagrams without a checksum are merged if they go to the port of a known
@@ -26,8 +28,14 @@ impl Limits {
 
     /// Limits that every kernel with both offloads accepts: 64 segments (`UDP_MAX_SEGMENTS` in
     /// `include/linux/udp.h` before Linux 6.9).
-    pub const SAFE: Limits =
-        Limits { tcp_segments: 64, udp_segments: 64, bytes: MAX_PACKET, fill_checksums: false };
+    /// Without superpackets inside tunnels: see [`Limits::with_tunnels`].
+    pub const SAFE: Limits = Limits {
+        tcp_segments: 64,
+        udp_segments: 64,
+        tunnel_segments: 1,
+        bytes: MAX_PACKET,
+        fill_checksums: false,
+    };
 
     /// Returns the limits of a kernel of this `release` (as printed by `uname -r`) with the granted
     /// offloads `tcp` and `udp`. An unreadable release is treated as an old kernel.
@@ -46,18 +54,30 @@ impl Limits {
         }
     }
 
+    /// Returns these limits for a kernel that takes superpackets inside UDP tunnels.
+    #[must_use]
+    pub const fn with_tunnels(self) -> Limits {
+        Limits { tunnel_segments: self.tcp_segments, ..self }
+    }
+
     /// Returns whether superpackets of any kind are written.
     #[inline]
     pub const fn merges(&self) -> bool {
         self.tcp_segments > 1 || self.udp_segments > 1
     }
 
+    /// Returns whether superpackets inside UDP tunnels are written.
+    #[inline]
+    pub const fn merges_tunnels(&self) -> bool {
+        self.tunnel_segments > 1 && self.udp_segments > 1
+    }
+
     /// Returns the maximum number of segments in a superpacket of this kind.
     #[inline]
     pub const fn segments(&self, kind: SuperpacketKind) -> usize {
         match kind {
-            // The kernel's TUN refuses superpackets in a tunnel (Linux 6.18).
-            SuperpacketKind::None | SuperpacketKind::UdpTunnel => 1,
+            SuperpacketKind::None => 1,
+            SuperpacketKind::UdpTunnel => self.tunnel_segments,
             SuperpacketKind::Tso4 | SuperpacketKind::Tso6 => self.tcp_segments,
             SuperpacketKind::Uso4 | SuperpacketKind::Uso6 => self.udp_segments,
         }
@@ -84,5 +104,8 @@ mod tests {
         assert_eq!(Limits::for_kernel("6.18", false, false), Limits::NONE);
         let tcp_only = Limits::for_kernel("6.1", true, false);
         assert_eq!((tcp_only.tcp_segments, tcp_only.udp_segments), (64, 1));
+        assert_eq!(tcp_only.tunnel_segments, 1);
+        assert_eq!(tcp_only.with_tunnels().segments(SuperpacketKind::UdpTunnel), 64);
+        assert_eq!(Limits::NONE.with_tunnels(), Limits::NONE);
     }
 }

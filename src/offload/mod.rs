@@ -10,7 +10,8 @@
 //! rejects:   (no route) → QueueRejecter → TUN
 //! ```
 //!
-//! - `open` creates the interface, attaches the queues and negotiates the offloads.
+//! - `open` creates the interface, attaches the queues and negotiates the offloads; `probe` tries what the kernel
+//!   may have granted without taking it.
 //! - `reader`, `writer`, `rejecter` and `shortcut` are the parts of a queue; the last three write
 //!   through `port`.
 //! - `virtio`, `superpacket`, `tunnel` and `segment` decode, validate and segment what was read.
@@ -23,6 +24,7 @@ mod coalesce;
 mod limits;
 mod open;
 mod port;
+mod probe;
 mod reader;
 mod segment;
 mod superpacket;
@@ -33,7 +35,7 @@ mod virtio;
 mod writer;
 
 pub use crate::shutdown::Shutdown;
-pub use assemble::{AssembleError, SCRATCH, assemble};
+pub use assemble::{AssembleError, SCRATCH, assemble, assemble_tunnel};
 pub use coalesce::{CAPACITY, CloseReason, Coalesced, Packets, Sink, Window};
 pub use limits::Limits;
 #[cfg(any(test, fuzzing))]

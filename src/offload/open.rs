@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::limits::Limits;
 use super::port::Port;
+use super::probe::takes_tunnels;
 use super::reader::{QueueReader, TunnelsSeen};
 use super::virtio::HeaderForm;
 use super::writer::{QueueRejecter, QueueShortcut, QueueWriter};
@@ -31,6 +32,8 @@ pub struct TunDevice {
     pub offloads: Offloads,
     /// Whether superpackets inside UDP tunnels are read.
     pub tunnels: TunnelsSeen,
+    /// Whether superpackets inside UDP tunnels are written: whether the kernel takes them.
+    pub writes_tunnels: bool,
     /// One queue for each lane.
     pub queues: Vec<Offload>,
     /// Decides whether the interface outlives the process.
@@ -99,8 +102,8 @@ pub struct Offloads {
     pub tcp: bool,
     /// UDP segmentation (USO), with checksum offload.
     pub udp: bool,
-    /// Segmentation of TCP and UDP inside UDP tunnels, with and without outer checksum. Only from the
-    /// kernel to us: its TUN refuses such superpackets from us (Linux 6.18).
+    /// Segmentation of TCP and UDP inside UDP tunnels, with and without outer checksum. In the direction to
+    /// the kernel, see [`TunDevice::writes_tunnels`].
     pub udp_tunnel: bool,
 }
 
@@ -320,6 +323,8 @@ fn assemble(
 ) -> TunDevice {
     let header = offloads.header();
     let limits = Limits::for_kernel(&kernel_release(), offloads.tcp, offloads.udp);
+    let writes_tunnels = offloads.udp_tunnel && takes_tunnels();
+    let limits = if writes_tunnels { limits.with_tunnels() } else { limits };
     let fds: Vec<_> = fds.into_iter().map(Arc::new).collect();
     let tunnels = TunnelsSeen::default();
     let lifetime = Lifetime { queue: Arc::clone(&fds[0]), taken_over };
@@ -334,7 +339,7 @@ fn assemble(
     };
     let descriptors = fds.clone();
     let queues = fds.into_iter().map(queue).collect();
-    TunDevice { name, offloads, tunnels, queues, lifetime, descriptors }
+    TunDevice { name, offloads, tunnels, writes_tunnels, queues, lifetime, descriptors }
 }
 
 /// Enables as many offloads as the kernel accepts. The mask belongs to the interface and the last one
@@ -383,7 +388,7 @@ fn check(name: &str, queues: usize) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn clone_device() -> Result<OwnedFd, OpenError> {
+pub(super) fn clone_device() -> Result<OwnedFd, OpenError> {
     // The standard library opens with O_CLOEXEC.
     let flags = OFlag::O_NONBLOCK.bits();
     match OpenOptions::new().read(true).write(true).custom_flags(flags).open(CLONE_DEVICE) {
@@ -398,7 +403,7 @@ fn clone_device() -> Result<OwnedFd, OpenError> {
     }
 }
 
-fn attach(fd: &OwnedFd, name: &str, flags: DeviceFlags) -> Result<String, OpenError> {
+pub(super) fn attach(fd: &OwnedFd, name: &str, flags: DeviceFlags) -> Result<String, OpenError> {
     tun::set_interface(fd, name, flags).map_err(|errno| match errno {
         Errno::EPERM | Errno::EACCES => OpenError::NoPermission,
         // Not a command of a file or another device.
@@ -422,7 +427,7 @@ fn kernel_release() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()
 }
 
-fn os(operation: &'static str, errno: Errno) -> OpenError {
+pub(super) fn os(operation: &'static str, errno: Errno) -> OpenError {
     OpenError::Os { operation, source: errno.into() }
 }
 

@@ -73,6 +73,16 @@ impl Port {
         self.insist(frame.len(), || unistd::write(&self.fd, frame))
     }
 
+    /// Writes a frame in one system call: a virtio header in the long form followed by its packet. `EINVAL` if the
+    /// interface has the short form.
+    #[inline]
+    pub(super) fn write_long_frame(&self, frame: &[u8]) -> Result<(), Errno> {
+        if self.header == HeaderForm::Short {
+            return Err(Errno::EINVAL);
+        }
+        self.insist(frame.len(), || unistd::write(&self.fd, frame))
+    }
+
     /// Repeats a write of `len` bytes until it succeeds or fails for good. A short write is an error: the
     /// kernel accepts a packet whole or not at all.
     #[inline]

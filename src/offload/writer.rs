@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use tracing::warn;
 
-use super::assemble::{AssembleError, SCRATCH, assemble};
+use super::assemble::{AssembleError, SCRATCH, assemble, assemble_tunnel};
 use super::coalesce::{CloseReason, Coalesced, Sink};
 use super::limits::Limits;
 use super::port::{HEADROOM, Port, WriteTally};
@@ -78,15 +78,22 @@ impl QueueWriter {
 
     /// Writes the original packets of a superpacket that the kernel refused with `EINVAL`, one by one,
     /// and disables coalescing on this queue. Some kernels grant the offloads and then refuse valid
-    /// superpackets (Linux 6.6.44 and some vendor kernels).
+    /// superpackets (Linux 6.6.44 and some vendor kernels). After a refused superpacket inside a tunnel, only those
+    /// are disabled.
     #[cold]
     fn fall_back(&mut self, superpacket: &Coalesced<'_, '_>) {
-        if self.limits.merges() {
-            self.limits = Limits::NONE;
+        let kind = superpacket.kind();
+        let (kept, disabled) = if kind == SuperpacketKind::UdpTunnel {
+            (Limits { tunnel_segments: 1, ..self.limits }, "coalescing inside UDP tunnels")
+        } else {
+            (Limits::NONE, "coalescing")
+        };
+        if self.limits.segments(kind) > 1 {
+            self.limits = kept;
             warn!(
-                kind = superpacket.kind().label(),
+                kind = kind.label(),
                 segments = superpacket.segments(),
-                "the kernel refused a superpacket on this TUN queue; coalescing is disabled on the queue"
+                "the kernel refused a superpacket on this TUN queue; {disabled} is disabled on the queue"
             );
         }
         self.tally.note_error(Errno::EINVAL);
@@ -94,6 +101,20 @@ impl QueueWriter {
         for packet in superpacket.packets() {
             self.write(packet);
         }
+    }
+
+    /// Assembles a superpacket and writes it in one system call.
+    fn write_whole(&mut self, superpacket: &Coalesced<'_, '_>) -> Result<(), Errno> {
+        const VALID: &str = "a chain within the limits forms a valid superpacket";
+        let (header, payloads) = (superpacket.header(), superpacket.payloads());
+        let gso_size = superpacket.gso_size();
+        if superpacket.kind() == SuperpacketKind::UdpTunnel {
+            let inner = superpacket.inner();
+            let len = assemble_tunnel(&mut self.scratch, header, inner, payloads, gso_size).expect(VALID);
+            return self.port.write_long_frame(&self.scratch[..len]);
+        }
+        let len = assemble(&mut self.scratch[HEADROOM..], header, payloads, gso_size).expect(VALID);
+        self.port.write_frame(&mut self.scratch[..HEADROOM + len])
     }
 }
 
@@ -105,14 +126,7 @@ impl Sink for QueueWriter {
 
     fn superpacket(&mut self, superpacket: &Coalesced<'_, '_>) {
         let segments = superpacket.segments();
-        let assembled = assemble(
-            &mut self.scratch[HEADROOM..],
-            superpacket.header(),
-            superpacket.payloads(),
-            superpacket.gso_size(),
-        );
-        let len = assembled.expect("a chain within the limits forms a valid superpacket");
-        match self.port.write_frame(&mut self.scratch[..HEADROOM + len]) {
+        match self.write_whole(superpacket) {
             Ok(()) => self.tally.wrote_superpacket(superpacket.kind(), segments, superpacket.bytes()),
             Err(Errno::EINVAL) => self.fall_back(superpacket),
             Err(errno) => self.tally.refused(errno, segments),

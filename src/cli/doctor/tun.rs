@@ -23,17 +23,22 @@ pub(super) fn check() -> Vec<Check> {
         Err(_) => (make(), "in the current network namespace"),
     };
     match made {
-        Ok(offloads) => {
+        Ok((offloads, writes_tunnels)) => {
             let found = format!("created with {QUEUES} queues and virtio headers {place}, then removed");
-            vec![Check::good("TUN device", found), tso(offloads), uso(offloads), udp_tunnel(offloads)]
+            let mut checks =
+                vec![Check::good("TUN device", found), tso(offloads), uso(offloads), udp_tunnel(offloads)];
+            checks.extend(offloads.udp_tunnel.then(|| written_tunnels(writes_tunnels)));
+            checks
         }
         Err(error) => vec![refused(&error)],
     }
 }
 
-fn make() -> Result<Offloads, OpenError> {
+/// Returns the offloads, and whether superpackets inside UDP tunnels are written.
+fn make() -> Result<(Offloads, bool), OpenError> {
     let shutdown = Shutdown::new().map_err(|source| OpenError::Os { operation: "eventfd", source })?;
-    Ok(open_queues(NAME, QUEUES, true, &Arc::new(shutdown))?.offloads)
+    let device = open_queues(NAME, QUEUES, true, &Arc::new(shutdown))?;
+    Ok((device.offloads, device.writes_tunnels))
 }
 
 fn refused(error: &OpenError) -> Check {
@@ -85,4 +90,15 @@ fn udp_tunnel(offloads: Offloads) -> Check {
             ..Check::new("TUN offload, tunnels", Verdict::Limited, found)
         }
     }
+}
+
+/// Reports the direction to the kernel. Good in any case: there is nothing to fix.
+fn written_tunnels(written: bool) -> Check {
+    let found = if written {
+        "superpackets inside UDP tunnels are written"
+    } else {
+        "superpackets inside UDP tunnels are not written: the kernel refuses them on a TUN (as Linux 6.18 does). \
+         Received datagrams of overlays are merged as UDP (USO)"
+    };
+    Check::good("TUN tunnel writes", found)
 }

@@ -5,6 +5,8 @@
 //! that segmenting a superpacket restores the original packets.
 
 use super::close::CloseReason;
+use super::encapsulated;
+use crate::offload::Limits;
 use crate::offload::superpacket::SuperpacketKind;
 use crate::packet::checksum::{Sum, pseudo_header};
 use crate::packet::flow::FlowKey;
@@ -26,6 +28,9 @@ pub(super) enum Class {
 }
 
 /// A packet that may be merged. Offsets and lengths are in bytes.
+///
+/// In a tunnel, `key` is that of the outer packet, and transport header, payload, sequence number and PSH
+/// are those of the inner one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate {
     pub(super) key: FlowKey,
@@ -40,17 +45,27 @@ pub(super) struct Candidate {
     /// IPv4 identification of a packet that may be fragmented, which must increase by one from segment to
     /// segment. Otherwise segmentation could give a packet an identification that its sender used for
     /// another one.
+    ///
+    /// In a tunnel, that of every outer IPv4 packet.
     pub(super) id: Option<u16>,
+    /// Offset of the inner IP header in a tunnel; otherwise zero.
+    pub(super) inner: u16,
+    /// Identification of the inner packet in a tunnel, if that is IPv4. It must increase by one also if
+    /// the packet may not be fragmented: nothing of an inner packet may change.
+    pub(super) inner_id: Option<u16>,
 }
 
-/// UDP ports of encapsulations whose datagrams mostly carry no checksum, since their inner packets have
-/// their own: Geneve (RFC 8926), VXLAN (RFC 7348), and VXLAN as Linux and Flannel number it.
-const ENCAPSULATIONS: [u16; 3] = [6081, 4789, 8472];
+impl Candidate {
+    /// Returns whether the payload is TCP's, in a tunnel or not.
+    #[inline]
+    pub(super) fn is_tcp(&self) -> bool {
+        self.kind.is_tcp() || self.kind == SuperpacketKind::UdpTunnel
+    }
+}
 
-/// Classifies a packet that is trimmed to its IP length. See [`Limits`](crate::offload::Limits) for
-/// `fill_checksums`.
+/// Classifies a packet that is trimmed to its IP length.
 #[inline]
-pub(super) fn classify(packet: &[u8], fill_checksums: bool) -> Class {
+pub(super) fn classify(packet: &[u8], limits: &Limits) -> Class {
     let Some(transport) = ip::transport(packet) else { return Class::ClosesAll };
     let Some(key) = FlowKey::new(packet, Some(transport)) else { return Class::ClosesAll };
     if transport.fragment {
@@ -58,20 +73,18 @@ pub(super) fn classify(packet: &[u8], fill_checksums: bool) -> Class {
     }
     match transport.protocol {
         protocol::TCP => tcp(packet, key, transport.offset),
-        protocol::UDP => udp(packet, key, transport.offset, fill_checksums),
+        protocol::UDP => udp(packet, key, transport.offset, limits),
         _ => Class::Alone,
     }
 }
 
 fn tcp(packet: &[u8], key: FlowKey, transport: usize) -> Class {
     let Some(header) = Tcp::new_checked(&packet[transport..]) else { return Class::ClosesAll };
-    let flags = header.flags();
     let header_len = transport + header.header_len();
     let Some(ip) = plain_ip(packet, transport) else {
         return Class::ClosesFlow(key, CloseReason::Ineligible);
     };
-    let mergeable = Flags::ACK.with(Flags::PSH).with(Flags::ECE);
-    if !flags.any(Flags::ACK) || flags.without(mergeable) != Flags(0) || header.reserved() != 0 {
+    if !mergeable(&header) {
         return Class::ClosesFlow(key, CloseReason::Flags);
     }
     if packet.len() == header_len {
@@ -84,12 +97,22 @@ fn tcp(packet: &[u8], key: FlowKey, transport: usize) -> Class {
         header_len,
         payload_len: packet.len() - header_len,
         sequence: header.sequence(),
-        push: flags.any(Flags::PSH),
-        id: ip.id,
+        push: header.flags().any(Flags::PSH),
+        id: ip.id.filter(|_| ip.may_fragment),
+        inner: 0,
+        inner_id: None,
     })
 }
 
-fn udp(packet: &[u8], key: FlowKey, transport: usize, fill_checksums: bool) -> Class {
+/// Returns whether a segment has ACK and no flags that must stay in their place.
+#[inline]
+pub(super) fn mergeable(header: &Tcp<&[u8]>) -> bool {
+    let harmless = Flags::ACK.with(Flags::PSH).with(Flags::ECE);
+    let flags = header.flags();
+    flags.any(Flags::ACK) && flags.without(harmless) == Flags(0) && header.reserved() == 0
+}
+
+fn udp(packet: &[u8], key: FlowKey, transport: usize, limits: &Limits) -> Class {
     let Some(header) = Udp::new_checked(&packet[transport..]) else { return Class::ClosesAll };
     let header_len = transport + Udp::HEADER;
     let ip = match plain_ip(packet, transport) {
@@ -101,11 +124,11 @@ fn udp(packet: &[u8], key: FlowKey, transport: usize, fill_checksums: bool) -> C
     }
     // A superpacket gives its segments a checksum. That hides no corruption: the inner packet keeps the
     // checksum it has.
-    let filled = || fill_checksums && ENCAPSULATIONS.contains(&header.destination_port());
+    let filled = || limits.fill_checksums && encapsulated::is_known(header.destination_port());
     if header.checksum() == 0 && !filled() {
         return Class::ClosesFlow(key, CloseReason::Checksum);
     }
-    Class::Candidate(Candidate {
+    let datagram = Candidate {
         key,
         kind: SuperpacketKind::of(packet[0] >> 4, protocol::UDP),
         transport,
@@ -113,52 +136,74 @@ fn udp(packet: &[u8], key: FlowKey, transport: usize, fill_checksums: bool) -> C
         payload_len: packet.len() - header_len,
         sequence: 0,
         push: false,
-        id: ip.id,
-    })
+        id: ip.id.filter(|_| ip.may_fragment),
+        inner: 0,
+        inner_id: None,
+    };
+    if limits.merges_tunnels()
+        && let Some(within) = encapsulated::candidate(packet, &datagram, header.destination_port(), &ip)
+    {
+        return Class::Candidate(within);
+    }
+    Class::Candidate(datagram)
 }
 
 /// Fields of an IP header that a superpacket can have.
-struct PlainIp {
-    id: Option<u16>,
+pub(super) struct PlainIp {
+    /// The identification, if it is IPv4.
+    pub(super) id: Option<u16>,
+    may_fragment: bool,
 }
 
 /// Returns `None` if the IP header has options or extension headers, or a flag other than "don't
 /// fragment", or a wrong IPv4 header checksum.
-fn plain_ip(packet: &[u8], transport: usize) -> Option<PlainIp> {
+pub(super) fn plain_ip(packet: &[u8], transport: usize) -> Option<PlainIp> {
     if let Some(header) = Ipv4::new_checked(packet) {
         let flags = header.fragment_field();
         let dont_fragment = flags == Ipv4::DONT_FRAGMENT;
         let plain = transport == Ipv4::MIN_HEADER && (dont_fragment || flags == 0);
         // The kernel drops a packet with a wrong header checksum; merging would repair the checksum.
         let intact = plain && Sum::of(&packet[..transport]).checksum() == 0;
-        intact.then(|| PlainIp { id: (!dont_fragment).then(|| header.id()) })
+        intact.then(|| PlainIp { id: Some(header.id()), may_fragment: !dont_fragment })
     } else {
-        (transport == Ipv6::HEADER).then_some(PlainIp { id: None })
+        (transport == Ipv6::HEADER).then_some(PlainIp { id: None, may_fragment: false })
     }
 }
 
-/// Returns whether the headers of two candidates of one flow differ only in fields that segmentation
+/// Returns whether the headers of two candidates of one flow and kind differ only in fields that segmentation
 /// restores: lengths, identification, sequence number, PSH and checksums.
 #[inline]
 pub(super) fn same_header(head: &[u8], packet: &[u8], candidate: &Candidate) -> bool {
-    let ip = match candidate.kind {
-        SuperpacketKind::Tso4 | SuperpacketKind::Uso4 => {
-            // Version, header length and TOS; fragment flags and offset, TTL and protocol.
-            head[..2] == packet[..2] && head[6..10] == packet[6..10]
-        }
-        // Version, traffic class and flow label; next header and hop limit.
-        _ => head[..4] == packet[..4] && head[6..8] == packet[6..8],
-    };
-    if !ip {
+    if !same_ip(head, packet) {
         return false;
     }
-    if !candidate.kind.is_tcp() {
-        let has_checksum = |packet: &[u8]| packet[candidate.transport + Udp::CHECKSUM..][..2] != [0; 2];
-        return has_checksum(head) == has_checksum(packet);
+    let transport = candidate.transport;
+    if candidate.kind.is_tcp() {
+        return same_tcp(&head[transport..], &packet[transport..]);
     }
-    let views =
-        (Tcp::new_checked(&head[candidate.transport..]), Tcp::new_checked(&packet[candidate.transport..]));
-    let (Some(head), Some(packet)) = views else { return false };
+    let tunnel = candidate.kind == SuperpacketKind::UdpTunnel;
+    let udp = if tunnel { encapsulated::ip_len(packet) } else { transport };
+    let has_checksum = |packet: &[u8]| packet[udp + Udp::CHECKSUM..][..2] != [0; 2];
+    has_checksum(head) == has_checksum(packet)
+        && (!tunnel || encapsulated::same_header(head, packet, candidate))
+}
+
+/// Returns whether IP headers of the same version differ only in lengths, identification, checksum and addresses.
+#[inline]
+pub(super) fn same_ip(head: &[u8], packet: &[u8]) -> bool {
+    if packet[0] >> 4 == 4 {
+        // Version, header length and TOS; fragment flags and offset, TTL and protocol.
+        head[..2] == packet[..2] && head[6..10] == packet[6..10]
+    } else {
+        // Version, traffic class and flow label; next header and hop limit.
+        head[..4] == packet[..4] && head[6..8] == packet[6..8]
+    }
+}
+
+/// Returns whether TCP headers differ only in ports, sequence number, PSH and checksum.
+#[inline]
+pub(super) fn same_tcp(head: &[u8], packet: &[u8]) -> bool {
+    let (Some(head), Some(packet)) = (Tcp::new_checked(head), Tcp::new_checked(packet)) else { return false };
     head.acknowledgement() == packet.acknowledgement()
         && head.window() == packet.window()
         && head.flags().without(Flags::PSH) == packet.flags().without(Flags::PSH)
@@ -166,7 +211,7 @@ pub(super) fn same_header(head: &[u8], packet: &[u8], candidate: &Candidate) -> 
         && head.options() == packet.options()
 }
 
-/// Returns whether the packet's transport checksum is correct. A superpacket gets a new checksum, so
+/// Returns whether the packet's transport checksum is correct, in a tunnel that of outer and inner packet. A superpacket gets a new checksum, so
 /// merging a corrupt segment would hide the corruption.
 #[inline]
 pub(super) fn checksum_is_right(packet: &[u8], candidate: &Candidate) -> bool {
@@ -174,6 +219,7 @@ pub(super) fn checksum_is_right(packet: &[u8], candidate: &Candidate) -> bool {
         SuperpacketKind::Tso4 => (Ipv4::ADDRESSES, protocol::TCP),
         SuperpacketKind::Uso4 => (Ipv4::ADDRESSES, protocol::UDP),
         SuperpacketKind::Tso6 => (Ipv6::ADDRESSES, protocol::TCP),
+        SuperpacketKind::UdpTunnel => return encapsulated::checksums_are_right(packet, candidate),
         _ => (Ipv6::ADDRESSES, protocol::UDP),
     };
     let transport = &packet[candidate.transport..];

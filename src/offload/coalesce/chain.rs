@@ -7,8 +7,9 @@ use crate::offload::superpacket::SuperpacketKind;
 use crate::packet::flow::FlowKey;
 use crate::packet::{Flags, Tcp};
 
-/// Longest header of a chain in bytes: IPv6 without extension headers (40), TCP with all options (60).
-const MAX_HEADER: usize = 100;
+/// Longest header of a chain in bytes. In a tunnel there is room for IPv6 (40), UDP (8), Geneve with 16 bytes of
+/// options (24), Ethernet with a VLAN tag (18), IPv6 (40) and TCP with all options (60).
+pub(super) const MAX_HEADER: usize = 192;
 
 /// Marks the last entry of a chain.
 pub(super) const END: u16 = u16::MAX;
@@ -31,7 +32,7 @@ pub(super) struct ChainEntry<'b> {
     pub(super) next: u16,
 }
 
-/// Packets linked through the window's entries. Their headers differ only in lengths, identification,
+/// Packets linked through the window's entries. Their headers differ only in lengths, identifications,
 /// sequence number, PSH and checksums.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chain {
@@ -48,6 +49,9 @@ pub(super) struct Chain {
     bytes: usize,
     next_sequence: u32,
     next_id: Option<u16>,
+    /// Offset of the inner IP header in a tunnel; otherwise zero.
+    inner: u16,
+    next_inner_id: Option<u16>,
     push: bool,
     /// Whether the checksum of the first packet was verified. Verified only when a second packet could
     /// join: a chain of one leaves unchanged.
@@ -71,6 +75,8 @@ impl Chain {
             bytes: 0,
             next_sequence: 0,
             next_id: None,
+            inner: 0,
+            next_inner_id: None,
             push: false,
             verified: false,
         }
@@ -88,6 +94,8 @@ impl Chain {
             bytes: candidate.header_len + candidate.payload_len,
             next_sequence: candidate.sequence.wrapping_add(candidate.payload_len as u32),
             next_id: candidate.id.map(|id| id.wrapping_add(1)),
+            inner: candidate.inner,
+            next_inner_id: candidate.inner_id.map(|id| id.wrapping_add(1)),
             push: candidate.push,
             ..Chain::verbatim(entry)
         }
@@ -113,13 +121,18 @@ impl Chain {
         candidate: &Candidate,
         limits: &Limits,
     ) -> Result<(), CloseReason> {
-        if candidate.kind.is_tcp() && candidate.sequence != self.next_sequence {
-            return Err(CloseReason::Sequence);
-        }
-        if candidate.header_len != self.header_len || !same_header(head, packet, candidate) {
+        // A flow of datagrams can have packets with and without TCP inside.
+        if candidate.kind != self.kind {
             return Err(CloseReason::Header);
         }
-        if candidate.id != self.next_id {
+        if candidate.is_tcp() && candidate.sequence != self.next_sequence {
+            return Err(CloseReason::Sequence);
+        }
+        let layout = (candidate.header_len, candidate.inner);
+        if layout != (self.header_len, self.inner) || !same_header(head, packet, candidate) {
+            return Err(CloseReason::Header);
+        }
+        if candidate.id != self.next_id || candidate.inner_id != self.next_inner_id {
             return Err(CloseReason::Identification);
         }
         if candidate.payload_len > self.gso_size {
@@ -142,6 +155,7 @@ impl Chain {
         self.bytes += candidate.payload_len;
         self.next_sequence = self.next_sequence.wrapping_add(candidate.payload_len as u32);
         self.next_id = self.next_id.map(|id| id.wrapping_add(1));
+        self.next_inner_id = self.next_inner_id.map(|id| id.wrapping_add(1));
         self.push |= candidate.push;
         if candidate.push {
             self.close(CloseReason::Push);
@@ -159,6 +173,7 @@ impl Chain {
             kind: self.kind,
             header: self.header(entries[usize::from(self.first)].packet),
             header_len: self.header_len,
+            inner: self.inner,
             gso_size: self.gso_size,
             bytes: self.bytes,
             segments: self.segments,
@@ -186,6 +201,7 @@ pub struct Coalesced<'w, 'b> {
     kind: SuperpacketKind,
     header: [u8; MAX_HEADER],
     header_len: usize,
+    inner: u16,
     gso_size: usize,
     bytes: usize,
     segments: usize,
@@ -199,9 +215,15 @@ impl<'w, 'b> Coalesced<'w, 'b> {
     }
 
     /// Returns the IP and transport header of the first packet, with PSH set if any packet has it. Length
-    /// and checksum fields are unchanged, so they do not match the superpacket.
+    /// and checksum fields are unchanged, so they do not match the superpacket. In a tunnel, outer and inner
+    /// headers, and all between them.
     pub fn header(&self) -> &[u8] {
         &self.header[..self.header_len]
+    }
+
+    /// Returns the offset of the inner IP header, in bytes from the start of the outer one. Zero without a tunnel.
+    pub fn inner(&self) -> usize {
+        self.inner.into()
     }
 
     /// Returns the payload bytes of every segment but the last, which can be shorter.

@@ -5,11 +5,13 @@
 //!
 //! - `window` collects the packets of a batch into chains.
 //! - `candidate` decides which packets may be merged, and which headers match.
+//! - `encapsulated` does so for TCP inside VXLAN and Geneve.
 //! - `chain` is a sequence of packets that leave as one superpacket.
 
 mod candidate;
 mod chain;
 mod close;
+mod encapsulated;
 mod window;
 
 pub use chain::{Coalesced, Packets, Sink};

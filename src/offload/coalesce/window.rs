@@ -70,7 +70,7 @@ impl<'b> Window<'b> {
             self.add_verbatim(packet);
             return;
         };
-        match classify(packet, self.limits.fill_checksums) {
+        match classify(packet, &self.limits) {
             Class::Candidate(candidate) => {
                 self.add_candidate(packet, &candidate);
                 return;

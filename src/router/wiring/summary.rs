@@ -14,6 +14,7 @@ pub struct Summary {
     interface: String,
     cpus: Vec<String>,
     offloads: Offloads,
+    writes_tunnels: bool,
     gso: bool,
     gro: bool,
     aead: Backend,
@@ -39,6 +40,7 @@ impl Summary {
                 .map(|lane| format!("{}+{}", pinned(lane.inside), pinned(lane.outside)))
                 .collect(),
             offloads: tun.offloads,
+            writes_tunnels: tun.writes_tunnels,
             gso: socket.gso(),
             gro: socket.gro(),
             aead: config.aead,
@@ -58,6 +60,7 @@ impl Summary {
             tso = self.offloads.tcp,
             uso = self.offloads.udp,
             udp_tunnel = self.offloads.udp_tunnel,
+            udp_tunnel_write = self.writes_tunnels,
             gso = self.gso,
             gro = self.gro,
             aead = %self.aead,
