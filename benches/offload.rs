@@ -6,8 +6,8 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use etherparse::{PacketBuilder, TcpHeader};
 use laneway::offload::{
-    CloseReason, Coalesced, Limits, SCRATCH, Sink, Superpacket, VIRTIO_HEADER_LEN, VirtioHeader, Window,
-    assemble,
+    CloseReason, Coalesced, Limits, SCRATCH, Sink, Superpacket, SuperpacketKind, VIRTIO_HEADER_LEN,
+    VirtioHeader, Window, assemble, assemble_tunnel,
 };
 use laneway::packet::checksum::Sum;
 
@@ -29,6 +29,21 @@ fn tcp(sequence: u32, id: u16, payload: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Returns a VXLAN datagram around a packet, without a checksum.
+fn vxlan(id: u16, inner: &[u8]) -> Vec<u8> {
+    let mut payload = vec![8, 0, 0, 0, 0, 0, 7, 0];
+    payload.extend([2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0]);
+    payload.extend(inner);
+    let mut ip =
+        etherparse::Ipv4Header::new(0, 64, 17.into(), [10, 3, 0, 1], [10, 4, 0, 1]).expect("an IP header");
+    ip.identification = id;
+    let ip = etherparse::IpHeaders::Ipv4(ip, etherparse::Ipv4Extensions::default());
+    let mut out = Vec::new();
+    PacketBuilder::ip(ip).udp(40_000, 4789).write(&mut out, &payload).expect("a packet");
+    out[26..28].fill(0);
+    out
+}
+
 /// Assembles superpackets as the writer does before its system call.
 struct Assembler(Vec<u8>);
 
@@ -38,7 +53,12 @@ impl Sink for Assembler {
     }
 
     fn superpacket(&mut self, whole: &Coalesced<'_, '_>) {
-        let len = assemble(&mut self.0, whole.header(), whole.payloads(), whole.gso_size());
+        let (header, payloads, gso_size) = (whole.header(), whole.payloads(), whole.gso_size());
+        let len = if whole.kind() == SuperpacketKind::UdpTunnel {
+            assemble_tunnel(&mut self.0, header, whole.inner(), payloads, gso_size)
+        } else {
+            assemble(&mut self.0, header, payloads, gso_size)
+        };
         black_box(len.expect("a superpacket"));
     }
 
@@ -87,7 +107,7 @@ fn benchmarks(criterion: &mut Criterion) {
     let segments: Vec<_> = (0..SEGMENTS)
         .map(|i| tcp((i * SEGMENT) as u32, i as u16, &payload[i * SEGMENT..][..SEGMENT]))
         .collect();
-    let mut assembler = Assembler(vec![0; SCRATCH]);
+    let mut assembler = Assembler(vec![0; VirtioHeader::LONG + SCRATCH]);
     group.bench_function("coalesce one flow", |b| {
         b.iter(|| {
             let mut window = Window::new(Limits::SAFE);
@@ -97,6 +117,22 @@ fn benchmarks(criterion: &mut Criterion) {
             window.flush(&mut assembler);
         });
     });
+    let datagrams: Vec<_> = (0..).zip(&segments).map(|(id, segment)| vxlan(id, segment)).collect();
+    for (name, limits) in [
+        ("coalesce one flow in VXLAN, as UDP", Limits::SAFE),
+        ("coalesce one flow in VXLAN, in a tunnel", Limits::SAFE.with_tunnels()),
+    ] {
+        let limits = Limits { fill_checksums: true, ..limits };
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                let mut window = Window::new(limits);
+                for datagram in black_box(&datagrams) {
+                    window.push(datagram);
+                }
+                window.flush(&mut assembler);
+            });
+        });
+    }
     let flows: Vec<_> = (0..SEGMENTS)
         .map(|i| {
             let mut packet = segments[0].clone();

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+use etherparse::{
+    IpHeaders, Ipv4Header, PacketBuilder, PacketBuilderStep, SlicedPacket, TransportSlice,
+};
 use laneway::offload::{
-    CAPACITY, CloseReason, Coalesced, Limits, SCRATCH, Sink, Superpacket, SuperpacketKind, VIRTIO_HEADER_LEN,
-    VirtioHeader, Window, assemble,
+    CAPACITY, CloseReason, Coalesced, Limits, Sink, Superpacket, SuperpacketKind, VIRTIO_HEADER_LEN,
+    VirtioHeader, Window, assemble, assemble_tunnel,
 };
 use laneway::packet::flow::lane_of;
 use laneway::packet::{Tcp, Udp, ip, protocol};
@@ -86,20 +88,22 @@ pub fn superpacket(bytes: &[u8]) {
     }
 }
 
-/// Coalesces a batch of packets and cuts it again: each flow is unchanged and in order. The identification of
-/// packets that may not be fragmented may change.
+/// Coalesces a batch of packets and cuts it again, with and without superpackets inside tunnels: each flow is
+/// unchanged and in order. The identification of packets that may not be fragmented may change outside of tunnels.
 pub fn coalesce(bytes: &[u8]) {
     let packets = stream(bytes);
-    let mut sink = Cutter { scratch: vec![0; SCRATCH], out: Vec::new() };
-    for batch in packets.chunks(CAPACITY) {
-        let mut window = Window::new(Limits::SAFE);
-        for packet in batch {
-            window.push(packet);
+    for limits in [Limits::SAFE, Limits::SAFE.with_tunnels()] {
+        let mut sink = Cutter { scratch: vec![0; VirtioHeader::LONG + 65_535], out: Vec::new() };
+        for batch in packets.chunks(CAPACITY) {
+            let mut window = Window::new(limits);
+            for packet in batch {
+                window.push(packet);
+            }
+            window.flush(&mut sink);
         }
-        window.flush(&mut sink);
+        assert_eq!(sink.out.len(), packets.len(), "packets were lost or doubled");
+        assert_eq!(by_flow(&sink.out), by_flow(&packets));
     }
-    assert_eq!(sink.out.len(), packets.len(), "packets were lost or doubled");
-    assert_eq!(by_flow(&sink.out), by_flow(&packets));
 }
 
 /// Returns all segments of a superpacket.
@@ -134,11 +138,23 @@ impl Sink for Cutter {
     }
 
     fn superpacket(&mut self, whole: &Coalesced<'_, '_>) {
-        let len = assemble(&mut self.scratch, whole.header(), whole.payloads(), whole.gso_size())
-            .expect("a chain within the limits is a superpacket");
-        let (header, packet) = self.scratch[..len].split_first_chunk_mut::<VIRTIO_HEADER_LEN>().unwrap();
-        let cut = Superpacket::parse(VirtioHeader::decode(*header), packet).expect("we take what we write");
+        const VALID: &str = "a chain within the limits is a superpacket";
+        let (header, payloads, gso_size) = (whole.header(), whole.payloads(), whole.gso_size());
+        let tunnel = whole.kind() == SuperpacketKind::UdpTunnel;
+        let (header, packet) = if tunnel {
+            let len = assemble_tunnel(&mut self.scratch, header, whole.inner(), payloads, gso_size).expect(VALID);
+            let (header, packet) = self.scratch[..len].split_first_chunk_mut().unwrap();
+            (VirtioHeader::decode_long(header), packet)
+        } else {
+            let len = assemble(&mut self.scratch, header, payloads, gso_size).expect(VALID);
+            let (header, packet) = self.scratch[..len].split_first_chunk_mut().unwrap();
+            (VirtioHeader::decode(*header), packet)
+        };
+        let cut = Superpacket::parse(header, packet).expect("we take what we write");
         assert_eq!(cut.segments(), whole.segments());
+        if tunnel {
+            assert!(segments(&cut).iter().eq(whole.packets()), "nothing of an encapsulated packet changes");
+        }
         self.out.extend(segments(&cut));
     }
 
@@ -196,9 +212,13 @@ fn stream(bytes: &[u8]) -> Vec<Vec<u8>> {
         let builder = if v6 {
             PacketBuilder::ipv6([1; 16], [2; 16], ttl)
         } else {
-            PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], ttl)
+            ipv4([10, 0, 0, 1], [10, 0, 0, 2], ttl, packets.len() as u16)
         };
-        if shape & 0x20 != 0 {
+        if shape & 0x20 != 0 && change & 0x40 != 0 {
+            let inner = encapsulated(shape, change, next[flow], packets.len() as u16, &payload);
+            let port = if change & 0x80 != 0 { 6081 } else { 4789 };
+            builder.udp(ports.0, port).write(&mut packet, &inner).unwrap();
+        } else if shape & 0x20 != 0 {
             builder.udp(ports.0, ports.1).write(&mut packet, &payload).unwrap();
         } else {
             let mut tcp = builder.tcp(ports.0, ports.1, next[flow], 512);
@@ -222,4 +242,33 @@ fn stream(bytes: &[u8]) -> Vec<Vec<u8>> {
         packets.push(packet);
     }
     packets
+}
+
+/// Generates a TCP segment inside VXLAN or Geneve.
+fn encapsulated(shape: u8, change: u8, sequence: u32, id: u16, payload: &[u8]) -> Vec<u8> {
+    let mut out = if change & 0x80 != 0 {
+        vec![1, 0, 0x65, 0x58, 0, 0, 7, 0, 1, 2, 3, 0]
+    } else {
+        vec![8, 0, 0, 0, 0, 0, 7, 0]
+    };
+    out.extend([2; 12]);
+    let builder = if shape & 4 != 0 {
+        out.extend([0x86, 0xdd]);
+        PacketBuilder::ipv6([3; 16], [4; 16], 64)
+    } else {
+        out.extend([0x08, 0x00]);
+        ipv4([10, 9, 0, 1], [10, 9, 0, 2], 64, id)
+    };
+    let mut tcp = builder.tcp(7, 8, sequence, 512);
+    if change & 0x20 != 0 {
+        tcp = tcp.psh();
+    }
+    tcp.ack(7).write(&mut out, payload).unwrap();
+    out
+}
+
+fn ipv4(source: [u8; 4], destination: [u8; 4], ttl: u8, id: u16) -> PacketBuilderStep<IpHeaders> {
+    let mut header = Ipv4Header::new(0, ttl, 6.into(), source, destination).unwrap();
+    (header.dont_fragment, header.identification) = (true, id);
+    PacketBuilder::ip(IpHeaders::Ipv4(header, etherparse::Ipv4Extensions::default()))
 }

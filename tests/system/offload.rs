@@ -21,6 +21,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 
+mod tunnels;
+
 /// Why tests of UDP superpackets are skipped.
 const NO_USO: &str = "this kernel (before 6.2) has no USO";
 

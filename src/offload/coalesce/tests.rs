@@ -3,11 +3,15 @@
 
 use crate::offload::coalesce::*;
 use crate::offload::testing::Build;
-use crate::offload::{Limits, SCRATCH, Superpacket, VIRTIO_HEADER_LEN, VirtioHeader, assemble};
+use crate::offload::{
+    Limits, SCRATCH, Superpacket, SuperpacketKind, VIRTIO_HEADER_LEN, VirtioHeader, assemble, assemble_tunnel,
+};
 use crate::packet::Flags;
+use crate::units::MAX_PACKET;
 
 mod encapsulated;
 mod random;
+mod tunnelled;
 
 /// Collects all output and checks that each superpacket segments into its original packets.
 #[derive(Default)]
@@ -15,6 +19,7 @@ struct Written {
     /// The packets of each write.
     writes: Vec<Vec<Vec<u8>>>,
     headers: Vec<Vec<u8>>,
+    kinds: Vec<SuperpacketKind>,
     closes: Vec<CloseReason>,
 }
 
@@ -22,6 +27,7 @@ impl Sink for Written {
     fn packet(&mut self, packet: &[u8]) {
         self.writes.push(vec![packet.to_vec()]);
         self.headers.push(Vec::new());
+        self.kinds.push(SuperpacketKind::None);
     }
 
     fn superpacket(&mut self, superpacket: &Coalesced<'_, '_>) {
@@ -29,7 +35,8 @@ impl Sink for Written {
         assert_eq!(packets.len(), superpacket.segments());
         let mut cut = cut_again(superpacket);
         for (i, (cut, packet)) in cut.iter_mut().zip(&packets).enumerate() {
-            if packet[0] >> 4 == 4 && packet[6] & 0x40 != 0 {
+            let tunnel = superpacket.kind() == SuperpacketKind::UdpTunnel;
+            if !tunnel && packet[0] >> 4 == 4 && packet[6] & 0x40 != 0 {
                 // With "don't fragment" the identification is meaningless and need not be preserved.
                 cut[4..6].copy_from_slice(&packet[4..6]);
                 cut[10..12].copy_from_slice(&packet[10..12]);
@@ -39,6 +46,7 @@ impl Sink for Written {
         assert_eq!(cut.len(), packets.len());
         self.writes.push(packets);
         self.headers.push(superpacket.header().to_vec());
+        self.kinds.push(superpacket.kind());
     }
 
     fn closed(&mut self, reason: CloseReason) {
@@ -47,12 +55,18 @@ impl Sink for Written {
 }
 
 fn cut_again(superpacket: &Coalesced<'_, '_>) -> Vec<Vec<u8>> {
-    let mut frame = vec![0; SCRATCH];
-    let len =
-        assemble(&mut frame, superpacket.header(), superpacket.payloads(), superpacket.gso_size()).unwrap();
-    assert_eq!(len, VIRTIO_HEADER_LEN + superpacket.bytes());
-    let (header, packet) = frame[..len].split_first_chunk_mut().unwrap();
-    let whole = Superpacket::parse(VirtioHeader::decode(*header), packet).unwrap();
+    let mut frame = vec![0; VirtioHeader::LONG + MAX_PACKET];
+    let (header, payloads, gso_size) =
+        (superpacket.header(), superpacket.payloads(), superpacket.gso_size());
+    let (header, start, len) = if superpacket.kind() == SuperpacketKind::UdpTunnel {
+        let len = assemble_tunnel(&mut frame, header, superpacket.inner(), payloads, gso_size).unwrap();
+        (VirtioHeader::decode_long(frame.first_chunk().unwrap()), VirtioHeader::LONG, len)
+    } else {
+        let len = assemble(&mut frame, header, payloads, gso_size).unwrap();
+        (VirtioHeader::decode(*frame.first_chunk().unwrap()), VIRTIO_HEADER_LEN, len)
+    };
+    assert_eq!(len, start + superpacket.bytes());
+    let whole = Superpacket::parse(header, &mut frame[start..len]).unwrap();
     assert_eq!(whole.kind(), superpacket.kind());
     let mut out = vec![0; SCRATCH];
     let cut = |i| {

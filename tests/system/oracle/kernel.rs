@@ -138,7 +138,7 @@ struct Flow {
 }
 
 /// Returns a packet as it is after one more router.
-fn one_hop_later(mut packet: Vec<u8>) -> Vec<u8> {
+pub(super) fn one_hop_later(mut packet: Vec<u8>) -> Vec<u8> {
     if packet[0] >> 4 == 6 {
         packet[7] -= 1;
         return packet;

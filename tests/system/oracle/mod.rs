@@ -3,6 +3,7 @@
 
 mod device;
 mod kernel;
+mod merged;
 mod peer;
 mod random;
 mod superpacket;

@@ -16,6 +16,7 @@ use std::os::fd::AsFd as _;
 use std::process::{Command, Stdio};
 
 use super::device::{self, write};
+use super::merged;
 use super::random::Random;
 use super::same;
 use super::superpacket::Case;
@@ -84,6 +85,7 @@ pub(super) fn compare(random: &mut Random) {
     }
     println!("{} superpackets in {count} tunnels, {total} segments are equal", count * CASES);
     wrapped::compare(random);
+    merged::compare(random);
 }
 
 /// Returns whether this kernel has interfaces of this kind, and reports them as skipped if not.
@@ -160,6 +162,16 @@ impl Path {
 /// Reads the next `count` segments. Returns them with outer identifications relative to that of the first, and
 /// the number of superpackets that were read.
 pub(super) fn read(under: &mut TunDevice, count: usize, what: &str) -> (Vec<Vec<u8>>, usize) {
+    let (mut segments, superpackets) = read_unchanged(under, count, what);
+    let first = segments.first().map_or(0, |segment| id(segment));
+    for segment in &mut segments {
+        rebase(segment, first);
+    }
+    (segments, superpackets)
+}
+
+/// Like [`read`], with the identifications and header checksums that the segments have.
+pub(super) fn read_unchanged(under: &mut TunDevice, count: usize, what: &str) -> (Vec<Vec<u8>>, usize) {
     let (mut segments, mut superpackets) = (Vec::new(), 0);
     while segments.len() < count {
         let queue = &mut under.queues[0];
@@ -182,10 +194,6 @@ pub(super) fn read(under: &mut TunDevice, count: usize, what: &str) -> (Vec<Vec<
                 assert!(ready > 0, "{} of {count} segments arrived: {what}", segments.len());
             }
         }
-    }
-    let first = segments.first().map_or(0, |segment| id(segment));
-    for segment in &mut segments {
-        rebase(segment, first);
     }
     (segments, superpackets)
 }

@@ -30,14 +30,14 @@ use crate::support::process::output;
 const CASES: usize = 24;
 
 /// The TAP's hardware address.
-const FEED: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub(super) const FEED: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 /// The longest packet in bytes: that of an IPv4 header's length.
 const LONGEST: usize = 65_535;
 
 /// What is between the outer UDP header and the inner IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wrap {
+pub(super) enum Wrap {
     /// Geneve (RFC 8926) with this many bytes of options, and Ethernet.
     Geneve(usize),
     /// VXLAN (RFC 7348), and Ethernet with this many VLAN tags.
@@ -59,17 +59,17 @@ const WRAPS: [Wrap; 6] = [
 
 /// An encapsulation.
 #[derive(Clone, Copy, Debug)]
-struct Tunnel {
-    wrap: Wrap,
-    outer6: bool,
-    checksum: bool,
+pub(super) struct Tunnel {
+    pub(super) wrap: Wrap,
+    pub(super) outer6: bool,
+    pub(super) checksum: bool,
 }
 
 /// From the TAP to a TUN.
-struct Path {
+pub(super) struct Path {
     _namespace: Namespace,
-    feed: File,
-    under: TunDevice,
+    pub(super) feed: File,
+    pub(super) under: TunDevice,
 }
 
 /// Compares `CASES` superpackets in each kind of tunnel. The kernel must have UDP tunnel GSO.
@@ -106,7 +106,7 @@ pub(super) fn compare(random: &mut Random) {
 
 impl Tunnel {
     /// Returns a case of several segments, and the frame that carries it.
-    fn case(self, random: &mut Random, number: usize) -> (Case, Vec<u8>) {
+    pub(super) fn case(self, random: &mut Random, number: usize) -> (Case, Vec<u8>) {
         loop {
             let case = Case::any(random, number, true);
             let frame = self.frame(&case, random);
@@ -139,7 +139,7 @@ impl Tunnel {
         frame.extend(self.outer_header(from, to, udp_len as u16, random));
         let transport = frame.len();
         frame.extend([0x9c, 0x40]);
-        frame.extend(4789_u16.to_be_bytes());
+        frame.extend(self.wrap.port().to_be_bytes());
         frame.extend((udp_len as u16).to_be_bytes());
         frame.extend(if self.checksum { sum.to_be_bytes() } else { [0; 2] });
         frame.extend(wrap);
@@ -192,6 +192,16 @@ impl Tunnel {
 }
 
 impl Wrap {
+    /// Returns the UDP port of the encapsulation.
+    fn port(self) -> u16 {
+        match self {
+            Wrap::Geneve(_) => 6081,
+            Wrap::VxlanTagged(_) => 4789,
+            Wrap::VxlanGpe => 4790,
+            Wrap::Gue => 6080,
+        }
+    }
+
     fn bytes(self, inner6: bool) -> Vec<u8> {
         let ethertype: [u8; 2] = if inner6 { [0x86, 0xdd] } else { [0x08, 0x00] };
         let macs = [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 3];
@@ -212,7 +222,7 @@ impl Wrap {
 }
 
 impl Path {
-    fn open(offload: bool) -> Path {
+    pub(super) fn open(offload: bool) -> Path {
         let namespace = Namespace::create().unwrap();
         let (feed, under) = namespace.run(|| (tap("feed"), device::tun("under", offload))).unwrap();
         let ip = |words: &str| {
