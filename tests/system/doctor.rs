@@ -88,6 +88,10 @@ fn doctor_finds_that_a_router_runs_here_and_leaves_nothing_behind() {
         let found = check["found"].as_str().unwrap();
         assert!(check["verdict"] == "good" && found.contains(word), "{check:#}");
     }
+    // Where superpackets in tunnels are read, it has tried to write one.
+    let reads = check(&report, "TUN offload, tunnels")["verdict"] == "good";
+    let tried = report["checks"].as_array().unwrap().iter().any(|check| check["name"] == "TUN tunnel writes");
+    assert_eq!(reads, tried, "{report:#}");
     // Every finding that is not good names its remedy, wherever the router runs.
     for check in report["checks"].as_array().unwrap() {
         let remedied = ["docker", "compose", "kubernetes", "systemd", "host"]
