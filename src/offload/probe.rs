@@ -12,7 +12,8 @@ use nix::unistd;
 use tracing::debug;
 
 use super::assemble::assemble_tunnel;
-use super::open::{OpenError, attach, clone_device, os};
+use super::error::OpenError;
+use super::open::{attach, clone_device, os};
 use super::virtio::VirtioHeader;
 use crate::sys::tun::{self, DeviceFlags, offload};
 
