@@ -112,14 +112,11 @@ fn names(text: &str) -> BTreeSet<String> {
     words.filter(|word| families.iter().any(|family| word.starts_with(family))).map(str::to_owned).collect()
 }
 
-/// Returns the families that docs/metrics.md describes in its tables.
+/// Returns the families that docs/metrics.md describes.
 fn documented_families() -> BTreeSet<String> {
     let documentation = fs::read_to_string(repository("docs/metrics.md")).expect("the documentation");
-    let rows = documentation.lines().filter_map(|line| line.strip_prefix("| `"));
-    let mut families: BTreeSet<String> =
-        rows.flat_map(|row| names(row.split(" | ").next().unwrap_or_default())).collect();
-    families.extend(names(documentation.split_once("## Drops\n").expect("a section").1.lines().nth(1).unwrap_or("")));
-    families
+    let rows = documentation.lines().filter_map(|line| line.strip_prefix("| "));
+    rows.filter_map(|row| row.split(" | ").next()).flat_map(names).collect()
 }
 
 /// Asserts that without traffic every query of the dashboard returns finite numbers, except those that have nothing
