@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use etherparse::{
-    IpHeaders, Ipv4Header, PacketBuilder, PacketBuilderStep, SlicedPacket, TransportSlice,
-};
+use etherparse::{IpHeaders, Ipv4Header, PacketBuilder, PacketBuilderStep, SlicedPacket, TransportSlice};
 use laneway::offload::{
     CAPACITY, CloseReason, Coalesced, Limits, Sink, Superpacket, SuperpacketKind, VIRTIO_HEADER_LEN,
     VirtioHeader, Window, assemble, assemble_tunnel,
@@ -142,7 +140,8 @@ impl Sink for Cutter {
         let (header, payloads, gso_size) = (whole.header(), whole.payloads(), whole.gso_size());
         let tunnel = whole.kind() == SuperpacketKind::UdpTunnel;
         let (header, packet) = if tunnel {
-            let len = assemble_tunnel(&mut self.scratch, header, whole.inner(), payloads, gso_size).expect(VALID);
+            let len =
+                assemble_tunnel(&mut self.scratch, header, whole.inner(), payloads, gso_size).expect(VALID);
             let (header, packet) = self.scratch[..len].split_first_chunk_mut().unwrap();
             (VirtioHeader::decode_long(header), packet)
         } else {

@@ -25,7 +25,9 @@ pub enum AssembleError {
     #[error("a superpacket cannot be longer than 65,535 bytes or than the output buffer")]
     TooLong,
     /// The segment size is zero or does not fit 16 bits, or a superpacket inside a tunnel has a single segment.
-    #[error("the segment size must be between 1 and 65,535 bytes, and shorter than the payload inside a tunnel")]
+    #[error(
+        "the segment size must be between 1 and 65,535 bytes, and shorter than the payload inside a tunnel"
+    )]
     SegmentSize,
 }
 

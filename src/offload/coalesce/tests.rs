@@ -63,8 +63,7 @@ impl Sink for Written {
 
 fn cut_again(superpacket: &Coalesced<'_, '_>) -> Vec<Vec<u8>> {
     let mut frame = vec![0; VirtioHeader::LONG + MAX_PACKET];
-    let (header, payloads, gso_size) =
-        (superpacket.header(), superpacket.payloads(), superpacket.gso_size());
+    let (header, payloads, gso_size) = (superpacket.header(), superpacket.payloads(), superpacket.gso_size());
     let (header, start, len) = if superpacket.kind() == SuperpacketKind::UdpTunnel {
         let len = assemble_tunnel(&mut frame, header, superpacket.inner(), payloads, gso_size).unwrap();
         (VirtioHeader::decode_long(frame.first_chunk().unwrap()), VirtioHeader::LONG, len)

@@ -22,7 +22,9 @@ fn superpackets_in_tunnels_are_taken_as_the_probe_has_found_and_nothing_is_lost_
         let (mut first, mut second) = two_devices();
         assert!(!exists("lwprobe0"), "the probe's interface is gone");
         if !first.offloads.udp_tunnel {
-            skip::report("superpackets in UDP tunnels: this kernel (before 6.17) has no UDP tunnel GSO on a TUN");
+            skip::report(
+                "superpackets in UDP tunnels: this kernel (before 6.17) has no UDP tunnel GSO on a TUN",
+            );
             assert!(!first.writes_tunnels);
             return;
         }

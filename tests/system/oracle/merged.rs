@@ -62,7 +62,9 @@ pub(super) fn compare(random: &mut Random) {
             assert!(merged > before, "no superpacket was merged in {tunnel:?}");
         }
     }
-    println!("{merged} superpackets merged from {segments} of {total} datagrams in tunnels come out as they went in");
+    println!(
+        "{merged} superpackets merged from {segments} of {total} datagrams in tunnels come out as they went in"
+    );
 }
 
 /// Writes superpackets inside tunnels to a TAP, and everything else packet by packet.
@@ -97,8 +99,8 @@ impl Sink for Tap<'_> {
         self.segments += superpacket.segments();
         let mut frame = vec![0; VirtioHeader::LONG + 65_535];
         let (header, payloads) = (superpacket.header(), superpacket.payloads());
-        let len =
-            assemble_tunnel(&mut frame, header, superpacket.inner(), payloads, superpacket.gso_size()).unwrap();
+        let len = assemble_tunnel(&mut frame, header, superpacket.inner(), payloads, superpacket.gso_size())
+            .unwrap();
         let header = VirtioHeader::decode_long(frame.first_chunk().unwrap());
         // The offsets of a TAP count from the Ethernet header.
         let behind = |offset: u16| offset + ETHERNET as u16;

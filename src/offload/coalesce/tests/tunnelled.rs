@@ -284,7 +284,8 @@ fn what_is_no_mergeable_tcp_in_ethernet_is_merged_as_udp_or_not_at_all() {
                 packet
             });
         }
-        let other = Overlay { outer: Build { ports: (50_000, 4790), ..overlay.outer.clone() }, ..overlay.clone() };
+        let other =
+            Overlay { outer: Build { ports: (50_000, 4790), ..overlay.outer.clone() }, ..overlay.clone() };
         never("another port", &|number| other.datagram(number));
         never("headers of more than 192 bytes", &|number| {
             Overlay { checksum: true, ..overlay.clone() }.with_geneve(112).datagram(number)
@@ -346,7 +347,8 @@ fn a_checksum_of_negative_zero_is_kept() {
 fn a_wrong_checksum_is_never_repaired_in_a_tunnel() {
     for overlay in Overlay::all() {
         let network = overlay.network();
-        let mut places = vec![network + overlay.inner.transport() + 16, network + overlay.inner.transport() + 30];
+        let mut places =
+            vec![network + overlay.inner.transport() + 16, network + overlay.inner.transport() + 30];
         if overlay.checksum {
             places.push(overlay.outer.transport() + 6);
         }
