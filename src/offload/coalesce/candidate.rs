@@ -211,8 +211,8 @@ pub(super) fn same_tcp(head: &[u8], packet: &[u8]) -> bool {
         && head.options() == packet.options()
 }
 
-/// Returns whether the packet's transport checksum is correct, in a tunnel that of outer and inner packet. A superpacket gets a new checksum, so
-/// merging a corrupt segment would hide the corruption.
+/// Returns whether the packet's transport checksum is correct; in a tunnel, that of outer and inner packet. A
+/// superpacket gets a new checksum, so merging a corrupt segment would hide the corruption.
 #[inline]
 pub(super) fn checksum_is_right(packet: &[u8], candidate: &Candidate) -> bool {
     let (addresses, protocol) = match candidate.kind {
