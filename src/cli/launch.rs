@@ -33,7 +33,7 @@ use crate::router::reload::{self, Reloader};
 use crate::router::sandbox::{capabilities, files, memory, syscalls};
 use crate::router::start::{Origin, Router, StartError};
 use crate::router::stopping::{self, StopError};
-use crate::router::takeover::kept::Keeper;
+use crate::router::takeover::kept::{Keeper, Left};
 use crate::router::web::{Web, WebError};
 use crate::service::ServiceManager;
 use crate::shutdown::Shutdown;
@@ -85,7 +85,7 @@ pub enum StopReason {
     InterfaceDeleted,
     /// Another process removed the control socket's file.
     SocketRemoved,
-    /// Another process has taken the router over.
+    /// Another process has taken the router over, or the next process of the service does.
     HandedOver,
 }
 
@@ -175,7 +175,7 @@ pub fn launch(
     if takes_over && let Err(error) = switch.close_again(&config) {
         tracing::error!("rules and unreachable routes are those of the router before: {error}");
     }
-    let keeper = bequeath(&router, metrics.as_ref(), masquerading.as_ref(), &signals, &manager)?;
+    let keeper = bequeath(&router, &config, metrics.as_ref(), masquerading.as_ref(), &signals, &manager)?;
     let open = inheritance.control_of(uapi, &config, router.interface());
     let (noted, offering) = (Arc::clone(&signals), Arc::clone(keeper.router()));
     let open_uapi = move || {
@@ -200,7 +200,9 @@ pub fn launch(
     let outcome = attend(router, metrics, Box::new(open_uapi), reloader, &signals, &keeper, ready);
     if signals.handed_over().load(Ordering::Acquire) {
         // Everything is the successor's now.
-        masquerading.into_iter().for_each(Masquerading::leave);
+        if keeper.left() != Some(Left::Descriptors) {
+            masquerading.into_iter().for_each(Masquerading::leave);
+        }
         outcome?;
         return Ok(StopReason::HandedOver);
     }
@@ -240,8 +242,8 @@ fn open(
     signals: &Signals,
     switch: &KillSwitch,
 ) -> Result<(Router, Option<Masquerading>), LaunchError> {
+    let takes_over = inheritance.takes_over();
     let origin = mem::replace(&mut inheritance.origin, Origin::Nothing);
-    let takes_over = matches!(origin, Origin::Predecessor(_));
     // The rules of a router that is taken over are in force.
     let admit = |listening| {
         if !takes_over {
@@ -337,7 +339,7 @@ fn attend(
     if told.is_err() {
         shutdown.signal();
     }
-    wait_for(&shutdown);
+    wait_for(&shutdown, signals, keeper);
     manager.stopping();
     let deadline = Instant::now() + stopping::THREADS;
     let end = stopping::join_until(admin, deadline);
@@ -357,10 +359,17 @@ fn attend(
     Err(stuck.into())
 }
 
-/// Blocks until the router is told to stop.
-fn wait_for(shutdown: &Shutdown) {
+/// Blocks until the router is told to stop. At a restart, leaves it to the next process of the service.
+fn wait_for(shutdown: &Shutdown, signals: &Signals, keeper: &Keeper) {
+    let restart = signals.restarts();
     while !shutdown.is_signalled() {
-        match poll(&mut [PollFd::new(shutdown.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
+        let events = [shutdown.as_fd(), restart].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        match poll(&mut { events }, PollTimeout::NONE) {
+            Ok(_) if signals.takes_restart() => {
+                if keeper.leave() == Left::Nothing {
+                    signals.stop(shutdown);
+                }
+            }
             Ok(_) | Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOMEM) => {}
             Err(errno) => panic!("poll on the shutdown descriptor: {errno}"),
         }

@@ -37,7 +37,7 @@ use crate::clock;
 use crate::config::RouterConfig;
 use crate::config::update::{DeviceUpdate, PeerEndpoint};
 use crate::cpus::pinning::{self, LaneCpus};
-use crate::faults;
+use crate::faults::{self, TakeOverStep};
 use crate::lane::inside::OwnAddresses;
 use crate::lane::wait::sleep::Sleeper;
 use crate::metrics::Registry;
@@ -111,13 +111,17 @@ impl Router {
         shutdown: Arc<Shutdown>,
         bound: impl FnOnce(Listening),
     ) -> Result<Router, StartError> {
-        let (given, mut successor) = match origin {
-            Origin::Nothing => (Given::Nothing, None),
-            Origin::Queue(queue) => (Given::Queue(queue), None),
-            Origin::Inherited(inherited) => (Given::Inherited(inherited), None),
+        let (given, mut successor, stored) = match origin {
+            Origin::Nothing => (Given::Nothing, None, None),
+            Origin::Queue(queue) => (Given::Queue(queue), None, None),
+            Origin::Inherited(mut inherited) => {
+                let stored = inherited.sessions.take();
+                inherited.secret = stored.as_ref().map(|stored| stored.secret);
+                (Given::Inherited(inherited), None, stored)
+            }
             Origin::Predecessor(mut successor) => {
                 successor.check(config)?;
-                (Given::Inherited(mem::take(successor.descriptors())), Some(successor))
+                (Given::Inherited(mem::take(successor.descriptors())), Some(successor), None)
             }
         };
         let Wiring { mut lanes, mut actor, custody, access } = wiring::open(config, given, &shutdown)?;
@@ -125,7 +129,12 @@ impl Router {
         let chosen_mtu = Arc::new(ChosenMtu::new(config, Arc::clone(&access.mtu)));
         access.registry.collect_from(MtuMetrics(Arc::clone(&chosen_mtu)));
         let mut paused = None;
-        match successor.as_mut().map(Successor::take_state).transpose()? {
+        let carried = match (&mut successor, stored) {
+            (Some(successor), _) => Some(successor.take_state()?),
+            (None, Some(stored)) => Some(Carried::State(Box::new(stored.state))),
+            (None, None) => None,
+        };
+        match carried {
             Some(Carried::State(state)) => {
                 paused = Some(state.paused);
                 continue_from(*state, &mut actor, &mut lanes)?;
@@ -140,6 +149,7 @@ impl Router {
                 })?;
             }
         }
+        faults::step(TakeOverStep::Imported);
         if let Some(successor) = &mut successor {
             successor.accept(paused.is_none())?;
         }
@@ -158,16 +168,18 @@ impl Router {
         // After this point an error drops the router, which stops the threads that already run.
         router.spawn_lanes(lanes)?;
         router.spawn_actor(actor)?;
-        if let Some(successor) = successor {
-            router.took_over(config, successor, paused);
+        faults::step(TakeOverStep::Started);
+        let continues = successor.is_some() || paused.is_some();
+        // Lets the predecessor end.
+        successor.iter_mut().for_each(Successor::running);
+        if continues {
+            router.took_over(config, paused);
         }
         Ok(router)
     }
 
-    /// Lets the predecessor end, and applies `config` as a reload does. `paused` is when the predecessor stopped, if its
-    /// sessions go on.
-    fn took_over(&self, config: &RouterConfig, mut successor: Successor, paused: Option<Nanos>) {
-        successor.running();
+    /// Applies `config` as a reload does. `paused` is when the predecessor stopped, if its sessions go on.
+    fn took_over(&self, config: &RouterConfig, paused: Option<Nanos>) {
         let metrics = &self.access.estate.metrics;
         let interface = &self.access.interface;
         if let Some(paused) = paused {

@@ -326,7 +326,7 @@ fn open_or_inherit(
         Given::Inherited(Inherited { queues, offloads, sockets, secret, .. }) => {
             let tun = inherit_tun(config, queues, offloads, shutdown)?;
             let sockets = LaneSockets::inherit(sockets, options)?;
-            // While a predecessor runs, interface and sockets are its own.
+            // With sessions, interface and sockets are those of a predecessor, which may still run.
             if secret.is_none() {
                 set_marks(&sockets, options.fwmark)?;
                 set_up(config, &tun)?;
