@@ -204,6 +204,9 @@ pub fn launch(
             masquerading.into_iter().for_each(Masquerading::leave);
         }
         outcome?;
+        if keeper.left() == Some(Left::Sessions) {
+            tracing::info!("the next process of the service continues with the sessions");
+        }
         return Ok(StopReason::HandedOver);
     }
     drop(masquerading);

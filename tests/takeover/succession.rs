@@ -40,17 +40,17 @@ fn setting(name: &str, default: usize) -> usize {
 }
 
 /// A tunnel whose left end is taken over.
-struct Tunnel {
-    lab: Lab,
-    device: String,
-    file: String,
-    environment: Vec<(&'static str, String)>,
-    right: Laneway,
-    _folder: Folder,
+pub struct Tunnel {
+    pub lab: Lab,
+    pub device: String,
+    pub file: String,
+    pub environment: Vec<(&'static str, String)>,
+    pub right: Laneway,
+    pub folder: Folder,
 }
 
 impl Tunnel {
-    fn new(lanes: usize, variables: &[(&'static str, &str)]) -> Tunnel {
+    pub fn new(lanes: usize, variables: &[(&'static str, &str)]) -> Tunnel {
         let lab = lab();
         let queues = lanes.to_string();
         // Deep rings, so that a worker that waits for a CPU costs no packets (`inbox_full`).
@@ -73,7 +73,7 @@ impl Tunnel {
         let mut environment = vec![("LANEWAY_QUEUES", queues)];
         environment.extend([SERVED, DEPTH].map(|(name, value)| (name, value.to_owned())));
         environment.extend(variables.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        Tunnel { lab, device, file, environment, right, _folder: folder }
+        Tunnel { lab, device, file, environment, right, folder }
     }
 
     /// Starts a process that takes over from the router, if there is one.
@@ -97,7 +97,7 @@ impl Tunnel {
     }
 
     /// Waits until packets pass in both directions.
-    fn wait_for_packets(&self) {
+    pub fn wait_for_packets(&self) {
         let bind = |side: &Side, host| {
             let socket = side.namespace.run(|| UdpSocket::bind((Family::V6.inside(host), 0)));
             let socket = socket.expect("enter").expect("bind");
@@ -116,23 +116,35 @@ impl Tunnel {
         });
     }
 
+    /// Has TCP wait long for acknowledgements.
+    pub fn have_patience(&self) {
+        for side in [&self.lab.left, &self.lab.right] {
+            // On a busy machine an acknowledgement may take longer than TCP waits by default before it sends a segment again,
+            // lost or not. One that is lost is still sent again as soon as later ones are acknowledged.
+            sysctl(side, "ipv4/tcp_early_retrans", "0");
+            if Path::new("/proc/sys/net/ipv4/tcp_rto_min_us").exists() {
+                sysctl(side, "ipv4/tcp_rto_min_us", "5000000");
+            }
+        }
+    }
+
     /// Returns the time of the right end's last handshake.
-    fn handshake(&self) -> u64 {
+    pub fn handshake(&self) -> u64 {
         wg::peers(&self.lab.right, &self.right.device)[0].latest_handshake
     }
 
-    fn index(&self) -> String {
+    pub fn index(&self) -> String {
         let words = ["ip", "-oneline", "link", "show", "dev", &self.device];
         output(&self.lab.left.namespace, &words, "").split(':').next().expect("an index").to_owned()
     }
 
     /// Returns the sum of a metric of the left router.
-    fn metric(&self, name: &str) -> f64 {
+    pub fn metric(&self, name: &str) -> f64 {
         metrics::parse(&http::get(&self.lab.left, "/metrics").1).sum(name, &[])
     }
 
     /// Returns how many TCP segments were sent again, at both ends.
-    fn retransmits(&self) -> u64 {
+    pub fn retransmits(&self) -> u64 {
         let count = |side: &Side| {
             let snmp = side.namespace.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp"));
             let snmp = snmp.expect("enter").expect("read");
@@ -146,14 +158,14 @@ impl Tunnel {
 }
 
 /// Numbered datagrams from one side to the other, until it is stopped.
-struct Flow {
+pub struct Flow {
     stopping: Arc<AtomicBool>,
     sender: JoinHandle<u64>,
     receiver: JoinHandle<Vec<u64>>,
 }
 
 impl Flow {
-    fn start(tunnel: &Tunnel, from_left: bool) -> Flow {
+    pub fn start(tunnel: &Tunnel, from_left: bool) -> Flow {
         let (from, to) = (&tunnel.lab.left, &tunnel.lab.right);
         let ((from, here), (to, there)) = if from_left { ((from, 1), (to, 2)) } else { ((to, 2), (from, 1)) };
         let bind = |side: &Side, host| {
@@ -211,14 +223,14 @@ impl Flow {
     }
 
     /// Ends the flow. Returns how many datagrams were sent, and the numbers received.
-    fn stop(self) -> (u64, Vec<u64>) {
+    pub fn stop(self) -> (u64, Vec<u64>) {
         self.stopping.store(true, SeqCst);
         (self.sender.join().expect("the sender"), self.receiver.join().expect("the receiver"))
     }
 }
 
 /// Sends bytes over TCP at a steady rate, verifies them, and returns their number.
-fn stream(tunnel: &Tunnel, over: &Arc<AtomicBool>) -> JoinHandle<usize> {
+pub fn stream(tunnel: &Tunnel, over: &Arc<AtomicBool>) -> JoinHandle<usize> {
     let address = SocketAddr::from((Family::V4.inside(2), 7700));
     let listener =
         tunnel.lab.right.namespace.run(|| TcpListener::bind(address)).expect("enter").expect("bind");
@@ -255,23 +267,30 @@ fn stream(tunnel: &Tunnel, over: &Arc<AtomicBool>) -> JoinHandle<usize> {
 }
 
 /// Returns the counters of a router's drops that are not zero.
-fn drops(device: &str) -> Vec<String> {
+pub fn drops(device: &str) -> Vec<String> {
     let text = client::metrics(Path::new("/var/run/wireguard"), device).expect("it runs").expect("metrics");
     let lines = text.lines().filter(|line| line.contains("dropped_packets_total{") && !line.ends_with(" 0"));
     lines.map(str::to_owned).collect()
 }
 
+/// Ends flows that go out and come in, and checks that nothing was lost or reordered.
+pub fn assert_complete(tunnel: &Tunnel, flows: [Flow; 2]) {
+    for (flow, direction) in flows.into_iter().zip(["outbound", "inbound"]) {
+        let (sent, received) = flow.stop();
+        let missing: Vec<u64> = {
+            let arrived: HashSet<_> = received.iter().copied().collect();
+            (0..sent).filter(|number| !arrived.contains(number)).collect()
+        };
+        let dropped = || [&tunnel.device, &tunnel.right.device].map(|device| drops(device));
+        assert!(missing.is_empty(), "{direction}: of {sent} these are missing: {missing:?}; {:?}", dropped());
+        assert!(received.is_sorted() && received.len() as u64 == sent, "{direction}: out of order, or twice");
+    }
+}
+
 /// Takes a router over again and again while both directions carry traffic.
 fn loses_nothing(lanes: usize) {
     let tunnel = Tunnel::new(lanes, &[]);
-    for side in [&tunnel.lab.left, &tunnel.lab.right] {
-        // On a busy machine an acknowledgement may take longer than TCP waits by default before it sends a segment again,
-        // lost or not. One that is lost is still sent again as soon as later ones are acknowledged.
-        sysctl(side, "ipv4/tcp_early_retrans", "0");
-        if Path::new("/proc/sys/net/ipv4/tcp_rto_min_us").exists() {
-            sysctl(side, "ipv4/tcp_rto_min_us", "5000000");
-        }
-    }
+    tunnel.have_patience();
     let mut router = tunnel.begin(&[]);
     let (index, handshake, retransmits) = (tunnel.index(), tunnel.handshake(), tunnel.retransmits());
     let flows = [true, false].map(|from_left| Flow::start(&tunnel, from_left));
@@ -294,16 +313,7 @@ fn loses_nothing(lanes: usize) {
     }
     drop(finally);
     assert!(stream.join().expect("the stream") > 0);
-    for (flow, direction) in flows.into_iter().zip(["outbound", "inbound"]) {
-        let (sent, received) = flow.stop();
-        let missing: Vec<u64> = {
-            let arrived: HashSet<_> = received.iter().copied().collect();
-            (0..sent).filter(|number| !arrived.contains(number)).collect()
-        };
-        let dropped = || [&tunnel.device, &tunnel.right.device].map(|device| drops(device));
-        assert!(missing.is_empty(), "{direction}: of {sent} these are missing: {missing:?}; {:?}", dropped());
-        assert!(received.is_sorted() && received.len() as u64 == sent, "{direction}: out of order, or twice");
-    }
+    assert_complete(&tunnel, flows);
     assert_eq!((tunnel.index(), tunnel.handshake()), (index, handshake));
     assert_eq!(tunnel.retransmits(), retransmits, "TCP segments were sent again");
     gaps.sort_by(f64::total_cmp);
@@ -329,14 +339,14 @@ fn a_take_over_with_three_lanes_loses_nothing() {
 }
 
 /// Collects the receiver index and counter of each data message that arrives at the right end.
-struct Wire {
+pub struct Wire {
     stopping: Arc<AtomicBool>,
     seen: Arc<Mutex<HashSet<(u32, u64)>>>,
     watcher: JoinHandle<()>,
 }
 
 impl Wire {
-    fn watch(side: &Side) -> Wire {
+    pub fn watch(side: &Side) -> Wire {
         let open = || {
             let kind = (AddressFamily::Packet, SockType::Raw);
             socket(kind.0, kind.1, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)
@@ -359,7 +369,7 @@ impl Wire {
     }
 
     /// Ends the watch. Returns how many messages it has seen.
-    fn stop(self) -> usize {
+    pub fn stop(self) -> usize {
         self.stopping.store(true, SeqCst);
         self.watcher.join().expect("no counter was sent twice");
         self.seen.lock().expect("a set").len()
