@@ -195,6 +195,20 @@ mod tests {
     }
 
     #[test]
+    fn the_manager_is_waited_for_until_it_closes_the_descriptor() {
+        let (ear, manager) = pair("barrier");
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| manager.await_manager());
+            let mut message = [0; 64];
+            let (length, descriptors) = rights::receive(&ear, &mut message).expect("a message");
+            assert_eq!((&message[..length], descriptors.len()), (&b"BARRIER=1"[..], 1));
+            drop(descriptors);
+            assert!(waits.join().expect("it ends"));
+        });
+        assert!(!ServiceManager { socket: None }.await_manager(), "there is none");
+    }
+
+    #[test]
     fn a_manager_that_is_gone_is_no_trouble() {
         let (ear, manager) = pair("gone");
         drop(ear);

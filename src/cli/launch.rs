@@ -6,7 +6,7 @@ mod inheritance;
 use std::fs;
 use std::io::{self, IsTerminal as _};
 use std::mem;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -337,12 +337,13 @@ fn attend(
         hangups: Some(hangups),
     };
     let admin = admin.spawn()?;
+    let restart = signals.restarts();
     // A router that is already stopping never reports readiness.
     let told = if shutdown.is_signalled() { Ok(()) } else { ready() };
     if told.is_err() {
         shutdown.signal();
     }
-    wait_for(&shutdown, signals, keeper);
+    wait_for(&shutdown, restart, signals, keeper);
     manager.stopping();
     let deadline = Instant::now() + stopping::THREADS;
     let end = stopping::join_until(admin, deadline);
@@ -363,8 +364,7 @@ fn attend(
 }
 
 /// Blocks until the router is told to stop. At a restart, leaves it to the next process of the service.
-fn wait_for(shutdown: &Shutdown, signals: &Signals, keeper: &Keeper) {
-    let restart = signals.restarts();
+fn wait_for(shutdown: &Shutdown, restart: BorrowedFd<'_>, signals: &Signals, keeper: &Keeper) {
     while !shutdown.is_signalled() {
         let events = [shutdown.as_fd(), restart].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         match poll(&mut { events }, PollTimeout::NONE) {

@@ -162,3 +162,37 @@ fn read(memory: &Memory, is_out: bool) -> Result<Stored, Unusable> {
     let since = clock::now().since(stored.state.paused);
     if since >= REJECT_AFTER_TIME { Err(Unusable::Old(since)) } else { Ok(stored) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peers::state::ActorState;
+    use crate::units::Nanos;
+    use crate::wireguard::state::ProtocolState;
+
+    fn memory(paused: Nanos) -> Memory {
+        let protocol = ProtocolState { private_key: None, peers: Vec::new() };
+        let actor = ActorState { fwmark: 5, protocol, records: Vec::new() };
+        let masquerade = Some(Masquerade::Interface("eth0".to_owned()));
+        let stored = Stored { secret: [3; 8], masquerade, state: State { paused, actor, staged: Vec::new() } };
+        Memory(state::write(&stored).unwrap())
+    }
+
+    #[test]
+    fn sessions_are_used_while_they_last_and_once_nobody_else_can() {
+        let now = clock::now();
+        let read_of = |age: Duration, is_out| {
+            let memory = memory(Nanos(now.0 - age.as_nanos() as u64));
+            let copy = memory.0.try_clone().unwrap();
+            let read = read(&memory, is_out);
+            drop(memory);
+            assert_eq!(copy.metadata().unwrap().len(), 0, "it is wiped");
+            read
+        };
+        let stored = read_of(Duration::from_secs(1), true).unwrap();
+        assert_eq!((stored.secret, stored.state.actor.fwmark), ([3; 8], 5));
+        assert_eq!(stored.masquerade, Some(Masquerade::Interface("eth0".to_owned())));
+        assert!(matches!(read_of(Duration::from_secs(1), false), Err(Unusable::StillKept)));
+        assert!(matches!(read_of(REJECT_AFTER_TIME, true), Err(Unusable::Old(_))));
+    }
+}
