@@ -6,19 +6,17 @@ mod inheritance;
 use std::fs;
 use std::io::{self, IsTerminal as _};
 use std::mem;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing_subscriber::EnvFilter;
 
-use self::inheritance::{Inheritance, bequeath};
+use self::inheritance::{Inheritance, bequeath, wait_for};
 use super::injection;
 use super::signals::Signals;
 use crate::config::env::Environment;
@@ -361,22 +359,6 @@ fn attend(
         }
     };
     Err(stuck.into())
-}
-
-/// Blocks until the router is told to stop. At a restart, leaves it to the next process of the service.
-fn wait_for(shutdown: &Shutdown, restart: BorrowedFd<'_>, signals: &Signals, keeper: &Keeper) {
-    while !shutdown.is_signalled() {
-        let events = [shutdown.as_fd(), restart].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        match poll(&mut { events }, PollTimeout::NONE) {
-            Ok(_) if signals.takes_restart() => {
-                if keeper.leave() == Left::Nothing {
-                    signals.stop(shutdown);
-                }
-            }
-            Ok(_) | Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOMEM) => {}
-            Err(errno) => panic!("poll on the shutdown descriptor: {errno}"),
-        }
-    }
 }
 
 /// Drops capabilities the router does not need. Must be called before threads are started.

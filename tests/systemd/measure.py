@@ -17,6 +17,8 @@ UNIT = "laneway@wg0.service"
 NEAR, FAR = "10.9.0.1", "10.9.0.2"
 WIREGUARD = 51820
 TCP, THERE, BACK = 7701, 7702, 7703
+# asm-generic/socket.h
+RCVBUFFORCE = 33
 
 problems = []
 
@@ -47,6 +49,8 @@ def child(act):
     """Runs `act` in a process of its own."""
     pid = os.fork()
     if pid == 0:
+        # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         try:
             act()
         finally:
@@ -60,7 +64,7 @@ class Flow:
     def __init__(self, sender, receiver, address, port, rate):
         def bind():
             received = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            received.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, 64 << 20)
+            received.setsockopt(socket.SOL_SOCKET, RCVBUFFORCE, 64 << 20)
             received.bind((address, port))
             received.settimeout(0.2)
             return received
@@ -76,7 +80,7 @@ class Flow:
         self.counted = os.fdopen(counted)
         self.stop_sender, stop = os.pipe(), None
         self.pid = child(lambda: self.send(rate))
-        self.thread = threading.Thread(target=self.receive)
+        self.thread = threading.Thread(target=self.receive, daemon=True)
         self.thread.start()
 
     def send(self, rate):
@@ -135,7 +139,7 @@ class Stream:
         self.sending = in_namespace(left, lambda: socket.create_connection((FAR, TCP), timeout=30))
         self.receiving, _ = listener.accept()
         self.over, self.wrong, self.received, self.failed = False, False, 0, None
-        self.threads = [threading.Thread(target=act) for act in (self.send, self.receive)]
+        self.threads = [threading.Thread(target=act, daemon=True) for act in (self.send, self.receive)]
         for thread in self.threads:
             thread.start()
 
@@ -174,14 +178,14 @@ class Watch:
     def __init__(self, right):
         def listen():
             heard = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-            heard.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, 64 << 20)
+            heard.setsockopt(socket.SOL_SOCKET, RCVBUFFORCE, 64 << 20)
             heard.bind(("lws-eth", 0))
             heard.settimeout(0.2)
             return heard
 
         self.socket = in_namespace(right, listen)
         self.over, self.seen, self.clear = False, 0, []
-        self.thread = threading.Thread(target=self.listen)
+        self.thread = threading.Thread(target=self.listen, daemon=True)
         self.thread.start()
 
     def listen(self):
@@ -217,6 +221,7 @@ class Service:
         done = subprocess.run([*self.enter, *words], capture_output=True, text=True)
         if done.returncode != 0 and not fails:
             print("FAILED:", words, done.stdout, done.stderr)
+            print(subprocess.run([*self.enter, "systemctl", "status", "--no-pager", UNIT], capture_output=True, text=True).stdout)
             sys.exit(1)
         return done.stdout.strip()
 
@@ -321,7 +326,7 @@ def main():
     check(service.ip("-o", "link", "show", "wg0").split(":")[0] == index, "the interface is another one")
 
     # As an upgrade of the package does: another program, then what postinst does.
-    service.run("cp", "/usr/local/bin/laneway", "/usr/local/bin/laneway.new")
+    service.run("install", "-m", "0755", "/usr/local/bin/laneway", "/usr/local/bin/laneway.new")
     service.run("mv", "/usr/local/bin/laneway.new", "/usr/local/bin/laneway")
     service.systemctl("daemon-reload")
     mark = len(service.log())

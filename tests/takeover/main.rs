@@ -11,3 +11,4 @@ mod kept;
 mod manager;
 mod restart;
 mod succession;
+mod traffic;

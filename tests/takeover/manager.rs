@@ -21,11 +21,11 @@ use nix::sys::stat::fstat;
 
 /// What it was told.
 #[derive(Default)]
-pub struct Told {
+pub(crate) struct Told {
     /// What it keeps.
-    pub kept: BTreeMap<String, OwnedFd>,
+    pub(crate) kept: BTreeMap<String, OwnedFd>,
     /// The number of processes that were ready.
-    pub ready: usize,
+    pub(crate) ready: usize,
     /// What is wrong with what it was told.
     wrong: Vec<String>,
 }
@@ -59,7 +59,7 @@ impl Told {
 }
 
 /// A service manager, and the service that it runs.
-pub struct Manager {
+pub(crate) struct Manager {
     path: String,
     told: Arc<Mutex<Told>>,
     stopping: Arc<AtomicBool>,
@@ -68,7 +68,7 @@ pub struct Manager {
 
 impl Manager {
     /// Starts a manager whose socket is in `folder`.
-    pub fn new(folder: &Folder) -> Manager {
+    pub(crate) fn new(folder: &Folder) -> Manager {
         let path = folder.join("notify");
         let socket = UnixDatagram::bind(&path).expect("a socket");
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a limit");
@@ -94,21 +94,21 @@ impl Manager {
     ///
     /// # Panics
     /// Something is wrong with that.
-    pub fn told(&self) -> MutexGuard<'_, Told> {
+    pub(crate) fn told(&self) -> MutexGuard<'_, Told> {
         let told = self.told.lock().expect("notes");
         assert!(told.wrong.is_empty(), "{:?}", told.wrong);
         told
     }
 
     /// Returns the names of what it keeps.
-    pub fn kept(&self) -> Vec<String> {
+    pub(crate) fn kept(&self) -> Vec<String> {
         self.told().kept.keys().cloned().collect()
     }
 
     /// Starts the service with these arguments and variables, and passes everything on that is kept, in an order of its
     /// own. The service is told that `room` descriptors can be kept.
     #[allow(unsafe_code)]
-    pub fn start(
+    pub(crate) fn start(
         &self,
         side: &Side,
         arguments: &[&str],
@@ -149,7 +149,7 @@ impl Manager {
     ///
     /// # Panics
     /// It ends.
-    pub fn until_ready(&self, start: impl FnOnce() -> Process) -> Process {
+    pub(crate) fn until_ready(&self, start: impl FnOnce() -> Process) -> Process {
         let before = self.told().ready;
         let mut process = start();
         wait_until("the router", || {

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::manager::Manager;
-use crate::succession::{Flow, Tunnel, Wire, assert_complete, stream};
+use crate::succession::Tunnel;
 use crate::support::process::{Process, output};
 use crate::support::{Finally, links, require_root, wait_until};
+use crate::traffic::{Flow, Wire, assert_complete, stream};
 use laneway::faults::{DIES_AT, TakeOverStep, UNDERSTANDS};
 use nix::sys::signal::Signal;
 

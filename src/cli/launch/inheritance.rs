@@ -5,6 +5,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 use super::LaunchError;
 use crate::cli::signals::Signals;
 use crate::config::RouterConfig;
@@ -12,11 +15,12 @@ use crate::netlink::masquerade::Masquerading;
 use crate::router::admin::{self, AdminError, Http};
 use crate::router::listen::Bound;
 use crate::router::start::{Origin, Router, StartError};
-use crate::router::takeover::kept::{self, Keeper};
+use crate::router::takeover::kept::{self, Keeper, Left};
 use crate::router::takeover::predecessor::Predecessor;
 use crate::router::takeover::successor::Successor;
 use crate::router::web::Web;
 use crate::service::ServiceManager;
+use crate::shutdown::Shutdown;
 use crate::uapi::{self, UapiError};
 
 /// What a process continues with.
@@ -121,6 +125,22 @@ pub(super) fn bequeath(
     let handed_over = Arc::clone(signals.handed_over());
     let predecessor = Predecessor::new(router.estate().clone(), http, rules, handed_over)?;
     Ok(Arc::new(Keeper::new(Arc::clone(manager), Arc::new(predecessor), config.masquerade.clone())))
+}
+
+/// Blocks until the router is told to stop. Once `restart` is readable, leaves it to the next process of its service.
+pub(super) fn wait_for(shutdown: &Shutdown, restart: BorrowedFd<'_>, signals: &Signals, keeper: &Keeper) {
+    while !shutdown.is_signalled() {
+        let events = [shutdown.as_fd(), restart].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        match poll(&mut { events }, PollTimeout::NONE) {
+            Ok(_) if signals.takes_restart() => {
+                if keeper.leave() == Left::Nothing {
+                    signals.stop(shutdown);
+                }
+            }
+            Ok(_) | Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOMEM) => {}
+            Err(errno) => panic!("poll on the shutdown descriptor: {errno}"),
+        }
+    }
 }
 
 /// Returns whether `listener` listens on `address`, of which the port may be 0 for any.

@@ -175,9 +175,8 @@ impl Predecessor {
         };
         let (thaw, frozen) = channel::bounded(1);
         let rules = self.masquerade.as_ref().map(AsFd::as_fd);
-        let stored = self
-            .freeze(&mut round, &frozen)
-            .and_then(|state| store(state, self.estate.offer.secret, rules));
+        let stored =
+            self.freeze(&mut round, &frozen).and_then(|state| store(state, self.estate.offer.secret, rules));
         // From here on nothing may be sent with the sessions, so the pause does not end, and the actor thaws when it is
         // told to end.
         if stored.is_ok() || !self.estate.shutdown.is_signalled() {

@@ -174,7 +174,8 @@ mod tests {
         let protocol = ProtocolState { private_key: None, peers: Vec::new() };
         let actor = ActorState { fwmark: 5, protocol, records: Vec::new() };
         let masquerade = Some(Masquerade::Interface("eth0".to_owned()));
-        let stored = Stored { secret: [3; 8], masquerade, state: State { paused, actor, staged: Vec::new() } };
+        let stored =
+            Stored { secret: [3; 8], masquerade, state: State { paused, actor, staged: Vec::new() } };
         Memory(state::write(&stored).unwrap())
     }
 
