@@ -220,8 +220,7 @@ pub(crate) fn open(
     let (interface, limit) = (tun.name.clone(), config.metrics_peers);
     registry.collect_from(PeerMetrics { interface, peers: Arc::clone(&peers), limit });
     registry.collect_from(ProcessMetrics);
-    let (tunnels, lifetime, marked) = (tun.tunnels, tun.lifetime, Arc::clone(&actor.marked));
-    let interface = tun.name;
+    let (interface, tunnels, lifetime) = (tun.name, tun.tunnels, tun.lifetime);
     let access = Access {
         interface,
         device,
@@ -229,7 +228,7 @@ pub(crate) fn open(
         mtu,
         own,
         peers,
-        marked,
+        marked: Arc::clone(&actor.marked),
         has_key,
         summary,
         tunnels,
