@@ -17,8 +17,8 @@ pub const ENDS: [Signal; 2] = [Signal::SIGTERM, Signal::SIGINT];
 /// Asks a process to end for a restart of its service (`RestartKillSignal=` in the unit).
 pub const RESTART: Signal = Signal::SIGUSR1;
 
-/// Makes [`RESTART`] and the signals in [`ENDS`] end the process at once with status 0, and blocks SIGHUP. For use before the
-/// process has created anything. PID 1 of a container needs this, because the kernel does not deliver signals to it
+/// Makes [`RESTART`] and the signals in [`ENDS`] end the process at once with status 0, and blocks SIGHUP. For use before
+/// the process has created anything. PID 1 of a container needs this, because the kernel does not deliver signals to it
 /// that it does not handle.
 ///
 /// # Errors
@@ -35,8 +35,9 @@ pub fn end_at_once() -> io::Result<()> {
     Ok(())
 }
 
-/// Blocks SIGTERM, and [`RESTART`], SIGINT and SIGHUP unless they are ignored, so that they stay pending until read from a [`queue`]. Call this before the
-/// process creates anything, and while it has a single thread: threads started later inherit it.
+/// Blocks SIGTERM, and [`RESTART`], SIGINT and SIGHUP unless they are ignored, so that they stay pending until read from a
+/// [`queue`]. Call this before the process creates anything, and while it has a single thread: threads started later
+/// inherit it.
 ///
 /// # Errors
 /// A system call failed.

@@ -1,7 +1,7 @@
 //! A service manager that keeps descriptors, as systemd does (`sd_pid_notify_with_fds(3)`).
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
@@ -119,7 +119,7 @@ impl Manager {
         let mut command: Command = command_in(&side.namespace, "sh");
         command.args(["-c", r#"LISTEN_PID=$$ exec "$@""#, "sh", BINARY]).args(arguments);
         let names: Vec<_> = told.kept.keys().rev().cloned().collect();
-        let descriptors: Vec<RawFd> = told.kept.values().rev().map(|fd| fd.as_raw_fd()).collect();
+        let descriptors: Vec<RawFd> = told.kept.values().rev().map(AsRawFd::as_raw_fd).collect();
         command
             .envs(environment.iter().copied())
             .env("NOTIFY_SOCKET", &self.path)

@@ -162,7 +162,8 @@ impl Predecessor {
     }
 
     /// Pauses the router for good, gives its state, the secret of the receiver indices and the socket of the rules for
-    /// masquerading to `store`, and ends it, so that the next process of its service continues. Does so without a state if it cannot be had or stored.
+    /// masquerading to `store`, and ends it, so that the next process of its service continues. Does so without a state if
+    /// there is none or it cannot be stored.
     ///
     /// # Errors
     /// There is no state. Nothing was done if the router stops already, or is being taken over.
