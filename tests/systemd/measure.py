@@ -199,10 +199,12 @@ class Watch:
                 continue
             self.seen += 1
             if kind == b"\x08\x00":
-                header = (packet[0] & 15) * 4
-                ports = struct.unpack("!HH", packet[header : header + 4])
-                if packet[9] != 17 or WIREGUARD not in ports:
-                    self.clear.append(packet[:28].hex())
+                # An error of the underlay quotes the datagram that it is about.
+                inner = packet[28:] if packet[9] == 1 and packet[20] == 3 else packet
+                header = (inner[0] & 15) * 4
+                ports = struct.unpack("!HH", inner[header : header + 4])
+                if inner[9] != 17 or WIREGUARD not in ports:
+                    self.clear.append(packet[:48].hex())
             # Of IPv6, neighbour discovery and multicast listeners are the underlay's own.
             elif kind == b"\x86\xdd" and not (packet[6] in (0, 58) and packet[8:9] in (b"\xfe", b"\x00")):
                 self.clear.append(packet[:44].hex())
@@ -359,4 +361,5 @@ def main():
     sys.exit(bool(problems))
 
 
-main()
+if __name__ == "__main__":
+    main()
