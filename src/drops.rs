@@ -63,6 +63,8 @@ reasons! {
     TooBig = "too_big",
     /// A datagram of our own, back through the TUN: the route to its peer's endpoint leads into the tunnel.
     RoutingLoop = "routing_loop",
+    /// The queue did not run empty for a while, and its senders do not understand marks.
+    StandingQueue = "standing_queue",
     /// The kernel refused the datagram.
     SendError = "send_error",
     /// A handshake message, cookie or keepalive of our own found its queue to the outside worker full.

@@ -39,10 +39,11 @@ use crate::lane::share::jobs::Job;
 use crate::lane::share::{SHARE_FROM, Share};
 use crate::lane::shortcut::SendShortcut;
 use crate::lane::staging::Staging;
+use crate::lane::standing::StandingQueue;
 use crate::lane::wait::sleep::Stopped;
 use crate::metrics::{Dropped, InsideMetrics};
 use crate::offload::Superpacket;
-use crate::packet::class::{Dscp, traffic_class};
+use crate::packet::class::{self, CE, Dscp, traffic_class};
 use crate::packet::reject::{Cause, must_not_be_fragmented};
 use crate::underlay::{Endpoint, MAX_RUN_BYTES, max_run};
 use crate::units::Nanos;
@@ -63,6 +64,10 @@ pub struct Sealer {
     batch: Option<Box<OutboundBatch>>,
     open: Option<PartialRun>,
     staging: Staging,
+    /// Whether the TUN queue stands.
+    standing: StandingQueue,
+    /// Whether the packet in hand must be marked or lose a segment.
+    signal: bool,
     /// The version of the snapshot that the staged packets were routed by.
     routed_by: u64,
     /// Packets taken over that are neither staged nor in a sealed run nor counted as dropped.
@@ -122,6 +127,8 @@ impl Sealer {
             batch: None,
             open: None,
             staging: Staging::new(),
+            standing: StandingQueue::from_env("FAIR_OUT_MS"),
+            signal: false,
             routed_by: 0,
             in_hand: 0,
         }
@@ -140,7 +147,15 @@ impl Sealer {
     /// Routes, segments and seals a superpacket, or stages it.
     pub(super) fn forward(&mut self, packet: &Superpacket<'_>, turn: &mut Turn<'_>) -> Result<(), Stopped> {
         self.in_hand += packet.segments() as u64;
-        self.route(packet, turn)
+        self.signal = packet.segments() > 1 && self.standing.must_signal(turn.now);
+        let routed = self.route(packet, turn);
+        self.signal = false;
+        routed
+    }
+
+    /// Records how a drain of the TUN queue has ended.
+    pub(super) fn note_drain(&mut self, empty: bool, now: Nanos) {
+        self.standing.note(empty, now);
     }
 
     /// Does the same for a packet in hand.
@@ -272,6 +287,11 @@ impl Sealer {
             let plaintext = run.bytes.end + DATA_HEADER;
             let room = &mut batch.data[plaintext..plaintext + padded];
             packet.write_segment(index, &mut room[..len]);
+            if mem::take(&mut self.signal) && !class::decapsulate(&mut room[..len], CE) {
+                self.in_hand -= 1;
+                turn.metrics.outbound_drops.add(DropReason::StandingQueue, 1);
+                continue;
+            }
             room[len..].fill(0);
             run.bytes.end += datagram;
             run.room -= 1;

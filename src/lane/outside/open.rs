@@ -40,6 +40,7 @@ use crate::lane::ring::doorbell::Awaited;
 use crate::lane::ring::{Pool, Ring};
 use crate::lane::share::{SHARE_FROM, Share};
 use crate::lane::shortcut::WriteShortcut;
+use crate::lane::standing::StandingQueue;
 use crate::metrics::{Dropped, OutsideMetrics};
 use crate::packet::class::ECN;
 use crate::underlay::{DEPTH, Endpoint, Received, Receiver, UdpSocket};
@@ -73,6 +74,8 @@ pub struct Opener {
     actor: Arc<ActorChannel>,
     /// The messages in other workers' hands, if sharing is on.
     share: Option<Share<InboundBatch>>,
+    /// Whether the socket's queue stands.
+    pub(super) standing: StandingQueue,
     /// Datagrams received that are neither shared nor in a batch's list nor counted as dropped nor used up.
     in_hand: u64,
 }
@@ -111,6 +114,7 @@ impl Opener {
             sessions,
             actor,
             share,
+            standing: StandingQueue::from_env("FAIR_IN_MS"),
             in_hand: 0,
         }
     }
@@ -159,6 +163,7 @@ impl Opener {
         let received = self.receiver.receive(socket, batches.iter_mut().map(|batch| &mut batch.data[..]));
         context.metrics.note_receives(self.receiver.tally());
         let received = received.inspect_err(|_| batches.clear())?;
+        self.standing.note(received < messages, now);
         self.in_hand = (0..received).map(|index| self.receiver.message(index).segments().max(1) as u64).sum();
         faults::point(Stage::Receive);
         // Put back in reverse order, so that the next receive starts with the same batch.
