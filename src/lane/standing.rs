@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use crate::units::Nanos;
+use crate::units::{Nanos, PeerId};
 
 /// How long a queue may be without running empty (RFC 8289, section 4.3).
 pub const INTERVAL: Duration = Duration::from_millis(100);
@@ -28,12 +28,44 @@ pub struct StandingQueue {
     /// Signals since the queue began to stand.
     signals: u32,
     interval: Duration,
+    /// Bytes of each peer since `counted_since`, by slot modulo the length.
+    shares: Shares,
+    afd: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Shares {
+    since: Nanos,
+    bytes: [u64; 64],
+    total: u64,
+    peers: u64,
+}
+
+impl Default for Shares {
+    fn default() -> Self {
+        Self { since: Nanos::NEVER, bytes: [0; 64], total: 0, peers: 0 }
+    }
+}
+
+impl Shares {
+    /// Counts `bytes` of `peer`. Returns whether the peer has had at least its share.
+    fn count(&mut self, peer: PeerId, bytes: usize, now: Nanos, interval: Duration) -> bool {
+        if now.since(self.since) > interval {
+            *self = Self { since: now, ..Self::default() };
+        }
+        let of_peer = &mut self.bytes[peer.slot() % 64];
+        self.peers += u64::from(*of_peer == 0);
+        *of_peer += bytes as u64;
+        self.total += bytes as u64;
+        *of_peer * self.peers >= self.total
+    }
 }
 
 impl StandingQueue {
     pub fn from_env(name: &str) -> Self {
         let ms = std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
-        Self { interval: Duration::from_millis(ms), ..Self::default() }
+        let afd = std::env::var("FAIR_AFD").is_ok();
+        Self { interval: Duration::from_millis(ms), afd, ..Self::default() }
     }
 
     /// Records how reading the queue has ended: whether it was empty then.
@@ -48,8 +80,12 @@ impl StandingQueue {
 
     /// Returns whether the bulk packet in hand must be marked or dropped.
     #[inline]
-    pub fn must_signal(&mut self, now: Nanos) -> bool {
-        if self.interval.is_zero() || self.busy_since == Nanos::NEVER || now.since(self.busy_since) < self.interval {
+    pub fn must_signal(&mut self, peer: PeerId, bytes: usize, now: Nanos) -> bool {
+        if self.interval.is_zero() || self.busy_since == Nanos::NEVER {
+            return false;
+        }
+        let due = self.shares.count(peer, bytes, now, self.interval) || !self.afd;
+        if now.since(self.busy_since) < self.interval || !due {
             return false;
         }
         self.stands(now)

@@ -35,6 +35,7 @@ mod prometheus;
 mod rejects;
 mod sandbox;
 mod service;
+mod sharing;
 mod sidecar;
 mod stopping;
 mod switches;

@@ -66,8 +66,6 @@ pub struct Sealer {
     staging: Staging,
     /// Whether the TUN queue stands.
     standing: StandingQueue,
-    /// Whether the packet in hand must be marked or lose a segment.
-    signal: bool,
     /// The version of the snapshot that the staged packets were routed by.
     routed_by: u64,
     /// Packets taken over that are neither staged nor in a sealed run nor counted as dropped.
@@ -128,7 +126,6 @@ impl Sealer {
             open: None,
             staging: Staging::new(),
             standing: StandingQueue::from_env("FAIR_OUT_MS"),
-            signal: false,
             routed_by: 0,
             in_hand: 0,
         }
@@ -147,10 +144,7 @@ impl Sealer {
     /// Routes, segments and seals a superpacket, or stages it.
     pub(super) fn forward(&mut self, packet: &Superpacket<'_>, turn: &mut Turn<'_>) -> Result<(), Stopped> {
         self.in_hand += packet.segments() as u64;
-        self.signal = packet.segments() > 1 && self.standing.must_signal(turn.now);
-        let routed = self.route(packet, turn);
-        self.signal = false;
-        routed
+        self.route(packet, turn)
     }
 
     /// Records how a drain of the TUN queue has ended.
@@ -268,6 +262,7 @@ impl Sealer {
         let way = Way { to, class: self.dscp.outer(traffic_class(packet.packet())) };
         let segments = packet.segments();
         let mtu = self.mtu.load(Ordering::Relaxed).min(limit);
+        let mut signal = segments > 1 && self.standing.must_signal(peer.id, packet.packet().len(), turn.now);
         for index in 0..segments {
             let len = packet.segment_len(index);
             let padded = padded_len(len, mtu);
@@ -287,7 +282,7 @@ impl Sealer {
             let plaintext = run.bytes.end + DATA_HEADER;
             let room = &mut batch.data[plaintext..plaintext + padded];
             packet.write_segment(index, &mut room[..len]);
-            if mem::take(&mut self.signal) && !class::decapsulate(&mut room[..len], CE) {
+            if mem::take(&mut signal) && !class::decapsulate(&mut room[..len], CE) {
                 self.in_hand -= 1;
                 turn.metrics.outbound_drops.add(DropReason::StandingQueue, 1);
                 continue;
