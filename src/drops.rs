@@ -63,8 +63,6 @@ reasons! {
     TooBig = "too_big",
     /// A datagram of our own, back through the TUN: the route to its peer's endpoint leads into the tunnel.
     RoutingLoop = "routing_loop",
-    /// The queue did not run empty for a while, and its senders do not understand marks.
-    StandingQueue = "standing_queue",
     /// The kernel refused the datagram.
     SendError = "send_error",
     /// A handshake message, cookie or keepalive of our own found its queue to the outside worker full.
@@ -95,6 +93,10 @@ reasons! {
     InboxFull = "inbox_full",
     /// The peer actor's ring was full.
     PeerInboxFull = "peer_inbox_full",
+
+    // Either way.
+    /// The queue it was read from stood, and its sender is not ECN-capable.
+    StandingQueue = "standing_queue",
 
     // Writing to the TUN.
     /// The TUN interface is down.

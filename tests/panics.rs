@@ -14,8 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use laneway::cli::demo::lab::{Lab, Side};
-use laneway::config::{Queues, Sharing};
 use laneway::config::update::{DeviceUpdate, PeerEndpoint, PeerUpdate};
+use laneway::config::{Queues, Sharing};
 use laneway::faults::{self, Faults, Stage};
 use laneway::router::start::Router;
 use laneway::sys::udp::IntOption;
@@ -101,6 +101,8 @@ impl<'l> Pair<'l> {
         let [left, right] = router::pair_of(lab, Family::V4, &keys, |own, config| {
             config.queues = Queues::Fixed(lanes);
             config.share = share;
+            // Every packet that is dropped is to be one that a panic has cost.
+            config.standing_after = Duration::ZERO;
             faults::install((own == 0).then(|| Arc::clone(&faults)));
         });
         let bind = |side: &Side, host| {

@@ -11,8 +11,8 @@ use laneway::config::update::{DeviceUpdate, PeerEndpoint, PeerUpdate};
 use laneway::config::{Queues, Sharing};
 use laneway::router::start::Router;
 use laneway::uapi::Device as _;
-use nix::sys::socket::sockopt::{RcvBufForce, UdpGsoSegment};
 use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{RcvBufForce, UdpGsoSegment};
 
 use crate::support::metrics::total;
 use crate::support::router::{self, key, peer};
@@ -60,9 +60,8 @@ impl Flow {
         while !over.load(SeqCst) {
             for _ in 0..BURST {
                 let number = removals.load(SeqCst).to_be_bytes();
-                let superpacket: Vec<u8> = (0..DATAGRAMS)
-                    .flat_map(|_| number.into_iter().chain([0; SIZE - 4]))
-                    .collect();
+                let superpacket: Vec<u8> =
+                    (0..DATAGRAMS).flat_map(|_| number.into_iter().chain([0; SIZE - 4])).collect();
                 // Refused only by an error of an earlier datagram.
                 if self.sender.send(&superpacket).is_ok() {
                     self.sent.fetch_add(DATAGRAMS as u64, SeqCst);
@@ -111,10 +110,7 @@ fn a_peer_is_removed_while_its_batches_are_with_other_workers() {
     };
     let gone_is = |key| PeerUpdate { remove: true, ..PeerUpdate::new(key) };
 
-    let flows = [
-        Flow::new((&lab.left, 1), (&lab.right, 2)),
-        Flow::new((&lab.right, 2), (&lab.left, 1)),
-    ];
+    let flows = [Flow::new((&lab.left, 1), (&lab.right, 2)), Flow::new((&lab.right, 2), (&lab.left, 1))];
     // The number of removals applied, and that of the one in force (0: none).
     let [removals, gone] = [(); 2].map(|()| AtomicU32::new(0));
     let over = AtomicBool::new(false);

@@ -32,6 +32,9 @@ const TAKE_OVERS: usize = 5;
 /// Batches in the ring of an inside worker.
 const DEPTH: (&str, &str) = ("LANEWAY_INBOX_DEPTH", "256");
 
+/// Nothing is dropped to slow TCP down.
+const NO_DROPS: (&str, &str) = ("LANEWAY_STANDING_QUEUE_MS", "0");
+
 /// Datagrams a millisecond in each direction. `TAKE_OVER_RATE` sets another number.
 const RATE: usize = 2;
 
@@ -58,7 +61,7 @@ impl Tunnel {
         let lab = lab();
         let queues = lanes.to_string();
         // Deep rings, so that a worker that waits for a CPU costs no packets (`inbox_full`).
-        let right = Laneway::start(&lab.right, &[("LANEWAY_QUEUES", &queues), DEPTH]);
+        let right = Laneway::start(&lab.right, &[("LANEWAY_QUEUES", &queues), DEPTH, NO_DROPS]);
         let keys = [KeyPair::generate(&lab.left), KeyPair::generate(&lab.right)];
         wg::set(&lab.right, &right.device, &keys[1], &Setting::new(&keys[0], 1));
         tunnel::address(&lab.right, &right.device, 2);
@@ -75,7 +78,7 @@ impl Tunnel {
         );
         let file = folder.write(&format!("{device}.conf"), &text);
         let mut environment = vec![("LANEWAY_QUEUES", queues)];
-        environment.extend([SERVED, DEPTH].map(|(name, value)| (name, value.to_owned())));
+        environment.extend([SERVED, DEPTH, NO_DROPS].map(|(name, value)| (name, value.to_owned())));
         environment.extend(variables.iter().map(|(name, value)| (*name, (*value).to_owned())));
         Tunnel { lab, device, file, environment, right, _folder: folder }
     }
@@ -328,7 +331,11 @@ fn loses_nothing(lanes: usize, share: bool) {
     assert_eq!((tunnel.index(), tunnel.handshake()), (index, handshake));
     assert_eq!(tunnel.retransmits(), retransmits, "TCP segments were sent again");
     gaps.sort_by(f64::total_cmp);
-    println!("{lanes} lanes, {by_helpers} jobs by helpers: gap p50 {:.1} ms, max {:.1} ms", gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
+    println!(
+        "{lanes} lanes, {by_helpers} jobs by helpers: gap p50 {:.1} ms, max {:.1} ms",
+        gaps[gaps.len() / 2],
+        gaps[gaps.len() - 1]
+    );
     router.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(router.wait(), Some(0));
     assert!(

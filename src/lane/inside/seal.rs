@@ -24,6 +24,7 @@ use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::Turn;
 use super::handover::Handover;
@@ -125,10 +126,17 @@ impl Sealer {
             batch: None,
             open: None,
             staging: Staging::new(),
-            standing: StandingQueue::from_env("FAIR_OUT_MS"),
+            standing: StandingQueue::new(Duration::ZERO),
             routed_by: 0,
             in_hand: 0,
         }
+    }
+
+    /// Slows bulk flows down if the TUN queue does not run empty for `after`; never if that is zero.
+    #[must_use]
+    pub fn standing_after(mut self, after: Duration) -> Self {
+        self.standing = StandingQueue::new(after);
+        self
     }
 
     /// Returns whether there is no batch to seal into.
@@ -147,9 +155,9 @@ impl Sealer {
         self.route(packet, turn)
     }
 
-    /// Records how a drain of the TUN queue has ended.
-    pub(super) fn note_drain(&mut self, empty: bool, now: Nanos) {
-        self.standing.note(empty, now);
+    /// Records whether a drain has emptied the TUN queue.
+    pub(super) fn note_drain(&mut self, emptied: bool, now: Nanos) {
+        self.standing.note(emptied, now);
     }
 
     /// Does the same for a packet in hand.
@@ -262,7 +270,7 @@ impl Sealer {
         let way = Way { to, class: self.dscp.outer(traffic_class(packet.packet())) };
         let segments = packet.segments();
         let mtu = self.mtu.load(Ordering::Relaxed).min(limit);
-        let mut signal = segments > 1 && self.standing.must_signal(peer.id, packet.packet().len(), turn.now);
+        let mut signal = segments > 1 && self.standing.must_signal(turn.now);
         for index in 0..segments {
             let len = packet.segment_len(index);
             let padded = padded_len(len, mtu);

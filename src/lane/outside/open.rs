@@ -74,8 +74,10 @@ pub struct Opener {
     actor: Arc<ActorChannel>,
     /// The messages in other workers' hands, if sharing is on.
     share: Option<Share<InboundBatch>>,
-    /// Whether the socket's queue stands.
-    pub(super) standing: StandingQueue,
+    /// Whether the sockets' queues stand.
+    standing: StandingQueue,
+    /// Whether the last receives from all sockets have emptied them; `None` if there were none.
+    emptied: Option<bool>,
     /// Datagrams received that are neither shared nor in a batch's list nor counted as dropped nor used up.
     in_hand: u64,
 }
@@ -114,9 +116,17 @@ impl Opener {
             sessions,
             actor,
             share,
-            standing: StandingQueue::from_env("FAIR_IN_MS"),
+            standing: StandingQueue::new(Duration::ZERO),
+            emptied: None,
             in_hand: 0,
         }
+    }
+
+    /// Slows bulk flows down if the sockets do not run empty for `after`; never if that is zero.
+    #[must_use]
+    pub fn standing_after(mut self, after: Duration) -> Self {
+        self.standing = StandingQueue::new(after);
+        self
     }
 
     /// Returns whether there are too few free batches to receive into.
@@ -163,7 +173,7 @@ impl Opener {
         let received = self.receiver.receive(socket, batches.iter_mut().map(|batch| &mut batch.data[..]));
         context.metrics.note_receives(self.receiver.tally());
         let received = received.inspect_err(|_| batches.clear())?;
-        self.standing.note(received < messages, now);
+        self.emptied = Some(self.emptied.unwrap_or(true) && received < messages);
         self.in_hand = (0..received).map(|index| self.receiver.message(index).segments().max(1) as u64).sum();
         faults::point(Stage::Receive);
         // Put back in reverse order, so that the next receive starts with the same batch.
@@ -189,6 +199,13 @@ impl Opener {
         debug_assert_eq!(self.in_hand, 0, "each datagram is shared, placed, used up or counted as dropped");
         self.hand_over_all(metrics);
         Ok(judged || received > 0)
+    }
+
+    /// Records, after the receives of a turn, whether they have emptied the sockets.
+    pub(super) fn note_queues(&mut self, now: Nanos) {
+        if let Some(emptied) = self.emptied.take() {
+            self.standing.note(emptied, now);
+        }
     }
 
     /// Returns how many messages may be received: each message may need a batch per lane when it is

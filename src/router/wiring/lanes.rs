@@ -155,7 +155,8 @@ pub(super) fn wire(
                 Arc::clone(&shared.actor),
                 Arc::clone(&shared.mtu),
                 config.dscp,
-            ),
+            )
+            .standing_after(config.standing_after),
             unstaged: inside::Unstaged::default(),
             holdings: Arc::clone(&ends.inside_holdings),
             rejecter: inside::Rejecter::new(queue.rejecter, config.reject, Arc::clone(&shared.own)),
@@ -183,7 +184,8 @@ pub(super) fn wire(
                 shortcuts_to(&ways_in, &shared.registry),
                 Arc::clone(&shared.sessions),
                 Arc::clone(&shared.actor),
-            ),
+            )
+            .standing_after(config.standing_after),
             socket_drops,
             sockets,
             holdings: Arc::clone(&ends.outside_holdings),
