@@ -101,8 +101,6 @@ impl<'l> Pair<'l> {
         let [left, right] = router::pair_of(lab, Family::V4, &keys, |own, config| {
             config.queues = Queues::Fixed(lanes);
             config.share = share;
-            // Every packet that is dropped is to be one that a panic has cost.
-            config.standing_after = Duration::ZERO;
             faults::install((own == 0).then(|| Arc::clone(&faults)));
         });
         let bind = |side: &Side, host| {

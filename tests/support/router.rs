@@ -1,5 +1,7 @@
 //! Laneway routers inside the test's own process.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 use laneway::cli::demo::lab::{Lab, Side};
 use laneway::config::update::{AllowedIpChange, PeerEndpoint, PeerUpdate};
@@ -18,10 +20,12 @@ pub fn key() -> PrivateKey {
     PrivateKey::generate(&mut OsEntropy::new().expect("the system's randomness"))
 }
 
-/// Returns the configuration of a router with one lane, the inside addresses of this host number, and no peer.
+/// Returns the configuration of a router with one lane, the inside addresses of this host number, and no peer. It drops
+/// nothing to slow TCP down, so that what a test finds dropped is due to the test.
 pub fn config(host: u8, key: &PrivateKey) -> RouterConfig {
     let mut config = RouterConfig::named(DEVICE);
     config.up = true;
+    config.standing_after = Duration::ZERO;
     config.queues = Queues::Fixed(1);
     let address = |family: Family, prefix| IpNet::new(family.inside(host), prefix).expect("a prefix");
     config.addresses = vec![address(Family::V4, 24), address(Family::V6, 64)];

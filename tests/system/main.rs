@@ -32,6 +32,7 @@ mod order;
 mod overlay;
 mod port;
 mod prometheus;
+mod queues;
 mod rejects;
 mod sandbox;
 mod service;

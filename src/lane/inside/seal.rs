@@ -292,7 +292,9 @@ impl Sealer {
             packet.write_segment(index, &mut room[..len]);
             if mem::take(&mut signal) && !class::decapsulate(&mut room[..len], CE) {
                 self.in_hand -= 1;
-                turn.metrics.outbound_drops.add(DropReason::StandingQueue, 1);
+                turn.metrics.outbound_drops.add_described(DropReason::StandingQueue, 1, || {
+                    Dropped::packet(&room[..len]).with_peer(peer.public_key)
+                });
                 continue;
             }
             room[len..].fill(0);
