@@ -1,12 +1,11 @@
 //! Laneway routers inside the test's own process.
 
-use std::time::Duration;
-
 use ipnet::IpNet;
 use laneway::cli::demo::lab::{Lab, Side};
 use laneway::config::update::{AllowedIpChange, PeerEndpoint, PeerUpdate};
 use laneway::config::{Queues, RouterConfig};
 use laneway::faults;
+use laneway::lane::standing::ShortQueues;
 use laneway::router::start::Router;
 use laneway::wireguard::keys::{OsEntropy, PrivateKey, PublicKey};
 
@@ -25,7 +24,7 @@ pub fn key() -> PrivateKey {
 pub fn config(host: u8, key: &PrivateKey) -> RouterConfig {
     let mut config = RouterConfig::named(DEVICE);
     config.up = true;
-    config.standing_after = Duration::ZERO;
+    config.short_queues = ShortQueues::Off;
     config.queues = Queues::Fixed(1);
     let address = |family: Family, prefix| IpNet::new(family.inside(host), prefix).expect("a prefix");
     config.addresses = vec![address(Family::V4, 24), address(Family::V6, 64)];

@@ -1,13 +1,12 @@
 //! Bulk flows are slowed down while a queue does not run empty: by marks if they are ECN-capable, else by losses.
 
-use std::time::Duration;
-
 use crate::support::metrics::total;
 use crate::support::network::sysctl;
 use crate::support::router::pair_with;
 use crate::support::tunnel::Family;
 use crate::support::{bulk, lab, require_root, wait_until};
 use laneway::cli::demo::lab::Side;
+use laneway::lane::standing::ShortQueues;
 
 /// Returns how many packets with a congestion mark a side has received.
 fn marked(side: &Side) -> u64 {
@@ -25,7 +24,7 @@ fn slows_down(ecn: bool) {
         sysctl(side, "ipv4/tcp_ecn", if ecn { "1" } else { "0" });
     }
     let routers = pair_with(&lab, Family::V4, |config| {
-        config.standing_after = Duration::from_millis(1);
+        config.short_queues = ShortQueues::On;
         // A drain that reads one packet leaves the others in the queue.
         config.drain_cap = 1;
     });

@@ -33,7 +33,7 @@ const TAKE_OVERS: usize = 5;
 const DEPTH: (&str, &str) = ("LANEWAY_INBOX_DEPTH", "256");
 
 /// Nothing is dropped to slow TCP down.
-const NO_DROPS: (&str, &str) = ("LANEWAY_STANDING_QUEUE_MS", "0");
+const NO_DROPS: (&str, &str) = ("LANEWAY_SHORT_QUEUES", "off");
 
 /// Datagrams a millisecond in each direction. `TAKE_OVER_RATE` sets another number.
 const RATE: usize = 2;

@@ -24,7 +24,6 @@ use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use super::Turn;
 use super::handover::Handover;
@@ -40,7 +39,7 @@ use crate::lane::share::jobs::Job;
 use crate::lane::share::{SHARE_FROM, Share};
 use crate::lane::shortcut::SendShortcut;
 use crate::lane::staging::Staging;
-use crate::lane::standing::StandingQueue;
+use crate::lane::standing::{ShortQueues, StandingQueue};
 use crate::lane::wait::sleep::Stopped;
 use crate::metrics::{Dropped, InsideMetrics};
 use crate::offload::Superpacket;
@@ -126,16 +125,16 @@ impl Sealer {
             batch: None,
             open: None,
             staging: Staging::new(),
-            standing: StandingQueue::new(Duration::ZERO),
+            standing: StandingQueue::new(ShortQueues::Off),
             routed_by: 0,
             in_hand: 0,
         }
     }
 
-    /// Slows bulk flows down if the TUN queue does not run empty for `after`; never if that is zero.
+    /// Sets when bulk flows are slowed down to keep the TUN queue short. Initially, they never are.
     #[must_use]
-    pub fn standing_after(mut self, after: Duration) -> Self {
-        self.standing = StandingQueue::new(after);
+    pub fn with_short_queues(mut self, policy: ShortQueues) -> Self {
+        self.standing = StandingQueue::new(policy);
         self
     }
 
@@ -270,7 +269,7 @@ impl Sealer {
         let way = Way { to, class: self.dscp.outer(traffic_class(packet.packet())) };
         let segments = packet.segments();
         let mtu = self.mtu.load(Ordering::Relaxed).min(limit);
-        let mut signal = segments > 1 && self.standing.must_signal(turn.now);
+        let mut signal = segments > 1 && self.standing.must_signal(peer.id, turn.now);
         for index in 0..segments {
             let len = packet.segment_len(index);
             let padded = padded_len(len, mtu);

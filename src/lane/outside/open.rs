@@ -40,7 +40,7 @@ use crate::lane::ring::batch::{InboundBatch, Message};
 use crate::lane::ring::{Pool, Ring};
 use crate::lane::share::Share;
 use crate::lane::shortcut::WriteShortcut;
-use crate::lane::standing::StandingQueue;
+use crate::lane::standing::{ShortQueues, StandingQueue};
 use crate::metrics::{Dropped, OutsideMetrics};
 use crate::packet::class::ECN;
 use crate::underlay::{DEPTH, Endpoint, Received, Receiver, UdpSocket};
@@ -116,16 +116,16 @@ impl Opener {
             sessions,
             actor,
             share,
-            standing: StandingQueue::new(Duration::ZERO),
+            standing: StandingQueue::new(ShortQueues::Off),
             emptied: None,
             in_hand: 0,
         }
     }
 
-    /// Slows bulk flows down if the sockets do not run empty for `after`; never if that is zero.
+    /// Sets when bulk flows are slowed down to keep the sockets' queues short. Initially, they never are.
     #[must_use]
-    pub fn standing_after(mut self, after: Duration) -> Self {
-        self.standing = StandingQueue::new(after);
+    pub fn with_short_queues(mut self, policy: ShortQueues) -> Self {
+        self.standing = StandingQueue::new(policy);
         self
     }
 

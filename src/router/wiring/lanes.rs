@@ -156,7 +156,7 @@ pub(super) fn wire(
                 Arc::clone(&shared.mtu),
                 config.dscp,
             )
-            .standing_after(config.standing_after),
+            .with_short_queues(config.short_queues),
             unstaged: inside::Unstaged::default(),
             holdings: Arc::clone(&ends.inside_holdings),
             rejecter: inside::Rejecter::new(queue.rejecter, config.reject, Arc::clone(&shared.own)),
@@ -185,7 +185,7 @@ pub(super) fn wire(
                 Arc::clone(&shared.sessions),
                 Arc::clone(&shared.actor),
             )
-            .standing_after(config.standing_after),
+            .with_short_queues(config.short_queues),
             socket_drops,
             sockets,
             holdings: Arc::clone(&ends.outside_holdings),

@@ -129,7 +129,7 @@ impl Opener {
         // Consecutive packets usually have the same source, so one lookup covers them.
         let mut belongs = None;
         let mut placed = 0;
-        let mut signal = claim.whole && self.standing.must_signal(context.now);
+        let mut signal = claim.whole && self.standing.must_signal(peer.id, context.now);
         for index in payloads {
             let payload = claim.batch.opening.payloads[index];
             let Content::Packet { same_source } = payload.content else {
