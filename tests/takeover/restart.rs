@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::manager::Manager;
-use crate::succession::Tunnel;
+use crate::succession::{CHUNK, Tunnel};
 use crate::support::process::{Process, output};
 use crate::support::{Finally, links, require_root, wait_until};
 use crate::traffic::{Flow, Wire, assert_complete, stream};
@@ -79,7 +79,7 @@ fn a_restart_loses_nothing_and_a_stop_leaves_nothing() {
     let flows = [true, false].map(|from_left| Flow::start(tunnel, from_left));
     let over = Arc::new(AtomicBool::new(false));
     let finally = Finally(&over);
-    let stream = stream(tunnel, &over);
+    let stream = stream(tunnel, true, CHUNK, &over);
     for _ in 0..RESTARTS {
         router.signal(RESTART);
         assert_eq!(router.wait(), Some(0), "{}", router.said());

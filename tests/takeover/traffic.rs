@@ -99,13 +99,19 @@ impl Flow {
     }
 }
 
-/// Sends bytes over TCP at a steady rate, verifies them, and returns their number.
-pub(crate) fn stream(tunnel: &Tunnel, over: &Arc<AtomicBool>) -> JoinHandle<usize> {
-    let address = SocketAddr::from((Family::V4.inside(2), 7700));
-    let listener =
-        tunnel.lab.right.namespace.run(|| TcpListener::bind(address)).expect("enter").expect("bind");
+/// Sends bytes over TCP at a steady rate, `chunk` every 5 ms, verifies them, and returns their number.
+pub(crate) fn stream(
+    tunnel: &Tunnel,
+    from_left: bool,
+    chunk: usize,
+    over: &Arc<AtomicBool>,
+) -> JoinHandle<usize> {
+    let (left, right) = (&tunnel.lab.left, &tunnel.lab.right);
+    let (from, to, host) = if from_left { (left, right, 2) } else { (right, left, 1) };
+    let address = SocketAddr::from((Family::V4.inside(host), 7700));
+    let listener = to.namespace.run(|| TcpListener::bind(address)).expect("enter").expect("bind");
     let connect = || TcpStream::connect(address);
-    let mut sending = tunnel.lab.left.namespace.run(connect).expect("enter").expect("connect");
+    let mut sending = from.namespace.run(connect).expect("enter").expect("connect");
     let (mut receiving, _) = listener.accept().expect("accept");
     let over = Arc::clone(over);
     thread::spawn(move || {
@@ -125,7 +131,7 @@ pub(crate) fn stream(tunnel: &Tunnel, over: &Arc<AtomicBool>) -> JoinHandle<usiz
         });
         let mut sent = 0_usize;
         while !over.load(SeqCst) {
-            let chunk: Vec<u8> = (sent..sent + 20_000).map(|at| (at % 251) as u8).collect();
+            let chunk: Vec<u8> = (sent..sent + chunk).map(|at| (at % 251) as u8).collect();
             sending.write_all(&chunk).expect("write");
             sent += chunk.len();
             thread::sleep(Duration::from_millis(5));
