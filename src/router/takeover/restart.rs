@@ -181,7 +181,8 @@ mod tests {
 
     #[test]
     fn sessions_are_used_while_they_last_and_once_nobody_else_can() {
-        let now = clock::now();
+        let now = Nanos::NEVER.after(Duration::from_secs(1000));
+        clock::simulated::set(now);
         let read_of = |age: Duration, is_out| {
             let memory = memory(Nanos(now.0 - age.as_nanos() as u64));
             let copy = memory.0.try_clone().unwrap();
