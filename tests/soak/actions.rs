@@ -73,6 +73,13 @@ impl World {
         thread::sleep(time);
     }
 
+    /// As [`pause`](Self::pause), in long runs sometimes much longer.
+    fn outage(&mut self, from: u64, to: u64) {
+        let long = self.long && self.random.chance(40);
+        let [from, to] = if long { [10_000, 40_000] } else { [from, to] };
+        self.pause(from, to);
+    }
+
     fn wg(&self, index: usize, words: &str) -> String {
         let router = &self.routers[index];
         router.tool(&format!("wg set {} {words}", router.device))
@@ -226,7 +233,7 @@ fn underlay_down(world: &mut World, index: usize) {
         }
     };
     set(world, "down");
-    world.pause(200, 4000);
+    world.outage(200, 4000);
     world.set_mark();
     set(world, "up");
     world.routers[index].route_underlay();
@@ -281,7 +288,7 @@ fn taken(world: &mut World, index: usize) {
 
 fn freeze(world: &mut World, index: usize) {
     world.routers[index].process().signal(Signal::SIGSTOP);
-    world.pause(200, 6000);
+    world.outage(200, 6000);
     world.set_mark();
     world.routers[index].process().signal(Signal::SIGCONT);
 }
@@ -353,7 +360,7 @@ fn tools(world: &mut World, index: usize) {
 fn kill(world: &mut World, index: usize) {
     let status = world.routers[index].end(Signal::SIGKILL);
     assert_eq!(status, None, "it was killed");
-    world.pause(0, 2000);
+    world.outage(0, 2000);
     world.start_again(index);
 }
 

@@ -19,6 +19,9 @@
 //! - Pings, datagrams in both directions and TCP pass again after each action.
 //! - No router ends or panics, and all stay healthy. Memory, descriptors and threads stay as they are once it is warm.
 
+// Items of modules are for the other modules.
+#![allow(unreachable_pub)]
+
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -22,6 +22,10 @@ const GROWTH: u64 = 32 << 10;
 /// The age from which a process is warm.
 const WARM: Duration = Duration::from_secs(20);
 
+/// How long a process may hold more than when it was warm: connections are closed, and threads of the pool for blocking
+/// calls end after 10 s.
+const PATIENCE: Duration = Duration::from_secs(45);
+
 /// What a process holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held {
@@ -38,6 +42,15 @@ pub struct Life {
     pub lanes: usize,
     pub warm: Option<Held>,
     pub last: Option<Held>,
+    /// Since when it holds more than that.
+    pub grown_since: Option<Instant>,
+}
+
+impl Life {
+    fn begin(lanes: usize) -> Life {
+        let (born, age) = (Instant::now(), Duration::ZERO);
+        Life { born, age, lanes, warm: None, last: None, grown_since: None }
+    }
 }
 
 /// One of the two routers.
@@ -68,7 +81,7 @@ impl Router {
             port: crate::support::tunnel::PORT,
             lanes: 2,
             more: Default::default(),
-            life: Life { born: Instant::now(), age: Duration::ZERO, lanes: 2, warm: None, last: None },
+            life: Life::begin(2),
             lives: Vec::new(),
             path: String::new(),
             process: None,
@@ -89,8 +102,7 @@ impl Router {
     /// Makes `process` the router.
     pub fn adopt(&mut self, process: Process) {
         self.process = Some(process);
-        self.life =
-            Life { born: Instant::now(), age: Duration::ZERO, lanes: self.lanes, warm: None, last: None };
+        self.life = Life::begin(self.lanes);
     }
 
     /// Returns the running process.
@@ -150,8 +162,14 @@ impl Router {
 
     /// Brings routes back that the loss of an address or of the cable has taken, as a DHCP client would.
     pub fn route_underlay(&self) {
-        for (version, net) in [("-4", gateway4(&self.side)), ("-6", gateway6(&self.side))] {
-            self.tool(&format!("ip {version} route replace default via {net} dev {WAN}"));
+        for (version, gateway) in [("-4", gateway4(&self.side)), ("-6", gateway6(&self.side))] {
+            let words = ["ip", version, "route", "replace", "default", "via", &gateway, "dev", WAN];
+            let start = Instant::now();
+            // The kernel notices the carrier asynchronously, and only then is there a route to the gateway.
+            while let Err(said) = attempt(&self.side.namespace, &words, "") {
+                assert!(start.elapsed() < DEADLINE, "{words:?}: {said}");
+                std::thread::sleep(Duration::from_millis(20));
+            }
         }
     }
 
@@ -168,26 +186,15 @@ impl Router {
         if born.elapsed() < WARM {
             return;
         }
-        let id = self.process().id();
-        let start = Instant::now();
-        let held = loop {
-            let held = held(id, self.process());
-            let flat = self
-                .life
-                .warm
-                .is_none_or(|warm| held.descriptors <= warm.descriptors && held.threads <= warm.threads);
-            // A connection that a program has just closed may not be closed here yet.
-            if flat || start.elapsed() > Duration::from_secs(10) {
-                break held;
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        };
+        let held = held(self.process());
         let warm = *self.life.warm.get_or_insert(held);
         self.life.last = Some(held);
-        if held.descriptors > warm.descriptors
-            || held.threads > warm.threads
-            || held.memory > warm.memory + GROWTH
-        {
+        let flat = held.descriptors <= warm.descriptors
+            && held.threads <= warm.threads
+            && held.memory <= warm.memory + GROWTH;
+        if flat {
+            self.life.grown_since = None;
+        } else if self.life.grown_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
             let age = born.elapsed().as_secs();
             self.ledger.broken(&format!("{} (age {age} s) has grown from {warm:?} to {held:?}", self.name));
             self.life.warm = Some(held);
@@ -195,7 +202,8 @@ impl Router {
     }
 }
 
-fn held(id: u32, process: &Process) -> Held {
+fn held(process: &Process) -> Held {
+    let id = process.id();
     let descriptors = fs::read_dir(format!("/proc/{id}/fd")).map_or(0, Iterator::count);
     Held { memory: process.memory("VmRSS"), descriptors, threads: process.memory("Threads") }
 }

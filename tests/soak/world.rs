@@ -68,6 +68,8 @@ pub struct World {
     pub outside: Family,
     /// Whether the right router's file has the left one's endpoint.
     pub both_know: bool,
+    /// Whether there is time for long outages.
+    pub long: bool,
     pub random: Random,
     pub ledger: Arc<Ledger>,
     pub folder: Folder,
@@ -88,6 +90,13 @@ impl World {
         );
         let ends = ["198.51.100.2/24", "2001:db8:2::2/64"];
         cable((&right, WAN, &ends), (&middle, CABLES[1], &["198.51.100.1/24", "2001:db8:2::1/64"]));
+        // The ends of a cable have one hardware address and need no neighbour discovery. While it waits for an answer,
+        // the kernel holds packets back, and lets later ones overtake them once there is one.
+        for (side, device, mac) in
+            [(&left, WAN, 1), (&middle, CABLES[0], 1), (&right, WAN, 2), (&middle, CABLES[1], 2)]
+        {
+            ip(side, &format!("link set {device} address 02:00:00:00:00:0{mac} arp off"));
+        }
         for side in [&left, &right, &middle] {
             sysctl(side, "ipv6/conf/all/keep_addr_on_down", "1");
             sysctl(side, "ipv4/conf/all/promote_secondaries", "1");
@@ -124,6 +133,7 @@ impl World {
             middle,
             outside: Family::V4,
             both_know: false,
+            long: plan.time > Duration::from_secs(600),
             random: Random(plan.seed),
             ledger: Arc::clone(ledger),
             folder: Folder::new(),
