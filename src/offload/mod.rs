@@ -20,6 +20,7 @@
 
 mod assemble;
 mod coalesce;
+mod error;
 mod limits;
 mod open;
 mod port;
@@ -35,12 +36,12 @@ mod writer;
 pub use crate::shutdown::Shutdown;
 pub use assemble::{AssembleError, SCRATCH, assemble};
 pub use coalesce::{CAPACITY, CloseReason, Coalesced, Packets, Sink, Window};
+pub use error::OpenError;
 pub use limits::Limits;
 #[cfg(any(test, fuzzing))]
 pub(crate) use open::discarding;
 pub use open::{
-    Lifetime, Offload, Offloads, OpenError, TunDevice, inherit_queue, inherit_queues, open_or_take_over,
-    open_queues,
+    Lifetime, Offload, Offloads, TunDevice, inherit_queue, inherit_queues, open_or_take_over, open_queues,
 };
 pub use port::WriteTally;
 pub use reader::{DrainEnd, QueueError, QueueReader, Read, TunnelsSeen};

@@ -3,6 +3,7 @@
 //! No packet passes through this module; forwarding is in [`crate::lane`].
 
 pub mod admin;
+mod continuing;
 pub(crate) mod http;
 pub mod kill_switch;
 pub mod listen;

@@ -8,7 +8,6 @@
 //! hands, which are counted as lost; batches go back to their pools ([`batch`](crate::lane::ring::batch)). A worker whose device or socket is gone stops the router. A thread that
 //! does not end when told to stop is left behind ([`stopping`]).
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,22 +19,20 @@ use std::{io, mem};
 
 use tokio::sync::watch;
 
+use super::continuing::continue_from;
 use super::mtu::{ChosenMtu, MtuMetrics};
 use super::paths::Paths;
 use super::readiness::Readiness;
 use super::restarts::{self, RestartedWorker};
 use super::stopping::{self, StopError};
-use super::takeover::RESERVE;
 use super::takeover::predecessor::Estate;
-use super::takeover::state::State;
-use super::takeover::successor::{Carried, Inherited, Successor, TakeOverError};
+use super::takeover::successor::{Carried, Inherited, Successor};
 use super::threads::{ThreadEntry, ThreadMetrics, ThreadRegistry};
 pub use super::wiring::StartError;
 use super::wiring::summary::Summary;
 use super::wiring::{self, Access, Given, Lanes, Wiring};
 use crate::clock;
 use crate::config::RouterConfig;
-use crate::config::update::{DeviceUpdate, PeerEndpoint};
 use crate::cpus::pinning::{self, LaneCpus};
 use crate::faults;
 use crate::lane::inside::OwnAddresses;
@@ -45,9 +42,7 @@ use crate::offload::{Lifetime, TunnelsSeen};
 use crate::peers::actor::PeerActor;
 use crate::peers::handle::{ActorHandle, Listening};
 use crate::shutdown::Shutdown;
-use crate::uapi::Device as _;
 use crate::underlay::MarkedSockets;
-use crate::units::Nanos;
 use crate::wireguard::keys::PublicKey;
 
 /// What a router starts from.
@@ -66,7 +61,7 @@ pub enum Origin {
 /// A running router. Dropping it stops it.
 #[derive(Debug)]
 pub struct Router {
-    access: Access,
+    pub(super) access: Access,
     chosen_mtu: Arc<ChosenMtu>,
     lanes: usize,
     ready_peer: Option<PublicKey>,
@@ -162,53 +157,6 @@ impl Router {
             router.took_over(config, successor, paused);
         }
         Ok(router)
-    }
-
-    /// Lets the predecessor end, and applies `config` as a reload does. `paused` is when the predecessor stopped, if its
-    /// sessions go on.
-    fn took_over(&self, config: &RouterConfig, mut successor: Successor, paused: Option<Nanos>) {
-        successor.running();
-        let metrics = &self.access.estate.metrics;
-        let interface = &self.access.interface;
-        if let Some(paused) = paused {
-            let gap = clock::now().since(paused);
-            metrics.continued.increment(1);
-            metrics.set_gap(gap);
-            tracing::info!(
-                "{interface} was taken over with its sessions; packets waited {:.1} ms",
-                gap.as_secs_f64() * 1e3
-            );
-        } else {
-            metrics.fresh.increment(1);
-            tracing::info!("{interface} was taken over without sessions");
-        }
-        if let Err(error) = wiring::device::set_up_interface(config, interface, true) {
-            tracing::error!("{interface} was taken over, but does not follow its configuration: {error}");
-        }
-        if paused.is_some()
-            && let Err(errno) = self.access.device.apply(self.without_known_endpoints(config.update.clone()))
-        {
-            tracing::error!(
-                "{interface} was taken over, but its peers do not follow the configuration: {errno}"
-            );
-        }
-    }
-
-    /// Returns `update` without endpoints that peers have already, so that they keep the source address.
-    fn without_known_endpoints(&self, mut update: DeviceUpdate) -> DeviceUpdate {
-        let snapshot = self.access.peers.load();
-        let known: HashMap<_, _> = snapshot
-            .peers
-            .iter()
-            .flatten()
-            .filter_map(|record| Some((record.public_key, record.endpoint()?.address)))
-            .collect();
-        update.keep_endpoints = true;
-        for peer in &mut update.peers {
-            let has = known.get(&peer.public_key);
-            peer.endpoint.take_if(|to| matches!(to, PeerEndpoint::Address(to) if has == Some(to)));
-        }
-        update
     }
 
     /// Returns the interface's name.
@@ -402,17 +350,6 @@ impl Drop for Router {
             tracing::error!("{}", StopError::Stuck(stuck));
         }
     }
-}
-
-/// Continues with the peers, sessions and staged packets of `state`.
-fn continue_from(state: State, actor: &mut PeerActor, lanes: &mut Lanes) -> Result<(), StartError> {
-    let ids = actor.import(state.actor, RESERVE).map_err(TakeOverError::from)?;
-    let ids: HashMap<_, _> = ids.into_iter().collect();
-    for ((inside, _, _), mut packets) in lanes.iter_mut().zip(state.staged) {
-        packets.retain_mut(|packet| ids.get(&packet.peer).map(|id| packet.peer = *id).is_some());
-        inside.sealer.stage_again(packets);
-    }
-    Ok(())
 }
 
 /// Tells a running router of changes to its interface.

@@ -20,6 +20,7 @@
 //! | `name`, `control` | byte layouts of socket addresses and control messages |
 //! | `tally` | counts that the lane publishes |
 
+mod bind_error;
 mod control;
 mod drop_watch;
 mod endpoint;
@@ -30,6 +31,7 @@ mod send;
 mod socket;
 mod tally;
 
+pub use bind_error::BindError;
 #[cfg(any(test, fuzzing))]
 pub(crate) use control::{Ancillary, decode as decode_control, encode_source};
 pub use drop_watch::DropWatch;
@@ -41,5 +43,5 @@ pub(crate) use name::decode as decode_name;
 pub(crate) use receive::stride;
 pub use receive::{DEPTH, Received, Receiver};
 pub use send::{MAX_RUN_BYTES, MAX_RUN_SEGMENTS, Notices, SendFailure, Sender, max_run};
-pub use socket::{BindError, BufferSizes, SocketOptions, UdpSocket, bind, steer};
+pub use socket::{BufferSizes, SocketOptions, UdpSocket, bind, steer};
 pub use tally::{COUNTED_SEGMENTS, ReceiveTally, SegmentCounts, SendTally};

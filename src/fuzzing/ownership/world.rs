@@ -1,21 +1,25 @@
 //! The router, its remote peers and the network between them, and the oracle that knows every packet's owner.
 
+mod configure;
+mod packets;
+
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{ADDRESSES, Config, Holder, NETS, REMOTES};
+use self::packets::{mark, packet};
+use super::config::{ADDRESSES, Config, Holder, REMOTES};
 use super::remote::Remote;
 use super::router::Router;
 use super::steps::ModelStep;
 use crate::clock::simulated;
-use crate::config::update::{AllowedIpChange, DeviceUpdate, PeerEndpoint, PeerUpdate};
+use crate::config::update::DeviceUpdate;
 use crate::drops::DropReason;
 use crate::lane::peers::Snapshot;
 use crate::underlay::Endpoint;
 use crate::units::Nanos;
-use crate::wireguard::keys::{Counting, PresharedKey, PrivateKey, PublicKey};
+use crate::wireguard::keys::{Counting, PrivateKey, PublicKey};
 use crate::wireguard::timers::{MAX_ATTEMPTS, MAX_JITTER, REKEY_TIMEOUT};
 
 /// Datagrams that the network holds at most; it loses the oldest.
@@ -230,95 +234,6 @@ impl World {
         self.configs.len() - 1
     }
 
-    /// Applies a step of the configuration to the router, and to the list.
-    fn configure(&mut self, step: ModelStep) {
-        let mut config = self.configs[self.current()].clone();
-        let mut update = DeviceUpdate::default();
-        let net = |net: usize| NETS[net].parse().expect("a prefix");
-        let gives = |number: usize| vec![AllowedIpChange { net: net(number), remove: false }];
-        let peer = |world: &World, remote: usize| PeerUpdate {
-            endpoint: Some(PeerEndpoint::Address(world.remotes[remote].address)),
-            preshared_key: Some(world.remotes[remote].preshared.clone()),
-            ..PeerUpdate::new(world.remotes[remote].private.public_key())
-        };
-        match step {
-            ModelStep::Add { remote, net: number } => {
-                update.peers = vec![PeerUpdate { allowed_ips: gives(number), ..peer(self, remote) }];
-                config.add(remote);
-                config.give(net(number), remote);
-            }
-            ModelStep::Remove { remote } => {
-                update.peers = vec![PeerUpdate { remove: true, ..peer(self, remote) }];
-                config.remove(remote);
-            }
-            ModelStep::Replace { remote, by, net: number } => {
-                let removed = PeerUpdate { remove: true, ..peer(self, remote) };
-                update.peers = vec![removed, PeerUpdate { allowed_ips: gives(number), ..peer(self, by) }];
-                config.remove(remote);
-                config.add(by);
-                config.give(net(number), by);
-            }
-            ModelStep::Give { remote, net: number, only } => {
-                let change = PeerUpdate {
-                    update_only: true,
-                    replace_allowed_ips: only,
-                    allowed_ips: gives(number),
-                    endpoint: None,
-                    ..peer(self, remote)
-                };
-                update.peers = vec![change];
-                if config.has(remote) {
-                    if only {
-                        config.take_all(remote);
-                    }
-                    config.give(net(number), remote);
-                }
-            }
-            ModelStep::Take { remote, net: number } => {
-                let allowed_ips = vec![AllowedIpChange { net: net(number), remove: true }];
-                update.peers = vec![PeerUpdate { update_only: true, allowed_ips, ..peer(self, remote) }];
-                config.take(net(number), remote);
-            }
-            ModelStep::Reload { remotes, net: number } => {
-                config.keep(remotes);
-                update.replace_peers = true;
-                update.keep_endpoints = remotes & 16 != 0;
-                for remote in (0..REMOTES).filter(|remote| remotes & 1 << remote != 0) {
-                    let number = (number + remote) % NETS.len();
-                    update.peers.push(PeerUpdate { allowed_ips: gives(number), ..peer(self, remote) });
-                    config.add(remote);
-                    config.give(net(number), remote);
-                }
-            }
-            _ => unreachable!("a step of the configuration"),
-        }
-        self.router.apply(update);
-        self.configs.push(config);
-    }
-
-    fn change_key(&mut self) {
-        self.keys += 1;
-        let private = PrivateKey::generate(&mut Counting(500 + self.keys));
-        self.own = private.public_key();
-        self.router.apply(DeviceUpdate { private_key: Some(Some(private)), ..DeviceUpdate::default() });
-        for remote in &mut self.remotes {
-            remote.restart(self.own);
-        }
-    }
-
-    fn change_preshared_key(&mut self, remote: usize) {
-        self.keys += 1;
-        let key = PresharedKey::from_bytes([100 + self.keys as u8; 32]);
-        let remote = &mut self.remotes[remote];
-        remote.set_preshared_key(key.clone());
-        let peer = PeerUpdate {
-            update_only: true,
-            preshared_key: Some(key),
-            ..PeerUpdate::new(remote.private.public_key())
-        };
-        self.router.apply(DeviceUpdate { peers: vec![peer], ..DeviceUpdate::default() });
-    }
-
     fn write(&mut self, address: usize, count: u8) {
         let to: IpAddr = ADDRESSES[address].parse().expect("an address");
         for _ in 0..=count {
@@ -464,34 +379,4 @@ impl World {
             _ => {}
         });
     }
-}
-
-/// Returns a packet with this number. Without a source it comes from the TUN.
-fn packet(from: Option<IpAddr>, to: IpAddr, number: usize) -> Vec<u8> {
-    let number = (number as u32).to_be_bytes();
-    match to {
-        IpAddr::V4(to) => {
-            let from = match from {
-                Some(IpAddr::V4(from)) => from,
-                _ => Ipv4Addr::new(10, 200, 0, 1),
-            };
-            let len = 20 + number.len() as u8;
-            // Protocol 253 is for experiments (RFC 3692).
-            let header = [0x45, 0, 0, len, 0, 0, 0, 0, 64, 253, 0, 0];
-            [&header[..], &from.octets(), &to.octets(), &number].concat()
-        }
-        IpAddr::V6(to) => {
-            let from = match from {
-                Some(IpAddr::V6(from)) => from.octets(),
-                _ => [0xfc; 16],
-            };
-            let header = [0x60, 0, 0, 0, 0, number.len() as u8, 253, 64];
-            [&header[..], &from, &to.octets(), &number].concat()
-        }
-    }
-}
-
-/// Returns the number of a packet.
-fn mark(packet: &[u8]) -> usize {
-    u32::from_be_bytes(*packet.last_chunk().expect("a packet has a number")) as usize
 }

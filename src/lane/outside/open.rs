@@ -21,6 +21,7 @@
 //! [`inbound_pool`](crate::lane::bounds::inbound_pool).
 
 mod judge;
+mod shared;
 
 use std::collections::VecDeque;
 use std::mem;
@@ -36,9 +37,8 @@ use crate::lane::bounds::{COPY_BELOW, batches_per_message};
 use crate::lane::channels::{ActorChannel, HandshakeDatagram};
 use crate::lane::peers::Snapshot;
 use crate::lane::ring::batch::{InboundBatch, Message};
-use crate::lane::ring::doorbell::Awaited;
 use crate::lane::ring::{Pool, Ring};
-use crate::lane::share::{SHARE_FROM, Share};
+use crate::lane::share::Share;
 use crate::lane::shortcut::WriteShortcut;
 use crate::metrics::{Dropped, OutsideMetrics};
 use crate::packet::class::ECN;
@@ -240,66 +240,6 @@ impl Opener {
             lost += batch.segments.len() as u64;
             batch.segments.clear();
             self.pool.put_back(batch);
-        }
-        lost
-    }
-
-    /// Opens and judges a received message now, or submits it as a job. A small message waits behind the
-    /// jobs submitted before.
-    fn accept(&mut self, mut batch: Box<InboundBatch>, context: &mut Context<'_>) {
-        if self.share.is_some() && batch.message.len >= SHARE_FROM {
-            self.begin(&mut batch, context);
-        }
-        let Some(share) = &mut self.share else { return self.open_message(batch, context) };
-        let shared = batch.unjudged();
-        if batch.opening.datagrams() > 0 && batch.message.begun == batch.message.len {
-            self.in_hand -= shared;
-            share.offer(batch);
-        } else if share.is_empty() {
-            self.open_message(batch, context);
-        } else {
-            self.in_hand -= shared;
-            share.offer_finished(batch);
-        }
-    }
-
-    /// Opens the oldest message that no other worker has taken, and judges what is
-    /// opened. Returns whether there was anything to do.
-    pub(super) fn work(&mut self, snapshot: &Snapshot, now: Nanos, metrics: &mut OutsideMetrics) -> bool {
-        let may_judge = self.can_judge();
-        let Some(share) = self.share.as_mut().filter(|share| !share.is_empty()) else { return false };
-        if !(may_judge && share.is_oldest_finished()) {
-            return share.run_one();
-        }
-        let judged = self.judge_opened(&mut Context { now, snapshot, metrics });
-        self.hand_over_all(metrics);
-        judged
-    }
-
-    /// Returns whether every message received has been judged.
-    pub(super) fn is_idle(&self) -> bool {
-        self.share.as_ref().is_none_or(Share::is_empty)
-    }
-
-    /// Returns `awaited`, and in addition what this must be woken for. The caller sleeps only if
-    /// [`must_wait`](Self::must_wait) then still holds.
-    pub(super) fn awaited(&self, awaited: Awaited) -> Awaited {
-        self.share.as_ref().map_or(awaited, |share| share.awaited(awaited))
-    }
-
-    /// Returns whether [`work`](Self::work) would find nothing to do.
-    pub(super) fn must_wait(&mut self) -> bool {
-        let may_judge = self.can_judge();
-        self.share.as_mut().is_none_or(|share| {
-            share.is_empty() || !(share.has_waiting() || may_judge && share.is_oldest_finished())
-        })
-    }
-
-    /// Drops the messages that have not been judged. Returns the number of datagrams dropped.
-    pub(super) fn drop_unjudged(&mut self) -> u64 {
-        let mut lost = 0;
-        if let Some(share) = &mut self.share {
-            share.discard(|batch| lost += batch.unjudged() + batch.lost);
         }
         lost
     }
