@@ -27,25 +27,31 @@ pub struct Action {
     pub weight: u64,
     /// Whether it ends the process.
     pub fatal: bool,
+    /// Whether it may cost packets.
+    pub costs: bool,
     pub run: fn(&mut World, usize),
 }
 
 const fn action(name: &'static str, weight: u64, run: fn(&mut World, usize)) -> Action {
-    Action { name, weight, fatal: false, run }
+    Action { name, weight, fatal: false, costs: true, run }
+}
+
+const fn free(name: &'static str, weight: u64, run: fn(&mut World, usize)) -> Action {
+    Action { costs: false, ..action(name, weight, run) }
 }
 
 const fn fatal(name: &'static str, weight: u64, run: fn(&mut World, usize)) -> Action {
-    Action { name, weight, fatal: true, run }
+    Action { fatal: true, ..action(name, weight, run) }
 }
 
 /// All of them. Each leaves everything as it was, except addresses, ports, endpoints, lanes and processes.
 pub const ACTIONS: &[Action] = &[
-    action("nothing", 3, |world, _| world.pause(500, 2000)),
+    free("nothing", 3, |world, _| world.pause(500, 2000)),
     action("listen port", 4, port),
     action("prefixes", 4, prefixes),
-    action("other peers", 4, other_peers),
+    free("other peers", 4, other_peers),
     action("the peer removed", 2, peer),
-    action("reload", 4, reload),
+    free("reload", 4, reload),
     action("endpoint", 3, endpoint),
     action("MTU of the TUN", 4, tun_mtu),
     action("MTU of the underlay", 4, underlay_mtu),
@@ -56,11 +62,11 @@ pub const ACTIONS: &[Action] = &[
     action("freeze", 4, freeze),
     action("garbage", 3, garbage),
     action("handshake flood", 3, handshake_flood),
-    action("scrapes", 4, scrapes),
-    action("wg show, top, drops", 4, tools),
+    free("scrapes", 4, scrapes),
+    free("wg show, top, drops", 4, tools),
     fatal("kill -9", 4, kill),
     fatal("restart", 3, restart),
-    fatal("take-over", 5, take_over),
+    Action { costs: false, ..fatal("take-over", 5, take_over) },
     fatal("take-over, one is killed", 4, broken_take_over),
 ];
 

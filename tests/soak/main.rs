@@ -13,8 +13,8 @@
 //! What must hold all the time:
 //!
 //! - TCP carries the right bytes, and no connection ends except while a router has no peer for it and rejects.
-//! - Numbered datagrams carry the right bytes, arrive once, and in order except while the relay reorders. They may be
-//!   lost; the table says how many.
+//! - Numbered datagrams carry the right bytes, arrive once, and in order except while the relay reorders. How many are
+//!   lost is in the table; take-overs, reloads, scrapes and the like lose none.
 //! - No packet of the tunnel's inside is on the underlay: neither the marker that is in all of them nor an inner address.
 //! - Pings, datagrams in both directions and TCP pass again after each action.
 //! - No router ends or panics, and all stay healthy. Memory, descriptors and threads stay as they are once it is warm.
@@ -109,6 +109,9 @@ fn run(plan: &Plan, world: &mut World, report: &mut Report) {
             recovery.streams.as_secs_f64(),
             recovery.lost
         ));
+        if recovery.lost > 0 && !action.costs {
+            world.ledger.broken(&format!("{} datagrams were lost", recovery.lost));
+        }
         report.add(action.name, side, recovery);
         world.check();
         if plan.sabotage == Some(Sabotage::Death) {

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use laneway::wireguard::keys::{Entropy as _, OsEntropy};
 
-/// Without `SOAK_MINUTES`, as in the gate.
+/// How long a run without `SOAK_MINUTES` takes, as in the gate, and its seed.
 const SMOKE: Duration = Duration::from_secs(20);
+const SMOKE_SEED: u64 = 1;
 
 /// The longest warm-up, after which memory is first looked at.
 const WARM_UP: Duration = Duration::from_secs(30);
@@ -65,13 +66,14 @@ impl Plan {
         let number = |name: &str| {
             get(name).map(|text| text.parse::<f64>().unwrap_or_else(|_| panic!("{name}={text}: a number")))
         };
-        let time = number("SOAK_MINUTES").map_or(SMOKE, |minutes| Duration::from_secs_f64(minutes * 60.0));
+        let minutes = number("SOAK_MINUTES");
+        let time = minutes.map_or(SMOKE, |minutes| Duration::from_secs_f64(minutes * 60.0));
         let seed = get("SOAK_SEED")
             .map(|text| text.parse().unwrap_or_else(|_| panic!("SOAK_SEED={text}: a number")));
         Plan {
             time,
             warm_up: WARM_UP.min(time / 10),
-            seed: seed.unwrap_or_else(|| u64::from_le_bytes(random())),
+            seed: seed.unwrap_or_else(|| minutes.map_or(SMOKE_SEED, |_| u64::from_le_bytes(random()))),
             sabotage: get("SOAK_BREAK").map(|name| Sabotage::named(&name)),
             only: get("SOAK_ONLY").map_or(Vec::new(), |text| text.split(',').map(str::to_owned).collect()),
             logs: get("SOAK_LOGS"),
