@@ -70,9 +70,6 @@ pub const ACTIONS: &[Action] = &[
     fatal("take-over, one is killed", 4, broken_take_over),
 ];
 
-/// Traffic that packets without a peer break may be broken for this long after there is one again.
-const GRACE: Duration = Duration::from_secs(5);
-
 impl World {
     fn pause(&mut self, from: u64, to: u64) {
         let time = self.random.millis(from, to);
@@ -86,16 +83,15 @@ impl World {
         self.pause(from, to);
     }
 
+    /// Excuses datagrams out of order while an endpoint changes: those from and to the old one and the new one reach
+    /// different lanes of a router, which open them independently.
+    fn moves(&self) {
+        self.ledger.excuse(Excuse::Order, Duration::from_secs(3));
+    }
+
     fn wg(&self, index: usize, words: &str) -> String {
         let router = &self.routers[index];
         router.tool(&format!("wg set {} {words}", router.device))
-    }
-
-    /// Excuses connections that end, for the time of `action` and a while after.
-    fn with_resets(&mut self, action: impl FnOnce(&mut World)) {
-        self.ledger.excuse(Excuse::Resets, Duration::from_secs(600));
-        action(self);
-        self.ledger.end_excuse(Excuse::Resets, GRACE);
     }
 
     /// Starts a process after the last one has ended, with another number of lanes.
@@ -111,6 +107,7 @@ impl World {
 }
 
 fn port(world: &mut World, index: usize) {
+    world.moves();
     let port = world.random.range(40_000, 60_000) as u16;
     world.wg(index, &format!("listen-port {port}"));
     world.routers[index].port = port;
@@ -122,11 +119,10 @@ fn prefixes(world: &mut World, index: usize) {
     let kept = world.random.range(0, 1) as usize;
     let mut less: Vec<_> = allowed_ips(index).split(',').skip(kept).take(1).map(str::to_owned).collect();
     less.extend((0..world.random.range(0, 50)).map(|number| format!("10.88.{number}.0/24")));
-    world.with_resets(|world| {
-        world.wg(index, &format!("peer {peer} allowed-ips {}", less.join(",")));
-        world.pause(0, 1000);
-        world.wg(index, &format!("peer {peer} allowed-ips {}", allowed_ips(index)));
-    });
+    world.may_reset();
+    world.wg(index, &format!("peer {peer} allowed-ips {}", less.join(",")));
+    world.pause(0, 1000);
+    world.wg(index, &format!("peer {peer} allowed-ips {}", allowed_ips(index)));
 }
 
 /// Returns the words of `wg set` for peers that nobody is.
@@ -164,11 +160,10 @@ fn peer(world: &mut World, index: usize) {
     let (peer, place) = (other.keys.public.clone(), other.endpoint(world.outside));
     let endpoint =
         if index == 0 || world.random.chance(500) { format!(" endpoint {place}") } else { String::new() };
-    world.with_resets(|world| {
-        world.wg(index, &format!("peer {peer} remove"));
-        world.pause(0, 1000);
-        world.wg(index, &format!("peer {peer} allowed-ips {}{endpoint}", allowed_ips(index)));
-    });
+    world.may_reset();
+    world.wg(index, &format!("peer {peer} remove"));
+    world.pause(0, 1000);
+    world.wg(index, &format!("peer {peer} allowed-ips {}{endpoint}", allowed_ips(index)));
 }
 
 fn reload(world: &mut World, index: usize) {
@@ -200,6 +195,7 @@ fn reload(world: &mut World, index: usize) {
 }
 
 fn endpoint(world: &mut World, _: usize) {
+    world.moves();
     world.outside = if world.outside == Family::V4 { Family::V6 } else { Family::V4 };
     world.write_files();
     let right = &world.routers[1];
@@ -246,6 +242,7 @@ fn underlay_down(world: &mut World, index: usize) {
 }
 
 fn address(world: &mut World, index: usize) {
+    world.moves();
     let now = world.routers[index].side.underlay4.octets()[3];
     let next = if now == 250 { 2 } else { now + 1 };
     world.move_to(index, next);
@@ -305,15 +302,17 @@ fn garbage(world: &mut World, index: usize) {
     let any = if target.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
     let socket = world.middle.namespace.run(|| UdpSocket::bind(any)).expect("enter").expect("bind");
     let (end, mut sent) = (Instant::now() + world.random.millis(500, 2500), 0_u64);
+    // Of its own: how many numbers it takes depends on the machine.
+    let mut random = Random(world.random.next());
     let mut datagram = vec![0; 2000];
     while Instant::now() < end {
         for chunk in datagram.chunks_mut(8) {
-            chunk.copy_from_slice(&world.random.next().to_be_bytes());
+            chunk.copy_from_slice(&random.next().to_be_bytes());
         }
         for _ in 0..20 {
-            let length = world.random.range(0, 1452) as usize;
-            datagram[0] = world.random.range(0, 5) as u8;
-            if world.random.chance(800) {
+            let length = random.range(0, 1452) as usize;
+            datagram[0] = random.range(0, 5) as u8;
+            if random.chance(800) {
                 datagram[1..4].fill(0);
             }
             // A full queue is not a finding.
@@ -371,14 +370,13 @@ fn kill(world: &mut World, index: usize) {
 }
 
 fn restart(world: &mut World, index: usize) {
-    world.with_resets(|world| {
-        let status = world.routers[index].end(Signal::SIGTERM);
-        if status != Some(0) {
-            world.ledger.broken(&format!("{} has ended with {status:?}", world.routers[index].name));
-        }
-        world.pause(0, 1000);
-        world.start_again(index);
-    });
+    world.may_reset();
+    let status = world.routers[index].end(Signal::SIGTERM);
+    if status != Some(0) {
+        world.ledger.broken(&format!("{} has ended with {status:?}", world.routers[index].name));
+    }
+    world.pause(0, 1000);
+    world.start_again(index);
 }
 
 fn take_over(world: &mut World, index: usize) {
@@ -411,7 +409,7 @@ fn broken_take_over(world: &mut World, index: usize) {
     let carries_on = loop {
         match [router.process().is_running(), successor.is_running()] {
             [true, true] if start.elapsed() < Duration::from_secs(10) => {
-                thread::sleep(Duration::from_millis(10))
+                thread::sleep(Duration::from_millis(10));
             }
             running => break running,
         }

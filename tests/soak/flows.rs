@@ -59,14 +59,14 @@ impl Flow {
 
 /// All flows with their threads.
 pub struct Flows {
-    pub flows: Vec<Flow>,
+    pub list: Vec<Flow>,
     over: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Flows {
     pub fn new() -> Flows {
-        Flows { flows: Vec::new(), over: Arc::default(), threads: Vec::new() }
+        Flows { list: Vec::new(), over: Arc::default(), threads: Vec::new() }
     }
 
     /// Starts a flow. Without the address `from`, each datagram gets the one that the routes of the moment select.
@@ -86,10 +86,10 @@ impl Flows {
         let (sending, receiving) = (bind(here, from), bind(there, Some(to)));
         setsockopt(&receiving, RcvBufForce, &(16 << 20)).expect("a buffer");
         receiving.set_read_timeout(Some(Duration::from_millis(50))).expect("a limit");
-        let number = self.flows.len() as u64;
+        let number = self.list.len() as u64;
         let name = format!("UDP flow {number}, {expected} > {to}");
         let counts = Arc::new(Counts::default());
-        self.flows.push(Flow { name: name.clone(), counts: Arc::clone(&counts) });
+        self.list.push(Flow { name: name.clone(), counts: Arc::clone(&counts) });
         let sender = Sender {
             socket: sending,
             to: receiving.local_addr().expect("bound"),
@@ -116,7 +116,7 @@ impl Flows {
 
     /// Returns how many datagrams were sent, and how many of them were lost.
     pub fn totals(&self) -> [u64; 2] {
-        [self.flows.iter().map(Flow::sent).sum(), self.flows.iter().map(Flow::lost).sum()]
+        [self.list.iter().map(Flow::sent).sum(), self.list.iter().map(Flow::lost).sum()]
     }
 }
 

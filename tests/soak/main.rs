@@ -13,8 +13,8 @@
 //! What must hold all the time:
 //!
 //! - TCP carries the right bytes, and no connection ends except while a router has no peer for it and rejects.
-//! - Numbered datagrams carry the right bytes, arrive once, and in order except while the relay reorders. How many are
-//!   lost is in the table; take-overs, reloads, scrapes and the like lose none.
+//! - Numbered datagrams carry the right bytes, arrive once, and in order except while the relay reorders or an endpoint
+//!   changes. How many are lost is in the table; take-overs, reloads, scrapes and the like lose none.
 //! - No packet of the tunnel's inside is on the underlay: neither the marker that is in all of them nor an inner address.
 //! - Pings, datagrams in both directions and TCP pass again after each action.
 //! - No router ends or panics, and all stay healthy. Memory, descriptors and threads stay as they are once it is warm.
@@ -45,7 +45,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use actions::{ACTIONS, Action};
-use ledger::Ledger;
+use ledger::{Excuse, Ledger};
 use plan::{Plan, Sabotage};
 use report::Report;
 use support::require_root;
@@ -158,8 +158,13 @@ fn finish(plan: &Plan, mut world: World, report: &Report, ledger: &Ledger) {
     println!("{}", world.relay.report());
     let [seen, missed] = world.watcher.take().expect("a watcher").stop();
     println!("watchers: {seen} packets seen, {missed} not");
+    ledger.doing("the end");
+    ledger.excuse(Excuse::Resets, Duration::from_secs(600));
     for router in &mut world.routers {
-        router.end(Signal::SIGTERM);
+        let status = router.end(Signal::SIGTERM);
+        if status != Some(0) {
+            ledger.broken(&format!("{} has ended with {status:?}", router.name));
+        }
     }
     drop(world);
     let findings = ledger.findings();

@@ -1,6 +1,7 @@
 //! What a run has shown.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::router::{Life, Router};
@@ -32,7 +33,8 @@ impl Report {
             let [lost50, lost] = spread(recoveries.iter().map(|one| one.lost));
             let seconds = |time: Duration| format!("{:.2}", time.as_secs_f64());
             let times = [packets50, packets, streams50, streams].map(seconds).join(" | ");
-            rows += &format!("| {action} | {side} | {} | {times} | {lost50} | {lost} |\n", recoveries.len());
+            let _ =
+                writeln!(rows, "| {action} | {side} | {} | {times} | {lost50} | {lost} |", recoveries.len());
         }
         rows
     }

@@ -6,7 +6,7 @@
 //!   everything through the tunnel                   203.0.113.9, 2001:db8:ffff::9 behind the tunnel
 //! ```
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use laneway::cli::demo::lab::Side;
 
 use super::flows::{Context, Flows, Marker};
-use super::ledger::{Ledger, Random};
+use super::ledger::{Excuse, Ledger, Random};
 use super::pings::Ping;
 use super::plan::{self, Plan, Sabotage};
 use super::relay::Relay;
@@ -40,6 +40,9 @@ pub const LIMIT: Duration = Duration::from_secs(75);
 
 /// As [`LIMIT`], for TCP, which doubles its timeout with each try.
 pub const TCP_LIMIT: Duration = Duration::from_secs(180);
+
+/// For how long connections may end after that.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// A point in all traffic.
 pub struct Mark {
@@ -74,6 +77,8 @@ pub struct World {
     pub ledger: Arc<Ledger>,
     pub folder: Folder,
     pub mark: Mark,
+    /// Whether connections may end until all traffic passes again.
+    resets: bool,
     lost: u64,
 }
 
@@ -138,6 +143,7 @@ impl World {
             ledger: Arc::clone(ledger),
             folder: Folder::new(),
             mark,
+            resets: false,
             lost: 0,
         };
         world.write_files();
@@ -206,11 +212,18 @@ impl World {
         }
     }
 
+    /// Excuses connections that end until all traffic passes again: one whose other end was reset meanwhile ends only
+    /// then.
+    pub fn may_reset(&mut self) {
+        self.resets = true;
+        self.ledger.excuse(Excuse::Resets, LIMIT + TCP_LIMIT);
+    }
+
     /// Sets the point from which recovery is measured.
     pub fn set_mark(&mut self) {
         self.mark = Mark {
             at: Instant::now(),
-            sent: self.flows.flows.iter().map(super::flows::Flow::sent).collect(),
+            sent: self.flows.list.iter().map(super::flows::Flow::sent).collect(),
             streams: self.streams.iter().map(Stream::mark).collect(),
         };
     }
@@ -249,6 +262,9 @@ impl World {
             }
             thread::sleep(Duration::from_millis(5));
         };
+        if std::mem::take(&mut self.resets) {
+            self.ledger.end_excuse(Excuse::Resets, GRACE);
+        }
         let lost = self.flows.totals()[1];
         let more = lost.saturating_sub(self.lost);
         self.lost = lost;
@@ -258,7 +274,7 @@ impl World {
     fn stuck_packets(&self) -> Vec<String> {
         let flows = self
             .flows
-            .flows
+            .list
             .iter()
             .zip(&self.mark.sent)
             .filter(|(flow, mark)| !flow.passes(**mark))
@@ -315,10 +331,9 @@ impl World {
     pub fn move_to(&mut self, index: usize, host: u8) {
         let router = &mut self.routers[index];
         let (old4, old6) = (router.side.underlay4, router.side.underlay6);
-        let [a, b, c, _] = old4.octets();
-        let [d, e, f, ..] = old6.segments();
-        router.side.underlay4 = [a, b, c, host].into();
-        router.side.underlay6 = Ipv6Addr::new(d, e, f, 0, 0, 0, 0, host.into());
+        let (mut octets, mut segments) = (old4.octets(), old6.segments());
+        (octets[3], segments[7]) = (host, host.into());
+        (router.side.underlay4, router.side.underlay6) = (octets.into(), segments.into());
         router.tool(&format!("ip addr add {}/24 dev {WAN}", router.side.underlay4));
         router.tool(&format!("ip addr add {}/64 dev {WAN} nodad", router.side.underlay6));
         router.tool(&format!("ip addr del {old4}/24 dev {WAN}"));
