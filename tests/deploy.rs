@@ -120,8 +120,14 @@ fn the_sbom_tells_what_is_in_the_binary_from_what_builds_it_and_leaves_out_tests
 
 /// Returns path and content of the YAML files in deploy/ that run containers.
 fn manifests() -> Vec<(PathBuf, String)> {
-    let folders =
-        ["kubernetes/base", "kubernetes/sidecar", "kubernetes/gateway", "kubernetes/mesh", "compose"];
+    let folders = [
+        "kubernetes/base",
+        "kubernetes/sidecar",
+        "kubernetes/gateway",
+        "kubernetes/mesh",
+        "kubernetes/https",
+        "compose",
+    ];
     let folders = folders.map(|folder| repository("deploy").join(folder));
     let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).expect("a folder"));
     let paths = entries.map(|entry| entry.expect("an entry").path());

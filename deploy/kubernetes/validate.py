@@ -8,6 +8,7 @@ their output must equal the input.
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -30,6 +31,16 @@ OVERLAYS = {
     "gateway": {"DaemonSet", "PodMonitor", "PrometheusRule"},
     "mesh": {"DaemonSet", "PodMonitor", "PrometheusRule"},
 }
+# With the component https, each router gets this.
+HTTPS = ("LANEWAY_METRICS_CONFIG", "scheme: HTTPS", "secretName: laneway-web", "scheme: https", "basicAuth:", "tlsConfig:")
+# A Prometheus that verifies the certificate and logs in.
+SCRAPE = (
+    "podMonitor.enabled=true,metrics.web.secret=laneway-web"
+    ",podMonitor.tlsConfig.ca.secret.name=laneway-web,podMonitor.tlsConfig.ca.secret.key=ca.crt"
+    ",podMonitor.tlsConfig.serverName=laneway-metrics"
+    ",podMonitor.basicAuth.username.name=laneway-scrape,podMonitor.basicAuth.username.key=username"
+    ",podMonitor.basicAuth.password.name=laneway-scrape,podMonitor.basicAuth.password.key=password"
+)
 EVERYTHING = "podMonitor.enabled=true,prometheusRule.enabled=true,forwarding=true,hostPort=51820,replicas=3"
 # Values, and the kinds that they give.
 VALUES = {
@@ -41,9 +52,17 @@ VALUES = {
     f"mode=pods,{EVERYTHING}": {
         "StatefulSet", "Service", "PodDisruptionBudget", "NetworkPolicy", "PodMonitor", "PrometheusRule",
     },
+    f"mode=gateway,keep=true,metrics.address=[$(HOST)],{SCRAPE}": {"DaemonSet", "PodMonitor"},
+    f"mode=mesh,interface=kilo0,{SCRAPE}": {"DaemonSet", "PodMonitor"},
+    f"mode=pods,networkPolicy.enabled=false,{SCRAPE}": {"StatefulSet", "Service", "PodMonitor"},
+    "mode=gateway,metrics.web.secret=logins,metrics.web.https=false,podMonitor.enabled=true": {"DaemonSet", "PodMonitor"},
 }
 # Values that the schema must refuse.
-REFUSED = ("moed=pods", "mode=both", "image.digest=latest", "replicas=many", "environment.QUEUES=2", "interface=much-too-long-a-name")
+REFUSED = (
+    "moed=pods", "mode=both", "image.digest=latest", "replicas=many", "environment.QUEUES=2",
+    "interface=much-too-long-a-name", "environment.LANEWAY_METRICS_CONFIG=web.yml", "metrics.web.https=maybe",
+    "podMonitor.basicAuth.username=alice", "podMonitor.tlsConfig.caFile=ca.crt",
+)
 
 
 def tools(folder):
@@ -92,6 +111,11 @@ class Report:
         print(f"{name}: {'; '.join(found) or 'valid'}")
         self.failed = self.failed or bool(found)
 
+    def lacks(self, origin, text, parts):
+        """Reports which of `parts` are not in `text`."""
+        missing = [part for part in parts if part not in text]
+        self.line(origin, [f"lacks {missing}"] if missing else [])
+
     def objects(self, origin, text, kinds):
         documents = [document for document in yaml.safe_load_all(text) if document]
         for document in documents:
@@ -104,16 +128,26 @@ class Report:
 
 def main():
     report = Report()
-    kubectl, helm = tools(Path(sys.argv[1]))
+    folder = Path(sys.argv[1]).resolve()
+    kubectl, helm = tools(folder)
     made = run(sys.executable, HERE / "make-rules")
     stale = (HERE / "base" / "prometheusrule.yaml").read_text() != made
     report.line("base/prometheusrule.yaml", ["differs from what make-rules prints"] if stale else [])
     for overlay, kinds in OVERLAYS.items():
         report.objects(overlay, run(kubectl, "kustomize", HERE / overlay), kinds)
+        # Kustomize takes no absolute paths.
+        beside, https = (os.path.relpath(HERE / name, folder) for name in (overlay, "https"))
+        (folder / "kustomization.yaml").write_text(f"resources: [{beside}]\ncomponents: [{https}]\n")
+        text = run(kubectl, "kustomize", folder)
+        report.objects(f"{overlay} with https", text, kinds)
+        report.lacks(f"{overlay} with https", text, HTTPS)
 
     print(run(helm, "lint", "--strict", "--quiet", CHART).strip())
     for values, kinds in VALUES.items():
-        report.objects(f"chart, {values}", run(helm, "template", "release", CHART, "--set", values), kinds)
+        text = run(helm, "template", "release", CHART, "--set", values)
+        report.objects(f"chart, {values}", text, kinds)
+        if SCRAPE in values:
+            report.lacks(f"chart, {values}", text, HTTPS)
     for values in REFUSED:
         try:
             run(helm, "template", "release", CHART, "--set", values)

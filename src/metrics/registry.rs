@@ -81,6 +81,7 @@ impl Registry {
         for collector in self.collectors.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             collector.collect(&mut page);
         }
+        self.drop_samples.collect(&mut page);
         page.render(&mut out);
         out
     }

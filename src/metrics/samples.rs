@@ -16,6 +16,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crossbeam::queue::ArrayQueue;
 
+use super::page::Page;
 use crate::drops::DropReason;
 use crate::packet::{ip, protocol};
 use crate::wireguard::keys::PublicKey;
@@ -165,6 +166,13 @@ impl DropSamples {
         self.want(0);
         history.watched = false;
         true
+    }
+
+    /// Adds whether samples are taken, and how many were read, to `page`.
+    pub(super) fn collect(&self, page: &mut Page) {
+        let history = self.history();
+        page.sample("laneway_drop_sampling", &[], u8::from(history.watched));
+        page.sample("laneway_drop_samples_total", &[], history.next);
     }
 
     fn history(&self) -> MutexGuard<'_, History> {

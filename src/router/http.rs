@@ -38,7 +38,7 @@ use super::threads::ThreadRegistry;
 use super::web::{Web, WebSettings};
 use crate::clients::{Client, Clients};
 use crate::clock;
-use crate::metrics::{Registry, openmetrics};
+use crate::metrics::{HttpMetrics, Registry, openmetrics};
 use crate::wireguard::limiter::RateLimiter;
 
 /// Class of clients that have not sent their request header.
@@ -92,8 +92,9 @@ pub(crate) fn spawn(
     let listener = bound.listen(refused)?;
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
+    let metrics = HttpMetrics::register(&shown.registry);
     let router = routes(shown, listener.local_addr()?.ip().is_loopback());
-    tokio::spawn(serve(listener, web, router));
+    tokio::spawn(serve(listener, web, router, metrics));
     Ok(())
 }
 
@@ -108,7 +109,12 @@ fn routes(shown: HttpState, loopback: bool) -> Router {
     if loopback { router.layer(middleware::from_fn(refuse_names)) } else { router }
 }
 
-async fn serve(listener: tokio::net::TcpListener, web: Option<Arc<Web>>, router: Router) -> Infallible {
+async fn serve(
+    listener: tokio::net::TcpListener,
+    web: Option<Arc<Web>>,
+    router: Router,
+    metrics: HttpMetrics,
+) -> Infallible {
     let clients = Clients::new(CLIENTS);
     let handshakes = Arc::new(Mutex::new(RateLimiter::new()));
     loop {
@@ -117,12 +123,12 @@ async fn serve(listener: tokio::net::TcpListener, web: Option<Arc<Web>>, router:
                 let (client, displaced) = clients.admit(source(from.ip()), IDLE);
                 let settings = web.as_ref().map(|web| web.current()).unwrap_or_default();
                 let turn = turn(Arc::clone(&handshakes), from.ip());
-                let answered = answer(stream, turn, settings, router.clone(), client);
+                let (router, metrics) = (router.clone(), metrics.clone());
                 tokio::spawn(async move {
                     tokio::select! {
                         // Errors here are the client's: a malformed request, a timeout or a lost connection.
-                        _ = timeout(CONNECTION, answered) => {}
-                        _ = displaced => {}
+                        _ = timeout(CONNECTION, answer(stream, turn, &settings, router, client, &metrics)) => {}
+                        _ = displaced => metrics.displaced.increment(1),
                     }
                 });
                 // Lets the client be heard before the next ones can displace it.
@@ -157,12 +163,13 @@ async fn turn(handshakes: Arc<Mutex<RateLimiter>>, source: IpAddr) {
 async fn answer<const CLASSES: usize>(
     stream: TcpStream,
     turn: impl Future<Output = ()>,
-    settings: Arc<WebSettings>,
+    settings: &WebSettings,
     router: Router,
     client: Client<IpAddr, CLASSES>,
+    metrics: &HttpMetrics,
 ) {
     let Some(tls) = settings.tls.clone() else {
-        let _ = converse(stream, false, &settings, router, client).await;
+        let _ = converse(stream, false, settings, router, client, metrics).await;
         return;
     };
     let handshake = async {
@@ -171,7 +178,9 @@ async fn answer<const CLASSES: usize>(
     };
     if let Ok(Ok(stream)) = timeout(HANDSHAKE, handshake).await {
         let identified = stream.get_ref().1.peer_certificates().is_some();
-        let _ = converse(stream, identified, &settings, router, client).await;
+        let _ = converse(stream, identified, settings, router, client, metrics).await;
+    } else {
+        metrics.tls_failed.increment(1);
     }
 }
 
@@ -182,6 +191,7 @@ async fn converse<const CLASSES: usize>(
     settings: &WebSettings,
     router: Router,
     client: Client<IpAddr, CLASSES>,
+    metrics: &HttpMetrics,
 ) -> hyper::Result<()> {
     let router = TowerToHyperService::new(router);
     let service = service_fn(async |request: hyper::Request<_>| {
@@ -189,11 +199,16 @@ async fn converse<const CLASSES: usize>(
         client.enter(if is_probe { PROBES } else { LOGINS });
         if !is_probe {
             if let Some(refusal) = refusal(settings, identified, request.headers()).await {
+                let is_forbidden = refusal.status() == StatusCode::FORBIDDEN;
+                let count = if is_forbidden { &metrics.no_certificate } else { &metrics.no_login };
+                count.increment(1);
                 return Ok(refusal);
             }
             client.enter(METRICS);
         }
-        router.call(request).await
+        let response = router.call(request).await;
+        metrics.answered.increment(1);
+        response
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
@@ -339,7 +354,8 @@ pub(crate) fn respond_to(request: &[u8]) -> Vec<u8> {
             let _ = reader.read_to_end(&mut response).await;
         };
         let settings = WebSettings::default();
-        let _ = tokio::join!(converse(far, false, &settings, routes(shown, true), client), talk);
+        let metrics = HttpMetrics::register(&shown.registry);
+        let _ = tokio::join!(converse(far, false, &settings, routes(shown, true), client, &metrics), talk);
         response
     })
 }
@@ -403,7 +419,8 @@ mod tests {
                     // alice:wrong
                     let request = b"GET /metrics HTTP/1.1\r\nAuthorization: Basic YWxpY2U6d3Jvbmc=\r\n\r\n";
                     near.write_all(request).await.unwrap();
-                    let _ = converse(far, false, &settings, Router::new(), client).await;
+                    let metrics = HttpMetrics::register(&Registry::new());
+                    let _ = converse(far, false, &settings, Router::new(), client, &metrics).await;
                     let mut answer = String::new();
                     near.read_to_string(&mut answer).await.unwrap();
                     answer

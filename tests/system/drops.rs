@@ -189,16 +189,19 @@ fn each_dropped_packet_is_shown_or_counted_as_not_shown() {
     let client = socket(&lab.left);
     // The kernel's own packets, which have no route, are not among them.
     let cause = "outbound no_endpoint";
-    let counted = || {
+    let metric = |name: &str, labels: &[(&str, &str)]| {
         let metrics = laneway::uapi::client::metrics("/var/run/wireguard".as_ref(), &left.device);
         let metrics = parse(&metrics.expect("it answers").expect("a Laneway"));
-        let labels = [("direction", "outbound"), ("reason", "no_endpoint")];
-        (metrics.sum("laneway_dropped_packets_total", &labels) as i64).cast_unsigned()
+        (metrics.sum(name, labels) as i64).cast_unsigned()
     };
+    let labels = [("direction", "outbound"), ("reason", "no_endpoint")];
+    let counted = || metric("laneway_dropped_packets_total", &labels);
+    assert_eq!(metric("laneway_drop_sampling", &[]), 0);
     let follower = Follower::start(&lab.left, &[&left.device]);
     // A line for another reason tells that it has begun.
     follower.expect_cause("outbound no_route", || drop(client.send_to(PAYLOAD, (NOBODY, 53))));
     assert_eq!(counted(), 0);
+    assert_eq!(metric("laneway_drop_sampling", &[]), 1);
     let mut sent = 0;
     while sent < FLOOD {
         sent += u64::from(client.send_to(PAYLOAD, (LOST, 53)).is_ok());
@@ -209,7 +212,10 @@ fn each_dropped_packet_is_shown_or_counted_as_not_shown() {
     wait_until("an account of the flood", || follower.packets(cause) == dropped);
     let lines = follower.lines();
     assert!(lines.iter().any(|line| line.ends_with(" packets not shown")), "all {dropped} were shown");
+    let samples = metric("laneway_drop_samples_total", &[]);
+    assert!((1..=dropped).contains(&samples), "{samples} samples of {dropped} packets");
     drop(follower);
+    wait_until("the end of sampling", || metric("laneway_drop_sampling", &[]) == 0);
 
     // Without --follow, the numbers since the start.
     let (status, text, said) = once(&lab.left, &[&left.device, "--reason", "no_endpoint"]);

@@ -24,7 +24,7 @@ const FAMILIES: &str = "\
     process_cpu_seconds_total process_start_time_seconds process_resident_memory_bytes \
     process_virtual_memory_bytes process_threads process_open_fds process_max_fds laneway_shortcuts_total \
     laneway_interface_info laneway_helper_calls_total laneway_jobs_total laneway_tun_mtu_bytes \
-    laneway_take_overs_total laneway_take_over_gap_seconds";
+    laneway_take_overs_total laneway_take_over_gap_seconds laneway_drop_sampling laneway_drop_samples_total";
 
 #[test]
 fn a_running_pair_shows_every_family_with_its_help_and_nothing_else() {

@@ -87,23 +87,11 @@ fn every_alert_has_a_section_in_the_runbook_and_every_section_an_alert() {
 
 #[test]
 fn the_dashboard_shows_every_family_but_those_that_the_documentation_leaves_out() {
-    let names = |text: &str| -> BTreeSet<String> {
-        let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-        let families = ["laneway_", "wireguard_", "process_"];
-        words
-            .filter(|word| families.iter().any(|family| word.starts_with(family)))
-            .map(str::to_owned)
-            .collect()
-    };
     let shown = names(&dashboard_queries().join(" "));
     let documentation = fs::read_to_string(repository("docs/metrics.md")).expect("the documentation");
     let (_, left_out) = documentation.split_once("shows every family but").expect("what is left out");
     let left_out = names(left_out);
-    let families = documentation.lines().filter(|line| line.starts_with("| `")).flat_map(|line| {
-        let first = line.trim_start_matches("| ").split(" | ").next().unwrap_or_default();
-        names(first)
-    });
-    let families: BTreeSet<String> = families.collect();
+    let families = documented_families();
     assert!(families.len() > 40, "{families:?}");
     // A histogram is shown by its buckets, or by its sum and count.
     let is_shown = |family: &String| {
@@ -115,6 +103,20 @@ fn the_dashboard_shows_every_family_but_those_that_the_documentation_leaves_out(
     assert!(missing.is_empty(), "neither on the dashboard nor left out: {missing:?}");
     let both: Vec<_> = left_out.iter().filter(|family| is_shown(family)).collect();
     assert!(both.is_empty(), "left out and yet on the dashboard: {both:?}");
+}
+
+/// Returns the names of metric families in a text.
+fn names(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let families = ["laneway_", "wireguard_", "process_"];
+    words.filter(|word| families.iter().any(|family| word.starts_with(family))).map(str::to_owned).collect()
+}
+
+/// Returns the families that docs/metrics.md describes.
+fn documented_families() -> BTreeSet<String> {
+    let documentation = fs::read_to_string(repository("docs/metrics.md")).expect("the documentation");
+    let rows = documentation.lines().filter_map(|line| line.strip_prefix("| "));
+    rows.filter_map(|row| row.split(" | ").next()).flat_map(names).collect()
 }
 
 /// Asserts that without traffic every query of the dashboard returns finite numbers, except those that have nothing
@@ -137,12 +139,15 @@ fn assert_panels_rest(prometheus: &Prometheus<'_>) {
     });
 }
 
-/// Asserts that Prometheus has the type and help of each family.
+/// Asserts that Prometheus has the type and help of each family, and docs/metrics.md describes it.
 fn assert_families_are_known(lab: &Lab, prometheus: &Prometheus<'_>) {
     let text = get(&lab.left, (Ipv4Addr::LOCALHOST, METRICS).into(), "/metrics").expect("metrics");
     let helps = text.lines().filter_map(|line| line.strip_prefix("# HELP "));
     let helps: Vec<_> = helps.filter_map(|line| line.split_once(' ')).collect();
     assert!(helps.len() > 40, "{helps:#?}");
+    let documented = documented_families();
+    let undocumented: Vec<_> = helps.iter().filter(|(family, _)| !documented.contains(*family)).collect();
+    assert!(undocumented.is_empty(), "not in docs/metrics.md: {undocumented:?}");
     // Prometheus asks for OpenMetrics, where counter families have no suffix.
     let named = |family: &str| family.strip_suffix("_total").unwrap_or(family).to_owned();
     // Some families only appear once they have a value.

@@ -10,6 +10,7 @@ use std::thread;
 
 use crate::support::binary::{Laneway, command};
 use crate::support::folder::Folder;
+use crate::support::metrics::parse;
 use crate::support::process::command_in;
 use crate::support::prometheus::Prometheus;
 use crate::support::{DEADLINE, Finally, lab, require_root, wait_until};
@@ -108,6 +109,14 @@ fn metrics_are_served_over_https_to_those_who_log_in_and_probes_to_all() {
     assert_eq!(curl(&lab.left, "http", "/healthz", &[]).status, 0, "plain HTTP is answered");
     assert_eq!(ask("/healthz", &["--tls-max", "1.2"]).status, 0, "TLS 1.2 is accepted");
     assert_eq!(curl(&lab.left, "https", "/healthz", &[]).status, 0, "curl trusts any certificate");
+
+    let counted = |result: &str| {
+        let text = ask("/metrics", &["--user", "alice:secret"]).text;
+        let (_, metrics) = text.split_once("\r\n\r\n").expect("a head and a body");
+        parse(metrics).sum("laneway_http_connections_total", &[("result", result)])
+    };
+    assert!((counted("no_login") - 5.0).abs() < 0.5);
+    assert!(counted("answered") > 3.5 && counted("tls_failed") > 2.5 && counted("displaced") < 0.5);
 
     let scrape = format!(
         "global: {{scrape_interval: 1s}}\nscrape_configs:\n- job_name: laneway\n  scheme: https\n  \
