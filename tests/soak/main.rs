@@ -13,8 +13,8 @@
 //! What must hold all the time:
 //!
 //! - TCP carries the right bytes, and no connection ends except while a router has no peer for it and rejects.
-//! - Numbered datagrams carry the right bytes, arrive once, and in order except while the relay reorders or an endpoint
-//!   changes. How many are lost is in the table; take-overs, reloads, scrapes and the like lose none.
+//! - Numbered datagrams carry the right bytes, arrive once, and in order except while the relay reorders, an endpoint
+//!   changes or a router starts. How many are lost is in the table; take-overs, reloads, scrapes and the like lose none.
 //! - No packet of the tunnel's inside is on the underlay: neither the marker that is in all of them nor an inner address.
 //! - Pings, datagrams in both directions and TCP pass again after each action.
 //! - No router ends or panics, and all stay healthy. Memory, descriptors and threads stay as they are once it is warm.

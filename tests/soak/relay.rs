@@ -174,7 +174,9 @@ impl Worker {
 fn corrupt(packet: &mut [u8], random: &mut Random) -> bool {
     let udp = match packet[0] >> 4 {
         // The first fragment, or the only one.
-        4 if packet[9] == 17 && packet[6] & 0x1f == 0 && packet[7] == 0 => usize::from(packet[0] & 15) * 4,
+        4 if packet[9] == 17 && packet[6].trailing_zeros() >= 5 && packet[7] == 0 => {
+            usize::from(packet[0] & 15) * 4
+        }
         6 if packet[6] == 17 => 40,
         _ => return false,
     };
