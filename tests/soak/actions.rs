@@ -89,6 +89,12 @@ impl World {
         self.ledger.excuse(Excuse::Order, Duration::from_secs(3));
     }
 
+    /// Excuses datagrams out of order while a process attaches the queues of an interface: those that came before the
+    /// second queue was there are in the first one.
+    fn attaches(&self) {
+        self.ledger.excuse(Excuse::Order, Duration::from_secs(10));
+    }
+
     fn wg(&self, index: usize, words: &str) -> String {
         let router = &self.routers[index];
         router.tool(&format!("wg set {} {words}", router.device))
@@ -96,16 +102,14 @@ impl World {
 
     /// Starts a process after the last one has ended, with another number of lanes.
     fn start_again(&mut self, index: usize) {
-        self.ledger.excuse(Excuse::Order, Duration::from_secs(600));
         self.both_know = self.random.chance(500);
         self.routers[index].lanes = self.random.range(1, 3) as usize;
         self.write_files();
         self.set_mark();
+        self.attaches();
         let process = self.routers[index].spawn(&[]);
         self.routers[index].adopt(process);
         self.routers[index].wait_for_service();
-        // Packets that came before the second queue was attached are in the first one.
-        self.ledger.end_excuse(Excuse::Order, Duration::from_secs(3));
     }
 }
 
@@ -396,6 +400,8 @@ fn take_over(world: &mut World, index: usize) {
 }
 
 fn broken_take_over(world: &mut World, index: usize) {
+    // A successor of one that dies before it has passed anything on starts by itself.
+    world.attaches();
     let (time, first) = (world.random.millis(0, 150), world.random.chance(500));
     let router = &mut world.routers[index];
     let mut successor = router.spawn(&[]);
