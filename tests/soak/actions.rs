@@ -90,9 +90,9 @@ impl World {
     }
 
     /// Excuses datagrams out of order while a process attaches the queues of an interface: those that came before the
-    /// second queue was there are in the first one.
-    fn attaches(&self) {
-        self.ledger.excuse(Excuse::Order, Duration::from_secs(10));
+    /// second queue was there are in the first one. All wait for the first handshake.
+    fn attaches(&mut self) {
+        self.excuse_until_recovered(Excuse::Order);
     }
 
     fn wg(&self, index: usize, words: &str) -> String {
@@ -126,7 +126,7 @@ fn prefixes(world: &mut World, index: usize) {
     let kept = world.random.range(0, 1) as usize;
     let mut less: Vec<_> = allowed_ips(index).split(',').skip(kept).take(1).map(str::to_owned).collect();
     less.extend((0..world.random.range(0, 50)).map(|number| format!("10.88.{number}.0/24")));
-    world.may_reset();
+    world.excuse_until_recovered(Excuse::Resets);
     world.wg(index, &format!("peer {peer} allowed-ips {}", less.join(",")));
     world.pause(0, 1000);
     world.wg(index, &format!("peer {peer} allowed-ips {}", allowed_ips(index)));
@@ -167,7 +167,7 @@ fn peer(world: &mut World, index: usize) {
     let (peer, place) = (other.keys.public.clone(), other.endpoint(world.outside));
     let endpoint =
         if index == 0 || world.random.chance(500) { format!(" endpoint {place}") } else { String::new() };
-    world.may_reset();
+    world.excuse_until_recovered(Excuse::Resets);
     world.wg(index, &format!("peer {peer} remove"));
     world.pause(0, 1000);
     world.wg(index, &format!("peer {peer} allowed-ips {}{endpoint}", allowed_ips(index)));
@@ -377,7 +377,7 @@ fn kill(world: &mut World, index: usize) {
 }
 
 fn restart(world: &mut World, index: usize) {
-    world.may_reset();
+    world.excuse_until_recovered(Excuse::Resets);
     let status = world.routers[index].end(Signal::SIGTERM);
     if status != Some(0) {
         world.ledger.broken(&format!("{} has ended with {status:?}", world.routers[index].name));

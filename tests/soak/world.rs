@@ -41,7 +41,7 @@ pub const LIMIT: Duration = Duration::from_secs(75);
 /// As [`LIMIT`], for TCP, which doubles its timeout with each try.
 pub const TCP_LIMIT: Duration = Duration::from_secs(180);
 
-/// For how long connections may end after that.
+/// For how long what is excused until then is excused after that.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// A point in all traffic.
@@ -77,8 +77,8 @@ pub struct World {
     pub ledger: Arc<Ledger>,
     pub folder: Folder,
     pub mark: Mark,
-    /// Whether connections may end until all traffic passes again.
-    resets: bool,
+    /// What is excused until all traffic passes again.
+    excused: Vec<Excuse>,
     lost: u64,
 }
 
@@ -143,7 +143,7 @@ impl World {
             ledger: Arc::clone(ledger),
             folder: Folder::new(),
             mark,
-            resets: false,
+            excused: Vec::new(),
             lost: 0,
         };
         world.write_files();
@@ -212,11 +212,10 @@ impl World {
         }
     }
 
-    /// Excuses connections that end until all traffic passes again: one whose other end was reset meanwhile ends only
-    /// then.
-    pub fn may_reset(&mut self) {
-        self.resets = true;
-        self.ledger.excuse(Excuse::Resets, LIMIT + TCP_LIMIT);
+    /// Excuses `what` until all traffic passes again: a connection whose other end was reset meanwhile ends only then.
+    pub fn excuse_until_recovered(&mut self, what: Excuse) {
+        self.excused.push(what);
+        self.ledger.excuse(what, LIMIT + TCP_LIMIT);
     }
 
     /// Sets the point from which recovery is measured.
@@ -262,8 +261,8 @@ impl World {
             }
             thread::sleep(Duration::from_millis(5));
         };
-        if std::mem::take(&mut self.resets) {
-            self.ledger.end_excuse(Excuse::Resets, GRACE);
+        for excuse in std::mem::take(&mut self.excused) {
+            self.ledger.end_excuse(excuse, GRACE);
         }
         let lost = self.flows.totals()[1];
         let more = lost.saturating_sub(self.lost);
