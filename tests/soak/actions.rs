@@ -19,6 +19,7 @@ use crate::support::http;
 use crate::support::metrics;
 use crate::support::network::ip;
 use crate::support::tunnel::Family;
+use crate::support::wait_until;
 
 /// One kind of event.
 pub struct Action {
@@ -388,7 +389,14 @@ fn restart(world: &mut World, index: usize) {
 
 fn take_over(world: &mut World, index: usize) {
     let router = &mut world.routers[index];
-    let successor = router.spawn(&[]);
+    let mut successor = router.spawn(&[]);
+    wait_until("one of the two processes to end", || {
+        !router.process().is_running() || !successor.is_running()
+    });
+    if router.process().is_running() {
+        router.ledger.broken(&format!("{} was not taken over: {}", router.name, tail(&successor.said(), 10)));
+        return;
+    }
     let status = router.process().wait();
     if status != Some(0) {
         let said = [tail(&router.process().said(), 10), tail(&successor.said(), 10)];
