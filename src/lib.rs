@@ -68,8 +68,10 @@
 //!   other worker sleeps and all earlier batches have been returned ([`lane::shortcut`]).
 //!   Batches that several workers seal or open are passed on in the order in which they were read ([`lane::share`]).
 //!   Held by `tests/system/order.rs`, `tests/model`.
-//!   Exception: with several lanes, IP fragments may be reordered with whole packets of their flow, since both the
-//!   kernel's queue selection and [`packet::flow`] lack their ports.
+//!   Exceptions, with several lanes: IP fragments may be reordered with whole packets of their flow, since both the
+//!   kernel's queue selection and [`packet::flow`] lack their ports. While an address or port of either end changes, the
+//!   kernel hands datagrams of one flow to sockets of different lanes, which open them independently. While queues are
+//!   attached to an interface that has outlived its process, flows change their queues.
 //! - **Isolation.** A packet is sealed only for the peer that owns its destination now, and accepted only from the
 //!   peer that owns its source. Held by `tests/system/isolation.rs`, `tests/system/abuse.rs`.
 //! - **The kernel's own bytes.** Segments and superpackets are those the kernel would make. Held by `tests/system/oracle`.
