@@ -50,7 +50,7 @@
 //! | What happens when a route, an address or the interface changes? | `router/paths.rs` for the underlay (drops sticky sources), `router/admin/duties.rs` for the interface, `netlink/moved.rs` in another namespace |
 //! | What happens while the interface is down? | `peers/actor/link.rs` |
 //! | What does the log say of a peer? | `peers/reports.rs` |
-//! | How does another process take a router over? | `router/takeover/mod.rs` has the course and who carries on; workers stop in `lane/wait/pause.rs`, and `wireguard/carry.rs` and `peers/actor/carry.rs` have the state |
+//! | How does another process take a router over? | `router/takeover/mod.rs` has the course and who carries on, and `router/takeover/restart.rs` that of a restart by the service manager; workers stop in `lane/wait/pause.rs`, and `wireguard/carry.rs` and `peers/actor/carry.rs` have the state |
 //! | What changes on a reload? | `router/reload.rs` compares files and settings, `peers/apply.rs` peers, `netlink/mod.rs` addresses and routes; `config/changes.rs` only counts for the log |
 //! | Where does ECN go? | outer header to packet and back: `packet/class.rs`; CWR: `offload/segment.rs`; what may be merged: `offload/coalesce/candidate.rs` |
 //! | ICMP errors and TCP resets | `packet/reject/`, rate limited by `lane/inside/reject.rs` |
