@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 
 use super::ledger::{Excuse, Random};
 use super::plan::random;
+use super::processes;
 use super::relay::Trouble;
 use super::router::tail;
 use super::world::{CABLES, WAN, World, allowed_ips};
@@ -19,7 +20,6 @@ use crate::support::http;
 use crate::support::metrics;
 use crate::support::network::ip;
 use crate::support::tunnel::Family;
-use crate::support::wait_until;
 
 /// One kind of event.
 pub struct Action {
@@ -65,20 +65,20 @@ pub const ACTIONS: &[Action] = &[
     action("handshake flood", 3, handshake_flood),
     free("scrapes", 4, scrapes),
     free("wg show, top, drops", 4, tools),
-    fatal("kill -9", 4, kill),
-    fatal("restart", 3, restart),
-    Action { costs: false, ..fatal("take-over", 5, take_over) },
-    fatal("take-over, one is killed", 4, broken_take_over),
+    fatal("kill -9", 4, processes::kill),
+    fatal("restart", 3, processes::restart),
+    Action { costs: false, ..fatal("take-over", 5, processes::take_over) },
+    fatal("take-over, one is killed", 4, processes::broken_take_over),
 ];
 
 impl World {
-    fn pause(&mut self, from: u64, to: u64) {
+    pub fn pause(&mut self, from: u64, to: u64) {
         let time = self.random.millis(from, to);
         thread::sleep(time);
     }
 
     /// As [`pause`](Self::pause), in long runs sometimes much longer.
-    fn outage(&mut self, from: u64, to: u64) {
+    pub fn outage(&mut self, from: u64, to: u64) {
         let long = self.long && self.random.chance(40);
         let [from, to] = if long { [10_000, 40_000] } else { [from, to] };
         self.pause(from, to);
@@ -92,7 +92,7 @@ impl World {
 
     /// Excuses datagrams out of order while a process attaches the queues of an interface: those that came before the
     /// second queue was there are in the first one. All wait for the first handshake.
-    fn attaches(&mut self) {
+    pub fn attaches(&mut self) {
         self.excuse_until_recovered(Excuse::Order);
     }
 
@@ -102,7 +102,7 @@ impl World {
     }
 
     /// Starts a process after the last one has ended, with another number of lanes.
-    fn start_again(&mut self, index: usize) {
+    pub fn start_again(&mut self, index: usize) {
         self.both_know = self.random.chance(500);
         self.routers[index].lanes = self.random.range(1, 3) as usize;
         self.write_files();
@@ -367,85 +367,5 @@ fn tools(world: &mut World, index: usize) {
         format!("{BINARY} drops {}", router.device),
     ] {
         router.tool(&words);
-    }
-}
-
-fn kill(world: &mut World, index: usize) {
-    let status = world.routers[index].end(Signal::SIGKILL);
-    assert_eq!(status, None, "it was killed");
-    world.outage(0, 2000);
-    world.start_again(index);
-}
-
-fn restart(world: &mut World, index: usize) {
-    world.excuse_until_recovered(Excuse::Resets);
-    let status = world.routers[index].end(Signal::SIGTERM);
-    if status != Some(0) {
-        world.ledger.broken(&format!("{} has ended with {status:?}", world.routers[index].name));
-    }
-    world.pause(0, 1000);
-    world.start_again(index);
-}
-
-fn take_over(world: &mut World, index: usize) {
-    let router = &mut world.routers[index];
-    let mut successor = router.spawn(&[]);
-    wait_until("one of the two processes to end", || {
-        !router.process().is_running() || !successor.is_running()
-    });
-    if router.process().is_running() {
-        router.ledger.broken(&format!("{} was not taken over: {}", router.name, tail(&successor.said(), 10)));
-        return;
-    }
-    let status = router.process().wait();
-    if status != Some(0) {
-        let said = [tail(&router.process().said(), 10), tail(&successor.said(), 10)];
-        router.ledger.broken(&format!("{} has ended with {status:?}, taken over: {said:?}", router.name));
-    }
-    router.retire();
-    router.adopt(successor);
-    router.wait_for_service();
-}
-
-fn broken_take_over(world: &mut World, index: usize) {
-    // A successor of one that dies before it has passed anything on starts by itself.
-    world.attaches();
-    let (time, first) = (world.random.millis(0, 150), world.random.chance(500));
-    let router = &mut world.routers[index];
-    let mut successor = router.spawn(&[]);
-    thread::sleep(time);
-    if first {
-        router.process().signal(Signal::SIGKILL);
-        router.process().wait();
-    } else {
-        successor.signal(Signal::SIGKILL);
-        successor.wait();
-    }
-    // Whoever is left carries on. The other one may have ended by itself.
-    let start = Instant::now();
-    let carries_on = loop {
-        match [router.process().is_running(), successor.is_running()] {
-            [true, true] if start.elapsed() < Duration::from_secs(10) => {
-                thread::sleep(Duration::from_millis(10));
-            }
-            running => break running,
-        }
-    };
-    router.ledger.say(&format!(
-        "         killed the {} after {time:?}; running: {carries_on:?}",
-        if first { "predecessor" } else { "successor" }
-    ));
-    match carries_on {
-        [true, false] => {}
-        [false, true] => {
-            router.retire();
-            router.adopt(successor);
-            router.wait_for_service();
-        }
-        [false, false] => {
-            router.retire();
-            world.start_again(index);
-        }
-        [true, true] => panic!("two routers: {}", successor.said()),
     }
 }

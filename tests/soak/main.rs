@@ -30,6 +30,7 @@ mod flows;
 mod ledger;
 mod pings;
 mod plan;
+mod processes;
 mod relay;
 mod report;
 mod router;
