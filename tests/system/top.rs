@@ -208,11 +208,14 @@ fn without_peers_and_for_pipes_and_other_hosts_there_is_text() {
 fn metrics_are_read_over_https_with_logins_and_client_certificates() {
     require_root!();
     let (lab, folder) = (lab(), Folder::new());
-    for (name, by) in [("authority", None), ("signed", Some("authority")), ("alone", None), ("stranger", None)] {
+    for (name, by) in
+        [("authority", None), ("signed", Some("authority")), ("alone", None), ("stranger", None)]
+    {
         certify(&folder, name, by);
     }
     folder.write("password", "secret\n");
-    let users = format!("basic_auth_users: {{alice: {}}}\n", bcrypt::hash("secret", 4).expect("a cost in range"));
+    let users =
+        format!("basic_auth_users: {{alice: {}}}\n", bcrypt::hash("secret", 4).expect("a cost in range"));
     let tls = |name: &str| format!("cert_file: {name}.crt, key_file: {name}.key");
     let login = folder.write("login.yml", &format!("tls_server_config: {{{}}}\n{users}", tls("signed")));
     let both = folder.write(

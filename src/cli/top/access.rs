@@ -21,7 +21,7 @@ use crate::config::reading;
 
 /// Options for `https` URLs and logins.
 #[derive(Clone, Debug, Args)]
-pub struct AccessArgs {
+pub(super) struct HttpAccessArgs {
     /// Trust the certificates in this PEM file, and those they have signed, instead of the system's authorities
     #[arg(long, value_name = "FILE", requires = "url", conflicts_with = "insecure")]
     ca_file: Option<PathBuf>,
@@ -45,20 +45,20 @@ pub struct AccessArgs {
 
 /// What is sent and checked with each request.
 #[derive(Clone)]
-pub(super) struct Access {
+pub(super) struct HttpAccess {
     /// TLS, for an `https` URL.
     pub(super) tls: Option<Arc<ClientConfig>>,
     /// The value of the `Authorization` header (RFC 7617).
     pub(super) authorization: Option<Zeroizing<String>>,
 }
 
-impl Access {
+impl HttpAccess {
     /// Reads what `url` needs from the files that `args` names.
     ///
     /// # Errors
     /// A file cannot be read or is not what it should be, or the user of the URL lacks a password, or the other way
     /// round.
-    pub(super) fn new(url: &Url, args: &AccessArgs) -> Result<Self, TopError> {
+    pub(super) fn new(url: &Url, args: &HttpAccessArgs) -> Result<Self, TopError> {
         let authorization = match (&url.user, &args.password_file) {
             (Some(user), Some(file)) => Some(authorization(user, file)?),
             (None, None) => None,
@@ -70,13 +70,13 @@ impl Access {
             }
         };
         let tls = if url.tls { Some(Arc::new(tls(args)?)) } else { None };
-        Ok(Access { tls, authorization })
+        Ok(HttpAccess { tls, authorization })
     }
 }
 
-impl fmt::Debug for Access {
+impl fmt::Debug for HttpAccess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Access").field("tls", &self.tls.is_some()).finish_non_exhaustive()
+        f.debug_struct("HttpAccess").field("tls", &self.tls.is_some()).finish_non_exhaustive()
     }
 }
 
@@ -88,9 +88,9 @@ fn authorization(user: &str, file: &Path) -> Result<Zeroizing<String>, TopError>
     Ok(Zeroizing::new(format!("Basic {}", *Zeroizing::new(BASE64_STANDARD.encode(&*login)))))
 }
 
-fn tls(args: &AccessArgs) -> Result<ClientConfig, TopError> {
+fn tls(args: &HttpAccessArgs) -> Result<ClientConfig, TopError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier = Verifier::new(args, &provider)?;
+    let verifier = ServerVerifier::new(args, &provider)?;
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| TopError::Access(error.to_string()))?
@@ -125,7 +125,7 @@ fn file_error(path: &Path, why: impl fmt::Display) -> TopError {
 
 /// Verifies the server's certificate.
 #[derive(Debug)]
-struct Verifier {
+struct ServerVerifier {
     /// Whether any certificate will do.
     insecure: bool,
     /// Certificates that are trusted as they are, for any host. One that is signed by itself is usually marked as an
@@ -136,8 +136,8 @@ struct Verifier {
     provider: Arc<CryptoProvider>,
 }
 
-impl Verifier {
-    fn new(args: &AccessArgs, provider: &Arc<CryptoProvider>) -> Result<Self, TopError> {
+impl ServerVerifier {
+    fn new(args: &HttpAccessArgs, provider: &Arc<CryptoProvider>) -> Result<Self, TopError> {
         let named = args.ca_file.as_deref().map(certificates).transpose()?;
         let mut roots = RootCertStore::empty();
         match &named {
@@ -155,7 +155,7 @@ impl Verifier {
             let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
             Some(builder.build().map_err(|error| TopError::Access(error.to_string()))?)
         };
-        Ok(Verifier {
+        Ok(ServerVerifier {
             insecure: args.insecure,
             named: named.unwrap_or_default(),
             authorities,
@@ -164,7 +164,7 @@ impl Verifier {
     }
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -213,12 +213,18 @@ mod tests {
     use super::*;
     use crate::testing::Folder;
 
-    fn args() -> AccessArgs {
-        AccessArgs { ca_file: None, insecure: false, cert_file: None, key_file: None, password_file: None }
+    fn args() -> HttpAccessArgs {
+        HttpAccessArgs {
+            ca_file: None,
+            insecure: false,
+            cert_file: None,
+            key_file: None,
+            password_file: None,
+        }
     }
 
-    fn mistake(url: &str, args: &AccessArgs) -> String {
-        Access::new(&url.parse().unwrap(), args).unwrap_err().to_string()
+    fn mistake(url: &str, args: &HttpAccessArgs) -> String {
+        HttpAccess::new(&url.parse().unwrap(), args).unwrap_err().to_string()
     }
 
     #[test]
@@ -227,8 +233,8 @@ mod tests {
         let file = folder.0.join("password");
         for text in ["sec:ret", "sec:ret\n", "sec:ret\r\n", "sec:ret\nmore\n"] {
             fs::write(&file, text).unwrap();
-            let args = AccessArgs { password_file: Some(file.clone()), ..args() };
-            let access = Access::new(&"http://alice@router".parse().unwrap(), &args).unwrap();
+            let args = HttpAccessArgs { password_file: Some(file.clone()), ..args() };
+            let access = HttpAccess::new(&"http://alice@router".parse().unwrap(), &args).unwrap();
             let encoded = BASE64_STANDARD.encode("alice:sec:ret");
             assert_eq!(access.authorization.as_deref(), Some(&format!("Basic {encoded}")));
             assert!(!format!("{access:?}").contains(&encoded));
@@ -241,13 +247,14 @@ mod tests {
         let file = folder.0.join("not-pem");
         fs::write(&file, "nothing").unwrap();
         assert!(mistake("http://alice@router", &args()).contains("--password-file"));
-        let with_password = AccessArgs { password_file: Some(file.clone()), ..args() };
+        let with_password = HttpAccessArgs { password_file: Some(file.clone()), ..args() };
         assert!(mistake("http://router", &with_password).contains("USER@HOST"));
-        let authority = AccessArgs { ca_file: Some(file.clone()), ..args() };
+        let authority = HttpAccessArgs { ca_file: Some(file.clone()), ..args() };
         assert!(mistake("https://router", &authority).contains("not-pem: no certificate"));
-        let identity = AccessArgs { cert_file: Some(file.clone()), key_file: Some(file), insecure: true, ..args() };
+        let identity =
+            HttpAccessArgs { cert_file: Some(file.clone()), key_file: Some(file), insecure: true, ..args() };
         assert!(mistake("https://router", &identity).contains("not-pem: not a private key"));
-        let nowhere = AccessArgs { ca_file: Some(folder.0.join("nowhere")), ..args() };
+        let nowhere = HttpAccessArgs { ca_file: Some(folder.0.join("nowhere")), ..args() };
         assert!(mistake("https://router", &nowhere).contains("nowhere: "));
     }
 }

@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use zeroize::Zeroizing;
 
-use super::access::Access;
+use super::access::HttpAccess;
 use super::url::Url;
 
 /// Time limit for connecting and for each read.
@@ -23,7 +23,7 @@ const NOT_HTTP: &str = "the answer is not HTTP; is it https:// instead?";
 ///
 /// # Errors
 /// A description of what failed: the connection, the status, or the form of the answer.
-pub(super) fn get(url: &Url, access: &Access) -> Result<String, String> {
+pub(super) fn get(url: &Url, access: &HttpAccess) -> Result<String, String> {
     let stream = connect(url)?;
     match &access.tls {
         Some(tls) => ask(secure(stream, url, Arc::clone(tls))?, url, access),
@@ -73,7 +73,7 @@ fn refusal(error: &io::Error) -> String {
     format!("no TLS connection: {error}{remedy}")
 }
 
-fn ask(mut stream: impl Read + Write, url: &Url, access: &Access) -> Result<String, String> {
+fn ask(mut stream: impl Read + Write, url: &Url, access: &HttpAccess) -> Result<String, String> {
     let mut answer = Vec::new();
     let mut exchange = || {
         // The answer to HTTP/1.0 ends with the connection and is not in chunks (RFC 1945, section 7.2.2).
@@ -82,7 +82,7 @@ fn ask(mut stream: impl Read + Write, url: &Url, access: &Access) -> Result<Stri
         let login = Zeroizing::new(login.unwrap_or_default());
         let request = Zeroizing::new([&head, &*login, "\r\n"].concat());
         stream.write_all(request.as_bytes())?;
-        stream.by_ref().take(MAX_ANSWER).read_to_end(&mut answer)
+        Read::take(&mut stream, MAX_ANSWER).read_to_end(&mut answer)
     };
     exchange().map_err(|error| format!("no answer: {error}"))?;
     body(&String::from_utf8_lossy(&answer)).map(str::to_owned)
@@ -97,7 +97,8 @@ fn body(answer: &str) -> Result<&str, String> {
         Some(_) if status.starts_with("HTTP/") => {
             let (_, status) = status.split_once(' ').unwrap_or_default();
             let why = body.lines().next().unwrap_or_default();
-            let remedy = if status.starts_with("401") { "; use https://USER@HOST and --password-file" } else { "" };
+            let remedy =
+                if status.starts_with("401") { "; use https://USER@HOST and --password-file" } else { "" };
             return Err(format!("the server answered {status}: {why}{remedy}"));
         }
         _ => return Err(NOT_HTTP.to_owned()),

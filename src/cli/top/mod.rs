@@ -1,7 +1,7 @@
 //! `laneway top`: a live view of one router's rates, drops, CPU time and peers.
 //!
-//! The figures come from the router's own metrics, read from its control socket or over HTTP or HTTPS, so they agree with a
-//! dashboard. The router does nothing for it but answer a scrape.
+//! The figures come from the router's own metrics, read from its control socket or over HTTP or HTTPS, so they agree
+//! with a dashboard. The router does nothing for it but answer a scrape.
 
 mod access;
 mod app;
@@ -24,7 +24,7 @@ use super::chosen::ChosenError;
 use crate::config::ConfigError;
 use crate::config::env::Environment;
 use crate::uapi::client::ClientError;
-use access::{Access, AccessArgs};
+use access::{HttpAccess, HttpAccessArgs};
 use figures::Figures;
 use source::Source;
 use url::Url;
@@ -44,7 +44,7 @@ pub struct TopArgs {
     url: Option<Url>,
 
     #[command(flatten)]
-    access: AccessArgs,
+    access: HttpAccessArgs,
 
     /// Print the figures of one interval as text
     #[arg(long)]
@@ -99,7 +99,7 @@ fn with_url(error: &ChosenError) -> String {
 /// See [`TopError`]. A router that stops answering is an error only for the first reading and in text mode.
 pub fn run(args: &TopArgs) -> Result<(), TopError> {
     let source = match (&args.url, &args.interface) {
-        (Some(url), _) => Source::Url(url.clone(), Access::new(url, &args.access)?),
+        (Some(url), _) => Source::Url(url.clone(), HttpAccess::new(url, &args.access)?),
         (None, interface) => Source::socket(Environment::of_process()?.uapi_dir, interface.as_deref())?,
     };
     let interval = Duration::from_secs(args.interval);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::TopError;
-use super::access::Access;
+use super::access::HttpAccess;
 use super::http;
 use super::totals::Totals;
 use super::url::Url;
@@ -19,7 +19,7 @@ pub(super) enum Source {
     /// The control socket of an interface in a directory.
     Socket(PathBuf, String),
     /// The metrics over HTTP.
-    Url(Url, Access),
+    Url(Url, HttpAccess),
 }
 
 impl Source {
@@ -44,7 +44,8 @@ impl Source {
                 (metrics.unwrap_or_default(), Some(client::status(directory, interface)?))
             }
             Source::Url(url, access) => {
-                let answer = http::get(url, access).map_err(|why| TopError::Http { url: url.to_string(), why })?;
+                let answer =
+                    http::get(url, access).map_err(|why| TopError::Http { url: url.to_string(), why })?;
                 (answer, None)
             }
         };

@@ -36,7 +36,9 @@ impl FromStr for Url {
             None => (None, authority),
         };
         if user.is_some_and(|user| user.contains(':')) {
-            return Err("a password is not taken from here, where all users can read it; use --password-file".into());
+            return Err(
+                "a password is not taken from here, where all users can read it; use --password-file".into(),
+            );
         }
         let parts = [Some(authority), Some(path), user];
         let valid = parts.into_iter().flatten().all(|part| part.chars().all(|c| c.is_ascii_graphic()));
@@ -44,12 +46,7 @@ impl FromStr for Url {
             return Err("expected http://HOST:PORT/metrics or https://USER@HOST:PORT/metrics".to_owned());
         }
         let path = if path.len() < 2 { "/metrics" } else { path };
-        Ok(Url {
-            tls,
-            user: user.map(str::to_owned),
-            authority: authority.to_owned(),
-            path: path.to_owned(),
-        })
+        Ok(Url { tls, user: user.map(str::to_owned), authority: authority.to_owned(), path: path.to_owned() })
     }
 }
 
@@ -99,7 +96,16 @@ mod tests {
             assert_eq!(parsed.host(), host);
             assert_eq!(parsed.user.is_some(), text.contains('@'));
         }
-        for text in ["", "http://", "ftp://x", "http://a b", "http://a/b\r\nc", "http://@x", "/metrics", "https://a\n@x"] {
+        for text in [
+            "",
+            "http://",
+            "ftp://x",
+            "http://a b",
+            "http://a/b\r\nc",
+            "http://@x",
+            "/metrics",
+            "https://a\n@x",
+        ] {
             assert!(text.parse::<Url>().is_err(), "{text:?}");
         }
     }
