@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use super::Lanes;
 use crate::config::RouterConfig;
 use crate::cpus::pinning::LaneCpus;
-use crate::lane::bounds::{self, RING_DEPTH};
+use crate::lane::bounds::{self, RING_DEPTH, SHARED_RING_DEPTH};
 use crate::lane::channels::{ActorChannel, CommandChannel};
 use crate::lane::inside::{self, InsideWorker, OwnAddresses};
 use crate::lane::outside::{self, OutsideWorker};
@@ -90,13 +90,14 @@ pub(super) fn lane_ends(
     shares: bool,
 ) -> io::Result<Ends> {
     let depth = config.inbox_depth.unwrap_or(RING_DEPTH);
+    let inbound_depth = config.inbox_depth.unwrap_or(if shares { SHARED_RING_DEPTH } else { RING_DEPTH });
     let inside_bell = Arc::new(Doorbell::new()?);
     let outside_bell = Arc::new(Doorbell::new()?);
-    let arriving = bounds::inbound_pool(depth, lanes, shares);
+    let arriving = bounds::inbound_pool(inbound_depth, lanes, shares);
     let leaving = bounds::outbound_pool(depth, shares);
     let lost = |direction| metrics::lost_in_panics(registry, lane, direction);
     Ok(Ends {
-        inbound: Arc::new(Ring::new(depth, Arc::clone(&inside_bell))),
+        inbound: Arc::new(Ring::new(inbound_depth, Arc::clone(&inside_bell))),
         outbound: Arc::new(Ring::new(leaving, Arc::clone(&outside_bell))),
         inbound_pool: Pool::new(arriving, Arc::clone(&outside_bell), || InboundBatch::new(lane))
             .adopting(|batch, returns| batch.set_home(Home::new(returns, lost("inbound")))),
