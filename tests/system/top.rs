@@ -228,10 +228,9 @@ fn metrics_are_read_over_https_with_logins_and_client_certificates() {
     );
     let top = |side, url: &str, options: &str| {
         let words = ["top", "--once", "--url", url].map(str::to_owned);
-        let options = options.split_whitespace().map(|word| {
-            let is_file = word.ends_with(".crt") || word.ends_with(".key") || word == "password";
-            if is_file { folder.join(word) } else { word.to_owned() }
-        });
+        let options = options.split_whitespace();
+        let options =
+            options.map(|word| word.strip_prefix('@').map_or(word.to_owned(), |name| folder.join(name)));
         let words: Vec<String> = words.into_iter().chain(options).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let done = command(side, &words, &[]).output().expect("start");
@@ -244,24 +243,24 @@ fn metrics_are_read_over_https_with_logins_and_client_certificates() {
     let shown = "https://127.0.0.1:9586/metrics: in 0 bit/s";
     let alice = "https://alice@127.0.0.1:9586/metrics";
     let nobody = "https://127.0.0.1:9586/metrics";
-    let known = "--ca-file authority.crt --password-file password";
+    let known = "--ca-file @authority.crt --password-file @password";
     for (side, url, options) in [
         (&lab.left, alice, known),
-        (&lab.left, alice, "--insecure --password-file password"),
-        (&lab.left, alice, "--ca-file signed.crt --password-file password"),
-        (&lab.right, nobody, "--ca-file alone.crt --cert-file signed.crt --key-file signed.key"),
+        (&lab.left, alice, "--insecure --password-file @password"),
+        (&lab.left, alice, "--ca-file @signed.crt --password-file @password"),
+        (&lab.right, nobody, "--ca-file @alone.crt --cert-file @signed.crt --key-file @signed.key"),
     ] {
         let (status, text) = top(side, url, options);
         assert!(status == Some(0) && text.starts_with(shown), "{url} {options}: {status:?} {text}");
     }
     for (side, url, options, told) in [
-        (&lab.left, nobody, "--ca-file authority.crt", "401 Unauthorized"),
+        (&lab.left, nobody, "--ca-file @authority.crt", "401 Unauthorized"),
         (&lab.left, "https://bob@127.0.0.1:9586", known, "401 Unauthorized"),
-        (&lab.left, alice, "--ca-file stranger.crt --password-file password", "--ca-file names"),
-        (&lab.left, alice, "--password-file password", "--ca-file names"),
-        (&lab.left, "https://alice@localhost:9586", known, "--ca-file names"),
+        (&lab.left, alice, "--ca-file @stranger.crt --password-file @password", "--ca-file @names"),
+        (&lab.left, alice, "--password-file @password", "--ca-file @names"),
+        (&lab.left, "https://alice@localhost:9586", known, "--ca-file @names"),
         (&lab.left, "http://127.0.0.1:9586", "", "https://"),
-        (&lab.right, nobody, "--ca-file alone.crt", "403 Forbidden"),
+        (&lab.right, nobody, "--ca-file @alone.crt", "403 Forbidden"),
     ] {
         let (status, text) = top(side, url, options);
         assert!(status == Some(1) && text.contains(told), "{url} {options}: {status:?} {text}");
