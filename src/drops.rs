@@ -94,6 +94,10 @@ reasons! {
     /// The peer actor's ring was full.
     PeerInboxFull = "peer_inbox_full",
 
+    // Either way.
+    /// The queue it was read from stood, and its sender is not ECN-capable.
+    StandingQueue = "standing_queue",
+
     // Writing to the TUN.
     /// The TUN interface is down.
     InterfaceDown = "interface_down",

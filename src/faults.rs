@@ -73,6 +73,10 @@ stages! {
     Push,
     /// Outside worker: a lone packet is about to be written.
     WriteShortcut,
+    /// Any worker: a run of a shared batch is about to be sealed.
+    SealJob,
+    /// Any worker: a shared batch is about to be opened.
+    OpenJob,
 }
 
 /// Panics to come, by stage.

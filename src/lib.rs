@@ -40,6 +40,7 @@
 //! | What happens when a ring, pool or channel is full? | the table in `lane/mod.rs`; in code, `hand_over` and `hand_on_held` in `lane/outside/open.rs`, `batch` in `lane/inside/mod.rs` |
 //! | How large are rings, pools and channels? | `lane/bounds.rs` |
 //! | Which worker is woken to seal or open for another? | `lane/share/helpers.rs`; batches leave in order by `lane/inside/handover.rs` and `lane/outside/open/shared.rs` |
+//! | What slows bulk flows down while a queue does not run empty? | `lane/standing.rs` decides; `lane/inside/seal.rs` and `lane/outside/open/judge.rs` mark or drop |
 //! | Packets that wait for a session | kept in `lane/staging.rs`; staged, routed again and released by `lane/inside/seal/release.rs` |
 //! | Replays and inner sources | `lane/outside/open/judge.rs`, with the window in `wireguard/replay.rs` |
 //! | What does `auto` stand for? | `config/choices.rs`; CPUs for pinning in `cpus/pinning.rs`; offloads are tried in `offload/open.rs` and `underlay/socket.rs` |
@@ -134,7 +135,7 @@
 //!   *peer*: a configured identity. *session*: one key pair with counter and replay window.
 //! - *seal*, *open*: the AEAD. *coalesce*: merge segments into a superpacket. *chain*: segments of one flow being
 //!   coalesced, until it is *closed*. *window*: chains that may still grow. *stage*: keep a packet until its peer
-//!   has a session. *drain*: read on without blocking after a wake. *quiesce*: stop reading and empty the rings.
+//!   has a session. *standing queue*: one that does not run empty. *drain*: read on without blocking after a wake. *quiesce*: stop reading and empty the rings.
 //! - *share*: let other workers seal or open. *job*: a batch that any worker may seal or open. *owner*: the worker that
 //!   submitted it. *call*: wake a worker, which then *helps* until it finds no job. *judge*: check replay window and source
 //!   of opened messages.

@@ -14,15 +14,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use laneway::cli::demo::lab::{Lab, Side};
-use laneway::config::Queues;
 use laneway::config::update::{DeviceUpdate, PeerEndpoint, PeerUpdate};
+use laneway::config::{Queues, Sharing};
 use laneway::faults::{self, Faults, Stage};
 use laneway::router::start::Router;
 use laneway::sys::udp::IntOption;
 use laneway::uapi::Device as _;
 use laneway::wireguard::keys::PrivateKey;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use support::tunnel::Family;
-use support::{DEADLINE, lab, metrics, require_root, router};
+use support::{DEADLINE, lab, metrics, require_root, router, wait_until};
 
 /// Panics per stage: more than lose all batches of a pool if each loses eight.
 const PANICS: u32 = 3;
@@ -30,6 +32,15 @@ const PANICS: u32 = 3;
 /// Datagrams per burst, which the kernel hands to the router in one superpacket, and their size in bytes.
 const BURST: usize = 16;
 const SIZE: usize = 100;
+
+/// Bursts whose batches are large enough to be shared, how many are sent at once, and the size of their datagrams in
+/// bytes.
+const LARGE_BURST: usize = 48;
+const LARGE_BURSTS: usize = 6;
+const LARGE_SIZE: usize = 1200;
+
+/// Panics of shared jobs: fewer than stop a router (8 within a minute).
+const MOST_PANICS: u64 = 6;
 
 /// How long a router may take to carry a datagram before it counts as dead, in the report of [`survey`].
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -63,6 +74,7 @@ fn way(stage: Stage) -> Way {
         S::SendShortcut => Way::LoneOut,
         S::WriteShortcut => Way::LoneIn,
         S::Reject => Way::Refused,
+        S::SealJob | S::OpenJob => unreachable!("only with sharing on"),
     }
 }
 
@@ -75,17 +87,23 @@ struct Pair<'l> {
     faults: Arc<Faults>,
     /// A socket on each side, connected to the other.
     sockets: [UdpSocket; 2],
+    /// The size of the datagrams in bytes.
+    size: usize,
     sent: u32,
-    /// The numbers received at each side.
+    /// The numbers received at each side, and the last one.
     received: [HashSet<u32>; 2],
+    last: [Option<u32>; 2],
+    /// Whether all datagrams have arrived in order.
+    in_order: bool,
 }
 
 impl<'l> Pair<'l> {
-    fn start(lab: &'l Lab, lanes: usize) -> Self {
+    fn start(lab: &'l Lab, lanes: usize, share: Sharing, size: usize) -> Self {
         let keys = [router::key(), router::key()];
         let faults = Arc::new(Faults::new());
         let [left, right] = router::pair_of(lab, Family::V4, &keys, |own, config| {
             config.queues = Queues::Fixed(lanes);
+            config.share = share;
             faults::install((own == 0).then(|| Arc::clone(&faults)));
         });
         let bind = |side: &Side, host| {
@@ -96,9 +114,12 @@ impl<'l> Pair<'l> {
         for (own, other) in [(0, 1), (1, 0)] {
             sockets[own].connect(sockets[other].local_addr().expect("a port")).expect("a route");
             sockets[own].set_nonblocking(true).expect("set");
+            setsockopt(&sockets[own], RcvBufForce, &(64 << 20)).expect("a buffer");
         }
+        let received = Default::default();
+        let (last, in_order) = ([None; 2], true);
         let mut pair =
-            Pair { lab, left, right, keys, faults, sockets, sent: 0, received: Default::default() };
+            Pair { lab, left, right, keys, faults, sockets, size, sent: 0, received, last, in_order };
         assert!(pair.passes(DEADLINE), "nothing passes without a panic");
         pair
     }
@@ -106,12 +127,13 @@ impl<'l> Pair<'l> {
     /// Sends datagrams from one side in one system call.
     fn send(&mut self, from: usize, datagrams: usize) {
         let socket = &self.sockets[from];
-        let mut burst = vec![0; datagrams * SIZE];
-        for datagram in burst.chunks_mut(SIZE) {
+        let size = self.size;
+        let mut burst = vec![0; datagrams * size];
+        for datagram in burst.chunks_mut(size) {
             datagram[..4].copy_from_slice(&self.sent.to_be_bytes());
             self.sent += 1;
         }
-        IntOption::UDP_SEGMENT.set(socket.as_fd(), SIZE.try_into().expect("small")).expect("UDP GSO");
+        IntOption::UDP_SEGMENT.set(socket.as_fd(), size.try_into().expect("small")).expect("UDP GSO");
         while socket.send(&burst).is_err() {
             // An earlier datagram met no socket, or the device's queue is full.
             thread::sleep(Duration::from_millis(1));
@@ -120,13 +142,16 @@ impl<'l> Pair<'l> {
 
     /// Takes what has arrived.
     fn receive(&mut self) {
-        for (socket, received) in self.sockets.iter().zip(&mut self.received) {
-            let mut datagram = [0; 2 * SIZE];
+        let sides = self.sockets.iter().zip(&mut self.received).zip(&mut self.last);
+        for ((socket, received), last) in sides {
+            let mut datagram = [0; 2 * LARGE_SIZE];
             loop {
                 match socket.recv(&mut datagram) {
-                    Ok(SIZE) => {
+                    Ok(len) if len == self.size => {
                         let number = u32::from_be_bytes(datagram[..4].try_into().expect("four bytes"));
                         assert!(received.insert(number), "{number} arrived twice");
+                        self.in_order &= *last < Some(number);
+                        *last = Some(number);
                     }
                     Ok(len) => panic!("a datagram of {len} bytes"),
                     Err(error) if error.kind() == WouldBlock => break,
@@ -159,6 +184,10 @@ impl<'l> Pair<'l> {
 
     fn restarts(&self) -> u64 {
         metrics::total(&self.left, "laneway_worker_restarts_total", &[])
+    }
+
+    fn restarts_of(&self, worker: &str) -> u64 {
+        metrics::total(&self.left, "laneway_worker_restarts_total", &[("worker", worker)])
     }
 
     fn shortcuts(&self) -> [u64; 2] {
@@ -256,7 +285,7 @@ struct Row {
 }
 
 fn survey(lab: &Lab, stage: Stage, lanes: usize, panics: u32) -> Row {
-    let mut pair = Pair::start(lab, lanes);
+    let mut pair = Pair::start(lab, lanes, Sharing::Off, SIZE);
     let mut row = Row::default();
     for n in 1..=panics {
         if !pair.panic_at(stage) || !pair.passes(PATIENCE) {
@@ -301,7 +330,8 @@ fn survey(lab: &Lab, stage: Stage, lanes: usize, panics: u32) -> Row {
 /// Checks that panics at every stage cost what is in hand, and nothing else.
 fn every_stage(lanes: usize, panics: u32) {
     let lab = lab();
-    for &stage in Stage::ALL {
+    let of_jobs = [Stage::SealJob, Stage::OpenJob];
+    for &stage in Stage::ALL.iter().filter(|stage| !of_jobs.contains(stage)) {
         // Each costs a handshake's retransmission timeout, 5 s.
         let handshake = matches!(stage, Stage::Command | Stage::Handshake);
         let panics = if handshake { 1 } else { panics };
@@ -335,4 +365,46 @@ fn a_panic_costs_what_is_in_hand() {
 fn a_panic_in_one_of_three_lanes_costs_what_is_in_hand() {
     require_root!();
     every_stage(3, 1);
+}
+
+/// With sharing on, a panic inside of a job costs the datagrams of its batch, whichever worker has it in hand; batches
+/// behind it keep their order.
+#[test]
+fn a_panic_in_a_shared_job_costs_its_batch_and_nothing_is_reordered() {
+    require_root!();
+    let lab = lab();
+    // Jobs of inside workers that an outside worker does are in the hands of a helper, and the other way around.
+    for (stage, from, helper) in [(Stage::SealJob, 0, "outside"), (Stage::OpenJob, 1, "inside")] {
+        let mut pair = Pair::start(&lab, 3, Sharing::On, LARGE_SIZE);
+        let start = Instant::now();
+        let mut panics = 0;
+        while pair.restarts_of(helper) == 0 && panics < MOST_PANICS {
+            pair.faults.arm(stage, 1);
+            while pair.faults.left(stage) > 0 {
+                assert!(start.elapsed() < DEADLINE, "{stage:?}: no batch was shared");
+                for _ in 0..LARGE_BURSTS {
+                    pair.send(from, LARGE_BURST);
+                }
+                // Datagrams in both directions also keep the kernel from moving the flow to another queue, which it does
+                // after three seconds without (`TUN_FLOW_EXPIRE` in `drivers/net/tun.c`).
+                assert!(pair.passes(PATIENCE), "{stage:?}: nothing passes after {panics} panics");
+            }
+            panics += 1;
+        }
+        eprintln!("{stage:?}: {panics} panics, {} in the hands of a helper", pair.restarts_of(helper));
+        wait_until("every datagram to arrive or be counted", || pair.uncounted() == 0);
+        let (lost, sent) = (pair.lost()[from], u64::from(pair.sent));
+        // A panic of the owner costs what it has in hand in addition.
+        let most = panics * ((LARGE_BURSTS + 1) * LARGE_BURST) as u64;
+        assert!((1..=most).contains(&lost), "{stage:?}: {lost} of {sent} lost in {panics} panics");
+        assert_eq!(pair.lost()[1 - from], 0, "{stage:?}: {panics} panics");
+        assert!(pair.in_order, "{stage:?}: reordered");
+        assert_eq!(pair.restarts(), panics, "{stage:?}");
+        let custody = pair.left.threads();
+        wait_until("the batches to be counted", || custody.custody().audit());
+        assert_eq!(custody.custody().missing(), [""; 0], "{stage:?}");
+        for router in [pair.left, pair.right] {
+            router.stop().expect("a router stops cleanly after panics");
+        }
+    }
 }

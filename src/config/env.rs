@@ -18,12 +18,13 @@ use super::{
 };
 use crate::cpus::cpu_list::{CpuList, CpuListError};
 use crate::lane::bounds::{MAX_DRAIN_CAP, MAX_RING_DEPTH};
+use crate::lane::standing::ShortQueues;
 use crate::netlink::masquerade::Masquerade;
 use crate::packet::class::Dscp;
 use crate::wireguard::keys::PublicKey;
 
 /// All known variables that start with [`PREFIX`].
-const NAMES: [&str; 32] = [
+const NAMES: [&str; 33] = [
     "LANEWAY_CONFIG",
     "LANEWAY_INTERFACE",
     "LANEWAY_QUEUES",
@@ -32,6 +33,7 @@ const NAMES: [&str; 32] = [
     "LANEWAY_INSIDE_CPUS",
     "LANEWAY_OUTSIDE_CPUS",
     "LANEWAY_SPIN_US",
+    "LANEWAY_SHORT_QUEUES",
     "LANEWAY_INBOX_DEPTH",
     "LANEWAY_DRAIN_CAP",
     "LANEWAY_TUN_OFFLOAD",
@@ -78,6 +80,8 @@ pub struct Environment {
     pub outside_cpus: Option<CpuList>,
     /// `LANEWAY_SPIN_US`: how long a worker polls before it sleeps.
     pub spin: Option<Duration>,
+    /// `LANEWAY_SHORT_QUEUES`: whether bulk flows are slowed down to keep queues short.
+    pub short_queues: Option<ShortQueues>,
     /// `LANEWAY_INBOX_DEPTH`: batches per ring.
     pub inbox_depth: Option<usize>,
     /// `LANEWAY_DRAIN_CAP`: maximum TUN reads per wake.
@@ -169,6 +173,11 @@ impl Environment {
             "LANEWAY_SPIN_US" => {
                 let micros = value.number(0, 1_000_000, "microseconds")?;
                 self.spin = Some(Duration::from_micros(micros));
+            }
+            "LANEWAY_SHORT_QUEUES" => {
+                let choices =
+                    [("auto", ShortQueues::Auto), ("on", ShortQueues::On), ("off", ShortQueues::Off)];
+                self.short_queues = Some(value.one_of(&choices)?);
             }
             "LANEWAY_INBOX_DEPTH" => {
                 self.inbox_depth = Some(value.number(1, MAX_RING_DEPTH as u64, "batches")? as usize);

@@ -33,6 +33,7 @@ use crate::cpus::pinning::Wishes;
 use crate::lane::bounds::DRAIN_CAP;
 pub use crate::lane::inside::RejectPolicy;
 use crate::lane::peer_metrics::PEER_LIMIT;
+use crate::lane::standing::ShortQueues;
 use crate::netlink::IPV6_MIN_MTU;
 use crate::netlink::masquerade::Masquerade;
 use crate::packet::class::Dscp;
@@ -83,6 +84,8 @@ pub struct RouterConfig {
     pub outside_cpus: Option<CpuList>,
     /// How long a worker polls before it sleeps.
     pub spin: Duration,
+    /// Whether bulk flows are slowed down to keep queues short.
+    pub short_queues: ShortQueues,
     /// Batches per ring; `None` for the default.
     pub inbox_depth: Option<usize>,
     /// Maximum TUN reads per wake.
@@ -156,6 +159,7 @@ impl RouterConfig {
             inside_cpus: None,
             outside_cpus: None,
             spin: Duration::ZERO,
+            short_queues: ShortQueues::default(),
             inbox_depth: None,
             drain_cap: DRAIN_CAP,
             tun_offload: Switch::default(),
@@ -284,6 +288,7 @@ impl RouterConfig {
         self.inside_cpus = e.inside_cpus;
         self.outside_cpus = e.outside_cpus;
         self.spin = e.spin.unwrap_or(self.spin);
+        self.short_queues = e.short_queues.unwrap_or(self.short_queues);
         self.inbox_depth = e.inbox_depth;
         self.drain_cap = e.drain_cap.unwrap_or(self.drain_cap);
         self.tun_offload = e.tun_offload.unwrap_or(self.tun_offload);

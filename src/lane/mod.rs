@@ -43,6 +43,7 @@ pub mod share;
 pub mod shortcut;
 pub mod sockets;
 pub mod staging;
+pub mod standing;
 pub mod wait;
 
 use std::io;

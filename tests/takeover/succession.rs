@@ -32,8 +32,15 @@ const TAKE_OVERS: usize = 5;
 /// Batches in the ring of an inside worker.
 const DEPTH: (&str, &str) = ("LANEWAY_INBOX_DEPTH", "256");
 
+/// Nothing is dropped to slow TCP down.
+const NO_DROPS: (&str, &str) = ("LANEWAY_SHORT_QUEUES", "off");
+
 /// Datagrams a millisecond in each direction. `TAKE_OVER_RATE` sets another number.
 const RATE: usize = 2;
+
+/// Bytes of a TCP stream every 5 ms; with sharing, several superpackets, since a single one is not shared.
+const CHUNK: usize = 20_000;
+const SHARED_CHUNK: usize = 400_000;
 
 fn setting(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
@@ -54,7 +61,7 @@ impl Tunnel {
         let lab = lab();
         let queues = lanes.to_string();
         // Deep rings, so that a worker that waits for a CPU costs no packets (`inbox_full`).
-        let right = Laneway::start(&lab.right, &[("LANEWAY_QUEUES", &queues), DEPTH]);
+        let right = Laneway::start(&lab.right, &[("LANEWAY_QUEUES", &queues), DEPTH, NO_DROPS]);
         let keys = [KeyPair::generate(&lab.left), KeyPair::generate(&lab.right)];
         wg::set(&lab.right, &right.device, &keys[1], &Setting::new(&keys[0], 1));
         tunnel::address(&lab.right, &right.device, 2);
@@ -71,7 +78,7 @@ impl Tunnel {
         );
         let file = folder.write(&format!("{device}.conf"), &text);
         let mut environment = vec![("LANEWAY_QUEUES", queues)];
-        environment.extend([SERVED, DEPTH].map(|(name, value)| (name, value.to_owned())));
+        environment.extend([SERVED, DEPTH, NO_DROPS].map(|(name, value)| (name, value.to_owned())));
         environment.extend(variables.iter().map(|(name, value)| (*name, (*value).to_owned())));
         Tunnel { lab, device, file, environment, right, _folder: folder }
     }
@@ -128,7 +135,12 @@ impl Tunnel {
 
     /// Returns the sum of a metric of the left router.
     fn metric(&self, name: &str) -> f64 {
-        metrics::parse(&http::get(&self.lab.left, "/metrics").1).sum(name, &[])
+        self.metric_of(name, &[])
+    }
+
+    /// Returns the sum of a metric of the left router over the series with these labels.
+    fn metric_of(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        metrics::parse(&http::get(&self.lab.left, "/metrics").1).sum(name, labels)
     }
 
     /// Returns how many TCP segments were sent again, at both ends.
@@ -217,13 +229,14 @@ impl Flow {
     }
 }
 
-/// Sends bytes over TCP at a steady rate, verifies them, and returns their number.
-fn stream(tunnel: &Tunnel, over: &Arc<AtomicBool>) -> JoinHandle<usize> {
-    let address = SocketAddr::from((Family::V4.inside(2), 7700));
-    let listener =
-        tunnel.lab.right.namespace.run(|| TcpListener::bind(address)).expect("enter").expect("bind");
+/// Sends bytes over TCP at a steady rate, `chunk` every 5 ms, verifies them, and returns their number.
+fn stream(tunnel: &Tunnel, from_left: bool, chunk: usize, over: &Arc<AtomicBool>) -> JoinHandle<usize> {
+    let (left, right) = (&tunnel.lab.left, &tunnel.lab.right);
+    let (from, to, host) = if from_left { (left, right, 2) } else { (right, left, 1) };
+    let address = SocketAddr::from((Family::V4.inside(host), 7700));
+    let listener = to.namespace.run(|| TcpListener::bind(address)).expect("enter").expect("bind");
     let connect = || TcpStream::connect(address);
-    let mut sending = tunnel.lab.left.namespace.run(connect).expect("enter").expect("connect");
+    let mut sending = from.namespace.run(connect).expect("enter").expect("connect");
     let (mut receiving, _) = listener.accept().expect("accept");
     let over = Arc::clone(over);
     thread::spawn(move || {
@@ -243,7 +256,7 @@ fn stream(tunnel: &Tunnel, over: &Arc<AtomicBool>) -> JoinHandle<usize> {
         });
         let mut sent = 0_usize;
         while !over.load(SeqCst) {
-            let chunk: Vec<u8> = (sent..sent + 20_000).map(|at| (at % 251) as u8).collect();
+            let chunk: Vec<u8> = (sent..sent + chunk).map(|at| (at % 251) as u8).collect();
             sending.write_all(&chunk).expect("write");
             sent += chunk.len();
             thread::sleep(Duration::from_millis(5));
@@ -261,9 +274,10 @@ fn drops(device: &str) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// Takes a router over again and again while both directions carry traffic.
-fn loses_nothing(lanes: usize) {
-    let tunnel = Tunnel::new(lanes, &[]);
+/// Takes a router over again and again while both directions carry traffic. With `share`, its workers seal and open for
+/// each other.
+fn loses_nothing(lanes: usize, share: bool) {
+    let tunnel = Tunnel::new(lanes, &[("LANEWAY_SHARE", if share { "on" } else { "off" })]);
     for side in [&tunnel.lab.left, &tunnel.lab.right] {
         // On a busy machine an acknowledgement may take longer than TCP waits by default before it sends a segment again,
         // lost or not. One that is lost is still sent again as soon as later ones are acknowledged.
@@ -277,9 +291,17 @@ fn loses_nothing(lanes: usize) {
     let flows = [true, false].map(|from_left| Flow::start(&tunnel, from_left));
     let over = Arc::new(AtomicBool::new(false));
     let finally = Finally(&over);
-    let stream = stream(&tunnel, &over);
-    let mut gaps = Vec::new();
+    let chunk = if share { SHARED_CHUNK } else { CHUNK };
+    let directions = if share { &[true, false][..] } else { &[true] };
+    let streams: Vec<_> =
+        directions.iter().map(|from_left| stream(&tunnel, *from_left, chunk, &over)).collect();
+    let (mut gaps, mut by_helpers) = (Vec::new(), 0.0);
     for _ in 0..setting("TAKE_OVERS", TAKE_OVERS) {
+        if share {
+            let jobs = || tunnel.metric_of("laneway_jobs_total", &[("by", "helper")]);
+            wait_until("helpers", || jobs() > 0.5);
+            by_helpers += jobs();
+        }
         let mut successor = tunnel.start(&[]);
         assert_eq!(router.wait(), Some(0), "{}\n{}", router.said(), successor.said());
         assert!(router.said().contains("has taken the router over"), "{}", router.said());
@@ -293,7 +315,9 @@ fn loses_nothing(lanes: usize) {
         router = successor;
     }
     drop(finally);
-    assert!(stream.join().expect("the stream") > 0);
+    for stream in streams {
+        assert!(stream.join().expect("the stream") > 0);
+    }
     for (flow, direction) in flows.into_iter().zip(["outbound", "inbound"]) {
         let (sent, received) = flow.stop();
         let missing: Vec<u64> = {
@@ -307,7 +331,11 @@ fn loses_nothing(lanes: usize) {
     assert_eq!((tunnel.index(), tunnel.handshake()), (index, handshake));
     assert_eq!(tunnel.retransmits(), retransmits, "TCP segments were sent again");
     gaps.sort_by(f64::total_cmp);
-    println!("{lanes} lanes: gap p50 {:.1} ms, max {:.1} ms", gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
+    println!(
+        "{lanes} lanes, {by_helpers} jobs by helpers: gap p50 {:.1} ms, max {:.1} ms",
+        gaps[gaps.len() / 2],
+        gaps[gaps.len() - 1]
+    );
     router.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(router.wait(), Some(0));
     assert!(
@@ -319,13 +347,19 @@ fn loses_nothing(lanes: usize) {
 #[test]
 fn a_take_over_with_one_lane_loses_nothing() {
     require_root!();
-    loses_nothing(1);
+    loses_nothing(1, false);
 }
 
 #[test]
 fn a_take_over_with_three_lanes_loses_nothing() {
     require_root!();
-    loses_nothing(3);
+    loses_nothing(3, false);
+}
+
+#[test]
+fn a_take_over_while_other_workers_seal_and_open_loses_nothing() {
+    require_root!();
+    loses_nothing(3, true);
 }
 
 /// Collects the receiver index and counter of each data message that arrives at the right end.

@@ -216,6 +216,7 @@ impl InsideWorker {
             }
         };
         sealer.flush(turn.snapshot, turn.metrics);
+        sealer.note_drain(end == DrainEnd::Empty, turn.now);
         if packets > 0 {
             metrics.note_drain(packets, end);
         }

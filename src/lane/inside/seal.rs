@@ -39,10 +39,11 @@ use crate::lane::share::jobs::Job;
 use crate::lane::share::{SHARE_FROM, Share};
 use crate::lane::shortcut::SendShortcut;
 use crate::lane::staging::Staging;
+use crate::lane::standing::{ShortQueues, StandingQueue};
 use crate::lane::wait::sleep::Stopped;
 use crate::metrics::{Dropped, InsideMetrics};
 use crate::offload::Superpacket;
-use crate::packet::class::{Dscp, traffic_class};
+use crate::packet::class::{self, CE, Dscp, traffic_class};
 use crate::packet::reject::{Cause, must_not_be_fragmented};
 use crate::underlay::{Endpoint, MAX_RUN_BYTES, max_run};
 use crate::units::Nanos;
@@ -63,6 +64,8 @@ pub struct Sealer {
     batch: Option<Box<OutboundBatch>>,
     open: Option<PartialRun>,
     staging: Staging,
+    /// Whether the TUN queue stands.
+    standing: StandingQueue,
     /// The version of the snapshot that the staged packets were routed by.
     routed_by: u64,
     /// Packets taken over that are neither staged nor in a sealed run nor counted as dropped.
@@ -122,9 +125,17 @@ impl Sealer {
             batch: None,
             open: None,
             staging: Staging::new(),
+            standing: StandingQueue::new(ShortQueues::Off),
             routed_by: 0,
             in_hand: 0,
         }
+    }
+
+    /// Sets when bulk flows are slowed down to keep the TUN queue short. Initially, they never are.
+    #[must_use]
+    pub fn with_short_queues(mut self, policy: ShortQueues) -> Self {
+        self.standing = StandingQueue::new(policy);
+        self
     }
 
     /// Returns whether there is no batch to seal into.
@@ -141,6 +152,11 @@ impl Sealer {
     pub(super) fn forward(&mut self, packet: &Superpacket<'_>, turn: &mut Turn<'_>) -> Result<(), Stopped> {
         self.in_hand += packet.segments() as u64;
         self.route(packet, turn)
+    }
+
+    /// Records whether a drain has emptied the TUN queue.
+    pub(super) fn note_drain(&mut self, emptied: bool, now: Nanos) {
+        self.standing.note(emptied, now);
     }
 
     /// Does the same for a packet in hand.
@@ -253,6 +269,7 @@ impl Sealer {
         let way = Way { to, class: self.dscp.outer(traffic_class(packet.packet())) };
         let segments = packet.segments();
         let mtu = self.mtu.load(Ordering::Relaxed).min(limit);
+        let mut signal = segments > 1 && self.standing.must_signal(peer.id, turn.now);
         for index in 0..segments {
             let len = packet.segment_len(index);
             let padded = padded_len(len, mtu);
@@ -272,6 +289,13 @@ impl Sealer {
             let plaintext = run.bytes.end + DATA_HEADER;
             let room = &mut batch.data[plaintext..plaintext + padded];
             packet.write_segment(index, &mut room[..len]);
+            if mem::take(&mut signal) && !class::decapsulate(&mut room[..len], CE) {
+                self.in_hand -= 1;
+                turn.metrics.outbound_drops.add_described(DropReason::StandingQueue, 1, || {
+                    Dropped::packet(&room[..len]).with_peer(peer.public_key)
+                });
+                continue;
+            }
             room[len..].fill(0);
             run.bytes.end += datagram;
             run.room -= 1;

@@ -166,6 +166,7 @@ impl OutsideWorker {
         for socket in sockets.iter() {
             received |= self.opener.receive(socket, self.peers.load(), clock::now(), &mut self.metrics)?;
         }
+        self.opener.note_queues(clock::now());
         // More to receive comes before opening: the messages wait for whoever has time.
         let opened = !received && self.opener.work(self.peers.load(), clock::now(), &mut self.metrics);
         let worked = commanded || sent || received || opened;

@@ -40,6 +40,7 @@ use crate::lane::ring::batch::{InboundBatch, Message};
 use crate::lane::ring::{Pool, Ring};
 use crate::lane::share::Share;
 use crate::lane::shortcut::WriteShortcut;
+use crate::lane::standing::{ShortQueues, StandingQueue};
 use crate::metrics::{Dropped, OutsideMetrics};
 use crate::packet::class::ECN;
 use crate::underlay::{DEPTH, Endpoint, Received, Receiver, UdpSocket};
@@ -73,6 +74,10 @@ pub struct Opener {
     actor: Arc<ActorChannel>,
     /// The messages in other workers' hands, if sharing is on.
     share: Option<Share<InboundBatch>>,
+    /// Whether the sockets' queues stand.
+    standing: StandingQueue,
+    /// Whether the last receives from all sockets have emptied them; `None` if there were none.
+    emptied: Option<bool>,
     /// Datagrams received that are neither shared nor in a batch's list nor counted as dropped nor used up.
     in_hand: u64,
 }
@@ -111,8 +116,17 @@ impl Opener {
             sessions,
             actor,
             share,
+            standing: StandingQueue::new(ShortQueues::Off),
+            emptied: None,
             in_hand: 0,
         }
+    }
+
+    /// Sets when bulk flows are slowed down to keep the sockets' queues short. Initially, they never are.
+    #[must_use]
+    pub fn with_short_queues(mut self, policy: ShortQueues) -> Self {
+        self.standing = StandingQueue::new(policy);
+        self
     }
 
     /// Returns whether there are too few free batches to receive into.
@@ -159,6 +173,7 @@ impl Opener {
         let received = self.receiver.receive(socket, batches.iter_mut().map(|batch| &mut batch.data[..]));
         context.metrics.note_receives(self.receiver.tally());
         let received = received.inspect_err(|_| batches.clear())?;
+        self.emptied = Some(self.emptied.unwrap_or(true) && received < messages);
         self.in_hand = (0..received).map(|index| self.receiver.message(index).segments().max(1) as u64).sum();
         faults::point(Stage::Receive);
         // Put back in reverse order, so that the next receive starts with the same batch.
@@ -184,6 +199,13 @@ impl Opener {
         debug_assert_eq!(self.in_hand, 0, "each datagram is shared, placed, used up or counted as dropped");
         self.hand_over_all(metrics);
         Ok(judged || received > 0)
+    }
+
+    /// Records, after the receives of a turn, whether they have emptied the sockets.
+    pub(super) fn note_queues(&mut self, now: Nanos) {
+        if let Some(emptied) = self.emptied.take() {
+            self.standing.note(emptied, now);
+        }
     }
 
     /// Returns how many messages may be received: each message may need a batch per lane when it is

@@ -13,6 +13,7 @@ use arrayvec::ArrayVec;
 use metrics::Counter;
 
 use super::Ring;
+use crate::faults::{self, Stage};
 use crate::lane::bounds::{BATCH_RUNS, BATCH_SEGMENTS, SLAB_BYTES};
 use crate::lane::share::jobs::{Job, Tag};
 use crate::lane::share::opening::Opening;
@@ -259,6 +260,7 @@ impl InboundBatch {
 impl Job for InboundBatch {
     /// Opens the datagrams of the opening.
     fn run(&mut self) {
+        faults::point(Stage::OpenJob);
         self.opening.open(&mut self.data);
     }
 

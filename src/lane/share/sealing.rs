@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
+use crate::faults::{self, Stage};
 use crate::lane::bounds::BATCH_RUNS;
 use crate::wireguard::session::Session;
 
@@ -41,6 +42,7 @@ impl Unsealed {
     /// Seals all runs, in `data`.
     pub fn seal(&mut self, data: &mut [u8]) {
         for UnsealedRun { start, len, stride, first, session } in self.0.drain(..) {
+            faults::point(Stage::SealJob);
             let run = &mut data[start as usize..(start + len) as usize];
             session.seal_run(first, run, usize::from(stride));
         }

@@ -156,7 +156,8 @@ pub(super) fn wire(
                 Arc::clone(&shared.actor),
                 Arc::clone(&shared.mtu),
                 config.dscp,
-            ),
+            )
+            .with_short_queues(config.short_queues),
             unstaged: inside::Unstaged::default(),
             holdings: Arc::clone(&ends.inside_holdings),
             rejecter: inside::Rejecter::new(queue.rejecter, config.reject, Arc::clone(&shared.own)),
@@ -184,7 +185,8 @@ pub(super) fn wire(
                 shortcuts_to(&ways_in, &shared.registry),
                 Arc::clone(&shared.sessions),
                 Arc::clone(&shared.actor),
-            ),
+            )
+            .with_short_queues(config.short_queues),
             socket_drops,
             sockets,
             holdings: Arc::clone(&ends.outside_holdings),

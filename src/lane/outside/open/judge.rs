@@ -129,6 +129,7 @@ impl Opener {
         // Consecutive packets usually have the same source, so one lookup covers them.
         let mut belongs = None;
         let mut placed = 0;
+        let mut signal = claim.whole && self.standing.must_signal(peer.id, context.now);
         for index in payloads {
             let payload = claim.batch.opening.payloads[index];
             let Content::Packet { same_source } = payload.content else {
@@ -167,11 +168,17 @@ impl Opener {
                 });
                 continue;
             }
-            if !class::decapsulate(packet, claim.batch.message.ecn) {
+            let (ecn, reason) = if mem::take(&mut signal) {
+                (class::CE, DropReason::StandingQueue)
+            } else {
+                (claim.batch.message.ecn, DropReason::EcnNotCapable)
+            };
+            if !class::decapsulate(packet, ecn) {
                 self.in_hand -= 1;
-                context.metrics.inbound_drops.add_described(DropReason::EcnNotCapable, 1, || {
-                    Dropped::packet(packet).with_peer(peer.public_key)
-                });
+                context
+                    .metrics
+                    .inbound_drops
+                    .add_described(reason, 1, || Dropped::packet(packet).with_peer(peer.public_key));
                 continue;
             }
             placed += 1;
