@@ -256,9 +256,9 @@ fn metrics_are_read_over_https_with_logins_and_client_certificates() {
     for (side, url, options, told) in [
         (&lab.left, nobody, "--ca-file @authority.crt", "401 Unauthorized"),
         (&lab.left, "https://bob@127.0.0.1:9586", known, "401 Unauthorized"),
-        (&lab.left, alice, "--ca-file @stranger.crt --password-file @password", "--ca-file @names"),
-        (&lab.left, alice, "--password-file @password", "--ca-file @names"),
-        (&lab.left, "https://alice@localhost:9586", known, "--ca-file @names"),
+        (&lab.left, alice, "--ca-file @stranger.crt --password-file @password", "--ca-file names"),
+        (&lab.left, alice, "--password-file @password", "--ca-file names"),
+        (&lab.left, "https://alice@localhost:9586", known, "--ca-file names"),
         (&lab.left, "http://127.0.0.1:9586", "", "https://"),
         (&lab.right, nobody, "--ca-file @alone.crt", "403 Forbidden"),
     ] {
