@@ -164,12 +164,20 @@ pub enum TakeOverStep {
     Accepted,
     /// Predecessor: it has said `go`.
     Gone,
+    /// Predecessor, at a restart: the state is written.
+    Written,
+    /// Predecessor, at a restart: the service manager has the state.
+    Kept,
     /// Successor: it has asked.
     Connected,
     /// Successor: it has the descriptors.
     Received,
     /// Successor: it is ready.
     Prepared,
+    /// Successor, at a restart: the service manager has passed the state on.
+    Found,
+    /// Successor, at a restart: the service manager has forgotten the state.
+    Removed,
     /// Successor: it has read the state.
     Read,
     /// Successor: it has imported the state.
@@ -194,6 +202,17 @@ impl TakeOverStep {
         TakeOverStep::StateSent,
         TakeOverStep::Accepted,
         TakeOverStep::Gone,
+    ];
+
+    /// The steps of a restart, in order: two of the predecessor, and the rest of the successor.
+    pub const OF_RESTART: [TakeOverStep; 7] = [
+        TakeOverStep::Written,
+        TakeOverStep::Kept,
+        TakeOverStep::Found,
+        TakeOverStep::Removed,
+        TakeOverStep::Read,
+        TakeOverStep::Imported,
+        TakeOverStep::Started,
     ];
 
     /// The steps of the successor, in order.

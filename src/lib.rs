@@ -50,7 +50,7 @@
 //! | What happens when a route, an address or the interface changes? | `router/paths.rs` for the underlay (drops sticky sources), `router/admin/duties.rs` for the interface, `netlink/moved.rs` in another namespace |
 //! | What happens while the interface is down? | `peers/actor/link.rs` |
 //! | What does the log say of a peer? | `peers/reports.rs` |
-//! | How does another process take a router over? | `router/takeover/mod.rs` has the course and who carries on; workers stop in `lane/wait/pause.rs`, and `wireguard/carry.rs` and `peers/actor/carry.rs` have the state |
+//! | How does another process take a router over? | `router/takeover/mod.rs` has the course and who carries on, and `router/takeover/restart.rs` that of a restart by the service manager; workers stop in `lane/wait/pause.rs`, and `wireguard/carry.rs` and `peers/actor/carry.rs` have the state |
 //! | What changes on a reload? | `router/reload.rs` compares files and settings, `peers/apply.rs` peers, `netlink/mod.rs` addresses and routes; `config/changes.rs` only counts for the log |
 //! | Where does ECN go? | outer header to packet and back: `packet/class.rs`; CWR: `offload/segment.rs`; what may be merged: `offload/coalesce/candidate.rs` |
 //! | ICMP errors and TCP resets | `packet/reject/`, rate limited by `lane/inside/reject.rs` |
@@ -68,8 +68,10 @@
 //!   other worker sleeps and all earlier batches have been returned ([`lane::shortcut`]).
 //!   Batches that several workers seal or open are passed on in the order in which they were read ([`lane::share`]).
 //!   Held by `tests/system/order.rs`, `tests/model`.
-//!   Exception: with several lanes, IP fragments may be reordered with whole packets of their flow, since both the
-//!   kernel's queue selection and [`packet::flow`] lack their ports.
+//!   Exceptions, with several lanes: IP fragments may be reordered with whole packets of their flow, since both the
+//!   kernel's queue selection and [`packet::flow`] lack their ports. While an address or port of either end changes, the
+//!   kernel hands datagrams of one flow to sockets of different lanes, which open them independently. While queues are
+//!   attached to an interface that has outlived its process, flows change their queues.
 //! - **Isolation.** A packet is sealed only for the peer that owns its destination now, and accepted only from the
 //!   peer that owns its source. Held by `tests/system/isolation.rs`, `tests/system/abuse.rs`.
 //! - **The kernel's own bytes.** Segments and superpackets are those the kernel would make. Held by `tests/system/oracle`.

@@ -23,7 +23,8 @@ use crate::sys::{inherited, rights};
 /// The environment variable that names the manager's socket.
 const VARIABLE: &str = "NOTIFY_SOCKET";
 
-/// The environment variable with the number of descriptors that the manager keeps, since systemd 254.
+/// The environment variable with the number of descriptors that the manager keeps. systemd sets it since 254; for those
+/// before, the unit does.
 const ROOM: &str = "FDSTORE";
 
 /// The first descriptor that the manager passes on (`SD_LISTEN_FDS_START`).
@@ -75,14 +76,16 @@ impl ServiceManager {
         if self.socket.is_some() { room } else { 0 }
     }
 
-    /// Has the manager keep a duplicate of `descriptor` for the next process.
-    pub fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) {
-        let Some(socket) = &self.socket else { return };
+    /// Has the manager keep a duplicate of `descriptor` for the next process. Returns whether it was told.
+    pub fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> bool {
+        let Some(socket) = &self.socket else { return false };
         // Without polling: a socket with an error, such as one from ICMP, would be forgotten.
         let message = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0");
-        if let Err(errno) = rights::send(socket, message.as_bytes(), &[descriptor]) {
+        let told = rights::send(socket, message.as_bytes(), &[descriptor]);
+        if let Err(errno) = told {
             tracing::warn!("the service manager cannot keep {name}: {errno}");
         }
+        told.is_ok()
     }
 
     /// Has the manager close the descriptors of this name.
@@ -90,14 +93,17 @@ impl ServiceManager {
         self.tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}"));
     }
 
-    /// Waits until the manager has carried out what it was told, 5 s at most (`sd_notify_barrier(3)`).
-    pub fn await_manager(&self) {
-        let Some(socket) = &self.socket else { return };
-        let Ok((reader, writer)) = io::pipe() else { return };
-        if rights::send(socket, b"BARRIER=1", &[writer.as_fd()]).is_ok() {
-            drop(writer);
-            let _ = poll(&mut [PollFd::new(reader.as_fd(), PollFlags::empty())], PATIENCE);
+    /// Waits until the manager has carried out what it was told, 5 s at most (`sd_notify_barrier(3)`). Returns whether it
+    /// has.
+    pub fn await_manager(&self) -> bool {
+        let Some(socket) = &self.socket else { return false };
+        let Ok((reader, writer)) = io::pipe() else { return false };
+        if rights::send(socket, b"BARRIER=1", &[writer.as_fd()]).is_err() {
+            return false;
         }
+        drop(writer);
+        // The other end closes.
+        poll(&mut [PollFd::new(reader.as_fd(), PollFlags::empty())], PATIENCE) == Ok(1)
     }
 
     /// Reports that the router is up, with a status text. Newlines in it become spaces.
@@ -186,6 +192,20 @@ mod tests {
     fn a_name_that_is_neither_a_path_nor_abstract_is_refused() {
         let error = connect(&OsString::from("vsock:2:1234")).expect_err("vsock is not supported");
         assert!(error.to_string().contains("expected a path"), "{error}");
+    }
+
+    #[test]
+    fn the_manager_is_waited_for_until_it_closes_the_descriptor() {
+        let (ear, manager) = pair("barrier");
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| manager.await_manager());
+            let mut message = [0; 64];
+            let (length, descriptors) = rights::receive(&ear, &mut message).expect("a message");
+            assert_eq!((&message[..length], descriptors.len()), (&b"BARRIER=1"[..], 1));
+            drop(descriptors);
+            assert!(waits.join().expect("it ends"));
+        });
+        assert!(!ServiceManager { socket: None }.await_manager(), "there is none");
     }
 
     #[test]

@@ -8,21 +8,23 @@ mod support;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use laneway::cli::demo::lab::Side;
 use laneway::config::update::{AllowedIpChange, DeviceUpdate, PeerEndpoint, PeerUpdate};
-use laneway::uapi::Device as _;
+use laneway::uapi::{Device as _, client};
 use laneway::wireguard::keys::PublicKey;
 use support::binary::{Laneway, command};
 use support::folder::Folder;
 use support::process::{Process, attempt, output};
 use support::tunnel::{Family, PORT};
-use support::{DEADLINE, bulk, device_name, lab, ping::ping, require_root, router, wait_within};
+use support::{DEADLINE, bulk, device_name, lab, ping::ping, require_root, router, wait_until, wait_within};
 
 const PEERS: u32 = 10_000;
 
@@ -156,6 +158,39 @@ fn ten_thousand_peers_load_change_and_show_through_wg() {
     let none = format!("[Interface]\nListenPort = {PORT}\n");
     step("syncconf to nothing", &["wg", "syncconf", device, "/dev/stdin"], &none);
     assert_eq!(step("show", &["wg", "show", device, "peers"], ""), "");
+}
+
+#[test]
+fn the_memory_of_removed_peers_goes_back() {
+    require_root!();
+    let _turn = alone();
+    let lab = lab();
+    let laneway = Laneway::start(&lab.left, &[("LANEWAY_QUEUES", "1")]);
+    let (device, memory) = (laneway.device.as_str(), || laneway.process.memory("VmRSS"));
+    let left = |words: &[&str], input: &str| output(&lab.left.namespace, words, input);
+    left(&["ip", "address", "add", "172.31.0.1/12", "dev", device], "");
+    left(&["ip", "link", "set", device, "up"], "");
+    let before = memory();
+    left(&["wg", "setconf", device, "/dev/stdin"], &file(""));
+    // Both workers load the snapshot with all peers, and keep it while they sleep.
+    let socket =
+        |side: &Side| side.namespace.run(|| UdpSocket::bind("0.0.0.0:0")).expect("enter").expect("bind");
+    let (near, far) = (socket(&lab.left), socket(&lab.right));
+    wait_until("both workers to drop a packet", || {
+        let _ = near.send_to(b"no endpoint", "172.16.0.1:9");
+        let _ = far.send_to(b"no message of WireGuard", (lab.left.underlay4, PORT));
+        let text =
+            client::metrics(Path::new("/var/run/wireguard"), device).expect("it runs").expect("metrics");
+        let drops =
+            text.lines().filter(|line| line.contains("dropped_packets_total{") && !line.ends_with(" 0"));
+        let drops: Vec<_> = drops.collect();
+        ["inbound", "outbound"].iter().all(|way| drops.iter().any(|line| line.contains(way)))
+    });
+    let with = memory();
+    left(&["wg", "syncconf", device, "/dev/stdin"], &format!("[Interface]\nListenPort = {PORT}\n"));
+    println!("{before} KiB before, {with} KiB with all peers");
+    wait_until("memory to go back", || memory() < before + (with - before) / 2);
+    println!("{} KiB without them", memory());
 }
 
 #[test]

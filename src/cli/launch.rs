@@ -13,12 +13,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing_subscriber::EnvFilter;
 
-use self::inheritance::{Inheritance, bequeath};
+use self::inheritance::{Inheritance, bequeath, wait_for};
 use super::injection;
 use super::signals::Signals;
 use crate::config::env::Environment;
@@ -33,7 +31,7 @@ use crate::router::reload::{self, Reloader};
 use crate::router::sandbox::{capabilities, files, memory, syscalls};
 use crate::router::start::{Origin, Router, StartError};
 use crate::router::stopping::{self, StopError};
-use crate::router::takeover::kept::Keeper;
+use crate::router::takeover::kept::{Keeper, Left};
 use crate::router::web::{Web, WebError};
 use crate::service::ServiceManager;
 use crate::shutdown::Shutdown;
@@ -85,7 +83,7 @@ pub enum StopReason {
     InterfaceDeleted,
     /// Another process removed the control socket's file.
     SocketRemoved,
-    /// Another process has taken the router over.
+    /// Another process has taken the router over, or the next process of the service does.
     HandedOver,
 }
 
@@ -175,7 +173,7 @@ pub fn launch(
     if takes_over && let Err(error) = switch.close_again(&config) {
         tracing::error!("rules and unreachable routes are those of the router before: {error}");
     }
-    let keeper = bequeath(&router, metrics.as_ref(), masquerading.as_ref(), &signals, &manager)?;
+    let keeper = bequeath(&router, &config, metrics.as_ref(), masquerading.as_ref(), &signals, &manager)?;
     let open = inheritance.control_of(uapi, &config, router.interface());
     let (noted, offering) = (Arc::clone(&signals), Arc::clone(keeper.router()));
     let open_uapi = move || {
@@ -200,8 +198,13 @@ pub fn launch(
     let outcome = attend(router, metrics, Box::new(open_uapi), reloader, &signals, &keeper, ready);
     if signals.handed_over().load(Ordering::Acquire) {
         // Everything is the successor's now.
-        masquerading.into_iter().for_each(Masquerading::leave);
+        if keeper.left() != Some(Left::Descriptors) {
+            masquerading.into_iter().for_each(Masquerading::leave);
+        }
         outcome?;
+        if keeper.left() == Some(Left::Sessions) {
+            tracing::info!("the next process of the service continues with the sessions");
+        }
         return Ok(StopReason::HandedOver);
     }
     drop(masquerading);
@@ -240,8 +243,8 @@ fn open(
     signals: &Signals,
     switch: &KillSwitch,
 ) -> Result<(Router, Option<Masquerading>), LaunchError> {
+    let takes_over = inheritance.takes_over();
     let origin = mem::replace(&mut inheritance.origin, Origin::Nothing);
-    let takes_over = matches!(origin, Origin::Predecessor(_));
     // The rules of a router that is taken over are in force.
     let admit = |listening| {
         if !takes_over {
@@ -332,12 +335,13 @@ fn attend(
         hangups: Some(hangups),
     };
     let admin = admin.spawn()?;
+    let restart = signals.restarts();
     // A router that is already stopping never reports readiness.
     let told = if shutdown.is_signalled() { Ok(()) } else { ready() };
     if told.is_err() {
         shutdown.signal();
     }
-    wait_for(&shutdown);
+    wait_for(&shutdown, restart, signals, keeper);
     manager.stopping();
     let deadline = Instant::now() + stopping::THREADS;
     let end = stopping::join_until(admin, deadline);
@@ -355,16 +359,6 @@ fn attend(
         }
     };
     Err(stuck.into())
-}
-
-/// Blocks until the router is told to stop.
-fn wait_for(shutdown: &Shutdown) {
-    while !shutdown.is_signalled() {
-        match poll(&mut [PollFd::new(shutdown.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOMEM) => {}
-            Err(errno) => panic!("poll on the shutdown descriptor: {errno}"),
-        }
-    }
 }
 
 /// Drops capabilities the router does not need. Must be called before threads are started.

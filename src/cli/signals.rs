@@ -6,10 +6,11 @@
 //! Nothing monitors this thread.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -38,6 +39,10 @@ pub struct Signals {
     handed_over: Arc<AtomicBool>,
     /// Readable after a SIGHUP.
     hangup: EventFd,
+    /// Readable after a signal to restart.
+    restart: EventFd,
+    /// Whether someone waits for a restart. If not, the signal for it means to stop.
+    awaits_restart: AtomicBool,
     /// The control socket's file, once it exists.
     socket: OnceLock<Arc<SocketFile>>,
     /// The persistent interface, unless it is to be kept.
@@ -45,7 +50,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Starts the signal thread. SIGTERM and SIGINT signal `shutdown`; once it is signalled, by anyone, the process
+    /// Starts the signal thread. SIGTERM and SIGINT signal `shutdown`, and so does [`signals::RESTART`] unless someone waits
+    /// for it ([`restarts`](Self::restarts)); once it is signalled, by anyone, the process
     /// ends within [`stopping::PROCESS`]. Must be called before other threads are started.
     ///
     /// # Errors
@@ -53,11 +59,14 @@ impl Signals {
     pub fn watch(shutdown: &Arc<Shutdown>) -> io::Result<Arc<Signals>> {
         signals::hold()?;
         let queue = signals::queue()?;
-        let hangup = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let event = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+        let (hangup, restart) = (event()?, event()?);
         let shared = Arc::new(Signals {
             told: AtomicBool::new(false),
             handed_over: Arc::default(),
             hangup,
+            restart,
+            awaits_restart: AtomicBool::new(false),
             socket: OnceLock::new(),
             interface: OnceLock::new(),
         });
@@ -88,6 +97,24 @@ impl Signals {
         self.hangup.as_fd().try_clone_to_owned()
     }
 
+    /// Returns a descriptor that becomes readable when the router is to end for a restart. From now on the signal for it
+    /// no longer means to stop, unless the router is not told to end within [`stopping::LEAVING`].
+    pub fn restarts(&self) -> BorrowedFd<'_> {
+        self.awaits_restart.store(true, Ordering::Release);
+        self.restart.as_fd()
+    }
+
+    /// Returns whether the router is to end for a restart, once for each signal.
+    pub fn takes_restart(&self) -> bool {
+        self.restart.read().is_ok()
+    }
+
+    /// Tells the router to stop, as a signal does.
+    pub fn stop(&self, shutdown: &Shutdown) {
+        self.told.store(true, Ordering::Release);
+        shutdown.signal();
+    }
+
     /// Registers the control socket's file for removal when the process ends.
     pub fn note_socket(&self, file: Arc<SocketFile>) {
         // A process creates at most one control socket.
@@ -109,17 +136,27 @@ impl Signals {
 
     /// Handles signals until the router is told to stop.
     fn take(&self, queue: &SignalFd, shutdown: &Shutdown) {
+        let mut leaves_by: Option<Instant> = None;
         while !shutdown.is_signalled() {
             let events = [queue.as_fd(), shutdown.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            let left = leaves_by.map(|end| end.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                self.stop(shutdown);
+            }
+            let timeout = left.map_or(PollTimeout::NONE, |left| left.try_into().unwrap_or(PollTimeout::MAX));
             // If poll fails, pending signals are still read below.
-            let _ = poll(&mut { events }, PollTimeout::NONE);
+            let _ = poll(&mut { events }, timeout);
             while let Ok(Some(signal)) = queue.read_signal() {
                 if signal.ssi_signo == Signal::SIGHUP as u32 {
                     // The write fails only if the counter is full, and it is readable then.
                     let _ = self.hangup.write(1);
+                } else if signal.ssi_signo == signals::RESTART as u32
+                    && self.awaits_restart.load(Ordering::Acquire)
+                {
+                    leaves_by.get_or_insert_with(|| Instant::now() + stopping::LEAVING);
+                    let _ = self.restart.write(1);
                 } else {
-                    self.told.store(true, Ordering::Release);
-                    shutdown.signal();
+                    self.stop(shutdown);
                 }
             }
         }

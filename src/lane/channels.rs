@@ -208,6 +208,11 @@ impl CommandChannel {
         taken
     }
 
+    /// Wakes the worker without a command.
+    pub fn wake(&self) {
+        self.bell.ring(Awaited::WORK);
+    }
+
     /// Removes and returns the next command.
     pub fn pop(&self) -> Option<OutsideCommand> {
         [&self.rebind, &self.fwmark, &self.messages, &self.cookies].into_iter().find_map(ArrayQueue::pop)

@@ -7,11 +7,12 @@ use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::nftables::{Expression, HookChain, RuleTable};
 
 /// Which packets from the tunnel are translated.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Masquerade {
     /// Those that leave by any other interface.
     Auto,

@@ -32,13 +32,16 @@ use crate::lane::peers::{PeerRecord, Peers};
 use crate::lane::ring::doorbell::{Awaited, Doorbell};
 use crate::lane::wait::sleep::{Sleeper, Stopped};
 use crate::metrics::ActorMetrics;
-use crate::sys::wipe;
+use crate::sys::{memory, wipe};
 use crate::underlay::{Endpoint, MarkedSockets, SocketOptions};
 use crate::units::{Nanos, PeerId};
 use crate::wireguard::keys::Entropy;
 use crate::wireguard::messages::DATA_OVERHEAD;
 use crate::wireguard::outputs::Outputs;
 use crate::wireguard::protocol::Protocol;
+
+/// How long workers may take to let go of a snapshot.
+const LETTING_GO: Duration = Duration::from_secs(1);
 
 /// Maximum number of handshake messages taken from each queue, `priority` and `unverified`, before events and
 /// timers are handled again. One message costs up to some hundred microseconds of elliptic curve arithmetic.
@@ -97,6 +100,8 @@ pub(crate) struct PeerActor {
     pub(crate) names: Names,
     /// The host name lookups in progress.
     pub(crate) lookups: Lookups,
+    /// When to return free memory to the kernel.
+    pub(crate) trim_at: Option<Nanos>,
     /// When a routing loop was last logged.
     pub(crate) loop_warning: Nanos,
     /// Scratch buffer for the protocol's outputs.
@@ -214,6 +219,9 @@ impl PeerActor {
         }
         let now = clock::now();
         self.builder_state.forget(now);
+        if self.trim_at.take_if(|at| *at <= now).is_some() {
+            memory::trim();
+        }
         while let Some(peer) = self.schedule.take_due(now) {
             worked = true;
             self.look_at(peer);
@@ -329,6 +337,14 @@ impl PeerActor {
         }
     }
 
+    /// Wakes all workers, so that they let go of the previous snapshot and its peers, and then returns their memory to the
+    /// kernel.
+    pub(super) fn let_go(&mut self) {
+        self.wake_inside();
+        self.commands.iter().for_each(|commands| commands.wake());
+        self.trim_at = Some(clock::now().after(LETTING_GO));
+    }
+
     /// Wakes the inside workers, so that they route their staged packets again.
     pub(super) fn wake_inside(&self) {
         for bell in &self.inside_bells {
@@ -345,7 +361,10 @@ impl PeerActor {
     fn sleep(&self) -> Result<(), Stopped> {
         // Without room, a due name waits for an answer to another lookup, which wakes the actor.
         let name = self.names.next_due().filter(|_| self.lookups.has_room());
-        let next = [self.schedule.next(), self.builder_state.next_due(), name].into_iter().flatten().min();
+        let next = [self.schedule.next(), self.builder_state.next_due(), name, self.trim_at]
+            .into_iter()
+            .flatten()
+            .min();
         let limit = next.map(|when| when.since(clock::now()));
         let nothing_new = || self.channel.is_empty() && self.requests.is_empty() && self.lookups.is_empty();
         self.sleeper.sleep(Awaited::WORK, None, limit, nothing_new)

@@ -19,7 +19,6 @@ use crate::clock;
 use crate::config::update::{DeviceStatus, DeviceUpdate, PeerEndpoint, PeerStatus, PeerUpdate};
 use crate::lane::peers::PeerRecord;
 use crate::lane::sockets::LaneSockets;
-use crate::sys::memory;
 use crate::underlay::{BindError, Endpoint};
 use crate::units::PeerId;
 use crate::wireguard::keys::{PrivateKey, PublicKey};
@@ -110,7 +109,7 @@ fn apply(actor: &mut PeerActor, mut update: DeviceUpdate) -> Result<(), Errno> {
         actor.look_at(peer);
     }
     if removed >= MANY {
-        memory::trim();
+        actor.let_go();
     }
     outcome
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::start::Router;
 use super::takeover::RESERVE;
 use super::takeover::state::State;
-use super::takeover::successor::{Successor, TakeOverError};
+use super::takeover::successor::TakeOverError;
 use super::wiring::{self, Lanes, StartError};
 use crate::clock;
 use crate::config::RouterConfig;
@@ -15,10 +15,8 @@ use crate::uapi::Device as _;
 use crate::units::Nanos;
 
 impl Router {
-    /// Lets the predecessor end, and applies `config` as a reload does. `paused` is when the predecessor stopped, if its
-    /// sessions go on.
-    pub(super) fn took_over(&self, config: &RouterConfig, mut successor: Successor, paused: Option<Nanos>) {
-        successor.running();
+    /// Applies `config` as a reload does. `paused` is when the predecessor stopped, if its sessions go on.
+    pub(super) fn took_over(&self, config: &RouterConfig, paused: Option<Nanos>) {
         let metrics = &self.access.estate.metrics;
         let interface = &self.access.interface;
         if let Some(paused) = paused {

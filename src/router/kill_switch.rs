@@ -3,7 +3,8 @@
 //! Rules and unreachable routes are added before anything else is opened, and stay if the process crashes or is
 //! killed: they belong to the network namespace. `laneway run` also makes its interface persistent
 //! ([`Router::outlive_process`](super::start::Router::outlive_process)), so the next process takes over an interface
-//! with the same index, addresses and routes. An ordered end removes everything, unless `LANEWAY_KEEP=on` is set.
+//! with the same index, addresses and routes. An ordered end removes everything, unless `LANEWAY_KEEP=on` is set or the
+//! service is restarted ([`restart`](super::takeover::restart)).
 
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -34,7 +34,7 @@ use super::wiring::{self, Access, Given, Lanes, Wiring};
 use crate::clock;
 use crate::config::RouterConfig;
 use crate::cpus::pinning::{self, LaneCpus};
-use crate::faults;
+use crate::faults::{self, TakeOverStep};
 use crate::lane::inside::OwnAddresses;
 use crate::lane::wait::sleep::Sleeper;
 use crate::metrics::Registry;
@@ -106,13 +106,17 @@ impl Router {
         shutdown: Arc<Shutdown>,
         bound: impl FnOnce(Listening),
     ) -> Result<Router, StartError> {
-        let (given, mut successor) = match origin {
-            Origin::Nothing => (Given::Nothing, None),
-            Origin::Queue(queue) => (Given::Queue(queue), None),
-            Origin::Inherited(inherited) => (Given::Inherited(inherited), None),
+        let (given, mut successor, stored) = match origin {
+            Origin::Nothing => (Given::Nothing, None, None),
+            Origin::Queue(queue) => (Given::Queue(queue), None, None),
+            Origin::Inherited(mut inherited) => {
+                let stored = inherited.sessions.take();
+                inherited.secret = stored.as_ref().map(|stored| stored.secret);
+                (Given::Inherited(inherited), None, stored)
+            }
             Origin::Predecessor(mut successor) => {
                 successor.check(config)?;
-                (Given::Inherited(mem::take(successor.descriptors())), Some(successor))
+                (Given::Inherited(mem::take(successor.descriptors())), Some(successor), None)
             }
         };
         let Wiring { mut lanes, mut actor, custody, access } = wiring::open(config, given, &shutdown)?;
@@ -120,7 +124,12 @@ impl Router {
         let chosen_mtu = Arc::new(ChosenMtu::new(config, Arc::clone(&access.mtu)));
         access.registry.collect_from(MtuMetrics(Arc::clone(&chosen_mtu)));
         let mut paused = None;
-        match successor.as_mut().map(Successor::take_state).transpose()? {
+        let carried = match (&mut successor, stored) {
+            (Some(successor), _) => Some(successor.take_state()?),
+            (None, Some(stored)) => Some(Carried::State(Box::new(stored.state))),
+            (None, None) => None,
+        };
+        match carried {
             Some(Carried::State(state)) => {
                 paused = Some(state.paused);
                 continue_from(*state, &mut actor, &mut lanes)?;
@@ -135,6 +144,7 @@ impl Router {
                 })?;
             }
         }
+        faults::step(TakeOverStep::Imported);
         if let Some(successor) = &mut successor {
             successor.accept(paused.is_none())?;
         }
@@ -153,8 +163,12 @@ impl Router {
         // After this point an error drops the router, which stops the threads that already run.
         router.spawn_lanes(lanes)?;
         router.spawn_actor(actor)?;
-        if let Some(successor) = successor {
-            router.took_over(config, successor, paused);
+        faults::step(TakeOverStep::Started);
+        let continues = successor.is_some() || paused.is_some();
+        // Lets the predecessor end.
+        successor.iter_mut().for_each(Successor::running);
+        if continues {
+            router.took_over(config, paused);
         }
         Ok(router)
     }

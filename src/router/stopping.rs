@@ -12,6 +12,7 @@
 //! | supervisor | workers and peer actor | [`THREADS`] |
 //! | `cli::launch` | admin | [`THREADS`], shared with the supervisor |
 //! | `cli::launch` | removal of rules by netlink | [`PROCESS`] |
+//! | `cli::launch`, at a restart | the state to be with the service manager | [`LEAVING`] before the router is told to stop |
 //! | any other | a blocked log, a lock, the kernel | [`PROCESS`] |
 //!
 //! Threads that look names up are not waited for. A thread left behind keeps its descriptors, and with them
@@ -28,6 +29,10 @@ pub const THREADS: Duration = Duration::from_secs(5);
 
 /// Time limit for the process to end once it is told to stop. Container runtimes kill it after 10 s.
 pub const PROCESS: Duration = Duration::from_secs(8);
+
+/// Time limit for leaving the sessions to the next process of the service. They normally take some milliseconds; the
+/// service manager may take some seconds.
+pub const LEAVING: Duration = Duration::from_secs(10);
 
 /// Time limit for pending requests and a reload to be answered.
 pub const ANSWERS: Duration = Duration::from_secs(2);

@@ -200,6 +200,7 @@ pub(crate) fn open(
         metrics: ActorMetrics::register(&shared.registry, &drops),
         reports: Reports::default(),
         schedule: Schedule::default(),
+        trim_at: None,
         loop_warning: Nanos::NEVER,
         outputs: Outputs::default(),
     };
@@ -219,8 +220,7 @@ pub(crate) fn open(
     let (interface, limit) = (tun.name.clone(), config.metrics_peers);
     registry.collect_from(PeerMetrics { interface, peers: Arc::clone(&peers), limit });
     registry.collect_from(ProcessMetrics);
-    let (tunnels, lifetime, marked) = (tun.tunnels, tun.lifetime, Arc::clone(&actor.marked));
-    let interface = tun.name;
+    let (interface, tunnels, lifetime) = (tun.name, tun.tunnels, tun.lifetime);
     let access = Access {
         interface,
         device,
@@ -228,7 +228,7 @@ pub(crate) fn open(
         mtu,
         own,
         peers,
-        marked,
+        marked: Arc::clone(&actor.marked),
         has_key,
         summary,
         tunnels,
@@ -270,7 +270,7 @@ fn open_or_inherit(
         Given::Inherited(Inherited { queues, offloads, sockets, secret, .. }) => {
             let tun = inherit_tun(config, queues, offloads, shutdown)?;
             let sockets = LaneSockets::inherit(sockets, options)?;
-            // While a predecessor runs, interface and sockets are its own.
+            // With sessions, interface and sockets are those of a predecessor, which may still run.
             if secret.is_none() {
                 set_marks(&sockets, options.fwmark)?;
                 set_up(config, &tun)?;

@@ -14,8 +14,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 /// Signals that ask a process to end.
 pub const ENDS: [Signal; 2] = [Signal::SIGTERM, Signal::SIGINT];
 
-/// Makes the signals in [`ENDS`] end the process at once with status 0, and blocks SIGHUP. For use before the
-/// process has created anything. PID 1 of a container needs this, because the kernel does not deliver signals to it
+/// Asks a process to end for a restart of its service (`RestartKillSignal=` in the unit).
+pub const RESTART: Signal = Signal::SIGUSR1;
+
+/// Makes [`RESTART`] and the signals in [`ENDS`] end the process at once with status 0, and blocks SIGHUP. For use before
+/// the process has created anything. PID 1 of a container needs this, because the kernel does not deliver signals to it
 /// that it does not handle.
 ///
 /// # Errors
@@ -25,15 +28,16 @@ pub fn end_at_once() -> io::Result<()> {
         SigSet::from(Signal::SIGHUP).thread_block()?;
     }
     let action = SigAction::new(SigHandler::Handler(leave), SaFlags::empty(), SigSet::empty());
-    for signal in ENDS.into_iter().filter(|signal| takes(*signal)) {
+    for signal in ENDS.into_iter().chain([RESTART]).filter(|signal| takes(*signal)) {
         // SAFETY: a handler may only call async-signal-safe functions; `leave` calls only _exit(2).
         unsafe { sigaction(signal, &action) }?;
     }
     Ok(())
 }
 
-/// Blocks SIGTERM, and SIGINT and SIGHUP unless they are ignored, so that they stay pending until read from a [`queue`]. Call this before the
-/// process creates anything, and while it has a single thread: threads started later inherit it.
+/// Blocks SIGTERM, and [`RESTART`], SIGINT and SIGHUP unless they are ignored, so that they stay pending until read from a
+/// [`queue`]. Call this before the process creates anything, and while it has a single thread: threads started later
+/// inherit it.
 ///
 /// # Errors
 /// A system call failed.
@@ -71,7 +75,7 @@ extern "C" fn leave(_signal: libc::c_int) {
 }
 
 fn all() -> SigSet {
-    ENDS.into_iter().chain([Signal::SIGHUP]).filter(|signal| takes(*signal)).collect()
+    ENDS.into_iter().chain([RESTART, Signal::SIGHUP]).filter(|signal| takes(*signal)).collect()
 }
 
 /// Returns whether the router handles `signal`. Service managers rely on SIGTERM, so it is handled in any case.

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use laneway::netns::Namespace;
@@ -132,6 +132,11 @@ impl Process {
         let path = self.errors.as_ref().map(|file| format!("/proc/self/fd/{}", file.as_raw_fd()));
         let text = path.map(|path| std::fs::read(Path::new(&path)).expect("read captured stderr"));
         String::from_utf8_lossy(&text.unwrap_or_default()).into_owned()
+    }
+
+    /// Returns the pipe from its standard output, once, if it was started with one.
+    pub fn take_stdout(&mut self) -> Option<ChildStdout> {
+        self.child.stdout.take()
     }
 
     /// Returns its process id.

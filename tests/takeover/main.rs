@@ -1,4 +1,4 @@
-//! Take-overs of a running router by another process, and starts with the descriptors of one that has crashed.
+//! Take-overs of a running router by another process, and starts with what one has left that has crashed or is restarted.
 //!
 //! A binary of its own: its tests must not lose a packet, so they run beside few others. Processes are killed on demand
 //! ([`laneway::faults::step`]), which takes a debug build.
@@ -8,4 +8,7 @@
 mod support;
 
 mod kept;
+mod manager;
+mod restart;
 mod succession;
+mod traffic;

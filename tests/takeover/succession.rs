@@ -2,29 +2,23 @@
 //! one of the two carries on and no counter is sent twice.
 
 use std::collections::HashSet;
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd as _;
+use std::net::UdpSocket;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use crate::support::binary::{self, Laneway, serves};
 use crate::support::folder::Folder;
 use crate::support::http::{self, SERVED};
 use crate::support::network::sysctl;
 use crate::support::process::{Process, output};
-use crate::support::tunnel::{self, Family, PORT, allowed_ips};
+use crate::support::tunnel::{self, Family, allowed_ips};
 use crate::support::wg::{self, KeyPair, Setting};
-use crate::support::{DEADLINE, Finally, device_name, lab, metrics, require_root, wait_until};
+use crate::support::{Finally, device_name, lab, metrics, require_root, wait_until};
+use crate::traffic::{Flow, Wire, assert_complete, setting, stream};
 use laneway::cli::demo::lab::{Lab, Side};
 use laneway::faults::{DIES_AT, TakeOverStep, UNDERSTANDS};
-use laneway::uapi::client;
-use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimeout};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket};
-use nix::sys::time::{TimeVal, TimeValLike as _};
 
 /// How many times a router is taken over in a row. `TAKE_OVERS` sets another number for measurements by hand.
 const TAKE_OVERS: usize = 5;
@@ -35,29 +29,22 @@ const DEPTH: (&str, &str) = ("LANEWAY_INBOX_DEPTH", "256");
 /// Nothing is dropped to slow TCP down.
 const NO_DROPS: (&str, &str) = ("LANEWAY_SHORT_QUEUES", "off");
 
-/// Datagrams a millisecond in each direction. `TAKE_OVER_RATE` sets another number.
-const RATE: usize = 2;
-
 /// Bytes of a TCP stream every 5 ms; with sharing, several superpackets, since a single one is not shared.
-const CHUNK: usize = 20_000;
+pub(crate) const CHUNK: usize = 20_000;
 const SHARED_CHUNK: usize = 400_000;
 
-fn setting(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
 /// A tunnel whose left end is taken over.
-struct Tunnel {
-    lab: Lab,
-    device: String,
-    file: String,
-    environment: Vec<(&'static str, String)>,
-    right: Laneway,
-    _folder: Folder,
+pub(crate) struct Tunnel {
+    pub(crate) lab: Lab,
+    pub(crate) device: String,
+    pub(crate) file: String,
+    pub(crate) environment: Vec<(&'static str, String)>,
+    pub(crate) right: Laneway,
+    pub(crate) folder: Folder,
 }
 
 impl Tunnel {
-    fn new(lanes: usize, variables: &[(&'static str, &str)]) -> Tunnel {
+    pub(crate) fn new(lanes: usize, variables: &[(&'static str, &str)]) -> Tunnel {
         let lab = lab();
         let queues = lanes.to_string();
         // Deep rings, so that a worker that waits for a CPU costs no packets (`inbox_full`).
@@ -80,7 +67,7 @@ impl Tunnel {
         let mut environment = vec![("LANEWAY_QUEUES", queues)];
         environment.extend([SERVED, DEPTH, NO_DROPS].map(|(name, value)| (name, value.to_owned())));
         environment.extend(variables.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        Tunnel { lab, device, file, environment, right, _folder: folder }
+        Tunnel { lab, device, file, environment, right, folder }
     }
 
     /// Starts a process that takes over from the router, if there is one.
@@ -104,7 +91,7 @@ impl Tunnel {
     }
 
     /// Waits until packets pass in both directions.
-    fn wait_for_packets(&self) {
+    pub(crate) fn wait_for_packets(&self) {
         let bind = |side: &Side, host| {
             let socket = side.namespace.run(|| UdpSocket::bind((Family::V6.inside(host), 0)));
             let socket = socket.expect("enter").expect("bind");
@@ -123,18 +110,30 @@ impl Tunnel {
         });
     }
 
+    /// Has TCP wait long for acknowledgements.
+    pub(crate) fn have_patience(&self) {
+        for side in [&self.lab.left, &self.lab.right] {
+            // On a busy machine an acknowledgement may take longer than TCP waits by default before it sends a segment again,
+            // lost or not. One that is lost is still sent again as soon as later ones are acknowledged.
+            sysctl(side, "ipv4/tcp_early_retrans", "0");
+            if Path::new("/proc/sys/net/ipv4/tcp_rto_min_us").exists() {
+                sysctl(side, "ipv4/tcp_rto_min_us", "5000000");
+            }
+        }
+    }
+
     /// Returns the time of the right end's last handshake.
-    fn handshake(&self) -> u64 {
+    pub(crate) fn handshake(&self) -> u64 {
         wg::peers(&self.lab.right, &self.right.device)[0].latest_handshake
     }
 
-    fn index(&self) -> String {
+    pub(crate) fn index(&self) -> String {
         let words = ["ip", "-oneline", "link", "show", "dev", &self.device];
         output(&self.lab.left.namespace, &words, "").split(':').next().expect("an index").to_owned()
     }
 
     /// Returns the sum of a metric of the left router.
-    fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         self.metric_of(name, &[])
     }
 
@@ -144,7 +143,7 @@ impl Tunnel {
     }
 
     /// Returns how many TCP segments were sent again, at both ends.
-    fn retransmits(&self) -> u64 {
+    pub(crate) fn retransmits(&self) -> u64 {
         let count = |side: &Side| {
             let snmp = side.namespace.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp"));
             let snmp = snmp.expect("enter").expect("read");
@@ -157,135 +156,11 @@ impl Tunnel {
     }
 }
 
-/// Numbered datagrams from one side to the other, until it is stopped.
-struct Flow {
-    stopping: Arc<AtomicBool>,
-    sender: JoinHandle<u64>,
-    receiver: JoinHandle<Vec<u64>>,
-}
-
-impl Flow {
-    fn start(tunnel: &Tunnel, from_left: bool) -> Flow {
-        let (from, to) = (&tunnel.lab.left, &tunnel.lab.right);
-        let ((from, here), (to, there)) = if from_left { ((from, 1), (to, 2)) } else { ((to, 2), (from, 1)) };
-        let bind = |side: &Side, host| {
-            let socket = side.namespace.run(|| UdpSocket::bind((Family::V4.inside(host), 0)));
-            socket.expect("enter").expect("bind")
-        };
-        let (sending, receiving) = (bind(from, here), bind(to, there));
-        setsockopt(&receiving, RcvBufForce, &(64 << 20)).expect("a buffer");
-        receiving.set_read_timeout(Some(Duration::from_millis(50))).expect("set");
-        sending.connect(receiving.local_addr().expect("bound")).expect("connect");
-        let stopping = Arc::new(AtomicBool::new(false));
-        let (rate, stop) = (setting("TAKE_OVER_RATE", RATE), Arc::clone(&stopping));
-        let sent = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&sent);
-        let sender = thread::spawn(move || {
-            let begin = Instant::now();
-            let mut number = 0_u64;
-            while !stop.load(SeqCst) {
-                let due = begin.elapsed().as_millis() as u64 * rate as u64;
-                while number < due {
-                    // Refused only by an error of an earlier datagram.
-                    if sending.send(&number.to_be_bytes()).is_ok() {
-                        number += 1;
-                        counted.store(number, SeqCst);
-                    }
-                }
-                thread::sleep(Duration::from_millis(1));
-            }
-            number
-        });
-        let stop = Arc::clone(&stopping);
-        let receiver = thread::spawn(move || {
-            let mut numbers = Vec::new();
-            let mut silent = None;
-            loop {
-                let mut bytes = [0; 8];
-                match receiving.recv(&mut bytes) {
-                    Ok(_) => {
-                        numbers.push(u64::from_be_bytes(bytes));
-                        silent = None;
-                    }
-                    Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-                    Err(error) => panic!("{error}"),
-                }
-                if stop.load(SeqCst) {
-                    let all = numbers.last().is_some_and(|last| last + 1 == sent.load(SeqCst));
-                    let since = *silent.get_or_insert_with(Instant::now);
-                    if all || since.elapsed() > Duration::from_secs(5) {
-                        return numbers;
-                    }
-                }
-            }
-        });
-        Flow { stopping, sender, receiver }
-    }
-
-    /// Ends the flow. Returns how many datagrams were sent, and the numbers received.
-    fn stop(self) -> (u64, Vec<u64>) {
-        self.stopping.store(true, SeqCst);
-        (self.sender.join().expect("the sender"), self.receiver.join().expect("the receiver"))
-    }
-}
-
-/// Sends bytes over TCP at a steady rate, `chunk` every 5 ms, verifies them, and returns their number.
-fn stream(tunnel: &Tunnel, from_left: bool, chunk: usize, over: &Arc<AtomicBool>) -> JoinHandle<usize> {
-    let (left, right) = (&tunnel.lab.left, &tunnel.lab.right);
-    let (from, to, host) = if from_left { (left, right, 2) } else { (right, left, 1) };
-    let address = SocketAddr::from((Family::V4.inside(host), 7700));
-    let listener = to.namespace.run(|| TcpListener::bind(address)).expect("enter").expect("bind");
-    let connect = || TcpStream::connect(address);
-    let mut sending = from.namespace.run(connect).expect("enter").expect("connect");
-    let (mut receiving, _) = listener.accept().expect("accept");
-    let over = Arc::clone(over);
-    thread::spawn(move || {
-        let receiver = thread::spawn(move || {
-            let (mut bytes, mut total) = (vec![0; 65_536], 0_usize);
-            receiving.set_read_timeout(Some(DEADLINE)).expect("set");
-            loop {
-                let read = receiving.read(&mut bytes).expect("read");
-                if read == 0 {
-                    return total;
-                }
-                for byte in &bytes[..read] {
-                    assert_eq!(*byte, (total % 251) as u8, "byte {total}");
-                    total += 1;
-                }
-            }
-        });
-        let mut sent = 0_usize;
-        while !over.load(SeqCst) {
-            let chunk: Vec<u8> = (sent..sent + chunk).map(|at| (at % 251) as u8).collect();
-            sending.write_all(&chunk).expect("write");
-            sent += chunk.len();
-            thread::sleep(Duration::from_millis(5));
-        }
-        drop(sending);
-        assert_eq!(receiver.join().expect("the receiver"), sent);
-        sent
-    })
-}
-
-/// Returns the counters of a router's drops that are not zero.
-fn drops(device: &str) -> Vec<String> {
-    let text = client::metrics(Path::new("/var/run/wireguard"), device).expect("it runs").expect("metrics");
-    let lines = text.lines().filter(|line| line.contains("dropped_packets_total{") && !line.ends_with(" 0"));
-    lines.map(str::to_owned).collect()
-}
-
 /// Takes a router over again and again while both directions carry traffic. With `share`, its workers seal and open for
 /// each other.
 fn loses_nothing(lanes: usize, share: bool) {
     let tunnel = Tunnel::new(lanes, &[("LANEWAY_SHARE", if share { "on" } else { "off" })]);
-    for side in [&tunnel.lab.left, &tunnel.lab.right] {
-        // On a busy machine an acknowledgement may take longer than TCP waits by default before it sends a segment again,
-        // lost or not. One that is lost is still sent again as soon as later ones are acknowledged.
-        sysctl(side, "ipv4/tcp_early_retrans", "0");
-        if Path::new("/proc/sys/net/ipv4/tcp_rto_min_us").exists() {
-            sysctl(side, "ipv4/tcp_rto_min_us", "5000000");
-        }
-    }
+    tunnel.have_patience();
     let mut router = tunnel.begin(&[]);
     let (index, handshake, retransmits) = (tunnel.index(), tunnel.handshake(), tunnel.retransmits());
     let flows = [true, false].map(|from_left| Flow::start(&tunnel, from_left));
@@ -318,16 +193,7 @@ fn loses_nothing(lanes: usize, share: bool) {
     for stream in streams {
         assert!(stream.join().expect("the stream") > 0);
     }
-    for (flow, direction) in flows.into_iter().zip(["outbound", "inbound"]) {
-        let (sent, received) = flow.stop();
-        let missing: Vec<u64> = {
-            let arrived: HashSet<_> = received.iter().copied().collect();
-            (0..sent).filter(|number| !arrived.contains(number)).collect()
-        };
-        let dropped = || [&tunnel.device, &tunnel.right.device].map(|device| drops(device));
-        assert!(missing.is_empty(), "{direction}: of {sent} these are missing: {missing:?}; {:?}", dropped());
-        assert!(received.is_sorted() && received.len() as u64 == sent, "{direction}: out of order, or twice");
-    }
+    assert_complete(&tunnel, flows);
     assert_eq!((tunnel.index(), tunnel.handshake()), (index, handshake));
     assert_eq!(tunnel.retransmits(), retransmits, "TCP segments were sent again");
     gaps.sort_by(f64::total_cmp);
@@ -360,58 +226,6 @@ fn a_take_over_with_three_lanes_loses_nothing() {
 fn a_take_over_while_other_workers_seal_and_open_loses_nothing() {
     require_root!();
     loses_nothing(3, true);
-}
-
-/// Collects the receiver index and counter of each data message that arrives at the right end.
-struct Wire {
-    stopping: Arc<AtomicBool>,
-    seen: Arc<Mutex<HashSet<(u32, u64)>>>,
-    watcher: JoinHandle<()>,
-}
-
-impl Wire {
-    fn watch(side: &Side) -> Wire {
-        let open = || {
-            let kind = (AddressFamily::Packet, SockType::Raw);
-            socket(kind.0, kind.1, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)
-        };
-        let socket = side.namespace.run(open).expect("enter").expect("a packet socket");
-        setsockopt(&socket, RcvBufForce, &(64 << 20)).expect("a buffer");
-        setsockopt(&socket, ReceiveTimeout, &TimeVal::milliseconds(20)).expect("a limit");
-        let (stopping, seen) = (Arc::new(AtomicBool::new(false)), Arc::default());
-        let (stop, notes): (_, Arc<Mutex<HashSet<_>>>) = (Arc::clone(&stopping), Arc::clone(&seen));
-        let watcher = thread::spawn(move || {
-            let mut frame = vec![0; 65_536];
-            while !stop.load(SeqCst) {
-                let Ok(length) = recv(socket.as_raw_fd(), &mut frame, MsgFlags::empty()) else { continue };
-                if let Some(message) = data_message(&frame[..length]) {
-                    assert!(notes.lock().expect("a set").insert(message), "{message:?} was sent twice");
-                }
-            }
-        });
-        Wire { stopping, seen, watcher }
-    }
-
-    /// Ends the watch. Returns how many messages it has seen.
-    fn stop(self) -> usize {
-        self.stopping.store(true, SeqCst);
-        self.watcher.join().expect("no counter was sent twice");
-        self.seen.lock().expect("a set").len()
-    }
-}
-
-/// Returns the receiver index and the counter, if this is the frame of a data message to the right end over IPv4.
-fn data_message(frame: &[u8]) -> Option<(u32, u64)> {
-    const ETHERNET: usize = 14;
-    const HEADERS: usize = ETHERNET + 20 + 8;
-    let message = frame.get(HEADERS..HEADERS + 16)?;
-    let is_udp = frame[12..14] == [8, 0] && frame[ETHERNET] == 0x45 && frame[ETHERNET + 9] == 17;
-    let to_router = frame[HEADERS - 6..HEADERS - 4] == PORT.to_be_bytes();
-    let is_data = is_udp && to_router && message[..4] == [4, 0, 0, 0];
-    is_data.then(|| {
-        let index = u32::from_le_bytes(message[4..8].try_into().expect("four bytes"));
-        (index, u64::from_le_bytes(message[8..16].try_into().expect("eight bytes")))
-    })
 }
 
 #[test]

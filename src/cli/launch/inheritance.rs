@@ -5,6 +5,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 use super::LaunchError;
 use crate::cli::signals::Signals;
 use crate::config::RouterConfig;
@@ -12,11 +15,12 @@ use crate::netlink::masquerade::Masquerading;
 use crate::router::admin::{self, AdminError, Http};
 use crate::router::listen::Bound;
 use crate::router::start::{Origin, Router, StartError};
-use crate::router::takeover::kept::{self, Keeper};
+use crate::router::takeover::kept::{self, Keeper, Left};
 use crate::router::takeover::predecessor::Predecessor;
 use crate::router::takeover::successor::Successor;
 use crate::router::web::Web;
 use crate::service::ServiceManager;
+use crate::shutdown::Shutdown;
 use crate::uapi::{self, UapiError};
 
 /// What a process continues with.
@@ -40,16 +44,16 @@ impl Inheritance {
         tun: Option<OwnedFd>,
     ) -> Result<Self, LaunchError> {
         let mut origin = tun.map_or(Origin::Nothing, Origin::Queue);
-        if config.take_over {
+        // If the service manager has kept something, the router of this service has ended.
+        if let (Origin::Nothing, Some(kept)) = (&origin, kept::inherit(manager, config)) {
+            origin = Origin::Inherited(kept);
+        } else if config.take_over {
             let asked = Successor::ask(&config.uapi_dir, &config.interface).map_err(StartError::from)?;
             if let Some(successor) = asked {
                 origin = Origin::Predecessor(successor);
             } else {
                 tracing::info!("no router serves {}, so none is taken over", config.interface);
             }
-        }
-        if let (Origin::Nothing, Some(kept)) = (&origin, kept::inherit(manager, config)) {
-            origin = Origin::Inherited(kept);
         }
         let inherited = match &mut origin {
             Origin::Predecessor(successor) => successor.descriptors(),
@@ -63,9 +67,13 @@ impl Inheritance {
         Ok(Inheritance { origin, rules, control, http })
     }
 
-    /// Returns whether a running router is taken over.
+    /// Returns whether a router is taken over whose rules are in force, with its sessions or because it still runs.
     pub(super) fn takes_over(&self) -> bool {
-        matches!(self.origin, Origin::Predecessor(_))
+        match &self.origin {
+            Origin::Predecessor(_) => true,
+            Origin::Inherited(inherited) => inherited.sessions.is_some(),
+            Origin::Nothing | Origin::Queue(_) => false,
+        }
     }
 
     /// Binds the address for HTTP of `config`, or takes the listener that has it. `web` has certificates and logins.
@@ -102,9 +110,10 @@ impl Inheritance {
     }
 }
 
-/// Returns what hands `router` over to a successor, and has `manager` keep its descriptors.
+/// Returns what hands `router`, which has this configuration, over to a successor, and has `manager` keep its descriptors.
 pub(super) fn bequeath(
     router: &Router,
+    config: &RouterConfig,
     http: Option<&Http>,
     rules: Option<&Masquerading>,
     signals: &Signals,
@@ -115,7 +124,23 @@ pub(super) fn bequeath(
     let rules = rules.map(|rules| duplicate(rules.as_fd())).transpose()?;
     let handed_over = Arc::clone(signals.handed_over());
     let predecessor = Predecessor::new(router.estate().clone(), http, rules, handed_over)?;
-    Ok(Arc::new(Keeper::new(Arc::clone(manager), Arc::new(predecessor))))
+    Ok(Arc::new(Keeper::new(Arc::clone(manager), Arc::new(predecessor), config.masquerade.clone())))
+}
+
+/// Blocks until the router is told to stop. Once `restart` is readable, leaves it to the next process of its service.
+pub(super) fn wait_for(shutdown: &Shutdown, restart: BorrowedFd<'_>, signals: &Signals, keeper: &Keeper) {
+    while !shutdown.is_signalled() {
+        let events = [shutdown.as_fd(), restart].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        match poll(&mut { events }, PollTimeout::NONE) {
+            Ok(_) if signals.takes_restart() => {
+                if keeper.leave() == Left::Nothing {
+                    signals.stop(shutdown);
+                }
+            }
+            Ok(_) | Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOMEM) => {}
+            Err(errno) => panic!("poll on the shutdown descriptor: {errno}"),
+        }
+    }
 }
 
 /// Returns whether `listener` listens on `address`, of which the port may be 0 for any.

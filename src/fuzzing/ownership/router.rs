@@ -88,6 +88,7 @@ impl Router {
             schedule: Schedule::default(),
             names: Names::default(),
             lookups: Lookups::new(actor_bell),
+            trim_at: None,
             loop_warning: Nanos::NEVER,
             outputs: Outputs::default(),
         };

@@ -1,16 +1,18 @@
-//! The descriptors that the service manager keeps for the next process, so that packets wait in the kernel's queues after
-//! a crash. Sessions with peers start again.
+//! The descriptors that the service manager keeps for the next process, so that packets wait in the kernel's queues while
+//! no process runs. After a crash sessions with peers start again; after a [`restart`] they go on.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use super::Descriptor;
 use super::predecessor::Predecessor;
+use super::restart::{self, Remainder};
 use super::successor::Inherited;
 use crate::config::RouterConfig;
+use crate::netlink::masquerade::Masquerade;
 use crate::service::{self, ServiceManager};
 use crate::sys::tun;
 use crate::underlay::{SocketOptions, UdpSocket};
@@ -19,19 +21,36 @@ use crate::underlay::{SocketOptions, UdpSocket};
 const LOOKS: usize = 100;
 const LOOK: Duration = Duration::from_millis(10);
 
+/// What a router leaves to the next process of its service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// Everything.
+    Sessions,
+    /// All but the sessions and the rules for masquerading.
+    Descriptors,
+    /// Nothing: the router is to end as if the service were stopped.
+    Nothing,
+}
+
 /// Has the service manager keep the descriptors of one router.
 #[derive(Debug)]
 pub struct Keeper {
     manager: Arc<ServiceManager>,
     router: Arc<Predecessor>,
+    masquerade: Option<Masquerade>,
     /// The descriptors that are kept, and the port of the sockets among them.
     kept: Mutex<(Vec<Descriptor>, u16)>,
+    left: OnceLock<Left>,
 }
 
 impl Keeper {
-    /// Creates the keeper of `router`'s descriptors. Nothing is kept yet.
-    pub fn new(manager: Arc<ServiceManager>, router: Arc<Predecessor>) -> Self {
-        Keeper { manager, router, kept: Mutex::default() }
+    /// Creates the keeper of `router`'s descriptors, a router with these rules for masquerading. Nothing is kept yet.
+    pub fn new(
+        manager: Arc<ServiceManager>,
+        router: Arc<Predecessor>,
+        masquerade: Option<Masquerade>,
+    ) -> Self {
+        Keeper { manager, router, masquerade, kept: Mutex::default(), left: OnceLock::new() }
     }
 
     /// Returns the router.
@@ -59,7 +78,7 @@ impl Keeper {
             }
             thread::sleep(LOOK);
         }
-        let room = self.manager.room();
+        let room = self.manager.room().saturating_sub(restart::ROOM);
         self.forget_all(&mut kept.0);
         self.router.with_descriptors(|descriptors| {
             let of_process = [Descriptor::Life, Descriptor::Masquerade];
@@ -75,6 +94,42 @@ impl Keeper {
         kept.1 = port;
     }
 
+    /// Has the manager keep the sessions too, and ends the router for a restart of its service. Returns what is left to the
+    /// next process.
+    pub fn leave(&self) -> Left {
+        *self.left.get_or_init(|| self.leave_once())
+    }
+
+    /// Returns what [`leave`](Self::leave) has left; `None` if it was not called.
+    pub fn left(&self) -> Option<Left> {
+        self.left.get().copied()
+    }
+
+    fn leave_once(&self) -> Left {
+        self.keep();
+        if self.kept.lock().unwrap_or_else(PoisonError::into_inner).0.is_empty() {
+            tracing::info!("sessions end with the restart, as the service manager keeps no descriptors");
+            return Left::Nothing;
+        }
+        let left = self.router.leave_to_next(|state, secret, rules| {
+            // The port does not change any more.
+            self.keep();
+            let masquerade = self.masquerade.as_ref().zip(rules);
+            restart::store(&self.manager, (state, secret), masquerade)
+        });
+        match left {
+            Ok(()) => Left::Sessions,
+            Err(why) if self.router.is_left() => {
+                tracing::warn!("sessions end with the restart: {why}");
+                Left::Descriptors
+            }
+            Err(why) => {
+                tracing::warn!("the router stops, and nothing is left to the next process: {why}");
+                Left::Nothing
+            }
+        }
+    }
+
     /// Has the manager close everything, before the router removes its interface.
     pub fn forget(&self) {
         self.forget_all(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner).0);
@@ -87,9 +142,10 @@ impl Keeper {
     }
 }
 
-/// Returns what `manager` has kept, if a router with `config` can use it. Otherwise the manager closes it.
+/// Returns what `manager` has kept, if a router with `config` can use it. Otherwise the manager closes it. The manager
+/// does not keep sessions any longer in any case.
 pub fn inherit(manager: &ServiceManager, config: &RouterConfig) -> Option<Inherited> {
-    let named = match service::kept_descriptors() {
+    let mut named = match service::kept_descriptors() {
         Ok(named) if named.is_empty() => return None,
         Ok(named) => named,
         Err(error) => {
@@ -97,17 +153,22 @@ pub fn inherit(manager: &ServiceManager, config: &RouterConfig) -> Option<Inheri
             return None;
         }
     };
+    let remainder = Remainder::take_out(manager, &mut named, &config.interface);
+    let and_sessions = if remainder.has_sessions() { ", and the sessions," } else { "" };
     let all: Vec<_> = named.iter().map(|(name, _)| name.clone()).collect();
     match sort(named, config) {
-        Ok(inherited) => {
+        Ok(mut inherited) => {
             tracing::info!(
                 "{} continues with the queues and sockets of a router that has ended",
                 config.interface
             );
+            remainder.add_to(&mut inherited, config);
             Some(inherited)
         }
         Err(why) => {
-            tracing::info!("the queues and sockets of a router that has ended are not used: {why}");
+            tracing::info!(
+                "the queues and sockets{and_sessions} of a router that has ended are not used: {why}"
+            );
             for name in all {
                 manager.forget(&name);
             }

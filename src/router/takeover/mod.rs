@@ -40,6 +40,7 @@
 pub mod connection;
 pub mod kept;
 pub mod predecessor;
+pub mod restart;
 pub mod state;
 pub mod successor;
 

@@ -1,6 +1,5 @@
 //! The running router's side of a take-over.
 
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +12,7 @@ use crossbeam::channel;
 use nix::errno::Errno;
 
 use super::connection::{Connection, LineError};
-use super::state::{self, State, StateError};
+use super::state::{self, Memory, State, StateError};
 use super::{ANSWERING, Descriptor, Offer, PAUSING, PREPARING, STARTING};
 use crate::clock;
 use crate::config::update::{DeviceStatus, DeviceUpdate};
@@ -59,9 +58,9 @@ pub struct Predecessor {
     round: Mutex<u32>,
 }
 
-/// Why a take-over failed.
+/// Why the router was not handed over.
 #[derive(Debug, thiserror::Error)]
-enum Failed {
+pub(super) enum Failed {
     #[error(transparent)]
     Line(#[from] LineError),
     #[error("{0}")]
@@ -150,11 +149,47 @@ impl Predecessor {
     fn end(&self, connection: &Connection) {
         let process = connection.process().map_or_else(String::new, |process| format!(" {process}"));
         tracing::info!("process{process} has taken the router over");
+        self.leave();
+    }
+
+    /// Tells the router to end, and to leave interface, rules and control socket to another process.
+    fn leave(&self) {
         self.handed_over.store(true, Ordering::Release);
         if let Some((_, Some(file))) = self.control.get() {
             file.leave();
         }
         self.estate.shutdown.signal();
+    }
+
+    /// Pauses the router for good, gives its state, the secret of the receiver indices and the socket of the rules for
+    /// masquerading to `store`, and ends it, so that the next process of its service continues. Does so without a state if
+    /// there is none or it cannot be stored.
+    ///
+    /// # Errors
+    /// There is no state. Nothing was done if the router stops already, or is being taken over.
+    pub(super) fn leave_to_next(
+        &self,
+        store: impl FnOnce(State, [u8; 8], Option<BorrowedFd<'_>>) -> Result<(), Failed>,
+    ) -> Result<(), Failed> {
+        let Ok(mut round) = self.round.try_lock() else {
+            return Err(Failed::Here("a process is taking the router over"));
+        };
+        let (thaw, frozen) = channel::bounded(1);
+        let rules = self.masquerade.as_ref().map(AsFd::as_fd);
+        let stored =
+            self.freeze(&mut round, &frozen).and_then(|state| store(state, self.estate.offer.secret, rules));
+        // From here on nothing may be sent with the sessions, so the pause does not end, and the actor thaws when it is
+        // told to end.
+        if stored.is_ok() || !self.estate.shutdown.is_signalled() {
+            self.leave();
+        }
+        drop(thaw);
+        stored
+    }
+
+    /// Returns whether the router is left to another process.
+    pub(super) fn is_left(&self) -> bool {
+        self.handed_over.load(Ordering::Acquire)
     }
 
     /// Sends the offer with all descriptors.
@@ -233,6 +268,14 @@ impl Predecessor {
         round: &mut u32,
         frozen: &channel::Receiver<Thaw>,
     ) -> Result<Memory, Failed> {
+        let memory = Memory(state::write(&self.freeze(round, frozen)?)?);
+        faults::step(TakeOverStep::Frozen);
+        connection.say_with("state", &[memory.0.as_fd()])?;
+        Ok(memory)
+    }
+
+    /// Pauses the workers, freezes the peer actor, and returns the state. The caller ends the pause.
+    fn freeze(&self, round: &mut u32, frozen: &channel::Receiver<Thaw>) -> Result<State, Failed> {
         let Estate { pause, actor, shutdown, .. } = &self.estate;
         let (began, paused) = (Instant::now(), clock::now());
         let in_time = || began.elapsed() < PAUSING && !shutdown.is_signalled();
@@ -245,11 +288,7 @@ impl Predecessor {
         if !pause.settle(round, in_time) {
             return Err(Failed::Here("its workers could not send the last handshake messages"));
         }
-        let state = State { paused, actor, staged: pause.take_staged() };
-        let memory = Memory(state::write(&state)?);
-        faults::step(TakeOverStep::Frozen);
-        connection.say_with("state", &[memory.0.as_fd()])?;
-        Ok(memory)
+        Ok(State { paused, actor, staged: pause.take_staged() })
     }
 }
 
@@ -272,16 +311,6 @@ impl Device for Predecessor {
 
     fn hand_over(&self, stream: UnixStream) {
         self.serve(stream);
-    }
-}
-
-/// A state in memory. Dropping it wipes it.
-struct Memory(File);
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // Nothing else can be done: the kernel frees the memory in any case.
-        let _ = state::wipe(&self.0);
     }
 }
 

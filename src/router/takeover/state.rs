@@ -1,14 +1,16 @@
 //! The state that a router leaves to its successor, as bytes in a memfd.
 //!
-//! After [`MAGIC`] and the version comes [`State`] in the encoding of the `postcard` crate. Any change of [`State`] or of
-//! what it consists of is a new version.
+//! After [`MAGIC`] and the version comes [`State`], or what contains it ([`restart`](super::restart)), in the encoding of the
+//! `postcard` crate. Any change of it or of what it consists of is a new version.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -37,6 +39,24 @@ pub struct State {
     pub staged: Vec<Vec<StagedPacket>>,
 }
 
+impl fmt::Debug for State {
+    /// Tells when the workers were paused, and no key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").field("paused", &self.paused).finish_non_exhaustive()
+    }
+}
+
+/// A state in memory. Dropping it wipes it.
+#[derive(Debug)]
+pub(super) struct Memory(pub(super) File);
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // Nothing else can be done: the kernel frees the memory in any case.
+        let _ = wipe(&self.0);
+    }
+}
+
 /// A state that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -55,7 +75,7 @@ pub enum StateError {
 ///
 /// # Errors
 /// See [`StateError`].
-pub fn write(state: &State) -> Result<File, StateError> {
+pub fn write(state: &impl Serialize) -> Result<File, StateError> {
     let damaged = |error: postcard::Error| StateError::Damaged(error.to_string());
     let length = postcard::experimental::serialized_size(state).map_err(damaged)?;
     // Of the right size, so that no copies of keys are left by reallocations.
@@ -76,7 +96,7 @@ pub fn write(state: &State) -> Result<File, StateError> {
 ///
 /// # Errors
 /// See [`StateError`]. It is wiped in any case.
-pub fn take(file: &File) -> Result<State, StateError> {
+pub fn take<T: DeserializeOwned>(file: &File) -> Result<T, StateError> {
     let read = || {
         let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
         let mut bytes = Zeroizing::new(vec![0; length]);
@@ -129,20 +149,20 @@ mod tests {
     fn a_state_is_taken_once_and_wiped() {
         let file = write(&state()).unwrap();
         let other = file.try_clone().unwrap();
-        let taken = take(&file).unwrap();
+        let taken: State = take(&file).unwrap();
         assert_eq!((taken.paused, taken.actor.fwmark, taken.staged), (Nanos(4), 5, state().staged));
         assert_eq!(other.metadata().unwrap().len(), 0);
-        assert!(matches!(take(&other), Err(StateError::Version(0))));
+        assert!(matches!(take::<State>(&other), Err(StateError::Version(0))));
     }
 
     #[test]
     fn another_version_is_named_and_damage_is_noticed() {
         let file = write(&state()).unwrap();
         file.write_all_at(&9_u32.to_le_bytes(), MAGIC.len() as u64).unwrap();
-        assert!(matches!(take(&file), Err(StateError::Version(9))));
+        assert!(matches!(take::<State>(&file), Err(StateError::Version(9))));
         let file = write(&state()).unwrap();
         file.set_len(HEADER as u64 + 3).unwrap();
-        assert!(matches!(take(&file), Err(StateError::Damaged(_))));
+        assert!(matches!(take::<State>(&file), Err(StateError::Damaged(_))));
         let file = write(&state()).unwrap();
         assert!(file.set_len(1 << 20).is_err(), "it cannot grow");
     }

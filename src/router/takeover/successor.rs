@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use procfs::process::Process;
 
 use super::connection::{Connection, LineError};
+use super::restart::StoredSessions;
 use super::state::{self, State, StateError};
 use super::{ANSWERING, Descriptor, Offer, PAUSING, PREPARING};
 use crate::config::RouterConfig;
@@ -83,6 +84,8 @@ pub struct Inherited {
     pub control: Option<OwnedFd>,
     /// The netlink socket that the rules for masquerading belong to.
     pub masquerade: Option<OwnedFd>,
+    /// The sessions, if the process has ended and left them.
+    pub sessions: Option<Box<StoredSessions>>,
 }
 
 /// What a successor continues with.
@@ -208,7 +211,6 @@ impl Successor {
     /// # Errors
     /// The predecessor goes on.
     pub fn accept(&mut self, fresh: bool) -> Result<(), TakeOverError> {
-        faults::step(TakeOverStep::Imported);
         let answer = if fresh { "fresh" } else { "accept" };
         let said = self.connection.say(answer);
         faults::step(TakeOverStep::Said);
@@ -223,7 +225,6 @@ impl Successor {
 
     /// Tells the predecessor that this router runs.
     pub fn running(&mut self) {
-        faults::step(TakeOverStep::Started);
         // It ends in any case.
         let _ = self.connection.say("running");
         faults::step(TakeOverStep::Running);
