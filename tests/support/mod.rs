@@ -9,6 +9,7 @@ pub mod background;
 pub mod binary;
 pub mod boringtun;
 pub mod bottleneck;
+pub mod certificates;
 pub mod echo;
 pub mod flood;
 pub mod folder;

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, Stdio};
 
 use crate::support::binary::{BINARY, Laneway, command};
+use crate::support::certificates::certify;
 use crate::support::folder::Folder;
 use crate::support::ping::ping;
 use crate::support::process::output;
@@ -201,4 +202,69 @@ fn without_peers_and_for_pipes_and_other_hosts_there_is_text() {
     }
     let (status, _, said) = once(&["nothing0"]);
     assert!(status == Some(1) && said.contains("--url"), "{status:?} {said}");
+}
+
+#[test]
+fn metrics_are_read_over_https_with_logins_and_client_certificates() {
+    require_root!();
+    let (lab, folder) = (lab(), Folder::new());
+    for (name, by) in
+        [("authority", None), ("signed", Some("authority")), ("alone", None), ("stranger", None)]
+    {
+        certify(&folder, name, by);
+    }
+    folder.write("password", "secret\n");
+    let users =
+        format!("basic_auth_users: {{alice: {}}}\n", bcrypt::hash("secret", 4).expect("a cost in range"));
+    let tls = |name: &str| format!("cert_file: {name}.crt, key_file: {name}.key");
+    let login = folder.write("login.yml", &format!("tls_server_config: {{{}}}\n{users}", tls("signed")));
+    let both = folder.write(
+        "both.yml",
+        &format!(
+            "tls_server_config: {{{}, client_ca_file: authority.crt, \
+             client_auth_type: RequireAndVerifyClientCert}}\n",
+            tls("alone")
+        ),
+    );
+    let top = |side, url: &str, options: &str| {
+        let words = ["top", "--once", "--url", url].map(str::to_owned);
+        let options = options.split_whitespace();
+        let options =
+            options.map(|word| word.strip_prefix('@').map_or(word.to_owned(), |name| folder.join(name)));
+        let words: Vec<String> = words.into_iter().chain(options).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let done = command(side, &words, &[]).output().expect("start");
+        let text = [done.stdout, done.stderr].concat();
+        (done.status.code(), String::from_utf8(text).expect("text"))
+    };
+    let _left = Laneway::start(&lab.left, &[METRICS, ("LANEWAY_METRICS_CONFIG", &login)]);
+    let _right = Laneway::start(&lab.right, &[METRICS, ("LANEWAY_METRICS_CONFIG", &both)]);
+
+    let shown = "https://127.0.0.1:9586/metrics: in 0 bit/s";
+    let alice = "https://alice@127.0.0.1:9586/metrics";
+    let nobody = "https://127.0.0.1:9586/metrics";
+    let known = "--ca-file @authority.crt --password-file @password";
+    for (side, url, options) in [
+        (&lab.left, alice, known),
+        (&lab.left, alice, "--insecure --password-file @password"),
+        (&lab.left, alice, "--ca-file @signed.crt --password-file @password"),
+        (&lab.right, nobody, "--ca-file @alone.crt --cert-file @signed.crt --key-file @signed.key"),
+    ] {
+        let (status, text) = top(side, url, options);
+        assert!(status == Some(0) && text.starts_with(shown), "{url} {options}: {status:?} {text}");
+    }
+    for (side, url, options, told) in [
+        (&lab.left, nobody, "--ca-file @authority.crt", "401 Unauthorized"),
+        (&lab.left, "https://bob@127.0.0.1:9586", known, "401 Unauthorized"),
+        (&lab.left, alice, "--ca-file @stranger.crt --password-file @password", "--ca-file names"),
+        (&lab.left, alice, "--password-file @password", "--ca-file names"),
+        (&lab.left, "https://alice@localhost:9586", known, "--ca-file names"),
+        (&lab.left, "http://127.0.0.1:9586", "", "https://"),
+        (&lab.right, nobody, "--ca-file @alone.crt", "403 Forbidden"),
+    ] {
+        let (status, text) = top(side, url, options);
+        assert!(status == Some(1) && text.contains(told), "{url} {options}: {status:?} {text}");
+    }
+    let (status, text) = top(&lab.left, "https://alice:secret@127.0.0.1:9586", "--insecure");
+    assert!(status == Some(2) && text.contains("--password-file"), "{status:?} {text}");
 }

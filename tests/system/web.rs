@@ -4,11 +4,11 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::thread;
 
 use crate::support::binary::{Laneway, command};
+use crate::support::certificates::certify;
 use crate::support::folder::Folder;
 use crate::support::metrics::parse;
 use crate::support::process::command_in;
@@ -23,37 +23,6 @@ const ADDRESS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9586);
 
 /// The variable that names it.
 const METRICS: (&str, &str) = ("LANEWAY_METRICS_ADDR", "127.0.0.1:9586");
-
-/// Makes a key `NAME.key` and a certificate `NAME.crt` for this host, signed with the key and certificate of `by`, or by
-/// itself.
-fn certify(folder: &Folder, name: &str, by: Option<&str>) {
-    let (key, certificate) = (folder.join(&format!("{name}.key")), folder.join(&format!("{name}.crt")));
-    let mut openssl = Command::new("openssl");
-    openssl.args([
-        "req",
-        "-x509",
-        "-nodes",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-days",
-        "9",
-    ]);
-    openssl.args(["-keyout", &key, "-out", &certificate, "-subj", &format!("/CN={name}")]);
-    openssl.args(["-addext", "subjectAltName=IP:127.0.0.1"]);
-    if let Some(by) = by {
-        openssl.args([
-            "-CA",
-            &folder.join(&format!("{by}.crt")),
-            "-CAkey",
-            &folder.join(&format!("{by}.key")),
-        ]);
-        openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
-    }
-    let done = openssl.output().expect("openssl, from Debian's package openssl");
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-}
 
 /// What curl got.
 #[derive(Debug)]

@@ -1,8 +1,9 @@
 //! `laneway top`: a live view of one router's rates, drops, CPU time and peers.
 //!
-//! The figures come from the router's own metrics, read from its control socket or over HTTP, so they agree with a
-//! dashboard. The router does nothing for it but answer a scrape.
+//! The figures come from the router's own metrics, read from its control socket or over HTTP or HTTPS, so they agree
+//! with a dashboard. The router does nothing for it but answer a scrape.
 
+mod access;
 mod app;
 mod figures;
 mod http;
@@ -10,6 +11,7 @@ mod source;
 mod terminal;
 mod text;
 mod totals;
+mod url;
 mod view;
 
 use std::io::{self, IsTerminal as _, Write as _};
@@ -22,8 +24,10 @@ use super::chosen::ChosenError;
 use crate::config::ConfigError;
 use crate::config::env::Environment;
 use crate::uapi::client::ClientError;
+use access::{HttpAccess, HttpAccessArgs};
 use figures::Figures;
 use source::Source;
+use url::Url;
 
 /// Watch a router: rates of each queue and peer, drops and CPU time
 ///
@@ -36,8 +40,11 @@ pub struct TopArgs {
     interface: Option<String>,
 
     /// Read the metrics over HTTP, for other users and other hosts; endpoints are not shown
-    #[arg(long, value_name = "http://HOST:PORT/metrics")]
-    url: Option<http::Url>,
+    #[arg(long, value_name = "http[s]://[USER@]HOST:PORT/metrics")]
+    url: Option<Url>,
+
+    #[command(flatten)]
+    access: HttpAccessArgs,
 
     /// Print the figures of one interval as text
     #[arg(long)]
@@ -68,6 +75,9 @@ pub enum TopError {
         /// What happened.
         why: String,
     },
+    /// The options for the URL are not complete, or a file that they name is not usable.
+    #[error("{0}")]
+    Access(String),
     /// The metrics are not in the Prometheus text format.
     #[error("{0}: invalid metrics: {1}")]
     Metrics(String, #[source] crate::metrics::exposition::ExpositionError),
@@ -89,7 +99,7 @@ fn with_url(error: &ChosenError) -> String {
 /// See [`TopError`]. A router that stops answering is an error only for the first reading and in text mode.
 pub fn run(args: &TopArgs) -> Result<(), TopError> {
     let source = match (&args.url, &args.interface) {
-        (Some(url), _) => Source::Url(url.clone()),
+        (Some(url), _) => Source::Url(url.clone(), HttpAccess::new(url, &args.access)?),
         (None, interface) => Source::socket(Environment::of_process()?.uapi_dir, interface.as_deref())?,
     };
     let interval = Duration::from_secs(args.interval);

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::TopError;
-use super::http::{self, Url};
+use super::access::HttpAccess;
+use super::http;
 use super::totals::Totals;
+use super::url::Url;
 use crate::cli::chosen;
 use crate::metrics::exposition::Exposition;
 use crate::uapi::client;
@@ -17,7 +19,7 @@ pub(super) enum Source {
     /// The control socket of an interface in a directory.
     Socket(PathBuf, String),
     /// The metrics over HTTP.
-    Url(Url),
+    Url(Url, HttpAccess),
 }
 
 impl Source {
@@ -41,8 +43,9 @@ impl Source {
                 // Other implementations have no metrics.
                 (metrics.unwrap_or_default(), Some(client::status(directory, interface)?))
             }
-            Source::Url(url) => {
-                let answer = http::get(url).map_err(|why| TopError::Http { url: url.to_string(), why })?;
+            Source::Url(url, access) => {
+                let answer =
+                    http::get(url, access).map_err(|why| TopError::Http { url: url.to_string(), why })?;
                 (answer, None)
             }
         };
@@ -57,7 +60,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Source::Socket(_, interface) => f.write_str(interface),
-            Source::Url(url) => url.fmt(f),
+            Source::Url(url, _) => url.fmt(f),
         }
     }
 }
