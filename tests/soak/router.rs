@@ -22,8 +22,7 @@ const GROWTH: u64 = 32 << 10;
 /// The age from which a process is warm.
 const WARM: Duration = Duration::from_secs(20);
 
-/// How long a process may hold more than when it was warm: connections are closed, and threads of the pool for blocking
-/// calls end after 10 s.
+/// How long a process may hold more than when it was warm: connections are closed meanwhile.
 const PATIENCE: Duration = Duration::from_secs(45);
 
 /// What a process holds.
@@ -31,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(45);
 pub struct Held {
     pub memory: u64,
     pub descriptors: usize,
-    pub threads: u64,
+    pub threads: usize,
 }
 
 /// A process from its start to its end.
@@ -205,7 +204,12 @@ impl Router {
 fn held(process: &Process) -> Held {
     let id = process.id();
     let descriptors = fs::read_dir(format!("/proc/{id}/fd")).map_or(0, Iterator::count);
-    Held { memory: process.memory("VmRSS"), descriptors, threads: process.memory("Threads") }
+    // Threads of the pool for blocking calls come and go; they end after 10 s without one.
+    let lasting = |task: &fs::DirEntry| {
+        fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() != "request")
+    };
+    let tasks = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+    Held { memory: process.memory("VmRSS"), descriptors, threads: tasks.filter(lasting).count() }
 }
 
 /// Returns the gateway of a side: the first address of its network.

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use crossbeam::channel::{Receiver, Sender};
 use ipnet::IpNet;
 
-use super::PeerActor;
+use super::{HANDSHAKES_A_TURN, PeerActor};
 use crate::clock;
 use crate::lane::peers::PeerRecord;
 use crate::peers::snapshot_builder::SnapshotBuilder;
@@ -21,14 +21,20 @@ use crate::wireguard::state::Contradiction;
 const STACK: usize = 64 * 1024;
 
 impl PeerActor {
-    /// Finishes what the workers have passed on, answers with the state, and waits for `thaw`. The workers must be
-    /// quiet. Whoever waits for the answer may drop `thaw` only if the router ends or the sessions are not to be used.
+    /// Finishes what the workers have passed on, except a flood of handshake messages, answers with the state, and waits
+    /// for `thaw`. The workers must be quiet. Whoever waits for the answer may drop `thaw` only if the router ends or the
+    /// sessions are not to be used.
     pub(super) fn freeze(&mut self, answer: &Sender<ActorState>, thaw: &Receiver<Thaw>) {
         while let Some(event) = self.channel.next_event() {
             self.hear(event);
         }
-        while let Some(datagram) = self.channel.next_priority().or_else(|| self.channel.next_unverified()) {
-            self.receive(&datagram);
+        // Not all of a flood, each of whose messages may cost key agreements while the workers are paused. Those left are
+        // handled if the actor goes on. Otherwise their senders try again.
+        for _ in 0..HANDSHAKES_A_TURN {
+            let [priority, unverified] = [self.channel.next_priority(), self.channel.next_unverified()];
+            for datagram in priority.iter().chain(&unverified) {
+                self.receive(datagram);
+            }
         }
         self.metrics.publish();
         // The requester may be gone.

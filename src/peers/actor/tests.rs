@@ -7,6 +7,7 @@ use crate::lane::bounds::COOKIE_QUEUE;
 use crate::metrics::exposition::Exposition;
 use crate::netns::Namespace;
 use crate::peers::actor::*;
+use crate::peers::state::Thaw;
 use crate::router::wiring::{self, Wiring};
 use crate::shutdown::Shutdown;
 use crate::testing;
@@ -92,4 +93,35 @@ fn an_initiation_that_may_be_a_replay_does_not_move_a_known_endpoint() {
         assert!(record.received_bytes.load(Ordering::Relaxed) > 0, "the initiation was not accepted");
         assert_eq!(record.endpoint().map(|endpoint| endpoint.address), Some(after));
     }
+}
+
+#[test]
+fn a_take_over_does_not_wait_for_a_flood_of_handshake_messages() {
+    if testing::without_root() {
+        return;
+    }
+    const FLOOD: usize = 100;
+    let [key, stranger] = [(); 2].map(|()| PrivateKey::generate(&mut OsEntropy::new().unwrap()));
+    let mut config = RouterConfig::named("lane0");
+    config.update.private_key = Some(Some(key.clone()));
+    let Wiring { mut actor, lanes: _lanes, .. } = open(&config);
+    let message = initiation(stranger, key.public_key());
+    let from = Endpoint::new("192.0.2.9:4000".parse().unwrap());
+    for _ in 0..FLOOD {
+        let message = message.clone();
+        assert!(actor.channel.handshake(HandshakeDatagram {
+            message,
+            from,
+            at: clock::now(),
+            lane: FIRST_LANE
+        }));
+    }
+    let (answer, answered) = crossbeam::channel::bounded(1);
+    let (thaw, thawed) = crossbeam::channel::bounded(1);
+    thaw.send(Thaw::GoOn).unwrap();
+    actor.freeze(&answer, &thawed);
+    assert!(answered.try_recv().is_ok(), "the state");
+    // The router was not taken over and answers the rest.
+    let left = std::iter::from_fn(|| actor.channel.next_unverified()).count();
+    assert_eq!(left, FLOOD - HANDSHAKES_A_TURN);
 }
