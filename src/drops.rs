@@ -94,8 +94,8 @@ reasons! {
     /// The peer actor's ring was full.
     PeerInboxFull = "peer_inbox_full",
 
-    // Either way.
-    /// The queue it was read from stood, and its sender is not ECN-capable.
+    // Both directions.
+    /// Its queue had not run empty for a while, and its sender is not ECN-capable.
     StandingQueue = "standing_queue",
 
     // Writing to the TUN.

@@ -43,11 +43,16 @@ pub fn kept_descriptors() -> io::Result<Vec<(String, OwnedFd)>> {
         return Ok(Vec::new());
     }
     let count = number("LISTEN_FDS").unwrap_or(0);
-    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
     (FIRST..FIRST.saturating_add(count))
-        .zip(names.split(':'))
-        .map(|(fd, name)| Ok((name.to_owned(), inherited::adopt(fd)?)))
+        .zip(kept_names())
+        .map(|(fd, name)| Ok((name, inherited::adopt(fd)?)))
         .collect()
+}
+
+/// Returns the names of the descriptors that the manager has kept for this process.
+pub fn kept_names() -> Vec<String> {
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    names.split(':').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 /// The service manager that started this process, if any.

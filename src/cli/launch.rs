@@ -152,6 +152,7 @@ pub fn launch(
     let signals = Signals::watch(&shutdown).map_err(StartError::System)?;
     let mut inheritance = Inheritance::find(&config, &manager, tun)?;
     let takes_over = inheritance.takes_over();
+    let replaces = matches!(inheritance.origin, Origin::Predecessor(_));
     let metrics = inheritance.bind_http(&config, web)?;
     // Before the interface is created: a router in another network namespace may serve one of this name. One that exists
     // here is refused below.
@@ -171,6 +172,9 @@ pub fn launch(
     let opened = open(&config, &mut inheritance, &shutdown, metrics.as_ref(), &signals, &switch);
     let (router, masquerading) = opened.inspect_err(|_| switch.end(kill_switch::ProcessEnd::NotStarted))?;
     if takes_over && let Err(error) = switch.close_again(&config) {
+        if !replaces {
+            return Err(StartError::Netlink(error).into());
+        }
         tracing::error!("rules and unreachable routes are those of the router before: {error}");
     }
     let keeper = bequeath(&router, &config, metrics.as_ref(), masquerading.as_ref(), &signals, &manager)?;

@@ -97,8 +97,8 @@ impl Signals {
         self.hangup.as_fd().try_clone_to_owned()
     }
 
-    /// Returns a descriptor that becomes readable when the router is to end for a restart. From now on the signal for it
-    /// no longer means to stop, unless the router is not told to end within [`stopping::LEAVING`].
+    /// Returns a descriptor that becomes readable when the router is to end for a restart. The signal for it
+    /// then no longer stops the process, but the router has to begin to end within [`stopping::LEAVING`].
     pub fn restarts(&self) -> BorrowedFd<'_> {
         self.awaits_restart.store(true, Ordering::Release);
         self.restart.as_fd()

@@ -2,7 +2,7 @@
 //!
 //! TCP fills whatever queue is in front of the slowest worker: the TUN's, or the receive buffer of a UDP socket. Both
 //! are first in, first out, and too long to lose anything, so each flow gets what it has in the queue: a flow that left
-//! slow start early stays slow, and everybody waits for all. No queueing discipline helps, since the TUN takes packets
+//! slow start early stays slow, and every flow waits behind all others. No queueing discipline helps, since the TUN takes packets
 //! from it at once and has a ring of its own (`tun_net_xmit` in Linux's `drivers/net/tun.c`).
 //!
 //! A queue that does not run empty for [`STANDING_AFTER`] *stands*: what waits in it adds delay and no throughput.
@@ -71,9 +71,7 @@ impl StandingQueue {
     pub fn note(&mut self, is_empty: bool, now: Nanos) {
         if is_empty {
             self.busy_since = Nanos::NEVER;
-            if self.next != Nanos::NEVER {
-                self.ended = mem::replace(&mut self.next, Nanos::NEVER);
-            }
+            self.end();
         } else if self.busy_since == Nanos::NEVER {
             self.busy_since = now;
         }
@@ -97,7 +95,12 @@ impl StandingQueue {
             ShortQueues::Off => false,
         };
         if !applies {
+            self.end();
             return false;
+        }
+        // Without bulk packets for a while, signals that were due then are not made up for.
+        if now.since(self.next) > STANDING_AFTER {
+            self.end();
         }
         if self.next == Nanos::NEVER {
             // Soon after the last time, begin with nearly the rate that was needed then.
@@ -111,6 +114,13 @@ impl StandingQueue {
         self.signals = self.signals.saturating_add(1);
         self.next = self.next.after(STANDING_AFTER.div_f64(f64::from(self.signals).sqrt()));
         true
+    }
+
+    /// Ends a series of signals.
+    fn end(&mut self) {
+        if self.next != Nanos::NEVER {
+            self.ended = mem::replace(&mut self.next, Nanos::NEVER);
+        }
     }
 }
 
@@ -178,6 +188,24 @@ mod tests {
         assert_eq!(both(ShortQueues::Auto), (false, true));
         assert_eq!(both(ShortQueues::On), (true, true));
         assert_eq!(both(ShortQueues::Off), (false, false));
+    }
+
+    #[test]
+    fn signals_that_were_not_due_to_anyone_are_not_made_up_for() {
+        for policy in [ShortQueues::Auto, ShortQueues::On] {
+            let mut queue = StandingQueue::new(policy);
+            queue.note(false, at(1000));
+            let shared = |queue: &mut StandingQueue, from: u64, to: u64| {
+                (from..to).filter(|time| queue.must_signal(PeerId(time % 2), at(*time))).count()
+            };
+            assert!(shared(&mut queue, 1000, 2000) > 5);
+            // One peer alone with `auto`, or small packets alone.
+            if policy == ShortQueues::Auto {
+                signals(&mut queue, 2000, 52_000);
+            }
+            let after = shared(&mut queue, 52_000, 52_100);
+            assert!(after <= 2, "{policy:?}: {after} signals in one interval");
+        }
     }
 
     #[test]

@@ -342,7 +342,8 @@ impl PeerActor {
     pub(super) fn let_go(&mut self) {
         self.wake_inside();
         self.commands.iter().for_each(|commands| commands.wake());
-        self.trim_at = Some(clock::now().after(LETTING_GO));
+        // Not later, if removals follow each other.
+        self.trim_at.get_or_insert(clock::now().after(LETTING_GO));
     }
 
     /// Wakes the inside workers, so that they route their staged packets again.

@@ -6,17 +6,18 @@ use super::start::Router;
 use super::takeover::RESERVE;
 use super::takeover::state::State;
 use super::takeover::successor::TakeOverError;
-use super::wiring::{self, Lanes, StartError};
+use super::wiring::{self, Access, Lanes, StartError};
 use crate::clock;
 use crate::config::RouterConfig;
 use crate::config::update::{DeviceUpdate, PeerEndpoint};
+use crate::lane::peers::Peers;
 use crate::peers::actor::PeerActor;
 use crate::uapi::Device as _;
 use crate::units::Nanos;
 
 impl Router {
-    /// Applies `config` as a reload does. `paused` is when the predecessor stopped, if its sessions go on.
-    pub(super) fn took_over(&self, config: &RouterConfig, paused: Option<Nanos>) {
+    /// Records a take-over. `paused` is when the predecessor stopped, if its sessions go on.
+    pub(super) fn note_take_over(&self, paused: Option<Nanos>) {
         let metrics = &self.access.estate.metrics;
         let interface = &self.access.interface;
         if let Some(paused) = paused {
@@ -31,34 +32,56 @@ impl Router {
             metrics.fresh.increment(1);
             tracing::info!("{interface} was taken over without sessions");
         }
+    }
+
+    /// Applies `config` as a reload does. `continues` says whether sessions go on. Errors are logged: the predecessor has
+    /// ended.
+    pub(super) fn follow_after_take_over(&self, config: &RouterConfig, continues: bool) {
+        let interface = &self.access.interface;
         if let Err(error) = wiring::device::set_up_interface(config, interface, true) {
             tracing::error!("{interface} was taken over, but does not follow its configuration: {error}");
         }
-        if paused.is_some()
-            && let Err(errno) = self.access.device.apply(self.without_known_endpoints(config.update.clone()))
+        if continues
+            && let Err(errno) =
+                self.access.device.apply(without_known_endpoints(&self.access.peers, config.update.clone()))
         {
             tracing::error!(
                 "{interface} was taken over, but its peers do not follow the configuration: {errno}"
             );
         }
     }
+}
 
-    /// Returns `update` without endpoints that peers have already, so that they keep the source address.
-    fn without_known_endpoints(&self, mut update: DeviceUpdate) -> DeviceUpdate {
-        let snapshot = self.access.peers.load();
-        let known: HashMap<_, _> = snapshot
-            .peers
-            .iter()
-            .flatten()
-            .filter_map(|record| Some((record.public_key, record.endpoint()?.address)))
-            .collect();
-        update.keep_endpoints = true;
-        for peer in &mut update.peers {
-            let has = known.get(&peer.public_key);
-            peer.endpoint.take_if(|to| matches!(to, PeerEndpoint::Address(to) if has == Some(to)));
-        }
-        update
+/// Returns `update` without endpoints that `peers` have already, so that they keep the source address.
+fn without_known_endpoints(peers: &Peers, mut update: DeviceUpdate) -> DeviceUpdate {
+    let snapshot = peers.load();
+    let known: HashMap<_, _> = snapshot
+        .peers
+        .iter()
+        .flatten()
+        .filter_map(|record| Some((record.public_key, record.endpoint()?.address)))
+        .collect();
+    update.keep_endpoints = true;
+    for peer in &mut update.peers {
+        let has = known.get(&peer.public_key);
+        peer.endpoint.take_if(|to| matches!(to, PeerEndpoint::Address(to) if has == Some(to)));
     }
+    update
+}
+
+/// Lets a router that continues stored sessions follow `config`, before it carries packets.
+///
+/// # Errors
+/// The configuration cannot be applied, or the interface cannot be set up.
+pub(super) fn follow(
+    config: &RouterConfig,
+    access: &Access,
+    actor: &mut PeerActor,
+) -> Result<(), StartError> {
+    wiring::device::set_up_interface(config, &access.interface, true)?;
+    actor.apply(without_known_endpoints(&access.peers, config.update.clone())).map_err(|errno| {
+        StartError::Config(format!("cannot apply the configuration of {}: {errno}", access.interface))
+    })
 }
 
 /// Continues with the peers, sessions and staged packets of `state`.

@@ -19,7 +19,7 @@ use std::{io, mem};
 
 use tokio::sync::watch;
 
-use super::continuing::continue_from;
+use super::continuing::{continue_from, follow};
 use super::mtu::{ChosenMtu, MtuMetrics};
 use super::paths::Paths;
 use super::readiness::Readiness;
@@ -133,6 +133,9 @@ impl Router {
             Some(Carried::State(state)) => {
                 paused = Some(state.paused);
                 continue_from(*state, &mut actor, &mut lanes)?;
+                if successor.is_none() {
+                    follow(config, &access, &mut actor)?;
+                }
             }
             fresh => {
                 if let Some(Carried::Fresh(why)) = fresh {
@@ -164,11 +167,13 @@ impl Router {
         router.spawn_lanes(lanes)?;
         router.spawn_actor(actor)?;
         faults::step(TakeOverStep::Started);
-        let continues = successor.is_some() || paused.is_some();
-        // Lets the predecessor end.
-        successor.iter_mut().for_each(Successor::running);
-        if continues {
-            router.took_over(config, paused);
+        if successor.is_some() || paused.is_some() {
+            router.note_take_over(paused);
+        }
+        if let Some(mut successor) = successor {
+            // Lets the predecessor end.
+            successor.running();
+            router.follow_after_take_over(config, paused.is_some());
         }
         Ok(router)
     }

@@ -269,6 +269,7 @@ impl Sealer {
         let way = Way { to, class: self.dscp.outer(traffic_class(packet.packet())) };
         let segments = packet.segments();
         let mtu = self.mtu.load(Ordering::Relaxed).min(limit);
+        let mut dropped = 0;
         let mut signal = segments > 1 && self.standing.must_signal(peer.id, turn.now);
         for index in 0..segments {
             let len = packet.segment_len(index);
@@ -294,13 +295,14 @@ impl Sealer {
                 turn.metrics.outbound_drops.add_described(DropReason::StandingQueue, 1, || {
                     Dropped::packet(&room[..len]).with_peer(peer.public_key)
                 });
+                dropped += 1;
                 continue;
             }
             room[len..].fill(0);
             run.bytes.end += datagram;
             run.room -= 1;
         }
-        turn.metrics.segments.add(segments as u64);
+        turn.metrics.segments.add(segments as u64 - dropped);
         if session.rekey_due_on_send(turn.now, session.sent()) {
             self.actor.want_handshake(peer);
         }

@@ -80,6 +80,10 @@ impl Keeper {
         }
         let room = self.manager.room().saturating_sub(restart::ROOM);
         self.forget_all(&mut kept.0);
+        // Those that this process began with, under the same names.
+        for kind in [Descriptor::Http, Descriptor::Control] {
+            self.manager.forget(&kind.name());
+        }
         self.router.with_descriptors(|descriptors| {
             let of_process = [Descriptor::Life, Descriptor::Masquerade];
             let descriptors = descriptors.iter().filter(|(kind, _)| !of_process.contains(kind));
@@ -87,6 +91,7 @@ impl Keeper {
                 return;
             }
             for (kind, descriptor) in descriptors {
+                self.manager.forget(&kind.name());
                 self.manager.keep(&kind.name(), *descriptor);
                 kept.0.push(*kind);
             }
@@ -150,6 +155,8 @@ pub fn inherit(manager: &ServiceManager, config: &RouterConfig) -> Option<Inheri
         Ok(named) => named,
         Err(error) => {
             tracing::warn!("the descriptors that the service manager has kept cannot be used: {error}");
+            service::kept_names().iter().for_each(|name| manager.forget(name));
+            manager.await_manager();
             return None;
         }
     };

@@ -58,10 +58,12 @@ pub(super) fn store(
     let told = masquerade.is_none_or(|(_, rules)| manager.keep(RULES, rules))
         && manager.keep(STATE, memory.0.as_fd());
     if !(told && manager.await_manager()) {
+        manager.forget(STATE);
+        manager.forget(RULES);
         return Err(Failed::Here("the service manager did not keep its sessions"));
     }
     faults::step(TakeOverStep::Kept);
-    // It is the next process's now, so it is not wiped.
+    // The next process wipes it.
     mem::forget(memory);
     Ok(())
 }
@@ -75,7 +77,7 @@ pub struct StoredSessions {
     pub secret: [u8; 8],
 }
 
-/// Why sessions are not used.
+/// Errors when using stored sessions.
 #[derive(Debug, thiserror::Error)]
 enum Unusable {
     #[error("the service manager has not let go of them")]
@@ -92,8 +94,8 @@ pub(super) struct Remainder<'c> {
     interface: &'c str,
     memory: Option<Memory>,
     rules: Option<OwnedFd>,
-    /// Whether the manager keeps neither any more.
-    is_out: bool,
+    /// Whether the manager has removed both.
+    is_removed: bool,
 }
 
 impl<'c> Remainder<'c> {
@@ -103,10 +105,11 @@ impl<'c> Remainder<'c> {
         named: &mut Vec<(String, OwnedFd)>,
         interface: &'c str,
     ) -> Self {
-        let mut remainder = Remainder { interface, memory: None, rules: None, is_out: false };
+        let mut remainder = Remainder { interface, memory: None, rules: None, is_removed: false };
+        let mut states = Vec::new();
         for (name, descriptor) in mem::take(named) {
             match &*name {
-                STATE => remainder.memory = Some(Memory(File::from(descriptor))),
+                STATE => states.push(Memory(File::from(descriptor))),
                 RULES => remainder.rules = Some(descriptor),
                 _ => {
                     named.push((name, descriptor));
@@ -116,8 +119,15 @@ impl<'c> Remainder<'c> {
             faults::step(TakeOverStep::Found);
             manager.forget(&name);
         }
+        if states.len() > 1 {
+            tracing::warn!(
+                "sessions with peers start again: the service manager has kept those of two processes"
+            );
+            states.clear();
+        }
+        remainder.memory = states.pop();
         if remainder.memory.is_some() || remainder.rules.is_some() {
-            remainder.is_out = manager.await_manager();
+            remainder.is_removed = manager.await_manager();
             faults::step(TakeOverStep::Removed);
         }
         remainder
@@ -131,7 +141,7 @@ impl<'c> Remainder<'c> {
     /// Reads and wipes the state for a router with `config`, and adds what can be used to `inherited`.
     pub(super) fn add_to(mut self, inherited: &mut Inherited, config: &RouterConfig) {
         let Some(memory) = self.memory.take() else { return };
-        let Stored { secret, masquerade, state } = match read(&memory, self.is_out) {
+        let Stored { secret, masquerade, state } = match read(&memory, self.is_removed) {
             Ok(stored) => stored,
             Err(why) => {
                 tracing::warn!("sessions with peers start again: {why}");
@@ -154,8 +164,8 @@ impl Drop for Remainder<'_> {
     }
 }
 
-fn read(memory: &Memory, is_out: bool) -> Result<Stored, Unusable> {
-    if !is_out {
+fn read(memory: &Memory, is_removed: bool) -> Result<Stored, Unusable> {
+    if !is_removed {
         return Err(Unusable::StillKept);
     }
     let stored: Stored = state::take(&memory.0)?;
@@ -183,10 +193,10 @@ mod tests {
     fn sessions_are_used_while_they_last_and_once_nobody_else_can() {
         let now = Nanos::NEVER.after(Duration::from_secs(1000));
         clock::simulated::set(now);
-        let read_of = |age: Duration, is_out| {
+        let read_of = |age: Duration, is_removed| {
             let memory = memory(Nanos(now.0 - age.as_nanos() as u64));
             let copy = memory.0.try_clone().unwrap();
-            let read = read(&memory, is_out);
+            let read = read(&memory, is_removed);
             drop(memory);
             assert_eq!(copy.metadata().unwrap().len(), 0, "it is wiped");
             read

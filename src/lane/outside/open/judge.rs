@@ -168,10 +168,11 @@ impl Opener {
                 });
                 continue;
             }
-            let (ecn, reason) = if mem::take(&mut signal) {
+            let outer = claim.batch.message.ecn;
+            let (ecn, reason) = if mem::take(&mut signal) && outer != class::CE {
                 (class::CE, DropReason::StandingQueue)
             } else {
-                (claim.batch.message.ecn, DropReason::EcnNotCapable)
+                (outer, DropReason::EcnNotCapable)
             };
             if !class::decapsulate(packet, ecn) {
                 self.in_hand -= 1;
