@@ -171,11 +171,8 @@ pub fn launch(
     drop(lock);
     let opened = open(&config, &mut inheritance, &shutdown, metrics.as_ref(), &signals, &switch);
     let (router, masquerading) = opened.inspect_err(|_| switch.end(kill_switch::ProcessEnd::NotStarted))?;
-    if takes_over && let Err(error) = switch.close_again(&config) {
-        if !replaces {
-            return Err(StartError::Netlink(error).into());
-        }
-        tracing::error!("rules and unreachable routes are those of the router before: {error}");
+    if takes_over {
+        follow_switch(&switch, &config, replaces)?;
     }
     let keeper = bequeath(&router, &config, metrics.as_ref(), masquerading.as_ref(), &signals, &manager)?;
     let open = inheritance.control_of(uapi, &config, router.interface());
@@ -385,6 +382,17 @@ fn restrict_files(config: &RouterConfig) {
         Ok(true) => {}
         Ok(false) => tracing::info!("this kernel has no Landlock: files are protected by their modes only"),
         Err(error) => tracing::warn!("cannot restrict access to files: {error}"),
+    }
+}
+
+/// Closes the `switch` again for `config`. A router that `replaces` a running one, which has ended, goes on without.
+fn follow_switch(switch: &KillSwitch, config: &RouterConfig, replaces: bool) -> Result<(), StartError> {
+    match switch.close_again(config) {
+        Err(error) if replaces => {
+            tracing::error!("rules and unreachable routes are those of the router before: {error}");
+            Ok(())
+        }
+        closed => closed.map_err(StartError::Netlink),
     }
 }
 

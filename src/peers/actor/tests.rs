@@ -97,10 +97,10 @@ fn an_initiation_that_may_be_a_replay_does_not_move_a_known_endpoint() {
 
 #[test]
 fn a_take_over_does_not_wait_for_a_flood_of_handshake_messages() {
+    const FLOOD: usize = 100;
     if testing::without_root() {
         return;
     }
-    const FLOOD: usize = 100;
     let [key, stranger] = [(); 2].map(|()| PrivateKey::generate(&mut OsEntropy::new().unwrap()));
     let mut config = RouterConfig::named("lane0");
     config.update.private_key = Some(Some(key.clone()));

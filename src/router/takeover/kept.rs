@@ -155,7 +155,9 @@ pub fn inherit(manager: &ServiceManager, config: &RouterConfig) -> Option<Inheri
         Ok(named) => named,
         Err(error) => {
             tracing::warn!("the descriptors that the service manager has kept cannot be used: {error}");
-            service::kept_names().iter().for_each(|name| manager.forget(name));
+            for name in service::kept_names() {
+                manager.forget(&name);
+            }
             manager.await_manager();
             return None;
         }
