@@ -85,11 +85,11 @@ fn ask(mut stream: impl Read + Write, url: &Url, access: &HttpAccess) -> Result<
         Read::take(&mut stream, MAX_ANSWER).read_to_end(&mut answer)
     };
     exchange().map_err(|error| format!("no answer: {error}"))?;
-    body(&String::from_utf8_lossy(&answer)).map(str::to_owned)
+    body(&String::from_utf8_lossy(&answer), access.authorization.is_some()).map(str::to_owned)
 }
 
-/// Returns the body of an answer with status 200.
-fn body(answer: &str) -> Result<&str, String> {
+/// Returns the body of an answer with status 200. `with_login` says whether the request had one.
+fn body(answer: &str, with_login: bool) -> Result<&str, String> {
     let (head, body) = answer.split_once("\r\n\r\n").ok_or(NOT_HTTP)?;
     let status = head.lines().next().unwrap_or_default();
     match status.split(' ').nth(1) {
@@ -97,8 +97,11 @@ fn body(answer: &str) -> Result<&str, String> {
         Some(_) if status.starts_with("HTTP/") => {
             let (_, status) = status.split_once(' ').unwrap_or_default();
             let why = body.lines().next().unwrap_or_default();
-            let remedy =
-                if status.starts_with("401") { "; use https://USER@HOST and --password-file" } else { "" };
+            let remedy = match (status.starts_with("401"), with_login) {
+                (true, false) => "; use https://USER@HOST and --password-file",
+                (true, true) => "; the user or the password is wrong",
+                _ => "",
+            };
             return Err(format!("the server answered {status}: {why}{remedy}"));
         }
         _ => return Err(NOT_HTTP.to_owned()),
@@ -120,15 +123,15 @@ mod tests {
 
     #[test]
     fn only_whole_answers_with_status_200_count() {
-        assert_eq!(body("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nup"), Ok("up"));
-        assert_eq!(body("HTTP/1.1 200 OK\r\n\r\nup"), Ok("up"));
+        assert_eq!(body("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nup", false), Ok("up"));
+        assert_eq!(body("HTTP/1.1 200 OK\r\n\r\nup", false), Ok("up"));
         for (answer, told) in [
             ("HTTP/1.0 200 OK\r\ncontent-length: 3\r\n\r\nup", "cut off"),
             ("HTTP/1.0 403 Forbidden\r\n\r\nnot to this name\n", "403 Forbidden: not to this name"),
             ("SSH-2.0-x\r\n\r\n", "not HTTP"),
             ("", "not HTTP"),
         ] {
-            let error = body(answer).unwrap_err();
+            let error = body(answer, false).unwrap_err();
             assert!(error.contains(told), "{error}");
         }
     }

@@ -80,6 +80,10 @@ impl Keeper {
         }
         let room = self.manager.room().saturating_sub(restart::ROOM);
         self.forget_all(&mut kept.0);
+        if room == 0 {
+            kept.1 = port;
+            return;
+        }
         // Those that this process began with, under the same names.
         for kind in [Descriptor::Http, Descriptor::Control] {
             self.manager.forget(&kind.name());

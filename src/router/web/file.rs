@@ -14,6 +14,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use serde::Deserialize;
 use serde_json::Value;
+use yaml_rust2::parser::{Event, Parser};
 use yaml_rust2::{Yaml, YamlLoader};
 
 use super::{Files, Logins, WebError, WebSettings};
@@ -84,6 +85,7 @@ pub(super) fn settings(path: &Path, files: &mut Files) -> Result<WebSettings, We
 }
 
 fn parse(text: &str) -> Result<File, String> {
+    refuse_aliases(text)?;
     let documents = YamlLoader::load_from_str(text).map_err(|error| error.to_string())?;
     let value = match &documents[..] {
         [] => Value::Object(serde_json::Map::new()),
@@ -93,6 +95,18 @@ fn parse(text: &str) -> Result<File, String> {
     let value = if value.is_null() { Value::Object(serde_json::Map::new()) } else { value };
     expect(&value)?;
     serde_json::from_value(value).map_err(|error| error.to_string())
+}
+
+/// Refuses aliases before the loader expands them: ten lines can name each other to gigabytes.
+fn refuse_aliases(text: &str) -> Result<(), String> {
+    let mut parser = Parser::new_from_str(text);
+    loop {
+        match parser.next_token().map_err(|error| error.to_string())? {
+            (Event::Alias(_), at) => return Err(format!("aliases are not supported (line {})", at.line())),
+            (Event::StreamEnd, _) => return Ok(()),
+            _ => {}
+        }
+    }
 }
 
 /// Checks the types of the values. The messages of serde quote values, and these may hold password hashes.
@@ -207,6 +221,18 @@ mod tests {
 
     fn mistake(text: &str) -> String {
         parse(text).map(|_| ()).expect_err(text)
+    }
+
+    #[test]
+    fn aliases_are_refused_before_they_are_expanded() {
+        let mut bomb = "a0: &a0 x\n".to_owned();
+        for level in 1..30 {
+            let below = format!("*a{}", level - 1);
+            bomb +=
+                &["a", &level.to_string(), ": &a", &level.to_string(), " [", &[&*below; 10].join(","), "]\n"]
+                    .concat();
+        }
+        assert_eq!(refuse_aliases(&bomb).unwrap_err(), "aliases are not supported (line 2)");
     }
 
     #[test]

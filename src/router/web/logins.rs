@@ -156,7 +156,12 @@ mod tests {
     }
 
     fn run<T>(future: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap()
+            .block_on(future)
     }
 
     #[test]
@@ -214,10 +219,15 @@ mod tests {
     #[test]
     fn the_check_of_a_client_that_leaves_still_has_its_turn() {
         let logins = logins();
+        let (release, released) = std::sync::mpsc::channel::<()>();
         run(async {
+            // Takes the only thread for checks, so that the next one cannot end early.
+            let busy = tokio::task::spawn_blocking(move || released.recv());
             let wrong = header("alice:wrong");
             let left = tokio::time::timeout(Duration::ZERO, logins.admits(&wrong)).await;
             assert!(left.is_err() && logins.turn.available_permits() == 0, "two checks could run at once");
+            drop(release);
+            assert!(busy.await.unwrap().is_err());
             assert!(logins.admits(&header("alice:secret")).await);
         });
     }
