@@ -10,10 +10,12 @@
 use std::env;
 use std::ffi::OsString;
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::{Mutex, PoisonError};
 
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::time::{ClockId, clock_gettime};
@@ -59,20 +61,36 @@ pub fn kept_names() -> Vec<String> {
 #[derive(Debug)]
 pub struct ServiceManager {
     socket: Option<UnixDatagram>,
+    /// Names of the descriptors that it has kept for this process and still keeps.
+    inherited: Mutex<Vec<String>>,
 }
 
 impl ServiceManager {
+    fn at(socket: Option<UnixDatagram>) -> Self {
+        ServiceManager { socket, inherited: Mutex::default() }
+    }
+
     /// Connects to the socket that `NOTIFY_SOCKET` names, if it is set. Failure is only logged: the manager
     /// reports missing notifications itself.
     pub fn of_process() -> Self {
-        let Some(name) = env::var_os(VARIABLE) else { return ServiceManager { socket: None } };
+        let Some(name) = env::var_os(VARIABLE) else { return ServiceManager::at(None) };
         match connect(&name) {
-            Ok(socket) => ServiceManager { socket: Some(socket) },
+            Ok(socket) => ServiceManager::at(Some(socket)),
             Err(error) => {
                 tracing::warn!("cannot notify the service manager: {VARIABLE}={}: {error}", name.display());
-                ServiceManager { socket: None }
+                ServiceManager::at(None)
             }
         }
+    }
+
+    /// Records the names of descriptors that this process continues with and that the manager still keeps.
+    pub fn note_inherited(&self, names: Vec<String>) {
+        *self.inherited.lock().unwrap_or_else(PoisonError::into_inner) = names;
+    }
+
+    /// Returns the recorded names. A second call returns none.
+    pub fn take_inherited(&self) -> Vec<String> {
+        mem::take(&mut self.inherited.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Returns how many descriptors the manager keeps for this process.
@@ -168,7 +186,7 @@ mod tests {
         let address = SocketAddr::from_abstract_name(&name).expect("a name");
         let ear = UnixDatagram::bind_addr(&address).expect("bind");
         let socket = connect(&OsString::from(format!("@{name}"))).expect("connect");
-        (ear, ServiceManager { socket: Some(socket) })
+        (ear, ServiceManager::at(Some(socket)))
     }
 
     fn heard(ear: &UnixDatagram) -> String {
@@ -210,7 +228,7 @@ mod tests {
             drop(descriptors);
             assert!(waits.join().expect("it ends"));
         });
-        assert!(!ServiceManager { socket: None }.await_manager(), "there is none");
+        assert!(!ServiceManager::at(None).await_manager(), "there is none");
     }
 
     #[test]

@@ -80,13 +80,9 @@ impl Keeper {
         }
         let room = self.manager.room().saturating_sub(restart::ROOM);
         self.forget_all(&mut kept.0);
-        if room == 0 {
-            kept.1 = port;
-            return;
-        }
-        // Those that this process began with, under the same names.
-        for kind in [Descriptor::Http, Descriptor::Control] {
-            self.manager.forget(&kind.name());
+        // Those that this process began with have the same names, which the manager would keep twice.
+        for name in self.manager.take_inherited() {
+            self.manager.forget(&name);
         }
         self.router.with_descriptors(|descriptors| {
             let of_process = [Descriptor::Life, Descriptor::Masquerade];
@@ -95,7 +91,6 @@ impl Keeper {
                 return;
             }
             for (kind, descriptor) in descriptors {
-                self.manager.forget(&kind.name());
                 self.manager.keep(&kind.name(), *descriptor);
                 kept.0.push(*kind);
             }
@@ -176,6 +171,7 @@ pub fn inherit(manager: &ServiceManager, config: &RouterConfig) -> Option<Inheri
                 config.interface
             );
             remainder.add_to(&mut inherited, config);
+            manager.note_inherited(all);
             Some(inherited)
         }
         Err(why) => {
