@@ -10,8 +10,7 @@
 //! The times are those of `CoDel` (RFC 8289, section 3.3), which compares the time that each packet has waited with a
 //! target. That time is unknown here; the time since the queue was empty bounds it.
 //!
-//! A queue that runs empty costs wake-ups, so by default this is done only where it makes shares even: while several
-//! peers have bulk flows in the queue.
+//! A queue that runs empty costs wake-ups, and with them throughput, so this is off by default.
 
 use std::mem;
 use std::time::Duration;
@@ -33,11 +32,11 @@ const REMEMBERED: u32 = 16;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ShortQueues {
     /// While several peers have bulk flows in a queue.
-    #[default]
     Auto,
     /// Always.
     On,
     /// Never.
+    #[default]
     Off,
 }
 
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn by_default_only_peers_that_share_a_queue_are_slowed_down() {
+    fn with_auto_only_peers_that_share_a_queue_are_slowed_down() {
         let both = |policy| {
             let mut queue = StandingQueue::new(policy);
             queue.note(false, at(1000));
