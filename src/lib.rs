@@ -137,7 +137,8 @@
 //!   *peer*: a configured identity. *session*: one key pair with counter and replay window.
 //! - *seal*, *open*: the AEAD. *coalesce*: merge segments into a superpacket. *chain*: segments of one flow being
 //!   coalesced, until it is *closed*. *window*: chains that may still grow. *stage*: keep a packet until its peer
-//!   has a session. *standing queue*: one that does not run empty. *drain*: read on without blocking after a wake. *quiesce*: stop reading and empty the rings.
+//!   has a session. *standing queue*: one that does not run empty. *drain*: read on without blocking after a wake.
+//!   *quiesce*: stop reading and empty the rings.
 //! - *share*: let other workers seal or open. *job*: a batch that any worker may seal or open. *owner*: the worker that
 //!   submitted it. *call*: wake a worker, which then *helps* until it finds no job. *judge*: check replay window and source
 //!   of opened messages.

@@ -10,12 +10,10 @@
 use std::env;
 use std::ffi::OsString;
 use std::io;
-use std::mem;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::sync::{Mutex, PoisonError};
 
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::time::{ClockId, clock_gettime};
@@ -54,43 +52,27 @@ pub fn kept_descriptors() -> io::Result<Vec<(String, OwnedFd)>> {
 /// Returns the names of the descriptors that the manager has kept for this process.
 pub fn kept_names() -> Vec<String> {
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
-    names.split(':').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    names.split(':').map(str::to_owned).collect()
 }
 
 /// The service manager that started this process, if any.
 #[derive(Debug)]
 pub struct ServiceManager {
     socket: Option<UnixDatagram>,
-    /// Names of the descriptors that it has kept for this process and still keeps.
-    inherited: Mutex<Vec<String>>,
 }
 
 impl ServiceManager {
-    fn at(socket: Option<UnixDatagram>) -> Self {
-        ServiceManager { socket, inherited: Mutex::default() }
-    }
-
     /// Connects to the socket that `NOTIFY_SOCKET` names, if it is set. Failure is only logged: the manager
     /// reports missing notifications itself.
     pub fn of_process() -> Self {
-        let Some(name) = env::var_os(VARIABLE) else { return ServiceManager::at(None) };
+        let Some(name) = env::var_os(VARIABLE) else { return ServiceManager { socket: None } };
         match connect(&name) {
-            Ok(socket) => ServiceManager::at(Some(socket)),
+            Ok(socket) => ServiceManager { socket: Some(socket) },
             Err(error) => {
                 tracing::warn!("cannot notify the service manager: {VARIABLE}={}: {error}", name.display());
-                ServiceManager::at(None)
+                ServiceManager { socket: None }
             }
         }
-    }
-
-    /// Records the names of descriptors that this process continues with and that the manager still keeps.
-    pub fn note_inherited(&self, names: Vec<String>) {
-        *self.inherited.lock().unwrap_or_else(PoisonError::into_inner) = names;
-    }
-
-    /// Returns the recorded names. A second call returns none.
-    pub fn take_inherited(&self) -> Vec<String> {
-        mem::take(&mut self.inherited.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Returns how many descriptors the manager keeps for this process.
@@ -186,7 +168,7 @@ mod tests {
         let address = SocketAddr::from_abstract_name(&name).expect("a name");
         let ear = UnixDatagram::bind_addr(&address).expect("bind");
         let socket = connect(&OsString::from(format!("@{name}"))).expect("connect");
-        (ear, ServiceManager::at(Some(socket)))
+        (ear, ServiceManager { socket: Some(socket) })
     }
 
     fn heard(ear: &UnixDatagram) -> String {
@@ -228,7 +210,7 @@ mod tests {
             drop(descriptors);
             assert!(waits.join().expect("it ends"));
         });
-        assert!(!ServiceManager::at(None).await_manager(), "there is none");
+        assert!(!ServiceManager { socket: None }.await_manager(), "there is none");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::time::Instant;
 use nix::net::if_::if_nametoindex;
 use tracing_subscriber::EnvFilter;
 
-use self::inheritance::{Inheritance, bequeath, wait_for};
+use self::inheritance::{Inheritance, wait_for};
 use super::injection;
 use super::signals::Signals;
 use crate::config::env::Environment;
@@ -171,10 +171,9 @@ pub fn launch(
     drop(lock);
     let opened = open(&config, &mut inheritance, &shutdown, metrics.as_ref(), &signals, &switch);
     let (router, masquerading) = opened.inspect_err(|_| switch.end(kill_switch::ProcessEnd::NotStarted))?;
-    if takes_over {
-        follow_switch(&switch, &config, replaces)?;
-    }
-    let keeper = bequeath(&router, &config, metrics.as_ref(), masquerading.as_ref(), &signals, &manager)?;
+    takes_over.then(|| follow_switch(&switch, &config, replaces)).transpose()?;
+    let (http, rules) = (metrics.as_ref(), masquerading.as_ref());
+    let keeper = inheritance.bequeath(&router, &config, http, rules, &signals, &manager)?;
     let open = inheritance.control_of(uapi, &config, router.interface());
     let (noted, offering) = (Arc::clone(&signals), Arc::clone(keeper.router()));
     let open_uapi = move || {

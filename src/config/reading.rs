@@ -1,4 +1,4 @@
-//! Reads files that a user names.
+//! Reads files that a user names, and PEM in them.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read as _};
@@ -6,6 +6,8 @@ use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
 /// Maximum length of a file in bytes. 10,000 peers take 2 MB.
@@ -28,6 +30,27 @@ pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the file is longer than 16 MiB"));
     }
     Ok(bytes)
+}
+
+/// Returns the certificates in the PEM file whose content is `bytes`.
+///
+/// # Errors
+/// A description, for behind the file's name: there is none, or the file is not PEM.
+pub(crate) fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
+    match certificates {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        Ok(_) => Err("no certificate in PEM".to_owned()),
+        Err(error) => Err(format!("not certificates in PEM: {error}")),
+    }
+}
+
+/// Returns the private key in the PEM file whose content is `bytes`.
+///
+/// # Errors
+/// A description, for behind the file's name.
+pub(crate) fn private_key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(bytes).map_err(|error| format!("not a private key in PEM: {error}"))
 }
 
 #[cfg(test)]

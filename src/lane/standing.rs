@@ -2,8 +2,8 @@
 //!
 //! TCP fills whatever queue is in front of the slowest worker: the TUN's, or the receive buffer of a UDP socket. Both
 //! are first in, first out, and too long to lose anything, so each flow gets what it has in the queue: a flow that left
-//! slow start early stays slow, and every flow waits behind all others. No queueing discipline helps, since the TUN takes packets
-//! from it at once and has a ring of its own (`tun_net_xmit` in Linux's `drivers/net/tun.c`).
+//! slow start early stays slow, and every flow waits behind all others. No queueing discipline helps, since the TUN takes
+//! packets from it at once and has a ring of its own (`tun_net_xmit` in Linux's `drivers/net/tun.c`).
 //!
 //! A queue that does not run empty for [`STANDING_AFTER`] *stands*: what waits in it adds delay and no throughput.
 //! Packets of bulk flows are then marked (ECN) or dropped, one at a time and ever more often, until the queue runs empty.
@@ -80,6 +80,9 @@ impl StandingQueue {
     /// the packet.
     #[inline]
     pub fn must_signal(&mut self, peer: PeerId, now: Nanos) -> bool {
+        if self.policy == ShortQueues::Off {
+            return false;
+        }
         if self.peer.replace(peer).is_some_and(|last| last != peer) {
             self.mixed = now;
         }
@@ -88,11 +91,7 @@ impl StandingQueue {
 
     #[cold]
     fn is_due(&mut self, now: Nanos) -> bool {
-        let applies = match self.policy {
-            ShortQueues::Auto => now.since(self.mixed) < PRESENT,
-            ShortQueues::On => true,
-            ShortQueues::Off => false,
-        };
+        let applies = self.policy == ShortQueues::On || now.since(self.mixed) < PRESENT;
         if !applies {
             self.end();
             return false;

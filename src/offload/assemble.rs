@@ -112,20 +112,9 @@ fn shape(header: &[u8]) -> Result<(SuperpacketKind, usize), AssembleError> {
 
 /// Sets the length fields, the IPv4 header checksum and the seed of the transport checksum.
 fn stamp(packet: &mut [u8], kind: SuperpacketKind, transport: usize) {
-    // The packet is at most MAX_PACKET bytes, so every length fits 16 bits.
-    let len = packet.len();
-    let transport_len = (len - transport) as u16;
     let protocol = if kind.is_tcp() { protocol::TCP } else { protocol::UDP };
-    let addresses = if packet[0] >> 4 == 4 { Ipv4::ADDRESSES } else { Ipv6::ADDRESSES };
-    let seed = pseudo_header(&packet[addresses], protocol).with_u16(transport_len).fold();
-
-    let (ip, transport) = packet.split_at_mut(transport);
-    if let Some(mut ip) = Ipv4::new_checked(&mut *ip) {
-        let (id, constant) = (ip.id(), ip.constant_sum());
-        ip.stamp(len as u16, id, constant);
-    } else if let Some(mut ip) = Ipv6::new_checked(ip) {
-        ip.set_payload_len((len - Ipv6::HEADER) as u16);
-    }
+    let (transport_len, seed) = stamp_ip(packet, transport, protocol);
+    let transport = &mut packet[transport..];
     if kind.is_tcp() {
         if let Some(mut tcp) = Tcp::new_checked(transport) {
             tcp.set_checksum(seed);
@@ -133,6 +122,25 @@ fn stamp(packet: &mut [u8], kind: SuperpacketKind, transport: usize) {
     } else if let Some(mut udp) = Udp::new_checked(transport) {
         udp.stamp(transport_len, seed);
     }
+}
+
+/// Sets the length field and the checksum of the IP header before offset `transport`. Returns the length in bytes and the
+/// seed of the checksum of the transport header behind it.
+fn stamp_ip(packet: &mut [u8], transport: usize, protocol: u8) -> (u16, u16) {
+    // The packet is at most MAX_PACKET bytes, so every length fits 16 bits.
+    let len = packet.len();
+    let transport_len = (len - transport) as u16;
+    let addresses = if packet[0] >> 4 == 4 { Ipv4::ADDRESSES } else { Ipv6::ADDRESSES };
+    let seed = pseudo_header(&packet[addresses], protocol).with_u16(transport_len).fold();
+
+    let ip = &mut packet[..transport];
+    if let Some(mut ip) = Ipv4::new_checked(&mut *ip) {
+        let (id, constant) = (ip.id(), ip.constant_sum());
+        ip.stamp(len as u16, id, constant);
+    } else if let Some(mut ip) = Ipv6::new_checked(ip) {
+        ip.set_payload_len((len - Ipv6::HEADER) as u16);
+    }
+    (transport_len, seed)
 }
 
 fn gso_type(kind: SuperpacketKind) -> u8 {

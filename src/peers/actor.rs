@@ -40,8 +40,9 @@ use crate::wireguard::messages::DATA_OVERHEAD;
 use crate::wireguard::outputs::Outputs;
 use crate::wireguard::protocol::Protocol;
 
-/// How long workers may take to let go of a snapshot.
-const LETTING_GO: Duration = Duration::from_secs(1);
+/// How long workers may take to let go of a snapshot, or of the sockets of the previous port. Each does so in its next
+/// loop iteration, which may be delayed on a busy machine.
+pub(super) const LETTING_GO: Duration = Duration::from_secs(1);
 
 /// Maximum number of handshake messages taken from each queue, `priority` and `unverified`, before events and
 /// timers are handled again. One message costs up to some hundred microseconds of elliptic curve arithmetic.

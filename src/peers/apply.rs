@@ -13,7 +13,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use nix::errno::Errno;
 
-use super::actor::PeerActor;
+use super::actor::{LETTING_GO, PeerActor};
 use super::snapshot_builder::SnapshotBuilder;
 use crate::clock;
 use crate::config::update::{DeviceStatus, DeviceUpdate, PeerEndpoint, PeerStatus, PeerUpdate};
@@ -23,10 +23,6 @@ use crate::underlay::{BindError, Endpoint};
 use crate::units::PeerId;
 use crate::wireguard::keys::{PrivateKey, PublicKey};
 use crate::wireguard::protocol::AddPeerError;
-
-/// How long workers may take to close the sockets of the previous port. Each does so in its next loop
-/// iteration, which may be delayed on a busy machine.
-const LETTING_GO: Duration = Duration::from_secs(1);
 
 /// Number of removed peers whose memory is worth returning to the kernel: some megabytes.
 const MANY: usize = 1000;

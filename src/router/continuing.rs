@@ -79,7 +79,15 @@ pub(super) fn follow(
     actor: &mut PeerActor,
 ) -> Result<(), StartError> {
     wiring::device::set_up_interface(config, &access.interface, true)?;
-    actor.apply(without_known_endpoints(&access.peers, config.update.clone())).map_err(|errno| {
+    apply(without_known_endpoints(&access.peers, config.update.clone()), access, actor)
+}
+
+/// Applies `update` before the router runs.
+///
+/// # Errors
+/// It cannot be applied.
+pub(super) fn apply(update: DeviceUpdate, access: &Access, actor: &mut PeerActor) -> Result<(), StartError> {
+    actor.apply(update).map_err(|errno| {
         StartError::Config(format!("cannot apply the configuration of {}: {errno}", access.interface))
     })
 }

@@ -19,7 +19,7 @@ use std::{io, mem};
 
 use tokio::sync::watch;
 
-use super::continuing::{continue_from, follow};
+use super::continuing::{apply, continue_from, follow};
 use super::mtu::{ChosenMtu, MtuMetrics};
 use super::paths::Paths;
 use super::readiness::Readiness;
@@ -141,10 +141,7 @@ impl Router {
                 if let Some(Carried::Fresh(why)) = fresh {
                     tracing::warn!("sessions with peers start again: {why}");
                 }
-                actor.apply(config.update.clone()).map_err(|errno| {
-                    let interface = &access.interface;
-                    StartError::Config(format!("cannot apply the configuration of {interface}: {errno}"))
-                })?;
+                apply(config.update.clone(), &access, &mut actor)?;
             }
         }
         faults::step(TakeOverStep::Imported);

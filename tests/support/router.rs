@@ -5,7 +5,6 @@ use laneway::cli::demo::lab::{Lab, Side};
 use laneway::config::update::{AllowedIpChange, PeerEndpoint, PeerUpdate};
 use laneway::config::{Queues, RouterConfig};
 use laneway::faults;
-use laneway::lane::standing::ShortQueues;
 use laneway::router::start::Router;
 use laneway::wireguard::keys::{OsEntropy, PrivateKey, PublicKey};
 
@@ -19,12 +18,10 @@ pub fn key() -> PrivateKey {
     PrivateKey::generate(&mut OsEntropy::new().expect("the system's randomness"))
 }
 
-/// Returns the configuration of a router with one lane, the inside addresses of this host number, and no peer. It drops
-/// nothing to slow TCP down, so that what a test finds dropped is due to the test.
+/// Returns the configuration of a router with one lane, the inside addresses of this host number, and no peer.
 pub fn config(host: u8, key: &PrivateKey) -> RouterConfig {
     let mut config = RouterConfig::named(DEVICE);
     config.up = true;
-    config.short_queues = ShortQueues::Off;
     config.queues = Queues::Fixed(1);
     let address = |family: Family, prefix| IpNet::new(family.inside(host), prefix).expect("a prefix");
     config.addresses = vec![address(Family::V4, 24), address(Family::V6, 64)];

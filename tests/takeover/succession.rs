@@ -26,9 +26,6 @@ const TAKE_OVERS: usize = 5;
 /// Batches in the ring of an inside worker.
 const DEPTH: (&str, &str) = ("LANEWAY_INBOX_DEPTH", "256");
 
-/// Nothing is dropped to slow TCP down.
-const NO_DROPS: (&str, &str) = ("LANEWAY_SHORT_QUEUES", "off");
-
 /// Bytes of a TCP stream every 5 ms; with sharing, several superpackets, since a single one is not shared.
 pub(crate) const CHUNK: usize = 20_000;
 const SHARED_CHUNK: usize = 400_000;
@@ -48,7 +45,7 @@ impl Tunnel {
         let lab = lab();
         let queues = lanes.to_string();
         // Deep rings, so that a worker that waits for a CPU costs no packets (`inbox_full`).
-        let right = Laneway::start(&lab.right, &[("LANEWAY_QUEUES", &queues), DEPTH, NO_DROPS]);
+        let right = Laneway::start(&lab.right, &[("LANEWAY_QUEUES", &queues), DEPTH]);
         let keys = [KeyPair::generate(&lab.left), KeyPair::generate(&lab.right)];
         wg::set(&lab.right, &right.device, &keys[1], &Setting::new(&keys[0], 1));
         tunnel::address(&lab.right, &right.device, 2);
@@ -65,7 +62,7 @@ impl Tunnel {
         );
         let file = folder.write(&format!("{device}.conf"), &text);
         let mut environment = vec![("LANEWAY_QUEUES", queues)];
-        environment.extend([SERVED, DEPTH, NO_DROPS].map(|(name, value)| (name, value.to_owned())));
+        environment.extend([SERVED, DEPTH].map(|(name, value)| (name, value.to_owned())));
         environment.extend(variables.iter().map(|(name, value)| (*name, (*value).to_owned())));
         Tunnel { lab, device, file, environment, right, folder }
     }

@@ -1,6 +1,7 @@
 //! What a router process continues with instead of opening it: a running router that it takes over, the descriptors that
 //! the service manager has kept, or those of another program.
 
+use std::mem;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use crate::netlink::masquerade::Masquerading;
 use crate::router::admin::{self, AdminError, Http};
 use crate::router::listen::Bound;
 use crate::router::start::{Origin, Router, StartError};
+use crate::router::takeover::Descriptor;
 use crate::router::takeover::kept::{self, Keeper, Left};
 use crate::router::takeover::predecessor::Predecessor;
 use crate::router::takeover::successor::Successor;
@@ -33,6 +35,8 @@ pub(super) struct Inheritance {
     control: Option<OwnedFd>,
     /// The listener for HTTP.
     http: Option<TcpListener>,
+    /// The descriptors that the service manager still keeps.
+    kept: Vec<Descriptor>,
 }
 
 impl Inheritance {
@@ -59,12 +63,13 @@ impl Inheritance {
             Origin::Predecessor(successor) => successor.descriptors(),
             Origin::Inherited(inherited) => inherited,
             Origin::Nothing | Origin::Queue(_) => {
-                return Ok(Inheritance { origin, rules: None, control: None, http: None });
+                return Ok(Inheritance { origin, rules: None, control: None, http: None, kept: Vec::new() });
             }
         };
         let (rules, control, http) =
             (inherited.masquerade.take(), inherited.control.take(), inherited.http.take());
-        Ok(Inheritance { origin, rules, control, http })
+        let kept = mem::take(&mut inherited.kept);
+        Ok(Inheritance { origin, rules, control, http, kept })
     }
 
     /// Returns whether a router is taken over whose rules are in force, with its sessions or because it still runs.
@@ -108,23 +113,26 @@ impl Inheritance {
             (None, _) => uapi::Server::bind(&directory, &interface),
         }
     }
-}
 
-/// Returns what hands `router`, which has this configuration, over to a successor, and has `manager` keep its descriptors.
-pub(super) fn bequeath(
-    router: &Router,
-    config: &RouterConfig,
-    http: Option<&Http>,
-    rules: Option<&Masquerading>,
-    signals: &Signals,
-    manager: &Arc<ServiceManager>,
-) -> Result<Arc<Keeper>, StartError> {
-    let duplicate = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
-    let http = http.map(|http| duplicate(http.bound.as_fd())).transpose()?;
-    let rules = rules.map(|rules| duplicate(rules.as_fd())).transpose()?;
-    let handed_over = Arc::clone(signals.handed_over());
-    let predecessor = Predecessor::new(router.estate().clone(), http, rules, handed_over)?;
-    Ok(Arc::new(Keeper::new(Arc::clone(manager), Arc::new(predecessor), config.masquerade.clone())))
+    /// Returns what hands `router`, which has this configuration, over to a successor, and has `manager` keep its descriptors
+    /// in place of those that the process began with.
+    pub(super) fn bequeath(
+        &mut self,
+        router: &Router,
+        config: &RouterConfig,
+        http: Option<&Http>,
+        rules: Option<&Masquerading>,
+        signals: &Signals,
+        manager: &Arc<ServiceManager>,
+    ) -> Result<Arc<Keeper>, StartError> {
+        let duplicate = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
+        let http = http.map(|http| duplicate(http.bound.as_fd())).transpose()?;
+        let rules = rules.map(|rules| duplicate(rules.as_fd())).transpose()?;
+        let handed_over = Arc::clone(signals.handed_over());
+        let predecessor = Predecessor::new(router.estate().clone(), http, rules, handed_over)?;
+        let kept = mem::take(&mut self.kept);
+        Ok(Arc::new(Keeper::new(Arc::clone(manager), Arc::new(predecessor), config.masquerade.clone(), kept)))
+    }
 }
 
 /// Blocks until the router is told to stop. Once `restart` is readable, leaves it to the next process of its service.

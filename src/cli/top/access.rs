@@ -10,8 +10,7 @@ use clap::Args;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use zeroize::Zeroizing;
 
@@ -99,20 +98,14 @@ fn tls(args: &HttpAccessArgs) -> Result<ClientConfig, TopError> {
     let (Some(cert_file), Some(key_file)) = (&args.cert_file, &args.key_file) else {
         return Ok(builder.with_no_client_auth());
     };
-    let key = PrivateKeyDer::from_pem_slice(&read(key_file)?)
-        .map_err(|error| file_error(key_file, format!("not a private key in PEM: {error}")))?;
+    let key = reading::private_key(&read(key_file)?).map_err(|why| file_error(key_file, why))?;
     builder
         .with_client_auth_cert(certificates(cert_file)?, key)
         .map_err(|error| file_error(key_file, format!("cannot be used with the certificate: {error}")))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TopError> {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
-    match certificates {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) => Err(file_error(path, "no certificate in PEM")),
-        Err(error) => Err(file_error(path, format!("not certificates in PEM: {error}"))),
-    }
+    reading::certificates(&read(path)?).map_err(|why| file_error(path, why))
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TopError> {

@@ -1,9 +1,8 @@
 //! Assembly of superpackets inside UDP tunnels.
 
-use super::{AssembleError, append, gso_type, segment_size, shape, stamp};
+use super::{AssembleError, append, gso_type, segment_size, shape, stamp, stamp_ip};
 use crate::offload::virtio::VirtioHeader;
-use crate::packet::checksum::pseudo_header;
-use crate::packet::{Ipv4, Ipv6, Udp, ip, protocol};
+use crate::packet::{Udp, ip, protocol};
 use crate::units::MAX_PACKET;
 
 /// Writes a superpacket inside a UDP tunnel to the start of `out`, behind the long form of the virtio header. Returns
@@ -67,20 +66,8 @@ pub fn assemble_tunnel<'p>(
 /// Sets the length fields, the IPv4 header checksum and the seed of the UDP checksum of the outer headers. Returns
 /// whether there is a UDP checksum.
 fn stamp_outer(packet: &mut [u8], transport: usize) -> bool {
-    // The packet is at most MAX_PACKET bytes, so every length fits 16 bits.
-    let len = packet.len();
-    let udp_len = (len - transport) as u16;
-    let addresses = if packet[0] >> 4 == 4 { Ipv4::ADDRESSES } else { Ipv6::ADDRESSES };
-    let seed = pseudo_header(&packet[addresses], protocol::UDP).with_u16(udp_len).fold();
-
-    let (ip, transport) = packet.split_at_mut(transport);
-    if let Some(mut ip) = Ipv4::new_checked(&mut *ip) {
-        let (id, constant) = (ip.id(), ip.constant_sum());
-        ip.stamp(len as u16, id, constant);
-    } else if let Some(mut ip) = Ipv6::new_checked(ip) {
-        ip.set_payload_len((len - Ipv6::HEADER) as u16);
-    }
-    let Some(mut udp) = Udp::new_checked(transport) else { return false };
+    let (udp_len, seed) = stamp_ip(packet, transport, protocol::UDP);
+    let Some(mut udp) = Udp::new_checked(&mut packet[transport..]) else { return false };
     let checksum = udp.checksum() != 0;
     udp.stamp(udp_len, if checksum { seed } else { 0 });
     checksum

@@ -38,19 +38,21 @@ pub struct Keeper {
     manager: Arc<ServiceManager>,
     router: Arc<Predecessor>,
     masquerade: Option<Masquerade>,
-    /// The descriptors that are kept, and the port of the sockets among them.
+    /// The descriptors that are kept, and the port of the sockets among them; 0 for those that this process began with.
     kept: Mutex<(Vec<Descriptor>, u16)>,
     left: OnceLock<Left>,
 }
 
 impl Keeper {
-    /// Creates the keeper of `router`'s descriptors, a router with these rules for masquerading. Nothing is kept yet.
+    /// Creates the keeper of `router`'s descriptors, a router with these rules for masquerading. The manager still has the
+    /// `kept` ones, which the first [`keep`](Self::keep) replaces.
     pub fn new(
         manager: Arc<ServiceManager>,
         router: Arc<Predecessor>,
         masquerade: Option<Masquerade>,
+        kept: Vec<Descriptor>,
     ) -> Self {
-        Keeper { manager, router, masquerade, kept: Mutex::default(), left: OnceLock::new() }
+        Keeper { manager, router, masquerade, kept: Mutex::new((kept, 0)), left: OnceLock::new() }
     }
 
     /// Returns the router.
@@ -80,10 +82,6 @@ impl Keeper {
         }
         let room = self.manager.room().saturating_sub(restart::ROOM);
         self.forget_all(&mut kept.0);
-        // Those that this process began with have the same names, which the manager would keep twice.
-        for name in self.manager.take_inherited() {
-            self.manager.forget(&name);
-        }
         self.router.with_descriptors(|descriptors| {
             let of_process = [Descriptor::Life, Descriptor::Masquerade];
             let descriptors = descriptors.iter().filter(|(kind, _)| !of_process.contains(kind));
@@ -171,7 +169,6 @@ pub fn inherit(manager: &ServiceManager, config: &RouterConfig) -> Option<Inheri
                 config.interface
             );
             remainder.add_to(&mut inherited, config);
-            manager.note_inherited(all);
             Some(inherited)
         }
         Err(why) => {
@@ -197,7 +194,7 @@ fn sort(named: Vec<(String, OwnedFd)>, config: &RouterConfig) -> Result<Inherite
             return Err("there are two of a kind");
         }
     }
-    let mut inherited = Inherited::default();
+    let mut inherited = Inherited { kept: sorted.keys().copied().collect(), ..Inherited::default() };
     for (kind, descriptor) in sorted {
         inherited.add(kind, descriptor, &mut None).map_err(|_| "some are missing")?;
     }

@@ -86,6 +86,8 @@ pub struct Inherited {
     pub masquerade: Option<OwnedFd>,
     /// The sessions, if the process has ended and left them.
     pub sessions: Option<Box<StoredSessions>>,
+    /// The descriptors that the service manager still keeps, if they come from there.
+    pub kept: Vec<Descriptor>,
 }
 
 /// What a successor continues with.

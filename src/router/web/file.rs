@@ -6,8 +6,7 @@ use std::str;
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::version::{TLS12, TLS13};
@@ -18,6 +17,7 @@ use yaml_rust2::parser::{Event, Parser};
 use yaml_rust2::{Yaml, YamlLoader};
 
 use super::{Files, Logins, WebError, WebSettings};
+use crate::config::reading;
 
 /// Maximum length of the file in bytes, enough for some 10,000 logins.
 const MAX_FILE: usize = 1 << 20;
@@ -161,8 +161,8 @@ fn server(tls: &Tls, path: &Path, files: &mut Files) -> Result<Arc<ServerConfig>
     let invalid = |why: &str| WebError::invalid(path, why);
     let certificates = certificates(&beside(&tls.cert_file), files)?;
     let key_file = beside(&tls.key_file);
-    let key = PrivateKeyDer::from_pem_slice(&files.read(&key_file)?)
-        .map_err(|error| WebError::invalid(&key_file, format!("not a private key in PEM: {error}")))?;
+    let key =
+        reading::private_key(&files.read(&key_file)?).map_err(|why| WebError::invalid(&key_file, why))?;
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&versions(tls.min_version, tls.max_version))
@@ -190,12 +190,7 @@ fn versions(min: Version, max: Option<Version>) -> Vec<&'static SupportedProtoco
 }
 
 fn certificates(path: &Path, files: &mut Files) -> Result<Vec<CertificateDer<'static>>, WebError> {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&files.read(path)?).collect();
-    match certificates {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) => Err(WebError::invalid(path, "no certificate in PEM")),
-        Err(error) => Err(WebError::invalid(path, format!("not certificates in PEM: {error}"))),
-    }
+    reading::certificates(&files.read(path)?).map_err(|why| WebError::invalid(path, why))
 }
 
 /// Returns what verifies the certificates of clients by those in the file at `path`. Clients without one get through
