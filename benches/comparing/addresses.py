@@ -17,3 +17,8 @@ TUNNEL_MTU = _CONSTANTS["TUNNEL_MTU"]
 def inside(net, host):
     """The IPv4 address inside a tunnel of a host in a net."""
     return ".".join(map(str, (*_CONSTANTS["INSIDE"], net, host)))
+
+
+def inside6(net, host):
+    """The IPv6 address inside a tunnel of a host in a net."""
+    return f"{_CONSTANTS['INSIDE6']:x}:{net:x}::{host:x}"

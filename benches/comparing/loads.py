@@ -1,12 +1,14 @@
 """The loads: what is sent through a tunnel, and the resulting figures."""
 
+import contextlib
 import json
 import math
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from . import iperf
+from .addresses import TUNNEL_MTU
 from .lab import LabError, wait_until
 from .meters import device_bytes
 
@@ -16,6 +18,9 @@ SMALL_PAYLOAD = 36
 PING_INTERVAL = 0.002
 PING_BYTES = 64      # ICMP header and ping's default payload
 ECHO_PORT = 7007
+VXLAN_PORT = 4789
+# Headers of Ethernet, VXLAN (8 bytes), UDP and IP.
+VXLAN_BYTES = {4: 50, 6: 70}
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Line:
     target: str
     device: str          # tunnel device at the far end
     echo: str            # path of the echo program
+    ends: tuple = ()     # of the tunnel, near and far
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class Load:
     """A load. `bulk` loads also report CPU time per Gbit that arrived."""
     bulk = True
     needs_echo = False
+    # Whether it runs if no loads are named.
+    usual = True
 
     def __init__(self, name, title, *figures):
         self.name = name
@@ -85,6 +93,43 @@ class Tcp(Load):
             forward, backward = backward, forward
         rate = iperf.gigabits(received) + iperf.gigabits(other)
         return Outcome({self.name: rate}, forward, backward)
+
+
+class Vxlan(Tcp):
+    """TCP between VXLAN devices on the tunnel, as overlays of Kubernetes send it. `outer` and `inner` are IP versions."""
+    usual = False
+
+    def __init__(self, name, outer, inner, checksums):
+        super().__init__(name, 1, "forward")
+        self.title = (f"TCP over IPv{inner} in VXLAN over IPv{outer}, {'with' if checksums else 'without'} checksums")
+        self.figures = [Figure(name, self.title, "Gbit/s")]
+        self.outer, self.inner, self.checksums = outer, inner, checksums
+
+    def run(self, line, seconds):
+        try:
+            for number, (end, other) in enumerate((line.ends, line.ends[::-1]), 1):
+                self.add(end, other, number)
+            return super().run(replace(line, target=self.address(2)), seconds)
+        finally:
+            for end in line.ends:
+                with contextlib.suppress(LabError):
+                    end.namespace.ip("link", "delete", "overlay")
+
+    def add(self, end, other, number):
+        local, remote = ((end.address6, other.address6) if self.outer == 6 else (end.address, other.address))
+        if not local:
+            raise LabError(f"{end.device} has no IPv{self.outer} address")
+        sums = {4: "udpcsum", 6: "udp6zerocsumtx"}[self.outer]
+        wanted = self.checksums if self.outer == 4 else not self.checksums
+        end.namespace.ip("link", "add", "overlay", "mtu", TUNNEL_MTU - VXLAN_BYTES[self.outer], "type", "vxlan",
+                         "id", 7, "dstport", VXLAN_PORT, "dev", end.device, "local", local, "remote", remote,
+                         sums if wanted else f"no{sums}", "udp6zerocsumrx")
+        end.namespace.ip("address", "add", f"{self.address(number)}/64" if self.inner == 6 else
+                         f"{self.address(number)}/24", "dev", "overlay", *(["nodad"] if self.inner == 6 else []))
+        end.namespace.ip("link", "set", "overlay", "up")
+
+    def address(self, number):
+        return f"fd00:7::{number}" if self.inner == 6 else f"10.7.7.{number}"
 
 
 class Udp(Load):
@@ -188,6 +233,8 @@ LOADS = {load.name: load for load in (
     Ask("ask-64", 64),
     RoundTrip("rtt", "Round trip, idle"),
     RoundTrip("rtt-loaded", "Round trip beside 4 streams", streams=4),
+    *(Vxlan(f"vxlan-{outer}-{inner}{'-sums' if checksums else ''}", outer, inner, checksums)
+      for outer in (4, 6) for inner in (4, 6) for checksums in (False, True)),
 )}
 
 MEMORY = Figure("memory", "Memory, peak of the larger end", "MiB", True)

@@ -23,8 +23,8 @@ def parse(arguments):
     parser.add_argument("--seconds", type=at_least_one, metavar="N", help="length of a load; default: 5")
     parser.add_argument("--quick", action="store_true",
                         help="one round with loads of 2 seconds: to check that it works, not to quote")
-    parser.add_argument("--loads", type=loads, metavar="A,B", default=list(LOADS.values()),
-                        help="only these")
+    parser.add_argument("--loads", type=loads, metavar="A,B", default=[load for load in LOADS.values() if load.usual],
+                        help="only these; default: all but vxlan-…")
     parser.add_argument("--lanes", type=at_least_one, metavar="N", help="Laneway's lanes (LANEWAY_QUEUES)")
     parser.add_argument("--aead", choices=("portable", "auto"),
                         help="Laneway's ChaCha20-Poly1305 implementation (LANEWAY_AEAD)")

@@ -98,7 +98,7 @@ class Comparison:
 def measure(load, tunnel, tunnels, seconds, echo):
     """Returns the figures of one load, and the cores the other tunnels kept busy meanwhile."""
     near, far = tunnel.ends
-    line = Line(near.namespace, far.namespace, far.address, far.device, echo)
+    line = Line(near.namespace, far.namespace, far.address, far.device, echo, tunnel.ends)
     idle = [process for other in tunnels if other is not tunnel
             for process in other.processes if process.runs()]
     before = crossings(tunnel)

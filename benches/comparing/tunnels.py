@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, field
 
-from .addresses import PORT, TUNNEL_MTU, inside
+from .addresses import PORT, TUNNEL_MTU, inside, inside6
 from .lab import LabError, Namespace, Process, run, wait_until
 from .uapi import Keys, Peer, configure, socket_of
 
@@ -16,6 +16,7 @@ class End:
     port: int            # UDP port
     device: str          # name, unique on the machine because control sockets are named after it
     address: str         # address inside the tunnel
+    address6: str = ""   # the same with IPv6, if it has one
     process: Process = None
 
     def has_device(self):
@@ -28,6 +29,8 @@ class End:
     def up(self):
         """Sets the device's address and brings it up."""
         self.namespace.ip("address", "replace", f"{self.address}/24", "dev", self.device)
+        if self.address6:
+            self.namespace.ip("address", "replace", f"{self.address6}/64", "dev", self.device, "nodad")
         self.namespace.ip("link", "set", self.device, "mtu", TUNNEL_MTU, "up")
 
 
@@ -94,7 +97,7 @@ class Program:
         packets cross."""
         ends = tuple(
             End(namespace, underlay, PORT + index, f"lw{os.getpid()}-{index}{namespace.name}",
-                inside(index, 1 + number))
+                inside(index, 1 + number), inside6(index, 1 + number))
             for number, (namespace, underlay) in enumerate(sides))
         tunnel = Tunnel(self, ends)
         try:
@@ -110,7 +113,7 @@ class Program:
             self.start_one(lab, end)
         keys = {end.device: Keys.new() for end in ends}
         for own, other in (ends, ends[::-1]):
-            peer = Peer(keys[other.device].public, (f"{other.address}/32",),
+            peer = Peer(keys[other.device].public, (f"{other.address}/32", f"{other.address6}/128"),
                         f"{other.underlay}:{other.port}", self.suite)
             configure(own.device, keys[own.device], own.port, [peer])
 
