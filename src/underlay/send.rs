@@ -88,28 +88,27 @@ pub enum SendFailure {
 
 /// Sends on the socket of a lane. Each socket needs a sender of its own, which remembers whether GSO
 /// works on it.
-pub struct Sender<K = Kernel> {
-    kernel: K,
+pub struct Sender {
     gso: bool,
     tally: SendTally,
+    #[cfg(test)]
+    refusals: tests::Refusals,
 }
 
 impl Sender {
     /// Creates a sender for `socket`, with GSO if the socket supports it.
     pub fn new(socket: &UdpSocket) -> Self {
-        Self::with_kernel(Kernel, socket.gso())
-    }
-}
-
-#[allow(private_bounds)] // `Transmit` is private: only the tests of this module replace the kernel
-impl<K: Transmit> Sender<K> {
-    fn with_kernel(kernel: K, gso: bool) -> Self {
-        Sender { kernel, gso, tally: SendTally::default() }
+        Self {
+            gso: socket.gso(),
+            tally: SendTally::default(),
+            #[cfg(test)]
+            refusals: tests::Refusals::default(),
+        }
     }
 
     /// Sends `run` to `to` without waiting for buffer space. The run is contiguous datagrams of `stride`
-    /// bytes, of which the last may be shorter. `class` is the traffic class of all their IP headers. Sleeps for a fraction of a millisecond if the kernel
-    /// returns `ENOBUFS`.
+    /// bytes, of which the last may be shorter. `class` is the traffic class of all their IP headers. Sleeps for a
+    /// fraction of a millisecond if the kernel returns `ENOBUFS`.
     ///
     /// # Errors
     /// See [`SendFailure`]. An IPv4-only socket refuses an IPv6 destination with `EAFNOSUPPORT`.
@@ -154,7 +153,7 @@ impl<K: Transmit> Sender<K> {
             }
             self.note_sent(1, datagram.len());
             if let Some(errno) = suspect.take() {
-                if errno == Errno::EINVAL && self.kernel.is_over_mtu(&path, stride) {
+                if errno == Errno::EINVAL && self.is_over_mtu(&path, stride) {
                     over_mtu = true;
                 } else {
                     self.give_up_gso(socket, errno);
@@ -202,7 +201,7 @@ impl<K: Transmit> Sender<K> {
     ) -> Result<(), Errno> {
         let mut retries = NO_BUFFER_RETRIES;
         loop {
-            let sent = self.kernel.transmit(path, payload, segment);
+            let sent = self.transmit(path, payload, segment);
             if let Err(errno) = sent {
                 self.tally.errors.add(errno);
                 if errno == Errno::ENOBUFS && retries > 0 {
@@ -213,6 +212,25 @@ impl<K: Transmit> Sender<K> {
             }
             return sent;
         }
+    }
+
+    /// Sends `payload` along `path`, split every `segment` bytes. Sends all of it or nothing.
+    fn transmit(&mut self, path: &SendPath<'_>, payload: &[u8], segment: Option<u16>) -> Result<(), Errno> {
+        #[cfg(test)]
+        self.refusals.next(path, segment)?;
+        transmit(path, payload, segment)
+    }
+
+    /// Returns whether a datagram of `len` bytes is known to exceed the MTU of `path`.
+    fn is_over_mtu(&self, path: &SendPath<'_>, len: usize) -> bool {
+        const UDP_HEADER: usize = 8;
+        #[cfg(test)]
+        if self.refusals.narrow {
+            return true;
+        }
+        let ip_header = if path.address.is_ipv4() { 20 } else { 40 };
+        let endpoint = Endpoint { address: path.address, source: path.source };
+        path.socket.path_mtu(&endpoint).is_ok_and(|mtu| ip_header + UDP_HEADER + len > mtu)
     }
 
     fn note_sent(&mut self, segments: usize, bytes: usize) {
@@ -245,31 +263,6 @@ struct SendPath<'a> {
 impl SendPath<'_> {
     fn notices(&self, over_mtu: bool) -> Notices {
         Notices { source_gone: self.source_gone, over_mtu }
-    }
-}
-
-/// The system calls of a [`Sender`], which tests replace.
-trait Transmit {
-    /// Sends `payload` along `path`, split every `segment` bytes. Sends all of it or nothing.
-    fn transmit(&mut self, path: &SendPath<'_>, payload: &[u8], segment: Option<u16>) -> Result<(), Errno>;
-
-    /// Returns whether a datagram of `len` bytes is known to exceed the MTU of `path`.
-    fn is_over_mtu(&mut self, path: &SendPath<'_>, len: usize) -> bool;
-}
-
-/// The real kernel.
-pub struct Kernel;
-
-impl Transmit for Kernel {
-    fn transmit(&mut self, path: &SendPath<'_>, payload: &[u8], segment: Option<u16>) -> Result<(), Errno> {
-        transmit(path, payload, segment)
-    }
-
-    fn is_over_mtu(&mut self, path: &SendPath<'_>, len: usize) -> bool {
-        const UDP_HEADER: usize = 8;
-        let ip_header = if path.address.is_ipv4() { 20 } else { 40 };
-        let endpoint = Endpoint { address: path.address, source: path.source };
-        path.socket.path_mtu(&endpoint).is_ok_and(|mtu| ip_header + UDP_HEADER + len > mtu)
     }
 }
 

@@ -12,9 +12,9 @@ use crate::underlay::send::*;
 use crate::underlay::socket::bind_family;
 use crate::underlay::{DEPTH, Receiver, SocketOptions, bind};
 
-/// Refuses sends according to a script and passes all others to the real kernel.
+/// The sends of a [`Sender`] that are refused instead of passed to the kernel.
 #[derive(Default)]
-struct Refusing {
+pub(super) struct Refusals {
     /// Result of each send in turn. `None`, and any send after the end of the script, goes to the kernel.
     script: VecDeque<Option<Errno>>,
     /// Error of every GSO send.
@@ -22,13 +22,14 @@ struct Refusing {
     /// Error of every send with a source address.
     sourced: Option<Errno>,
     /// Whether every datagram exceeds the path MTU.
-    narrow: bool,
+    pub(super) narrow: bool,
     /// For each send: the segment size, and whether it had a source address.
     asked: Vec<(Option<u16>, bool)>,
 }
 
-impl Transmit for Refusing {
-    fn transmit(&mut self, path: &SendPath<'_>, payload: &[u8], segment: Option<u16>) -> Result<(), Errno> {
+impl Refusals {
+    /// Returns the error of the next send, if it is refused.
+    pub(super) fn next(&mut self, path: &SendPath<'_>, segment: Option<u16>) -> Result<(), Errno> {
         self.asked.push((segment, path.source.is_some()));
         let refusal = self
             .script
@@ -36,36 +37,34 @@ impl Transmit for Refusing {
             .flatten()
             .or(self.grouped.filter(|_| segment.is_some()))
             .or(self.sourced.filter(|_| path.source.is_some()));
-        match refusal {
-            Some(errno) => Err(errno),
-            None => Kernel.transmit(path, payload, segment),
-        }
+        refusal.map_or(Ok(()), Err)
     }
+}
 
-    fn is_over_mtu(&mut self, path: &SendPath<'_>, len: usize) -> bool {
-        self.narrow || Kernel.is_over_mtu(path, len)
-    }
+/// Creates a sender with GSO on `socket`, some of whose sends are refused.
+fn sender(socket: &UdpSocket, refusals: Refusals) -> Sender {
+    Sender { gso: true, refusals, ..Sender::new(socket) }
 }
 
 /// A sender with injected errors, and the socket that it sends to.
 struct Rig {
-    sender: Sender<Refusing>,
+    sender: Sender,
     from: UdpSocket,
     to: UdpSocket,
     endpoint: Endpoint,
 }
 
 impl Rig {
-    fn new(kernel: Refusing) -> Self {
+    fn new(refusals: Refusals) -> Self {
         let open = || bind(0, 1, SocketOptions::default()).unwrap().remove(0);
         let (from, to) = (open(), open());
         let address = SocketAddr::new("127.0.0.1".parse().unwrap(), to.port());
-        Rig { sender: Sender::with_kernel(kernel, true), from, to, endpoint: Endpoint::new(address) }
+        Rig { sender: sender(&from, refusals), from, to, endpoint: Endpoint::new(address) }
     }
 
     fn scripted(script: &[Errno]) -> Self {
         let script = script.iter().map(|errno| Some(*errno)).collect();
-        Self::new(Refusing { script, ..Refusing::default() })
+        Self::new(Refusals { script, ..Refusals::default() })
     }
 
     fn send(&mut self, run: &[u8], stride: usize) -> Result<Notices, SendFailure> {
@@ -98,7 +97,7 @@ impl Rig {
     }
 
     fn grouped_sends(&self) -> usize {
-        self.sender.kernel.asked.iter().filter(|(segment, _)| segment.is_some()).count()
+        self.sender.refusals.asked.iter().filter(|(segment, _)| segment.is_some()).count()
     }
 }
 
@@ -122,7 +121,7 @@ fn a_run_is_one_send() {
     let mut rig = Rig::scripted(&[]);
     let run = run(9, 1000);
     assert_eq!(rig.send(&run, 1000), Ok(Notices::default()));
-    assert_eq!(rig.sender.kernel.asked, [(Some(1000), false)]);
+    assert_eq!(rig.sender.refusals.asked, [(Some(1000), false)]);
     rig.assert_arrived(&run, 1000);
     assert_eq!(rig.sender.tally().runs.of(9), 1);
 }
@@ -131,14 +130,14 @@ fn a_run_is_one_send() {
 fn one_datagram_asks_for_no_grouping() {
     let mut rig = Rig::scripted(&[]);
     assert_eq!(rig.send(&[5; 300], 1452), Ok(Notices::default()));
-    assert_eq!(rig.sender.kernel.asked, [(None, false)]);
+    assert_eq!(rig.sender.refusals.asked, [(None, false)]);
     rig.assert_arrived(&[5; 300], 300);
 }
 
 #[test]
 fn a_refused_group_goes_out_one_by_one_and_so_does_everything_after_it() {
     for errno in [Errno::EIO, Errno::EINVAL] {
-        let mut rig = Rig::new(Refusing { grouped: Some(errno), ..Refusing::default() });
+        let mut rig = Rig::new(Refusals { grouped: Some(errno), ..Refusals::default() });
         let run = run(20, 500);
         assert_eq!(rig.send(&run, 500), Ok(Notices::default()));
         assert!(!rig.sender.gso());
@@ -182,8 +181,8 @@ fn a_group_over_the_mtu_goes_out_one_by_one_and_is_reported() {
 
 #[test]
 fn a_kernel_that_calls_a_group_over_the_mtu_invalid_does_not_end_grouping() {
-    let kernel = Refusing { narrow: true, ..Refusing::default() };
-    let mut rig = Rig::new(Refusing { script: [Some(Errno::EINVAL)].into(), ..kernel });
+    let narrow = Refusals { narrow: true, ..Refusals::default() };
+    let mut rig = Rig::new(Refusals { script: [Some(Errno::EINVAL)].into(), ..narrow });
     let run = run(8, 1400);
     assert_eq!(rig.send(&run, 1400), Ok(Notices { over_mtu: true, source_gone: false }));
     rig.assert_arrived(&run, 1400);
@@ -225,7 +224,7 @@ fn a_want_of_buffers_that_stays_is_given_up() {
     let refused = SendFailure::Refused { errno: Errno::ENOBUFS, sent: 0, lost, notices: Notices::default() };
     assert_eq!(rig.send(&run(8, 1400), 1400), Err(refused));
     rig.assert_arrived(&[], 1);
-    assert_eq!(rig.sender.kernel.asked.len(), NO_BUFFER_RETRIES + 1);
+    assert_eq!(rig.sender.refusals.asked.len(), NO_BUFFER_RETRIES + 1);
 }
 
 #[test]
@@ -240,7 +239,7 @@ fn a_full_send_buffer_sends_nothing_of_a_group() {
 #[test]
 fn a_full_send_buffer_amid_the_fallback_tells_where_to_go_on() {
     let script = [Some(Errno::EIO), None, None, Some(Errno::EAGAIN)];
-    let mut rig = Rig::new(Refusing { script: script.into(), ..Refusing::default() });
+    let mut rig = Rig::new(Refusals { script: script.into(), ..Refusals::default() });
     let run = run(8, 1400);
     let Err(SendFailure::WouldBlock { sent, .. }) = rig.send(&run, 1400) else { panic!("must block") };
     assert_eq!(sent, 2 * 1400);
@@ -251,31 +250,31 @@ fn a_full_send_buffer_amid_the_fallback_tells_where_to_go_on() {
 #[test]
 fn a_source_that_is_gone_costs_no_datagram_and_is_reported() {
     for errno in [Errno::EINVAL, Errno::ENETUNREACH, Errno::EADDRNOTAVAIL] {
-        let mut rig = Rig::new(Refusing { sourced: Some(errno), ..Refusing::default() });
+        let mut rig = Rig::new(Refusals { sourced: Some(errno), ..Refusals::default() });
         rig.endpoint.source = Some(SOURCE);
         let run = run(8, 1400);
         assert_eq!(rig.send(&run, 1400), Ok(Notices { source_gone: true, over_mtu: false }));
         rig.assert_arrived(&run, 1400);
         assert!(rig.sender.gso(), "GSO was not the cause");
-        assert_eq!(rig.sender.kernel.asked, [(Some(1400), true), (Some(1400), false)]);
+        assert_eq!(rig.sender.refusals.asked, [(Some(1400), true), (Some(1400), false)]);
     }
 }
 
 #[test]
 fn a_source_that_is_not_the_trouble_is_kept() {
-    let mut rig = Rig::new(Refusing { grouped: Some(Errno::EINVAL), ..Refusing::default() });
+    let mut rig = Rig::new(Refusals { grouped: Some(Errno::EINVAL), ..Refusals::default() });
     rig.endpoint.source = Some(SOURCE);
     let run = run(3, 1400);
     assert_eq!(rig.send(&run, 1400), Ok(Notices::default()));
     rig.assert_arrived(&run, 1400);
     let lone = (None, true);
-    assert_eq!(rig.sender.kernel.asked, [(Some(1400), true), (Some(1400), false), lone, lone, lone]);
+    assert_eq!(rig.sender.refusals.asked, [(Some(1400), true), (Some(1400), false), lone, lone, lone]);
 }
 
 #[test]
 fn a_source_and_grouping_can_both_be_the_trouble() {
     let mut rig =
-        Rig::new(Refusing { grouped: Some(Errno::EIO), sourced: Some(Errno::EINVAL), ..Refusing::default() });
+        Rig::new(Refusals { grouped: Some(Errno::EIO), sourced: Some(Errno::EINVAL), ..Refusals::default() });
     rig.endpoint.source = Some(SOURCE);
     let run = run(5, 700);
     assert_eq!(rig.send(&run, 700), Ok(Notices { source_gone: true, over_mtu: false }));
@@ -301,7 +300,7 @@ fn a_host_without_ipv6_is_served_over_ipv4() {
     let (from, to) = (open(), open());
     let there = SocketAddr::new("127.0.0.2".parse().unwrap(), to.port());
     let endpoint = Endpoint { source: Some(SOURCE), ..Endpoint::new(there) };
-    let mut rig = Rig { sender: Sender::with_kernel(Refusing::default(), true), from, to, endpoint };
+    let mut rig = Rig { sender: sender(&from, Refusals::default()), from, to, endpoint };
     let run = run(6, 900);
     assert_eq!(rig.send(&run, 900), Ok(Notices::default()));
 
@@ -334,7 +333,7 @@ fn the_longest_runs_go_out_in_one_send() {
         let mut rig = Rig::scripted(&[]);
         let run = vec![3; stride * max_run(stride)];
         assert_eq!(rig.send(&run, stride), Ok(Notices::default()), "stride {stride}");
-        assert_eq!(rig.sender.kernel.asked.len(), 1);
+        assert_eq!(rig.sender.refusals.asked.len(), 1);
         rig.assert_arrived(&run, stride);
     }
 }
@@ -366,7 +365,7 @@ proptest! {
         stride in 2_usize..=1500,
         with_source: bool,
     ) {
-        let mut rig = Rig::new(Refusing { script: script.into(), ..Refusing::default() });
+        let mut rig = Rig::new(Refusals { script: script.into(), ..Refusals::default() });
         rig.endpoint.source = with_source.then_some(SOURCE);
         let run = run(count, stride);
         let mut rest = &run[..];
