@@ -6,37 +6,39 @@
 //! packets from it at once and has a ring of its own (`tun_net_xmit` in Linux's `drivers/net/tun.c`).
 //!
 //! A queue that does not run empty for [`STANDING_AFTER`] *stands*: what waits in it adds delay and no throughput.
-//! Packets of bulk flows are then marked (ECN) or dropped, one at a time and ever more often, until the queue runs empty.
-//! The times are those of `CoDel` (RFC 8289, section 3.3), which compares the time that each packet has waited with a
-//! target. That time is unknown here; the time since the queue was empty bounds it.
+//! Packets of bulk flows are then marked (ECN) or dropped:
 //!
-//! A queue that runs empty costs wake-ups, and with them throughput, so this is off by default.
+//! - By default, those of peers that take more than their share, as [`Fairness`] finds, and of flows that react: TCP and
+//!   ECN-capable ones.
+//! - On request, those of all flows, one at a time and ever more often, until the queue runs empty. The times are those of
+//!   `CoDel` (RFC 8289, section 3.3), which compares the time that each packet has waited with a target. That time is
+//!   unknown here; the time since the queue was empty bounds it. A queue that runs empty costs wake-ups, and with them
+//!   throughput.
 
 use std::mem;
 use std::time::Duration;
 
+use super::fairness::Fairness;
+use crate::packet::class::{ECN, traffic_class};
+use crate::packet::{ip, protocol};
 use crate::units::{Nanos, PeerId};
 
 /// How long a queue must not run empty to stand. `CoDel` has 100 ms (RFC 8289, section 4.3), the longest usual round
-/// trip. With that, shares of peers take seconds to become even.
+/// trip.
 pub const STANDING_AFTER: Duration = Duration::from_millis(20);
-
-/// How long a peer's bulk flow counts as present after its last packet. Longer than [`STANDING_AFTER`], since peers with
-/// small shares have few packets in a queue.
-const PRESENT: Duration = Duration::from_millis(100);
 
 /// A pause this many intervals long forgets how often signals were needed, as in `CoDel`.
 const REMEMBERED: u32 = 16;
 
-/// Whether bulk flows are slowed down to keep queues short (`LANEWAY_SHORT_QUEUES`).
+/// Which bulk flows are slowed down while a queue stands (`LANEWAY_SHORT_QUEUES`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ShortQueues {
-    /// While several peers have bulk flows in a queue.
-    Auto,
-    /// Always.
-    On,
-    /// Never.
+    /// Those of peers that take more than their share.
     #[default]
+    Auto,
+    /// All, until the queue runs empty.
+    On,
+    /// None.
     Off,
 }
 
@@ -46,10 +48,7 @@ pub struct StandingQueue {
     policy: ShortQueues,
     /// When the queue was first found not to be empty; never, if it was empty last.
     busy_since: Nanos,
-    /// The peer of the last bulk packet.
-    peer: Option<PeerId>,
-    /// When bulk packets of two peers last came one after the other.
-    mixed: Nanos,
+    fairness: Fairness,
     /// When the next signal is due; never, if there was none since the queue was empty.
     next: Nanos,
     /// The number of signals, which makes the next ones more frequent.
@@ -62,7 +61,7 @@ impl StandingQueue {
     /// Creates the record of an empty queue.
     pub fn new(policy: ShortQueues) -> Self {
         let never = Nanos::NEVER;
-        Self { policy, busy_since: never, peer: None, mixed: never, next: never, signals: 0, ended: never }
+        Self { policy, busy_since: never, fairness: Fairness::new(), next: never, signals: 0, ended: never }
     }
 
     /// Records whether the queue was empty when it was last read, at `now`.
@@ -76,26 +75,35 @@ impl StandingQueue {
         }
     }
 
-    /// Returns whether the sender of a bulk packet from or to `peer` must be told to slow down: the caller marks or drops
-    /// the packet.
+    /// Counts `bytes` from or to `peer`, and returns whether their sender must be told to slow down: the caller marks or
+    /// drops one packet. Only bulk flows are told.
     #[inline]
-    pub fn must_signal(&mut self, peer: PeerId, now: Nanos) -> bool {
-        if self.policy == ShortQueues::Off {
-            return false;
+    pub fn must_signal(&mut self, peer: PeerId, bytes: u64, is_bulk: bool, now: Nanos) -> bool {
+        match self.policy {
+            ShortQueues::Off => false,
+            ShortQueues::On => is_bulk && self.stands(now) && self.is_due(now),
+            ShortQueues::Auto => {
+                self.fairness.count(peer, bytes, now);
+                is_bulk && self.stands(now) && self.fairness.take_above(peer)
+            }
         }
-        if self.peer.replace(peer).is_some_and(|last| last != peer) {
-            self.mixed = now;
-        }
-        self.busy_since != Nanos::NEVER && now.since(self.busy_since) >= STANDING_AFTER && self.is_due(now)
+    }
+
+    /// Returns whether `packet`, of a flow that must be told, may be the one that is marked or dropped. By default it must
+    /// be one that its sender reacts to: other flows would only lose packets.
+    pub fn may_signal_by(&self, packet: &[u8]) -> bool {
+        self.policy == ShortQueues::On
+            || traffic_class(packet) & ECN != 0
+            || ip::transport(packet).is_some_and(|transport| transport.protocol == protocol::TCP)
+    }
+
+    #[inline]
+    fn stands(&self, now: Nanos) -> bool {
+        self.busy_since != Nanos::NEVER && now.since(self.busy_since) >= STANDING_AFTER
     }
 
     #[cold]
     fn is_due(&mut self, now: Nanos) -> bool {
-        let applies = self.policy == ShortQueues::On || now.since(self.mixed) < PRESENT;
-        if !applies {
-            self.end();
-            return false;
-        }
         // Without bulk packets for a while, signals that were due then are not made up for.
         if now.since(self.next) > STANDING_AFTER {
             self.end();
@@ -131,9 +139,24 @@ mod tests {
         Nanos(1 << 40).after(STANDING_AFTER * time as u32 / 100)
     }
 
-    /// Returns the times from `from` to `to` at which a signal is due to one peer, in hundredths of [`STANDING_AFTER`].
+    /// Returns the times from `from` to `to` at which a bulk packet of one peer is signalled, in hundredths of
+    /// [`STANDING_AFTER`].
     fn signals(queue: &mut StandingQueue, from: u64, to: u64) -> Vec<u64> {
-        (from..to).filter(|time| queue.must_signal(PeerId(1), at(*time))).collect()
+        (from..to).filter(|time| queue.must_signal(PeerId(1), 1 << 16, true, at(*time))).collect()
+    }
+
+    /// Returns how many bulk packets are signalled of peers that send `bytes` each, all the time, into a queue that
+    /// does not run empty.
+    fn signals_of(policy: ShortQueues, bytes: &[u64]) -> Vec<usize> {
+        let mut queue = StandingQueue::new(policy);
+        let mut signals = vec![0; bytes.len()];
+        for time in 0..10_000 {
+            queue.note(false, at(time));
+            for (peer, bytes) in bytes.iter().enumerate() {
+                signals[peer] += usize::from(queue.must_signal(PeerId(peer as u64), *bytes, true, at(time)));
+            }
+        }
+        signals
     }
 
     #[test]
@@ -172,47 +195,48 @@ mod tests {
     }
 
     #[test]
-    fn with_auto_only_peers_that_share_a_queue_are_slowed_down() {
-        let both = |policy| {
-            let mut queue = StandingQueue::new(policy);
-            queue.note(false, at(1000));
-            let alone = signals(&mut queue, 1100, 2000).len();
-            let mut shared = 0;
-            for time in 2000..3000 {
-                shared += usize::from(queue.must_signal(PeerId(time % 2), at(time)));
-            }
-            (alone > 0, shared > 0)
-        };
-        assert_eq!(both(ShortQueues::Auto), (false, true));
-        assert_eq!(both(ShortQueues::On), (true, true));
-        assert_eq!(both(ShortQueues::Off), (false, false));
+    fn by_default_only_peers_above_their_share_are_slowed_down() {
+        let auto = |bytes: &[u64]| signals_of(ShortQueues::Auto, bytes);
+        // 2 s, that is 19 windows after the first.
+        assert_eq!(auto(&[60_000, 9_000, 9_000]), [19, 0, 0]);
+        assert_eq!(auto(&[9_000, 10_000, 9_000]), [0, 0, 0]);
+        assert_eq!(auto(&[60_000]), [0]);
+        assert_eq!(signals_of(ShortQueues::Off, &[60_000, 9_000, 9_000]), [0, 0, 0]);
+        assert!(signals_of(ShortQueues::On, &[60_000])[0] > 100);
     }
 
     #[test]
-    fn signals_that_were_not_due_to_anyone_are_not_made_up_for() {
+    fn small_packets_are_counted_and_never_signalled() {
         for policy in [ShortQueues::Auto, ShortQueues::On] {
             let mut queue = StandingQueue::new(policy);
-            queue.note(false, at(1000));
-            let shared = |queue: &mut StandingQueue, from: u64, to: u64| {
-                (from..to).filter(|time| queue.must_signal(PeerId(time % 2), at(*time))).count()
-            };
-            assert!(shared(&mut queue, 1000, 2000) > 5);
-            // One peer alone with `auto`, or small packets alone.
-            if policy == ShortQueues::Auto {
-                signals(&mut queue, 2000, 52_000);
+            queue.note(false, at(0));
+            for time in 0..10_000 {
+                assert!(!queue.must_signal(PeerId(1), 60_000, false, at(time)), "{policy:?}");
+                assert!(!queue.must_signal(PeerId(2), 9_000, false, at(time)), "{policy:?}");
             }
-            let after = shared(&mut queue, 52_000, 52_100);
-            assert!(after <= 2, "{policy:?}: {after} signals in one interval");
         }
     }
 
     #[test]
-    fn a_peer_is_present_for_a_while() {
+    fn nobody_is_slowed_down_while_the_queue_runs_empty() {
         let mut queue = StandingQueue::new(ShortQueues::Auto);
+        for time in 0..10_000 {
+            queue.note(time % 50 == 0, at(time));
+            assert!(!queue.must_signal(PeerId(1), 60_000, true, at(time)));
+            assert!(!queue.must_signal(PeerId(2), 9_000, true, at(time)));
+        }
+    }
+
+    #[test]
+    fn signals_that_were_not_due_to_anyone_are_not_made_up_for() {
+        let mut queue = StandingQueue::new(ShortQueues::On);
         queue.note(false, at(1000));
-        assert!(!queue.must_signal(PeerId(2), at(1000)));
-        let last = signals(&mut queue, 1100, 3000).last().copied();
-        let until = 1100 + PRESENT.as_nanos() as u64 * 100 / STANDING_AFTER.as_nanos() as u64;
-        assert!(last.is_some_and(|last| last < until && last + 100 > until), "{last:?}, {until}");
+        assert!(signals(&mut queue, 1000, 2000).len() > 5);
+        // Then small packets alone.
+        for time in 2000..52_000 {
+            queue.must_signal(PeerId(1), 100, false, at(time));
+        }
+        let after = signals(&mut queue, 52_000, 52_100).len();
+        assert!(after <= 2, "{after} signals in one interval");
     }
 }

@@ -270,7 +270,8 @@ impl Sealer {
         let segments = packet.segments();
         let mtu = self.mtu.load(Ordering::Relaxed).min(limit);
         let mut dropped = 0;
-        let mut signal = segments > 1 && self.standing.must_signal(peer.id, turn.now);
+        let mut signal =
+            self.standing.must_signal(peer.id, packet.packet().len() as u64, segments > 1, turn.now);
         for index in 0..segments {
             let len = packet.segment_len(index);
             let padded = padded_len(len, mtu);
@@ -290,7 +291,10 @@ impl Sealer {
             let plaintext = run.bytes.end + DATA_HEADER;
             let room = &mut batch.data[plaintext..plaintext + padded];
             packet.write_segment(index, &mut room[..len]);
-            if mem::take(&mut signal) && !class::decapsulate(&mut room[..len], CE) {
+            if mem::take(&mut signal)
+                && self.standing.may_signal_by(&room[..len])
+                && !class::decapsulate(&mut room[..len], CE)
+            {
                 self.in_hand -= 1;
                 turn.metrics.outbound_drops.add_described(DropReason::StandingQueue, 1, || {
                     Dropped::packet(&room[..len]).with_peer(peer.public_key)

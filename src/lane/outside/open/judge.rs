@@ -59,15 +59,17 @@ impl Opener {
                 drops.add_described(DropReason::UnknownIndex, run.payloads.into(), datagram);
                 continue;
             };
-            if self.admit(&run.session, peer, claim, payloads.clone(), context) {
-                self.place_packets(peer, claim, payloads, context);
+            let bytes = self.admit(&run.session, peer, claim, payloads.clone(), context);
+            if bytes > 0 {
+                let signal = self.standing.must_signal(peer.id, bytes, claim.whole, context.now);
+                self.place_packets(peer, claim, payloads, signal, context);
             }
         }
         claim.batch.opening.clear();
     }
 
     /// Checks the counters of authentic `payloads`. Updates timers, metrics, the endpoint and the session to
-    /// send with by those that are not replayed. Returns whether there are any.
+    /// send with by those that are not replayed. Returns the bytes of their datagrams.
     pub(super) fn admit(
         &mut self,
         session: &Arc<Session>,
@@ -75,9 +77,9 @@ impl Opener {
         claim: &mut Claim,
         payloads: Range<usize>,
         context: &mut Context<'_>,
-    ) -> bool {
+    ) -> u64 {
         let InboundBatch { opening, message: Message { from, .. }, .. } = &mut *claim.batch;
-        let (mut admitted, mut bytes, mut data) = (false, 0, false);
+        let (mut bytes, mut data) = (0, false);
         let mut counters = session.counters();
         for payload in &mut opening.payloads[payloads] {
             if let Some(reason) = counters.refuse(payload.counter) {
@@ -89,13 +91,12 @@ impl Opener {
                 payload.refused = true;
                 continue;
             }
-            admitted = true;
             bytes += u64::from(payload.datagram);
             data |= payload.content != Content::Nothing;
         }
         drop(counters);
-        if !admitted {
-            return false;
+        if bytes == 0 {
+            return 0;
         }
         faults::point(Stage::Open);
         peer.received_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -115,21 +116,22 @@ impl Opener {
         if session.rekey_due_on_receive(context.now) {
             self.actor.want_handshake(peer);
         }
-        true
+        bytes
     }
 
-    /// Places the packets among `payloads` whose source belongs to `peer`.
+    /// Places the packets among `payloads` whose source belongs to `peer`. With `signal`, tells the sender of the first
+    /// to slow down.
     pub(super) fn place_packets(
         &mut self,
         peer: &PeerRecord,
         claim: &mut Claim,
         payloads: Range<usize>,
+        mut signal: bool,
         context: &mut Context<'_>,
     ) {
         // Consecutive packets usually have the same source, so one lookup covers them.
         let mut belongs = None;
         let mut placed = 0;
-        let mut signal = claim.whole && self.standing.must_signal(peer.id, context.now);
         for index in payloads {
             let payload = claim.batch.opening.payloads[index];
             let Content::Packet { same_source } = payload.content else {
@@ -169,7 +171,8 @@ impl Opener {
                 continue;
             }
             let outer = claim.batch.message.ecn;
-            let (ecn, reason) = if mem::take(&mut signal) && outer != class::CE {
+            let signals = mem::take(&mut signal) && outer != class::CE && self.standing.may_signal_by(packet);
+            let (ecn, reason) = if signals {
                 (class::CE, DropReason::StandingQueue)
             } else {
                 (outer, DropReason::EcnNotCapable)
