@@ -40,7 +40,7 @@
 //! | What happens when a ring, pool or channel is full? | the table in `lane/mod.rs`; in code, `hand_over` and `hand_on_held` in `lane/outside/open.rs`, `batch` in `lane/inside/mod.rs` |
 //! | How large are rings, pools and channels? | `lane/bounds.rs` |
 //! | Which worker is woken to seal or open for another? | `lane/share/helpers.rs`; batches leave in order by `lane/inside/handover.rs` and `lane/outside/open/shared.rs` |
-//! | What slows bulk flows down while a queue does not run empty? | `lane/standing.rs` decides; `lane/inside/seal.rs` and `lane/outside/open/judge.rs` mark or drop |
+//! | What slows bulk flows down while a queue does not run empty? | `lane/standing.rs` decides, by `lane/fairness.rs` among peers; `lane/inside/seal.rs` and `lane/outside/open/judge.rs` mark or drop |
 //! | Packets that wait for a session | kept in `lane/staging.rs`; staged, routed again and released by `lane/inside/seal/release.rs` |
 //! | Replays and inner sources | `lane/outside/open/judge.rs`, with the window in `wireguard/replay.rs` |
 //! | What does `auto` stand for? | `config/choices.rs`; CPUs for pinning in `cpus/pinning.rs`; offloads are tried in `offload/open.rs` and `underlay/socket.rs` |

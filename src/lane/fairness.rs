@@ -1,12 +1,12 @@
 //! Fairness between peers: finds those that take more than their share of a queue.
 //!
-//! A queue that all peers have in common is first in, first out, and loses nothing, so each of their TCP flows gets what
-//! it has in the queue. What that is was decided as it left slow start: early, if the queue was long already, and then
-//! it takes minutes to grow. A queue per peer would be fair by itself, but the queues are the kernel's.
+//! All peers share the kernel's queues, which are first in, first out, and rarely overflow. The rate of a TCP flow is
+//! then proportional to the bytes that it has in the queue. A flow that left slow start because the queue was long already
+//! has few, and takes minutes to get more. A queue per peer would be fair by itself, but the kernel has none.
 //!
-//! So the peers with the greatest shares are slowed down, one packet a [`WINDOW`] each, as long as the queue stands. The
-//! queue becomes shorter by it, which makes the others faster at once. In contrast to signals until the queue
-//! runs empty, this costs no throughput: as soon as the shares are even, there are none.
+//! So peers above their share are slowed down, by one packet in each [`WINDOW`], while the queue stands. It becomes shorter,
+//! which makes the other peers faster at once. Unlike signals until the queue runs empty, this costs no throughput: once
+//! the shares are even, there are no more signals.
 
 use std::time::Duration;
 
@@ -20,8 +20,8 @@ pub const WINDOW: Duration = Duration::from_millis(100);
 /// the share.
 const COUNTERS: usize = 64;
 
-/// The bytes in a window from which a peer counts, 1.3 Mbit/s: peers that only exchange small packets must not make others
-/// look greedy.
+/// The bytes in a window from which a peer counts, 1.3 Mbit/s: peers that only exchange small packets must not
+/// lower the mean.
 const COUNTED: u64 = 16 * 1024;
 
 /// How many bytes peers have sent through one queue, and which of them take more than their share.
