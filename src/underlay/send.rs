@@ -223,14 +223,11 @@ impl Sender {
 
     /// Returns whether a datagram of `len` bytes is known to exceed the MTU of `path`.
     fn is_over_mtu(&self, path: &SendPath<'_>, len: usize) -> bool {
-        const UDP_HEADER: usize = 8;
         #[cfg(test)]
         if self.refusals.narrow {
             return true;
         }
-        let ip_header = if path.address.is_ipv4() { 20 } else { 40 };
-        let endpoint = Endpoint { address: path.address, source: path.source };
-        path.socket.path_mtu(&endpoint).is_ok_and(|mtu| ip_header + UDP_HEADER + len > mtu)
+        path.is_over_mtu(len)
     }
 
     fn note_sent(&mut self, segments: usize, bytes: usize) {
@@ -263,6 +260,13 @@ struct SendPath<'a> {
 impl SendPath<'_> {
     fn notices(&self, over_mtu: bool) -> Notices {
         Notices { source_gone: self.source_gone, over_mtu }
+    }
+
+    fn is_over_mtu(&self, len: usize) -> bool {
+        const UDP_HEADER: usize = 8;
+        let ip_header = if self.address.is_ipv4() { 20 } else { 40 };
+        let endpoint = Endpoint { address: self.address, source: self.source };
+        self.socket.path_mtu(&endpoint).is_ok_and(|mtu| ip_header + UDP_HEADER + len > mtu)
     }
 }
 

@@ -195,8 +195,8 @@ fn a_datagram_is_over_the_mtu_when_its_headers_make_it_so() {
     let rig = Rig::scripted(&[]);
     let (socket, address) = (&rig.from, rig.endpoint.address);
     let path = SendPath { socket, address, class: 0, source: None, source_gone: false };
-    assert!(!Kernel.is_over_mtu(&path, MAX_RUN_BYTES));
-    assert!(Kernel.is_over_mtu(&path, MAX_RUN_BYTES + 1));
+    assert!(!path.is_over_mtu(MAX_RUN_BYTES));
+    assert!(path.is_over_mtu(MAX_RUN_BYTES + 1));
 }
 
 #[test]
