@@ -32,7 +32,7 @@
 
 pub mod bounds;
 pub mod channels;
-pub mod fairness;
+mod fairness;
 pub mod inside;
 pub mod outside;
 pub mod path_limit;

@@ -8,7 +8,7 @@
 //! A queue that does not run empty for [`STANDING_AFTER`] *stands*: what waits in it adds delay and no throughput.
 //! Packets of bulk flows are then marked (ECN) or dropped:
 //!
-//! - By default, those of peers that take more than their share, as [`Fairness`] finds, and of flows that react: TCP and
+//! - By default, those of peers that take more than their share, as `fairness.rs` finds, and of flows that react: TCP and
 //!   ECN-capable ones.
 //! - On request, those of all flows, one at a time and ever more often, until the queue runs empty. The times are those of
 //!   `CoDel` (RFC 8289, section 3.3), which compares the time that each packet has waited with a target. That time is

@@ -153,7 +153,10 @@ impl Sender {
             }
             self.note_sent(1, datagram.len());
             if let Some(errno) = suspect.take() {
-                if errno == Errno::EINVAL && self.is_over_mtu(&path, stride) {
+                let beyond = path.is_over_mtu(stride);
+                #[cfg(test)]
+                let beyond = beyond || self.refusals.narrow;
+                if errno == Errno::EINVAL && beyond {
                     over_mtu = true;
                 } else {
                     self.give_up_gso(socket, errno);
@@ -201,7 +204,10 @@ impl Sender {
     ) -> Result<(), Errno> {
         let mut retries = NO_BUFFER_RETRIES;
         loop {
-            let sent = self.transmit(path, payload, segment);
+            #[cfg(test)]
+            let sent = self.refusals.next(path, segment).and_then(|()| transmit(path, payload, segment));
+            #[cfg(not(test))]
+            let sent = transmit(path, payload, segment);
             if let Err(errno) = sent {
                 self.tally.errors.add(errno);
                 if errno == Errno::ENOBUFS && retries > 0 {
@@ -212,22 +218,6 @@ impl Sender {
             }
             return sent;
         }
-    }
-
-    /// Sends `payload` along `path`, split every `segment` bytes. Sends all of it or nothing.
-    fn transmit(&mut self, path: &SendPath<'_>, payload: &[u8], segment: Option<u16>) -> Result<(), Errno> {
-        #[cfg(test)]
-        self.refusals.next(path, segment)?;
-        transmit(path, payload, segment)
-    }
-
-    /// Returns whether a datagram of `len` bytes is known to exceed the MTU of `path`.
-    fn is_over_mtu(&self, path: &SendPath<'_>, len: usize) -> bool {
-        #[cfg(test)]
-        if self.refusals.narrow {
-            return true;
-        }
-        path.is_over_mtu(len)
     }
 
     fn note_sent(&mut self, segments: usize, bytes: usize) {
@@ -262,6 +252,7 @@ impl SendPath<'_> {
         Notices { source_gone: self.source_gone, over_mtu }
     }
 
+    /// Returns whether a datagram of `len` bytes is known to exceed the MTU of this path.
     fn is_over_mtu(&self, len: usize) -> bool {
         const UDP_HEADER: usize = 8;
         let ip_header = if self.address.is_ipv4() { 20 } else { 40 };
