@@ -28,6 +28,7 @@ OPERATOR = {"PodMonitor": PodMonitor, "PrometheusRule": PrometheusRule}
 OVERLAYS = {
     "sidecar": {"Secret", "ConfigMap", "Deployment", "NetworkPolicy", "PodMonitor", "PrometheusRule"},
     "sidecar-own-user": {"Secret", "ConfigMap", "Deployment", "NetworkPolicy", "PodMonitor", "PrometheusRule"},
+    "sidecar-rosenpass": {"Secret", "ConfigMap", "Deployment", "NetworkPolicy", "PodMonitor", "PrometheusRule"},
     "gateway": {"DaemonSet", "PodMonitor", "PrometheusRule"},
     "mesh": {"DaemonSet", "PodMonitor", "PrometheusRule"},
 }
