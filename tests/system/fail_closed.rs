@@ -278,6 +278,44 @@ fn a_router_that_comes_back_keeps_its_tunnel_closed_until_laneway_down() {
 }
 
 #[test]
+fn a_router_that_others_configure_comes_back_with_their_addresses_and_routes() {
+    require_root!();
+    let (lab, device) = (lab(), device_name("lw"));
+    let left = |words: &str| output(&lab.left.namespace, &words.split(' ').collect::<Vec<_>>(), "");
+    let start = || {
+        let environment = [("LANEWAY_METRICS_ADDR", "off"), ("LANEWAY_KEEP", "on")];
+        let mut command = binary::command(&lab.left, &["--foreground", &device], &environment);
+        let mut process = Process::start_quietly(&mut command);
+        wait_until("the router", || {
+            assert!(process.is_running(), "it exited during the start: {}", process.said());
+            serves(&device)
+        });
+        process
+    };
+    let mut process = start();
+    left(&format!("ip address add 10.4.0.1/16 dev {device}"));
+    left(&format!("ip link set dev {device} up"));
+    // As Kilo adds it.
+    left(&format!("ip route add 10.244.1.0/24 via 10.4.0.2 dev {device} onlink proto static"));
+    let state = || {
+        let routes = left(&format!("ip route show dev {device}")).replace(" linkdown", "");
+        routes + &left(&format!("ip -o address show dev {device}"))
+    };
+    let before = state();
+    assert!(before.contains("10.244.1.0/24") && before.contains("10.4.0.1/16"), "{before}");
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        process.signal(signal);
+        process.wait();
+        assert_eq!(state(), before, "after {signal}");
+        process = start();
+        assert_eq!(state(), before, "after a start that followed {signal}");
+    }
+    process.signal(Signal::SIGTERM);
+    process.wait();
+    output(&lab.left.namespace, &[BINARY, "down", &device], "");
+}
+
+#[test]
 fn only_an_interface_without_a_process_is_taken_over() {
     require_root!();
     let guarded = Guarded::new(EVERYTHING);

@@ -57,14 +57,16 @@ pub(super) fn set_up(config: &RouterConfig, tun: &TunDevice) -> Result<(), Start
     set_up_interface(config, &tun.name, tun.lifetime.taken_over())
 }
 
-/// Gives `interface` its addresses and routes, and removes those of a router before, if it was `taken_over`.
+/// Gives `interface` its addresses and routes, and removes those of a router before, if it was `taken_over`. Leaves those
+/// that others have set: with `laneway IFNAME`, all of them.
 pub(crate) fn set_up_interface(
     config: &RouterConfig,
     interface: &str,
     taken_over: bool,
 ) -> Result<(), StartError> {
     let setup = netlink::Setup { rules: Vec::new(), unreachable: Vec::new(), ..interface_setup(config) };
-    if taken_over && config.persist {
+    // Without the routes of a control plane, such as Kilo's, packets would leave unencrypted until it adds them again.
+    if taken_over && config.persist && config.up {
         let found = netlink::remains(interface)?.setup;
         let before = netlink::Setup { rules: Vec::new(), unreachable: Vec::new(), ..found };
         netlink::change(interface, &before, &setup)?;
