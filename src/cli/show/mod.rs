@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
 
+use super::kept;
 use crate::config::env::Environment;
 use crate::config::update::DeviceStatus;
 use crate::config::{ConfigError, RouterConfig};
@@ -94,6 +95,9 @@ pub fn run(args: &ShowArgs) -> Result<(), ShowError> {
             Err(error) if args.what == "all" => eprintln!("laneway: {error}"),
             Err(error) => return Err(error.into()),
         }
+    }
+    if args.what == "all" {
+        kept::notices(&directory).iter().for_each(|notice| eprintln!("laneway: {notice}"));
     }
     let prefix = args.what == "all";
     print(&match args.form {
