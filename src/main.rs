@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         Ok(status) => ExitCode::from(status),
         Err(failure) => {
             eprintln!("laneway: {failure}");
+            failure.notices().iter().for_each(|notice| eprintln!("laneway: {notice}"));
             ExitCode::from(failure.status())
         }
     }

@@ -15,7 +15,7 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-use nix::poll::{PollFd, PollFlags, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::sys::{inherited, rights};
@@ -23,14 +23,18 @@ use crate::sys::{inherited, rights};
 /// The environment variable that names the manager's socket.
 const VARIABLE: &str = "NOTIFY_SOCKET";
 
-/// The environment variable with the number of descriptors that the manager keeps. systemd sets it since 254; for those
-/// before, the unit does.
+/// The environment variable with the number of descriptors that the manager keeps (`FileDescriptorStoreMax=`). systemd sets
+/// it since 254.
 const ROOM: &str = "FDSTORE";
 
 /// The first descriptor that the manager passes on (`SD_LISTEN_FDS_START`).
 const FIRST: i32 = 3;
 
-/// How long the manager may take to carry out what it was told.
+/// The name of descriptors that only show whether the manager keeps them. Those of a process that was killed meanwhile are
+/// left.
+pub const TRIAL: &str = "trial";
+
+/// How long the manager may take to carry out what it was told, in milliseconds.
 const PATIENCE: u16 = 5000;
 
 /// Returns the descriptors that the manager has kept for this process, with their names. A second call returns none.
@@ -59,26 +63,68 @@ pub fn kept_names() -> Vec<String> {
 #[derive(Debug)]
 pub struct ServiceManager {
     socket: Option<UnixDatagram>,
+    /// Why there is no socket although the variable is set.
+    failure: Option<String>,
 }
 
 impl ServiceManager {
-    /// Connects to the socket that `NOTIFY_SOCKET` names, if it is set. Failure is only logged: the manager
-    /// reports missing notifications itself.
+    /// Connects to the socket that `NOTIFY_SOCKET` names, if it is set. Failure is left to
+    /// [`log_failure`](Self::log_failure): the manager reports missing notifications itself.
     pub fn of_process() -> Self {
-        let Some(name) = env::var_os(VARIABLE) else { return ServiceManager { socket: None } };
+        let Some(name) = env::var_os(VARIABLE) else { return ServiceManager { socket: None, failure: None } };
         match connect(&name) {
-            Ok(socket) => ServiceManager { socket: Some(socket) },
-            Err(error) => {
-                tracing::warn!("cannot notify the service manager: {VARIABLE}={}: {error}", name.display());
-                ServiceManager { socket: None }
-            }
+            Ok(socket) => ServiceManager { socket: Some(socket), failure: None },
+            Err(error) => ServiceManager {
+                socket: None,
+                failure: Some(format!("{VARIABLE}={}: {error}", name.display())),
+            },
         }
     }
 
-    /// Returns how many descriptors the manager keeps for this process.
-    pub fn room(&self) -> usize {
-        let room = env::var(ROOM).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
-        if self.socket.is_some() { room } else { 0 }
+    /// Logs why the manager cannot be notified, if it cannot.
+    pub fn log_failure(&self) {
+        if let Some(failure) = &self.failure {
+            tracing::warn!("cannot notify the service manager: {failure}");
+        }
+    }
+
+    /// Returns whether there is one.
+    pub fn is_there(&self) -> bool {
+        self.socket.is_some()
+    }
+
+    /// Returns how many descriptors the manager says it keeps for this process; `None` if it does not say.
+    pub fn room(&self) -> Option<usize> {
+        if self.socket.is_none() {
+            return Some(0);
+        }
+        env::var(ROOM).ok().and_then(|text| text.parse().ok())
+    }
+
+    /// Tries whether the manager keeps `count` descriptors more, for 5 s at most. One that keeps none, or whose store is
+    /// full, closes what it is given.
+    pub fn has_room_for(&self, count: usize) -> bool {
+        let pipes: io::Result<Vec<_>> = (0..count).map(|_| io::pipe()).collect();
+        let Ok(pipes) = pipes else { return false };
+        if !pipes.iter().all(|(_, writer)| self.keep(TRIAL, writer.as_fd())) {
+            return false;
+        }
+        let readers: Vec<_> = pipes.into_iter().map(|(reader, _)| reader).collect();
+        let has_answered = self.await_manager();
+        let is_kept = |reader: &io::PipeReader| {
+            // Readable or hung up once all writers are closed.
+            poll(&mut [PollFd::new(reader.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(0)
+        };
+        let kept = readers.iter().filter(|reader| is_kept(reader)).count();
+        if kept > 0 {
+            self.forget(TRIAL);
+        }
+        if !has_answered {
+            tracing::warn!(
+                "the service manager has not said within 5 s whether it keeps descriptors, so it is given none"
+            );
+        }
+        has_answered && kept == count
     }
 
     /// Has the manager keep a duplicate of `descriptor` for the next process. Returns whether it was told.
@@ -99,7 +145,7 @@ impl ServiceManager {
     }
 
     /// Waits until the manager has carried out what it was told, 5 s at most (`sd_notify_barrier(3)`). Returns whether it
-    /// has.
+    /// has said so.
     pub fn await_manager(&self) -> bool {
         let Some(socket) = &self.socket else { return false };
         let Ok((reader, writer)) = io::pipe() else { return false };
@@ -168,7 +214,7 @@ mod tests {
         let address = SocketAddr::from_abstract_name(&name).expect("a name");
         let ear = UnixDatagram::bind_addr(&address).expect("bind");
         let socket = connect(&OsString::from(format!("@{name}"))).expect("connect");
-        (ear, ServiceManager { socket: Some(socket) })
+        (ear, ServiceManager { socket: Some(socket), failure: None })
     }
 
     fn heard(ear: &UnixDatagram) -> String {
@@ -210,7 +256,32 @@ mod tests {
             drop(descriptors);
             assert!(waits.join().expect("it ends"));
         });
-        assert!(!ServiceManager { socket: None }.await_manager(), "there is none");
+        assert!(!ServiceManager { socket: None, failure: None }.await_manager(), "there is none");
+    }
+
+    #[test]
+    fn room_is_what_the_manager_does_not_close() {
+        for (kept, room) in [(2, true), (1, false), (0, false)] {
+            let (ear, manager) = pair(&format!("room-{kept}"));
+            std::thread::scope(|scope| {
+                let tries = scope.spawn(|| manager.has_room_for(2));
+                let mut store = Vec::new();
+                let mut told = Vec::new();
+                while told.last().is_none_or(|last| last != "BARRIER=1") {
+                    let mut message = [0; 64];
+                    let (length, descriptors) = rights::receive(&ear, &mut message).expect("a message");
+                    told.push(String::from_utf8_lossy(&message[..length]).into_owned());
+                    if told.len() <= kept {
+                        store.extend(descriptors);
+                    }
+                }
+                assert_eq!(told.len(), 3, "{told:?}");
+                assert_eq!(tries.join().expect("it ends"), room);
+            });
+            if kept > 0 {
+                assert_eq!(heard(&ear), "FDSTOREREMOVE=1\nFDNAME=trial");
+            }
+        }
     }
 
     #[test]

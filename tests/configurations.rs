@@ -1,12 +1,16 @@
 //! A corpus of configuration files as people and tools write them. `configurations/outcomes.tsv` says what becomes of
 //! each.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use nix::unistd::Uid;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_laneway");
+
+/// A public key.
+const KEY: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/configurations")
@@ -25,13 +29,28 @@ fn outcomes() -> Vec<(String, String, String)> {
 
 /// Runs `laneway check` on a file of the corpus. Returns its status, its standard output and its standard error.
 fn check(file: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    check_with(file, arguments, &[], "")
+}
+
+/// Like [`check`], with these variables, and `input` on standard input.
+fn check_with(
+    file: &Path,
+    arguments: &[&str],
+    variables: &[(&str, &str)],
+    input: &str,
+) -> (Option<i32>, String, String) {
     let mut command = Command::new(BINARY);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("LANEWAY_") {
             command.env_remove(name);
         }
     }
-    let done = command.args(["check", "--config"]).arg(file).args(arguments).output().expect("start laneway");
+    command.args(["check", "--config"]).arg(file).args(arguments).envs(variables.iter().copied());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("start laneway");
+    // It may end without reading.
+    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
+    let done = child.wait_with_output().expect("wait for laneway");
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
     (done.status.code(), text(&done.stdout), text(&done.stderr))
 }
@@ -84,7 +103,7 @@ fn check_prints_what_run_would_do_and_creates_nothing() {
     let folder = std::env::temp_dir().join(format!("laneway-check-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
     let file = folder.join("lw7.conf");
-    let public = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
+    let public = KEY;
     let text = format!(
         "[Interface]\nAddress = 10.9.0.1/24\nMTU = 1380\n# friendly_name = the gateway\n[Peer]\nPublicKey = {public}\n\
          AllowedIPs = 0.0.0.0/0, 10.8.0.0/16\nEndpoint = gw.example.net:51820\n"
@@ -116,4 +135,32 @@ fn check_prints_what_run_would_do_and_creates_nothing() {
     if Uid::effective().is_root() {
         assert!(!Path::new("/sys/class/net/lw7").exists());
     }
+}
+
+#[test]
+fn what_run_would_refuse_is_refused() {
+    let file = folder().join("plain.conf");
+    let long = format!("/tmp/{}", "x".repeat(90));
+    let cases: [(&[(&str, &str)], &str); 4] = [
+        (&[("LANEWAY_INSIDE_CPUS", "1023")], "LANEWAY_INSIDE_CPUS names CPU 1023"),
+        (&[("LANEWAY_UAPI_DIR", &long)], "the path of the control socket is too long"),
+        (
+            &[("LANEWAY_SPREAD_PORTS", KEY), ("LANEWAY_LISTEN_PORT", "65535"), ("LANEWAY_QUEUES", "2")],
+            "too few UDP ports above 65535",
+        ),
+        (&[("LANEWAY_METRICS_CONFIG", "/nonexistent")], "/nonexistent"),
+    ];
+    for (variables, why) in cases {
+        let (status, _, said) = check_with(&file, &[], variables, "");
+        assert!(status == Some(2) && said.contains(why), "{variables:?}: {status:?} {said}");
+    }
+}
+
+#[test]
+fn a_configuration_can_come_from_a_pipe() {
+    let text = std::fs::read_to_string(folder().join("plain.conf")).expect("a file");
+    let (status, said, errors) = check_with(Path::new("/dev/stdin"), &[], &[], &text);
+    assert!(status == Some(0) && said.starts_with("interface: laneway0\n"), "{said} {errors}");
+    let (status, _, errors) = check_with(Path::new("/dev/stdin"), &[], &[], "");
+    assert!(status == Some(2) && errors.contains("it is a pipe without content"), "{errors}");
 }

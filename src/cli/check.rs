@@ -14,6 +14,7 @@ use crate::config::{ConfigError, RouterConfig, Table};
 use crate::netlink::{self, IpVersion};
 use crate::router::mtu;
 use crate::router::web::Web;
+use crate::router::wiring;
 
 /// Check a configuration and print what `run` would do with it
 #[derive(Clone, Debug, Args)]
@@ -44,15 +45,16 @@ pub fn run(args: &CheckArgs) -> Result<(), Failure> {
         mtu::choose(&mut config, &[]);
         Ok(config)
     };
-    let checked = || -> Result<RouterConfig, Failure> {
+    let checked = || -> Result<(RouterConfig, Option<Web>), Failure> {
         let mut config = read()?;
         let web = config.metrics_config.as_deref().map(Web::read).transpose()?;
-        config.warnings.extend(web.and_then(|web| web.warning(config.metrics_addr)));
-        Ok(config)
+        config.warnings.extend(web.as_ref().and_then(|web| web.warning(config.metrics_addr)));
+        wiring::check(&config).map_err(Failure::Refused)?;
+        Ok((config, web))
     };
     let text = match checked() {
-        Ok(config) => {
-            let plan = CheckedPlan { config: &config };
+        Ok((config, web)) => {
+            let plan = CheckedPlan { config: &config, web: web.as_ref() };
             if args.json { format!("{:#}\n", plan.json()) } else { plan.to_string() }
         }
         Err(error) => {
@@ -74,6 +76,7 @@ fn print(text: &str) {
 /// What a router with this configuration would do.
 struct CheckedPlan<'a> {
     config: &'a RouterConfig,
+    web: Option<&'a Web>,
 }
 
 impl CheckedPlan<'_> {
@@ -117,6 +120,8 @@ impl CheckedPlan<'_> {
             "routes": routes.collect::<Vec<_>>(),
             "rules": rules.collect::<Vec<_>>(),
             "metrics": config.metrics_addr.map(|address| address.to_string()),
+            "metricsUrl": config.metrics_addr.map(|address| Web::url(self.web, address)),
+            "metricsNeeds": self.web.and_then(Web::needs),
             "peers": peers.collect::<Vec<_>>(),
             "warnings": warnings.collect::<Vec<_>>(),
         })
@@ -145,7 +150,8 @@ impl fmt::Display for CheckedPlan<'_> {
             let version = if rule.version == IpVersion::V4 { "IPv4" } else { "IPv6" };
             writeln!(f, "  rule: {version} without the mark {:#x}, table {}", rule.mark, table(rule.mark))?;
         }
-        let metrics = config.metrics_addr.map_or_else(|| "off".to_owned(), |address| address.to_string());
+        let metrics = config.metrics_addr.map(|address| Web::describe(self.web, address));
+        let metrics = metrics.unwrap_or_else(|| "off".to_owned());
         writeln!(f, "  metrics: {metrics}")?;
         for peer in &update.peers {
             f.write_char('\n')?;

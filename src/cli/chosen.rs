@@ -19,7 +19,10 @@ pub enum ChosenError {
     },
     /// No interface is served.
     #[error("no interface is served on this host")]
-    NoInterface,
+    NoInterface {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// Several interfaces are served, and none was named.
     #[error("name one of these interfaces: {}", .0.join(", "))]
     Several(Vec<String>),
@@ -48,6 +51,6 @@ fn only_interface(directory: &Path) -> Result<String, ChosenError> {
     match interfaces.pop() {
         Some(only) if interfaces.is_empty() => Ok(only),
         Some(last) => Err(ChosenError::Several(interfaces.into_iter().chain([last]).collect())),
-        None => Err(ChosenError::NoInterface),
+        None => Err(ChosenError::NoInterface { directory: directory.to_owned() }),
     }
 }

@@ -1,8 +1,14 @@
 //! `laneway down IFNAME`: removes what a router left behind that was killed, crashed, or ended with `LANEWAY_KEEP=on`.
 
+use std::io;
+use std::path::PathBuf;
+
 use clap::Args;
 
+use crate::config::env::Environment;
+use crate::config::{ConfigError, RouterConfig};
 use crate::netlink::{self, NetlinkError};
+use crate::uapi;
 
 /// Remove an interface that a router left behind, with its routes and rules
 #[derive(Clone, Debug, Args)]
@@ -29,18 +35,34 @@ pub enum DownError {
     /// The kernel refused a request.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// The environment is invalid. Nothing was removed.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The control socket stays.
+    #[error("{}: cannot remove the control socket: {source}", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// The system error.
+        source: io::Error,
+    },
 }
 
-/// Removes the interface, with its routes, rules and unreachable routes. Packets for the tunnel then leave by other
-/// routes, unencrypted.
+/// Removes the interface, with its routes, rules and unreachable routes, and its control socket if no process serves it.
+/// Packets for the tunnel then leave by other routes, unencrypted.
 ///
 /// # Errors
-/// See [`DownError`]. Nothing is removed unless the kernel refuses a request.
+/// See [`DownError`]. Nothing is removed unless the kernel refuses a request or the control socket stays.
 pub fn run(args: &DownArgs) -> Result<(), DownError> {
     let name = &args.interface;
+    let directory = Environment::of_process()?.uapi_dir.unwrap_or_else(|| RouterConfig::named("").uapi_dir);
+    let remove_socket = || {
+        let failed = |source| DownError::Socket { path: uapi::socket_path(&directory, name), source };
+        uapi::remove_unserved(&directory, name).map_err(failed)
+    };
     let found = netlink::remains(name)?;
     if found.is_empty() {
-        return Err(DownError::Nothing(name.clone()));
+        return if remove_socket()? { Ok(()) } else { Err(DownError::Nothing(name.clone())) };
     }
     match found.device {
         Some(None) => return Err(DownError::Foreign(name.clone())),
@@ -50,5 +72,6 @@ pub fn run(args: &DownArgs) -> Result<(), DownError> {
     netlink::change_port_rules(&found.port_rules, &[])?;
     netlink::clean_up(name, &found.setup)?;
     netlink::delete(name)?;
+    remove_socket()?;
     Ok(())
 }

@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::path::Path;
-use std::thread;
 use std::time::Duration;
 
 use clap::Args;
 
 use super::chosen::{self, ChosenError};
+use super::output;
 use crate::config::ConfigError;
 use crate::config::env::Environment;
 use crate::drops::DropReason;
@@ -95,7 +95,9 @@ fn follow(router: &SampledRouter<'_>, filter: impl Fn(&DropCause) -> bool) -> Re
     let mut account = Account::new(router.counts()?);
     let mut next = router.samples(None)?.0;
     for reading in 1.. {
-        thread::sleep(INTERVAL);
+        if output::is_closed_within(INTERVAL) {
+            break;
+        }
         // The counters come first: what they count has left its sample before.
         let counts = if reading % READINGS == 0 { Some(router.counts()?) } else { None };
         let (after, samples) = router.samples(Some(next))?;

@@ -8,9 +8,11 @@
 
 use std::env;
 
+use super::launch::{EXIT_RESTART, StopReason};
 use super::{Failure, launch};
 use crate::config::env::Environment;
 use crate::config::{ConfigError, RouterConfig};
+use crate::router::takeover::kept::Kept;
 use crate::sys::daemon::{self, Process};
 use crate::sys::signals;
 
@@ -20,6 +22,8 @@ use crate::sys::signals;
 /// The environment is invalid, or the router did not start or failed.
 pub fn run(interface: &str, foreground: bool) -> Result<u8, Failure> {
     signals::end_at_once().map_err(Failure::Signals)?;
+    let foreground = foreground || env::var_os("WG_PROCESS_FOREGROUND").is_some_and(|value| value == "1");
+    let kept = foreground.then(Kept::take);
     let environment = Environment::of_process()?;
     let mut config = RouterConfig::for_interface(interface, &environment)?;
     config.tun_fd = descriptor("WG_TUN_FD")?;
@@ -30,14 +34,16 @@ pub fn run(interface: &str, foreground: bool) -> Result<u8, Failure> {
     {
         filter(level).clone_into(&mut config.log);
     }
-    let start = |config: RouterConfig, ready: launch::OnReady| {
+    let start = |config: RouterConfig, kept: Kept, ready: launch::OnReady| -> Result<u8, Failure> {
         launch::init_log(&config.log, config.log_format);
-        launch::launch(config, environment.clone(), ready)
+        Ok(match launch::launch(config, environment.clone(), kept, ready)? {
+            StopReason::Restart => EXIT_RESTART,
+            _ => 0,
+        })
     };
     signals::hold().map_err(Failure::Signals)?;
-    if foreground || env::var_os("WG_PROCESS_FOREGROUND").is_some_and(|value| value == "1") {
-        start(config, Box::new(|| Ok(())))?;
-        return Ok(0);
+    if let Some(kept) = kept {
+        return start(config, kept, Box::new(|| Ok(())));
     }
     // The background process changes its working directory.
     config.uapi_dir = std::path::absolute(&config.uapi_dir).map_err(Failure::Background)?;
@@ -45,8 +51,8 @@ pub fn run(interface: &str, foreground: bool) -> Result<u8, Failure> {
     match daemon::split().map_err(Failure::Background)? {
         Process::Parent(parent) => parent.wait().map_err(Failure::Background),
         Process::Child(child) => {
-            start(config, Box::new(move || child.ready(keep_output)))?;
-            Ok(0)
+            // Nothing: the service manager has started another process.
+            start(config, Kept::take(), Box::new(move || child.ready(keep_output)))
         }
     }
 }

@@ -2,6 +2,7 @@
 //! `laneway IFNAME`.
 
 mod inheritance;
+mod outcome;
 
 use std::fs;
 use std::io::{self, IsTerminal as _};
@@ -17,12 +18,13 @@ use nix::net::if_::if_nametoindex;
 use tracing_subscriber::EnvFilter;
 
 use self::inheritance::{Inheritance, wait_for};
+pub use self::outcome::{EXIT_RESTART, LaunchError, StopReason};
 use super::injection;
 use super::signals::Signals;
 use crate::config::env::Environment;
 use crate::config::{LogFormat, RouterConfig, Switch};
 use crate::netlink;
-use crate::netlink::masquerade::{MasqueradeError, Masquerading};
+use crate::netlink::masquerade::Masquerading;
 use crate::router::admin::{Admin, AdminEnd, AdminError, Hangups, Http, Link, OnLoss, OnPorts, OpenUapi};
 use crate::router::kill_switch::{self, KillSwitch};
 use crate::router::mtu;
@@ -31,61 +33,13 @@ use crate::router::reload::{self, Reloader};
 use crate::router::sandbox::{capabilities, files, memory, syscalls};
 use crate::router::start::{Origin, Router, StartError};
 use crate::router::stopping::{self, StopError};
-use crate::router::takeover::kept::{Keeper, Left};
-use crate::router::web::{Web, WebError};
+use crate::router::takeover::kept::{Keeper, Kept, Left};
+use crate::router::web::Web;
+use crate::router::wiring;
 use crate::service::ServiceManager;
 use crate::shutdown::Shutdown;
 use crate::sys::inherited;
 use crate::uapi::{self, Device, UapiError};
-
-/// Errors when starting, running or stopping a router.
-#[derive(Debug, thiserror::Error)]
-pub enum LaunchError {
-    /// The router did not start.
-    #[error(transparent)]
-    Start(#[from] StartError),
-    /// The control socket cannot be created.
-    #[error(transparent)]
-    Uapi(#[from] UapiError),
-    /// The admin thread cannot serve metrics, handle signals or watch the interface.
-    #[error(transparent)]
-    Admin(#[from] AdminError),
-    /// The certificates or logins of the metrics are invalid.
-    #[error(transparent)]
-    Web(#[from] WebError),
-    /// Masquerading cannot be set up.
-    #[error(transparent)]
-    Masquerade(#[from] MasqueradeError),
-    /// An inherited descriptor cannot be used.
-    #[error("{variable}={fd}: {source}; expected the number of a descriptor that the process inherited")]
-    Inherited {
-        /// The environment variable that names it.
-        variable: &'static str,
-        /// The descriptor's number.
-        fd: i32,
-        /// The system error.
-        source: io::Error,
-    },
-    /// The router runs, but the process cannot detach from its parent.
-    #[error("cannot detach from the terminal: {0}")]
-    Ready(#[source] io::Error),
-    /// A thread failed, or did not stop in time.
-    #[error(transparent)]
-    Stop(#[from] StopError),
-}
-
-/// Why a router stopped without a failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StopReason {
-    /// A signal told it to.
-    Signal,
-    /// Another process deleted the interface.
-    InterfaceDeleted,
-    /// Another process removed the control socket's file.
-    SocketRemoved,
-    /// Another process has taken the router over, or the next process of the service does.
-    HandedOver,
-}
 
 /// Called once, when the interface and its control socket exist, unless the router is told to stop before that.
 pub type OnReady = Box<dyn FnOnce() -> io::Result<()>>;
@@ -116,15 +70,19 @@ fn of_laneway(filter: &str) -> String {
 
 /// Starts a router and runs it until a signal arrives or another process removes its interface or control socket. From
 /// then on the router has [`stopping::PROCESS`] to end before the process is ended
-/// by force. Must be called while the process has a single thread.
+/// by force. Must be called while the process has a single thread. `kept` is what the service manager has kept for this
+/// process.
 ///
 /// # Errors
 /// The router did not start, failed, or did not stop in time.
 pub fn launch(
     mut config: RouterConfig,
     environment: Environment,
+    kept: Kept,
     ready: OnReady,
 ) -> Result<StopReason, LaunchError> {
+    let manager = Arc::clone(kept.manager());
+    manager.log_failure();
     if let Err(error) = memory::seclude() {
         tracing::warn!("cannot forbid core dumps, which would contain keys: {error}");
     }
@@ -137,8 +95,8 @@ pub fn launch(
         fd.map(|fd| inherited::adopt(fd).map_err(error(fd))).transpose()
     };
     let tun = adopt("WG_TUN_FD", config.tun_fd)?;
-    if !config.rules().is_empty() {
-        tracing::warn!("{}", injection::warning(&config));
+    if let Some(warning) = injection::warning(&config) {
+        tracing::warn!("{warning}");
     }
     let web = config.metrics_config.as_deref().map(Web::read).transpose()?.map(Arc::new);
     if let Some(warning) = web.as_ref().and_then(|web| web.warning(config.metrics_addr)) {
@@ -146,19 +104,18 @@ pub fn launch(
     }
     give_up_capabilities(&config, web.as_deref());
     restrict_files(&config);
-    let manager = Arc::new(ServiceManager::of_process());
     let uapi = adopt("WG_UAPI_FD", config.uapi_fd)?.map(uapi::Server::inherited).transpose()?;
     let shutdown = Arc::new(Shutdown::new().map_err(StartError::System)?);
     let signals = Signals::watch(&shutdown).map_err(StartError::System)?;
-    let mut inheritance = Inheritance::find(&config, &manager, tun)?;
+    let mut inheritance = Inheritance::find(&config, kept, tun)?;
     let takes_over = inheritance.takes_over();
     let replaces = matches!(inheritance.origin, Origin::Predecessor(_));
-    let metrics = inheritance.bind_http(&config, web)?;
-    // Before the interface is created: a router in another network namespace may serve one of this name. One that exists
-    // here is refused below.
-    if uapi.is_none() && !takes_over && if_nametoindex(config.interface.as_str()).is_err() {
-        uapi::Server::check(&config.uapi_dir, &config.interface)?;
+    // First, since a router that runs has the port for HTTP, too.
+    if uapi.is_none() && !inheritance.inherits() {
+        refuse_running(&config)?;
     }
+    wiring::check(&config)?;
+    let metrics = inheritance.bind_http(&config, web)?;
 
     let lock = reload::choose_table(&mut config, None).map_err(StartError::Netlink)?;
     mtu::choose(&mut config, &[]);
@@ -184,7 +141,12 @@ pub fn launch(
     };
     let (seccomp, persist) = (config.seccomp, config.persist);
     let up = format!("{} is up", router.interface());
-    let summary = router.summary().clone();
+    let mut summary = router.summary().clone();
+    if let Some(http) = &metrics
+        && let Ok(address) = http.bound.local_addr()
+    {
+        summary.add_metrics(Web::describe(http.web.as_deref(), address));
+    }
     let reloader = Reloader::new(&router, config, environment, Arc::clone(&switch));
     let (told, keeping) = (Arc::clone(&manager), Arc::clone(&keeper));
     let ready = Box::new(move || {
@@ -202,10 +164,14 @@ pub fn launch(
             masquerading.into_iter().for_each(Masquerading::leave);
         }
         outcome?;
-        if keeper.left() == Some(Left::Sessions) {
-            tracing::info!("the next process of the service continues with the sessions");
-        }
-        return Ok(StopReason::HandedOver);
+        return Ok(match keeper.left() {
+            Some(Left::Sessions) => {
+                tracing::info!("the next process of the service continues with the sessions");
+                StopReason::Restart
+            }
+            Some(Left::Descriptors) => StopReason::Restart,
+            Some(Left::Nothing) | None => StopReason::HandedOver,
+        });
     }
     drop(masquerading);
     if signals.told_to_stop() {
@@ -220,18 +186,30 @@ pub fn launch(
     });
     signals.remove_socket();
     let stopped = match outcome? {
+        _ if keeper.left().is_some() && manager.is_there() => StopReason::Restart,
         _ if signals.told_to_stop() => StopReason::Signal,
         // Besides a signal and a failure, only the end of the interface stops the workers.
         AdminEnd::Stopped => StopReason::InterfaceDeleted,
         AdminEnd::SocketGone => StopReason::SocketRemoved,
     };
     match stopped {
-        StopReason::Signal => tracing::info!("stopping: received a signal"),
+        StopReason::Signal | StopReason::Restart => tracing::info!("stopping: received a signal"),
         // Logged by the worker that noticed.
         StopReason::InterfaceDeleted | StopReason::HandedOver => {}
         StopReason::SocketRemoved => tracing::info!("stopping: control socket removed"),
     }
     Ok(stopped)
+}
+
+/// Refuses to start if a router serves an interface of this name, here or in another network namespace.
+fn refuse_running(config: &RouterConfig) -> Result<(), LaunchError> {
+    let interface = &config.interface;
+    match uapi::Server::check(&config.uapi_dir, interface) {
+        Err(UapiError::Taken { process, .. }) if if_nametoindex(interface.as_str()).is_ok() => {
+            Err(LaunchError::Running { interface: interface.clone(), process })
+        }
+        checked => Ok(checked?),
+    }
 }
 
 /// Starts the router and masquerading.

@@ -9,8 +9,10 @@ pub mod down;
 pub mod drops;
 mod injection;
 pub mod interface;
+mod kept;
 pub mod keys;
 pub mod launch;
+mod output;
 pub mod run;
 pub mod show;
 pub mod signals;
@@ -27,7 +29,10 @@ use crate::router::sandbox::capabilities;
 use crate::router::start::StartError;
 use crate::router::stopping::StopError;
 use crate::router::web::WebError;
+use crate::uapi::client::ClientError;
+use crate::underlay::BindError;
 use check::CheckArgs;
+use chosen::ChosenError;
 use demo::{DemoArgs, DemoEnd, DemoError};
 use doctor::DoctorArgs;
 use documents::{DocumentsArgs, DocumentsError};
@@ -87,6 +92,9 @@ pub enum Failure {
     /// The certificates or logins of the metrics are invalid.
     #[error(transparent)]
     Web(#[from] WebError),
+    /// A router cannot start with these settings on this machine.
+    #[error(transparent)]
+    Refused(StartError),
     /// The interface name is missing.
     #[error("the interface name is missing; usage: laneway [-f] IFNAME")]
     NoInterface,
@@ -147,8 +155,13 @@ impl Failure {
             | Failure::Show(ShowError::Config(_))
             | Failure::Top(TopError::Config(_))
             | Failure::Drops(DropsError::Config(_))
+            | Failure::Down(DownError::Config(_))
             | Failure::Web(_)
-            | Failure::Launch(LaunchError::Web(_) | LaunchError::Start(StartError::Pinning(_))) => 2,
+            | Failure::Refused(_)
+            | Failure::Launch(
+                LaunchError::Web(_)
+                | LaunchError::Start(StartError::Pinning(_) | StartError::Bind(BindError::NoPortsAbove { .. })),
+            ) => 2,
             Failure::Launch(LaunchError::Stop(StopError::Stuck(_))) => EXIT_STUCK,
             Failure::Background(_)
             | Failure::Signals(_)
@@ -165,17 +178,35 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// Returns further lines about an interface that could not be asked: whether it is kept shut.
+    pub fn notices(&self) -> Vec<String> {
+        let asked = match self {
+            Failure::Show(ShowError::Client(error))
+            | Failure::Top(TopError::Socket(error))
+            | Failure::Drops(DropsError::Socket(error)) => error,
+            Failure::Drops(DropsError::Chosen(ChosenError::NoInterface { directory }))
+            | Failure::Top(TopError::Chosen(ChosenError::NoInterface { directory })) => {
+                return kept::notices(directory);
+            }
+            _ => return Vec::new(),
+        };
+        let ClientError::Unserved { path, .. } = asked else { return Vec::new() };
+        path.file_stem().and_then(|name| kept::notice(&name.to_string_lossy())).into_iter().collect()
+    }
+}
+
 impl Cli {
     /// Runs the command to completion and returns the exit status: 0 on success, 1 if `laneway doctor` found
-    /// something missing, 130 if the demo was interrupted, or in the parent of a background process the child's
-    /// status.
+    /// something missing, 4 if the service manager is to start the router again, 130 if the demo was interrupted, or in the
+    /// parent of a background process the child's status.
     ///
     /// # Errors
     /// Returns the command's error.
     pub fn execute(self) -> Result<u8, Failure> {
         capabilities::raise();
         match (self.command, self.interface) {
-            (Some(Command::Run(args)), _) => run::run(&args)?,
+            (Some(Command::Run(args)), _) => return run::run(&args),
             (Some(Command::Check(args)), _) => check::run(&args)?,
             (Some(Command::Doctor(args)), _) => return Ok(doctor::run(&args)),
             (Some(Command::Demo(args)), _) => {

@@ -18,6 +18,18 @@ pub enum ConfigError {
         /// The system error.
         source: io::Error,
     },
+    /// A file that is a pipe was to be read again.
+    #[error("{}: cannot be read again: it is a pipe, and its content has been read; for reloads, use a file", .0.display())]
+    Pipe(PathBuf),
+    /// The path of the control socket is too long.
+    #[error("{}: the path of the control socket is too long: with this interface's name, {most} bytes at most; set \
+             LANEWAY_UAPI_DIR to a shorter path", directory.display())]
+    SocketPath {
+        /// The directory.
+        directory: PathBuf,
+        /// Its maximum length in bytes.
+        most: usize,
+    },
     /// A line of the configuration file is invalid.
     #[error("{}:{line}: {key}: {problem}", path.display())]
     Line {

@@ -44,6 +44,15 @@ use crate::wireguard::keys::{KeyError, PrivateKey, PublicKey};
 /// datagram over IPv4 together with WireGuard's 32 bytes, and is a multiple of 16, so padding does not lengthen it.
 pub const MTU_RANGE: (u16, u16) = (576, 65_456);
 
+/// Maximum length of a socket's path in bytes (`sun_path` in unix(7), with its end).
+const LONGEST_SOCKET: usize = 107;
+
+/// Bytes of the control socket's path besides directory and interface, while it is made: `DIRECTORY/.NAME.PROCESS/s`.
+const AROUND_NAME: usize = "/..4194304/s".len();
+
+/// The name of an interface that nothing names.
+const DEFAULT_NAME: &str = "laneway0";
+
 /// Everything needed to start a router.
 #[expect(clippy::struct_excessive_bools, reason = "independent settings")]
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,7 +199,7 @@ impl RouterConfig {
 
     /// Returns the configuration for `laneway run`: the file `config`, or the one `LANEWAY_CONFIG` names, overridden
     /// by the environment. The interface is named by `LANEWAY_INTERFACE`, otherwise after the file, as with
-    /// `wg-quick`, otherwise `laneway0`.
+    /// `wg-quick`, otherwise (also for a file in `/dev/fd`) `laneway0`.
     ///
     /// # Errors
     /// The first error found in the configuration file, in the key file or in the combined settings.
@@ -201,7 +210,10 @@ impl RouterConfig {
         let mut router = match file {
             Some(path) => {
                 let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-                let mut router = RouterConfig::named(stem);
+                // A shell's `<(…)` has the name of a descriptor.
+                let is_descriptor =
+                    ["/dev/fd", "/dev/stdin", "/proc"].iter().any(|begin| path.starts_with(begin));
+                let mut router = RouterConfig::named(if is_descriptor { DEFAULT_NAME.into() } else { stem });
                 let file = read_file(path, named_by)?;
                 lines = Some(file.lines.clone());
                 router.take_file(file);
@@ -209,7 +221,7 @@ impl RouterConfig {
                 router
             }
             None if environment.private_key_file.is_none() => return Err(ConfigError::Nothing),
-            None => RouterConfig::named("laneway0"),
+            None => RouterConfig::named(DEFAULT_NAME),
         };
         let keys_in_file = router.update.has_secrets();
         router.up = true;
@@ -265,7 +277,12 @@ impl RouterConfig {
     /// # Errors
     /// The first error found.
     pub fn read_again(&self, environment: &Environment) -> Result<Option<Self>, ConfigError> {
-        self.file.as_deref().map(|path| RouterConfig::for_run(Some(path), environment)).transpose()
+        let Some(path) = self.file.as_deref() else { return Ok(None) };
+        // A key file that is a pipe is empty by now, which is an error of its own.
+        if reading::is_pipe(path) {
+            return Err(ConfigError::Pipe(path.to_owned()));
+        }
+        RouterConfig::for_run(Some(path), environment).map(Some)
     }
 
     fn take_file(&mut self, file: FileConfig) {
@@ -356,11 +373,14 @@ impl RouterConfig {
     }
 
     fn check_interface(self, named_by: &'static str) -> Result<Self, ConfigError> {
-        if is_interface_name(&self.interface) {
-            Ok(self)
-        } else {
-            Err(ConfigError::InterfaceName { name: self.interface, named_by })
+        if !is_interface_name(&self.interface) {
+            return Err(ConfigError::InterfaceName { name: self.interface, named_by });
         }
+        let most = (LONGEST_SOCKET - AROUND_NAME).saturating_sub(self.interface.len());
+        if self.uapi_dir.as_os_str().len() > most {
+            return Err(ConfigError::SocketPath { directory: self.uapi_dir, most });
+        }
+        Ok(self)
     }
 }
 

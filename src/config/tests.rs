@@ -44,6 +44,21 @@ fn a_reload_reads_the_file_as_it_is_now() {
 }
 
 #[test]
+fn a_pipe_is_read_once() {
+    let folder = Folder::new("config-pipe");
+    let path = folder.0.join("wg9.conf");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let writer = path.clone();
+    let writing = std::thread::spawn(move || fs::write(writer, FILE).unwrap());
+    let environment = Environment::default();
+    let router = RouterConfig::for_run(Some(&path), &environment).unwrap();
+    writing.join().unwrap();
+    assert_eq!(router.interface, "wg9");
+    let again = router.read_again(&environment).unwrap_err();
+    assert!(again.to_string().contains("for reloads, use a file"), "{again}");
+}
+
+#[test]
 fn a_run_without_file_and_key_is_refused() {
     let message = RouterConfig::for_run(None, &Environment::default()).unwrap_err().to_string();
     assert!(message.starts_with("nothing to run: name a file with --config"), "{message}");

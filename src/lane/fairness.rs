@@ -14,7 +14,7 @@ use crate::units::{Nanos, PeerId};
 
 /// How long bytes are counted until shares are judged. Shares of several superpackets (64 KiB) say something, and a loss
 /// needs a round trip to be felt.
-pub const WINDOW: Duration = Duration::from_millis(100);
+const WINDOW: Duration = Duration::from_millis(100);
 
 /// How many counters there are. More peers have them in common, so that two of them can be taken for one with twice
 /// the share.
@@ -26,7 +26,7 @@ const COUNTED: u64 = 16 * 1024;
 
 /// How many bytes peers have sent through one queue, and which of them take more than their share.
 #[derive(Clone, Debug)]
-pub struct Fairness {
+pub(super) struct Fairness {
     bytes: Box<[u64; COUNTERS]>,
     /// A bit for each counter of a peer that has not been slowed down since it was found above its share.
     above: u64,
@@ -36,13 +36,13 @@ pub struct Fairness {
 
 impl Fairness {
     /// Creates the counters of an unused queue.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { bytes: Box::new([0; COUNTERS]), above: 0, since: Nanos::NEVER }
     }
 
     /// Counts `bytes` of `peer`.
     #[inline]
-    pub fn count(&mut self, peer: PeerId, bytes: u64, now: Nanos) {
+    pub(super) fn count(&mut self, peer: PeerId, bytes: u64, now: Nanos) {
         if self.since == Nanos::NEVER || now.since(self.since) >= WINDOW {
             self.judge(now);
         }
@@ -51,7 +51,7 @@ impl Fairness {
 
     /// Returns whether `peer` was above its share in the last window. Returns it once a window.
     #[inline]
-    pub fn take_above(&mut self, peer: PeerId) -> bool {
+    pub(super) fn take_above(&mut self, peer: PeerId) -> bool {
         let bit = 1 << counter(peer);
         let above = self.above & bit != 0;
         self.above &= !bit;

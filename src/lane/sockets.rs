@@ -73,6 +73,14 @@ impl LaneSockets {
         }
     }
 
+    /// Checks that each of `lanes` lanes can have a port of its own from `port` on (0 lets the kernel pick).
+    ///
+    /// # Errors
+    /// [`BindError::NoPortsAbove`].
+    pub fn check_ports(port: u16, lanes: usize) -> Result<(), BindError> {
+        own_port(port, lanes.saturating_sub(1)).map(drop)
+    }
+
     /// Takes over the sockets of each lane, on the router's port and on the lane's own, from another process.
     ///
     /// # Errors
@@ -138,7 +146,10 @@ impl LaneSockets {
 
 /// Opens the socket on `lane`'s own port.
 fn own(shared: u16, lane: usize, options: SocketOptions) -> Result<UdpSocket, BindError> {
-    let port =
-        u16::try_from(usize::from(shared) + lane).map_err(|_| BindError::NoPortsAbove { port: shared })?;
-    Ok(underlay::bind(port, 1, options)?.remove(0))
+    Ok(underlay::bind(own_port(shared, lane)?, 1, options)?.remove(0))
+}
+
+/// Returns `lane`'s own port.
+fn own_port(shared: u16, lane: usize) -> Result<u16, BindError> {
+    u16::try_from(usize::from(shared) + lane).map_err(|_| BindError::NoPortsAbove { port: shared })
 }

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod barrier;
+mod filters;
 mod losses;
 pub mod masquerade;
 mod moved;
@@ -33,6 +34,7 @@ use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 use tokio::runtime;
 
 pub use addresses::AddressWatch;
+pub use filters::unprotected;
 pub use losses::LossWatch;
 pub use moved::OtherNamespaces;
 #[cfg(any(test, fuzzing))]

@@ -1,8 +1,8 @@
 //! Tables of nftables over netlink (nfnetlink; Linux's `include/uapi/linux/netfilter/nf_tables.h`).
 //!
-//! A [`RuleTable`] holds base chains with rules, all added at once or not at all. Where the kernel supports it (Linux 5.12
-//! and later), the table belongs to the netlink socket that made it, so that it is gone with the process, however that
-//! ends.
+//! [`rules`] reads rules. A [`RuleTable`] holds base chains with rules, all added at once or not at all. Where the kernel
+//! supports it (Linux 5.12 and later), the table belongs to the netlink socket that made it, so that it is gone with the
+//! process, however that ends.
 
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
@@ -21,6 +21,7 @@ const NEW_TABLE: u16 = SUBSYSTEM | libc::NFT_MSG_NEWTABLE as u16;
 const DELETE_TABLE: u16 = SUBSYSTEM | libc::NFT_MSG_DELTABLE as u16;
 const NEW_CHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_NEWCHAIN as u16;
 const NEW_RULE: u16 = SUBSYSTEM | libc::NFT_MSG_NEWRULE as u16;
+const GET_RULE: u16 = SUBSYSTEM | libc::NFT_MSG_GETRULE as u16;
 
 const CREATE: u16 = libc::NLM_F_CREATE as u16;
 const APPEND: u16 = libc::NLM_F_APPEND as u16;
@@ -49,9 +50,124 @@ mod attribute {
     pub(super) const COMPARE_REGISTER: u16 = 1;
     pub(super) const COMPARE_OPERATION: u16 = 2;
     pub(super) const COMPARE_DATA: u16 = 3;
+    pub(super) const IMMEDIATE_DATA: u16 = 2;
     pub(super) const DATA_VALUE: u16 = 1;
+    pub(super) const DATA_VERDICT: u16 = 2;
+    pub(super) const VERDICT_CODE: u16 = 1;
     /// `NLA_F_NESTED`: the value is attributes.
     pub(super) const NESTED: u16 = 0x8000;
+}
+
+/// Opens a socket in the calling thread's network namespace.
+fn open() -> Result<OwnedFd, Errno> {
+    let kind = (SockType::Raw, SockFlag::SOCK_CLOEXEC);
+    let socket = socket(AddressFamily::Netlink, kind.0, kind.1, SockProtocol::NetlinkNetFilter)?;
+    setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(PATIENCE))?;
+    Ok(socket)
+}
+
+/// What a rule of any table compares, and whether it drops or rejects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct FilterRule {
+    /// Values that something in the packet must equal.
+    pub(super) equal: Vec<Vec<u8>>,
+    /// Values that something in the packet must not equal.
+    pub(super) not_equal: Vec<Vec<u8>>,
+    /// Whether the packet is dropped or rejected.
+    pub(super) refuses: bool,
+}
+
+/// Returns the rules of all tables in the calling thread's network namespace.
+///
+/// # Errors
+/// The kernel's error, for example without nftables or `CAP_NET_ADMIN`.
+pub(super) fn rules() -> Result<Vec<FilterRule>, Errno> {
+    let socket = open()?;
+    let mut request = Batch { bytes: Vec::new(), sequence: 0 };
+    request.raw(GET_RULE, libc::NLM_F_DUMP as u16, libc::NFPROTO_UNSPEC as u8, 0, &[]);
+    sendto(socket.as_raw_fd(), &request.bytes, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+    let mut rules = Vec::new();
+    let mut answer = vec![0; 1 << 16];
+    loop {
+        let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+        for (kind, body) in messages(&answer[..length]) {
+            match libc::c_int::from(kind) {
+                libc::NLMSG_DONE => return Ok(rules),
+                libc::NLMSG_ERROR => {
+                    let errno = body.first_chunk().copied().map_or(0, i32::from_ne_bytes);
+                    return Err(Errno::from_raw(errno.wrapping_neg()));
+                }
+                // Behind the nfnetlink header.
+                _ if kind == NEW_RULE => rules.push(FilterRule::decode(body.get(4..).unwrap_or_default())),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Splits what the kernel sent into messages, each with its type and what follows the header (netlink(7)). Ends at one that
+/// is incomplete.
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
+        let message = bytes.get(..length)?;
+        let kind = u16::from_ne_bytes(*message.get(4..)?.first_chunk()?);
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, message.get(16..)?))
+    })
+}
+
+/// Splits attributes, each with its type and value. Ends at one that is incomplete.
+fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
+        let kind = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?);
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind & !attribute::NESTED, value))
+    })
+}
+
+/// Returns the value of the first attribute at the end of `path`, each nested in the one before.
+fn nested<'b>(bytes: &'b [u8], path: &[u16]) -> Option<&'b [u8]> {
+    path.iter().try_fold(bytes, |bytes, wanted| {
+        attributes(bytes).find_map(|(kind, value)| (kind == *wanted).then_some(value))
+    })
+}
+
+impl FilterRule {
+    fn decode(rule: &[u8]) -> Self {
+        let mut decoded = FilterRule::default();
+        let list = nested(rule, &[attribute::RULE_EXPRESSIONS]).unwrap_or_default();
+        for (_, expression) in attributes(list) {
+            let data = nested(expression, &[attribute::EXPRESSION_DATA]).unwrap_or_default();
+            match nested(expression, &[attribute::EXPRESSION_NAME]) {
+                Some(b"cmp\0") => {
+                    let value = nested(data, &[attribute::COMPARE_DATA, attribute::DATA_VALUE]);
+                    let negated = (libc::NFT_CMP_NEQ as u32).to_be_bytes();
+                    let equal = (libc::NFT_CMP_EQ as u32).to_be_bytes();
+                    match nested(data, &[attribute::COMPARE_OPERATION]) {
+                        Some(operation) if operation == negated => {
+                            decoded.not_equal.extend(value.map(<[u8]>::to_vec));
+                        }
+                        Some(operation) if operation == equal => {
+                            decoded.equal.extend(value.map(<[u8]>::to_vec));
+                        }
+                        _ => {}
+                    }
+                }
+                Some(b"immediate\0") => {
+                    let verdict =
+                        [attribute::IMMEDIATE_DATA, attribute::DATA_VERDICT, attribute::VERDICT_CODE];
+                    let drop = (libc::NF_DROP as u32).to_be_bytes();
+                    decoded.refuses |= nested(data, &verdict).is_some_and(|code| code == drop);
+                }
+                Some(b"reject\0") => decoded.refuses = true,
+                _ => {}
+            }
+        }
+        decoded
+    }
 }
 
 /// A base chain with its rules.
@@ -125,10 +241,7 @@ impl RuleTable {
     /// # Errors
     /// The kernel's error. Nothing was added.
     pub(super) fn add(name: &str, chains: &[HookChain]) -> Result<Self, Errno> {
-        let kind = (SockType::Raw, SockFlag::SOCK_CLOEXEC);
-        let socket = socket(AddressFamily::Netlink, kind.0, kind.1, SockProtocol::NetlinkNetFilter)?;
-        setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(PATIENCE))?;
-        let mut table = RuleTable { socket, name: name.to_owned(), owned: true };
+        let mut table = RuleTable { socket: open()?, name: name.to_owned(), owned: true };
         let added = match table.fill(chains) {
             // A kernel before 5.12 does not know the flag.
             Err(Errno::EOPNOTSUPP | Errno::EINVAL) => {

@@ -46,6 +46,7 @@ pub use open::{
     Lifetime, Offload, Offloads, TunDevice, inherit_queue, inherit_queues, open_or_take_over, open_queues,
 };
 pub use port::WriteTally;
+pub use probe::tried_tunnels;
 pub use reader::{DrainEnd, QueueError, QueueReader, Read, TunnelsSeen};
 pub use superpacket::{Superpacket, SuperpacketKind};
 pub use virtio::{VIRTIO_HEADER_LEN, VirtioHeader};

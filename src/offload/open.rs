@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{CLONE_DEVICE, OpenError};
 use super::limits::Limits;
 use super::port::Port;
-use super::probe::takes_tunnels;
+use super::probe::{self, takes_tunnels};
 use super::reader::{QueueReader, TunnelsSeen};
 use super::virtio::HeaderForm;
 use super::writer::{QueueRejecter, QueueShortcut, QueueWriter};
@@ -183,6 +183,7 @@ pub fn inherit_queue(
 
 /// Takes over all queues of an interface that another process has opened. If that process still reads them, `offloads`
 /// are those of the interface, and nothing about it is changed. Otherwise offloads are requested if `offload` is true.
+/// `tunnels` says whether the kernel takes superpackets inside UDP tunnels, if that process has tried.
 ///
 /// # Errors
 /// See [`OpenError`].
@@ -190,8 +191,10 @@ pub fn inherit_queues(
     fds: Vec<OwnedFd>,
     offloads: Option<Offloads>,
     offload: bool,
+    tunnels: Option<bool>,
     shutdown: &Arc<Shutdown>,
 ) -> Result<TunDevice, OpenError> {
+    probe::learn(tunnels);
     let mut name = None;
     for fd in &fds {
         let (of, flags) = tun::interface(fd).map_err(|_| OpenError::Inherited)?;

@@ -40,13 +40,26 @@ const INNER: usize = 50;
 /// Payload bytes of a segment.
 const SEGMENT: usize = 8;
 
-/// Returns whether the kernel takes superpackets inside UDP tunnels; `false` if that cannot be found out. The first
-/// answer holds for the life of the process.
+/// The kernel's answer, which holds for the life of the process, and for processes that continue with its interface.
+static ANSWER: OnceLock<bool> = OnceLock::new();
+
+/// Returns whether the kernel takes superpackets inside UDP tunnels; `None` if it was not tried, or did not tell.
+pub fn tried_tunnels() -> Option<bool> {
+    ANSWER.get().copied()
+}
+
+/// Takes the answer that another process got from the same kernel, if any, so that it is not asked again.
+pub(super) fn learn(answer: Option<bool>) {
+    if let Some(answer) = answer {
+        ANSWER.get_or_init(|| answer);
+    }
+}
+
+/// Returns whether the kernel takes superpackets inside UDP tunnels; `false` if that cannot be found out.
 ///
 /// Writes one to an interface of its own, which is removed at once. The interface is never up, so nothing that is
 /// written to it goes further.
 pub(super) fn takes_tunnels() -> bool {
-    static ANSWER: OnceLock<bool> = OnceLock::new();
     if let Some(answer) = ANSWER.get() {
         return *answer;
     }

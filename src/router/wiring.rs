@@ -125,6 +125,20 @@ pub(crate) struct Access {
     pub(crate) estate: Estate,
 }
 
+/// Checks what depends on both the settings and this machine, before anything is created.
+///
+/// # Errors
+/// [`StartError::Pinning`] or [`StartError::Bind`].
+pub(crate) fn check(config: &RouterConfig) -> Result<(), StartError> {
+    let topology = Topology::of_this_thread();
+    let lanes = config.queues.count(topology.cpus.len());
+    pinning::plan(&topology, lanes, config.pinning())?;
+    if config.spread_ports.is_on() {
+        LaneSockets::check_ports(config.update.listen_port.unwrap_or(0), lanes)?;
+    }
+    Ok(())
+}
+
 /// Opens the TUN device and the sockets, sets up the interface and connects all parts.
 ///
 /// # Errors
@@ -267,8 +281,8 @@ fn open_or_inherit(
     let queue = match given {
         Given::Nothing => None,
         Given::Queue(queue) => Some(queue),
-        Given::Inherited(Inherited { queues, offloads, sockets, secret, .. }) => {
-            let tun = inherit_tun(config, queues, offloads, shutdown)?;
+        Given::Inherited(Inherited { queues, offloads, tunnels, sockets, secret, .. }) => {
+            let tun = inherit_tun(config, queues, offloads, tunnels, shutdown)?;
             let sockets = LaneSockets::inherit(sockets, options)?;
             // With sessions, interface and sockets are those of a predecessor, which may still run.
             if secret.is_none() {

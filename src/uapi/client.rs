@@ -74,6 +74,23 @@ fn unserved(error: &io::Error) -> &'static str {
 /// # Errors
 /// The directory cannot be read.
 pub fn interfaces(directory: &Path) -> io::Result<Vec<String>> {
+    sockets(directory, |connected| match connected {
+        Ok(_) => true,
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+    })
+}
+
+/// Returns the names of the interfaces with a socket in `directory` that no process serves, sorted. A directory that cannot
+/// be read counts as empty.
+pub fn unserved_interfaces(directory: &Path) -> Vec<String> {
+    let is_dead = |connected: io::Result<UnixStream>| {
+        connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    };
+    sockets(directory, is_dead).unwrap_or_default()
+}
+
+/// Returns the names of the interfaces in `directory` whose sockets are `wanted`, by the result of connecting.
+fn sockets(directory: &Path, wanted: impl Fn(io::Result<UnixStream>) -> bool) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -83,11 +100,7 @@ pub fn interfaces(directory: &Path) -> io::Result<Vec<String>> {
         let entry = entry?;
         let file = entry.file_name();
         let Some(name) = file.as_bytes().strip_suffix(b".sock") else { continue };
-        let is_live = || match UnixStream::connect(entry.path()) {
-            Ok(_) => true,
-            Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
-        };
-        if !name.is_empty() && is_live() {
+        if !name.is_empty() && wanted(UnixStream::connect(entry.path())) {
             names.push(String::from_utf8_lossy(name).into_owned());
         }
     }

@@ -7,9 +7,13 @@ mod server;
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use nix::errno::Errno;
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 
+pub(crate) use server::named;
 pub use server::{MAX_ANSWERS, Server, SocketFile, UapiError};
 
 use crate::config::update::{DeviceStatus, DeviceUpdate};
@@ -17,6 +21,32 @@ use crate::config::update::{DeviceStatus, DeviceUpdate};
 /// Returns the path of the socket of `interface`, where `wg` looks for it.
 pub fn socket_path(directory: &Path, interface: &str) -> PathBuf {
     directory.join(format!("{interface}.sock"))
+}
+
+/// Returns the process that serves `interface`, if there is one and it can be told.
+pub fn serving(directory: &Path, interface: &str) -> Option<i32> {
+    process_behind(&UnixStream::connect(socket_path(directory, interface)).ok()?)
+}
+
+/// Returns the process that listens on the socket to which `stream` is connected. After a restart of a service it may be one
+/// before, which has ended and is not told.
+fn process_behind(stream: &UnixStream) -> Option<i32> {
+    let process = getsockopt(stream, PeerCredentials).ok()?.pid();
+    Path::new(&format!("/proc/{process}")).exists().then_some(process)
+}
+
+/// Removes the socket of `interface` if no process listens on it. Returns whether there was one.
+///
+/// # Errors
+/// The file cannot be removed.
+pub fn remove_unserved(directory: &Path, interface: &str) -> io::Result<bool> {
+    let path = socket_path(directory, interface);
+    match UnixStream::connect(&path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(&path).map(|()| true)
+        }
+        _ => Ok(false),
+    }
 }
 
 /// The router behind the socket. Each client makes one call at a time, on a blocking thread: a call may wait for the

@@ -84,9 +84,14 @@ impl SocketFile {
 #[derive(Debug, thiserror::Error)]
 pub enum UapiError {
     /// Another process is listening on the socket.
-    #[error("{}: another process, perhaps in another network namespace, serves an interface of this name; stop it, choose \
-         another name, or set LANEWAY_UAPI_DIR to a directory for this one", .0.display())]
-    Taken(PathBuf),
+    #[error("{}: {}, perhaps in another network namespace, serves an interface of this name; stop it, choose another name, \
+         or set LANEWAY_UAPI_DIR to a directory for this one", path.display(), named(*process))]
+    Taken {
+        /// The socket.
+        path: PathBuf,
+        /// The process, if it can be told.
+        process: Option<i32>,
+    },
     /// The directory or the socket cannot be created.
     #[error("{}: cannot {what}: {source}; LANEWAY_UAPI_DIR selects another directory", path.display())]
     Os {
@@ -109,7 +114,10 @@ impl Server {
     /// [`UapiError::Taken`] if one does.
     pub fn check(directory: &Path, interface: &str) -> Result<(), UapiError> {
         let path = super::socket_path(directory, interface);
-        if unix::UnixStream::connect(&path).is_ok() { Err(UapiError::Taken(path)) } else { Ok(()) }
+        match unix::UnixStream::connect(&path) {
+            Ok(stream) => Err(UapiError::Taken { path, process: super::process_behind(&stream) }),
+            Err(_) => Ok(()),
+        }
     }
 
     /// Listens on `directory/interface.sock`. Creates the directory if it is missing (mode 0755). Only the owner may
@@ -130,7 +138,9 @@ impl Server {
             .create(directory)
             .map_err(os(directory, "create the directory"))?;
         match unix::UnixStream::connect(&path) {
-            Ok(_) => return Err(UapiError::Taken(path)),
+            Ok(stream) => {
+                return Err(UapiError::Taken { path, process: super::process_behind(&stream) });
+            }
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 fs::remove_file(&path).map_err(os(&path, "remove the stale socket"))?;
             }
@@ -261,6 +271,11 @@ impl Drop for Server {
             file.remove();
         }
     }
+}
+
+/// Returns what a message calls `process`.
+pub(crate) fn named(process: Option<i32>) -> String {
+    process.map_or_else(|| "another process".to_owned(), |process| format!("process {process}"))
 }
 
 /// What all clients share.

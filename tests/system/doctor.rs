@@ -5,8 +5,8 @@ use std::process::Output;
 use crate::support::binary::BINARY;
 use crate::support::folder::Folder;
 use crate::support::network::sysctl;
-use crate::support::process::{command_in, output};
-use crate::support::{lab, links, require_root, wait_until};
+use crate::support::process::{attempt, command_in, output};
+use crate::support::{lab, links, require_root, skip, wait_until};
 use laneway::cli::demo::lab::Lab;
 use serde_json::Value;
 
@@ -181,4 +181,40 @@ fn doctor_asks_for_ipv6_only_if_the_configuration_needs_it() {
     assert_eq!((status, &ipv6["verdict"]), (Some(1), &"missing".into()), "{wanted:#}");
     assert!(ipv6["found"].as_str().unwrap().contains("fd77::1/64"), "{ipv6:#}");
     assert_eq!(ipv6["remedy"]["host"], "sysctl -w net.ipv6.conf.all.disable_ipv6=0");
+}
+
+#[test]
+fn the_command_against_injection_works_as_printed_and_then_is_not_printed() {
+    require_root!();
+    let lab = lab();
+    if attempt(&lab.left.namespace, &["nft", "add", "table", "inet", "probe"], "").is_err() {
+        skip::report("this kernel has no nftables");
+        return;
+    }
+    let folder = Folder::new();
+    let text = "[Interface]\nAddress = 10.77.0.1/24, fd77::1/64\n[Peer]\n\
+                PublicKey = xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\nAllowedIPs = 0.0.0.0/0, ::/0\n";
+    let environment = [("LANEWAY_CONFIG", &*folder.write("lw0.conf", text))];
+    let filter = || check(&report(&lab, &[], &environment).0, "injection filter").clone();
+    let found = |filter: &Value| filter["found"].as_str().unwrap().to_owned();
+    let missing = filter();
+    assert_eq!(missing["verdict"], "limited", "{missing:#}");
+    // Rules of another program for one of the addresses.
+    let rules = "add table ip wg-quick-lw0\nadd chain ip wg-quick-lw0 preraw { type filter hook prerouting priority -300; }\n\
+                 add rule ip wg-quick-lw0 preraw iifname != \"lw0\" ip daddr 10.77.0.1 fib saddr type != local drop\n";
+    output(&lab.left.namespace, &["nft", "-f", "-"], rules);
+    let half = found(&filter());
+    assert!(half.contains("fd77::1") && !half.contains("10.77.0.1"), "{half}");
+    output(&lab.left.namespace, &["nft", "flush", "ruleset"], "");
+
+    let whole = found(&missing);
+    let command = &whole[whole.find("nft '").expect("a command")..];
+    output(&lab.left.namespace, &["sh", "-c", command], "");
+    assert_eq!(filter()["verdict"], "good");
+    output(&lab.left.namespace, &["nft", "delete", "table", "inet", "laneway_filter_lw0"], "");
+    assert_eq!(filter()["verdict"], "limited");
+    // What is in quotes is a file for nft, too.
+    let file = command.split('\'').nth(1).expect("quotes");
+    output(&lab.left.namespace, &["nft", "-f", "-"], &format!("{file}\n"));
+    assert_eq!(filter()["verdict"], "good");
 }

@@ -68,7 +68,7 @@ fn errors_at_the_start_are_printed_before_the_command_ends() {
     let running = Laneway::start(&lab.left, &[]);
     let device = device_name("lw");
     for (name, variable, status, sentence) in [
-        (running.device.as_str(), ("LOG_LEVEL", "error"), 1, "exists already"),
+        (running.device.as_str(), ("LOG_LEVEL", "error"), 1, "is already run by process"),
         (&device, ("LANEWAY_QUEUES", "many"), 2, "LANEWAY_QUEUES=many: expected"),
         (&device, ("LANEWAY_UAPI_DIR", "/dev/null"), 1, "/dev/null"),
         ("a/b", ("LOG_LEVEL", "error"), 2, "cannot be an interface name"),

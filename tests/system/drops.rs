@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::process::Stdio;
 
 use crate::support::binary::{Laneway, command};
 use crate::support::folder::Folder;
@@ -179,6 +180,27 @@ fn dropped_packets_are_shown_in_both_directions_with_what_is_known_of_them() {
         let said = follower.process.said();
         assert!(said.contains("no userspace WireGuard serves this interface"), "{said}");
     }
+}
+
+#[test]
+fn a_follower_ends_with_its_reader() {
+    require_root!();
+    let lab = lab();
+    let left = Laneway::start(&lab.left, &[]);
+    let words = ["drops", "--follow", &left.device];
+    let mut follower = Process::start_quietly(command(&lab.left, &words, &[]).stdout(Stdio::piped()));
+    let sampled = || metric(&left, "laneway_drop_sampling") > 0.5;
+    wait_until("the follower to begin", sampled);
+    assert!(follower.is_running());
+    // Nothing is dropped, so nothing is written.
+    drop(follower.take_stdout());
+    assert_eq!(follower.wait(), Some(0), "{}", follower.said());
+}
+
+/// Returns the sum of a metric.
+fn metric(router: &Laneway, name: &str) -> f64 {
+    let metrics = laneway::uapi::client::metrics("/var/run/wireguard".as_ref(), &router.device);
+    parse(&metrics.expect("it answers").expect("a Laneway")).sum(name, &[])
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Packets for the tunnel of a `laneway run` never leave unencrypted, whatever happens to the process, its interface,
 //! addresses and routes.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::process::Command;
 
 use crate::support::binary::{self, BINARY, Laneway, serves};
@@ -316,14 +316,49 @@ fn a_router_that_others_configure_comes_back_with_their_addresses_and_routes() {
 }
 
 #[test]
+fn what_a_killed_router_left_is_named_and_removed_with_its_socket() {
+    require_root!();
+    let guarded = Guarded::new(EVERYTHING);
+    let (file, device) = (guarded.write(""), &guarded.device);
+    let said = |words: &[&str]| {
+        let done = binary::command(&guarded.lab.left, words, &[]).output().expect("start laneway");
+        String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned()
+    };
+    let mut process = guarded.start();
+    let run_by = format!("{device} is run by process {}", process.id());
+    assert!(said(&["doctor", "--config", &file]).contains(&run_by));
+    process.signal(Signal::SIGKILL);
+    process.wait();
+    let asked: [&[&str]; 4] =
+        [&["doctor", "--config", &file], &["show"], &["show", device], &["drops", device]];
+    for words in asked {
+        let said = said(words);
+        assert!(said.contains(&format!("{device} is kept shut")), "{words:?}: {said}");
+        assert!(said.contains(&format!("laneway down {device}")), "{words:?}: {said}");
+    }
+    assert!(wg::control_socket(device).exists());
+    guarded.down().unwrap_or_else(|said| panic!("{said}"));
+    assert!(!wg::control_socket(device).exists());
+    for words in asked {
+        assert!(!said(words).contains("kept shut"), "{words:?}");
+    }
+    assert!(guarded.down().is_err(), "nothing is left");
+}
+
+#[test]
 fn only_an_interface_without_a_process_is_taken_over() {
     require_root!();
     let guarded = Guarded::new(EVERYTHING);
     let process = guarded.start();
     guarded.wait_for_tunnel("the tunnel");
-    let mut second = Process::start_quietly(&mut guarded.command());
+    // The port for HTTP is in use too, as it is if both have the default.
+    let port =
+        guarded.lab.left.namespace.run(|| TcpListener::bind("127.0.0.1:0")).expect("enter").expect("bind");
+    let port = port.local_addr().expect("bound").to_string();
+    let mut second = Process::start_quietly(guarded.command().env("LANEWAY_METRICS_ADDR", port));
     assert_eq!(second.wait(), Some(1), "{}", second.said());
-    assert!(second.said().contains("exists already"), "{}", second.said());
+    let by = format!("laneway: {} is already run by process {}", guarded.device, process.id());
+    assert!(second.said().contains(&by), "{}", second.said());
     guarded.wait_for_tunnel("after a second router was refused");
     // The kernel lets other users attach to an interface without an owner.
     let shown = guarded.left(&format!("ip -d link show {}", guarded.device));

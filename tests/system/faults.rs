@@ -165,12 +165,15 @@ fn a_name_that_another_laneway_holds_is_refused_with_a_reason() {
     let name = first.device.clone();
     let (status, said) = run(&lab.left, &["-f", &name], &[]);
     assert_eq!(status, Some(1), "{said}");
-    assert!(said.contains(&name) && said.contains("exists already"), "{said}");
+    assert!(said.contains(&format!("{name} is already run by process {}", first.process.id())), "{said}");
 
     // In another namespace the device name is free, but control sockets share one directory.
     let (status, said) = run(&lab.right, &["-f", &name], &[]);
     assert_eq!(status, Some(1), "{said}");
-    assert!(said.contains("serves an interface of this name"), "{said}");
+    assert!(
+        said.contains("serves an interface of this name") && said.contains(&first.process.id().to_string()),
+        "{said}"
+    );
     wait_until("the device to disappear", || links(&lab.right) == ["lo", "underlay"]);
     assert!(first.process.is_running());
     output(&lab.left.namespace, &["wg", "show", &name], "");

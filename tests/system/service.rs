@@ -40,6 +40,9 @@ fn the_service_manager_is_told_when_the_router_is_up_reloads_and_stops() {
     let mut command = binary::command(&lab.left, &["run", "--config", &file], &environment);
     let mut process = Process::start_quietly(&mut command);
 
+    // Reading a message without its descriptors closes them, as a manager does that keeps none.
+    assert_eq!(heard(), "FDSTORE=1\nFDNAME=trial\nFDPOLL=0");
+    assert_eq!(heard(), "BARRIER=1");
     assert_eq!(heard(), format!("READY=1\nSTATUS={device} is up"));
     // It is up already, without polling.
     assert!(serves(&device));

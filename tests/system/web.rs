@@ -56,6 +56,12 @@ fn metrics_are_served_over_https_to_those_who_log_in_and_probes_to_all() {
     let tls = "tls_server_config: {cert_file: server.crt, key_file: server.key, min_version: TLS13}\n";
     let web = folder.write("web.yml", &format!("{tls}{users}"));
     let left = Laneway::start(&lab.left, &[METRICS, ("LANEWAY_METRICS_CONFIG", &web)]);
+    assert!(left.process.said().contains("metrics=\"https://"), "{}", left.process.said());
+    let config = folder.write("lw9.conf", "[Interface]\n");
+    let environment = [("LANEWAY_METRICS_CONFIG", &*web)];
+    let checked = command(&lab.left, &["check", "--config", &config], &environment).output();
+    let checked = String::from_utf8_lossy(&checked.expect("start laneway").stdout).into_owned();
+    assert!(checked.contains("  metrics: https://127.0.0.1:9586/metrics, with a login\n"), "{checked}");
     let trusted = folder.join("server.crt");
     let ask = |path: &str, arguments: &[&str]| {
         curl(&lab.left, "https", path, &[&["--cacert", &trusted], arguments].concat())

@@ -345,6 +345,20 @@ def main():
     for name, result in results.items():
         check(result == (0, 0, 0), f"upgrade, {name}: lost, reordered, twice: {result}")
 
+    # Nothing but the signal: the unit has the process started again.
+    def end():
+        pid = service.show("MainPID")
+        service.systemctl("kill", "-s", "USR1", UNIT)
+        wait_for("a process after SIGUSR1",
+                 lambda: service.show("MainPID") not in (pid, "0") and service.show("ActiveState") == "active")
+
+    mark = len(service.log())
+    results = phase("systemctl kill -s USR1", left, right, service, given.rate, 3, end)
+    gaps = re.findall(r"packets waited ([0-9.]+) ms", service.log()[mark:])
+    check(len(gaps) == 3, "sessions went on after each SIGUSR1")
+    for name, result in results.items():
+        check(result == (0, 0, 0), f"SIGUSR1, {name}: lost, reordered, twice: {result}")
+
     def crash():
         pid = service.show("MainPID")
         service.run("kill", "-KILL", pid)
@@ -364,6 +378,18 @@ def main():
     sockets = subprocess.run([*service.left, "ss", "-Hlun"], capture_output=True, text=True).stdout
     check(f":{WIREGUARD} " not in sockets, f"no socket is left: {sockets}")
     check(service.show("Result") == "success", "the result is success")
+
+    print("without a descriptor store:")
+    folder = "/etc/systemd/system/laneway@.service.d"
+    service.run("sh", "-c", f"printf '[Service]\\nFileDescriptorStoreMax=0\\n' >{folder}/store.conf")
+    service.systemctl("daemon-reload")
+    service.systemctl("start", UNIT)
+    pid, mark = service.show("MainPID"), len(service.log())
+    service.systemctl("restart", UNIT)
+    check(service.show("MainPID") != pid and service.show("ActiveState") == "active", "it is restarted")
+    check("as the service manager keeps no descriptors" in service.log()[mark:], "the log says so")
+    service.systemctl("stop", UNIT)
+    check("wg0" not in service.ip("link"), "the interface is gone")
     print("FAILED" if problems else "ok")
     sys.exit(bool(problems))
 

@@ -24,6 +24,13 @@ use nix::sys::stat::fstat;
 pub(crate) struct Told {
     /// What it keeps.
     pub(crate) kept: BTreeMap<String, OwnedFd>,
+    /// Further descriptors, by which a process tries whether there is room.
+    trials: Vec<OwnedFd>,
+    /// What it keeps room for; `None` for any number.
+    room: Option<usize>,
+    /// Whether it leaves barriers without an answer, and what it was sent with them.
+    is_mute: bool,
+    barriers: Vec<OwnedFd>,
     /// The number of processes that were ready.
     pub(crate) ready: usize,
     /// What is wrong with what it was told.
@@ -41,6 +48,13 @@ impl Told {
             if !message.contains("\nFDPOLL=0") {
                 wrong("it is polled");
             }
+            if self.room.is_some_and(|room| self.kept.len() + self.trials.len() >= room) {
+                return;
+            }
+            if name == "trial" {
+                self.trials.push(descriptor);
+                return;
+            }
             // What is kept already is not kept twice.
             let file = |fd: &OwnedFd| fstat(fd.as_fd()).map(|stat| (stat.st_dev, stat.st_ino));
             if self.kept.get(name).is_some_and(|kept| file(kept) != file(&descriptor)) {
@@ -48,13 +62,17 @@ impl Told {
             }
             self.kept.insert(name.to_owned(), descriptor);
         } else if message.starts_with("FDSTOREREMOVE=1\n") {
-            if self.kept.remove(name).is_none() {
+            if name == "trial" {
+                self.trials.clear();
+            } else if self.kept.remove(name).is_none() {
                 wrong("nothing of this name");
             }
         } else if message.starts_with("READY=1\n") {
             self.ready += 1;
+        } else if self.is_mute {
+            self.barriers.extend(descriptors);
         }
-        // The sender of BARRIER=1 waits until its descriptor is closed, which it is here.
+        // The sender of BARRIER=1 waits until its descriptor is closed, which it is here otherwise.
     }
 }
 
@@ -100,13 +118,25 @@ impl Manager {
         told
     }
 
+    /// Has it keep this number of descriptors at most.
+    pub(crate) fn limit(&self, room: usize) {
+        self.told().room = Some(room);
+    }
+
+    /// Has it leave barriers without an answer, or answer them, from now on.
+    pub(crate) fn be_mute(&self, is_mute: bool) {
+        let mut told = self.told();
+        told.is_mute = is_mute;
+        told.barriers.clear();
+    }
+
     /// Returns the names of what it keeps.
     pub(crate) fn kept(&self) -> Vec<String> {
         self.told().kept.keys().cloned().collect()
     }
 
     /// Starts the service with these arguments and variables, and passes everything on that is kept, in an order of its
-    /// own. The service is told that `room` descriptors can be kept.
+    /// own. The service is told that `room` descriptors can be kept, as by systemd since 254, or is not told.
     #[allow(unsafe_code)]
     pub(crate) fn start(
         &self,

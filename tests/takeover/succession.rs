@@ -283,12 +283,12 @@ fn a_successor_that_does_not_understand_the_state_starts_afresh_with_the_descrip
     let tunnel = Tunnel::new(2, &[]);
     let mut router = tunnel.begin(&[]);
     let index = tunnel.index();
-    let mut successor = tunnel.start(&[(UNDERSTANDS, "2")]);
+    let mut successor = tunnel.start(&[(UNDERSTANDS, "1")]);
     assert_eq!(router.wait(), Some(0), "{}\n{}", router.said(), successor.said());
     tunnel.wait_for_packets();
     assert!(successor.is_running());
     let said = successor.said();
-    assert!(said.contains("the state has version 1"), "{said}");
+    assert!(said.contains("the state has version 2"), "{said}");
     assert!(said.contains("taken over without sessions"), "{said}");
     assert_eq!((tunnel.index(), tunnel.metric("laneway_handshakes_total") > 0.5), (index, true));
 }

@@ -4,8 +4,10 @@ use std::path::Path;
 
 use super::check::Check;
 use super::remedies;
+use crate::cli::Failure;
 use crate::config::env::Environment;
 use crate::config::{ConfigError, RouterConfig};
+use crate::router::web::Web;
 
 /// Returns the configuration `laneway run` would use, or the defaults if it is invalid.
 pub(super) fn check(file: Option<&Path>) -> (RouterConfig, Check) {
@@ -24,11 +26,13 @@ pub(super) fn check(file: Option<&Path>) -> (RouterConfig, Check) {
     }
 }
 
-fn read(file: Option<&Path>) -> Result<RouterConfig, ConfigError> {
+fn read(file: Option<&Path>) -> Result<RouterConfig, Failure> {
     let environment = Environment::of_process()?;
-    match RouterConfig::for_run(file, &environment) {
+    let config = match RouterConfig::for_run(file, &environment) {
         // The machine can be checked before there is a configuration.
         Err(ConfigError::Nothing) => RouterConfig::for_interface("laneway0", &environment),
         read => read,
-    }
+    }?;
+    config.metrics_config.as_deref().map(Web::read).transpose()?;
+    Ok(config)
 }

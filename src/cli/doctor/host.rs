@@ -4,13 +4,17 @@ use std::fs;
 use std::path::Path;
 
 use ipnet::IpNet;
+use nix::net::if_::if_nametoindex;
 use nix::unistd::{AccessFlags, access};
 
 use super::check::Check;
 use super::remedies;
+use crate::cli::injection::{self, Protection};
+use crate::cli::kept;
 use crate::config::RouterConfig;
 use crate::netlink::{self, ReversePath};
 use crate::router::sandbox::capabilities;
+use crate::uapi;
 
 pub(super) fn kernel() -> Check {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
@@ -64,12 +68,43 @@ pub(super) fn reverse_path_filter() -> Check {
     }
 }
 
-/// Reports that no packet filter comes with a default route through the tunnel; nothing otherwise.
+/// Checks whether a packet filter protects a default route through the tunnel; nothing otherwise.
 pub(super) fn injection(config: &RouterConfig) -> Option<Check> {
-    let found = "the default route comes without a packet filter against injection from the same link \
-                 (CVE-2019-14899); a router logs the commands that add one at startup";
-    let limited = || Check::limited("injection filter", found, remedies::INJECTION);
-    (!config.rules().is_empty()).then(limited)
+    let name = "injection filter";
+    match injection::protection(config) {
+        Protection::NotNeeded => None,
+        Protection::Complete => Some(Check::good(name, "rules drop what others on the same link inject")),
+        Protection::Missing(addresses) => {
+            let command = injection::command(&config.interface, &addresses);
+            let found = format!(
+                "nothing drops what others on the same link inject into a tunnel with the default route \
+                 (CVE-2019-14899); this command adds rules: {command}"
+            );
+            Some(Check::limited(name, found, remedies::INJECTION))
+        }
+    }
+}
+
+/// Checks whether `interface` can be created, or what has it.
+pub(super) fn interface(config: &RouterConfig) -> Check {
+    let (name, interface) = ("interface", &config.interface);
+    if let Some(notice) = kept::notice(interface) {
+        return Check::limited(name, notice, remedies::KEPT_SHUT);
+    }
+    let is_used =
+        netlink::tun_state(interface).is_ok_and(|state| state.is_some_and(|state| state.queues > 0));
+    let found = match uapi::serving(&config.uapi_dir, interface) {
+        Some(process) if is_used => format!("{interface} is run by process {process}"),
+        None if is_used => format!("{interface} is in use by a process"),
+        _ if if_nametoindex(interface.as_str()).is_err() => {
+            format!("{interface} is not there yet, and nothing is left of it")
+        }
+        _ => {
+            let found = format!("{interface} exists and is not a router's");
+            return Check::missing(name, found, remedies::OTHER_NAME);
+        }
+    };
+    Check::good(name, found)
 }
 
 /// Checks that a new interface accepts the IPv6 addresses and routes in `config`, if it has any.

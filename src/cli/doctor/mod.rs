@@ -61,6 +61,7 @@ fn examine(args: &DoctorArgs) -> Findings {
     checks.push(cpus::plan(&config));
     checks.push(cpus::quota(&config));
     checks.push(host::control_socket(&config.uapi_dir));
+    checks.push(host::interface(&config));
     checks.push(host::ipv6(&config));
     checks.push(host::reverse_path_filter());
     checks.extend(host::injection(&config));

@@ -116,9 +116,25 @@ pub(super) const IPV6_KERNEL: Remedy = Remedy {
 };
 
 pub(super) const INJECTION: Remedy = Remedy {
-    docker: "run the logged nft commands in the container's network namespace",
-    compose: "run the logged nft commands in the container's network namespace",
-    kubernetes: "run the logged nft commands in a privileged init container of the pod",
-    systemd: "ExecStartPost=+nft -f FILE with the logged commands",
-    host: "run the logged nft commands; `nft delete table inet laneway-IFNAME` removes them",
+    docker: "run the nft command in the container's network namespace",
+    compose: "run the nft command in the container's network namespace",
+    kubernetes: "run the nft command in a privileged init container of the pod",
+    systemd: "ExecStartPost=+nft -f FILE, where FILE has what is in quotes",
+    host: "run the nft command; `nft delete table inet laneway_filter_IFNAME` removes the rules",
+};
+
+pub(super) const KEPT_SHUT: Remedy = Remedy {
+    docker: "start the router's container again, or: laneway down IFNAME in its network",
+    compose: "start the router's service again, or: laneway down IFNAME in its network",
+    kubernetes: "nothing: the kubelet starts the container again; or: laneway down IFNAME in the pod",
+    systemd: "systemctl start laneway@NAME, or: laneway down IFNAME",
+    host: "laneway run, or: laneway down IFNAME",
+};
+
+pub(super) const OTHER_NAME: Remedy = Remedy {
+    docker: "-e LANEWAY_INTERFACE=NAME",
+    compose: "environment: {LANEWAY_INTERFACE: NAME}",
+    kubernetes: "env: [{name: LANEWAY_INTERFACE, value: NAME}]",
+    systemd: "Environment=LANEWAY_INTERFACE=NAME, or another name for the file",
+    host: "LANEWAY_INTERFACE=NAME, or another name for the file; `ip link del IFNAME` if nothing uses it",
 };

@@ -17,7 +17,7 @@ use crate::router::admin::{self, AdminError, Http};
 use crate::router::listen::Bound;
 use crate::router::start::{Origin, Router, StartError};
 use crate::router::takeover::Descriptor;
-use crate::router::takeover::kept::{self, Keeper, Left};
+use crate::router::takeover::kept::{Keeper, Kept, Left};
 use crate::router::takeover::predecessor::Predecessor;
 use crate::router::takeover::successor::Successor;
 use crate::router::web::Web;
@@ -40,16 +40,12 @@ pub(super) struct Inheritance {
 }
 
 impl Inheritance {
-    /// Asks the running router, if the process is to take over, and otherwise the service manager. `tun` is a queue of
-    /// another program.
-    pub(super) fn find(
-        config: &RouterConfig,
-        manager: &ServiceManager,
-        tun: Option<OwnedFd>,
-    ) -> Result<Self, LaunchError> {
+    /// Uses what the service manager has `kept`, or asks the running router, if the process is to take over. `tun` is a
+    /// queue of another program.
+    pub(super) fn find(config: &RouterConfig, kept: Kept, tun: Option<OwnedFd>) -> Result<Self, LaunchError> {
         let mut origin = tun.map_or(Origin::Nothing, Origin::Queue);
         // If the service manager has kept something, the router of this service has ended.
-        if let (Origin::Nothing, Some(kept)) = (&origin, kept::inherit(manager, config)) {
+        if let (Origin::Nothing, Some(kept)) = (&origin, kept.inherit(config)) {
             origin = Origin::Inherited(kept);
         } else if config.take_over {
             let asked = Successor::ask(&config.uapi_dir, &config.interface).map_err(StartError::from)?;
@@ -70,6 +66,11 @@ impl Inheritance {
             (inherited.masquerade.take(), inherited.control.take(), inherited.http.take());
         let kept = mem::take(&mut inherited.kept);
         Ok(Inheritance { origin, rules, control, http, kept })
+    }
+
+    /// Returns whether the process continues with anything of a router.
+    pub(super) fn inherits(&self) -> bool {
+        matches!(self.origin, Origin::Predecessor(_) | Origin::Inherited(_))
     }
 
     /// Returns whether a router is taken over whose rules are in force, with its sessions or because it still runs.

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
 
+use super::kept;
 use crate::config::env::Environment;
 use crate::config::update::DeviceStatus;
 use crate::config::{ConfigError, RouterConfig};
@@ -93,6 +94,11 @@ pub fn run(args: &ShowArgs) -> Result<(), ShowError> {
             // Continue with the other interfaces.
             Err(error) if args.what == "all" => eprintln!("laneway: {error}"),
             Err(error) => return Err(error.into()),
+        }
+    }
+    if args.what == "all" {
+        for notice in kept::notices(&directory) {
+            eprintln!("laneway: {notice}");
         }
     }
     let prefix = args.what == "all";

@@ -15,12 +15,12 @@ mod url;
 mod view;
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::thread;
 use std::time::Duration;
 
 use clap::Args;
 
 use super::chosen::ChosenError;
+use super::output;
 use crate::config::ConfigError;
 use crate::config::env::Environment;
 use crate::uapi::client::ClientError;
@@ -88,7 +88,7 @@ pub enum TopError {
 
 fn with_url(error: &ChosenError) -> String {
     match error {
-        ChosenError::NoInterface => format!("{error}; name the router's metrics with --url"),
+        ChosenError::NoInterface { .. } => format!("{error}; name the router's metrics with --url"),
         _ => error.to_string(),
     }
 }
@@ -108,7 +108,9 @@ pub fn run(args: &TopArgs) -> Result<(), TopError> {
     }
     let mut before = source.read()?;
     loop {
-        thread::sleep(interval);
+        if output::is_closed_within(interval) {
+            return Ok(());
+        }
         let now = source.read()?;
         let text = text::report(&source.to_string(), &Figures::between(&before, &now));
         match io::stdout().lock().write_all(text.as_bytes()) {

@@ -132,7 +132,14 @@ impl<'a> Entry<'a> {
     pub(super) fn addresses(&self) -> Result<Vec<IpNet>, ConfigError> {
         let items = self.value.split([',', ' ', '\t']).filter(|item| !item.is_empty());
         let allowed = "addresses as in `10.0.0.1/24, fd00::1/64`";
-        items.map(|item| interface_address(item).ok_or_else(|| self.refuse(item, allowed))).collect()
+        let one = |item| {
+            let address = interface_address(item).ok_or_else(|| self.refuse(item, allowed))?;
+            if is_refused(address.addr()) {
+                return Err(self.refuse(item, "an address that an interface can have"));
+            }
+            Ok(address)
+        };
+        items.map(one).collect()
     }
 
     /// Returns the allowed IPs, including host bits.
@@ -193,6 +200,14 @@ fn compact(text: &str) -> Zeroizing<String> {
 }
 
 /// Parses an address with an optional prefix length or netmask, including host bits.
+/// Returns whether the kernel refuses `address` on an interface (`inet_rtm_newaddr`, `inet6_addr_add`, `ipv6_add_addr`).
+fn is_refused(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_multicast(),
+        IpAddr::V6(address) => address.is_multicast() || address.is_unspecified() || address.is_loopback(),
+    }
+}
+
 fn interface_address(text: &str) -> Option<IpNet> {
     update::parse_interface_address(text).or_else(|| {
         let (address, mask) = text.split_once('/')?;

@@ -2,6 +2,7 @@
 //! no process runs. After a crash sessions with peers start again; after a [`restart`] they go on.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -41,6 +42,8 @@ pub struct Keeper {
     /// The descriptors that are kept, and the port of the sockets among them; 0 for those that this process began with.
     kept: Mutex<(Vec<Descriptor>, u16)>,
     left: OnceLock<Left>,
+    /// Whether the manager has room for all of them, once it is known.
+    has_room: OnceLock<bool>,
 }
 
 impl Keeper {
@@ -52,7 +55,14 @@ impl Keeper {
         masquerade: Option<Masquerade>,
         kept: Vec<Descriptor>,
     ) -> Self {
-        Keeper { manager, router, masquerade, kept: Mutex::new((kept, 0)), left: OnceLock::new() }
+        Keeper {
+            manager,
+            router,
+            masquerade,
+            kept: Mutex::new((kept, 0)),
+            left: OnceLock::new(),
+            has_room: OnceLock::new(),
+        }
     }
 
     /// Returns the router.
@@ -65,8 +75,8 @@ impl Keeper {
         &self.manager
     }
 
-    /// Has the manager keep the current descriptors. Must be called again after a change of the port. Does nothing if the
-    /// manager has too little room.
+    /// Has the manager keep the current descriptors. Must be called again after a change of the port. Keeps none if the
+    /// manager has too little room for all. The first call waits for the manager if that does not say how much it has.
     pub fn keep(&self) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let port = self.router.port();
@@ -80,12 +90,21 @@ impl Keeper {
             }
             thread::sleep(LOOK);
         }
-        let room = self.manager.room().saturating_sub(restart::ROOM);
+        // Without room for one, the manager would log each descriptor that it cannot keep.
+        let is_known = self.has_room.get().is_some() || self.manager.room().is_some();
+        if !is_known && !self.manager.has_room_for(1) {
+            let _ = self.has_room.set(false);
+        }
         self.forget_all(&mut kept.0);
+        if self.has_room.get() == Some(&false) {
+            return;
+        }
         self.router.with_descriptors(|descriptors| {
             let of_process = [Descriptor::Life, Descriptor::Masquerade];
             let descriptors = descriptors.iter().filter(|(kind, _)| !of_process.contains(kind));
-            if descriptors.clone().count() > room {
+            let needed = descriptors.clone().count() + restart::ROOM;
+            let is_enough = self.manager.room().map(|room| needed <= room);
+            if is_enough.is_some_and(|is_enough| !self.has_room.get_or_init(|| is_enough)) {
                 return;
             }
             for (kind, descriptor) in descriptors {
@@ -93,6 +112,10 @@ impl Keeper {
                 kept.0.push(*kind);
             }
         });
+        // After the others, since they take their room.
+        if !*self.has_room.get_or_init(|| self.manager.has_room_for(restart::ROOM)) {
+            self.forget_all(&mut kept.0);
+        }
         kept.1 = port;
     }
 
@@ -113,11 +136,11 @@ impl Keeper {
             tracing::info!("sessions end with the restart, as the service manager keeps no descriptors");
             return Left::Nothing;
         }
-        let left = self.router.leave_to_next(|state, secret, rules| {
+        let left = self.router.leave_to_next(|state, offer, rules| {
             // The port does not change any more.
             self.keep();
             let masquerade = self.masquerade.as_ref().zip(rules);
-            restart::store(&self.manager, (state, secret), masquerade)
+            restart::store(&self.manager, (state, offer), masquerade)
         });
         match left {
             Ok(()) => Left::Sessions,
@@ -144,43 +167,81 @@ impl Keeper {
     }
 }
 
-/// Returns what `manager` has kept, if a router with `config` can use it. Otherwise the manager closes it. The manager
-/// does not keep sessions any longer in any case.
-pub fn inherit(manager: &ServiceManager, config: &RouterConfig) -> Option<Inherited> {
-    let mut named = match service::kept_descriptors() {
-        Ok(named) if named.is_empty() => return None,
-        Ok(named) => named,
-        Err(error) => {
-            tracing::warn!("the descriptors that the service manager has kept cannot be used: {error}");
-            for name in service::kept_names() {
-                manager.forget(&name);
+/// What the service manager has kept for this process. The manager still has the descriptors, but not the sessions;
+/// dropping this wipes those.
+#[derive(Debug)]
+pub struct Kept {
+    manager: Arc<ServiceManager>,
+    named: Vec<(String, OwnedFd)>,
+    remainder: Remainder,
+    /// Why nothing can be used.
+    trouble: Option<io::Error>,
+}
+
+impl Kept {
+    /// Takes what the service manager of this process has kept. Must be called before anything that can fail, such as
+    /// reading the configuration, so that a start that fails leaves no keys with the manager. Logs nothing.
+    pub fn take() -> Self {
+        // First, before anything else is opened under the numbers of the descriptors.
+        let named = service::kept_descriptors();
+        let manager = Arc::new(ServiceManager::of_process());
+        let (mut named, trouble) = match named {
+            Ok(named) => (named, None),
+            Err(error) => {
+                for name in service::kept_names() {
+                    manager.forget(&name);
+                }
+                manager.await_manager();
+                (Vec::new(), Some(error))
             }
-            manager.await_manager();
+        };
+        if named.iter().any(|(name, _)| name == service::TRIAL) {
+            named.retain(|(name, _)| name != service::TRIAL);
+            manager.forget(service::TRIAL);
+        }
+        let remainder = Remainder::take_out(&manager, &mut named);
+        Kept { manager, named, remainder, trouble }
+    }
+
+    /// Returns the service manager.
+    pub fn manager(&self) -> &Arc<ServiceManager> {
+        &self.manager
+    }
+
+    /// Returns what a router with `config` can use. If it can use nothing, the manager closes what it has.
+    pub fn inherit(self, config: &RouterConfig) -> Option<Inherited> {
+        let Kept { manager, named, mut remainder, trouble } = self;
+        if let Some(error) = trouble {
+            tracing::warn!("the descriptors that the service manager has kept cannot be used: {error}");
+        }
+        remainder.is_of(&config.interface);
+        let and_sessions = if remainder.has_sessions() { ", and the sessions," } else { "" };
+        let all: Vec<_> = named.iter().map(|(name, _)| name.clone()).collect();
+        if all.is_empty() && !remainder.has_sessions() {
             return None;
         }
-    };
-    let remainder = Remainder::take_out(manager, &mut named, &config.interface);
-    let and_sessions = if remainder.has_sessions() { ", and the sessions," } else { "" };
-    let all: Vec<_> = named.iter().map(|(name, _)| name.clone()).collect();
-    match sort(named, config) {
-        Ok(mut inherited) => {
-            tracing::info!(
-                "{} continues with the queues and sockets of a router that has ended",
-                config.interface
-            );
-            remainder.add_to(&mut inherited, config);
-            Some(inherited)
-        }
-        Err(why) => {
-            tracing::info!(
-                "the queues and sockets{and_sessions} of a router that has ended are not used: {why}"
-            );
-            for name in all {
-                manager.forget(&name);
+        match sort(named, config) {
+            Ok(mut inherited) => {
+                tracing::info!(
+                    "{} continues with the queues and sockets of a router that has ended",
+                    config.interface
+                );
+                remainder.add_to(&mut inherited, config);
+                Some(inherited)
             }
-            // The port is free once the manager has closed its duplicates.
-            manager.await_manager();
-            None
+            Err(why) => {
+                tracing::info!(
+                    "the queues and sockets{and_sessions} of a router that has ended are not used: {why}"
+                );
+                for name in all {
+                    manager.forget(&name);
+                }
+                // The port is free once the manager has closed its duplicates.
+                if !manager.await_manager() {
+                    tracing::warn!("the service manager has not said within 5 s that it has closed them");
+                }
+                None
+            }
         }
     }
 }

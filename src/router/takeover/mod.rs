@@ -48,7 +48,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::offload::Offloads;
+use crate::offload::{self, Offloads};
 
 /// Counters of each session that a successor does not send. Fewer than the smallest replay window
 /// ([`WINDOW`](crate::wireguard::replay::WINDOW)), so that the other end accepts datagrams that are in flight.
@@ -79,6 +79,9 @@ pub struct Offer {
     pub spread: bool,
     /// The offloads of the interface.
     pub offloads: Offloads,
+    /// Whether the kernel takes superpackets inside UDP tunnels, if it was tried. Older programs do not tell.
+    #[serde(default)]
+    pub tunnels: Option<bool>,
     /// The secret of the receiver indices.
     pub secret: [u8; 8],
     /// What the descriptors are, in order.
@@ -94,7 +97,8 @@ impl Offer {
         offloads: Offloads,
         secret: [u8; 8],
     ) -> Self {
-        Offer { interface, lanes, spread, offloads, secret, descriptors: Vec::new() }
+        let tunnels = offload::tried_tunnels();
+        Offer { interface, lanes, spread, offloads, tunnels, secret, descriptors: Vec::new() }
     }
 }
 

@@ -161,7 +161,7 @@ impl Predecessor {
         self.estate.shutdown.signal();
     }
 
-    /// Pauses the router for good, gives its state, the secret of the receiver indices and the socket of the rules for
+    /// Pauses the router for good, gives its state, the offer that goes with it and the socket of the rules for
     /// masquerading to `store`, and ends it, so that the next process of its service continues. Does so without a state if
     /// there is none or it cannot be stored.
     ///
@@ -169,7 +169,7 @@ impl Predecessor {
     /// There is no state. Nothing was done if the router stops already, or is being taken over.
     pub(super) fn leave_to_next(
         &self,
-        store: impl FnOnce(State, [u8; 8], Option<BorrowedFd<'_>>) -> Result<(), Failed>,
+        store: impl FnOnce(State, &Offer, Option<BorrowedFd<'_>>) -> Result<(), Failed>,
     ) -> Result<(), Failed> {
         let Ok(mut round) = self.round.try_lock() else {
             return Err(Failed::Here("a process is taking the router over"));
@@ -177,7 +177,7 @@ impl Predecessor {
         let (thaw, frozen) = channel::bounded(1);
         let rules = self.masquerade.as_ref().map(AsFd::as_fd);
         let stored =
-            self.freeze(&mut round, &frozen).and_then(|state| store(state, self.estate.offer.secret, rules));
+            self.freeze(&mut round, &frozen).and_then(|state| store(state, &self.estate.offer, rules));
         // From here on nothing may be sent with the sessions, so the pause does not end, and the actor thaws when it is
         // told to end.
         if stored.is_ok() || !self.estate.shutdown.is_signalled() {

@@ -10,7 +10,8 @@
 //!
 //! The first process sends nothing after step 1, whatever fails. The memory is the same for every process that has a
 //! descriptor of it, so only one process reads it. It has sent nothing before, and one that ends after step 4 leaves no
-//! state to the next. So no counter is sent twice.
+//! state to the next. So no counter is sent twice. Step 4 comes before everything that can fail, such as reading the
+//! configuration, so that a start that fails does not leave keys with the manager.
 
 use std::fs::File;
 use std::mem;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Offer;
 use super::predecessor::Failed;
 use super::state::{self, Memory, State, StateError};
 use super::successor::Inherited;
@@ -43,24 +45,32 @@ struct Stored {
     secret: [u8; 8],
     /// What is masqueraded.
     masquerade: Option<Masquerade>,
+    /// Whether the kernel takes superpackets inside UDP tunnels, if it was tried.
+    tunnels: Option<bool>,
     state: State,
 }
 
-/// Has `manager` keep a state, and `rules`, the socket of the rules for masquerading.
+/// Has `manager` keep the state of a router with this `offer`, and `rules`, the socket of the rules for masquerading.
 pub(super) fn store(
     manager: &ServiceManager,
-    (state, secret): (State, [u8; 8]),
+    (state, offer): (State, &Offer),
     masquerade: Option<(&Masquerade, BorrowedFd<'_>)>,
 ) -> Result<(), Failed> {
-    let stored = Stored { secret, masquerade: masquerade.map(|(what, _)| what.clone()), state };
+    let masquerade_of = masquerade.map(|(what, _)| what.clone());
+    let stored = Stored { secret: offer.secret, masquerade: masquerade_of, tunnels: offer.tunnels, state };
     let memory = Memory(state::write(&stored)?);
     faults::step(TakeOverStep::Written);
     let told = masquerade.is_none_or(|(_, rules)| manager.keep(RULES, rules))
         && manager.keep(STATE, memory.0.as_fd());
+    let why = if told {
+        "the service manager has not said within 5 s that it keeps its sessions"
+    } else {
+        "the service manager did not take its sessions"
+    };
     if !(told && manager.await_manager()) {
         manager.forget(STATE);
         manager.forget(RULES);
-        return Err(Failed::Here("the service manager did not keep its sessions"));
+        return Err(Failed::Here(why));
     }
     faults::step(TakeOverStep::Kept);
     // The next process wipes it.
@@ -80,8 +90,10 @@ pub struct StoredSessions {
 /// Errors when using stored sessions.
 #[derive(Debug, thiserror::Error)]
 enum Unusable {
-    #[error("the service manager has not let go of them")]
+    #[error("the service manager has not said within 5 s that it has let go of them")]
     StillKept,
+    #[error("the service manager has kept those of two processes")]
+    Two,
     #[error(transparent)]
     State(#[from] StateError),
     #[error("the router ended {} s ago, and they last {} s", .0.as_secs(), REJECT_AFTER_TIME.as_secs())]
@@ -89,27 +101,24 @@ enum Unusable {
 }
 
 /// What the manager has passed on besides the router's descriptors. Dropping it wipes the state and removes the rules.
-#[derive(Debug)]
-pub(super) struct Remainder<'c> {
-    interface: &'c str,
-    memory: Option<Memory>,
+#[derive(Debug, Default)]
+pub(super) struct Remainder {
+    /// The states: one, unless something is wrong.
+    memories: Vec<Memory>,
     rules: Option<OwnedFd>,
+    /// The interface of the rules, once it is known.
+    interface: Option<String>,
     /// Whether the manager has removed both.
     is_removed: bool,
 }
 
-impl<'c> Remainder<'c> {
-    /// Removes it from `named`, and has `manager` forget it.
-    pub(super) fn take_out(
-        manager: &ServiceManager,
-        named: &mut Vec<(String, OwnedFd)>,
-        interface: &'c str,
-    ) -> Self {
-        let mut remainder = Remainder { interface, memory: None, rules: None, is_removed: false };
-        let mut states = Vec::new();
+impl Remainder {
+    /// Removes it from `named`, and has `manager` forget it. Logs nothing.
+    pub(super) fn take_out(manager: &ServiceManager, named: &mut Vec<(String, OwnedFd)>) -> Self {
+        let mut remainder = Remainder::default();
         for (name, descriptor) in mem::take(named) {
             match &*name {
-                STATE => states.push(Memory(File::from(descriptor))),
+                STATE => remainder.memories.push(Memory(File::from(descriptor))),
                 RULES => remainder.rules = Some(descriptor),
                 _ => {
                     named.push((name, descriptor));
@@ -119,14 +128,7 @@ impl<'c> Remainder<'c> {
             faults::step(TakeOverStep::Found);
             manager.forget(&name);
         }
-        if states.len() > 1 {
-            tracing::warn!(
-                "sessions with peers start again: the service manager has kept those of two processes"
-            );
-            states.clear();
-        }
-        remainder.memory = states.pop();
-        if remainder.memory.is_some() || remainder.rules.is_some() {
+        if remainder.has_sessions() || remainder.rules.is_some() {
             remainder.is_removed = manager.await_manager();
             faults::step(TakeOverStep::Removed);
         }
@@ -135,13 +137,22 @@ impl<'c> Remainder<'c> {
 
     /// Returns whether there are sessions.
     pub(super) fn has_sessions(&self) -> bool {
-        self.memory.is_some()
+        !self.memories.is_empty()
+    }
+
+    /// Notes that the rules are those of `interface`.
+    pub(super) fn is_of(&mut self, interface: &str) {
+        self.interface = Some(interface.to_owned());
     }
 
     /// Reads and wipes the state for a router with `config`, and adds what can be used to `inherited`.
     pub(super) fn add_to(mut self, inherited: &mut Inherited, config: &RouterConfig) {
-        let Some(memory) = self.memory.take() else { return };
-        let Stored { secret, masquerade, state } = match read(&memory, self.is_removed) {
+        let read = match &*mem::take(&mut self.memories) {
+            [] => return,
+            [memory] => read(memory, self.is_removed),
+            _ => Err(Unusable::Two),
+        };
+        let Stored { secret, masquerade, tunnels, state } = match read {
             Ok(stored) => stored,
             Err(why) => {
                 tracing::warn!("sessions with peers start again: {why}");
@@ -152,14 +163,16 @@ impl<'c> Remainder<'c> {
         if masquerade == config.masquerade {
             inherited.masquerade = self.rules.take();
         }
+        inherited.tunnels = tunnels;
         inherited.sessions = Some(Box::new(StoredSessions { state, secret }));
     }
 }
 
-impl Drop for Remainder<'_> {
+impl Drop for Remainder {
     fn drop(&mut self) {
-        if let Some(rules) = self.rules.take() {
-            drop(Masquerading::inherit(self.interface, rules));
+        // Of an unknown interface, they go with their socket, or the next router replaces them.
+        if let (Some(rules), Some(interface)) = (self.rules.take(), &self.interface) {
+            drop(Masquerading::inherit(interface, rules));
         }
     }
 }
@@ -184,8 +197,12 @@ mod tests {
         let protocol = ProtocolState { private_key: None, peers: Vec::new() };
         let actor = ActorState { fwmark: 5, protocol, records: Vec::new() };
         let masquerade = Some(Masquerade::Interface("eth0".to_owned()));
-        let stored =
-            Stored { secret: [3; 8], masquerade, state: State { paused, actor, staged: Vec::new() } };
+        let stored = Stored {
+            secret: [3; 8],
+            masquerade,
+            tunnels: Some(true),
+            state: State { paused, actor, staged: Vec::new() },
+        };
         Memory(state::write(&stored).unwrap())
     }
 
@@ -202,7 +219,7 @@ mod tests {
             read
         };
         let stored = read_of(Duration::from_secs(1), true).unwrap();
-        assert_eq!((stored.secret, stored.state.actor.fwmark), ([3; 8], 5));
+        assert_eq!((stored.secret, stored.tunnels, stored.state.actor.fwmark), ([3; 8], Some(true), 5));
         assert_eq!(stored.masquerade, Some(Masquerade::Interface("eth0".to_owned())));
         assert!(matches!(read_of(Duration::from_secs(1), false), Err(Unusable::StillKept)));
         assert!(matches!(read_of(REJECT_AFTER_TIME, true), Err(Unusable::Old(_))));

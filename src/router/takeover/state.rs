@@ -23,7 +23,7 @@ use crate::units::Nanos;
 const MAGIC: &[u8; 8] = b"laneway\0";
 
 /// The version of the state that this program writes, and the only one that it understands.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Bytes before the encoded state.
 const HEADER: usize = MAGIC.len() + 4;

@@ -74,6 +74,8 @@ pub struct Inherited {
     pub queues: Vec<OwnedFd>,
     /// The offloads of the interface, if a process still reads the queues and they must stay as they are.
     pub offloads: Option<Offloads>,
+    /// Whether the kernel takes superpackets inside UDP tunnels, if another process has tried.
+    pub tunnels: Option<bool>,
     /// The UDP sockets, by lane: on the router's port, and on the lane's own.
     pub sockets: Vec<(OwnedFd, Option<OwnedFd>)>,
     /// The secret of the receiver indices, if sessions are to be continued.
@@ -256,8 +258,12 @@ fn await_end(process: Option<i32>) {
 /// Returns what the descriptors of `offer` are.
 fn sort(offer: &Offer, connection: &mut Connection) -> Result<(Inherited, OwnedFd), TakeOverError> {
     const MISSING: TakeOverError = TakeOverError::Descriptors("descriptors are missing");
-    let mut estate =
-        Inherited { offloads: Some(offer.offloads), secret: Some(offer.secret), ..Inherited::default() };
+    let mut estate = Inherited {
+        offloads: Some(offer.offloads),
+        tunnels: offer.tunnels,
+        secret: Some(offer.secret),
+        ..Inherited::default()
+    };
     let mut life = None;
     for kind in &offer.descriptors {
         let descriptor = connection.descriptor().ok_or(MISSING)?;

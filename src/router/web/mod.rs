@@ -132,6 +132,34 @@ impl Web {
         })
     }
 
+    /// Returns whether there is HTTPS.
+    pub fn has_tls(&self) -> bool {
+        self.state().current.tls.is_some()
+    }
+
+    /// Returns what a request needs: a login, a client certificate, or nothing.
+    pub fn needs(&self) -> Option<&'static str> {
+        let settings = Arc::clone(&self.state().current);
+        match (settings.logins.is_some(), settings.needs_certificate) {
+            (true, true) => Some("a login and a client certificate"),
+            (true, false) => Some("a login"),
+            (false, true) => Some("a client certificate"),
+            (false, false) => None,
+        }
+    }
+
+    /// Returns the URL of the metrics at `address`.
+    pub fn url(web: Option<&Web>, address: SocketAddr) -> String {
+        let scheme = if web.is_some_and(Web::has_tls) { "https" } else { "http" };
+        format!("{scheme}://{address}/metrics")
+    }
+
+    /// Returns the URL of the metrics at `address` and what a request needs.
+    pub fn describe(web: Option<&Web>, address: SocketAddr) -> String {
+        let needs = web.and_then(Web::needs).map_or_else(String::new, |needs| format!(", with {needs}"));
+        Self::url(web, address) + &needs
+    }
+
     /// Returns the files that were read.
     pub fn files(&self) -> Vec<PathBuf> {
         self.state().files.keys().cloned().collect()

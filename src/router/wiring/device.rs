@@ -29,13 +29,15 @@ pub(super) fn open_tun(
 }
 
 /// Takes over all queues of a router's interface. With `offloads`, those that it has, nothing about it is changed.
+/// `tunnels` says whether the kernel takes superpackets inside UDP tunnels, if that is known.
 pub(super) fn inherit_tun(
     config: &RouterConfig,
     queues: Vec<OwnedFd>,
     offloads: Option<Offloads>,
+    tunnels: Option<bool>,
     shutdown: &Arc<Shutdown>,
 ) -> Result<TunDevice, OpenError> {
-    let mut tun = offload::inherit_queues(queues, offloads, config.tun_offload.is_on(), shutdown)?;
+    let mut tun = offload::inherit_queues(queues, offloads, config.tun_offload.is_on(), tunnels, shutdown)?;
     fill_checksums(config, &mut tun);
     Ok(tun)
 }

@@ -22,6 +22,7 @@ pub struct Summary {
     mtu_from: MtuFrom,
     addresses: Vec<String>,
     port: u16,
+    metrics: String,
 }
 
 impl Summary {
@@ -48,7 +49,13 @@ impl Summary {
             mtu_from: config.mtu_from,
             addresses: config.addresses.iter().map(ToString::to_string).collect(),
             port: socket.port(),
+            metrics: "off".to_owned(),
         }
+    }
+
+    /// Adds where the metrics are.
+    pub fn add_metrics(&mut self, metrics: String) {
+        self.metrics = metrics;
     }
 
     /// Logs it, on one line.
@@ -68,6 +75,7 @@ impl Summary {
             mtu_from = %self.mtu_from,
             addresses = self.addresses.join(","),
             port = self.port,
+            metrics = self.metrics,
             "router is up"
         );
     }

@@ -128,7 +128,7 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     // Dropping a listener does not remove its file.
     drop(unix::UnixListener::bind(directory.join("lw0.sock")).unwrap());
     let first = Server::bind(&directory, "lw0").unwrap();
-    assert!(matches!(Server::bind(&directory, "lw0"), Err(UapiError::Taken(_))));
+    assert!(matches!(Server::bind(&directory, "lw0"), Err(UapiError::Taken { process: Some(_), .. })));
     drop(first);
     fs::remove_dir(&directory).unwrap();
 }
