@@ -6,6 +6,8 @@ use std::path::Path;
 use caps::errors::CapsError;
 use caps::{CapSet, Capability, CapsHashSet};
 
+use crate::config::reading::is_pipe;
+
 /// Capabilities that a running router keeps if it has them at startup.
 ///
 /// - `CAP_NET_ADMIN`: to change addresses, routes and MTU on SIGHUP, and to reopen sockets with a mark and
@@ -38,7 +40,9 @@ pub fn give_up<'a>(files: impl IntoIterator<Item = &'a Path>) -> Result<(), Caps
     let had = caps::read(None, CapSet::Permitted)?;
     let mut kept: CapsHashSet = KEPT.into_iter().filter(|capability| had.contains(capability)).collect();
     let bounding = caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)?;
-    let could_read: Vec<_> = files.into_iter().filter(|file| File::open(file).is_ok()).collect();
+    // Pipes are not read again, and opening one waits for a writer.
+    let files = files.into_iter().filter(|file| !is_pipe(file));
+    let could_read: Vec<_> = files.filter(|file| File::open(file).is_ok()).collect();
 
     // The permitted set is still complete, so READS can be restored if it turns out to be needed.
     let before = caps::read(None, CapSet::Effective)?;
