@@ -163,15 +163,7 @@ pub fn launch(
         if keeper.left() != Some(Left::Descriptors) {
             masquerading.into_iter().for_each(Masquerading::leave);
         }
-        outcome?;
-        return Ok(match keeper.left() {
-            Some(Left::Sessions) => {
-                tracing::info!("the next process of the service continues with the sessions");
-                StopReason::Restart
-            }
-            Some(Left::Descriptors) => StopReason::Restart,
-            Some(Left::Nothing) | None => StopReason::HandedOver,
-        });
+        return outcome.map(|_| StopReason::of_successor(keeper.left()));
     }
     drop(masquerading);
     if signals.told_to_stop() {
@@ -192,12 +184,7 @@ pub fn launch(
         AdminEnd::Stopped => StopReason::InterfaceDeleted,
         AdminEnd::SocketGone => StopReason::SocketRemoved,
     };
-    match stopped {
-        StopReason::Signal | StopReason::Restart => tracing::info!("stopping: received a signal"),
-        // Logged by the worker that noticed.
-        StopReason::InterfaceDeleted | StopReason::HandedOver => {}
-        StopReason::SocketRemoved => tracing::info!("stopping: control socket removed"),
-    }
+    stopped.log();
     Ok(stopped)
 }
 

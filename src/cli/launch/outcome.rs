@@ -6,6 +6,7 @@ use crate::netlink::masquerade::MasqueradeError;
 use crate::router::admin::AdminError;
 use crate::router::start::StartError;
 use crate::router::stopping::StopError;
+use crate::router::takeover::kept::Left;
 use crate::router::web::WebError;
 use crate::uapi::{self, UapiError};
 
@@ -66,6 +67,30 @@ pub enum StopReason {
     HandedOver,
     /// A signal told it to, and the service manager is to start it again.
     Restart,
+}
+
+impl StopReason {
+    /// Returns the reason of a router whose successor has taken it over, or will, with what it `left` to the service
+    /// manager.
+    pub(super) fn of_successor(left: Option<Left>) -> Self {
+        match left {
+            Some(Left::Sessions) => {
+                tracing::info!("the next process of the service continues with the sessions");
+                StopReason::Restart
+            }
+            Some(Left::Descriptors) => StopReason::Restart,
+            Some(Left::Nothing) | None => StopReason::HandedOver,
+        }
+    }
+
+    pub(super) fn log(self) {
+        match self {
+            StopReason::Signal | StopReason::Restart => tracing::info!("stopping: received a signal"),
+            // Logged by the worker that noticed.
+            StopReason::InterfaceDeleted | StopReason::HandedOver => {}
+            StopReason::SocketRemoved => tracing::info!("stopping: control socket removed"),
+        }
+    }
 }
 
 /// Exit status of a process whose service manager is to start the next one (`RestartForceExitStatus=` in the unit).
