@@ -35,7 +35,7 @@ pub enum DownError {
     /// The kernel refused a request.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
-    /// The environment is invalid. Nothing was removed.
+    /// The environment is invalid, so that the control socket's directory is not known. All else was removed.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The control socket stays.
@@ -55,8 +55,9 @@ pub enum DownError {
 /// See [`DownError`]. Nothing is removed unless the kernel refuses a request or the control socket stays.
 pub fn run(args: &DownArgs) -> Result<(), DownError> {
     let name = &args.interface;
-    let directory = Environment::of_process()?.uapi_dir.unwrap_or_else(|| RouterConfig::named("").uapi_dir);
     let remove_socket = || {
+        let directory = Environment::of_process()?.uapi_dir;
+        let directory = directory.unwrap_or_else(|| RouterConfig::named("").uapi_dir);
         let failed = |source| DownError::Socket { path: uapi::socket_path(&directory, name), source };
         uapi::remove_unserved(&directory, name).map_err(failed)
     };

@@ -18,8 +18,8 @@ const LONGEST: u64 = 16 << 20;
 /// How long a pipe may be without a writer, in milliseconds.
 const PATIENCE: u16 = 5000;
 
-/// Reads the file at `path`. A pipe is read to its end, so a shell can pass a file in one; a writer is waited for, 5 s at
-/// most.
+/// Reads the file at `path`. A pipe is read to its end, so a shell can pass a file in one. A pipe without a writer is
+/// waited for, 5 s at most; one with a writer, until that closes it.
 ///
 /// # Errors
 /// The file cannot be read, is longer than 16 MiB, or is a pipe without content.
@@ -39,7 +39,7 @@ pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
         }
         fcntl(&file, FcntlArg::F_SETFL(OFlag::empty()))?;
     }
-    file.take(LONGEST + 1).read_to_end(&mut bytes)?;
+    read_to_end(&mut file, &mut bytes)?;
     if bytes.len() as u64 > LONGEST {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the file is longer than 16 MiB"));
     }
@@ -48,6 +48,23 @@ pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
     }
     Ok(bytes)
+}
+
+/// Appends the rest of `file`, up to more than [`LONGEST`] bytes. Unlike that of the standard library, wipes each buffer
+/// that has become too small.
+fn read_to_end(file: &mut File, bytes: &mut Zeroizing<Vec<u8>>) -> io::Result<()> {
+    while bytes.len() as u64 <= LONGEST {
+        let length = bytes.len();
+        let mut larger = Zeroizing::new(vec![0; (2 * length).max(1 << 16)]);
+        larger[..length].copy_from_slice(bytes);
+        let read = file.read(&mut larger[length..])?;
+        larger.truncate(length + read);
+        *bytes = larger;
+        if read == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn await_writer(pipe: &File) -> io::Result<()> {

@@ -28,7 +28,7 @@ const COUNTED: u64 = 16 * 1024;
 #[derive(Clone, Debug)]
 pub(super) struct Fairness {
     bytes: Box<[u64; COUNTERS]>,
-    /// A bit for each counter of a peer that has not been slowed down since it was found above its share.
+    /// A bit for each counter of a peer that has not been told since it was found above its share.
     above: u64,
     /// When the window began.
     since: Nanos,
@@ -49,13 +49,15 @@ impl Fairness {
         self.bytes[counter(peer)] += bytes;
     }
 
-    /// Returns whether `peer` was above its share in the last window. Returns it once a window.
+    /// Returns whether `peer` was above its share in the last window, and has not been told.
     #[inline]
-    pub(super) fn take_above(&mut self, peer: PeerId) -> bool {
-        let bit = 1 << counter(peer);
-        let above = self.above & bit != 0;
-        self.above &= !bit;
-        above
+    pub(super) fn is_above(&self, peer: PeerId) -> bool {
+        self.above & (1 << counter(peer)) != 0
+    }
+
+    /// Notes that `peer` has been told.
+    pub(super) fn note_told(&mut self, peer: PeerId) {
+        self.above &= !(1 << counter(peer));
     }
 
     /// Ends a window: peers with more than 5/4 of the mean are above their share.
@@ -93,7 +95,7 @@ mod tests {
             fairness.count(PeerId(peer), *bytes, from);
         }
         fairness.count(PeerId(1), 0, from.after(WINDOW));
-        (1..=bytes.len() as u64).filter(|peer| fairness.take_above(PeerId(*peer))).collect()
+        (1..=bytes.len() as u64).filter(|peer| fairness.is_above(PeerId(*peer))).collect()
     }
 
     #[test]
@@ -121,7 +123,8 @@ mod tests {
         let (mut fairness, begin) = (Fairness::new(), Nanos(1 << 40));
         let bytes = [4 * MEGABYTE, MEGABYTE, MEGABYTE];
         assert_eq!(above(&mut fairness, begin, &bytes), [1]);
-        assert!(!fairness.take_above(PeerId(1)));
+        fairness.note_told(PeerId(1));
+        assert!(!fairness.is_above(PeerId(1)));
         assert_eq!(above(&mut fairness, begin.after(WINDOW), &bytes), [1]);
     }
 
@@ -131,7 +134,7 @@ mod tests {
         fairness.count(PeerId(1), 9 * MEGABYTE, begin);
         fairness.count(PeerId(2), MEGABYTE, begin);
         fairness.count(PeerId(3), MEGABYTE, begin.after(2 * WINDOW));
-        assert!(!fairness.take_above(PeerId(1)));
+        assert!(!fairness.is_above(PeerId(1)));
     }
 
     #[test]
@@ -142,6 +145,6 @@ mod tests {
             fairness.count(PeerId(peer), MEGABYTE, begin);
         }
         fairness.count(PeerId(0), 0, begin.after(WINDOW));
-        assert!((0..10 * COUNTERS as u64).all(|peer| !fairness.take_above(PeerId(peer))));
+        assert!((0..10 * COUNTERS as u64).all(|peer| !fairness.is_above(PeerId(peer))));
     }
 }

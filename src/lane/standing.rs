@@ -84,17 +84,21 @@ impl StandingQueue {
             ShortQueues::On => is_bulk && self.stands(now) && self.is_due(now),
             ShortQueues::Auto => {
                 self.fairness.count(peer, bytes, now);
-                is_bulk && self.stands(now) && self.fairness.take_above(peer)
+                is_bulk && self.stands(now) && self.fairness.is_above(peer)
             }
         }
     }
 
-    /// Returns whether `packet`, of a flow that must be told, may be the one that is marked or dropped. By default it must
-    /// be one that its sender reacts to: other flows would only lose packets.
-    pub fn may_signal_by(&self, packet: &[u8]) -> bool {
-        self.policy == ShortQueues::On
+    /// Returns whether `packet`, from or to a `peer` that must be told, is the one to mark or drop. By default it must be one
+    /// that its sender reacts to: other flows would only lose packets.
+    pub fn signals_by(&mut self, peer: PeerId, packet: &[u8]) -> bool {
+        let reacts = self.policy == ShortQueues::On
             || traffic_class(packet) & ECN != 0
-            || ip::transport(packet).is_some_and(|transport| transport.protocol == protocol::TCP)
+            || ip::transport(packet).is_some_and(|transport| transport.protocol == protocol::TCP);
+        if reacts {
+            self.fairness.note_told(peer);
+        }
+        reacts
     }
 
     #[inline]
@@ -134,6 +138,14 @@ impl StandingQueue {
 mod tests {
     use super::*;
 
+    /// IPv4 headers of packets that are not ECN-capable.
+    const TCP: [u8; 20] = header(6);
+    const UDP: [u8; 20] = header(17);
+
+    const fn header(protocol: u8) -> [u8; 20] {
+        [0x45, 0, 0, 20, 0, 0, 0, 0, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]
+    }
+
     /// A time in hundredths of [`STANDING_AFTER`].
     fn at(time: u64) -> Nanos {
         Nanos(1 << 40).after(STANDING_AFTER * time as u32 / 100)
@@ -142,7 +154,12 @@ mod tests {
     /// Returns the times from `from` to `to` at which a bulk packet of one peer is signalled, in hundredths of
     /// [`STANDING_AFTER`].
     fn signals(queue: &mut StandingQueue, from: u64, to: u64) -> Vec<u64> {
-        (from..to).filter(|time| queue.must_signal(PeerId(1), 1 << 16, true, at(*time))).collect()
+        (from..to).filter(|time| is_told(queue, 1, 1 << 16, at(*time), &TCP)).collect()
+    }
+
+    /// Returns whether the sender of `packet`, one of a bulk flow, is told.
+    fn is_told(queue: &mut StandingQueue, peer: u64, bytes: u64, now: Nanos, packet: &[u8]) -> bool {
+        queue.must_signal(PeerId(peer), bytes, true, now) && queue.signals_by(PeerId(peer), packet)
     }
 
     /// Returns how many bulk packets are signalled of peers that send `bytes` each, all the time, into a queue that
@@ -153,7 +170,7 @@ mod tests {
         for time in 0..10_000 {
             queue.note(false, at(time));
             for (peer, bytes) in bytes.iter().enumerate() {
-                signals[peer] += usize::from(queue.must_signal(PeerId(peer as u64), *bytes, true, at(time)));
+                signals[peer] += usize::from(is_told(&mut queue, peer as u64, *bytes, at(time), &TCP));
             }
         }
         signals
@@ -203,6 +220,23 @@ mod tests {
         assert_eq!(auto(&[60_000]), [0]);
         assert_eq!(signals_of(ShortQueues::Off, &[60_000, 9_000, 9_000]), [0, 0, 0]);
         assert!(signals_of(ShortQueues::On, &[60_000])[0] > 100);
+    }
+
+    #[test]
+    fn flows_that_do_not_react_are_not_told_in_place_of_those_that_do() {
+        let mut queue = StandingQueue::new(ShortQueues::Auto);
+        let mut told = [0, 0];
+        for time in 0..10_000 {
+            queue.note(false, at(time));
+            told[0] += usize::from(is_told(&mut queue, 1, 60_000, at(time), &UDP));
+            told[1] += usize::from(is_told(&mut queue, 1, 1_000, at(time), &TCP));
+            assert!(!is_told(&mut queue, 2, 9_000, at(time), &TCP));
+        }
+        assert_eq!(told, [0, 19]);
+        let mut marked = UDP;
+        marked[1] = 1;
+        queue.note(false, at(10_000));
+        assert!((10_000..10_600).any(|time| is_told(&mut queue, 1, 60_000, at(time), &marked)));
     }
 
     #[test]

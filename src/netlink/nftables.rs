@@ -1,6 +1,6 @@
 //! Tables of nftables over netlink (nfnetlink; Linux's `include/uapi/linux/netfilter/nf_tables.h`).
 //!
-//! [`rules`] reads rules. A [`RuleTable`] holds base chains with rules, all added at once or not at all. Where the kernel
+//! [`dump`] reads what there is. A [`RuleTable`] holds base chains with rules, all added at once or not at all. Where the kernel
 //! supports it (Linux 5.12 and later), the table belongs to the netlink socket that made it, so that it is gone with the
 //! process, however that ends.
 
@@ -19,9 +19,10 @@ const PATIENCE: i64 = 5;
 const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
 const NEW_TABLE: u16 = SUBSYSTEM | libc::NFT_MSG_NEWTABLE as u16;
 const DELETE_TABLE: u16 = SUBSYSTEM | libc::NFT_MSG_DELTABLE as u16;
-const NEW_CHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_NEWCHAIN as u16;
-const NEW_RULE: u16 = SUBSYSTEM | libc::NFT_MSG_NEWRULE as u16;
-const GET_RULE: u16 = SUBSYSTEM | libc::NFT_MSG_GETRULE as u16;
+pub(super) const NEW_CHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_NEWCHAIN as u16;
+pub(super) const NEW_RULE: u16 = SUBSYSTEM | libc::NFT_MSG_NEWRULE as u16;
+pub(super) const GET_CHAIN: u16 = SUBSYSTEM | libc::NFT_MSG_GETCHAIN as u16;
+pub(super) const GET_RULE: u16 = SUBSYSTEM | libc::NFT_MSG_GETRULE as u16;
 
 const CREATE: u16 = libc::NLM_F_CREATE as u16;
 const APPEND: u16 = libc::NLM_F_APPEND as u16;
@@ -30,32 +31,36 @@ const APPEND: u16 = libc::NLM_F_APPEND as u16;
 const OWNED: u32 = 2;
 
 /// Attribute types of `nf_tables.h`.
-mod attribute {
-    pub(super) const TABLE_NAME: u16 = 1;
-    pub(super) const TABLE_FLAGS: u16 = 2;
-    pub(super) const CHAIN_TABLE: u16 = 1;
-    pub(super) const CHAIN_NAME: u16 = 3;
-    pub(super) const CHAIN_HOOK: u16 = 4;
-    pub(super) const CHAIN_TYPE: u16 = 7;
-    pub(super) const HOOK_NUMBER: u16 = 1;
-    pub(super) const HOOK_PRIORITY: u16 = 2;
-    pub(super) const RULE_TABLE: u16 = 1;
-    pub(super) const RULE_CHAIN: u16 = 2;
-    pub(super) const RULE_EXPRESSIONS: u16 = 4;
-    pub(super) const LIST_ELEMENT: u16 = 1;
-    pub(super) const EXPRESSION_NAME: u16 = 1;
-    pub(super) const EXPRESSION_DATA: u16 = 2;
-    pub(super) const META_REGISTER: u16 = 1;
-    pub(super) const META_KEY: u16 = 2;
-    pub(super) const COMPARE_REGISTER: u16 = 1;
-    pub(super) const COMPARE_OPERATION: u16 = 2;
-    pub(super) const COMPARE_DATA: u16 = 3;
-    pub(super) const IMMEDIATE_DATA: u16 = 2;
-    pub(super) const DATA_VALUE: u16 = 1;
-    pub(super) const DATA_VERDICT: u16 = 2;
-    pub(super) const VERDICT_CODE: u16 = 1;
+pub(super) mod attribute {
+    pub(in crate::netlink) const TABLE_NAME: u16 = 1;
+    pub(in crate::netlink) const TABLE_FLAGS: u16 = 2;
+    pub(in crate::netlink) const CHAIN_TABLE: u16 = 1;
+    pub(in crate::netlink) const CHAIN_NAME: u16 = 3;
+    pub(in crate::netlink) const CHAIN_HOOK: u16 = 4;
+    pub(in crate::netlink) const CHAIN_TYPE: u16 = 7;
+    pub(in crate::netlink) const HOOK_NUMBER: u16 = 1;
+    pub(in crate::netlink) const HOOK_PRIORITY: u16 = 2;
+    pub(in crate::netlink) const RULE_TABLE: u16 = 1;
+    pub(in crate::netlink) const RULE_CHAIN: u16 = 2;
+    pub(in crate::netlink) const RULE_EXPRESSIONS: u16 = 4;
+    pub(in crate::netlink) const LIST_ELEMENT: u16 = 1;
+    pub(in crate::netlink) const EXPRESSION_NAME: u16 = 1;
+    pub(in crate::netlink) const EXPRESSION_DATA: u16 = 2;
+    pub(in crate::netlink) const META_REGISTER: u16 = 1;
+    pub(in crate::netlink) const META_KEY: u16 = 2;
+    pub(in crate::netlink) const PAYLOAD_BASE: u16 = 2;
+    pub(in crate::netlink) const PAYLOAD_OFFSET: u16 = 3;
+    pub(in crate::netlink) const PAYLOAD_LENGTH: u16 = 4;
+    pub(in crate::netlink) const MATCH_NAME: u16 = 1;
+    pub(in crate::netlink) const COMPARE_REGISTER: u16 = 1;
+    pub(in crate::netlink) const COMPARE_OPERATION: u16 = 2;
+    pub(in crate::netlink) const COMPARE_DATA: u16 = 3;
+    pub(in crate::netlink) const IMMEDIATE_DATA: u16 = 2;
+    pub(in crate::netlink) const DATA_VALUE: u16 = 1;
+    pub(in crate::netlink) const DATA_VERDICT: u16 = 2;
+    pub(in crate::netlink) const VERDICT_CODE: u16 = 1;
     /// `NLA_F_NESTED`: the value is attributes.
-    pub(super) const NESTED: u16 = 0x8000;
+    pub(in crate::netlink) const NESTED: u16 = 0x8000;
 }
 
 /// Opens a socket in the calling thread's network namespace.
@@ -66,39 +71,24 @@ fn open() -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-/// What a rule of any table compares, and whether it drops or rejects.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct FilterRule {
-    /// Values that something in the packet must equal.
-    pub(super) equal: Vec<Vec<u8>>,
-    /// Values that something in the packet must not equal.
-    pub(super) not_equal: Vec<Vec<u8>>,
-    /// Whether the packet is dropped or rejected.
-    pub(super) refuses: bool,
-}
-
-/// Returns the rules of all tables in the calling thread's network namespace.
-///
-/// # Errors
-/// The kernel's error, for example without nftables or `CAP_NET_ADMIN`.
-pub(super) fn rules() -> Result<Vec<FilterRule>, Errno> {
+/// Returns all objects of one kind, of all families: for each the nfnetlink header and attributes.
+pub(super) fn dump(get: u16, new: u16) -> Result<Vec<Vec<u8>>, Errno> {
     let socket = open()?;
     let mut request = Batch { bytes: Vec::new(), sequence: 0 };
-    request.raw(GET_RULE, libc::NLM_F_DUMP as u16, libc::NFPROTO_UNSPEC as u8, 0, &[]);
+    request.raw(get, libc::NLM_F_DUMP as u16, libc::NFPROTO_UNSPEC as u8, 0, &[]);
     sendto(socket.as_raw_fd(), &request.bytes, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
-    let mut rules = Vec::new();
+    let mut found = Vec::new();
     let mut answer = vec![0; 1 << 16];
     loop {
         let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
         for (kind, body) in messages(&answer[..length]) {
             match libc::c_int::from(kind) {
-                libc::NLMSG_DONE => return Ok(rules),
+                libc::NLMSG_DONE => return Ok(found),
                 libc::NLMSG_ERROR => {
-                    let errno = body.first_chunk().copied().map_or(0, i32::from_ne_bytes);
+                    let errno = body.first_chunk().copied().map_or(-libc::EIO, i32::from_ne_bytes);
                     return Err(Errno::from_raw(errno.wrapping_neg()));
                 }
-                // Behind the nfnetlink header.
-                _ if kind == NEW_RULE => rules.push(FilterRule::decode(body.get(4..).unwrap_or_default())),
+                _ if kind == new => found.push(body.to_vec()),
                 _ => {}
             }
         }
@@ -118,7 +108,7 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// Splits attributes, each with its type and value. Ends at one that is incomplete.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
         let kind = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?);
@@ -129,45 +119,10 @@ fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// Returns the value of the first attribute at the end of `path`, each nested in the one before.
-fn nested<'b>(bytes: &'b [u8], path: &[u16]) -> Option<&'b [u8]> {
+pub(super) fn nested<'b>(bytes: &'b [u8], path: &[u16]) -> Option<&'b [u8]> {
     path.iter().try_fold(bytes, |bytes, wanted| {
         attributes(bytes).find_map(|(kind, value)| (kind == *wanted).then_some(value))
     })
-}
-
-impl FilterRule {
-    fn decode(rule: &[u8]) -> Self {
-        let mut decoded = FilterRule::default();
-        let list = nested(rule, &[attribute::RULE_EXPRESSIONS]).unwrap_or_default();
-        for (_, expression) in attributes(list) {
-            let data = nested(expression, &[attribute::EXPRESSION_DATA]).unwrap_or_default();
-            match nested(expression, &[attribute::EXPRESSION_NAME]) {
-                Some(b"cmp\0") => {
-                    let value = nested(data, &[attribute::COMPARE_DATA, attribute::DATA_VALUE]);
-                    let negated = (libc::NFT_CMP_NEQ as u32).to_be_bytes();
-                    let equal = (libc::NFT_CMP_EQ as u32).to_be_bytes();
-                    match nested(data, &[attribute::COMPARE_OPERATION]) {
-                        Some(operation) if operation == negated => {
-                            decoded.not_equal.extend(value.map(<[u8]>::to_vec));
-                        }
-                        Some(operation) if operation == equal => {
-                            decoded.equal.extend(value.map(<[u8]>::to_vec));
-                        }
-                        _ => {}
-                    }
-                }
-                Some(b"immediate\0") => {
-                    let verdict =
-                        [attribute::IMMEDIATE_DATA, attribute::DATA_VERDICT, attribute::VERDICT_CODE];
-                    let drop = (libc::NF_DROP as u32).to_be_bytes();
-                    decoded.refuses |= nested(data, &verdict).is_some_and(|code| code == drop);
-                }
-                Some(b"reject\0") => decoded.refuses = true,
-                _ => {}
-            }
-        }
-        decoded
-    }
 }
 
 /// A base chain with its rules.

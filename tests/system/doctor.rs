@@ -207,6 +207,19 @@ fn the_command_against_injection_works_as_printed_and_then_is_not_printed() {
     assert!(half.contains("fd77::1") && !half.contains("10.77.0.1"), "{half}");
     output(&lab.left.namespace, &["nft", "flush", "ruleset"], "");
 
+    // Rules that do not keep packets from it: for other packets, or that no packet passes.
+    let rules = "add table inet other\nadd chain inet other pre { type filter hook prerouting priority -300; }\n\
+                 add chain inet other out { type filter hook output priority 0; }\nadd chain inet other unused\n\
+                 add rule inet other pre iifname != \"lw0\" ip saddr 10.77.0.1 drop\n\
+                 add rule inet other pre oifname != \"lw0\" ip daddr 10.77.0.1 drop\n\
+                 add rule inet other pre iifname != \"lw0\" ip daddr 10.77.0.1 tcp dport 22 drop\n\
+                 add rule inet other pre iifname != \"lw0\" ip daddr 10.77.0.1 accept\n\
+                 add rule inet other out oifname != \"lw0\" ip daddr 10.77.0.1 drop\n\
+                 add rule inet other unused iifname != \"lw0\" ip daddr 10.77.0.1 drop\n";
+    output(&lab.left.namespace, &["nft", "-f", "-"], rules);
+    assert_eq!(filter(), missing);
+    output(&lab.left.namespace, &["nft", "flush", "ruleset"], "");
+
     let whole = found(&missing);
     let command = &whole[whole.find("nft '").expect("a command")..];
     output(&lab.left.namespace, &["sh", "-c", command], "");

@@ -319,7 +319,7 @@ fn what_the_kernel_takes_is_tried_once() {
         let mut text = String::new();
         wait_until("the links", || {
             // It may not listen yet.
-            output(left, &["ip", "link", "add", marker, "type", "dummy"], "");
+            output(left, &["ip", "link", "add", marker, "type", "bridge"], "");
             output(left, &["ip", "link", "del", marker], "");
             text = std::fs::read_to_string(&seen).expect("a file");
             text.contains(marker)

@@ -199,7 +199,6 @@ fn compact(text: &str) -> Zeroizing<String> {
     without
 }
 
-/// Parses an address with an optional prefix length or netmask, including host bits.
 /// Returns whether the kernel refuses `address` on an interface (`inet_rtm_newaddr`, `inet6_addr_add`, `ipv6_add_addr`).
 fn is_refused(address: IpAddr) -> bool {
     match address {
@@ -208,6 +207,7 @@ fn is_refused(address: IpAddr) -> bool {
     }
 }
 
+/// Parses an address with an optional prefix length or netmask, including host bits.
 fn interface_address(text: &str) -> Option<IpNet> {
     update::parse_interface_address(text).or_else(|| {
         let (address, mask) = text.split_once('/')?;

@@ -292,7 +292,7 @@ impl Sealer {
             let room = &mut batch.data[plaintext..plaintext + padded];
             packet.write_segment(index, &mut room[..len]);
             if mem::take(&mut signal)
-                && self.standing.may_signal_by(&room[..len])
+                && self.standing.signals_by(peer.id, &room[..len])
                 && !class::decapsulate(&mut room[..len], CE)
             {
                 self.in_hand -= 1;

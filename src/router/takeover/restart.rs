@@ -69,7 +69,9 @@ pub(super) fn store(
     };
     if !(told && manager.await_manager()) {
         manager.forget(STATE);
-        manager.forget(RULES);
+        if stored.masquerade.is_some() {
+            manager.forget(RULES);
+        }
         return Err(Failed::Here(why));
     }
     faults::step(TakeOverStep::Kept);

@@ -171,7 +171,8 @@ impl Opener {
                 continue;
             }
             let outer = claim.batch.message.ecn;
-            let signals = mem::take(&mut signal) && outer != class::CE && self.standing.may_signal_by(packet);
+            let signals =
+                mem::take(&mut signal) && outer != class::CE && self.standing.signals_by(peer.id, packet);
             let (ecn, reason) = if signals {
                 (class::CE, DropReason::StandingQueue)
             } else {
