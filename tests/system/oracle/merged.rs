@@ -17,12 +17,14 @@ use laneway::offload::{
 
 use super::kernel::one_hop_later;
 use super::random::Random;
-use super::same;
+use super::same_in_tunnel;
 use super::tunnelled::read_unchanged;
 use super::wrapped::{FEED, Path, Tunnel, Wrap};
 
-/// The number of superpackets for each encapsulation.
+/// The number of superpackets for each encapsulation, and at most, if none of them could be merged. With long headers, few
+/// can.
 const CASES: usize = 24;
+const MOST_CASES: usize = 20 * CASES;
 
 const WRAPS: [Wrap; 5] =
     [Wrap::VxlanTagged(0), Wrap::VxlanTagged(1), Wrap::Geneve(0), Wrap::Geneve(12), Wrap::Geneve(60)];
@@ -30,7 +32,7 @@ const WRAPS: [Wrap; 5] =
 /// Length of an Ethernet header in bytes.
 const ETHERNET: usize = 14;
 
-/// Compares `CASES` superpackets in each kind of tunnel. The kernel must have UDP tunnel GSO.
+/// Compares `CASES` superpackets or more in each kind of tunnel. The kernel must have UDP tunnel GSO.
 pub(super) fn compare(random: &mut Random) {
     let mut path = Path::open(false);
     let (mut merged, mut segments, mut total) = (0, 0, 0);
@@ -38,7 +40,10 @@ pub(super) fn compare(random: &mut Random) {
         for (outer6, checksum) in [(false, false), (false, true), (true, false), (true, true)] {
             let tunnel = Tunnel { wrap, outer6, checksum };
             let before = merged;
-            for number in 0..CASES {
+            for number in 0..MOST_CASES {
+                if number >= CASES && merged > before {
+                    break;
+                }
                 let (case, frame) = tunnel.case(random, number);
                 let what = format!("{tunnel:?}, case {number}: {case:?}");
                 write(&path.feed, &frame, &what);
@@ -56,7 +61,7 @@ pub(super) fn compare(random: &mut Random) {
                 (merged, segments) = (merged + tap.superpackets, segments + tap.segments);
                 let expected: Vec<_> = datagrams.iter().cloned().map(one_hop_later).collect();
                 let found = read_unchanged(&mut path.under, expected.len(), &what).0;
-                same(&found, &expected, &what);
+                same_in_tunnel(&found, &expected, case.kind, &what);
                 total += found.len();
             }
             assert!(merged > before, "no superpacket was merged in {tunnel:?}");

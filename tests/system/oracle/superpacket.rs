@@ -28,7 +28,7 @@ pub(super) fn is_ours(packet: &[u8]) -> bool {
 /// One superpacket, or one packet if `gso_size` is zero.
 #[derive(Clone, Debug)]
 pub(super) struct Case {
-    kind: SuperpacketKind,
+    pub(super) kind: SuperpacketKind,
     source_port: u16,
     gso_size: usize,
     payload: usize,
