@@ -124,8 +124,8 @@ class Vxlan(Tcp):
         end.namespace.ip("link", "add", "overlay", "mtu", TUNNEL_MTU - VXLAN_BYTES[self.outer], "type", "vxlan",
                          "id", 7, "dstport", VXLAN_PORT, "dev", end.device, "local", local, "remote", remote,
                          sums if wanted else f"no{sums}", "udp6zerocsumrx")
-        end.namespace.ip("address", "add", f"{self.address(number)}/64" if self.inner == 6 else
-                         f"{self.address(number)}/24", "dev", "overlay", *(["nodad"] if self.inner == 6 else []))
+        prefix, options = (64, ["nodad"]) if self.inner == 6 else (24, [])
+        end.namespace.ip("address", "add", f"{self.address(number)}/{prefix}", "dev", "overlay", *options)
         end.namespace.ip("link", "set", "overlay", "up")
 
     def address(self, number):

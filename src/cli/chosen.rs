@@ -37,12 +37,17 @@ pub(super) fn interface(
     directory: Option<PathBuf>,
     named: Option<&str>,
 ) -> Result<(PathBuf, String), ChosenError> {
-    let directory = directory.unwrap_or_else(|| RouterConfig::named("").uapi_dir);
+    let directory = self::directory(directory);
     let interface = match named {
         Some(interface) => interface.to_owned(),
         None => only_interface(&directory)?,
     };
     Ok((directory, interface))
+}
+
+/// Returns the directory of control sockets, `named` or the default one.
+pub(super) fn directory(named: Option<PathBuf>) -> PathBuf {
+    named.unwrap_or_else(|| RouterConfig::named("").uapi_dir)
 }
 
 fn only_interface(directory: &Path) -> Result<String, ChosenError> {

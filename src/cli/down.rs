@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::chosen;
+use crate::config::ConfigError;
 use crate::config::env::Environment;
-use crate::config::{ConfigError, RouterConfig};
 use crate::netlink::{self, NetlinkError};
 use crate::uapi;
 
@@ -56,8 +57,7 @@ pub enum DownError {
 pub fn run(args: &DownArgs) -> Result<(), DownError> {
     let name = &args.interface;
     let remove_socket = || {
-        let directory = Environment::of_process()?.uapi_dir;
-        let directory = directory.unwrap_or_else(|| RouterConfig::named("").uapi_dir);
+        let directory = chosen::directory(Environment::of_process()?.uapi_dir);
         let failed = |source| DownError::Socket { path: uapi::socket_path(&directory, name), source };
         uapi::remove_unserved(&directory, name).map_err(failed)
     };

@@ -176,9 +176,7 @@ impl Failure {
             | Failure::Keys(_) => 1,
         }
     }
-}
 
-impl Failure {
     /// Returns further lines about an interface that could not be asked: whether it is kept shut.
     pub fn notices(&self) -> Vec<String> {
         let asked = match self {

@@ -51,7 +51,7 @@ const LONGEST_SOCKET: usize = 107;
 const AROUND_NAME: usize = "/..4194304/s".len();
 
 /// The name of an interface that nothing names.
-const DEFAULT_NAME: &str = "laneway0";
+pub(crate) const DEFAULT_NAME: &str = "laneway0";
 
 /// Everything needed to start a router.
 #[expect(clippy::struct_excessive_bools, reason = "independent settings")]

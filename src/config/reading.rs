@@ -53,17 +53,21 @@ pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
 /// Appends the rest of `file`, up to more than [`LONGEST`] bytes. Unlike that of the standard library, wipes each buffer
 /// that has become too small.
 fn read_to_end(file: &mut File, bytes: &mut Zeroizing<Vec<u8>>) -> io::Result<()> {
-    while bytes.len() as u64 <= LONGEST {
-        let length = bytes.len();
-        let mut larger = Zeroizing::new(vec![0; (2 * length).max(1 << 16)]);
-        larger[..length].copy_from_slice(bytes);
-        let read = file.read(&mut larger[length..])?;
-        larger.truncate(length + read);
-        *bytes = larger;
-        if read == 0 {
-            break;
+    let mut length = bytes.len();
+    while length as u64 <= LONGEST {
+        if length == bytes.len() {
+            let mut larger = Zeroizing::new(vec![0; (2 * length).max(1 << 16)]);
+            larger[..length].copy_from_slice(bytes);
+            *bytes = larger;
+        }
+        match file.read(&mut bytes[length..]) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
+    bytes.truncate(length);
     Ok(())
 }
 

@@ -50,27 +50,25 @@ struct FilterRule {
 /// # Errors
 /// The kernel's error, for example without nftables or `CAP_NET_ADMIN`.
 fn rules() -> Result<Vec<FilterRule>, Errno> {
-    let chain_of = |body: &[u8], table, chain| {
-        let name = |kind| nested(body.get(4..)?, &[kind]).map(<[u8]>::to_vec);
-        Some((*body.first()?, name(table)?, name(chain)?))
+    let chain_of = |(family, object): &(u8, Vec<u8>), table, chain| {
+        let name = |kind| nested(object, &[kind]).map(<[u8]>::to_vec);
+        Some((*family, name(table)?, name(chain)?))
     };
     let incoming: Vec<_> = nftables::dump(GET_CHAIN, NEW_CHAIN)?
         .iter()
-        .filter(|body| {
-            let path = [attribute::CHAIN_HOOK, attribute::HOOK_NUMBER];
-            let hook = nested(body.get(4..).unwrap_or_default(), &path);
+        .filter(|(_, chain)| {
+            let hook = nested(chain, &[attribute::CHAIN_HOOK, attribute::HOOK_NUMBER]);
             let hooks = [libc::NF_INET_PRE_ROUTING, libc::NF_INET_LOCAL_IN];
             hooks.iter().any(|wanted| hook == Some(&wanted.cast_unsigned().to_be_bytes()))
         })
-        .filter_map(|body| chain_of(body, attribute::CHAIN_TABLE, attribute::CHAIN_NAME))
+        .filter_map(|chain| chain_of(chain, attribute::CHAIN_TABLE, attribute::CHAIN_NAME))
         .collect();
     let rules = nftables::dump(GET_RULE, NEW_RULE)?;
-    let is_incoming = |body: &&Vec<u8>| {
-        chain_of(body, attribute::RULE_TABLE, attribute::RULE_CHAIN)
+    let is_incoming = |rule: &&(u8, Vec<u8>)| {
+        chain_of(rule, attribute::RULE_TABLE, attribute::RULE_CHAIN)
             .is_some_and(|chain| incoming.contains(&chain))
     };
-    let decode = |body: &Vec<u8>| FilterRule::decode(body.get(4..).unwrap_or_default());
-    Ok(rules.iter().filter(is_incoming).map(decode).collect())
+    Ok(rules.iter().filter(is_incoming).map(|(_, rule)| FilterRule::decode(rule)).collect())
 }
 
 /// What an expression has loaded into a register.

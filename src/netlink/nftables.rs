@@ -71,8 +71,8 @@ fn open() -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-/// Returns all objects of one kind, of all families: for each the nfnetlink header and attributes.
-pub(super) fn dump(get: u16, new: u16) -> Result<Vec<Vec<u8>>, Errno> {
+/// Returns all objects of one kind: for each the family and its attributes.
+pub(super) fn dump(get: u16, new: u16) -> Result<Vec<(u8, Vec<u8>)>, Errno> {
     let socket = open()?;
     let mut request = Batch { bytes: Vec::new(), sequence: 0 };
     request.raw(get, libc::NLM_F_DUMP as u16, libc::NFPROTO_UNSPEC as u8, 0, &[]);
@@ -88,7 +88,11 @@ pub(super) fn dump(get: u16, new: u16) -> Result<Vec<Vec<u8>>, Errno> {
                     let errno = body.first_chunk().copied().map_or(-libc::EIO, i32::from_ne_bytes);
                     return Err(Errno::from_raw(errno.wrapping_neg()));
                 }
-                _ if kind == new => found.push(body.to_vec()),
+                // Behind the nfnetlink header.
+                _ if kind == new => {
+                    let attributes = body.get(4..).unwrap_or_default();
+                    found.extend(body.first().map(|family| (*family, attributes.to_vec())));
+                }
                 _ => {}
             }
         }
@@ -342,13 +346,8 @@ impl Batch {
 }
 
 /// Returns the error numbers of acknowledgements (netlink(7), `NLMSG_ERROR`). Ends at one that is incomplete.
-pub(crate) fn acknowledgements(mut bytes: &[u8]) -> impl Iterator<Item = i32> {
-    std::iter::from_fn(move || {
-        let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
-        let errno = bytes.get(..length)?.get(16..20)?.first_chunk().copied().map(i32::from_ne_bytes)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(errno)
-    })
+pub(crate) fn acknowledgements(bytes: &[u8]) -> impl Iterator<Item = i32> {
+    messages(bytes).map_while(|(_, body)| body.first_chunk().copied().map(i32::from_ne_bytes))
 }
 
 /// Netlink attributes, each padded to four bytes.

@@ -153,10 +153,10 @@ impl Sender {
             }
             self.note_sent(1, datagram.len());
             if let Some(errno) = suspect.take() {
-                let beyond = path.is_over_mtu(stride);
+                let beyond = errno == Errno::EINVAL && path.is_over_mtu(stride);
                 #[cfg(test)]
-                let beyond = beyond || self.refusals.narrow;
-                if errno == Errno::EINVAL && beyond {
+                let beyond = beyond || errno == Errno::EINVAL && self.refusals.narrow;
+                if beyond {
                     over_mtu = true;
                 } else {
                     self.give_up_gso(socket, errno);

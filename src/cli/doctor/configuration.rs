@@ -6,7 +6,7 @@ use super::check::Check;
 use super::remedies;
 use crate::cli::Failure;
 use crate::config::env::Environment;
-use crate::config::{ConfigError, RouterConfig};
+use crate::config::{ConfigError, DEFAULT_NAME, RouterConfig};
 use crate::router::web::Web;
 
 /// Returns the configuration `laneway run` would use, or the defaults if it is invalid.
@@ -21,7 +21,7 @@ pub(super) fn check(file: Option<&Path>) -> (RouterConfig, Check) {
         }
         Err(error) => {
             let check = Check::missing("configuration", error.to_string(), remedies::CONFIGURATION);
-            (RouterConfig::named("laneway0"), check)
+            (RouterConfig::named(DEFAULT_NAME), check)
         }
     }
 }
@@ -30,7 +30,7 @@ fn read(file: Option<&Path>) -> Result<RouterConfig, Failure> {
     let environment = Environment::of_process()?;
     let config = match RouterConfig::for_run(file, &environment) {
         // The machine can be checked before there is a configuration.
-        Err(ConfigError::Nothing) => RouterConfig::for_interface("laneway0", &environment),
+        Err(ConfigError::Nothing) => RouterConfig::for_interface(DEFAULT_NAME, &environment),
         read => read,
     }?;
     config.metrics_config.as_deref().map(Web::read).transpose()?;

@@ -11,10 +11,10 @@ use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
 
-use super::kept;
+use super::{chosen, kept};
+use crate::config::ConfigError;
 use crate::config::env::Environment;
 use crate::config::update::DeviceStatus;
-use crate::config::{ConfigError, RouterConfig};
 use crate::metrics::exposition::Exposition;
 use crate::uapi::client::{self, ClientError};
 use text::{Secrets, ShownInterface};
@@ -73,7 +73,7 @@ pub enum ShowError {
 /// See [`ShowError`].
 pub fn run(args: &ShowArgs) -> Result<(), ShowError> {
     let environment = Environment::of_process()?;
-    let directory = environment.uapi_dir.unwrap_or_else(|| RouterConfig::named("").uapi_dir);
+    let directory = chosen::directory(environment.uapi_dir);
     let named = || {
         client::interfaces(&directory)
             .map_err(|source| ShowError::Directory { path: directory.clone(), source })

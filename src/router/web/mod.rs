@@ -133,7 +133,7 @@ impl Web {
     }
 
     /// Returns whether there is HTTPS.
-    pub fn has_tls(&self) -> bool {
+    fn has_tls(&self) -> bool {
         self.state().current.tls.is_some()
     }
 

@@ -68,7 +68,7 @@ fn same(found: &[Vec<u8>], expected: &[Vec<u8>], what: &str) {
 /// Like [`same`], for packets in UDP tunnels. The inner TCP checksum may be either form of zero: both are right (RFC 1624),
 /// and the kernel has the other one where it adjusts a checksum instead of computing it.
 fn same_in_tunnel(found: &[Vec<u8>], expected: &[Vec<u8>], inner: SuperpacketKind, what: &str) {
-    let is_tcp = matches!(inner, SuperpacketKind::Tso4 | SuperpacketKind::Tso6);
+    let is_tcp = superpacket::is_tcp(inner);
     let alike = |(found, expected): (&Vec<u8>, &Vec<u8>)| {
         let mut found = found.clone();
         let differing = found.iter().zip(expected).position(|(one, other)| one != other);

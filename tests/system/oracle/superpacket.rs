@@ -223,7 +223,7 @@ pub(super) fn occurs(kind: SuperpacketKind, uso: bool) -> bool {
     }
 }
 
-fn is_tcp(kind: SuperpacketKind) -> bool {
+pub(super) fn is_tcp(kind: SuperpacketKind) -> bool {
     matches!(kind, SuperpacketKind::Tso4 | SuperpacketKind::Tso6)
 }
 
