@@ -116,11 +116,15 @@ impl DropReason {
 
 /// A worker's own count of drops by reason, until it publishes them.
 #[derive(Clone, Debug)]
-pub struct DropTally([u64; DropReason::COUNT]);
+pub struct DropTally {
+    counts: [u64; DropReason::COUNT],
+    /// Whether a count is above zero. Most batches have no drop.
+    any: bool,
+}
 
 impl Default for DropTally {
     fn default() -> Self {
-        DropTally([0; DropReason::COUNT])
+        DropTally { counts: [0; DropReason::COUNT], any: false }
     }
 }
 
@@ -128,22 +132,27 @@ impl DropTally {
     /// Counts `packets` dropped for `reason`.
     #[inline]
     pub fn add(&mut self, reason: DropReason, packets: u64) {
-        self.0[reason as usize] += packets;
+        self.counts[reason as usize] += packets;
+        self.any |= packets != 0;
     }
 
     /// How many packets were dropped for `reason`.
     pub fn of(&self, reason: DropReason) -> u64 {
-        self.0[reason as usize]
+        self.counts[reason as usize]
     }
 
     /// How many packets were dropped for all reasons.
     pub fn total(&self) -> u64 {
-        self.0.iter().sum()
+        self.counts.iter().sum()
     }
 
     /// Hands over and clears every count that is not zero.
+    #[inline]
     pub fn take(&mut self, mut each: impl FnMut(DropReason, u64)) {
-        for (count, reason) in self.0.iter_mut().zip(DropReason::ALL) {
+        if !std::mem::take(&mut self.any) {
+            return;
+        }
+        for (count, reason) in self.counts.iter_mut().zip(DropReason::ALL) {
             if *count != 0 {
                 each(*reason, std::mem::take(count));
             }

@@ -23,7 +23,11 @@ const NAMED: [(Errno, &str); 14] = [
 /// Counts by errno: one counter for each errno that TUN queues and UDP sockets are known to return,
 /// and one shared by all others.
 #[derive(Clone, Debug, Default)]
-pub struct ErrnoCounts([u64; NAMED.len() + 1]);
+pub struct ErrnoCounts {
+    counts: [u64; NAMED.len() + 1],
+    /// Whether a count is above zero. Most batches have no failure.
+    any: bool,
+}
 
 impl ErrnoCounts {
     /// Returns the value of the `errno` label for each counter, in counter order.
@@ -33,24 +37,29 @@ impl ErrnoCounts {
 
     /// Counts one occurrence of `errno`.
     pub fn add(&mut self, errno: Errno) {
-        self.0[Self::index(errno)] += 1;
+        self.counts[Self::index(errno)] += 1;
+        self.any = true;
     }
 
     /// Returns the count of `errno`. For an errno without a label of its own, returns the shared count
     /// (`other`).
     pub fn of(&self, errno: Errno) -> u64 {
-        self.0[Self::index(errno)]
+        self.counts[Self::index(errno)]
     }
 
     /// Returns the sum of all counts.
     pub fn total(&self) -> u64 {
-        self.0.iter().sum()
+        self.counts.iter().sum()
     }
 
     /// Calls `each` with every nonzero count and its position in [`labels`](Self::labels), and resets it
     /// to zero.
+    #[inline]
     pub fn take(&mut self, mut each: impl FnMut(usize, u64)) {
-        for (position, count) in self.0.iter_mut().enumerate() {
+        if !std::mem::take(&mut self.any) {
+            return;
+        }
+        for (position, count) in self.counts.iter_mut().enumerate() {
             if *count != 0 {
                 each(position, std::mem::take(count));
             }

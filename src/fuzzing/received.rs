@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Taker;
 use crate::drops::DropReason;
+use crate::lane::bounds::SLAB_BYTES;
 use crate::lane::channels::ActorChannel;
 use crate::lane::outside::Opener;
 use crate::lane::peers::{PeerRecord, Snapshot};
@@ -91,7 +92,8 @@ impl WorkerEnds {
     /// Makes a message from the input, receives it, and compares what comes of it.
     fn message(&mut self, take: &mut Taker<'_>) {
         let stride = DATA_OVERHEAD + 32 + 16 * usize::from(take.byte() % 86);
-        let datagrams = usize::from(take.byte() % 48);
+        // The kernel merges no more than one IP packet can carry.
+        let datagrams = usize::from(take.byte() % 48).min(SLAB_BYTES / stride);
         let mut message: Vec<u8> = Vec::new();
         let (mut expected, mut handshakes) = (vec![Vec::new(); LANES], 0);
         let mut last_sealed: Option<(usize, usize)> = None;

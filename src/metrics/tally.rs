@@ -35,7 +35,11 @@ impl Tally {
 }
 
 /// Counts by label value, indexed by the values it was registered with.
-pub struct LabelledTally(Box<[Tally]>);
+pub struct LabelledTally {
+    tallies: Box<[Tally]>,
+    /// Whether a count is above zero.
+    any: bool,
+}
 
 impl LabelledTally {
     /// Registers one tally for each of `values` of the label `by`. All have the `common` labels too.
@@ -47,7 +51,7 @@ impl LabelledTally {
         values: impl IntoIterator<Item = &'a str>,
     ) -> Self {
         let one = |value| Tally::register(registry, name, &[common, &[(by, value)]].concat());
-        LabelledTally(values.into_iter().map(one).collect())
+        LabelledTally { tallies: values.into_iter().map(one).collect(), any: false }
     }
 
     /// Adds `n` to the count of the label value at `index`.
@@ -56,13 +60,16 @@ impl LabelledTally {
     /// If `index` is out of bounds.
     #[inline]
     pub fn add(&mut self, index: usize, n: u64) {
-        self.0[index].add(n);
+        self.tallies[index].add(n);
+        self.any |= n != 0;
     }
 
     /// Adds the counts to the counters and resets them.
     #[inline]
     pub fn publish(&mut self) {
-        self.0.iter_mut().for_each(Tally::publish);
+        if std::mem::take(&mut self.any) {
+            self.tallies.iter_mut().for_each(Tally::publish);
+        }
     }
 }
 

@@ -35,11 +35,15 @@ pub struct ReceiveTally {
 
 /// Counts by number of datagrams.
 #[derive(Clone, Debug)]
-pub struct SegmentCounts([u64; COUNTED_SEGMENTS + 1]);
+pub struct SegmentCounts {
+    counts: [u64; COUNTED_SEGMENTS + 1],
+    /// No count from here on is above zero. Small packets are counted alone, and so taken without a look at all.
+    end: usize,
+}
 
 impl Default for SegmentCounts {
     fn default() -> Self {
-        SegmentCounts([0; COUNTED_SEGMENTS + 1])
+        SegmentCounts { counts: [0; COUNTED_SEGMENTS + 1], end: 0 }
     }
 }
 
@@ -47,7 +51,9 @@ impl SegmentCounts {
     /// Counts one send or message of `segments` datagrams, or of [`COUNTED_SEGMENTS`] if there are more.
     #[inline]
     pub fn add(&mut self, segments: usize) {
-        self.0[segments.min(COUNTED_SEGMENTS)] += 1;
+        let segments = segments.min(COUNTED_SEGMENTS);
+        self.counts[segments] += 1;
+        self.end = self.end.max(segments + 1);
     }
 
     /// Returns the count for `segments` datagrams.
@@ -55,18 +61,19 @@ impl SegmentCounts {
     /// # Panics
     /// If `segments` is more than [`COUNTED_SEGMENTS`].
     pub fn of(&self, segments: usize) -> u64 {
-        self.0[segments]
+        self.counts[segments]
     }
 
     /// Returns the sum of all counts.
     pub fn total(&self) -> u64 {
-        self.0.iter().sum()
+        self.counts.iter().sum()
     }
 
     /// Calls `each` with the number of datagrams and the count, for every nonzero count, and resets it to
     /// zero.
     pub fn take(&mut self, mut each: impl FnMut(usize, u64)) {
-        for (segments, count) in self.0.iter_mut().enumerate() {
+        let end = std::mem::take(&mut self.end);
+        for (segments, count) in self.counts[..end].iter_mut().enumerate() {
             if *count != 0 {
                 each(segments, std::mem::take(count));
             }
@@ -86,5 +93,6 @@ mod tests {
         let mut taken = Vec::new();
         counts.take(|segments, n| taken.push((segments, n)));
         assert_eq!(taken, [(1, 1), (COUNTED_SEGMENTS, 1)]);
+        assert_eq!(counts.total(), 0);
     }
 }
