@@ -59,10 +59,13 @@ pub fn init_log(filter: &str, format: LogFormat) {
 }
 
 /// Restricts bare levels more verbose than `warn` to Laneway itself: at these levels, what libraries log is of use to
-/// their authors. A filter that names a library still applies to it.
+/// their authors. A filter that names a library still applies to it. `netlink_proto` also warns when a notification
+/// arrives for a watch that has just ended.
 fn of_laneway(filter: &str) -> String {
     let directive = |directive: &str| match directive.trim().to_ascii_lowercase().as_str() {
-        level @ ("info" | "debug" | "trace" | "3" | "4" | "5") => format!("laneway={level},warn"),
+        level @ ("info" | "debug" | "trace" | "3" | "4" | "5") => {
+            format!("laneway={level},netlink_proto=error,warn")
+        }
         _ => directive.to_owned(),
     };
     filter.split(',').map(directive).collect::<Vec<_>>().join(",")
@@ -398,12 +401,12 @@ mod tests {
     #[test]
     fn a_bare_level_is_that_of_laneway() {
         for (filter, applied) in [
-            ("debug", "laneway=debug,warn"),
-            (" TRACE", "laneway=trace,warn"),
+            ("debug", "laneway=debug,netlink_proto=error,warn"),
+            (" TRACE", "laneway=trace,netlink_proto=error,warn"),
             ("warn", "warn"),
             ("off", "off"),
             ("warn,laneway::peers=debug", "warn,laneway::peers=debug"),
-            ("debug,netlink_proto=trace", "laneway=debug,warn,netlink_proto=trace"),
+            ("debug,netlink_proto=trace", "laneway=debug,netlink_proto=error,warn,netlink_proto=trace"),
         ] {
             assert_eq!(of_laneway(filter), applied);
             assert!(EnvFilter::try_new(of_laneway(filter)).is_ok());
