@@ -86,6 +86,13 @@ pub fn run(args: &DropsArgs) -> Result<(), DropsError> {
     for (cause, packets) in counts.iter().filter(|(cause, packets)| **packets > 0 && filter(cause)) {
         let _ = writeln!(out, "{cause}: {packets} packets");
     }
+    if out.is_empty() {
+        // Not on standard output, which programs read.
+        eprintln!(
+            "{interface}: no packets dropped{}",
+            if args.reason.is_empty() { "" } else { " for this reason" }
+        );
+    }
     print(&out).map(drop)
 }
 

@@ -330,7 +330,10 @@ impl Value<'_> {
         match self.text()? {
             "off" => Ok(None),
             "auto" => Ok(Some(Masquerade::Auto)),
-            name if is_interface_name(name) => Ok(Some(Masquerade::Interface(name.to_owned()))),
+            // Valid names, but far more likely meant as switches.
+            name if is_interface_name(name) && !["on", "yes", "true", "no", "false"].contains(&name) => {
+                Ok(Some(Masquerade::Interface(name.to_owned())))
+            }
             _ => Err(self.refuse("`off`, `auto`, or the name of the interface that packets leave by")),
         }
     }

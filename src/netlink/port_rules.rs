@@ -19,7 +19,8 @@
 //! destination port; the third sends what is left to the main table, again only for a local address and user 0. Of
 //! the packets that leave, only those of root's raw sockets for UDP that are bound to such an address match it.
 //!
-//! IPv6 has no reverse path filter.
+//! For IPv6 the kernel has no reverse path filter. There are no rules for that of firewalld (`IPv6_rpfilter`);
+//! `deploy/README.md` has a remedy.
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -100,6 +100,7 @@ fn a_bad_value_is_named_with_what_is_allowed() {
         ("LANEWAY_LOG", "lanewy=debug", "one for `laneway`"),
         ("LANEWAY_REJECT", "", "not empty"),
         ("LANEWAY_MASQUERADE", "a/b", "`off`, `auto`, or the name of the interface"),
+        ("LANEWAY_MASQUERADE", "on", "`off`, `auto`, or the name of the interface"),
     ] {
         let message = read(&[(name, value)]).unwrap_err().to_string();
         assert!(message.starts_with(&format!("{name}={value}: expected ")), "{message}");

@@ -164,7 +164,7 @@ impl Successor {
         }
         if lanes != self.offer.lanes {
             return Err(TakeOverError::Differs {
-                there: format!("{} lanes", self.offer.lanes),
+                there: format!("{} lane{}", self.offer.lanes, if self.offer.lanes == 1 { "" } else { "s" }),
                 here: lanes.to_string(),
                 remedy: "set LANEWAY_QUEUES to that number, or restart it",
             });
