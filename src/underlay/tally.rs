@@ -37,7 +37,7 @@ pub struct ReceiveTally {
 #[derive(Clone, Debug)]
 pub struct SegmentCounts {
     counts: [u64; COUNTED_SEGMENTS + 1],
-    /// No count from here on is above zero. Small packets are counted alone, and so taken without a look at all.
+    /// All counts from here on are zero, so that after a lone datagram `take` looks at two of them.
     end: usize,
 }
 
