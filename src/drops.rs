@@ -1,6 +1,8 @@
 //! Why packets are dropped. Every dropped packet has one of these reasons, and every reason is a
 //! label of `laneway_dropped_packets_total`.
 
+use crate::counts::Counts;
+
 /// Declares the reasons once: variant, label and meaning.
 macro_rules! reasons {
     ($($(#[$meaning:meta])* $variant:ident = $label:literal,)*) => {
@@ -115,48 +117,30 @@ impl DropReason {
 }
 
 /// A worker's own count of drops by reason, until it publishes them.
-#[derive(Clone, Debug)]
-pub struct DropTally {
-    counts: [u64; DropReason::COUNT],
-    /// Whether a count is above zero. Most batches have no drop.
-    any: bool,
-}
-
-impl Default for DropTally {
-    fn default() -> Self {
-        DropTally { counts: [0; DropReason::COUNT], any: false }
-    }
-}
+#[derive(Clone, Debug, Default)]
+pub struct DropTally(Counts<{ DropReason::COUNT }>);
 
 impl DropTally {
     /// Counts `packets` dropped for `reason`.
     #[inline]
     pub fn add(&mut self, reason: DropReason, packets: u64) {
-        self.counts[reason as usize] += packets;
-        self.any |= packets != 0;
+        self.0.add(reason as usize, packets);
     }
 
     /// How many packets were dropped for `reason`.
     pub fn of(&self, reason: DropReason) -> u64 {
-        self.counts[reason as usize]
+        self.0.of(reason as usize)
     }
 
     /// How many packets were dropped for all reasons.
     pub fn total(&self) -> u64 {
-        self.counts.iter().sum()
+        self.0.total()
     }
 
     /// Hands over and clears every count that is not zero.
     #[inline]
     pub fn take(&mut self, mut each: impl FnMut(DropReason, u64)) {
-        if !std::mem::take(&mut self.any) {
-            return;
-        }
-        for (count, reason) in self.counts.iter_mut().zip(DropReason::ALL) {
-            if *count != 0 {
-                each(*reason, std::mem::take(count));
-            }
-        }
+        self.0.take(|index, packets| each(DropReason::ALL[index], packets));
     }
 }
 

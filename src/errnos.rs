@@ -2,6 +2,8 @@
 
 use nix::errno::Errno;
 
+use crate::counts::Counts;
+
 /// Errnos that have a counter of their own, each with its value of the `errno` label.
 const NAMED: [(Errno, &str); 14] = [
     (Errno::EACCES, "EACCES"),
@@ -23,11 +25,7 @@ const NAMED: [(Errno, &str); 14] = [
 /// Counts by errno: one counter for each errno that TUN queues and UDP sockets are known to return,
 /// and one shared by all others.
 #[derive(Clone, Debug, Default)]
-pub struct ErrnoCounts {
-    counts: [u64; NAMED.len() + 1],
-    /// Whether a count is above zero. Most batches have no failure.
-    any: bool,
-}
+pub struct ErrnoCounts(Counts<{ NAMED.len() + 1 }>);
 
 impl ErrnoCounts {
     /// Returns the value of the `errno` label for each counter, in counter order.
@@ -37,33 +35,25 @@ impl ErrnoCounts {
 
     /// Counts one occurrence of `errno`.
     pub fn add(&mut self, errno: Errno) {
-        self.counts[Self::index(errno)] += 1;
-        self.any = true;
+        self.0.add(Self::index(errno), 1);
     }
 
     /// Returns the count of `errno`. For an errno without a label of its own, returns the shared count
     /// (`other`).
     pub fn of(&self, errno: Errno) -> u64 {
-        self.counts[Self::index(errno)]
+        self.0.of(Self::index(errno))
     }
 
     /// Returns the sum of all counts.
     pub fn total(&self) -> u64 {
-        self.counts.iter().sum()
+        self.0.total()
     }
 
     /// Calls `each` with every nonzero count and its position in [`labels`](Self::labels), and resets it
     /// to zero.
     #[inline]
-    pub fn take(&mut self, mut each: impl FnMut(usize, u64)) {
-        if !std::mem::take(&mut self.any) {
-            return;
-        }
-        for (position, count) in self.counts.iter_mut().enumerate() {
-            if *count != 0 {
-                each(position, std::mem::take(count));
-            }
-        }
+    pub fn take(&mut self, each: impl FnMut(usize, u64)) {
+        self.0.take(each);
     }
 
     fn index(errno: Errno) -> usize {

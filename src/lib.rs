@@ -153,6 +153,7 @@ pub mod cli;
 mod clients;
 pub mod clock;
 pub mod config;
+mod counts;
 pub mod cpus;
 pub mod drops;
 pub mod errnos;

@@ -1,5 +1,6 @@
 //! Counts of sends and receives on a lane's socket, published once per batch.
 
+use crate::counts::Counts;
 use crate::errnos::ErrnoCounts;
 
 /// Highest number of datagrams per send or message that has a counter of its own: the kernel's limit for
@@ -34,26 +35,14 @@ pub struct ReceiveTally {
 }
 
 /// Counts by number of datagrams.
-#[derive(Clone, Debug)]
-pub struct SegmentCounts {
-    counts: [u64; COUNTED_SEGMENTS + 1],
-    /// All counts from here on are zero, so that after a lone datagram `take` looks at two of them.
-    end: usize,
-}
-
-impl Default for SegmentCounts {
-    fn default() -> Self {
-        SegmentCounts { counts: [0; COUNTED_SEGMENTS + 1], end: 0 }
-    }
-}
+#[derive(Clone, Debug, Default)]
+pub struct SegmentCounts(Counts<{ COUNTED_SEGMENTS + 1 }>);
 
 impl SegmentCounts {
     /// Counts one send or message of `segments` datagrams, or of [`COUNTED_SEGMENTS`] if there are more.
     #[inline]
     pub fn add(&mut self, segments: usize) {
-        let segments = segments.min(COUNTED_SEGMENTS);
-        self.counts[segments] += 1;
-        self.end = self.end.max(segments + 1);
+        self.0.add(segments.min(COUNTED_SEGMENTS), 1);
     }
 
     /// Returns the count for `segments` datagrams.
@@ -61,23 +50,18 @@ impl SegmentCounts {
     /// # Panics
     /// If `segments` is more than [`COUNTED_SEGMENTS`].
     pub fn of(&self, segments: usize) -> u64 {
-        self.counts[segments]
+        self.0.of(segments)
     }
 
     /// Returns the sum of all counts.
     pub fn total(&self) -> u64 {
-        self.counts.iter().sum()
+        self.0.total()
     }
 
     /// Calls `each` with the number of datagrams and the count, for every nonzero count, and resets it to
     /// zero.
-    pub fn take(&mut self, mut each: impl FnMut(usize, u64)) {
-        let end = std::mem::take(&mut self.end);
-        for (segments, count) in self.counts[..end].iter_mut().enumerate() {
-            if *count != 0 {
-                each(segments, std::mem::take(count));
-            }
-        }
+    pub fn take(&mut self, each: impl FnMut(usize, u64)) {
+        self.0.take(each);
     }
 }
 
