@@ -42,6 +42,7 @@
 //! | Which worker is woken to seal or open for another? | `lane/share/helpers.rs`; batches leave in order by `lane/inside/handover.rs` and `lane/outside/open/shared.rs` |
 //! | What slows bulk flows down while a queue does not run empty? | `lane/standing.rs` decides, by `lane/fairness.rs` among peers; `lane/inside/seal.rs` and `lane/outside/open/judge.rs` mark or drop |
 //! | Packets that wait for a session | kept in `lane/staging.rs`; staged, routed again and released by `lane/inside/seal/release.rs` |
+//! | Which lane receives from a peer? | `wireguard/lanes.rs` assigns it, `sys/reuseport.rs` tells the kernel |
 //! | Replays and inner sources | `lane/outside/open/judge.rs`, with the window in `wireguard/replay.rs` |
 //! | What does `auto` stand for? | `config/choices.rs`; CPUs for pinning in `cpus/pinning.rs`; offloads are tried in `offload/open.rs` and `underlay/socket.rs` |
 //! | What sends all traffic into the tunnel? | policy rules: `netlink/rules.rs`, with tables and marks from `netlink/tables.rs` |
@@ -69,9 +70,10 @@
 //!   Batches that several workers seal or open are passed on in the order in which they were read ([`lane::share`]).
 //!   Held by `tests/system/order.rs`, `tests/model`.
 //!   Exceptions, with several lanes: IP fragments may be reordered with whole packets of their flow, since both the
-//!   kernel's queue selection and [`packet::flow`] lack their ports. While an address or port of either end changes, the
-//!   kernel hands datagrams of one flow to sockets of different lanes, which open them independently. While queues are
-//!   attached to an interface that has outlived its process, flows change their queues.
+//!   kernel's queue selection and [`packet::flow`] lack their ports. While queues are attached to an interface that has
+//!   outlived its process, flows change their queues. A peer keeps the lane that receives its data ([`wireguard::lanes`]);
+//!   but where ports are spread or the kernel refuses the program that selects it, an address or port that changes
+//!   hands the datagrams of a flow to another lane, which opens them independently.
 //! - **Isolation.** A packet is sealed only for the peer that owns its destination now, and accepted only from the
 //!   peer that owns its source. Held by `tests/system/isolation.rs`, `tests/system/abuse.rs`.
 //! - **The kernel's own bytes.** Segments and superpackets are those the kernel would make. Held by `tests/system/oracle`.

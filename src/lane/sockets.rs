@@ -1,11 +1,13 @@
 //! The sockets of one lane: one on the port shared by all lanes and, if ports are spread, one on the
 //! lane's own port.
 //!
-//! All datagrams between two routers have the same addresses and ports, so hashing them (network card
-//! queues, `SO_REUSEPORT`) puts all of them on one queue and one worker. If each lane sends from its own
-//! port, the receiver's network card sees one hash per lane, and the receiver's kernel is told to give each
-//! port to a different worker ([`underlay::steer`]). Lane i uses the shared port plus i; lane 0 has only the
-//! shared port.
+//! The kernel is told which lane receives a datagram on the shared port ([`underlay::steer`]): a data message, the lane
+//! of its receiver index ([`LaneHash`]), so that the lanes have as many peers each.
+//!
+//! All datagrams between two routers have the same addresses and ports, so one queue of the network card and one worker
+//! receive all of them. If each lane sends from its own port, the receiver's network card sees one hash per lane, and the
+//! receiver's kernel is told to give each port to a different worker. Lane i uses the shared port plus i; lane 0 has only
+//! the shared port.
 //!
 //! Own ports are used only towards peers known to be Laneway with the same setting, which do not treat
 //! the other port as roaming ([`PeerRecord::is_at`](crate::lane::peers::PeerRecord::is_at)). Anyone
@@ -17,7 +19,9 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use nix::poll::PollFlags;
 
 use crate::lane::peers::PeerRecord;
-use crate::underlay::{self, BindError, SocketOptions, UdpSocket};
+use crate::sys::reuseport;
+use crate::underlay::{self, BindError, Selection, SocketOptions, UdpSocket};
+use crate::wireguard::lanes::LaneHash;
 
 /// Maximum attempts to have the kernel pick a port with enough free ports above it.
 const PICKS: usize = 8;
@@ -39,24 +43,22 @@ pub(in crate::lane) enum SendSocket {
 }
 
 impl LaneSockets {
-    /// Opens the sockets of `lanes` lanes on `port` (0 lets the kernel pick). With `spread`, each lane
+    /// Opens the sockets of all lanes on `port` (0 lets the kernel pick). With `spread`, each lane
     /// except the first also gets one of the ports above it.
     ///
     /// # Errors
     /// If a port cannot be bound; the [`BindError`] names it.
     pub fn open(
         port: u16,
-        lanes: usize,
+        lanes: LaneHash,
         spread: bool,
         options: SocketOptions,
     ) -> Result<Vec<Self>, BindError> {
         let mut tries = if port == 0 { PICKS } else { 1 };
         loop {
             tries -= 1;
-            let shared = underlay::bind(port, lanes, options)?;
-            if spread {
-                underlay::steer(&shared);
-            }
+            let shared = underlay::bind(port, lanes.lanes as usize, options)?;
+            underlay::steer(shared.iter(), selection(lanes, spread));
             match shared
                 .into_iter()
                 .enumerate()
@@ -81,19 +83,25 @@ impl LaneSockets {
         own_port(port, lanes.saturating_sub(1)).map(drop)
     }
 
-    /// Takes over the sockets of each lane, on the router's port and on the lane's own, from another process.
+    /// Takes over the sockets of each lane, on the router's port and on the lane's own, from another process, which
+    /// had as many lanes and spread ports or not as this one.
     ///
     /// # Errors
     /// One is not a bound UDP socket.
     pub fn inherit(
         descriptors: Vec<(OwnedFd, Option<OwnedFd>)>,
+        lanes: LaneHash,
+        spread: bool,
         options: SocketOptions,
     ) -> io::Result<Vec<Self>> {
         let inherit = |fd| UdpSocket::inherit(fd, options);
         let lane = |(shared, own): (_, Option<_>)| {
             Ok(LaneSockets { shared: inherit(shared)?, own: own.map(inherit).transpose()? })
         };
-        descriptors.into_iter().map(lane).collect()
+        let sockets = descriptors.into_iter().map(lane).collect::<io::Result<Vec<_>>>()?;
+        // The other process may have had another secret or be of a version that used the kernel's hash.
+        underlay::steer(sockets.iter().map(|sockets| &sockets.shared), selection(lanes, spread));
+        Ok(sockets)
     }
 
     /// Returns the port to send data for `peer` from.
@@ -144,6 +152,14 @@ impl LaneSockets {
     }
 }
 
+fn selection(lanes: LaneHash, spread: bool) -> Selection {
+    if spread {
+        Selection::SourcePort
+    } else {
+        Selection::ReceiverIndex(reuseport::Hash { factor: lanes.factor, shift: LaneHash::SHIFT })
+    }
+}
+
 /// Opens the socket on `lane`'s own port.
 fn own(shared: u16, lane: usize, options: SocketOptions) -> Result<UdpSocket, BindError> {
     Ok(underlay::bind(own_port(shared, lane)?, 1, options)?.remove(0))
@@ -152,4 +168,38 @@ fn own(shared: u16, lane: usize, options: SocketOptions) -> Result<UdpSocket, Bi
 /// Returns `lane`'s own port.
 fn own_port(shared: u16, lane: usize) -> Result<u16, BindError> {
     u16::try_from(usize::from(shared) + lane).map_err(|_| BindError::NoPortsAbove { port: shared })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, UdpSocket as Plain};
+
+    use std::os::fd::AsRawFd as _;
+
+    use nix::poll::{PollFd, PollTimeout, poll};
+    use nix::sys::socket::MsgFlags;
+
+    use super::*;
+
+    #[test]
+    fn data_messages_reach_the_lane_that_the_protocol_expects() {
+        const LANES: usize = 3;
+        let lanes = LaneHash::new(&[7; 8], LANES);
+        let opened = LaneSockets::open(0, lanes, false, SocketOptions::default()).unwrap();
+        let to = (Ipv4Addr::LOCALHOST, opened[0].shared.port());
+        let sender = Plain::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        for index in 0..32_u32 {
+            let mut message = [0; 32];
+            message[0] = 4;
+            message[4..8].copy_from_slice(&index.to_le_bytes());
+            sender.send_to(&message, to).unwrap();
+            let fds = opened.iter().map(|lane| lane.shared.as_fd());
+            let mut polled: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            assert_eq!(poll(&mut polled, PollTimeout::from(20_000_u16)), Ok(1));
+            let met = polled.iter().position(|fd| fd.any() == Some(true)).unwrap();
+            assert_eq!(met as u32, lanes.lane(index), "{index}");
+            nix::sys::socket::recv(opened[met].shared.as_fd().as_raw_fd(), &mut message, MsgFlags::empty())
+                .unwrap();
+        }
+    }
 }

@@ -36,6 +36,7 @@ use crate::sys::{memory, wipe};
 use crate::underlay::{Endpoint, MarkedSockets, SocketOptions};
 use crate::units::{Nanos, PeerId};
 use crate::wireguard::keys::Entropy;
+use crate::wireguard::lanes::LaneHash;
 use crate::wireguard::messages::DATA_OVERHEAD;
 use crate::wireguard::outputs::Outputs;
 use crate::wireguard::protocol::Protocol;
@@ -109,11 +110,13 @@ pub(crate) struct PeerActor {
     pub(crate) outputs: Outputs,
 }
 
-/// The listen port and the options of the UDP sockets.
+/// The listen port, the lanes and the options of the UDP sockets.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ListenState {
     /// The UDP port of all lanes.
     pub port: u16,
+    /// The lane of each datagram.
+    pub lanes: LaneHash,
     /// Socket options, with the current mark.
     pub options: SocketOptions,
     /// When the port was last changed.

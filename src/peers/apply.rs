@@ -164,7 +164,7 @@ fn rebind(actor: &mut PeerActor, port: u16) -> Result<(), Errno> {
 fn open(actor: &PeerActor, port: u16) -> Result<Vec<LaneSockets>, BindError> {
     let spread = actor.spread_ports.is_on();
     loop {
-        let opened = LaneSockets::open(port, actor.commands.len(), spread, actor.listen.options);
+        let opened = LaneSockets::open(port, actor.listen.lanes, spread, actor.listen.options);
         let just_left = actor.listen.left.is_some_and(|left| clock::now().since(left) < LETTING_GO);
         match opened {
             Err(BindError::PortTaken { .. }) if just_left => thread::sleep(LOOK),

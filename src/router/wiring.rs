@@ -54,6 +54,7 @@ use crate::shutdown::Shutdown;
 use crate::underlay::{BindError, MAX_RUN_BYTES, MAX_RUN_SEGMENTS, MarkedSockets, SocketOptions};
 use crate::units::Nanos;
 use crate::wireguard::keys::{Entropy as _, OsEntropy};
+use crate::wireguard::lanes::LaneHash;
 use crate::wireguard::messages::{DATA_OVERHEAD, padded_len};
 use crate::wireguard::outputs::{HandshakeDrop, Outputs};
 use crate::wireguard::protocol::Protocol;
@@ -108,6 +109,13 @@ pub(crate) enum Given {
     Inherited(Inherited),
 }
 
+impl Given {
+    /// Returns the secret of the session table that comes with sessions.
+    fn secret(&self) -> Option<[u8; 8]> {
+        if let Given::Inherited(inherited) = self { inherited.secret } else { None }
+    }
+}
+
 /// What a router shares with the threads that watch and control it.
 #[derive(Debug)]
 pub(crate) struct Access {
@@ -157,13 +165,14 @@ pub(crate) fn open(
 
     let options = socket_options(config);
     let spread = config.spread_ports.is_on();
-    let (tun, sockets, secret) = open_or_inherit(config, given, lanes, options, shutdown)?;
+    let mut entropy = OsEntropy::new().map_err(std::io::Error::from)?;
+    let secret = given.secret().unwrap_or_else(|| random(&mut entropy));
+    let hash = LaneHash::new(&secret, lanes);
+    let (tun, sockets) = open_or_inherit(config, given, hash, options, shutdown)?;
     let port = sockets.first().map_or(0, |sockets| sockets.shared.port());
     let summary = Summary::of(config, &tun, &sockets, &cpus);
 
     let actor_bell = Arc::new(Doorbell::new()?);
-    let mut entropy = OsEntropy::new().map_err(std::io::Error::from)?;
-    let secret = secret.unwrap_or_else(|| random(&mut entropy));
     let shared = LaneShared {
         peers: Arc::new(Peers::from_pointee(Snapshot::default())),
         sessions: Arc::new(SessionTable::new(&secret)),
@@ -194,14 +203,14 @@ pub(crate) fn open(
     let has_key = Arc::new(AtomicBool::new(false));
     let actor = PeerActor {
         has_key: Arc::clone(&has_key),
-        protocol: Protocol::new(None, Arc::clone(&shared.sessions), settings(config, lanes)),
+        protocol: Protocol::new(None, Arc::clone(&shared.sessions), settings(config, hash)),
         peers: Arc::clone(&shared.peers),
         builder_state: BuilderState::default(),
         channel: Arc::clone(&shared.actor),
         requests,
         commands: ends.iter().map(|ends| Arc::clone(&ends.commands)).collect(),
         inside_bells: ends.iter().map(|ends| Arc::clone(&ends.inside_bell)).collect(),
-        listen: ListenState { port, options, left: None },
+        listen: ListenState { port, lanes: hash, options, left: None },
         marked: Arc::new(MarkedSockets::new(options.fwmark)),
         listening,
         interface,
@@ -252,8 +261,9 @@ pub(crate) fn open(
     Ok(Wiring { lanes, actor, custody, access })
 }
 
-fn settings(config: &RouterConfig, lanes: usize) -> Settings {
-    Settings { backend: config.aead, window: replay::window_for(lanes), ..Settings::default() }
+fn settings(config: &RouterConfig, lanes: LaneHash) -> Settings {
+    let window = replay::window_for(lanes.lanes as usize);
+    Settings { backend: config.aead, window, lanes, ..Settings::default() }
 }
 
 fn socket_options(config: &RouterConfig) -> SocketOptions {
@@ -267,36 +277,37 @@ fn socket_options(config: &RouterConfig) -> SocketOptions {
 }
 
 /// The TUN device, the sockets of each lane, and the secret of the receiver indices if sessions are to be continued.
-type OpenedDevice = (TunDevice, Vec<Arc<LaneSockets>>, Option<[u8; 8]>);
+type OpenedDevice = (TunDevice, Vec<Arc<LaneSockets>>);
 
 /// Opens the TUN device and the sockets, or takes those that are `given`, and sets the interface up.
 fn open_or_inherit(
     config: &RouterConfig,
     given: Given,
-    lanes: usize,
+    lanes: LaneHash,
     options: SocketOptions,
     shutdown: &Arc<Shutdown>,
 ) -> Result<OpenedDevice, StartError> {
+    let spread = config.spread_ports.is_on();
     let shared = |sockets: Vec<LaneSockets>| sockets.into_iter().map(Arc::new).collect();
     let queue = match given {
         Given::Nothing => None,
         Given::Queue(queue) => Some(queue),
         Given::Inherited(Inherited { queues, offloads, tunnels, sockets, secret, .. }) => {
             let tun = inherit_tun(config, queues, offloads, tunnels, shutdown)?;
-            let sockets = LaneSockets::inherit(sockets, options)?;
+            let sockets = LaneSockets::inherit(sockets, lanes, spread, options)?;
             // With sessions, interface and sockets are those of a predecessor, which may still run.
             if secret.is_none() {
                 set_marks(&sockets, options.fwmark)?;
                 set_up(config, &tun)?;
             }
-            return Ok((tun, shared(sockets), secret));
+            return Ok((tun, shared(sockets)));
         }
     };
-    let tun = open_tun(config, queue, lanes, shutdown)?;
-    let (port, spread) = (config.update.listen_port.unwrap_or(0), config.spread_ports.is_on());
+    let tun = open_tun(config, queue, lanes.lanes as usize, shutdown)?;
+    let port = config.update.listen_port.unwrap_or(0);
     let sockets = LaneSockets::open(port, lanes, spread, options)?;
     set_up(config, &tun)?;
-    Ok((tun, shared(sockets), None))
+    Ok((tun, shared(sockets)))
 }
 
 /// Gives sockets of another process this router's mark. They rarely have another, so a process that may not set it can

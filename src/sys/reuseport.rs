@@ -1,4 +1,7 @@
 //! Socket selection within a `SO_REUSEPORT` group: a classic BPF program replaces the kernel's hash.
+//!
+//! The kernel runs the program on each datagram or GRO group, from the UDP payload on (`reuseport_select_sock` in
+//! `net/core/sock_reuseport.c`). Loads are big-endian.
 
 use std::io;
 use std::mem;
@@ -35,10 +38,38 @@ const NO_SOCKET: u32 = u32::MAX;
 /// If `sockets` is zero.
 pub fn pick_by_source(fd: BorrowedFd<'_>, sockets: u32) -> io::Result<()> {
     assert!(sockets > 0, "a reuseport group has at least one socket");
-    let program = program(sockets);
+    attach(fd, &program_by_source(sockets))
+}
+
+/// A hash of receiver indices: the bytes of an index as a big-endian number, times `factor`, modulo 2^32, without the
+/// low `shift` bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hash {
+    /// Factor of the index.
+    pub factor: u32,
+    /// Number of bits that are not used, below 32.
+    pub shift: u32,
+}
+
+/// Selects the socket in `fd`'s reuseport group by the receiver index of WireGuard's data messages: [`Hash`] modulo
+/// `sockets`, the number of sockets in the group. Sockets are numbered in the order they were bound. Other messages are
+/// left to the kernel's hash.
+///
+/// # Errors
+/// `ENOPROTOOPT` before Linux 4.5, `EINVAL` if `fd` is not in a group or a number is out of range.
+///
+/// # Panics
+/// If `sockets` is zero.
+pub fn pick_by_index(fd: BorrowedFd<'_>, sockets: u32, hash: Hash) -> io::Result<()> {
+    assert!(sockets > 0, "a reuseport group has at least one socket");
+    attach(fd, &program_by_index(sockets, hash))
+}
+
+/// Replaces the selection in `fd`'s group by `program`.
+fn attach(fd: BorrowedFd<'_>, program: &[sock_filter]) -> io::Result<()> {
     let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
-    // SAFETY: the kernel reads one sock_fprog and then `len` instructions through its pointer, an array of that
-    // length on this stack. It validates the program, writes nothing and keeps no pointer.
+    // SAFETY: the kernel reads one sock_fprog and then `len` instructions through its pointer, a slice of that length
+    // that outlives the call. It validates the program, writes nothing and keeps no pointer.
     let done = unsafe {
         libc::setsockopt(
             fd.as_raw_fd(),
@@ -52,10 +83,28 @@ pub fn pick_by_source(fd: BorrowedFd<'_>, sockets: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Builds the program. A load past the end of the packet ends it with 0, the first socket. Packets with IPv6
+/// Builds the program of [`pick_by_index`]. A load past the end of the message ends it with 0, the first socket.
+#[rustfmt::skip]
+fn program_by_index(sockets: u32, hash: Hash) -> [sock_filter; 8] {
+    /// The first four bytes of a data message: its type, 4, and three reserved bytes.
+    const DATA: u32 = 4 << 24;
+    const RECEIVER: u32 = 4;
+    [
+        /*  0 */ load(BPF_W, 0),
+        /*  1 */ skip_if(DATA, 1),
+        /*  2 */ op(BPF_RET | BPF_K, NO_SOCKET),
+        /*  3 */ load(BPF_W, RECEIVER),
+        /*  4 */ alu(BPF_MUL, hash.factor),
+        /*  5 */ alu(BPF_RSH, hash.shift),
+        /*  6 */ alu(BPF_MOD, sockets),
+        /*  7 */ op(BPF_RET | BPF_A, 0),
+    ]
+}
+
+/// Builds the program of [`pick_by_source`]. A load past the end of the packet ends it with 0, the first socket. Packets with IPv6
 /// extension headers are left to the kernel's hash.
 #[rustfmt::skip]
-fn program(sockets: u32) -> [sock_filter; 33] {
+fn program_by_source(sockets: u32) -> [sock_filter; 33] {
     const NEXT_HEADER: u32 = 6;
     const PORT_AFTER_IPV6: u32 = 40;
     const IPV4_SOURCE: u32 = 12;
@@ -155,13 +204,17 @@ mod tests {
         (sockets, port)
     }
 
-    /// Sends a datagram from `from` and returns the index of the socket that receives it.
     fn met(group: &(Vec<Socket>, u16), from: &UdpSocket) -> usize {
+        receiver(group, from, &[4; 64])
+    }
+
+    /// Sends `message` from `from` and returns the index of the socket that receives it.
+    fn receiver(group: &(Vec<Socket>, u16), from: &UdpSocket, message: &[u8]) -> usize {
         let home: IpAddr = match from.local_addr().unwrap() {
             SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
             SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         };
-        from.send_to(&[4; 64], (home, group.1)).unwrap();
+        from.send_to(message, (home, group.1)).unwrap();
         let mut polled: Vec<_> = group.0.iter().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)).collect();
         let patience = PollTimeout::try_from(Duration::from_secs(20)).unwrap();
         assert_eq!(poll(&mut polled, patience), Ok(1));
@@ -222,6 +275,40 @@ mod tests {
             peers[first] += 1;
         }
         assert!(peers.iter().all(|count| (8..=24).contains(count)), "{peers:?}");
+    }
+
+    #[test]
+    fn data_messages_meet_the_socket_of_their_index_whoever_sends_them() {
+        let group = group();
+        let hash = Hash { factor: GOLDEN, shift: 16 };
+        pick_by_index(group.0[0].as_fd(), SOCKETS as u32, hash).unwrap();
+        let senders: [UdpSocket; 2] =
+            [UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("[::1]:0").unwrap()];
+        for index in (0..64).map(|number: u32| number.wrapping_mul(0x0123_4567)) {
+            let mut message = [0; 64];
+            message[0] = 4;
+            message[4..8].copy_from_slice(&index.to_le_bytes());
+            let expected = index.swap_bytes().wrapping_mul(hash.factor) >> hash.shift;
+            for sender in &senders {
+                assert_eq!(receiver(&group, sender, &message), expected as usize % SOCKETS);
+            }
+        }
+    }
+
+    #[test]
+    fn other_messages_meet_the_socket_of_the_kernels_hash() {
+        let group = group();
+        pick_by_index(group.0[0].as_fd(), SOCKETS as u32, Hash { factor: GOLDEN, shift: 16 }).unwrap();
+        let mut met = [0; SOCKETS];
+        for _ in 0..64 {
+            let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let first = receiver(&group, &sender, &[1; 148]);
+            assert_eq!(receiver(&group, &sender, &[3; 64]), first, "the index does not matter");
+            met[first] += 1;
+        }
+        assert!(met.iter().all(|count| *count > 0), "{met:?}");
+        // Too short for an index.
+        assert_eq!(receiver(&group, &UdpSocket::bind("127.0.0.1:0").unwrap(), &[4, 0, 0, 0]), 0);
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! | Module | Contents |
 //! |--------|----------|
 //! | `socket` | opening sockets, socket options, granted offloads |
-//! | `steer` | assignment of datagrams to sockets by source port |
+//! | `steer` | assignment of datagrams to sockets by receiver index or source port |
 //! | `drop_watch` | count of datagrams dropped by the kernel |
 //! | `receive` | receiving, with GRO |
 //! | `send` | sending runs, with fallbacks for refused sends |
@@ -43,5 +43,5 @@ pub(crate) use name::decode as decode_name;
 pub(crate) use receive::stride;
 pub use receive::{DEPTH, Received, Receiver};
 pub use send::{MAX_RUN_BYTES, MAX_RUN_SEGMENTS, Notices, SendFailure, Sender, max_run};
-pub use socket::{BufferSizes, SocketOptions, UdpSocket, bind, steer};
+pub use socket::{BufferSizes, Selection, SocketOptions, UdpSocket, bind, steer};
 pub use tally::{COUNTED_SEGMENTS, ReceiveTally, SegmentCounts, SendTally};

@@ -267,19 +267,33 @@ impl AsFd for UdpSocket {
     }
 }
 
-/// Makes the kernel select a socket among `sockets`, which share a port, by the datagram's source port
-/// (offset by a hash of the source address) instead of by a hash of both addresses and ports.
+/// How the kernel selects the socket that receives a datagram, among those of one port. Its own way is a hash of both
+/// addresses and ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// Data messages by a hash of their receiver index ([`reuseport::Hash`]), others by the kernel's hash. Whoever
+    /// allocates the indices spreads the peers over the sockets.
+    ReceiverIndex(reuseport::Hash),
+    /// All by the source port, offset by a hash of the source address.
+    ///
+    /// If the lanes of a sender use consecutive source ports, each lane maps to a socket of its own, or round robin if
+    /// there are fewer sockets than lanes. With four lanes and four sockets, the kernel's hash would leave at least one
+    /// socket idle nine times in ten. A sender with one port maps to one socket, as with the hash.
+    SourcePort,
+}
+
+/// Makes the kernel select among `sockets`, all those of a port in the order in which they were bound, by `selection`.
 ///
-/// If the lanes of a sender use consecutive source ports, each lane maps to a socket of its own, or
-/// round robin if there are fewer sockets than lanes. With four lanes and four sockets, the kernel's hash
-/// would leave at least one socket idle nine times in ten. A sender with one port maps to one socket, as
-/// with the hash.
-///
-/// If the kernel refuses, logs so and leaves the hash in place.
-pub fn steer(sockets: &[UdpSocket]) {
-    let [first, _, ..] = sockets else { return };
-    if let Err(error) = reuseport::pick_by_source(first.as_fd(), sockets.len() as u32) {
-        tracing::info!("cannot select receive lanes by source port, using the kernel's hash: {error}");
+/// If the kernel refuses, logs so and leaves its hash in place.
+pub fn steer<'a>(sockets: impl ExactSizeIterator<Item = &'a UdpSocket>, selection: Selection) {
+    let count = sockets.len() as u32;
+    let Some(first) = sockets.filter(|_| count > 1).next() else { return };
+    let selected = match selection {
+        Selection::ReceiverIndex(hash) => reuseport::pick_by_index(first.as_fd(), count, hash),
+        Selection::SourcePort => reuseport::pick_by_source(first.as_fd(), count),
+    };
+    if let Err(error) = selected {
+        tracing::info!("cannot select the lane that receives a datagram, using the kernel's hash: {error}");
     }
 }
 

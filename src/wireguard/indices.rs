@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::keys::Entropy;
+use super::lanes::{LaneHash, Lanes};
 use super::session::Session;
 use super::table::{PLACE_BITS, PLACES, SessionTable};
 use crate::units::PeerId;
@@ -20,32 +21,40 @@ pub(super) struct Indices {
     /// Free places, the longest free first, so that a late datagram for a removed session rarely
     /// reaches another session.
     free: VecDeque<u32>,
+    lanes: Lanes,
 }
 
 impl Indices {
-    pub(super) fn new(table: Arc<SessionTable>) -> Self {
-        Indices { table, taken: Vec::new(), free: VecDeque::new() }
+    pub(super) fn new(table: Arc<SessionTable>, hash: LaneHash) -> Self {
+        Indices { table, taken: Vec::new(), free: VecDeque::new(), lanes: Lanes::new(hash) }
     }
 
-    /// Allocates an index for `peer`; returns `None` if all are in use.
+    /// Allocates an index of the peer's lane for `peer`; returns `None` if all are in use.
     pub(super) fn take(&mut self, peer: PeerId, entropy: &mut dyn Entropy) -> Option<u32> {
+        let place = if self.free.len() <= RESTING && self.taken.len() < PLACES {
+            self.taken.push((0, None));
+            self.taken.len() as u32 - 1
+        } else {
+            self.free.pop_front()?
+        };
+        let lane = self.lanes.allocate(peer);
+        let index = self.index(place, lane, entropy);
+        self.taken[place as usize] = (index, Some(peer));
+        Some(index)
+    }
+
+    /// Returns an index for `place` that `lane` receives: the first one from random upper bits on.
+    fn index(&self, place: u32, lane: u32, entropy: &mut dyn Entropy) -> u32 {
         let mut random = [0; 4];
         entropy.fill(&mut random);
-        let above = u32::from_le_bytes(random) << PLACE_BITS;
-        if self.free.len() <= RESTING && self.taken.len() < PLACES {
-            let index = self.table.index(above | self.taken.len() as u32);
-            self.taken.push((index, Some(peer)));
-            return Some(index);
-        }
-        let place = self.free.pop_front()?;
-        let slot = &mut self.taken[place as usize];
-        let mut index = self.table.index(above | place);
+        let first = u32::from_le_bytes(random) << PLACE_BITS | place;
+        let numbers = (0..1 << (u32::BITS - PLACE_BITS)).map(|more| first.wrapping_add(more << PLACE_BITS));
+        let mut indices = numbers.map(|number| self.table.index(number));
         // The same index is never used twice in a row, even if the random bits repeat.
-        if index == slot.0 {
-            index = self.table.index((above | place).wrapping_add(1 << PLACE_BITS));
-        }
-        *slot = (index, Some(peer));
-        Some(index)
+        let last = self.taken[place as usize].0;
+        let found = indices.find(|index| *index != last && self.lanes.of(*index) == lane);
+        // Among 4096 indices there is one, unless there are hundreds of lanes. Another lane is then slower, not wrong.
+        found.unwrap_or_else(|| self.table.index(first))
     }
 
     /// Allocates `index`, which another process has allocated under the same secret. Returns whether its place was
@@ -58,6 +67,9 @@ impl Indices {
         let slot = &mut self.taken[place];
         let was_free = slot.1.is_none();
         *slot = (index, Some(peer));
+        if was_free {
+            self.lanes.adopt(peer, index);
+        }
         was_free
     }
 
@@ -81,7 +93,8 @@ impl Indices {
 
     /// Releases `index` and removes its session, if any, from the table.
     pub(super) fn release(&mut self, index: u32) {
-        assert!(self.owner(index).is_some(), "an index is released once");
+        let peer = self.owner(index).expect("an index is released once");
+        self.lanes.release(peer);
         self.table.remove(index);
         let place = self.table.place(index);
         self.taken[place].1 = None;
@@ -103,7 +116,7 @@ mod tests {
     }
 
     fn indices(secret: [u8; 8]) -> Indices {
-        Indices::new(Arc::new(SessionTable::new(&secret)))
+        Indices::new(Arc::new(SessionTable::new(&secret)), LaneHash::new(&secret, 4))
     }
 
     #[test]
@@ -136,6 +149,21 @@ mod tests {
             last.drain(..last.len().saturating_sub(RESTING));
         }
         assert!(indices.taken.len() <= RESTING + 1, "places are reused");
+    }
+
+    #[test]
+    fn the_indices_of_a_peer_are_all_of_one_lane() {
+        let (hash, mut indices) = (LaneHash::new(&[7; 8], 4), indices([7; 8]));
+        for round in 0..100 {
+            for peer in 0..8 {
+                let index = indices.take(PeerId(peer), &mut Constant).unwrap();
+                assert_eq!(hash.lane(index), peer as u32 % 4);
+                // The peer's first index stays.
+                if round > 0 {
+                    indices.release(index);
+                }
+            }
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! - **Handshakes** ([`protocol`] → `cookie`, [`limiter`] → `peer` → `noise`, `tai64n`): one
 //!   thread owns the [`Protocol`](protocol::Protocol). It creates and retires sessions and reports
 //!   what to send as [`outputs`]. `rotation` decides which session replaces which, `indices`
-//!   allocates receiver indices, and [`timers`] holds the timer constants and rules. [`carry`] exports and
+//!   allocates receiver indices, which decide the [lane](lanes) that receives, and [`timers`] holds the timer constants and rules. [`carry`] exports and
 //!   imports its [`state`].
 //!
 //! Not in this module: packets waiting for a session (the lane stages them), endpoints (the caller
@@ -24,6 +24,7 @@ pub mod carry;
 mod cookie;
 mod indices;
 pub mod keys;
+pub mod lanes;
 pub mod limiter;
 pub mod messages;
 mod noise;

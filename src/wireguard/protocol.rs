@@ -105,7 +105,7 @@ impl Protocol {
             by_key: HashMap::new(),
             other_suites: 0,
             free: VecDeque::new(),
-            indices: Indices::new(table),
+            indices: Indices::new(table, settings.lanes),
             load: LoadGauge::new(settings.load),
             limiter: RateLimiter::new(),
         }

@@ -1,6 +1,7 @@
-//! Settings of the protocol: message limits, load thresholds, AEAD implementation and replay window.
+//! Settings of the protocol: message limits, load thresholds, AEAD implementation, replay window and lanes.
 
 use super::aead::Backend;
+use super::lanes::LaneHash;
 use super::replay::WINDOW;
 use super::timers::{REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSAGES};
 
@@ -15,6 +16,8 @@ pub struct Settings {
     pub backend: Backend,
     /// Length of the replay window, in counters ([`window_for`](super::replay::window_for)).
     pub window: u64,
+    /// The lane that receives the data messages for an index.
+    pub lanes: LaneHash,
 }
 
 impl Default for Settings {
@@ -24,6 +27,7 @@ impl Default for Settings {
             load: LoadLimits::default(),
             backend: Backend::default(),
             window: WINDOW,
+            lanes: LaneHash::default(),
         }
     }
 }

@@ -22,6 +22,7 @@ mod health;
 mod interop;
 mod isolation;
 mod laboratory;
+mod lanes;
 mod laneways;
 mod loops;
 mod metrics;

@@ -32,6 +32,7 @@ use crate::shutdown::Shutdown;
 use crate::underlay::{Endpoint, MarkedSockets, SocketOptions};
 use crate::units::Nanos;
 use crate::wireguard::keys::Counting;
+use crate::wireguard::lanes::LaneHash;
 use crate::wireguard::outputs::{HandshakeDrop, Outputs};
 use crate::wireguard::protocol::Protocol;
 use crate::wireguard::settings::Settings;
@@ -74,7 +75,12 @@ impl Router {
             requests,
             commands: vec![Arc::clone(&commands)],
             inside_bells: Vec::new(),
-            listen: ListenState { port: 51820, options: SocketOptions::default(), left: None },
+            listen: ListenState {
+                port: 51820,
+                lanes: LaneHash::default(),
+                options: SocketOptions::default(),
+                left: None,
+            },
             listening,
             marked: Arc::new(MarkedSockets::new(0)),
             spread_ports: SpreadPorts::Off,

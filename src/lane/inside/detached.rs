@@ -23,6 +23,7 @@ use crate::packet::class::Dscp;
 use crate::shutdown::Shutdown;
 use crate::underlay::SocketOptions;
 use crate::units::Nanos;
+use crate::wireguard::lanes::LaneHash;
 
 /// The sealing half of an inside worker. What it would write to the TUN is discarded.
 pub(crate) struct Detached {
@@ -48,7 +49,7 @@ impl Detached {
         let returns = Arc::clone(pool.returns());
         // Never used, because nobody sleeps at the ring.
         let options = SocketOptions { buffer: 4096, ..SocketOptions::default() };
-        let sockets = LaneSockets::open(0, 1, false, options).expect("a socket").remove(0);
+        let sockets = LaneSockets::open(0, LaneHash::default(), false, options).expect("a socket").remove(0);
         let shortcut =
             SendShortcut::new(Arc::new(ArcSwap::from_pointee(sockets)), SentShortcuts::register(registry, 0));
         let own: Arc<OwnAddresses> = Arc::default();

@@ -268,6 +268,7 @@ mod tests {
     use crate::metrics::exposition::Exposition;
     use crate::underlay::SocketOptions;
     use crate::units::PeerId;
+    use crate::wireguard::lanes::LaneHash;
 
     /// Adds one datagram, sent to the socket's own port.
     fn fill(batch: &mut OutboundBatch, port: u16) {
@@ -278,7 +279,8 @@ mod tests {
     #[test]
     fn one_turn_sends_at_most_as_many_batches_as_the_ring_holds() {
         const DEPTH: usize = 4;
-        let sockets = LaneSockets::open(0, 1, false, SocketOptions::default()).unwrap().remove(0);
+        let sockets =
+            LaneSockets::open(0, LaneHash::default(), false, SocketOptions::default()).unwrap().remove(0);
         let port = sockets.shared.port();
         let bell = || Arc::new(Doorbell::new().unwrap());
         let ring = Arc::new(Ring::new(DEPTH, bell()));
