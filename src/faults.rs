@@ -77,6 +77,8 @@ stages! {
     SealJob,
     /// Any worker: a shared batch is about to be opened.
     OpenJob,
+    /// Any worker: another worker's shared batch is about to be sealed or opened.
+    Help,
 }
 
 /// Panics to come, by stage.

@@ -24,7 +24,8 @@ class Scaling:
     peers: int
     to_hub: float        # Gbit/s of TCP, all peers together
     from_hub: float
-    slowest: float       # rate of the slowest peer divided by the mean, towards the hub
+    slowest_up: float    # rate of the slowest peer divided by the mean, towards the hub
+    slowest_down: float  # and from it
     cpu: float           # the hub's CPU seconds per Gbit, both directions
     reorderings: int     # how often a TCP sender detected reordering
     udp_lost: float      # percent
@@ -45,13 +46,15 @@ def measure(laneway, lanes, peers, seconds):
         udp = at_once(hub, ends, seconds,
                       iperf.udp(UDP_PAYLOAD, "--parallel", UDP_FLOWS, bitrate=rate))
     sums = [report["sum_received"] for report in up + down]
-    rates = [iperf.gigabits(report["sum_received"]) for report in up]
+    rates = [[iperf.gigabits(report["sum_received"]) for report in reports] for reports in (up, down)]
+    slowest = [min(found) / (sum(found) / peers) for found in rates]
     datagrams = [report["sum"] for report in udp]
     return Scaling(
         lanes, peers,
-        to_hub=sum(rates),
-        from_hub=sum(iperf.gigabits(report["sum_received"]) for report in down),
-        slowest=min(rates) / (sum(rates) / peers),
+        to_hub=sum(rates[0]),
+        from_hub=sum(rates[1]),
+        slowest_up=slowest[0],
+        slowest_down=slowest[1],
         cpu=cpu / sum(received["bytes"] * 8e-9 for received in sums),
         reorderings=reorderings,
         udp_lost=100 * sum(s["lost_packets"] for s in datagrams) / sum(s["packets"] for s in datagrams),

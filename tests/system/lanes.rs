@@ -69,7 +69,8 @@ impl Peer {
 
 /// Returns a socket of `side`'s underlay.
 fn outside(side: &Side) -> UdpSocket {
-    let socket = side.namespace.run(|| UdpSocket::bind((side.underlay4, 0))).expect("enter a namespace").unwrap();
+    let socket =
+        side.namespace.run(|| UdpSocket::bind((side.underlay4, 0))).expect("enter a namespace").unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
     socket
 }

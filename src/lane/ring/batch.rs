@@ -124,6 +124,9 @@ impl OutboundBatch {
 impl Job for OutboundBatch {
     /// Seals the runs that are not sealed yet.
     fn run(&mut self) {
+        if self.tag.is_helped() {
+            faults::point(Stage::Help);
+        }
         self.unsealed.seal(&mut self.data);
     }
 
@@ -261,6 +264,9 @@ impl Job for InboundBatch {
     /// Opens the datagrams of the opening.
     fn run(&mut self) {
         faults::point(Stage::OpenJob);
+        if self.tag.is_helped() {
+            faults::point(Stage::Help);
+        }
         self.opening.open(&mut self.data);
     }
 

@@ -34,6 +34,13 @@ pub struct Tag {
     done: Done,
 }
 
+impl Tag {
+    /// Returns whether another worker than the owner does the job.
+    pub fn is_helped(&self) -> bool {
+        self.done == Done::ByHelper
+    }
+}
+
 /// Who has done a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Done {
