@@ -58,7 +58,7 @@ impl LaneSockets {
         loop {
             tries -= 1;
             let shared = underlay::bind(port, lanes.lanes as usize, options)?;
-            underlay::steer(shared.iter(), selection(lanes, spread));
+            underlay::steer(&shared.iter().collect::<Vec<_>>(), selection(lanes, spread));
             match shared
                 .into_iter()
                 .enumerate()
@@ -100,7 +100,8 @@ impl LaneSockets {
         };
         let sockets = descriptors.into_iter().map(lane).collect::<io::Result<Vec<_>>>()?;
         // The other process may have had another secret or be of a version that used the kernel's hash.
-        underlay::steer(sockets.iter().map(|sockets| &sockets.shared), selection(lanes, spread));
+        let shared: Vec<_> = sockets.iter().map(|sockets| &sockets.shared).collect();
+        underlay::steer(&shared, selection(lanes, spread));
         Ok(sockets)
     }
 

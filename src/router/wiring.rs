@@ -110,9 +110,14 @@ pub(crate) enum Given {
 }
 
 impl Given {
-    /// Returns the secret of the session table that comes with sessions.
-    fn secret(&self) -> Option<[u8; 8]> {
-        if let Given::Inherited(inherited) = self { inherited.secret } else { None }
+    /// Returns the secret of the session table: that which comes with sessions, or a new one.
+    fn secret(&self, entropy: &mut OsEntropy) -> [u8; 8] {
+        let inherited = if let Given::Inherited(inherited) = self { inherited.secret } else { None };
+        inherited.unwrap_or_else(|| {
+            let mut bytes = [0; 8];
+            entropy.fill(&mut bytes);
+            bytes
+        })
     }
 }
 
@@ -166,7 +171,7 @@ pub(crate) fn open(
     let options = socket_options(config);
     let spread = config.spread_ports.is_on();
     let mut entropy = OsEntropy::new().map_err(std::io::Error::from)?;
-    let secret = given.secret().unwrap_or_else(|| random(&mut entropy));
+    let secret = given.secret(&mut entropy);
     let hash = LaneHash::new(&secret, lanes);
     let (tun, sockets) = open_or_inherit(config, given, hash, options, shutdown)?;
     let port = sockets.first().map_or(0, |sockets| sockets.shared.port());
@@ -191,15 +196,14 @@ pub(crate) fn open(
     let pause = Pause::new(bells);
     let custody = Custody::new(ends.iter().map(Ends::custody).collect());
     let last_port = if spread { port + (lanes - 1) as u16 } else { port };
-    let interface = Arc::<InterfaceState>::default();
     let (listening, heard) = watch::channel(Listening { port, last_port, mark: options.fwmark });
+    let interface = Arc::<InterfaceState>::default();
     let (device, requests) = ActorHandle::new(
         Arc::clone(&actor_bell),
         Arc::clone(&shared.registry),
         heard,
         Arc::clone(&interface),
     );
-    let drops: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
     let has_key = Arc::new(AtomicBool::new(false));
     let actor = PeerActor {
         has_key: Arc::clone(&has_key),
@@ -220,7 +224,7 @@ pub(crate) fn open(
         lookups: Lookups::new(Arc::clone(&actor_bell)),
         sleeper: Sleeper::new(actor_bell, Arc::clone(shutdown)),
         entropy: Box::new(entropy),
-        metrics: ActorMetrics::register(&shared.registry, &drops),
+        metrics: ActorMetrics::register(&shared.registry, &HandshakeDrop::labels()),
         reports: Reports::default(),
         schedule: Schedule::default(),
         trim_at: None,
@@ -304,8 +308,7 @@ fn open_or_inherit(
         }
     };
     let tun = open_tun(config, queue, lanes.lanes as usize, shutdown)?;
-    let port = config.update.listen_port.unwrap_or(0);
-    let sockets = LaneSockets::open(port, lanes, spread, options)?;
+    let sockets = LaneSockets::open(config.update.listen_port.unwrap_or(0), lanes, spread, options)?;
     set_up(config, &tun)?;
     Ok((tun, shared(sockets)))
 }
@@ -315,12 +318,6 @@ fn open_or_inherit(
 fn set_marks(sockets: &[LaneSockets], fwmark: u32) -> Result<(), BindError> {
     let set = sockets.iter().try_for_each(|sockets| sockets.set_fwmark(fwmark));
     if set.is_err() && fwmark != 0 { Err(BindError::MarkForbidden { fwmark }) } else { Ok(()) }
-}
-
-fn random(entropy: &mut OsEntropy) -> [u8; 8] {
-    let mut bytes = [0; 8];
-    entropy.fill(&mut bytes);
-    bytes
 }
 
 /// Returns how many segments of `mtu` bytes a superpacket may hold so that one GSO send carries them after

@@ -285,9 +285,9 @@ pub enum Selection {
 /// Makes the kernel select among `sockets`, all those of a port in the order in which they were bound, by `selection`.
 ///
 /// If the kernel refuses, logs so and leaves its hash in place.
-pub fn steer<'a>(sockets: impl ExactSizeIterator<Item = &'a UdpSocket>, selection: Selection) {
+pub fn steer(sockets: &[&UdpSocket], selection: Selection) {
+    let [first, _, ..] = sockets else { return };
     let count = sockets.len() as u32;
-    let Some(first) = sockets.filter(|_| count > 1).next() else { return };
     let selected = match selection {
         Selection::ReceiverIndex(hash) => reuseport::pick_by_index(first.as_fd(), count, hash),
         Selection::SourcePort => reuseport::pick_by_source(first.as_fd(), count),

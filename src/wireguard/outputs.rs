@@ -33,6 +33,11 @@ macro_rules! reasons {
             /// Every reason.
             pub const ALL: &'static [HandshakeDrop] = &[$(HandshakeDrop::$variant,)*];
 
+            /// Returns the labels of all reasons.
+            pub fn labels() -> Vec<&'static str> {
+                Self::ALL.iter().map(|reason| reason.label()).collect()
+            }
+
             /// Returns the value of the `reason` label.
             pub const fn label(self) -> &'static str {
                 match self {
@@ -174,7 +179,7 @@ mod tests {
 
     #[test]
     fn every_reason_has_a_label_of_its_own() {
-        let mut labels: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
+        let mut labels = HandshakeDrop::labels();
         labels.sort_unstable();
         labels.dedup();
         assert_eq!(labels.len(), HandshakeDrop::ALL.len());

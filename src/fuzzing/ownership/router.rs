@@ -66,7 +66,6 @@ impl Router {
         let interface = Arc::new(InterfaceState::default());
         let (_, requests) =
             ActorHandle::new(Arc::clone(&actor_bell), Arc::clone(&registry), heard, Arc::clone(&interface));
-        let drops: Vec<_> = HandshakeDrop::ALL.iter().map(|reason| reason.label()).collect();
         let actor = PeerActor {
             protocol: Protocol::new(None, Arc::clone(&sessions), Settings::default()),
             peers: Arc::clone(&peers),
@@ -89,7 +88,7 @@ impl Router {
             reports: Reports::default(),
             sleeper: Sleeper::new(Arc::clone(&actor_bell), Arc::clone(&shutdown)),
             entropy: Box::new(Counting(0)),
-            metrics: ActorMetrics::register(&registry, &drops),
+            metrics: ActorMetrics::register(&registry, &HandshakeDrop::labels()),
             has_key: Arc::new(AtomicBool::new(false)),
             schedule: Schedule::default(),
             names: Names::default(),
