@@ -233,9 +233,24 @@ impl Reloader {
             self.await_names();
         }
         self.change(&old, &new)?;
+        self.report_ended(&old, &new);
         self.admit_ports();
         self.chosen.note(&self.config);
         Ok(changes)
+    }
+
+    /// Warns if there was a default route into the tunnel and there is none any more.
+    fn report_ended(&self, before: &Setup, after: &Setup) {
+        let has = |setup: &Setup, version| setup.rules.iter().any(|rule| rule.version == version);
+        for (version, all) in [(IpVersion::V4, "0.0.0.0/0"), (IpVersion::V6, "::/0")] {
+            if has(before, version) && !has(after, version) {
+                tracing::warn!(
+                    "no peer of {} has {all} any more: packets that were routed by it now leave unencrypted by other \
+                     interfaces",
+                    self.interface
+                );
+            }
+        }
     }
 
     /// Changes the interface, unless the router is stopping: rules added then might never be removed. A change that

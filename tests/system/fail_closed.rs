@@ -212,7 +212,7 @@ fn a_killed_router_leaves_a_closed_interface_that_the_next_one_takes_over() {
 #[test]
 fn removed_addresses_and_routes_are_restored_and_nothing_leaks_meanwhile() {
     require_root!();
-    let guarded = Guarded::new(EVERYTHING);
+    let mut guarded = Guarded::new(EVERYTHING);
     let process = guarded.start();
     guarded.wait_for_tunnel("the tunnel");
     let device = &guarded.device;
@@ -246,6 +246,14 @@ fn removed_addresses_and_routes_are_restored_and_nothing_leaks_meanwhile() {
         process.said().contains("configuration unchanged: MTU 1000 is too small for IPv6")
     });
     guarded.wait_for_tunnel("after a refused reload");
+
+    guarded.networks = "203.0.113.0/24";
+    guarded.write("");
+    process.signal(Signal::SIGHUP);
+    wait_until("the warning that packets now leave unencrypted", || {
+        let said = process.said();
+        ["has 0.0.0.0/0 any more", "has ::/0 any more"].iter().all(|warning| said.contains(warning))
+    });
 }
 
 #[test]
