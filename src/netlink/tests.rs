@@ -250,14 +250,14 @@ fn addresses_are_told_whoever_gives_and_takes_them() {
 fn rules_for_ports_are_for_addresses_that_peers_send_to_and_work_without_ipv6() {
     in_fresh_namespace(|| {
         add_link("lw0");
-        let Some(_) = ip("link add up type veth peer name up-end") else { return };
-        for link in ["lo", "up", "up-end", "other-end"] {
+        let Some(_) = ip("link add eth7 type veth peer name eth7-end") else { return };
+        for link in ["lo", "eth7", "eth7-end", "other-end"] {
             ip(&format!("link set {link} up"));
         }
         set_up("lw0", &setup()).unwrap();
         let address = |words: &str| ip(&format!("addr add {words}")).unwrap();
         for words in
-            ["192.0.2.7/24 dev up", "2001:db8:7::7/64 dev up nodad", "fd55::1/64 dev other-end nodad"]
+            ["192.0.2.7/24 dev eth7", "2001:db8:7::7/64 dev eth7 nodad", "fd55::1/64 dev other-end nodad"]
         {
             address(words);
         }
@@ -271,7 +271,7 @@ fn rules_for_ports_are_for_addresses_that_peers_send_to_and_work_without_ipv6() 
         assert_eq!(Some(rules6()), before[1]);
         let v4 = found();
 
-        ip("-6 route add default via 2001:db8:7::1 dev up");
+        ip("-6 route add default via 2001:db8:7::1 dev eth7");
         change_port_rules(&v4, &found()).unwrap();
         change_port_rules(&found(), &found()).unwrap();
         let rules = rules6();
