@@ -252,7 +252,8 @@ pub(super) async fn lookup(
     found.map_err(|error| errno(&error).unwrap_or(Errno::EIO))?.ok_or(Errno::ENETUNREACH)
 }
 
-/// Reads the kernel's answer, without the interface's MTU. Returns `None` for a route without an interface, such as an unreachable one.
+/// Reads the kernel's answer, without the interface's MTU. Returns `None` for a route without an interface, such as an
+/// unreachable one.
 pub(super) fn selected(route: RouteMessage) -> Option<SelectedRoute> {
     let mut ifindex = None;
     let (mut source, mut gateway, mut metrics) = (None, None, Vec::new());
