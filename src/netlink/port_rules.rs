@@ -17,33 +17,62 @@
 //! Fragments have no ports: the kernel looks them up with ports of 0, also the first one (`__skb_flow_dissect` in
 //! `net/core/flow_dissector.c`), and no rule can name port 0. Two rules jump over a third one if there is a source or a
 //! destination port; the third sends what is left to the main table, again only for a local address and user 0. Of
-//! the packets that leave, only those of root's raw sockets for UDP that are bound to such an address match it.
+//! the packets that leave, those of root's raw sockets for UDP that are bound to such an address match it. So do those
+//! from port 65535 to port 65535 of root's UDP sockets that are bound to such an address, since no rule can name that
+//! port either (`fib_rule_port_range_valid` in `include/net/fib_rules.h`).
 //!
-//! For IPv6 the kernel has no reverse path filter. There are no rules for that of firewalld (`IPv6_rpfilter`);
-//! `deploy/README.md` has a remedy.
+//! # IPv6
+//!
+//! For IPv6 the kernel has no reverse path filter, but packet filters have: firewalld's `IPv6_rpfilter` is on by default.
+//! nftables' `fib` (`nft_fib6_eval` in `net/ipv6/netfilter/nft_fib_ipv6.c`) and ip6tables' `rpfilter`
+//! (`rpfilter_lookup_reverse6` in `net/ipv6/netfilter/ip6t_rpfilter.c`) look up the route from the packet's destination to
+//! its source, for user 0 and with the packet's protocol, but never with ports. So the three rules for packets without
+//! ports let all datagrams pass, and no rule names our port. Fragments pass `fib`, which finds the protocol behind the
+//! fragment header, and `rpfilter` only if connection tracking has put them together. The jumps need a target that is
+//! there as long as they are, which is a rule that does nothing.
+//!
+//! Since the lookup has no ports, the rules apply to every UDP packet that is received for one of these addresses, also
+//! from the tunnel, and such a packet then does not pass the filter if its source is reached by the tunnel's default
+//! route. A gateway may well get such packets for the address of an interface whose network it connects to the tunnel.
+//! So the rules are only for the addresses that datagrams of peers arrive at: those of the interface through which the
+//! router's own datagrams leave by the main table's default route, and the source address that the kernel selects for
+//! them. Peers in networks with routes of their own need no rule: the rules of the tunnel skip only the main table's
+//! default route. For the same reason there is no rule for link-local addresses.
+//!
+//! Of the packets that leave, the three rules match the same as for IPv4, and one kind more: if the tunnel has no route,
+//! the kernel selects a source among the addresses of all interfaces and looks the route up again
+//! (`ip6_dst_lookup_tail` in `net/ipv6/ip6_output.c`), so root's raw sockets for UDP then need not be bound.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use futures_util::TryStreamExt as _;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use nix::errno::Errno;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange, RuleUidRange};
 use rtnetlink::packet_route::{AddressFamily, IpProtocol};
 
 use super::addresses::own;
-use super::{MAIN_TABLE, NetlinkError, added, find, refused, talk, unless};
+use super::barrier::{ANY, place};
+use super::{
+    DefaultRule, IpVersion, MAIN_TABLE, NetlinkError, added, errno, find, refused, talk, underlay, unless,
+};
 
 /// Priorities: before the rules that lead into the tunnel ([`rules`](super::rules)).
 const SOURCE_PORT: u32 = 32_695;
 const DESTINATION_PORT: u32 = 32_696;
-const FRAGMENTS: u32 = 32_697;
+const WITHOUT_PORTS: u32 = 32_697;
 pub(super) const READ_PORTS: u32 = 32_698;
 pub(super) const TO_MAIN: u32 = 32_699;
 
 /// Maximum number of addresses with rules of their own. More are covered by rules for prefixes, since each rule costs
 /// every route lookup a comparison.
 const MAX_ADDRESSES: usize = 16;
+
+/// Addresses that no network has a route of its own to (RFC 3849 and RFC 9637, documentation), for the default routes.
+/// There are two since a test network may use one of them.
+const ANYWHERE: [Ipv6Addr; 2] =
+    [Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 1)];
 
 /// The ports that a rule can name.
 const ANY_PORT: Ports = Ports { first: 1, last: 65_534 };
@@ -62,6 +91,7 @@ pub struct Ports {
 pub struct PortRule {
     /// The mark of the router's own datagrams. It only names the router whose rule this is: the rule's mask is 0.
     mark: u32,
+    version: IpVersion,
     purpose: Purpose,
 }
 
@@ -70,64 +100,133 @@ pub struct PortRule {
 enum Purpose {
     /// Makes the kernel read ports.
     ReadPorts(Ports),
+    /// Is where the jumps lead to.
+    Target,
     /// Sends datagrams to these ports at local addresses to the main table.
-    Admit(Ports, Ipv4Net),
-    /// Jumps over rules for fragments if there is a source port.
+    Admit(Ports, IpNet),
+    /// Jumps over rules for packets without ports if there is a source port.
     SourcePort,
-    /// Jumps over rules for fragments if there is a destination port.
+    /// Jumps over rules for packets without ports if there is a destination port.
     DestinationPort,
-    /// Sends fragments for local addresses to the main table.
-    Fragments(Ipv4Net),
+    /// Sends packets without ports for local addresses to the main table.
+    WithoutPorts(IpNet),
 }
 
-/// Returns the rules for datagrams to `ports` at the IPv4 addresses of other interfaces than `interface`. `mark` is that
-/// of the router's own datagrams.
+/// An address of this network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Local {
+    address: IpAddr,
+    /// The index of its interface.
+    index: u32,
+}
+
+/// Returns the rules for datagrams to `ports` at addresses of other interfaces than `interface`, for the IP versions that
+/// `rules` route into the tunnel.
 ///
 /// # Errors
 /// A netlink request failed.
 ///
 /// # Panics
 /// If called inside an async runtime, since it runs its own.
-pub fn port_rules(interface: &str, mark: u32, ports: Ports) -> Result<Vec<PortRule>, NetlinkError> {
-    let (outside, inside) = talk(async |handle| addresses(&handle, interface).await)?;
-    Ok(rules_for(mark, ports, &prefixes(&outside, &inside)))
+pub fn port_rules(
+    interface: &str,
+    rules: &[DefaultRule],
+    ports: Ports,
+) -> Result<Vec<PortRule>, NetlinkError> {
+    talk(async |handle| {
+        let own = match find(&handle, interface).await {
+            // Moved to another network namespace.
+            Err(NetlinkError::Refused { errno: Errno::ENODEV, .. }) => 0,
+            link => link?.header.index,
+        };
+        let all = addresses(&handle).await?;
+        let mut found = Vec::new();
+        for DefaultRule { version, mark } in rules.iter().copied() {
+            let of_version = all.iter().filter(|local| local.address.is_ipv4() == (version == IpVersion::V4));
+            match version {
+                IpVersion::V4 => {
+                    let (outside, inside) = split(of_version, |local| local.index != own);
+                    found.extend(rules_for(mark, ports, &prefixes(&outside, &inside)));
+                }
+                IpVersion::V6 => {
+                    let ways = ways_out(&handle, mark).await;
+                    let is_way_in = |local: &Local| {
+                        ways.iter().any(|way| way.index == local.index || way.address == local.address)
+                    };
+                    let (outside, others) = split(of_version, |local| local.index != own && is_way_in(local));
+                    found.extend(rules_without_ports(mark, &prefixes(&outside, &others)));
+                }
+            }
+        }
+        Ok(found)
+    })
 }
 
-/// Returns the rules for datagrams to `ports` at local addresses in `nets`, in the order in which they are added.
-pub(super) fn rules_for(mark: u32, ports: Ports, nets: &[Ipv4Net]) -> Vec<PortRule> {
-    // A rule that jumps has no effect without its target, so the target comes first, and rules for fragments last.
+/// Returns the IPv4 rules for datagrams to `ports` at local addresses in `nets`, in the order in which they are added.
+pub(super) fn rules_for(mark: u32, ports: Ports, nets: &[IpNet]) -> Vec<PortRule> {
+    // A rule that jumps has no effect without its target, so the target comes first, and rules without ports last.
     let admitted = nets.iter().map(|net| Purpose::Admit(ports, *net));
+    let all = [Purpose::ReadPorts(ports)].into_iter().chain(admitted).chain(without_ports(nets));
+    all.map(|purpose| PortRule { mark, version: IpVersion::V4, purpose }).collect()
+}
+
+/// Returns the IPv6 rules for datagrams to local addresses in `nets`, in the order in which they are added.
+fn rules_without_ports(mark: u32, nets: &[IpNet]) -> Vec<PortRule> {
+    if nets.is_empty() {
+        return Vec::new();
+    }
+    let all = [Purpose::Target].into_iter().chain(without_ports(nets));
+    all.map(|purpose| PortRule { mark, version: IpVersion::V6, purpose }).collect()
+}
+
+fn without_ports(nets: &[IpNet]) -> impl Iterator<Item = Purpose> {
     let jumps = [Purpose::SourcePort, Purpose::DestinationPort];
-    let fragments = nets.iter().map(|net| Purpose::Fragments(*net));
-    let all = [Purpose::ReadPorts(ports)].into_iter().chain(admitted).chain(jumps).chain(fragments);
-    all.map(|purpose| PortRule { mark, purpose }).collect()
+    jumps.into_iter().chain(nets.iter().map(|net| Purpose::WithoutPorts(*net)))
+}
+
+/// Returns the addresses for which `is_outside` holds, and the others, both sorted.
+fn split<'a>(
+    all: impl Iterator<Item = &'a Local>,
+    is_outside: impl Fn(&Local) -> bool,
+) -> (Vec<IpAddr>, Vec<IpAddr>) {
+    let (outside, inside): (Vec<&Local>, Vec<&Local>) = all.partition(|local| is_outside(local));
+    let addresses = |locals: Vec<&Local>| {
+        let mut addresses: Vec<_> = locals.into_iter().map(|local| local.address).collect();
+        addresses.dedup();
+        addresses
+    };
+    (addresses(outside), addresses(inside))
 }
 
 /// Returns prefixes that contain all addresses of `outside`, and none of `inside` that is not also in `outside`. Both
-/// are sorted. No prefix contains 0.0.0.0, the source of packets that have none yet.
+/// are sorted, and of one IP version. No prefix contains 0.0.0.0 or ::, the source of packets that have none yet.
 ///
-/// More than [`MAX_ADDRESSES`] addresses share prefixes, which contain other hosts' addresses, too. A strict reverse path
-/// filter on the tunnel's interface then looks up forwarded packets to those hosts in the main table if they are
-/// fragments or go to the router's port.
-fn prefixes(outside: &[Ipv4Addr], inside: &[Ipv4Addr]) -> Vec<Ipv4Net> {
-    if outside.len() <= MAX_ADDRESSES {
-        return outside.iter().map(|address| Ipv4Net::from(*address)).collect();
-    }
+/// More than [`MAX_ADDRESSES`] addresses share prefixes, as long ones as possible, which contain other hosts' addresses,
+/// too. A strict reverse path filter on the tunnel's interface then looks up forwarded packets to those hosts in the main
+/// table: over IPv4 if they are fragments or go to the router's port, over IPv6 all UDP packets.
+fn prefixes(outside: &[IpAddr], inside: &[IpAddr]) -> Vec<IpNet> {
     let inside = inside.iter().filter(|address| outside.binary_search(address).is_err());
-    let without: Vec<_> = [Ipv4Addr::UNSPECIFIED].into_iter().chain(inside.copied()).collect();
-    let mut found = Vec::new();
-    let mut left = vec![Ipv4Net::default()];
-    while let Some(net) = left.pop() {
-        if !outside.iter().any(|address| net.contains(address)) {
-            continue;
+    let without: Vec<_> = ANY.iter().chain(inside).collect();
+    let mut nets: Vec<_> = outside.iter().map(|address| IpNet::from(*address)).collect();
+    let longest = nets.first().map_or(0, IpNet::prefix_len);
+    for length in (0..longest).rev() {
+        if nets.len() <= MAX_ADDRESSES {
+            break;
         }
-        if without.iter().any(|address| net.contains(address)) {
-            left.extend(net.subnets(net.prefix_len() + 1).into_iter().flatten());
-        } else {
-            found.push(net);
+        let mut joined: Vec<IpNet> = Vec::new();
+        for net in nets {
+            let wider = joined.last().and_then(|last| IpNet::new(last.addr(), length).ok());
+            let wider = wider.map(|wider| wider.trunc()).filter(|wider| {
+                wider.contains(&net) && !without.iter().any(|address| wider.contains(*address))
+            });
+            match (wider, joined.last_mut()) {
+                (Some(wider), Some(last)) => *last = wider,
+                _ => joined.push(net),
+            }
         }
+        nets = joined;
     }
-    found
+    nets
 }
 
 /// Adds the rules `after` unless they exist, then removes those of `before` that are not among them.
@@ -146,7 +245,11 @@ pub fn change_port_rules(before: &[PortRule], after: &[PortRule]) -> Result<(), 
         for rule in after {
             add(&handle, message(*rule)).await?;
             // A kernel that ignores ports would apply the other rules to all packets.
-            if matches!(rule.purpose, Purpose::ReadPorts(_)) && !listed(&handle).await?.contains(rule) {
+            let is_first_with_ports = match rule.version {
+                IpVersion::V4 => matches!(rule.purpose, Purpose::ReadPorts(_)),
+                IpVersion::V6 => rule.purpose == Purpose::SourcePort,
+            };
+            if is_first_with_ports && !listed(&handle, rule.version).await?.contains(rule) {
                 delete(&handle, message(*rule)).await?;
                 let what = "add a rule for a UDP port".to_owned();
                 return Err(NetlinkError::Refused { what, errno: Errno::EOPNOTSUPP });
@@ -161,14 +264,15 @@ pub fn change_port_rules(before: &[PortRule], after: &[PortRule]) -> Result<(), 
 
 /// Returns the rules of routers whose own datagrams have one of the marks.
 pub(super) async fn of_marks(handle: &Handle, marks: &[u32]) -> Result<Vec<PortRule>, NetlinkError> {
-    let mut rules = listed(handle).await?;
+    let mut rules = listed(handle, IpVersion::V4).await?;
+    rules.extend(listed(handle, IpVersion::V6).await?);
     rules.retain(|rule| marks.contains(&rule.mark));
     // As they were added. The kernel lists them by priority, the jumps first.
     rules.sort_by_key(|rule| match rule.purpose {
-        Purpose::ReadPorts(_) => 0,
+        Purpose::ReadPorts(_) | Purpose::Target => 0,
         Purpose::Admit(..) => 1,
         Purpose::SourcePort | Purpose::DestinationPort => 2,
-        Purpose::Fragments(_) => 3,
+        Purpose::WithoutPorts(_) => 3,
     });
     Ok(rules)
 }
@@ -185,43 +289,65 @@ pub(super) async fn delete(handle: &Handle, message: RuleMessage) -> Result<(), 
     unless(Errno::ENOENT, handle.rule().del(message).execute().await).map_err(|error| refused(what(), &error))
 }
 
-/// Returns the IPv4 addresses of all interfaces but `interface` and the loopback interface, and those of `interface`,
-/// both sorted.
-async fn addresses(handle: &Handle, interface: &str) -> Result<(Vec<Ipv4Addr>, Vec<Ipv4Addr>), NetlinkError> {
-    let own_index = match find(handle, interface).await {
-        // Moved to another network namespace.
-        Err(NetlinkError::Refused { errno: Errno::ENODEV, .. }) => 0,
-        link => link?.header.index,
-    };
+/// Returns the addresses of all interfaces, sorted, without loopback addresses and link-local IPv6 addresses.
+async fn addresses(handle: &Handle) -> Result<Vec<Local>, NetlinkError> {
     let listed = handle.address().get().execute().try_filter_map(async |message| {
-        let is_inside = message.header.index == own_index;
-        Ok(match own(&message) {
-            Some(IpAddr::V4(address)) if !address.is_loopback() => Some((address, is_inside)),
-            _ => None,
-        })
+        let is_wanted = |address: &IpAddr| match address {
+            IpAddr::V4(address) => !address.is_loopback(),
+            IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
+        };
+        let index = message.header.index;
+        Ok(own(&message).filter(is_wanted).map(|address| Local { address, index }))
     });
     let mut listed: Vec<_> =
         listed.try_collect().await.map_err(|error| refused("list the addresses".to_owned(), &error))?;
     listed.sort_unstable();
-    listed.dedup();
-    let (inside, outside): (Vec<_>, Vec<_>) = listed.into_iter().partition(|(_, is_inside)| *is_inside);
-    let addresses = |pairs: Vec<(Ipv4Addr, bool)>| pairs.into_iter().map(|(address, _)| address).collect();
-    Ok((addresses(outside), addresses(inside)))
+    Ok(listed)
+}
+
+/// Returns through which interface, and from which address, IPv6 datagrams with the mark `mark` leave by a default route
+/// of the main table.
+async fn ways_out(handle: &Handle, mark: u32) -> Vec<Local> {
+    let mut ways = Vec::new();
+    for far in ANYWHERE {
+        // Without a route nothing arrives that a rule could let pass. Nor does a rule help if the router's own datagrams
+        // leave by another table, such as that of another tunnel.
+        let Ok(found) = underlay::lookup(handle, (far, 0).into(), None, 0, mark).await else { continue };
+        if place(&found, far.into()).is_none_or(|route| route.table != MAIN_TABLE) {
+            continue;
+        }
+        ways.extend(underlay::selected(found).map(|route| Local {
+            address: route.source.unwrap_or(Ipv6Addr::UNSPECIFIED.into()),
+            index: route.ifindex,
+        }));
+    }
+    ways
 }
 
 /// Returns all rules of this kind.
-async fn listed(handle: &Handle) -> Result<Vec<PortRule>, NetlinkError> {
-    let listed = handle.rule().get(rtnetlink::IpVersion::V4).execute();
-    let rules = listed.try_filter_map(async |message| Ok(read(&message))).try_collect().await;
-    rules.map_err(|error| refused("list the routing rules".to_owned(), &error))
+async fn listed(handle: &Handle, version: IpVersion) -> Result<Vec<PortRule>, NetlinkError> {
+    let family = match version {
+        IpVersion::V4 => rtnetlink::IpVersion::V4,
+        IpVersion::V6 => rtnetlink::IpVersion::V6,
+    };
+    let listed = handle.rule().get(family).execute();
+    let rules: Result<_, rtnetlink::Error> =
+        listed.try_filter_map(async |message| Ok(read(&message))).try_collect().await;
+    match rules {
+        // A kernel without IPv6, or without rules for it.
+        Err(error) if matches!(errno(&error), Some(Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP)) => {
+            Ok(Vec::new())
+        }
+        rules => rules.map_err(|error| refused("list the routing rules".to_owned(), &error)),
+    }
 }
 
-pub(super) fn message(PortRule { mark, purpose }: PortRule) -> RuleMessage {
+pub(super) fn message(PortRule { mark, version, purpose }: PortRule) -> RuleMessage {
     let range = |ports: Ports| RulePortRange { start: ports.first, end: ports.last };
-    let at = |net: Ipv4Net| {
+    let at = |net: IpNet| {
         [
             RuleAttribute::Table(MAIN_TABLE),
-            RuleAttribute::Source(net.addr().into()),
+            RuleAttribute::Source(net.addr()),
             RuleAttribute::UidRange(RuleUidRange { start: 0, end: 0 }),
         ]
     };
@@ -232,6 +358,7 @@ pub(super) fn message(PortRule { mark, purpose }: PortRule) -> RuleMessage {
             attributes.push(RuleAttribute::SourcePortRange(range(ports)));
             (READ_PORTS, RuleAction::Nop)
         }
+        Purpose::Target => (READ_PORTS, RuleAction::Nop),
         Purpose::Admit(ports, net) => {
             attributes.push(RuleAttribute::SourcePortRange(range(ports)));
             attributes.extend(at(net));
@@ -246,17 +373,17 @@ pub(super) fn message(PortRule { mark, purpose }: PortRule) -> RuleMessage {
             attributes.push(RuleAttribute::DestinationPortRange(range(ANY_PORT)));
             (DESTINATION_PORT, RuleAction::Goto)
         }
-        Purpose::Fragments(net) => {
+        Purpose::WithoutPorts(net) => {
             attributes.extend(at(net));
             message.header.src_len = net.prefix_len();
-            (FRAGMENTS, RuleAction::ToTable)
+            (WITHOUT_PORTS, RuleAction::ToTable)
         }
     };
     if action == RuleAction::Goto {
         attributes.push(RuleAttribute::Goto(READ_PORTS));
     }
     // Packets of this machine, and lookups of the filter.
-    if action != RuleAction::Nop {
+    if !matches!(purpose, Purpose::ReadPorts(_)) {
         attributes.push(RuleAttribute::Iifname("lo".to_owned()));
     }
     attributes.extend([
@@ -265,7 +392,10 @@ pub(super) fn message(PortRule { mark, purpose }: PortRule) -> RuleMessage {
         RuleAttribute::FwMask(0),
         RuleAttribute::IpProtocol(IpProtocol::Udp),
     ]);
-    message.header.family = AddressFamily::Inet;
+    message.header.family = match version {
+        IpVersion::V4 => AddressFamily::Inet,
+        IpVersion::V6 => AddressFamily::Inet6,
+    };
     message.header.action = action;
     message.attributes = attributes;
     message
@@ -273,7 +403,12 @@ pub(super) fn message(PortRule { mark, purpose }: PortRule) -> RuleMessage {
 
 /// The reverse of [`message`]. Returns `None` for other rules.
 fn read(message: &RuleMessage) -> Option<PortRule> {
-    let (mut priority, mut mark, mut ports, mut net) = (0, 0, Ports::default(), Ipv4Net::default());
+    let version = match message.header.family {
+        AddressFamily::Inet => IpVersion::V4,
+        AddressFamily::Inet6 => IpVersion::V6,
+        _ => return None,
+    };
+    let (mut priority, mut mark, mut ports, mut net) = (0, 0, Ports::default(), IpNet::default());
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Priority(number) => priority = *number,
@@ -281,21 +416,20 @@ fn read(message: &RuleMessage) -> Option<PortRule> {
             RuleAttribute::SourcePortRange(range) => {
                 ports = Ports { first: range.start, last: range.end };
             }
-            RuleAttribute::Source(IpAddr::V4(address)) => {
-                net = Ipv4Net::new(*address, message.header.src_len).ok()?;
-            }
+            RuleAttribute::Source(address) => net = IpNet::new(*address, message.header.src_len).ok()?,
             _ => {}
         }
     }
     let purpose = match priority {
+        READ_PORTS if version == IpVersion::V6 => Purpose::Target,
         READ_PORTS => Purpose::ReadPorts(ports),
         TO_MAIN => Purpose::Admit(ports, net),
         SOURCE_PORT => Purpose::SourcePort,
         DESTINATION_PORT => Purpose::DestinationPort,
-        FRAGMENTS => Purpose::Fragments(net),
+        WITHOUT_PORTS => Purpose::WithoutPorts(net),
         _ => return None,
     };
-    let rule = PortRule { mark, purpose };
+    let rule = PortRule { mark, version, purpose };
     let expected = self::message(rule);
     let holds = expected.attributes.iter().all(|attribute| message.attributes.contains(attribute));
     (holds && message.header.action == expected.header.action).then_some(rule)
@@ -306,42 +440,78 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn addresses(most: usize) -> impl Strategy<Value = Vec<Ipv4Addr>> {
-        // Few distinct addresses, so that inside and outside ones are close to each other.
-        let address =
-            (0_u32..4, 1_u32..60).prop_map(|(net, host)| Ipv4Addr::from(0x0a00_0000 | net << 20 | host));
+    /// A few distinct addresses of one IP version, so that inside and outside ones are close to each other.
+    fn addresses(version: IpVersion, most: usize) -> impl Strategy<Value = Vec<IpAddr>> {
+        let address = (0_u32..4, 1_u32..60).prop_map(move |(net, host)| match version {
+            IpVersion::V4 => IpAddr::from((0x0a00_0000 | net << 20 | host).to_be_bytes()),
+            IpVersion::V6 => {
+                IpAddr::from((0x2001_0db8 << 96 | u128::from(net) << 62 | u128::from(host)).to_be_bytes())
+            }
+        });
         prop::collection::btree_set(address, 0..most).prop_map(|all| all.into_iter().collect())
+    }
+
+    fn outside_and_inside() -> impl Strategy<Value = (Vec<IpAddr>, Vec<IpAddr>)> {
+        let both = |version| (addresses(version, 100), addresses(version, 4));
+        prop_oneof![both(IpVersion::V4), both(IpVersion::V6)]
     }
 
     proptest! {
         #[test]
-        fn prefixes_contain_every_address_outside_and_none_inside(
-            outside in addresses(100),
-            inside in addresses(4),
-        ) {
+        fn prefixes_contain_every_address_outside_and_none_inside((outside, inside) in outside_and_inside()) {
             let found = prefixes(&outside, &inside);
-            let holding = |address: &Ipv4Addr| found.iter().filter(|net| net.contains(address)).count();
+            let holding = |address: &IpAddr| found.iter().filter(|net| net.contains(address)).count();
             for address in &outside {
                 prop_assert_eq!(holding(address), 1, "{} in {:?}", address, found);
             }
             for address in inside.iter().filter(|address| !outside.contains(address)) {
                 prop_assert_eq!(holding(address), 0, "{} in {:?}", address, found);
             }
-            prop_assert_eq!(holding(&Ipv4Addr::UNSPECIFIED), 0);
-            prop_assert!(found.len() <= MAX_ADDRESSES.max(32 * (1 + inside.len())), "{:?}", found);
+            for unspecified in ANY {
+                prop_assert_eq!(holding(&unspecified), 0);
+            }
+            let bits = found.first().map_or(0, |net| usize::from(net.max_prefix_len()));
+            prop_assert!(found.len() <= MAX_ADDRESSES.max(bits * (1 + inside.len())), "{:?}", found);
+            if outside.len() <= MAX_ADDRESSES {
+                prop_assert!(found.iter().all(|net| net.prefix_len() == net.max_prefix_len()), "{:?}", found);
+            }
         }
+    }
+
+    #[test]
+    fn prefixes_are_no_wider_than_needed() {
+        let near = (1..=40_u8).map(|host| IpAddr::from([192, 0, 2, host]));
+        let outside: Vec<_> = near.chain([IpAddr::from([198, 51, 100, 7])]).collect();
+        let found = prefixes(&outside, &[]);
+        assert!(found.len() <= MAX_ADDRESSES);
+        assert!(found.contains(&"198.51.100.7/32".parse().unwrap()), "{found:?}");
+        assert!(found.iter().all(|net| net.prefix_len() >= 27), "{found:?}");
     }
 
     #[test]
     fn rules_are_read_as_they_are_written() {
         let ports = Ports { first: 7001, last: 7004 };
-        for rule in
-            rules_for(51_820, ports, &["10.0.0.0/8".parse().unwrap(), "192.0.2.1/32".parse().unwrap()])
-        {
+        let nets = |texts: [&str; 2]| texts.map(|text| text.parse().unwrap());
+        let mut rules = rules_for(51_820, ports, &nets(["10.0.0.0/8", "192.0.2.1/32"]));
+        rules.extend(rules_without_ports(51_820, &nets(["2001:db8::/32", "fd00::1/128"])));
+        for rule in rules {
             assert_eq!(read(&message(rule)), Some(rule));
             let mut other = message(rule);
             other.attributes.retain(|attribute| !matches!(attribute, RuleAttribute::IpProtocol(_)));
             assert_eq!(read(&other), None, "{rule:?}");
         }
+    }
+
+    #[test]
+    fn no_ipv6_rule_names_the_port_and_without_addresses_there_is_none() {
+        assert_eq!(rules_without_ports(51_820, &[]), []);
+        let rules = rules_without_ports(51_820, &["fd00::1/128".parse().unwrap()]);
+        let all: Vec<_> = rules.iter().map(|rule| message(*rule).attributes).collect();
+        let has =
+            |wanted: &RuleAttribute| all.iter().filter(|attributes| attributes.contains(wanted)).count();
+        // The kernel need not read the ports of received packets.
+        assert_eq!(has(&RuleAttribute::Iifname("lo".to_owned())), rules.len());
+        assert_eq!(has(&RuleAttribute::Table(MAIN_TABLE)), 1);
+        assert_eq!(has(&RuleAttribute::Goto(READ_PORTS)), 2);
     }
 }

@@ -1,7 +1,7 @@
 //! Tries whether a strict reverse path filter lets datagrams to a router's port pass, with and without the rules of
 //! [`port_rules`](super::port_rules).
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::TryStreamExt as _;
 use rtnetlink::Handle;
@@ -84,7 +84,8 @@ async fn probe_from(handle: &Handle, far: Ipv4Addr) -> Result<ReversePath, Netli
     let Some((interface, local)) = way.filter(|_| open) else { return Ok(ReversePath::NoRoute) };
 
     let ports = Ports { first: PORT, last: PORT };
-    let rules = rules_for(0, ports, &[local.into()]).into_iter().map(|rule| to_far(message(rule)));
+    let net = IpAddr::V4(local).into();
+    let rules = rules_for(0, ports, &[net]).into_iter().map(|rule| to_far(message(rule)));
     let rules: Vec<_> = rules.chain([tunnel]).collect();
     let mut done = Ok(());
     for rule in &rules {

@@ -245,3 +245,47 @@ fn addresses_are_told_whoever_gives_and_takes_them() {
         runtime().unwrap().block_on(work);
     });
 }
+
+#[test]
+fn rules_for_ports_are_for_addresses_that_peers_send_to_and_work_without_ipv6() {
+    in_fresh_namespace(|| {
+        add_link("lw0");
+        let Some(_) = ip("link add eth7 type veth peer name eth7-end") else { return };
+        for link in ["lo", "eth7", "eth7-end", "other-end"] {
+            ip(&format!("link set {link} up"));
+        }
+        set_up("lw0", &setup()).unwrap();
+        let address = |words: &str| ip(&format!("addr add {words}")).unwrap();
+        for words in
+            ["192.0.2.7/24 dev eth7", "2001:db8:7::7/64 dev eth7 nodad", "fd55::1/64 dev other-end nodad"]
+        {
+            address(words);
+        }
+        let before = [ip("-4 rule"), ip("-6 rule")];
+        let ports = Ports { first: 51_820, last: 51_820 };
+        let found = || port_rules("lw0", &setup().rules, ports).unwrap();
+        let rules6 = || ip("-6 rule").unwrap();
+        // Nothing of peers can arrive over IPv6.
+        change_port_rules(&[], &found()).unwrap();
+        assert!(ip("-4 rule").unwrap().contains("from 192.0.2.7 "));
+        assert_eq!(Some(rules6()), before[1]);
+        let v4 = found();
+
+        ip("-6 route add default via 2001:db8:7::1 dev eth7");
+        change_port_rules(&v4, &found()).unwrap();
+        change_port_rules(&found(), &found()).unwrap();
+        let rules = rules6();
+        assert_eq!(rules.matches("from 2001:db8:7::7 ").count(), 1, "{rules}");
+        assert_eq!(rules.matches(" goto 32698").count(), 2, "{rules}");
+        for other in ["fd55::1", "fd09::1", "fe80"] {
+            assert!(!rules.contains(other), "{rules}");
+        }
+        let known = found();
+        assert_eq!(remains("lw0").unwrap().port_rules.len(), known.len());
+
+        fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
+        assert_eq!(found(), v4);
+        change_port_rules(&known, &[]).unwrap();
+        assert_eq!([ip("-4 rule"), ip("-6 rule")], before);
+    });
+}

@@ -160,54 +160,10 @@ impl UnderlayWatch {
         port: u16,
         mark: u32,
     ) -> Result<SelectedRoute, Errno> {
-        const UDP: u8 = 17;
-        let address = |ip: IpAddr| match ip {
-            IpAddr::V4(ip) => RouteAddress::Inet(ip),
-            IpAddr::V6(ip) => RouteAddress::Inet6(ip),
-        };
-        let bits = if to.is_ipv4() { 32 } else { 128 };
-        let mut message = RouteMessage::default();
-        message.header.address_family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        message.header.destination_prefix_length = bits;
-        message.attributes = vec![
-            RouteAttribute::Destination(address(to.ip())),
-            RouteAttribute::Mark(mark),
-            RouteAttribute::IpProto(UDP),
-            RouteAttribute::Sport(port),
-            RouteAttribute::Dport(to.port()),
-        ];
-        if let Some(source) = source {
-            message.header.source_prefix_length = bits;
-            message.attributes.push(RouteAttribute::Source(address(source)));
-        }
-        if let SocketAddr::V6(v6) = to
-            && v6.scope_id() != 0
-        {
-            message.attributes.push(RouteAttribute::Oif(v6.scope_id()));
-        }
-        let found = self.handle.route().get(message).execute().try_next().await;
-        match found.map_err(|error| errno(&error).unwrap_or(Errno::EIO))? {
-            Some(route) => self.selected(route).ok_or(Errno::ENETUNREACH),
-            None => Err(Errno::ENETUNREACH),
-        }
-    }
-
-    /// Reads the kernel's answer. Returns `None` for a route without an interface, such as an unreachable one.
-    fn selected(&self, route: RouteMessage) -> Option<SelectedRoute> {
-        let mut ifindex = None;
-        let (mut source, mut gateway, mut metrics) = (None, None, Vec::new());
-        for attribute in route.attributes {
-            match attribute {
-                RouteAttribute::Oif(index) => ifindex = Some(index),
-                RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => source = Some(ip.into()),
-                RouteAttribute::PrefSource(RouteAddress::Inet6(ip)) => source = Some(ip.into()),
-                RouteAttribute::Gateway(address) => gateway = Some(address),
-                RouteAttribute::Metrics(list) => metrics = list,
-                _ => {}
-            }
-        }
-        let mtu = self.mtus.get(&ifindex?).copied();
-        Some(SelectedRoute { ifindex: ifindex?, source, gateway, mtu, metrics })
+        let found = lookup(&self.handle, to, source, port, mark).await?;
+        let mut route = selected(found).ok_or(Errno::ENETUNREACH)?;
+        route.mtu = self.mtus.get(&route.ifindex).copied();
+        Ok(route)
     }
 
     /// Returns whether `message` tells of a change outside the router's own interface.
@@ -257,6 +213,61 @@ impl UnderlayWatch {
         });
         self.mtus.extend(mtu.map(|mtu| (link.header.index, mtu)));
     }
+}
+
+/// Looks up a route like [`UnderlayWatch::route`], and returns the kernel's answer.
+pub(super) async fn lookup(
+    handle: &Handle,
+    to: SocketAddr,
+    source: Option<IpAddr>,
+    port: u16,
+    mark: u32,
+) -> Result<RouteMessage, Errno> {
+    const UDP: u8 = 17;
+    let address = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => RouteAddress::Inet(ip),
+        IpAddr::V6(ip) => RouteAddress::Inet6(ip),
+    };
+    let bits = if to.is_ipv4() { 32 } else { 128 };
+    let mut message = RouteMessage::default();
+    message.header.address_family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.destination_prefix_length = bits;
+    message.attributes = vec![
+        RouteAttribute::Destination(address(to.ip())),
+        RouteAttribute::Mark(mark),
+        RouteAttribute::IpProto(UDP),
+        RouteAttribute::Sport(port),
+        RouteAttribute::Dport(to.port()),
+    ];
+    if let Some(source) = source {
+        message.header.source_prefix_length = bits;
+        message.attributes.push(RouteAttribute::Source(address(source)));
+    }
+    if let SocketAddr::V6(v6) = to
+        && v6.scope_id() != 0
+    {
+        message.attributes.push(RouteAttribute::Oif(v6.scope_id()));
+    }
+    let found = handle.route().get(message).execute().try_next().await;
+    found.map_err(|error| errno(&error).unwrap_or(Errno::EIO))?.ok_or(Errno::ENETUNREACH)
+}
+
+/// Reads the kernel's answer, without the interface's MTU. Returns `None` for a route without an interface, such as an
+/// unreachable one.
+pub(super) fn selected(route: RouteMessage) -> Option<SelectedRoute> {
+    let mut ifindex = None;
+    let (mut source, mut gateway, mut metrics) = (None, None, Vec::new());
+    for attribute in route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => ifindex = Some(index),
+            RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => source = Some(ip.into()),
+            RouteAttribute::PrefSource(RouteAddress::Inet6(ip)) => source = Some(ip.into()),
+            RouteAttribute::Gateway(address) => gateway = Some(address),
+            RouteAttribute::Metrics(list) => metrics = list,
+            _ => {}
+        }
+    }
+    Some(SelectedRoute { ifindex: ifindex?, source, gateway, mtu: None, metrics })
 }
 
 impl fmt::Debug for UnderlayWatch {

@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::wiring::device::interface_setup;
 use crate::config::RouterConfig;
-use crate::netlink::{self, IpVersion, NetlinkError, PortRule, Ports, Setup};
+use crate::netlink::{self, NetlinkError, PortRule, Ports, Setup};
 use crate::peers::handle::Listening;
 use crate::peers::resolver;
 
@@ -111,8 +111,9 @@ impl KillSwitch {
             Setup { rules: setup.rules.clone(), unreachable: setup.unreachable.clone(), ..Setup::default() };
     }
 
-    /// Lets datagrams to `ports` pass a strict reverse path filter if `setup` routes all IPv4 packets into the tunnel.
-    /// Must be called again after changes of the ports, of the setup or of other interfaces' addresses.
+    /// Lets datagrams to `ports` pass a strict reverse path filter, over each IP version whose packets `setup` all routes
+    /// into the tunnel. Must be called again after changes of the ports, of the setup, or of other interfaces' addresses
+    /// and routes.
     ///
     /// # Errors
     /// The kernel refused a request.
@@ -120,10 +121,10 @@ impl KillSwitch {
     /// # Panics
     /// If called inside an async runtime.
     pub(super) fn admit(&self, setup: &Setup, ports: Ports) -> Result<(), NetlinkError> {
-        let rule = setup.rules.iter().find(|rule| rule.version == IpVersion::V4);
-        let after = match rule {
-            Some(rule) => netlink::port_rules(&self.interface, rule.mark, ports)?,
-            None => Vec::new(),
+        let after = if setup.rules.is_empty() {
+            Vec::new()
+        } else {
+            netlink::port_rules(&self.interface, &setup.rules, ports)?
         };
         let before = {
             let mut recorded = self.port_rules();

@@ -24,7 +24,7 @@ use crate::config::changes::{Changes, Outline};
 use crate::config::env::Environment;
 use crate::config::update::PeerEndpoint;
 use crate::config::{ConfigError, RouterConfig, Table};
-use crate::netlink::{self, IpVersion, NetlinkError, Ports, Setup, TableLock};
+use crate::netlink::{self, NetlinkError, Ports, Setup, TableLock};
 use crate::peers::handle::{ActorHandle, Listening};
 use crate::shutdown::Shutdown;
 use crate::uapi::Device as _;
@@ -216,7 +216,7 @@ impl Reloader {
             tracing::warn!("{warning}");
         }
         // Before peers are sent to that need it.
-        if next.rules().iter().any(|rule| rule.version == IpVersion::V4) {
+        if !next.rules().is_empty() {
             self.switch.admit_first(&next, *self.device.listening().borrow());
         }
         self.device.apply(next.update.clone()).map_err(|errno| {
@@ -269,7 +269,7 @@ impl Reloader {
     }
 
     /// Lets datagrams to the router's ports pass a strict reverse path filter. Must be called again after changes of the
-    /// ports or of other interfaces' addresses.
+    /// ports or of other interfaces' addresses and routes.
     ///
     /// # Panics
     /// Panics inside an async runtime.
@@ -279,8 +279,10 @@ impl Reloader {
         }
         let Listening { port, last_port, .. } = *self.device.listening().borrow();
         if let Err(error) = self.switch.admit(&self.setup(), Ports { first: port, last: last_port }) {
-            let message =
-                format!("{error}; a strict reverse path filter (rp_filter = 1) drops what the peers send");
+            let message = format!(
+                "{error}; a strict reverse path filter (rp_filter = 1, or firewalld's for IPv6) drops what the \
+                 peers send"
+            );
             if self.not_admitted.as_ref() != Some(&message) {
                 tracing::warn!("{message}");
                 self.not_admitted = Some(message);

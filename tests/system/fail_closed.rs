@@ -11,7 +11,7 @@ use crate::support::ping;
 use crate::support::process::{Process, attempt, output};
 use crate::support::tunnel::{Family, address};
 use crate::support::wg::{self, KeyPair, Setting};
-use crate::support::{device_name, lab, require_root, wait_until};
+use crate::support::{device_name, lab, require_root, skip, wait_until};
 use laneway::cli::demo::lab::Lab;
 use nix::sys::signal::Signal;
 
@@ -442,4 +442,94 @@ fn what_peers_send_passes_a_strict_reverse_path_filter_and_nothing_else_gets_out
     guarded.down().unwrap_or_else(|said| panic!("{said}"));
     assert_eq!(guarded.state(), before);
     guarded.wait_for_clear();
+}
+
+/// What firewalld loads for `IPv6_rpfilter=strict` with its nftables backend, and a count of the datagrams it drops.
+const FIREWALLD: &str = "table inet firewalld {
+  counter dropped { }
+  chain count { type filter hook prerouting priority -145;
+    meta nfproto ipv6 meta l4proto udp fib saddr . mark . iif oif missing counter name dropped
+  }
+  chain mangle_PREROUTING { type filter hook prerouting priority -140;
+    icmpv6 type { nd-router-advert, nd-neighbor-solicit } accept
+    meta nfproto ipv6 fib saddr . mark . iif oif missing drop
+  }
+}";
+
+#[test]
+fn what_peers_send_over_ipv6_passes_the_filter_of_firewalld_and_nothing_else_gets_out() {
+    require_root!();
+    for networks in [EVERYTHING, "::/0"] {
+        let mut guarded = Guarded::new(networks);
+        if let Err(said) = attempt(&guarded.lab.left.namespace, &["nft", "-f", "-"], FIREWALLD) {
+            skip::report(format!("nftables: {said}"));
+            return;
+        }
+        guarded.endpoint.set_ip(ip(FAR[1]));
+        let underlay = IpAddr::from(guarded.lab.left.underlay6);
+        let before = guarded.state();
+        let mut process = guarded.start();
+        guarded.wait_for_tunnel("the tunnel");
+        let inside = Family::V6.inside(2);
+        wait_until("an answer", || ping::answers(&guarded.lab.left.namespace, inside));
+        let counted = guarded.left("nft list counter inet firewalld dropped");
+        assert!(counted.contains("packets 0 "), "{counted}");
+
+        let rules = || guarded.left("ip -6 rule");
+        let known = rules();
+        let has = |address: IpAddr| rules().contains(&format!("from {address} "));
+        assert!(has(underlay) && !has(Family::V6.inside(1)), "{known}");
+        // Peers send to the first of these addresses, not to the second.
+        let cable = guarded.left("ip -6 route show default");
+        let cable = cable.split_whitespace().skip_while(|word| *word != "dev").nth(1).expect("a device");
+        guarded.left("ip addr add 2001:db8:a::1/128 dev lo");
+        guarded.left(&format!("ip addr add 2001:db8:b::1/128 dev {cable}"));
+        wait_until("rules for an address", || has(ip("2001:db8:b::1")));
+        assert!(!has(ip("2001:db8:a::1")), "{}", rules());
+        guarded.left("ip addr del 2001:db8:a::1/128 dev lo");
+        guarded.left(&format!("ip addr del 2001:db8:b::1/128 dev {cable}"));
+        wait_until("no rules for it", || rules() == known);
+
+        // Whatever the filter lets pass, it lets pass because of the rules.
+        let near = SocketAddr::new(underlay, guarded.near[1].local_addr().expect("bound").port());
+        let passes = || {
+            guarded.far[1].send_to(b"from a peer", near).expect("send");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            guarded.near[1].recv(&mut [0; 64]).is_ok()
+        };
+        wait_until("a datagram", passes);
+        process.signal(Signal::SIGSTOP);
+        for pref in [32_695, 32_696, 32_697, 32_698] {
+            guarded.left(&format!("ip -6 rule del pref {pref}"));
+        }
+        assert!((0..10).all(|_| !passes()), "the filter drops nothing");
+        process.signal(Signal::SIGCONT);
+        wait_until("the rules as before", || rules() == known);
+        wait_until("a datagram after that", passes);
+        wait_until("an answer after that", || ping::answers(&guarded.lab.left.namespace, inside));
+
+        process.signal(Signal::SIGKILL);
+        process.wait();
+        assert_eq!(rules(), known);
+        guarded.assert_closed("after kill -9");
+        // Another program of root, with and without a route into the tunnel.
+        let bind = || UdpSocket::bind(SocketAddr::new(underlay, 0));
+        guarded.near[1] = guarded.lab.left.namespace.run(bind).expect("enter").expect("bind");
+        guarded.assert_closed("from the address that the rules are for");
+        guarded.left(&format!("ip link set {} down", guarded.device));
+        guarded.assert_closed("from that address while the interface is down");
+        let _ = guarded.near[1].connect(SocketAddr::new(ip(FAR[1]), FAR_PORT));
+        guarded.assert_closed("from a connected socket");
+        guarded.down().unwrap_or_else(|said| panic!("{said}"));
+        assert_eq!(guarded.state(), before);
+
+        guarded.near[1] =
+            guarded.lab.left.namespace.run(|| UdpSocket::bind("[::]:0")).expect("enter").expect("bind");
+        let mut process = guarded.start();
+        guarded.wait_for_tunnel("after a new start");
+        process.signal(Signal::SIGTERM);
+        assert_eq!(process.wait(), Some(0), "{}", process.said());
+        assert_eq!(guarded.state(), before, "{}", process.said());
+        guarded.wait_for_clear();
+    }
 }
