@@ -43,39 +43,31 @@
 //! the kernel selects a source among the addresses of all interfaces and looks the route up again
 //! (`ip6_dst_lookup_tail` in `net/ipv6/ip6_output.c`), so root's raw sockets for UDP then need not be bound.
 
+mod message;
+mod prefixes;
+
 use std::net::{IpAddr, Ipv6Addr};
 
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use nix::errno::Errno;
 use rtnetlink::Handle;
-use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange, RuleUidRange};
-use rtnetlink::packet_route::{AddressFamily, IpProtocol};
+use rtnetlink::packet_route::rule::RuleMessage;
 
+pub(super) use message::{READ_PORTS, TO_MAIN, message};
+
+use self::message::read;
+use self::prefixes::prefixes;
 use super::addresses::own;
-use super::barrier::{ANY, place};
+use super::barrier::place;
 use super::{
     DefaultRule, IpVersion, MAIN_TABLE, NetlinkError, added, errno, find, refused, talk, underlay, unless,
 };
-
-/// Priorities: before the rules that lead into the tunnel ([`rules`](super::rules)).
-const SOURCE_PORT: u32 = 32_695;
-const DESTINATION_PORT: u32 = 32_696;
-const WITHOUT_PORTS: u32 = 32_697;
-pub(super) const READ_PORTS: u32 = 32_698;
-pub(super) const TO_MAIN: u32 = 32_699;
-
-/// Maximum number of addresses with rules of their own. More are covered by rules for prefixes, since each rule costs
-/// every route lookup a comparison.
-const MAX_ADDRESSES: usize = 16;
 
 /// Addresses that no network has a route of its own to (RFC 3849 and RFC 9637, documentation), for the default routes.
 /// There are two since a test network may use one of them.
 const ANYWHERE: [Ipv6Addr; 2] =
     [Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 1)];
-
-/// The ports that a rule can name.
-const ANY_PORT: Ports = Ports { first: 1, last: 65_534 };
 
 /// UDP ports of a router.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -198,37 +190,6 @@ fn split<'a>(
     (addresses(outside), addresses(inside))
 }
 
-/// Returns prefixes that contain all addresses of `outside`, and none of `inside` that is not also in `outside`. Both
-/// are sorted, and of one IP version. No prefix contains 0.0.0.0 or ::, the source of packets that have none yet.
-///
-/// More than [`MAX_ADDRESSES`] addresses share prefixes, as long ones as possible, which contain other hosts' addresses,
-/// too. A strict reverse path filter on the tunnel's interface then looks up forwarded packets to those hosts in the main
-/// table: over IPv4 if they are fragments or go to the router's port, over IPv6 all UDP packets.
-fn prefixes(outside: &[IpAddr], inside: &[IpAddr]) -> Vec<IpNet> {
-    let inside = inside.iter().filter(|address| outside.binary_search(address).is_err());
-    let without: Vec<_> = ANY.iter().chain(inside).collect();
-    let mut nets: Vec<_> = outside.iter().map(|address| IpNet::from(*address)).collect();
-    let longest = nets.first().map_or(0, IpNet::prefix_len);
-    for length in (0..longest).rev() {
-        if nets.len() <= MAX_ADDRESSES {
-            break;
-        }
-        let mut joined: Vec<IpNet> = Vec::new();
-        for net in nets {
-            let wider = joined.last().and_then(|last| IpNet::new(last.addr(), length).ok());
-            let wider = wider.map(|wider| wider.trunc()).filter(|wider| {
-                wider.contains(&net) && !without.iter().any(|address| wider.contains(*address))
-            });
-            match (wider, joined.last_mut()) {
-                (Some(wider), Some(last)) => *last = wider,
-                _ => joined.push(net),
-            }
-        }
-        nets = joined;
-    }
-    nets
-}
-
 /// Adds the rules `after` unless they exist, then removes those of `before` that are not among them.
 ///
 /// # Errors
@@ -342,165 +303,11 @@ async fn listed(handle: &Handle, version: IpVersion) -> Result<Vec<PortRule>, Ne
     }
 }
 
-pub(super) fn message(PortRule { mark, version, purpose }: PortRule) -> RuleMessage {
-    let range = |ports: Ports| RulePortRange { start: ports.first, end: ports.last };
-    let at = |net: IpNet| {
-        [
-            RuleAttribute::Table(MAIN_TABLE),
-            RuleAttribute::Source(net.addr()),
-            RuleAttribute::UidRange(RuleUidRange { start: 0, end: 0 }),
-        ]
-    };
-    let mut message = RuleMessage::default();
-    let mut attributes = Vec::new();
-    let (priority, action) = match purpose {
-        Purpose::ReadPorts(ports) => {
-            attributes.push(RuleAttribute::SourcePortRange(range(ports)));
-            (READ_PORTS, RuleAction::Nop)
-        }
-        Purpose::Target => (READ_PORTS, RuleAction::Nop),
-        Purpose::Admit(ports, net) => {
-            attributes.push(RuleAttribute::SourcePortRange(range(ports)));
-            attributes.extend(at(net));
-            message.header.src_len = net.prefix_len();
-            (TO_MAIN, RuleAction::ToTable)
-        }
-        Purpose::SourcePort => {
-            attributes.push(RuleAttribute::SourcePortRange(range(ANY_PORT)));
-            (SOURCE_PORT, RuleAction::Goto)
-        }
-        Purpose::DestinationPort => {
-            attributes.push(RuleAttribute::DestinationPortRange(range(ANY_PORT)));
-            (DESTINATION_PORT, RuleAction::Goto)
-        }
-        Purpose::WithoutPorts(net) => {
-            attributes.extend(at(net));
-            message.header.src_len = net.prefix_len();
-            (WITHOUT_PORTS, RuleAction::ToTable)
-        }
-    };
-    if action == RuleAction::Goto {
-        attributes.push(RuleAttribute::Goto(READ_PORTS));
-    }
-    // Packets of this machine, and lookups of the filter.
-    if !matches!(purpose, Purpose::ReadPorts(_)) {
-        attributes.push(RuleAttribute::Iifname("lo".to_owned()));
-    }
-    attributes.extend([
-        RuleAttribute::Priority(priority),
-        RuleAttribute::FwMark(mark),
-        RuleAttribute::FwMask(0),
-        RuleAttribute::IpProtocol(IpProtocol::Udp),
-    ]);
-    message.header.family = match version {
-        IpVersion::V4 => AddressFamily::Inet,
-        IpVersion::V6 => AddressFamily::Inet6,
-    };
-    message.header.action = action;
-    message.attributes = attributes;
-    message
-}
-
-/// The reverse of [`message`]. Returns `None` for other rules.
-fn read(message: &RuleMessage) -> Option<PortRule> {
-    let version = match message.header.family {
-        AddressFamily::Inet => IpVersion::V4,
-        AddressFamily::Inet6 => IpVersion::V6,
-        _ => return None,
-    };
-    let (mut priority, mut mark, mut ports, mut net) = (0, 0, Ports::default(), IpNet::default());
-    for attribute in &message.attributes {
-        match attribute {
-            RuleAttribute::Priority(number) => priority = *number,
-            RuleAttribute::FwMark(number) => mark = *number,
-            RuleAttribute::SourcePortRange(range) => {
-                ports = Ports { first: range.start, last: range.end };
-            }
-            RuleAttribute::Source(address) => net = IpNet::new(*address, message.header.src_len).ok()?,
-            _ => {}
-        }
-    }
-    let purpose = match priority {
-        READ_PORTS if version == IpVersion::V6 => Purpose::Target,
-        READ_PORTS => Purpose::ReadPorts(ports),
-        TO_MAIN => Purpose::Admit(ports, net),
-        SOURCE_PORT => Purpose::SourcePort,
-        DESTINATION_PORT => Purpose::DestinationPort,
-        WITHOUT_PORTS => Purpose::WithoutPorts(net),
-        _ => return None,
-    };
-    let rule = PortRule { mark, version, purpose };
-    let expected = self::message(rule);
-    let holds = expected.attributes.iter().all(|attribute| message.attributes.contains(attribute));
-    (holds && message.header.action == expected.header.action).then_some(rule)
-}
-
 #[cfg(test)]
 mod tests {
+    use rtnetlink::packet_route::rule::RuleAttribute;
+
     use super::*;
-    use proptest::prelude::*;
-
-    /// A few distinct addresses of one IP version, so that inside and outside ones are close to each other.
-    fn addresses(version: IpVersion, most: usize) -> impl Strategy<Value = Vec<IpAddr>> {
-        let address = (0_u32..4, 1_u32..60).prop_map(move |(net, host)| match version {
-            IpVersion::V4 => IpAddr::from((0x0a00_0000 | net << 20 | host).to_be_bytes()),
-            IpVersion::V6 => {
-                IpAddr::from((0x2001_0db8 << 96 | u128::from(net) << 62 | u128::from(host)).to_be_bytes())
-            }
-        });
-        prop::collection::btree_set(address, 0..most).prop_map(|all| all.into_iter().collect())
-    }
-
-    fn outside_and_inside() -> impl Strategy<Value = (Vec<IpAddr>, Vec<IpAddr>)> {
-        let both = |version| (addresses(version, 100), addresses(version, 4));
-        prop_oneof![both(IpVersion::V4), both(IpVersion::V6)]
-    }
-
-    proptest! {
-        #[test]
-        fn prefixes_contain_every_address_outside_and_none_inside((outside, inside) in outside_and_inside()) {
-            let found = prefixes(&outside, &inside);
-            let holding = |address: &IpAddr| found.iter().filter(|net| net.contains(address)).count();
-            for address in &outside {
-                prop_assert_eq!(holding(address), 1, "{} in {:?}", address, found);
-            }
-            for address in inside.iter().filter(|address| !outside.contains(address)) {
-                prop_assert_eq!(holding(address), 0, "{} in {:?}", address, found);
-            }
-            for unspecified in ANY {
-                prop_assert_eq!(holding(&unspecified), 0);
-            }
-            let bits = found.first().map_or(0, |net| usize::from(net.max_prefix_len()));
-            prop_assert!(found.len() <= MAX_ADDRESSES.max(bits * (1 + inside.len())), "{:?}", found);
-            if outside.len() <= MAX_ADDRESSES {
-                prop_assert!(found.iter().all(|net| net.prefix_len() == net.max_prefix_len()), "{:?}", found);
-            }
-        }
-    }
-
-    #[test]
-    fn prefixes_are_no_wider_than_needed() {
-        let near = (1..=40_u8).map(|host| IpAddr::from([192, 0, 2, host]));
-        let outside: Vec<_> = near.chain([IpAddr::from([198, 51, 100, 7])]).collect();
-        let found = prefixes(&outside, &[]);
-        assert!(found.len() <= MAX_ADDRESSES);
-        assert!(found.contains(&"198.51.100.7/32".parse().unwrap()), "{found:?}");
-        assert!(found.iter().all(|net| net.prefix_len() >= 27), "{found:?}");
-    }
-
-    #[test]
-    fn rules_are_read_as_they_are_written() {
-        let ports = Ports { first: 7001, last: 7004 };
-        let nets = |texts: [&str; 2]| texts.map(|text| text.parse().unwrap());
-        let mut rules = rules_for(51_820, ports, &nets(["10.0.0.0/8", "192.0.2.1/32"]));
-        rules.extend(rules_without_ports(51_820, &nets(["2001:db8::/32", "fd00::1/128"])));
-        for rule in rules {
-            assert_eq!(read(&message(rule)), Some(rule));
-            let mut other = message(rule);
-            other.attributes.retain(|attribute| !matches!(attribute, RuleAttribute::IpProtocol(_)));
-            assert_eq!(read(&other), None, "{rule:?}");
-        }
-    }
 
     #[test]
     fn no_ipv6_rule_names_the_port_and_without_addresses_there_is_none() {

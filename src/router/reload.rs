@@ -24,7 +24,7 @@ use crate::config::changes::{Changes, Outline};
 use crate::config::env::Environment;
 use crate::config::update::PeerEndpoint;
 use crate::config::{ConfigError, RouterConfig, Table};
-use crate::netlink::{self, NetlinkError, Ports, Setup, TableLock};
+use crate::netlink::{self, IpVersion, NetlinkError, Ports, Setup, TableLock};
 use crate::peers::handle::{ActorHandle, Listening};
 use crate::shutdown::Shutdown;
 use crate::uapi::Device as _;
