@@ -73,7 +73,8 @@
 //!   kernel's queue selection and [`packet::flow`] lack their ports. While queues are attached to an interface that has
 //!   outlived its process, flows change their queues. A peer keeps the lane that receives its data ([`wireguard::lanes`]);
 //!   but where ports are spread or the kernel refuses the program that selects it, an address or port that changes
-//!   hands the datagrams of a flow to another lane, which opens them independently.
+//!   hands the datagrams of a flow to another lane, which opens them independently. So does the kernel's UDP GRO for one
+//!   short data message right behind an initiation of the same peer.
 //! - **Isolation.** A packet is sealed only for the peer that owns its destination now, and accepted only from the
 //!   peer that owns its source. Held by `tests/system/isolation.rs`, `tests/system/abuse.rs`.
 //! - **The kernel's own bytes.** Segments and superpackets are those the kernel would make. Held by `tests/system/oracle`.

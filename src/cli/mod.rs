@@ -160,6 +160,7 @@ impl Failure {
             | Failure::Refused(_)
             | Failure::Launch(
                 LaunchError::Web(_)
+                | LaunchError::Inherited { .. }
                 | LaunchError::Start(StartError::Pinning(_) | StartError::Bind(BindError::NoPortsAbove { .. })),
             ) => 2,
             Failure::Launch(LaunchError::Stop(StopError::Stuck(_))) => EXIT_STUCK,

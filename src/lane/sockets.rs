@@ -1,8 +1,8 @@
 //! The sockets of one lane: one on the port shared by all lanes and, if ports are spread, one on the
 //! lane's own port.
 //!
-//! The kernel is told which lane receives a datagram on the shared port ([`underlay::steer`]): a data message, the lane
-//! of its receiver index ([`LaneHash`]), so that the lanes have as many peers each.
+//! Unless ports are spread, the kernel is told which lane receives a data message ([`underlay::steer`]): that of its
+//! receiver index ([`LaneHash`]), so that each lane has as many peers as the others.
 //!
 //! All datagrams between two routers have the same addresses and ports, so one queue of the network card and one worker
 //! receive all of them. If each lane sends from its own port, the receiver's network card sees one hash per lane, and the
@@ -19,7 +19,6 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use nix::poll::PollFlags;
 
 use crate::lane::peers::PeerRecord;
-use crate::sys::reuseport;
 use crate::underlay::{self, BindError, Selection, SocketOptions, UdpSocket};
 use crate::wireguard::lanes::LaneHash;
 
@@ -154,11 +153,7 @@ impl LaneSockets {
 }
 
 fn selection(lanes: LaneHash, spread: bool) -> Selection {
-    if spread {
-        Selection::SourcePort
-    } else {
-        Selection::ReceiverIndex(reuseport::Hash { factor: lanes.factor, shift: LaneHash::SHIFT })
-    }
+    if spread { Selection::SourcePort } else { Selection::ReceiverIndex(lanes.hash) }
 }
 
 /// Opens the socket on `lane`'s own port.
@@ -178,15 +173,14 @@ mod tests {
     use std::os::fd::AsRawFd as _;
 
     use nix::poll::{PollFd, PollTimeout, poll};
-    use nix::sys::socket::MsgFlags;
+    use nix::sys::socket::{MsgFlags, recv};
 
     use super::*;
 
-    #[test]
-    fn data_messages_reach_the_lane_that_the_protocol_expects() {
-        const LANES: usize = 3;
-        let lanes = LaneHash::new(&[7; 8], LANES);
-        let opened = LaneSockets::open(0, lanes, false, SocketOptions::default()).unwrap();
+    const LANES: usize = 3;
+
+    /// Sends data messages and checks which lane receives them.
+    fn assert_selected(opened: &[LaneSockets], lanes: LaneHash) {
         let to = (Ipv4Addr::LOCALHOST, opened[0].shared.port());
         let sender = Plain::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         for index in 0..32_u32 {
@@ -199,8 +193,19 @@ mod tests {
             assert_eq!(poll(&mut polled, PollTimeout::from(20_000_u16)), Ok(1));
             let met = polled.iter().position(|fd| fd.any() == Some(true)).unwrap();
             assert_eq!(met as u32, lanes.lane(index), "{index}");
-            nix::sys::socket::recv(opened[met].shared.as_fd().as_raw_fd(), &mut message, MsgFlags::empty())
-                .unwrap();
+            recv(opened[met].shared.as_fd().as_raw_fd(), &mut message, MsgFlags::empty()).unwrap();
         }
+    }
+
+    #[test]
+    fn data_messages_reach_the_lane_that_the_protocol_expects() {
+        let [own, others] = [[7; 8], [8; 8]].map(|secret| LaneHash::new(&secret, LANES));
+        let opened = LaneSockets::open(0, own, false, SocketOptions::default()).unwrap();
+        assert_selected(&opened, own);
+        // A process that takes over the sockets without the sessions has a secret of its own.
+        let descriptor = |lane: &LaneSockets| (lane.shared.as_fd().try_clone_to_owned().unwrap(), None);
+        let descriptors = opened.iter().map(descriptor).collect();
+        let taken = LaneSockets::inherit(descriptors, others, false, SocketOptions::default()).unwrap();
+        assert_selected(&taken, others);
     }
 }

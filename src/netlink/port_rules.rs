@@ -42,6 +42,9 @@
 //! Of the packets that leave, the three rules match the same as for IPv4, and one kind more: if the tunnel has no route,
 //! the kernel selects a source among the addresses of all interfaces and looks the route up again
 //! (`ip6_dst_lookup_tail` in `net/ipv6/ip6_output.c`), so root's raw sockets for UDP then need not be bound.
+//!
+//! Of both versions, the rules also match datagrams of tunnels in the kernel whose route lookups have no ports and that are
+//! bound to such an address, such as TIPC's (`tipc_udp_xmit` in `net/tipc/udp_media.c`).
 
 mod message;
 mod prefixes;
@@ -194,7 +197,7 @@ fn split<'a>(
 ///
 /// # Errors
 /// The first request the kernel refused; `EOPNOTSUPP` if its rules have no ports (before Linux 4.17). Earlier requests
-/// remain applied.
+/// remain applied, and the rules after one that cannot be removed are removed.
 ///
 /// # Panics
 /// If called inside an async runtime, since it runs its own.
@@ -216,10 +219,11 @@ pub fn change_port_rules(before: &[PortRule], after: &[PortRule]) -> Result<(), 
                 return Err(NetlinkError::Refused { what, errno: Errno::EOPNOTSUPP });
             }
         }
+        let mut done = Ok(());
         for rule in before.iter().rev().filter(|rule| !after.contains(rule)) {
-            delete(&handle, message(*rule)).await?;
+            done = done.and(delete(&handle, message(*rule)).await);
         }
-        Ok(())
+        done
     })
 }
 

@@ -16,6 +16,8 @@
 //! Rules do not belong to an interface: they outlive it and must be removed. Those of a killed process keep packets
 //! in until the router starts again or `laneway down` removes them.
 
+use std::fmt;
+
 use futures_util::TryStreamExt as _;
 use nix::errno::Errno;
 use rtnetlink::Handle;
@@ -49,6 +51,15 @@ pub enum IpVersion {
     V4,
     /// IPv6.
     V6,
+}
+
+impl fmt::Display for IpVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            IpVersion::V4 => "IPv4",
+            IpVersion::V6 => "IPv6",
+        })
+    }
 }
 
 /// Adds the kernel's rules for `rule` unless they exist. Returns whether one was missing.

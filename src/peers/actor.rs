@@ -115,7 +115,7 @@ pub(crate) struct PeerActor {
 pub(crate) struct ListenState {
     /// The UDP port of all lanes.
     pub port: u16,
-    /// The lane of each datagram.
+    /// The lane that receives the data messages for an index.
     pub lanes: LaneHash,
     /// Socket options, with the current mark.
     pub options: SocketOptions,

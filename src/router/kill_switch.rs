@@ -7,6 +7,7 @@
 //! service is restarted ([`restart`](super::takeover::restart)).
 
 use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::wiring::device::interface_setup;
@@ -29,11 +30,13 @@ pub struct KillSwitch {
     own: Mutex<Setup>,
     /// Rules for datagrams to the router's UDP port that it has added, or may have added.
     port_rules: Mutex<Vec<PortRule>>,
+    /// Whether these rules are to be removed for good.
+    ended: AtomicBool,
 }
 
 impl KillSwitch {
-    /// Adds the unreachable routes of `config` and, unless they have to [wait](waits_for_names), its rules, then removes those that an earlier process left and
-    /// `config` does not contain.
+    /// Adds the unreachable routes of `config` and, unless they have to [wait](waits_for_names), its rules, then removes
+    /// those that an earlier process left and `config` does not contain.
     ///
     /// # Errors
     /// The kernel refused a request. Nothing is left behind that did not exist before.
@@ -50,6 +53,7 @@ impl KillSwitch {
             existed: found.as_ref().is_some_and(|found| !found.is_empty()),
             own: Mutex::default(),
             port_rules: Mutex::default(),
+            ended: AtomicBool::new(false),
         };
         switch.record(&setup);
         let rules = if waits_for_names(config) { Vec::new() } else { setup.rules.clone() };
@@ -78,6 +82,7 @@ impl KillSwitch {
             existed: true,
             own: Mutex::default(),
             port_rules: Mutex::default(),
+            ended: AtomicBool::new(false),
         }
     }
 
@@ -134,6 +139,10 @@ impl KillSwitch {
         };
         netlink::change_port_rules(&before, &after)?;
         *self.port_rules() = after;
+        if self.ended.load(Ordering::SeqCst) {
+            // The router has stopped meanwhile.
+            netlink::change_port_rules(&mem::take(&mut *self.port_rules()), &[])?;
+        }
         Ok(())
     }
 
@@ -154,6 +163,7 @@ impl KillSwitch {
     pub fn end(&self, end: ProcessEnd) {
         let Self { interface, .. } = self;
         let own = self.own().clone();
+        self.ended.store(true, Ordering::SeqCst);
         // Nothing is received any more. Removed even if the rest stays, since a port may get another owner.
         let closed = netlink::change_port_rules(&mem::take(&mut *self.port_rules()), &[]);
         if let Err(error) = closed {

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 
@@ -233,24 +234,9 @@ impl Reloader {
             self.await_names();
         }
         self.change(&old, &new)?;
-        self.report_ended(&old, &new);
         self.admit_ports();
         self.chosen.note(&self.config);
         Ok(changes)
-    }
-
-    /// Warns if there was a default route into the tunnel and there is none any more.
-    fn report_ended(&self, before: &Setup, after: &Setup) {
-        let has = |setup: &Setup, version| setup.rules.iter().any(|rule| rule.version == version);
-        for (version, all) in [(IpVersion::V4, "0.0.0.0/0"), (IpVersion::V6, "::/0")] {
-            if has(before, version) && !has(after, version) {
-                tracing::warn!(
-                    "no peer of {} has {all} any more: packets that were routed by it now leave unencrypted by other \
-                     interfaces",
-                    self.interface
-                );
-            }
-        }
     }
 
     /// Changes the interface, unless the router is stopping: rules added then might never be removed. A change that
@@ -265,6 +251,15 @@ impl Reloader {
         self.unchanged = changed.is_err().then(|| before.clone());
         changed?;
         self.switch.set(after);
+        for version in [IpVersion::V4, IpVersion::V6] {
+            if before.rules.iter().any(|rule| rule.version == version) && !takes_all(after, version) {
+                tracing::warn!(
+                    "the default route into {} is gone: {version} packets that no other route takes now leave \
+                     unencrypted",
+                    self.interface
+                );
+            }
+        }
         Ok(())
     }
 
@@ -358,4 +353,12 @@ impl Reloader {
     pub fn setup(&self) -> Setup {
         interface_setup(&self.config)
     }
+}
+
+/// Returns whether `setup` routes all packets of an IP version into the tunnel, also by several routes.
+fn takes_all(setup: &Setup, version: IpVersion) -> bool {
+    let routes = setup.routes.iter().map(|route| route.net);
+    let nets: Vec<_> = routes.filter(|net| net.addr().is_ipv4() == (version == IpVersion::V4)).collect();
+    setup.rules.iter().any(|rule| rule.version == version)
+        || IpNet::aggregate(&nets).iter().any(|net| net.prefix_len() == 0)
 }

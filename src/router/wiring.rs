@@ -280,7 +280,7 @@ fn socket_options(config: &RouterConfig) -> SocketOptions {
     }
 }
 
-/// The TUN device, the sockets of each lane, and the secret of the receiver indices if sessions are to be continued.
+/// The TUN device and the sockets of each lane.
 type OpenedDevice = (TunDevice, Vec<Arc<LaneSockets>>);
 
 /// Opens the TUN device and the sockets, or takes those that are `given`, and sets the interface up.

@@ -3,14 +3,15 @@
 //! The kernel runs the program on each datagram or GRO group, from the UDP payload on (`reuseport_select_sock` in
 //! `net/core/sock_reuseport.c`). Loads are big-endian.
 
+use std::fmt;
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use libc::{
-    BPF_A, BPF_ABS, BPF_ADD, BPF_ALU, BPF_AND, BPF_B, BPF_H, BPF_IND, BPF_JA, BPF_JEQ, BPF_JMP, BPF_K,
-    BPF_LD, BPF_LSH, BPF_MEM, BPF_MISC, BPF_MOD, BPF_MUL, BPF_RET, BPF_RSH, BPF_ST, BPF_TAX, BPF_W, BPF_X,
-    BPF_XOR, sock_filter, socklen_t,
+    BPF_A, BPF_ABS, BPF_ADD, BPF_ALU, BPF_AND, BPF_B, BPF_H, BPF_IND, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JMP,
+    BPF_K, BPF_LD, BPF_LEN, BPF_LSH, BPF_MEM, BPF_MISC, BPF_MOD, BPF_MUL, BPF_RET, BPF_RSH, BPF_ST, BPF_TAX,
+    BPF_W, BPF_X, BPF_XOR, sock_filter, socklen_t,
 };
 use nix::errno::Errno;
 
@@ -41,26 +42,54 @@ pub fn pick_by_source(fd: BorrowedFd<'_>, sockets: u32) -> io::Result<()> {
     attach(fd, &program_by_source(sockets))
 }
 
-/// A hash of receiver indices: the bytes of an index as a big-endian number, times `factor`, modulo 2^32, without the
-/// low `shift` bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hash {
-    /// Factor of the index.
-    pub factor: u32,
-    /// Number of bits that are not used, below 32.
-    pub shift: u32,
+/// A hash of the receiver indices of data messages, which selects a socket.
+///
+/// It has a secret, since an observer who could compute it would learn which sessions have a lane in common. It is not
+/// cryptographic: somebody who collects the indices of many sessions of one peer, which all have one lane, may find the
+/// secret, and with it that bit or two of other sessions.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct IndexHash {
+    mask: u32,
+    factors: [u32; 2],
 }
 
-/// Selects the socket in `fd`'s reuseport group by the receiver index of WireGuard's data messages: [`Hash`] modulo
-/// `sockets`, the number of sockets in the group. Sockets are numbered in the order they were bound. Other messages are
-/// left to the kernel's hash.
+impl IndexHash {
+    /// Creates the hash with 12 secret bytes.
+    pub fn new(secret: &[u8; 12]) -> Self {
+        let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| secret[at + byte]));
+        IndexHash { mask: word(0), factors: [word(4) | 1, word(8) | 1] }
+    }
+
+    /// Returns the number of the socket, among `sockets`, that receives the data messages for `index`, as the program
+    /// does.
+    ///
+    /// # Panics
+    /// If `sockets` is zero.
+    #[inline]
+    pub fn socket(&self, index: u32, sockets: u32) -> u32 {
+        // Little-endian in the message, but read as big-endian, as classic BPF reads.
+        let mixed = (index.swap_bytes() ^ self.mask).wrapping_mul(self.factors[0]);
+        let mixed = (mixed ^ mixed >> 16).wrapping_mul(self.factors[1]);
+        (mixed >> 16) % sockets
+    }
+}
+
+impl fmt::Debug for IndexHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IndexHash").finish_non_exhaustive()
+    }
+}
+
+/// Selects the socket in `fd`'s reuseport group by `hash` of the receiver index of WireGuard's data messages. `sockets` is
+/// the number of sockets in the group, which are numbered in the order in which they were bound. Other datagrams are left
+/// to the kernel's hash (before Linux 4.19, all of them get one socket).
 ///
 /// # Errors
-/// `ENOPROTOOPT` before Linux 4.5, `EINVAL` if `fd` is not in a group or a number is out of range.
+/// `ENOPROTOOPT` before Linux 4.5, `EINVAL` if `fd` is not in a group.
 ///
 /// # Panics
 /// If `sockets` is zero.
-pub fn pick_by_index(fd: BorrowedFd<'_>, sockets: u32, hash: Hash) -> io::Result<()> {
+pub fn pick_by_index(fd: BorrowedFd<'_>, sockets: u32, hash: IndexHash) -> io::Result<()> {
     assert!(sockets > 0, "a reuseport group has at least one socket");
     attach(fd, &program_by_index(sockets, hash))
 }
@@ -83,21 +112,30 @@ fn attach(fd: BorrowedFd<'_>, program: &[sock_filter]) -> io::Result<()> {
     Ok(())
 }
 
-/// Builds the program of [`pick_by_index`]. A load past the end of the message ends it with 0, the first socket.
+/// Builds the program of [`pick_by_index`].
 #[rustfmt::skip]
-fn program_by_index(sockets: u32, hash: Hash) -> [sock_filter; 8] {
+fn program_by_index(sockets: u32, IndexHash { mask, factors }: IndexHash) -> [sock_filter; 15] {
     /// The first four bytes of a data message: its type, 4, and three reserved bytes.
     const DATA: u32 = 4 << 24;
     const RECEIVER: u32 = 4;
+    const RECEIVER_END: u32 = 8;
     [
-        /*  0 */ load(BPF_W, 0),
-        /*  1 */ skip_if(DATA, 1),
-        /*  2 */ op(BPF_RET | BPF_K, NO_SOCKET),
-        /*  3 */ load(BPF_W, RECEIVER),
-        /*  4 */ alu(BPF_MUL, hash.factor),
-        /*  5 */ alu(BPF_RSH, hash.shift),
-        /*  6 */ alu(BPF_MOD, sockets),
-        /*  7 */ op(BPF_RET | BPF_A, 0),
+        // A load past the end would end the program with 0, the first socket.
+        /*  0 */ op(BPF_LD | BPF_W | BPF_LEN, 0),
+        /*  1 */ skip_unless_at_least(RECEIVER_END, 2),
+        /*  2 */ load(BPF_W, 0),
+        /*  3 */ skip_if(DATA, 1),
+        /*  4 */ op(BPF_RET | BPF_K, NO_SOCKET),
+        /*  5 */ load(BPF_W, RECEIVER),
+        /*  6 */ alu(BPF_XOR, mask),
+        /*  7 */ alu(BPF_MUL, factors[0]),
+        /*  8 */ keep_in_x(),
+        /*  9 */ alu(BPF_RSH, 16),
+        /* 10 */ with_x(BPF_XOR),
+        /* 11 */ alu(BPF_MUL, factors[1]),
+        /* 12 */ alu(BPF_RSH, 16),
+        /* 13 */ alu(BPF_MOD, sockets),
+        /* 14 */ op(BPF_RET | BPF_A, 0),
     ]
 }
 
@@ -172,6 +210,11 @@ const fn keep_in_x() -> sock_filter {
 /// Skips `count` instructions if the accumulator equals `k`.
 const fn skip_if(k: u32, count: u8) -> sock_filter {
     sock_filter { code: (BPF_JMP | BPF_JEQ | BPF_K) as u16, jt: count, jf: 0, k }
+}
+
+/// Skips `count` instructions if the accumulator is less than `k`.
+const fn skip_unless_at_least(k: u32, count: u8) -> sock_filter {
+    sock_filter { code: (BPF_JMP | BPF_JGE | BPF_K) as u16, jt: 0, jf: count, k }
 }
 
 #[cfg(test)]
@@ -280,7 +323,7 @@ mod tests {
     #[test]
     fn data_messages_meet_the_socket_of_their_index_whoever_sends_them() {
         let group = group();
-        let hash = Hash { factor: GOLDEN, shift: 16 };
+        let hash = IndexHash::new(b"a secret one");
         pick_by_index(group.0[0].as_fd(), SOCKETS as u32, hash).unwrap();
         let senders: [UdpSocket; 2] =
             [UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("[::1]:0").unwrap()];
@@ -288,9 +331,8 @@ mod tests {
             let mut message = [0; 64];
             message[0] = 4;
             message[4..8].copy_from_slice(&index.to_le_bytes());
-            let expected = index.swap_bytes().wrapping_mul(hash.factor) >> hash.shift;
             for sender in &senders {
-                assert_eq!(receiver(&group, sender, &message), expected as usize % SOCKETS);
+                assert_eq!(receiver(&group, sender, &message), hash.socket(index, SOCKETS as u32) as usize);
             }
         }
     }
@@ -298,17 +340,18 @@ mod tests {
     #[test]
     fn other_messages_meet_the_socket_of_the_kernels_hash() {
         let group = group();
-        pick_by_index(group.0[0].as_fd(), SOCKETS as u32, Hash { factor: GOLDEN, shift: 16 }).unwrap();
+        pick_by_index(group.0[0].as_fd(), SOCKETS as u32, IndexHash::new(b"a secret one")).unwrap();
         let mut met = [0; SOCKETS];
         for _ in 0..64 {
             let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
             let first = receiver(&group, &sender, &[1; 148]);
-            assert_eq!(receiver(&group, &sender, &[3; 64]), first, "the index does not matter");
+            // Other types, and datagrams that are too short for an index.
+            for other in [&[3; 64][..], &[4, 0, 0, 0, 1, 2, 3], &[4, 0, 0, 0], &[4], &[]] {
+                assert_eq!(receiver(&group, &sender, other), first, "{other:?}");
+            }
             met[first] += 1;
         }
         assert!(met.iter().all(|count| *count > 0), "{met:?}");
-        // Too short for an index.
-        assert_eq!(receiver(&group, &UdpSocket::bind("127.0.0.1:0").unwrap(), &[4, 0, 0, 0]), 0);
     }
 
     #[test]

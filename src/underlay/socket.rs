@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::bind_error::{BindError, MARK, Trouble, no_ipv6};
 use super::endpoint::Endpoint;
 use super::name::Family;
-use crate::sys::reuseport;
+use crate::sys::reuseport::{self, IndexHash};
 use crate::sys::udp::{self, IntOption};
 
 /// Options for opening sockets.
@@ -40,8 +40,8 @@ impl Default for SocketOptions {
 /// Opens `sockets` UDP sockets, all bound to `port` on every local address. With port 0 the kernel
 /// picks a free port, which all sockets share.
 ///
-/// The kernel distributes senders over the sockets by a hash of both addresses and ports, so every
-/// socket must be read. To change the port of a running router, bind new sockets and replace the old
+/// Every socket must be read: the kernel distributes datagrams over them, by a hash of both addresses and ports or as
+/// [`steer`] has told it. To change the port of a running router, bind new sockets and replace the old
 /// ones.
 ///
 /// # Errors
@@ -271,9 +271,9 @@ impl AsFd for UdpSocket {
 /// addresses and ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Selection {
-    /// Data messages by a hash of their receiver index ([`reuseport::Hash`]), others by the kernel's hash. Whoever
-    /// allocates the indices spreads the peers over the sockets.
-    ReceiverIndex(reuseport::Hash),
+    /// Data messages by a hash of their receiver index, others by the kernel's hash. Whoever allocates the indices spreads
+    /// the peers over the sockets.
+    ReceiverIndex(IndexHash),
     /// All by the source port, offset by a hash of the source address.
     ///
     /// If the lanes of a sender use consecutive source ports, each lane maps to a socket of its own, or round robin if

@@ -11,8 +11,8 @@
 //! - **Handshakes** ([`protocol`] → `cookie`, [`limiter`] → `peer` → `noise`, `tai64n`): one
 //!   thread owns the [`Protocol`](protocol::Protocol). It creates and retires sessions and reports
 //!   what to send as [`outputs`]. `rotation` decides which session replaces which, `indices`
-//!   allocates receiver indices, which decide the [lane](lanes) that receives, and [`timers`] holds the timer constants and rules. [`carry`] exports and
-//!   imports its [`state`].
+//!   allocates receiver indices, which decide the [lane](lanes) that receives, and [`timers`] holds
+//!   the timer constants and rules. [`carry`] exports and imports its [`state`].
 //!
 //! Not in this module: packets waiting for a session (the lane stages them), endpoints (the caller
 //! knows where a datagram came from) and allowed IPs. Data workers arm no timers; deadlines are

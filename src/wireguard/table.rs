@@ -73,12 +73,11 @@ impl SessionTable {
         chunk[slot].store(Some(session));
     }
 
-    /// Removes the session in the place of `index`. Workers that hold it finish their run with it.
-    pub(super) fn remove(&self, index: u32) {
+    /// Removes the session in the place of `index`. Workers that hold it finish their run with it. Returns whether there
+    /// was one.
+    pub(super) fn remove(&self, index: u32) -> bool {
         let (chunk, slot) = split(self.place(index));
-        if let Some(chunk) = self.chunks[chunk].get() {
-            chunk[slot].store(None);
-        }
+        self.chunks[chunk].get().is_some_and(|chunk| chunk[slot].swap(None).is_some())
     }
 }
 

@@ -186,6 +186,20 @@ fn a_device_and_a_socket_that_another_program_has_opened_are_taken_over() {
 }
 
 #[test]
+fn a_descriptor_that_is_not_open_is_a_mistake_in_the_environment() {
+    require_root!();
+    let lab = lab();
+    for variable in ["WG_TUN_FD", "WG_UAPI_FD"] {
+        let mut command = command_in(&lab.left.namespace, BINARY);
+        command.args(["-f", &device_name("lw")]).env(variable, "77");
+        let mut process = Process::start_quietly(&mut command);
+        assert_eq!(process.wait(), Some(2), "{}", process.said());
+        let said = process.said();
+        assert!(said.contains(&format!("{variable}=77: ")) && said.contains("descriptor"), "{said}");
+    }
+}
+
+#[test]
 fn wg_quick_brings_a_tunnel_up_and_down() {
     require_root!();
     let Some(quick) = Quick::new() else { return };

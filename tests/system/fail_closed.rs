@@ -247,12 +247,24 @@ fn removed_addresses_and_routes_are_restored_and_nothing_leaks_meanwhile() {
     });
     guarded.wait_for_tunnel("after a refused reload");
 
+    guarded.networks = "0.0.0.0/1, 128.0.0.0/1, ::/1, 8000::/1";
+    guarded.write("");
+    process.signal(Signal::SIGHUP);
+    wait_until("the rules to be removed", || !guarded.left("ip -4 rule").contains("51820"));
+    guarded.networks = EVERYTHING;
+    guarded.write("");
+    process.signal(Signal::SIGHUP);
+    guarded.wait_for_tunnel("with default routes again");
+    assert!(!process.said().contains("leave unencrypted"), "{}", process.said());
+
     guarded.networks = "203.0.113.0/24";
     guarded.write("");
     process.signal(Signal::SIGHUP);
     wait_until("the warning that packets now leave unencrypted", || {
         let said = process.said();
-        ["has 0.0.0.0/0 any more", "has ::/0 any more"].iter().all(|warning| said.contains(warning))
+        ["IPv4", "IPv6"]
+            .iter()
+            .all(|version| said.contains(&format!("{version} packets that no other route")))
     });
 }
 
@@ -502,6 +514,9 @@ fn what_peers_send_over_ipv6_passes_the_filter_of_firewalld_and_nothing_else_get
         for pref in [32_695, 32_696, 32_697, 32_698] {
             guarded.left(&format!("ip -6 rule del pref {pref}"));
         }
+        // Those that arrived late.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        while guarded.near[1].recv(&mut [0; 64]).is_ok() {}
         assert!((0..10).all(|_| !passes()), "the filter drops nothing");
         process.signal(Signal::SIGCONT);
         wait_until("the rules as before", || rules() == known);
