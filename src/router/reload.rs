@@ -252,9 +252,9 @@ impl Reloader {
         changed?;
         self.switch.set(after);
         for version in [IpVersion::V4, IpVersion::V6] {
-            if before.rules.iter().any(|rule| rule.version == version) && !takes_all(after, version) {
+            if takes_all(before, version) && !takes_all(after, version) {
                 tracing::warn!(
-                    "the default route into {} is gone: {version} packets that no other route takes now leave \
+                    "{} no longer has a default route: {version} packets that no other route takes now leave \
                      unencrypted",
                     self.interface
                 );

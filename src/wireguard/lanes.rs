@@ -191,9 +191,10 @@ mod tests {
         }
         assert_eq!(lanes.allocate(PeerId(8), 0), 3);
         lanes.note_session(PeerId(8));
+        lanes.allocate(PeerId(0), 0);
         lanes.note_session(PeerId(0));
         lanes.release(PeerId(0), true);
-        assert_eq!(lanes.allocate(PeerId(9), 0), 1, "the first peer still has a session");
+        assert_eq!(lanes.allocate(PeerId(9), 1), 1, "the first peer still has a session");
     }
 
     #[test]

@@ -254,6 +254,7 @@ fn removed_addresses_and_routes_are_restored_and_nothing_leaks_meanwhile() {
     guarded.networks = EVERYTHING;
     guarded.write("");
     process.signal(Signal::SIGHUP);
+    wait_until("the rules to be back", || guarded.left("ip -4 rule").contains("51820"));
     guarded.wait_for_tunnel("with default routes again");
     assert!(!process.said().contains("leave unencrypted"), "{}", process.said());
 
