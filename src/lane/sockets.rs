@@ -82,8 +82,8 @@ impl LaneSockets {
         own_port(port, lanes.saturating_sub(1)).map(drop)
     }
 
-    /// Takes over the sockets of each lane, on the router's port and on the lane's own, from another process, which
-    /// had as many lanes and spread ports or not as this one.
+    /// Takes over the sockets of each lane, on the router's port and on the lane's own, from another process, which had the
+    /// same number of lanes and the same setting of `spread`.
     ///
     /// # Errors
     /// One is not a bound UDP socket.
@@ -169,7 +169,6 @@ fn own_port(shared: u16, lane: usize) -> Result<u16, BindError> {
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, UdpSocket as Plain};
-
     use std::os::fd::AsRawFd as _;
 
     use nix::poll::{PollFd, PollTimeout, poll};

@@ -139,8 +139,8 @@ fn program_by_index(sockets: u32, IndexHash { mask, factors }: IndexHash) -> [so
     ]
 }
 
-/// Builds the program of [`pick_by_source`]. A load past the end of the packet ends it with 0, the first socket. Packets with IPv6
-/// extension headers are left to the kernel's hash.
+/// Builds the program of [`pick_by_source`]. A load past the end of the packet ends it with 0, the first socket. Packets
+/// with IPv6 extension headers are left to the kernel's hash.
 #[rustfmt::skip]
 fn program_by_source(sockets: u32) -> [sock_filter; 33] {
     const NEXT_HEADER: u32 = 6;
