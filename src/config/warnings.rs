@@ -64,7 +64,10 @@ pub(super) fn about(path: &Path, lines: &SectionLines, update: &DeviceUpdate) ->
         );
     }
     if update.peers.is_empty() {
-        warn(lines.interface, "no [Peer] section: packets go nowhere until a peer is added".to_owned());
+        warn(
+            lines.interface,
+            "no [Peer] section: the tunnel carries nothing until a peer is added".to_owned(),
+        );
     }
     let mut listed: HashMap<PublicKey, usize> = HashMap::new();
     let mut owners: HashMap<IpNet, (PublicKey, usize)> = HashMap::new();

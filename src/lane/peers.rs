@@ -109,6 +109,13 @@ impl PeerRecord {
         on_same_port == known && usize::from(above) < MAX_LANES
     }
 
+    /// Returns whether `from` is one of the ports above the peer's endpoint that [`is_at`](Self::is_at) takes for lanes of
+    /// a peer that spreads them. A handshake does not start from one of those, but from the port that all lanes share, so
+    /// its initiation shows that the peer has moved.
+    pub fn is_above(&self, from: Endpoint) -> bool {
+        self.is_at(from) && self.endpoint() != Some(self.usable(from))
+    }
+
     /// Sends with `session` from now on, because authentic data arrived on it: the first such packet
     /// proves that the peer has its keys, and may no longer have those of the session before (whitepaper
     /// section 5.4.5). Called before the packet is handed on, so that its answer is sealed by this session.

@@ -10,9 +10,11 @@ use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use ipnet::IpNet;
+
 use super::wiring::device::interface_setup;
 use crate::config::RouterConfig;
-use crate::netlink::{self, NetlinkError, PortRule, Ports, Setup};
+use crate::netlink::{self, IpVersion, NetlinkError, PortRule, Ports, Setup};
 use crate::peers::handle::Listening;
 use crate::peers::resolver;
 
@@ -100,7 +102,9 @@ impl KillSwitch {
         self.record(&setup);
         *self.port_rules() = found.port_rules;
         netlink::shut(&config.interface, &setup)?;
-        netlink::clean_up(&config.interface, &without(found.setup, &setup))
+        netlink::clean_up(&config.interface, &without(found.setup.clone(), &setup))?;
+        report_ended(&config.interface, &found.setup, &setup);
+        Ok(())
     }
 
     /// Records what is about to be added.
@@ -209,6 +213,28 @@ impl KillSwitch {
 /// on this host do not carry the router's mark, so the rules would reject them.
 pub(super) fn waits_for_names(config: &RouterConfig) -> bool {
     !config.rules().is_empty() && config.awaits_names() && resolver::is_on_this_host()
+}
+
+/// Warns if `before` routed all packets of an IP version into the tunnel, and `after` does not.
+pub(super) fn report_ended(interface: &str, before: &Setup, after: &Setup) {
+    for version in [IpVersion::V4, IpVersion::V6] {
+        if takes_all(before, version) && !takes_all(after, version) {
+            tracing::warn!(
+                "{interface} no longer has a default route: {version} packets that it took now follow the other routes \
+                 of this host, unencrypted"
+            );
+        }
+    }
+}
+
+/// Returns whether `setup` routes all packets of an IP version into the tunnel, also by several routes.
+fn takes_all(setup: &Setup, version: IpVersion) -> bool {
+    // Nothing but rules leads to other tables.
+    let routes =
+        setup.routes.iter().filter(|route| route.table == netlink::MAIN_TABLE).map(|route| route.net);
+    let nets: Vec<_> = routes.filter(|net| net.addr().is_ipv4() == (version == IpVersion::V4)).collect();
+    setup.rules.iter().any(|rule| rule.version == version)
+        || IpNet::aggregate(&nets).iter().any(|net| net.prefix_len() == 0)
 }
 
 /// How a router's process ends.

@@ -12,11 +12,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ipnet::IpNet;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 
-use super::kill_switch::{KillSwitch, waits_for_names};
+use super::kill_switch::{KillSwitch, report_ended, waits_for_names};
 use super::mtu::{self, ChosenMtu};
 use super::readiness::Readiness;
 use super::start::Router;
@@ -25,7 +24,7 @@ use crate::config::changes::{Changes, Outline};
 use crate::config::env::Environment;
 use crate::config::update::PeerEndpoint;
 use crate::config::{ConfigError, RouterConfig, Table};
-use crate::netlink::{self, IpVersion, NetlinkError, Ports, Setup, TableLock};
+use crate::netlink::{self, NetlinkError, Ports, Setup, TableLock};
 use crate::peers::handle::{ActorHandle, Listening};
 use crate::shutdown::Shutdown;
 use crate::uapi::Device as _;
@@ -61,7 +60,8 @@ pub fn choose_table(
     }
     let lock = TableLock::take();
     let number = netlink::free_table(&config.interface, Table::DEFAULT_ROUTES)?;
-    if number != Table::DEFAULT_ROUTES {
+    let is_own = before.and_then(|before| before.update.fwmark) == Some(number);
+    if number != Table::DEFAULT_ROUTES && !is_own {
         tracing::warn!(
             "table {} is in use, so {} uses table and mark {number}; default routes of the other tunnel may take \
              precedence",
@@ -251,15 +251,7 @@ impl Reloader {
         self.unchanged = changed.is_err().then(|| before.clone());
         changed?;
         self.switch.set(after);
-        for version in [IpVersion::V4, IpVersion::V6] {
-            if takes_all(before, version) && !takes_all(after, version) {
-                tracing::warn!(
-                    "{} no longer has a default route: {version} packets that no other route takes now leave \
-                     unencrypted",
-                    self.interface
-                );
-            }
-        }
+        report_ended(&self.interface, before, after);
         Ok(())
     }
 
@@ -353,12 +345,4 @@ impl Reloader {
     pub fn setup(&self) -> Setup {
         interface_setup(&self.config)
     }
-}
-
-/// Returns whether `setup` routes all packets of an IP version into the tunnel, also by several routes.
-fn takes_all(setup: &Setup, version: IpVersion) -> bool {
-    let routes = setup.routes.iter().map(|route| route.net);
-    let nets: Vec<_> = routes.filter(|net| net.addr().is_ipv4() == (version == IpVersion::V4)).collect();
-    setup.rules.iter().any(|rule| rule.version == version)
-        || IpNet::aggregate(&nets).iter().any(|net| net.prefix_len() == 0)
 }

@@ -256,7 +256,7 @@ fn removed_addresses_and_routes_are_restored_and_nothing_leaks_meanwhile() {
     process.signal(Signal::SIGHUP);
     wait_until("the rules to be back", || guarded.left("ip -4 rule").contains("51820"));
     guarded.wait_for_tunnel("with default routes again");
-    assert!(!process.said().contains("leave unencrypted"), "{}", process.said());
+    assert!(!process.said().contains("no longer has a default route"), "{}", process.said());
 
     guarded.networks = "203.0.113.0/24";
     guarded.write("");
@@ -265,8 +265,17 @@ fn removed_addresses_and_routes_are_restored_and_nothing_leaks_meanwhile() {
         let said = process.said();
         ["IPv4", "IPv6"]
             .iter()
-            .all(|version| said.contains(&format!("{version} packets that no other route")))
+            .all(|version| said.contains(&format!("{version} packets that it took now follow")))
     });
+
+    // Nothing leads to a table with a number of the user's.
+    guarded.networks = EVERYTHING;
+    guarded.write("");
+    process.signal(Signal::SIGHUP);
+    wait_until("the rules to be back", || guarded.left("ip -4 rule").contains("51820"));
+    guarded.write("Table = 1234");
+    process.signal(Signal::SIGHUP);
+    wait_until("the warnings", || process.said().matches("packets that it took now follow").count() == 4);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::support::tunnel::{self, Family, PORT};
 use crate::support::wireguard_go::WireGuardGo;
 use crate::support::{bulk, exercise, lab, metrics, require_root, router, settled, wait_until};
 use laneway::cli::demo::lab::Side;
-use laneway::config::update::PeerUpdate;
+use laneway::config::update::{PeerEndpoint, PeerUpdate};
 use laneway::config::{Queues, SpreadPorts};
 use laneway::router::start::Router;
 use laneway::uapi::Device as _;
@@ -98,6 +98,36 @@ fn each_lane_with_a_port_of_its_own_is_received_by_a_lane_of_its_own() {
             lanes_that_received(router) == LANES
         });
     }
+}
+
+#[test]
+fn a_peer_with_spread_ports_is_found_when_it_comes_back_on_a_higher_port() {
+    require_root!();
+    let (lab, keys) = (lab(), [router::key(), router::key()]);
+    let start = |own: usize, port: u16| {
+        let sides = [&lab.left, &lab.right];
+        let mut config = router::config(own as u8 + 1, &keys[own]);
+        config.queues = Queues::Fixed(LANES);
+        config.spread_ports = SpreadPorts::All;
+        config.update.listen_port = Some(port);
+        let address = format!("{}/32", Family::V4.inside(2 - own as u8));
+        let mut peer = router::peer(keys[1 - own].public_key(), &[&address]);
+        if own == 1 {
+            peer.endpoint = Some(PeerEndpoint::Address(Family::V4.endpoint(&lab.left)));
+        }
+        config.update.peers = vec![peer];
+        router::start(sides[own], &config)
+    };
+    let hub = start(0, PORT);
+    // The second port is above the first one by less than a router can have lanes.
+    for port in [PORT, PORT + 100] {
+        let router = start(1, port);
+        wait_until("an echo", || answers(&lab.right.namespace, Family::V4.inside(1)));
+        let endpoint = hub.device().status().expect("it runs").peers[0].endpoint;
+        assert_eq!(endpoint.map(|endpoint| endpoint.port()), Some(port));
+        router.stop().expect("a clean stop");
+    }
+    hub.stop().expect("a clean stop");
 }
 
 #[test]

@@ -67,7 +67,7 @@ impl PeerActor {
                 let cause = cause.expect("only a received datagram is authenticated");
                 let moves = matches!(output, Output::Roamed { .. });
                 self.with_record(peer, |record| {
-                    if moves || record.endpoint().is_none() {
+                    if moves || record.endpoint().is_none() || record.is_above(cause.from) {
                         record.roam(cause.from, cause.at);
                     }
                     record.received_bytes.fetch_add(cause.message.len() as u64, Ordering::Relaxed);
