@@ -11,7 +11,7 @@ use super::Failure;
 use crate::config::env::Environment;
 use crate::config::update::PeerUpdate;
 use crate::config::{ConfigError, RouterConfig, Table};
-use crate::netlink::{self, IpVersion};
+use crate::netlink::{self, DefaultRule, IpVersion};
 use crate::router::mtu;
 use crate::router::web::Web;
 use crate::router::wiring;
@@ -147,8 +147,8 @@ impl fmt::Display for CheckedPlan<'_> {
             writeln!(f, "  route: {}, table {}", route.net, table(route.table))?;
         }
         for rule in config.rules() {
-            let version = if rule.version == IpVersion::V4 { "IPv4" } else { "IPv6" };
-            writeln!(f, "  rule: {version} without the mark {:#x}, table {}", rule.mark, table(rule.mark))?;
+            let DefaultRule { version, mark } = rule;
+            writeln!(f, "  rule: {version} without the mark {mark:#x}, table {}", table(mark))?;
         }
         let metrics = config.metrics_addr.map(|address| Web::describe(self.web, address));
         let metrics = metrics.unwrap_or_else(|| "off".to_owned());

@@ -28,7 +28,7 @@ impl RouterConfig {
         let defaults = self.allowed_ips().into_iter().filter(|net| net.prefix_len() == 0);
         defaults
             .map(|net| {
-                let version = if net.addr().is_ipv4() { IpVersion::V4 } else { IpVersion::V6 };
+                let version = IpVersion::of(net.addr());
                 DefaultRule { version, mark }
             })
             .collect()

@@ -57,7 +57,7 @@ impl LaneSockets {
         loop {
             tries -= 1;
             let shared = underlay::bind(port, lanes.lanes as usize, options)?;
-            underlay::steer(&shared.iter().collect::<Vec<_>>(), selection(lanes, spread));
+            underlay::steer(&shared[0], lanes.lanes, selection(lanes, spread));
             match shared
                 .into_iter()
                 .enumerate()
@@ -99,8 +99,9 @@ impl LaneSockets {
         };
         let sockets = descriptors.into_iter().map(lane).collect::<io::Result<Vec<_>>>()?;
         // The other process may have had another secret or be of a version that used the kernel's hash.
-        let shared: Vec<_> = sockets.iter().map(|sockets| &sockets.shared).collect();
-        underlay::steer(&shared, selection(lanes, spread));
+        if let Some(first) = sockets.first() {
+            underlay::steer(&first.shared, lanes.lanes, selection(lanes, spread));
+        }
         Ok(sockets)
     }
 

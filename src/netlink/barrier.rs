@@ -12,11 +12,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use nix::errno::Errno;
-use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
-use super::{NetlinkError, Route, added, refused, unless};
+use super::{IpVersion, NetlinkError, Route, added, refused, unless};
 
 /// Metrics from here on belong to barriers. All metrics that routing daemons use are better.
 const WORST: u32 = 0xff00_0000;
@@ -48,7 +47,7 @@ pub(super) async fn routes(
     wanted: impl Fn(&RouteMessage) -> bool,
 ) -> Result<Vec<Route>, NetlinkError> {
     let mut request = RouteMessage::default();
-    request.header.address_family = if any.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    request.header.address_family = IpVersion::of(any).family();
     let listed = handle.route().get(request).execute();
     let selected =
         listed.try_filter_map(async |route| Ok(wanted(&route).then(|| place(&route, any)).flatten()));

@@ -137,7 +137,7 @@ pub fn port_rules(
         let all = addresses(&handle).await?;
         let mut found = Vec::new();
         for DefaultRule { version, mark } in rules.iter().copied() {
-            let of_version = all.iter().filter(|local| local.address.is_ipv4() == (version == IpVersion::V4));
+            let of_version = all.iter().filter(|local| IpVersion::of(local.address) == version);
             match version {
                 IpVersion::V4 => {
                     let (outside, inside) = split(of_version, |local| local.index != own);
@@ -291,11 +291,7 @@ async fn ways_out(handle: &Handle, mark: u32) -> Vec<Local> {
 
 /// Returns all rules of this kind.
 async fn listed(handle: &Handle, version: IpVersion) -> Result<Vec<PortRule>, NetlinkError> {
-    let family = match version {
-        IpVersion::V4 => rtnetlink::IpVersion::V4,
-        IpVersion::V6 => rtnetlink::IpVersion::V6,
-    };
-    let listed = handle.rule().get(family).execute();
+    let listed = handle.rule().get(version.into()).execute();
     let rules: Result<_, rtnetlink::Error> =
         listed.try_filter_map(async |message| Ok(read(&message))).try_collect().await;
     match rules {

@@ -106,7 +106,7 @@ async fn look(handle: &Handle, interface: &str) -> Result<Remains, NetlinkError>
         setup.routes.extend(barrier::routes(handle, any, into).await?);
         let barriers = barrier::routes(handle, any, |route| barrier::is_of(route, interface)).await?;
         setup.unreachable.extend(barriers);
-        let version = if any.is_ipv4() { IpVersion::V4 } else { IpVersion::V6 };
+        let version = IpVersion::of(any);
         let all = setup.routes.iter().chain(&setup.unreachable);
         let is_default = |net: &IpNet| net.prefix_len() == 0 && net.addr().is_ipv4() == any.is_ipv4();
         let tables: Vec<u32> = all

@@ -17,6 +17,7 @@
 //! in until the router starts again or `laneway down` removes them.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use futures_util::TryStreamExt as _;
 use nix::errno::Errno;
@@ -53,6 +54,30 @@ pub enum IpVersion {
     V6,
 }
 
+impl IpVersion {
+    /// Returns the version of `address`.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { IpVersion::V4 } else { IpVersion::V6 }
+    }
+
+    /// Returns the address family, for messages to the kernel.
+    pub(super) fn family(self) -> AddressFamily {
+        match self {
+            IpVersion::V4 => AddressFamily::Inet,
+            IpVersion::V6 => AddressFamily::Inet6,
+        }
+    }
+}
+
+impl From<IpVersion> for rtnetlink::IpVersion {
+    fn from(version: IpVersion) -> Self {
+        match version {
+            IpVersion::V4 => rtnetlink::IpVersion::V4,
+            IpVersion::V6 => rtnetlink::IpVersion::V6,
+        }
+    }
+}
+
 impl fmt::Display for IpVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -86,15 +111,11 @@ pub(super) async fn remove(handle: &Handle, rule: DefaultRule) -> Result<(), Net
 
 /// Returns the numbers of the tables that rules of this kind look up.
 pub(super) async fn tables(handle: &Handle, version: IpVersion) -> Result<Vec<u32>, NetlinkError> {
-    let family = match version {
-        IpVersion::V4 => rtnetlink::IpVersion::V4,
-        IpVersion::V6 => rtnetlink::IpVersion::V6,
-    };
     let is_ours = |rule: &RuleMessage| {
         let priority = rule.attributes.contains(&RuleAttribute::Priority(UNMARKED));
         priority && rule.header.flags.contains(RuleFlags::Invert)
     };
-    let listed = handle.rule().get(family).execute().try_filter_map(async |rule| {
+    let listed = handle.rule().get(version.into()).execute().try_filter_map(async |rule| {
         let mark = rule.attributes.iter().find_map(|attribute| match attribute {
             RuleAttribute::FwMark(mark) => Some(*mark),
             _ => None,
@@ -107,10 +128,7 @@ pub(super) async fn tables(handle: &Handle, version: IpVersion) -> Result<Vec<u3
 fn messages(rule: DefaultRule) -> [RuleMessage; 3] {
     let message = |priority, table, more: &[RuleAttribute]| {
         let mut message = RuleMessage::default();
-        message.header.family = match rule.version {
-            IpVersion::V4 => AddressFamily::Inet,
-            IpVersion::V6 => AddressFamily::Inet6,
-        };
+        message.header.family = rule.version.family();
         message.header.action = RuleAction::ToTable;
         message.attributes = vec![RuleAttribute::Priority(priority), RuleAttribute::Table(table)];
         message.attributes.extend_from_slice(more);

@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt as _;
 use nix::errno::Errno;
-use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 
 use super::barrier::{self, ANY};
-use super::{MAIN_TABLE, NetlinkError, Route, find, refused, talk};
+use super::{IpVersion, MAIN_TABLE, NetlinkError, Route, find, refused, talk};
 
 /// Abstract name of a UNIX socket that one process of the network namespace can hold (unix(7)).
 const LOCK: &[u8] = b"laneway/tables";
@@ -64,8 +63,7 @@ pub fn free_table(interface: &str, first: u32) -> Result<u32, NetlinkError> {
         let (mut kept, mut used) = (BTreeSet::new(), BTreeSet::new());
         for any in ANY {
             let mut request = RouteMessage::default();
-            request.header.address_family =
-                if any.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+            request.header.address_family = IpVersion::of(any).family();
             let mut routes = handle.route().get(request).execute();
             let failed = |error| refused("list the routes".to_owned(), &error);
             while let Some(route) = routes.try_next().await.map_err(failed)? {

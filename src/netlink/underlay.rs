@@ -11,13 +11,13 @@ use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use nix::errno::Errno;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric};
-use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::time::{Instant, timeout_at};
 
-use super::{NetlinkError, errno, find, refused, talk};
+use super::{IpVersion, NetlinkError, errno, find, refused, talk};
 
 /// How long the network must be quiet before a change is reported.
 const QUIET: Duration = Duration::from_millis(100);
@@ -230,7 +230,7 @@ pub(super) async fn lookup(
     };
     let bits = if to.is_ipv4() { 32 } else { 128 };
     let mut message = RouteMessage::default();
-    message.header.address_family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.address_family = IpVersion::of(to.ip()).family();
     message.header.destination_prefix_length = bits;
     message.attributes = vec![
         RouteAttribute::Destination(address(to.ip())),

@@ -232,7 +232,7 @@ fn takes_all(setup: &Setup, version: IpVersion) -> bool {
     // Nothing but rules leads to other tables.
     let routes =
         setup.routes.iter().filter(|route| route.table == netlink::MAIN_TABLE).map(|route| route.net);
-    let nets: Vec<_> = routes.filter(|net| net.addr().is_ipv4() == (version == IpVersion::V4)).collect();
+    let nets: Vec<_> = routes.filter(|net| IpVersion::of(net.addr()) == version).collect();
     setup.rules.iter().any(|rule| rule.version == version)
         || IpNet::aggregate(&nets).iter().any(|net| net.prefix_len() == 0)
 }

@@ -282,15 +282,17 @@ pub enum Selection {
     SourcePort,
 }
 
-/// Makes the kernel select among `sockets`, all those of a port in the order in which they were bound, by `selection`.
+/// Makes the kernel select among the `sockets` sockets of a port, numbered in the order in which they were bound, by
+/// `selection`. `socket` is one of them.
 ///
 /// If the kernel refuses, logs so and leaves its hash in place.
-pub fn steer(sockets: &[&UdpSocket], selection: Selection) {
-    let [first, _, ..] = sockets else { return };
-    let count = sockets.len() as u32;
+pub fn steer(socket: &UdpSocket, sockets: u32, selection: Selection) {
+    if sockets < 2 {
+        return;
+    }
     let selected = match selection {
-        Selection::ReceiverIndex(hash) => reuseport::pick_by_index(first.as_fd(), count, hash),
-        Selection::SourcePort => reuseport::pick_by_source(first.as_fd(), count),
+        Selection::ReceiverIndex(hash) => reuseport::pick_by_index(socket.as_fd(), sockets, hash),
+        Selection::SourcePort => reuseport::pick_by_source(socket.as_fd(), sockets),
     };
     if let Err(error) = selected {
         tracing::info!("cannot select the lane that receives a datagram, using the kernel's hash: {error}");

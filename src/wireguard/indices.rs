@@ -37,11 +37,8 @@ impl Indices {
         } else {
             self.free.pop_front()?
         };
-        let mut random = [0; 8];
-        entropy.fill(&mut random);
-        let (above, random) = (u64::from_le_bytes(random) as u32, (u64::from_le_bytes(random) >> 32) as u32);
-        let lane = self.lanes.allocate(peer, random);
-        let index = self.index(place, lane, above);
+        let lane = self.lanes.allocate(peer, random(entropy));
+        let index = self.index(place, lane, random(entropy));
         self.taken[place as usize] = (index, Some(peer));
         Some(index)
     }
@@ -101,6 +98,12 @@ impl Indices {
         self.taken[place].1 = None;
         self.free.push_back(place as u32);
     }
+}
+
+fn random(entropy: &mut dyn Entropy) -> u32 {
+    let mut bytes = [0; 4];
+    entropy.fill(&mut bytes);
+    u32::from_le_bytes(bytes)
 }
 
 #[cfg(test)]

@@ -5,7 +5,10 @@ use std::mem;
 use std::thread;
 
 use boringtun::device::{DeviceConfig, DeviceHandle};
+use boringtun::noise::Tunn;
+use boringtun::x25519::{self, StaticSecret};
 use laneway::cli::demo::lab::Side;
+use laneway::wireguard::keys::{PrivateKey, PublicKey};
 
 use super::device_name;
 use super::process::output;
@@ -33,6 +36,12 @@ impl BoringTun {
         output(&side.namespace, &["ip", "link", "set", &device, "mtu", &MTU.to_string()], "");
         BoringTun { device, handle: Some(handle) }
     }
+}
+
+/// Creates the protocol of a peer of `theirs`, without sockets. `number` distinguishes it from others.
+pub fn protocol(own: &PrivateKey, theirs: &PublicKey, number: u32) -> Tunn {
+    let (own, theirs) = (StaticSecret::from(*own.as_bytes()), x25519::PublicKey::from(*theirs.as_bytes()));
+    Tunn::new(own, theirs, None, None, number, None)
 }
 
 impl Drop for BoringTun {

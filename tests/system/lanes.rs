@@ -4,8 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use boringtun::noise::{Tunn, TunnResult};
-use boringtun::x25519::{PublicKey, StaticSecret};
+use ::boringtun::noise::{Tunn, TunnResult};
 use etherparse::PacketBuilder;
 use laneway::cli::demo::lab::{Lab, Side};
 use laneway::config::{Queues, Sharing};
@@ -15,7 +14,7 @@ use laneway::wireguard::keys::PrivateKey;
 use crate::support::metrics::total;
 use crate::support::router::{self, key, peer};
 use crate::support::tunnel::Family;
-use crate::support::{DEADLINE, lab, require_root, wait_until};
+use crate::support::{DEADLINE, boringtun, lab, require_root, wait_until};
 
 const LANES: u32 = 4;
 
@@ -31,8 +30,7 @@ struct Peer {
 
 impl Peer {
     fn new(own: &PrivateKey, router: &PrivateKey, inside: Ipv4Addr, side: &Side, number: u32) -> Peer {
-        let public = PublicKey::from(*router.public_key().as_bytes());
-        let tunnel = Tunn::new(StaticSecret::from(*own.as_bytes()), public, None, None, number, None);
+        let tunnel = boringtun::protocol(own, &router.public_key(), number);
         Peer { tunnel, inside, router: Family::V4.endpoint(side) }
     }
 

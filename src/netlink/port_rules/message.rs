@@ -68,10 +68,7 @@ pub(in crate::netlink) fn message(PortRule { mark, version, purpose }: PortRule)
         RuleAttribute::FwMask(0),
         RuleAttribute::IpProtocol(IpProtocol::Udp),
     ]);
-    message.header.family = match version {
-        IpVersion::V4 => AddressFamily::Inet,
-        IpVersion::V6 => AddressFamily::Inet6,
-    };
+    message.header.family = version.family();
     message.header.action = action;
     message.attributes = attributes;
     message

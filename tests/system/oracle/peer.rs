@@ -4,8 +4,7 @@ use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
 
-use boringtun::noise::{Tunn, TunnResult};
-use boringtun::x25519::{PublicKey, StaticSecret};
+use ::boringtun::noise::{Tunn, TunnResult};
 use laneway::config::update::PeerEndpoint;
 use laneway::config::{RouterConfig, Table};
 use laneway::router::start::Router;
@@ -15,8 +14,8 @@ use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg, setsockopt
 
 use super::MTU;
 use super::superpacket::is_ours;
-use crate::support::DEADLINE;
 use crate::support::router::{config, key, peer};
+use crate::support::{DEADLINE, boringtun};
 
 /// The size of a buffer that holds any packet, in bytes.
 const ROOM: usize = 65_536;
@@ -46,8 +45,7 @@ impl Peer {
         let router = Router::start(&config, None).unwrap_or_else(|error| panic!("{error}"));
         let address = (Ipv4Addr::LOCALHOST, config.update.listen_port.unwrap()).into();
 
-        let public = PublicKey::from(*theirs.public_key().as_bytes());
-        let tunnel = Tunn::new(StaticSecret::from(*own.as_bytes()), public, None, None, 1, None);
+        let tunnel = boringtun::protocol(&own, &theirs.public_key(), 1);
         (router, Peer { tunnel, socket, router: address })
     }
 
